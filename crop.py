@@ -1,0 +1,6 @@
+"""Cut faces out of photos: ``python crop.py PHOTOS CROPS``."""
+
+from deepfake.cli import crop
+
+if __name__ == "__main__":
+    raise SystemExit(crop())

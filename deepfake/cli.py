@@ -1,0 +1,474 @@
+"""The command line: options in, calls to the rooms below, exit codes out.
+
+The only file that knows argparse, jsonargparse and LightningCLI. Nothing heavy is imported before
+a command really runs, so that ``--help`` answers at once.
+
+Exit codes: 0 done; 1 failed while running; 2 usage, configuration or checkpoint; 3 with
+``--strict``: some inputs have no answer; 4 no input has an answer; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from deepfake import __version__
+from deepfake.errors import DeepfakeError, UsageError
+
+if TYPE_CHECKING:
+    from deepfake.records import CropSpec
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
+EXIT_INTERRUPTED = 130
+
+_TOP_HELP = """\
+usage: deepfake COMMAND ...
+
+Find manipulated faces in photos.
+
+commands, with an example of each:
+  crop     cut faces out of photos
+             deepfake crop photos/ crops/
+  train    train a detector on crops
+             deepfake train --config configs/default.yaml --data.root crops/
+  predict  score photos
+             deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
+  info     show what a checkpoint holds
+             deepfake info model.ckpt
+  demo     all of it, offline, in a minute or two
+             deepfake demo
+
+deepfake COMMAND --help says more. python crop.py, train.py and predict.py are the same commands.
+"""
+
+_TRAIN_HELP = """\
+usage: deepfake train --config FILE --data.root CROPS [options]
+
+Train an embedding and its classifier on a crop folder.
+
+examples:
+  python train.py --config configs/default.yaml --data.root crops/
+  python train.py --config configs/dacon.yaml --data.root crops/ --trainer.max_epochs 6
+  python train.py --config configs/default.yaml --config configs/cpu.yaml --data.root crops/ \\
+      --model.pretrained weights.safetensors
+  python train.py --config configs/default.yaml --data.root crops/ --resume runs/001
+
+options that matter most (any of them can stand in the YAML file, without the dashes):
+  --config FILE             configuration; may be repeated, later files win
+  --data.root CROPS         crop folder that crop.py wrote
+  --run FOLDER              folder of this run (default: next free number in runs/)
+  --resume RUN              go on from the last checkpoint of a run folder, or from a .ckpt file
+  --weights best|last       epoch that the final model is made of (default: best validation AUC)
+  --seed_everything N       the one seed: order, augmentation, split, dropout, initial weights
+  --model.backbone NAME     any timm model
+  --model.pretrained X      true, false, or a local weights file
+  --model.lr X              learning rate
+  --data.batch_size N       crops per step, over all processes together
+  --data.num_workers N      loader processes; changes nothing but the speed
+  --trainer.max_epochs N    length
+  --trainer.devices N       GPUs or processes
+  --print_config            print the configuration with everything filled in, and stop
+  --help-all                every option there is
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that takes no abbreviations and says what a misspelt option meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            self.error(f"unknown option {unknown[0]!r}{_hint(unknown[0], known)}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"error: {message}\ntry: {self.prog} --help\n")
+
+
+def _hint(word: str, known: Sequence[str]) -> str:
+    close = get_close_matches(word.split("=")[0], known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The ``deepfake`` command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands = {"crop": crop, "train": train, "predict": predict, "info": info, "demo": demo}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_TOP_HELP)
+        return EXIT_OK if arguments else EXIT_USAGE
+    if arguments[0] == "--version":
+        sys.stdout.write(f"deepfake {__version__}\n")
+        return EXIT_OK
+    if arguments[0] not in commands:
+        hint = _hint(arguments[0], list(commands))
+        sys.stderr.write(f"error: unknown command {arguments[0]!r}{hint}\ntry: deepfake --help\n")
+        return EXIT_USAGE
+    return commands[arguments[0]](arguments[1:])
+
+
+def crop(argv: Sequence[str] | None = None) -> int:
+    """Cut faces out of photos: ``python crop.py INPUT OUTPUT``."""
+    parser = _Parser(
+        prog="deepfake crop",
+        description="Cut the faces out of photos and write them with a manifest.\n"
+        "Killed at any instant, the same command goes on where it stopped.",
+        epilog="""\
+labels: folders named real/ and fake/ at any depth of INPUT, or a CSV with
+path,label[,group,split,method]. Without either the crops are unlabelled.
+
+examples:
+  python crop.py photos/ crops/
+  python crop.py labels.csv crops/ --size 224 --workers 4
+  python crop.py photos/ crops/ --preset dacon
+""",
+    )
+    parser.add_argument("input", help="folder, photo, glob pattern, list file (.txt) or CSV")
+    parser.add_argument("output", type=Path, help="folder for the crops")
+    parser.add_argument(
+        "--preset", help="recipe: square (aspect kept), dacon (the entry's), dacon-train"
+    )
+    parser.add_argument(
+        "--config", type=Path, help="training configuration; its data.crop_preset is the preset"
+    )
+    parser.add_argument("--size", type=int, help="side of a crop in pixels (default 380)")
+    parser.add_argument(
+        "--margin", type=float, help="margin around the face, share of its longer side (square)"
+    )
+    parser.add_argument("--min-face", type=int, help="smallest face to look for, in pixels")
+    parser.add_argument("--faces", choices=["largest", "all"], help="which faces of a photo")
+    parser.add_argument(
+        "--jpeg-quality", type=int, help="quality of the stored crops; 0 stores PNG (default 95)"
+    )
+    parser.add_argument("--require-labels", action="store_true", help="refuse input without labels")
+    _add_media_options(parser)
+    parser.add_argument("--shard-size", type=int, default=256, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+
+    def job() -> int:
+        from deepfake.dataset.cropping import crop_media
+        from deepfake.records import Status
+
+        report = crop_media(
+            options.input,
+            options.output,
+            _choose_spec(options),
+            workers=options.workers,
+            timeout_s=options.timeout,
+            max_pixels=options.max_pixels,
+            shard_size=options.shard_size,
+            follow_links=options.follow_links,
+            require_labels=options.require_labels,
+            quiet=options.quiet,
+        )
+        sys.stdout.write(f"{report}\n")
+        return _answer_code(report.statuses[Status.OK.value], report.inputs, options.strict)
+
+    return _run(job, "run the same command again to go on")
+
+
+def predict(argv: Sequence[str] | None = None) -> int:
+    """Score photos: ``python predict.py INPUT --checkpoint X.ckpt --output scores.csv``."""
+    parser = _Parser(
+        prog="deepfake predict",
+        description="Score photos with a trained checkpoint: one row per input, in input order.",
+        epilog="""\
+A file without an answer has a status (no_face, too_small, unreadable), a reason and an empty
+p_fake; it is never guessed and never left out.
+
+examples:
+  python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
+  python predict.py one.jpg --checkpoint model.ckpt --output - --device cpu
+  python predict.py test/ --checkpoint model.ckpt --output scores.csv \\
+      --submission sample_submission.csv
+""",
+    )
+    parser.add_argument("input", help="folder, photo, glob pattern, list file (.txt) or CSV")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
+    parser.add_argument("--output", required=True, help="CSV to write; - for standard output")
+    parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
+    parser.add_argument(
+        "--submission", type=Path, help="sample of a contest; its y column is filled"
+    )
+    parser.add_argument(
+        "--submission-output", type=Path, help="filled sample (default: submission.csv by OUTPUT)"
+    )
+    parser.add_argument(
+        "--submission-value",
+        choices=["p_fake", "label"],
+        default="p_fake",
+        help="what to write into y: the probability, or 1 = fake, 0 = real (default %(default)s)",
+    )
+    parser.add_argument(
+        "--no-answer",
+        type=float,
+        help="y of a row without an answer (default: share of fakes in the training crops)",
+    )
+    parser.add_argument(
+        "--aggregate",
+        choices=["max", "mean"],
+        default="max",
+        help="score of a file with several faces (default %(default)s)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--batch-size", type=int, default=32, help="faces per call of the network")
+    parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
+    _add_media_options(parser)
+    options = parser.parse_args(argv)
+    return _run(lambda: _predict(options), "nothing was written")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    outputs = _choose_outputs(options)
+    from deepfake.dataset.layouts import list_inputs
+    from deepfake.inference.predictor import Predictor
+    from deepfake.inference.results import count, fill_submission, format_faces, format_scores
+    from deepfake.progress import track
+    from deepfake.storage import write_atomic
+
+    sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
+    predictor = Predictor.from_checkpoint(
+        options.checkpoint,
+        device=options.device,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        timeout_s=options.timeout,
+        max_pixels=options.max_pixels,
+        aggregation=options.aggregate,
+    )
+    scores = list(track(predictor.score(sources), total=len(sources), quiet=options.quiet))
+    totals = count(scores)
+    lines = [str(totals)]
+    if skipped:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
+        lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
+    texts = {}
+    if options.submission is not None:
+        trained_on = predictor.checkpoint.info["counts"]["train"]
+        prior = trained_on["fake"] / sum(trained_on.values())
+        fallback = prior if options.no_answer is None else options.no_answer
+        filled = fill_submission(options.submission, scores, fallback, options.submission_value)
+        texts[outputs["submission"]] = filled.text
+        total = filled.answered + filled.without_answer + filled.without_file
+        lines.append(
+            f"{total:,} submission rows = {filled.answered:,} scored + "
+            f"{filled.without_answer:,} without an answer + {filled.without_file:,} that name no "
+            f"input -> {outputs['submission']}; rows without a score got {fallback:g}"
+        )
+    if options.faces is not None:
+        texts[options.faces] = format_faces(scores)
+    if options.output == "-":
+        sys.stdout.write(format_scores(scores))
+    else:
+        texts[Path(options.output)] = format_scores(scores)
+        lines[0] += f" -> {options.output}"
+    for path, text in texts.items():
+        write_atomic(path, text)
+    stream = sys.stderr if options.output == "-" else sys.stdout
+    stream.write("\n".join(lines) + "\n")
+    return _answer_code(totals.answers, totals.inputs, options.strict)
+
+
+def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
+    """All files that will be written; refuse before any work what could not be written after."""
+    outputs = {} if options.output == "-" else {"output": Path(options.output)}
+    if options.faces is not None:
+        outputs["faces"] = options.faces
+    if options.submission is not None:
+        beside = Path() if options.output == "-" else Path(options.output).parent
+        outputs["submission"] = options.submission_output or beside / "submission.csv"
+        if outputs["submission"].resolve() == options.submission.resolve():
+            raise UsageError(
+                f"the submission would replace its sample {options.submission}; name another file "
+                "with --submission-output"
+            )
+    elif options.submission_output is not None:
+        raise UsageError("--submission-output needs --submission")
+    resolved = [path.resolve() for path in outputs.values()]
+    if len(set(resolved)) < len(resolved):
+        raise UsageError("two outputs have the same name; every table needs its own file")
+    for name, path in outputs.items():
+        if not path.parent.is_dir():
+            raise UsageError(f"--{name} {path}: there is no folder {path.parent}")
+        if path.exists() and not options.overwrite:
+            raise UsageError(f"--{name} {path} exists; name another file or pass --overwrite")
+    return outputs
+
+
+def info(argv: Sequence[str] | None = None) -> int:
+    """Show what a checkpoint holds: ``deepfake info model.ckpt``."""
+    parser = _Parser(
+        prog="deepfake info",
+        description="Show what a checkpoint holds, without running anything in it.",
+        epilog="examples:\n  deepfake info runs/001/model.ckpt\n"
+        "  deepfake info model.ckpt --json | python -m json.tool\n",
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--json", action="store_true", help="for machines")
+    options = parser.parse_args(argv)
+
+    def job() -> int:
+        import yaml
+
+        from deepfake.learning.checkpoint import read_info
+
+        content = read_info(options.checkpoint)
+        if options.json:
+            sys.stdout.write(json.dumps(content, indent=2) + "\n")
+        else:
+            order = ("threshold", "threshold_origin", "backbone", "n_parameters", "metrics")
+            first = {key: content[key] for key in order if key in content}
+            text = yaml.safe_dump(first | content, sort_keys=False, allow_unicode=True)
+            sys.stdout.write(text)
+        return EXIT_OK
+
+    return _run(job, "nothing was written")
+
+
+def demo(argv: Sequence[str] | None = None) -> int:
+    """Crop, train, evaluate and predict on drawn portraits, offline: ``deepfake demo``."""
+    parser = _Parser(
+        prog="deepfake demo",
+        description="Crop, train, evaluate and predict on portraits that are drawn by code.",
+        epilog="examples:\n  deepfake demo\n  deepfake demo --output /tmp/demo --workers 4\n",
+    )
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="new folder")
+    parser.add_argument("--workers", type=int, default=_default_workers(), help="crop processes")
+    options = parser.parse_args(argv)
+
+    def job() -> int:
+        from deepfake.demo.walk import walk
+
+        walk(options.output, options.workers, sys.stdout)
+        return EXIT_OK
+
+    return _run(job, f"what is in {options.output} can be removed")
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """Train on a crop folder: ``python train.py --config FILE --data.root CROPS``."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        sys.stdout.write(_TRAIN_HELP)
+        return EXIT_OK if arguments else EXIT_USAGE
+    arguments = ["--help" if word == "--help-all" else word for word in arguments]
+
+    def job() -> int:
+        from deepfake.training import run_training
+
+        return run_training(arguments, sys.stdout)
+
+    return _run(job, "go on with: --resume RUN_FOLDER")
+
+
+def _add_media_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=_default_workers(),
+        help="processes that decode and detect; changes nothing but the speed (default: cores)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds for one file (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=100_000_000,
+        help="larger pictures are unreadable (default %(default)s)",
+    )
+    parser.add_argument(
+        "--follow-links", action="store_true", help="follow symbolic links inside a folder"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 3 if some inputs have no answer"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _default_workers() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _choose_spec(options: argparse.Namespace) -> CropSpec:
+    from deepfake.records import CropSpec
+
+    preset = options.preset
+    if options.config is not None:
+        if preset is not None:
+            raise UsageError("--preset and --config both name a recipe; give one of them")
+        preset = _preset_of(options.config)
+    spec = CropSpec.from_preset(preset or "square")
+    changes: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("size", options.size),
+            ("min_face", options.min_face),
+            ("faces", options.faces),
+        )
+        if value is not None
+    }
+    if options.margin is not None:
+        if spec.geometry != "square":
+            raise UsageError(f"--margin is for squares; preset {spec.preset!r} has the entry's own")
+        changes["margins"] = (options.margin, options.margin)
+    if options.jpeg_quality is not None:
+        changes["jpeg_quality"] = options.jpeg_quality or None
+    return replace(spec, **changes)
+
+
+def _preset_of(config: Path) -> str:
+    import yaml
+
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {config}: {error}") from error
+    preset = ((content or {}).get("data") or {}).get("crop_preset")
+    if preset is None:
+        raise UsageError(f"--config {config} has no data.crop_preset; give --preset instead")
+    return str(preset)
+
+
+def _answer_code(answered: int, total: int, strict: bool) -> int:
+    if answered == 0:
+        return EXIT_NO_ANSWER
+    return EXIT_INCOMPLETE if strict and answered < total else EXIT_OK
+
+
+def _run(job: Callable[[], int], advice: str) -> int:
+    """Run a command; every foreseeable failure is one line and an exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        return job()
+    except UsageError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_USAGE
+    except DeepfakeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\ninterrupted; {advice}\n")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (``| head``); there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_FAILED

@@ -1,0 +1,1 @@
+"""Data sets: labelled trees and tables, and what is built from them."""

@@ -1,0 +1,244 @@
+r"""The tables beside the crops: the only tie between the crop job and everything after it.
+
+``manifest.csv`` has a row per crop, ``sources.csv`` a row per input, ``job.json`` the recipe and
+the versions. Plain CSV with UTF-8 and ``\n``, no times and no host names, so that two runs can be
+compared byte for byte. Knows no image and no network.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepfake.errors import UsageError
+from deepfake.media.discovery import display_name, path_uri
+from deepfake.media.tables import Row, read_csv
+from deepfake.records import LABEL_NAMES, CropSpec, FaceCrop, Source, Status
+
+JOB_FILE = "job.json"
+MANIFEST_FILE = "manifest.csv"
+SOURCES_FILE = "sources.csv"
+MANIFEST_COLUMNS = (
+    *("crop", "source", "frame", "time_s", "face", "label", "method", "group", "split"),
+    *("x0", "y0", "x1", "y1", "confidence", "landmarks", "rotation"),
+)
+SOURCE_COLUMNS = (
+    *("path", "status", "reason", "faces", "label", "method", "group", "split", "id", "path_uri"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CropRow:
+    """One row of ``manifest.csv``; field order is column order.
+
+    Args:
+        crop: File of the crop, relative to the crop folder.
+        source: Id of its input; the input's path is in ``sources.csv``.
+        frame: Index of the frame in its input.
+        time_s: Time of the frame in seconds.
+        face: 0 = largest face of its frame.
+        label: 1 = fake, 0 = real, ``None`` = unlabelled.
+        method: Manipulation, where known.
+        group: What must stay in one split.
+        split: ``train``, ``validation``, ``test``, or empty where the data brings none.
+        box_xyxy: Face box in pixels of the (possibly turned) frame.
+        confidence: The detector's.
+        landmarks: Five points, ``x y x y ...``, in pixels.
+        rotation: 0 or 180 degrees.
+    """
+
+    crop: str
+    source: str
+    frame: int
+    time_s: float
+    face: int
+    label: int | None
+    method: str
+    group: str
+    split: str
+    box_xyxy: tuple[float, float, float, float]
+    confidence: float
+    landmarks: tuple[float, ...]
+    rotation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """One row of ``sources.csv``; field order is column order."""
+
+    path: str
+    status: str
+    reason: str
+    faces: int
+    label: int | None
+    method: str
+    group: str
+    split: str
+    id: str
+    path_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A crop folder that was read and checked.
+
+    Args:
+        root: The folder.
+        rows: One per crop.
+        spec: The recipe that they were cut by.
+        versions: Packages that cut them.
+        sha256: Of ``manifest.csv``.
+    """
+
+    root: Path
+    rows: tuple[CropRow, ...]
+    spec: CropSpec
+    versions: dict[str, str]
+    sha256: str
+
+
+def make_crop_row(source: Source, crop: FaceCrop, file: str) -> CropRow:
+    """Describe one crop that is stored as ``file`` (relative to the crop folder)."""
+    x0, y0, x1, y1 = (float(value) for value in crop.face.box_xyxy)
+    return CropRow(
+        crop=file,
+        source=source.id,
+        frame=crop.frame_index,
+        time_s=crop.time_s,
+        face=crop.face_index,
+        label=source.label,
+        method=source.method or "",
+        # A source of no known group is a group of its own.
+        group=source.group or source.id,
+        split=source.split or "",
+        box_xyxy=(x0, y0, x1, y1),
+        confidence=crop.face.confidence,
+        landmarks=tuple(float(value) for value in crop.face.landmarks.ravel()),
+        rotation=crop.rotation,
+    )
+
+
+def make_source_row(source: Source, status: Status, reason: str, faces: int) -> SourceRow:
+    """Describe what became of one input."""
+    return SourceRow(
+        path=display_name(source.name),
+        status=status.value,
+        reason=display_name(reason),
+        faces=faces,
+        label=source.label,
+        method=source.method or "",
+        group=source.group or source.id,
+        split=source.split or "",
+        id=source.id,
+        path_uri=path_uri(source.name),
+    )
+
+
+def format_manifest(rows: Iterable[CropRow]) -> str:
+    """``manifest.csv`` as text."""
+    return format_table(MANIFEST_COLUMNS, (_crop_cells(row) for row in rows))
+
+
+def format_sources(rows: Iterable[SourceRow]) -> str:
+    """``sources.csv`` as text."""
+    cells = (
+        [_label_word(value) if name == "label" else value for name, value in _named(row)]
+        for row in rows
+    )
+    return format_table(SOURCE_COLUMNS, cells)
+
+
+def format_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    r"""CSV text with a header; UTF-8-safe, ``\n`` at line ends, the same bytes everywhere."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read and check the tables of a crop folder.
+
+    Raises:
+        UsageError: If the folder holds no finished crop job, or a table is damaged.
+    """
+    manifest_path, job = root / MANIFEST_FILE, read_job(root)
+    if not manifest_path.is_file():
+        raise UsageError(
+            f"{root} holds an unfinished crop job (no {MANIFEST_FILE}); "
+            "run the same crop command again to finish it"
+        )
+    rows = tuple(
+        _parse_crop_row(row, manifest_path) for row in read_csv(manifest_path, MANIFEST_COLUMNS)
+    )
+    digest = hashlib.sha256(manifest_path.read_bytes()).hexdigest()
+    return Manifest(root, rows, CropSpec.from_dict(job["crop_spec"]), job["versions"], digest)
+
+
+def read_job(root: Path) -> dict[str, Any]:
+    """Read ``job.json`` of a crop folder.
+
+    Raises:
+        UsageError: If there is none, or it is damaged.
+    """
+    path = root / JOB_FILE
+    try:
+        job = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"{root} is not a crop folder (no {JOB_FILE}); make one with: "
+            f"python crop.py PHOTOS {root}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(job, dict) or not {"crop_spec", "versions"} <= set(job):
+        raise UsageError(f"{path} lacks 'crop_spec' or 'versions'; was it edited?")
+    return job
+
+
+def _named(row: SourceRow) -> list[tuple[str, object]]:
+    return list(zip(SOURCE_COLUMNS, astuple(row), strict=True))
+
+
+def _crop_cells(row: CropRow) -> list[object]:
+    return [
+        *(row.crop, row.source, row.frame, f"{row.time_s:.6f}", row.face, _label_word(row.label)),
+        *(row.method, row.group, row.split),
+        *(f"{value:.2f}" for value in row.box_xyxy),
+        f"{row.confidence:.6f}",
+        " ".join(f"{value:.2f}" for value in row.landmarks),
+        row.rotation,
+    ]
+
+
+def _label_word(label: object) -> str:
+    return LABEL_NAMES[label] if isinstance(label, int) else ""
+
+
+def _parse_crop_row(row: Row, path: Path) -> CropRow:
+    try:
+        word = row["label"]
+        return CropRow(
+            crop=row["crop"],
+            source=row["source"],
+            frame=int(row["frame"]),
+            time_s=float(row["time_s"]),
+            face=int(row["face"]),
+            label=LABEL_NAMES.index(word) if word else None,
+            method=row["method"],
+            group=row["group"],
+            split=row["split"],
+            box_xyxy=(float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"])),
+            confidence=float(row["confidence"]),
+            landmarks=tuple(float(value) for value in row["landmarks"].split()),
+            rotation=int(row["rotation"]),
+        )
+    except ValueError as error:
+        raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error

@@ -1,0 +1,84 @@
+"""Divides groups into train, validation and test, so that no group is in two of them.
+
+Knows labels and group names only, no image.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepfake.errors import UsageError
+
+SPLITS = ("train", "validation", "test")
+
+
+def split_by_group(
+    groups: Sequence[str],
+    labels: Sequence[int],
+    shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+) -> list[str]:
+    """Assign every row to a split: whole groups only, both classes in each, shares near the goal.
+
+    Groups go, in a seeded order with the largest first, to the split that is furthest from its
+    share of that group's classes. The result depends on the rows' content, not on their order.
+
+    Args:
+        groups: Group of each row.
+        labels: 1 = fake, 0 = real, of each row.
+        shares: Wanted shares of train, validation and test; they sum to 1.
+        seed: Same seed, same split.
+
+    Returns:
+        Name of the split of each row.
+
+    Raises:
+        UsageError: If the shares are off, or there are too few groups to give every split both
+            classes.
+
+    Example:
+        >>> split_by_group(["a", "a", "b", "b", "c", "c"], [0, 1] * 3, (0.34, 0.33, 0.33))
+        ['test', 'test', 'train', 'train', 'validation', 'validation']
+    """
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise UsageError(f"split shares {shares}; expected three numbers >= 0 that sum to 1")
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for group, label in zip(groups, labels, strict=True):
+        counts[group][label] += 1
+    totals = np.sum(list(counts.values()), axis=0) if counts else np.zeros(2)
+    if totals.min() == 0:
+        raise UsageError(f"cannot split {totals[0]:.0f} real and {totals[1]:.0f} fake crops")
+    names = sorted(counts)
+    order = np.random.default_rng(seed).permutation(len(names))
+    by_size = sorted((names[i] for i in order), key=lambda name: -sum(counts[name]))
+    wanted = np.outer(shares, totals)
+    given = np.zeros((3, 2))
+    chosen: dict[str, int] = {}
+    for name in by_size:
+        count = np.array(counts[name])
+        missing = (wanted - given) / np.maximum(wanted, 1e-9)
+        # A split that still lacks a whole class comes before one that only lacks numbers.
+        starved = ((given == 0) & (count > 0)).any(axis=1) & (np.array(shares) > 0)
+        need = (missing * (count > 0)).sum(axis=1) + 1e3 * starved * np.array(shares)
+        target = int(np.argmax(np.where(np.array(shares) > 0, need, -np.inf)))
+        chosen[name] = target
+        given[target] += count
+    for split, share, got in zip(SPLITS, shares, given, strict=True):
+        if share > 0 and got.min() == 0:
+            raise UsageError(
+                f"split {split} got {got[0]:.0f} real and {got[1]:.0f} fake crops out of "
+                f"{len(names)} groups; every split needs both classes: bring more groups, other "
+                "shares, or a 'split' column"
+            )
+    return [SPLITS[chosen[group]] for group in groups]
+
+
+def find_leaks(groups: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """Groups that stand in more than one split, sorted; empty if all is well."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    for group, split in zip(groups, splits, strict=True):
+        seen[group].add(split)
+    return sorted(group for group, where in seen.items() if len(where) > 1)

@@ -1,0 +1,1 @@
+"""Embedded demonstration data, drawn by code so that it needs no download."""

@@ -1,0 +1,1 @@
+"""From frames to face crops: detection, geometry, and the one path that every job shares."""

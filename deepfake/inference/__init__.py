@@ -1,0 +1,1 @@
+"""Scores media with a checkpoint: the same crops as in training, one answer per input."""

@@ -1,0 +1,187 @@
+"""Checkpoint and media in, one answer per input out, in input order.
+
+Crops are cut by the checkpoint's own recipe through the path that cut the training crops. Knows
+no table format.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfake.errors import UsageError
+from deepfake.faces.extraction import decode_crop
+from deepfake.faces.pipeline import iter_extractions
+from deepfake.inference.aggregation import AGGREGATIONS, aggregate
+from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.media.discovery import list_sources
+from deepfake.media.images import MAX_PIXELS
+from deepfake.records import (
+    LABEL_NAMES,
+    Extraction,
+    FaceCrop,
+    FaceScore,
+    MediaScore,
+    Source,
+)
+
+
+class Predictor:
+    """A trained detector that scores files.
+
+    Args:
+        checkpoint: As ``load_checkpoint`` gave it.
+        device: ``auto`` (CUDA, then Apple's MPS, then CPU) or a torch device.
+        batch_size: Faces per call of the network.
+        workers: Processes that decode and detect; 0 does it in this process.
+        timeout_s: Longest time for one file in seconds; needs ``workers``.
+        max_pixels: Larger pictures are ``unreadable``.
+        aggregation: How the faces of a file make its score, a name of ``AGGREGATIONS``.
+
+    Raises:
+        UsageError: If the device does not exist or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        batch_size: int = 32,
+        workers: int = 0,
+        timeout_s: float = 60.0,
+        max_pixels: int = MAX_PIXELS,
+        aggregation: str = "max",
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch_size={batch_size}; expected 1 or more")
+        if aggregation not in AGGREGATIONS:
+            raise UsageError(f"no aggregation {aggregation!r}; there are {', '.join(AGGREGATIONS)}")
+        self.checkpoint = checkpoint
+        self.device = choose_device(device)
+        self.batch_size, self.workers, self.timeout_s = batch_size, workers, timeout_s
+        self.max_pixels, self.aggregation = max_pixels, aggregation
+        self._embedder = checkpoint.embedder.to(self.device)
+        self._classifier = checkpoint.classifier
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str],
+        device: str = "auto",
+        batch_size: int = 32,
+        workers: int = 0,
+        timeout_s: float = 60.0,
+        max_pixels: int = MAX_PIXELS,
+        aggregation: str = "max",
+    ) -> Predictor:
+        """Load ``model.ckpt`` of a finished run.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, not ours or unfinished.
+            UsageError: If the device does not exist or a setting is out of range.
+        """
+        checkpoint = load_checkpoint(Path(path))
+        return cls(checkpoint, device, batch_size, workers, timeout_s, max_pixels, aggregation)
+
+    def predict(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[MediaScore]:
+        """Score files, lazily: exactly one ``MediaScore`` per path, in order.
+
+        A file without an answer has ``p_fake=None`` and says why; it is never an exception.
+        """
+        return self.score(list_sources([os.fspath(path)], Path())[0] for path in paths)
+
+    def score(self, sources: Iterable[Source]) -> Iterator[MediaScore]:
+        """Score sources that discovery has found, lazily and in order."""
+        held: list[tuple[Source, Extraction]] = []
+        faces = 0
+        extractions = iter_extractions(
+            sources, self.checkpoint.crop_spec, self.workers, self.timeout_s, self.max_pixels
+        )
+        with closing(extractions):
+            for source, extraction in extractions:
+                held.append((source, extraction))
+                faces += len(extraction.crops)
+                # Files without faces fill no batch; they must not pile up either.
+                if faces >= self.batch_size or len(held) >= 4 * self.batch_size:
+                    yield from self._score_held(held)
+                    held, faces = [], 0
+        yield from self._score_held(held)
+
+    def _score_held(self, held: list[tuple[Source, Extraction]]) -> Iterator[MediaScore]:
+        crops = [crop for _, extraction in held for crop in extraction.crops]
+        scores = iter(self._score_crops(crops))
+        for source, extraction in held:
+            faces = tuple(_face_score(crop, next(scores)) for crop in extraction.crops)
+            yield self._answer(source, extraction, faces)
+
+    def _answer(
+        self, source: Source, extraction: Extraction, faces: tuple[FaceScore, ...]
+    ) -> MediaScore:
+        threshold = self.checkpoint.threshold
+        p_fake = aggregate([face.p_fake for face in faces], self.aggregation)
+        return MediaScore(
+            path=source.name,
+            status=extraction.status,
+            reason=extraction.reason,
+            p_fake=p_fake,
+            label=None if p_fake is None else LABEL_NAMES[int(p_fake >= threshold)],
+            threshold=threshold,
+            n_faces=len(faces),
+            box_xyxy=faces[0].box_xyxy if faces else None,
+            faces=faces,
+        )
+
+    def _score_crops(self, crops: list[FaceCrop]) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(crops), self.batch_size):
+            part = crops[start : start + self.batch_size]
+            images = np.stack([decode_crop(crop.encoded) for crop in part])
+            scores += self._score_images(torch.from_numpy(images)).tolist()
+        return scores
+
+    @torch.inference_mode()
+    def _score_images(self, images: Tensor) -> Tensor:
+        """``(N, S, S, 3)`` uint8 to ``(N,)`` float64."""
+        # The classifier runs on the CPU: Apple's devices have no float64.
+        batch = images.permute(0, 3, 1, 2).to(self.device)
+        p_fake: Tensor = self._classifier(self._embedder(batch).cpu())
+        return p_fake
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of a name; ``auto`` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        UsageError: If this machine does not have it.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"device {name!r} is not usable here ({str(error).splitlines()[0]}); "
+            "use auto, cpu, cuda or mps"
+        ) from error
+    return device
+
+
+def _face_score(crop: FaceCrop, p_fake: float) -> FaceScore:
+    x0, y0, x1, y1 = (float(value) for value in crop.face.box_xyxy)
+    return FaceScore(
+        frame_index=crop.frame_index,
+        time_s=crop.time_s,
+        face_index=crop.face_index,
+        box_xyxy=(x0, y0, x1, y1),
+        confidence=crop.face.confidence,
+        p_fake=p_fake,
+    )

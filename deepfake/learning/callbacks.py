@@ -1,0 +1,162 @@
+"""When the classifier is fitted, and when a run is told that it collapses.
+
+Callbacks schedule; ``classifier`` and ``metrics`` compute.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from deepfake.dataset.splits import SPLITS
+from deepfake.errors import JobError
+from deepfake.learning.data import CropDataModule, CropDataset
+from deepfake.learning.task import TripletTask
+from deepfake.metrics import choose_threshold, summarise
+from deepfake.storage import write_atomic
+
+logger = logging.getLogger(__name__)
+MODEL_FILE = "model.ckpt"
+METRICS_FILE = "metrics.json"
+
+
+class FitClassifier(Callback):
+    """After training: fit the SVM on training embeddings, choose the threshold on validation.
+
+    The entry fitted its SVM on the validation set and had nothing left to validate it. Here the
+    training split fits, the validation split chooses the threshold (best balanced accuracy), and
+    the test split is only ever measured. Writes ``model.ckpt`` and ``metrics.json``.
+
+    Args:
+        folder: The run's folder.
+        weights: ``best`` uses the epoch with the best validation AUC, ``last`` the final one.
+    """
+
+    def __init__(self, folder: str, weights: Literal["best", "last"] = "best") -> None:
+        self.folder = Path(folder)
+        self.weights = weights
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit, choose, measure, write."""
+        task, data = pl_module, trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(task, TripletTask) or not isinstance(data, CropDataModule):
+            raise JobError("FitClassifier works with TripletTask and CropDataModule only")
+        if trainer.interrupted:
+            return
+        epoch = self._take_weights(trainer, task)
+        embeddings = {
+            split: embed(trainer, task, data.datasets[split])
+            for split in SPLITS
+            if len(data.datasets[split])
+        }
+        labels = {
+            split: np.array([row.label for row in data.datasets[split].rows]) for split in SPLITS
+        }
+        groups = [row.group for row in data.datasets["train"].rows]
+        task.classifier.cpu().fit(embeddings["train"], labels["train"], groups)
+        scores = {split: task.classifier(rows).numpy() for split, rows in embeddings.items()}
+        threshold = choose_threshold(labels["validation"], scores["validation"])
+        metrics = {
+            split: asdict(summarise(labels[split], scores[split], threshold)) for split in scores
+        }
+        task.info |= {
+            "threshold": threshold,
+            "threshold_origin": "best balanced accuracy on the validation split",
+            "weights": f"epoch {epoch} ({self.weights})",
+            "metrics": metrics,
+        }
+        task.classifier.to(task.device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(self.folder / MODEL_FILE, weights_only=True)
+        if trainer.is_global_zero:
+            report = {"threshold": threshold, "epoch": epoch, **metrics}
+            text = json.dumps(_without_nan(report), indent=2) + "\n"
+            write_atomic(self.folder / METRICS_FILE, text)
+
+    def _take_weights(self, trainer: Trainer, task: TripletTask) -> int:
+        """Load the chosen epoch's weights; returns its number."""
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if self.weights == "last" or not best:
+            return trainer.current_epoch - 1
+        content = torch.load(best, map_location="cpu", weights_only=True)
+        task.load_state_dict(content["state_dict"])
+        return int(content["epoch"])
+
+
+@torch.no_grad()
+def embed(trainer: Trainer, task: TripletTask, dataset: CropDataset) -> Tensor:
+    """Embed every crop of a data set once, without augmentation, ``(N, D)`` float32 on the CPU.
+
+    Processes share the work; each of them gets all rows, in order.
+    """
+    data: CropDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    share = range(trainer.global_rank, len(dataset), trainer.world_size)
+    rows = CropDataset(dataset.root, [dataset.rows[i] for i in share], dataset.size)
+    was_training = task.training
+    task.eval()
+    parts = [
+        task.embedder(batch["image"].to(task.device)).float().cpu() for batch in data.load(rows)
+    ]
+    task.train(was_training)
+    own = torch.cat(parts) if parts else torch.zeros(0, task.embedder.head.out_features)
+    if trainer.world_size == 1:
+        return own
+    gathered: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, own)
+    everything = torch.zeros(len(dataset), own.shape[1])
+    for rank, part in enumerate(gathered):
+        everything[rank :: trainer.world_size] = part
+    return everything
+
+
+class CollapseGuard(Callback):
+    """Say aloud when all embeddings fall onto one point.
+
+    A triplet loss stuck at its margin with vanishing distances is a collapse: no pair differs any
+    more, and the gradient is near zero.
+
+    Args:
+        steps: Steps in a row before it warns.
+    """
+
+    def __init__(self, steps: int = 50) -> None:
+        self._recent: deque[bool] = deque(maxlen=steps)
+        self._warned = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the distances of the last step."""
+        if self._warned or not isinstance(pl_module, TripletTask):
+            return
+        figures, margin = pl_module.step_figures, pl_module.triplet_loss.margin
+        if "train_an_distance" not in figures:
+            return  # a batch without a triplet says nothing
+        near = bool(figures["train_an_distance"] < 1e-3)
+        stuck = abs(float(figures["train_triplet_loss"]) - margin) < 0.02 * margin
+        self._recent.append(near and stuck)
+        if len(self._recent) == self._recent.maxlen and all(self._recent):
+            self._warned = True
+            logger.warning(
+                "collapse: the triplet loss has stood at its margin (%g) for %d steps and all "
+                "embeddings are alike; try a smaller model.lr, a larger data.batch_size, or "
+                "model.cross_entropy_weight 1",
+                margin,
+                len(self._recent),
+            )
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: a figure that does not exist is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,195 @@
+"""One file that holds everything a prediction needs, read without trusting it.
+
+A checkpoint is a Lightning ``.ckpt`` of plain types and tensors, loaded with
+``weights_only=True``; classes are built here by name, never from what the file says. Knows no
+Trainer and no data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepfake import __version__
+from deepfake.errors import CheckpointError, UsageError
+from deepfake.learning.classifier import SVMClassifier
+from deepfake.learning.embedder import EmbeddingModel
+from deepfake.records import LABEL_NAMES, CropSpec
+
+KEY = "deepfake"
+"""Where our part of a Lightning checkpoint lives."""
+FORMAT = 1
+_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
+_MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
+_MODEL_KEYS = ("backbone", "image_size", "embedding_dim", "dropout", "drop_path_rate")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A trained detector, ready to score.
+
+    Args:
+        path: File that it came from.
+        embedder: Crops to embeddings, in evaluation mode.
+        classifier: Embeddings to probabilities.
+        crop_spec: How crops must be cut for it.
+        threshold: ``p_fake`` at or above it means fake.
+        info: Everything else that it remembers: provenance, counts, versions, configuration.
+        sha256: Of the file.
+    """
+
+    path: Path
+    embedder: EmbeddingModel
+    classifier: SVMClassifier
+    crop_spec: CropSpec
+    threshold: float
+    info: dict[str, Any]
+    sha256: str
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of the packages that shape a result."""
+    return {"deepfake": __version__} | {
+        name: version(name) for name in (*_PACKAGES, *_MORE_PACKAGES)
+    }
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Read what a checkpoint remembers, without building the network.
+
+    Returns:
+        Our part of the file, with ``hyper_parameters``, ``epoch``, ``global_step`` and
+        ``n_parameters`` added.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
+    """
+    return _info_of(_load(path))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Load a finished checkpoint for scoring.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, not ours, unfinished, or its parts do
+            not fit each other.
+    """
+    content = _load(path)
+    info = _info_of(content)
+    if info.get("threshold") is None:
+        raise CheckpointError(
+            f"{path} holds no classifier: it was written in mid-training; use the model.ckpt of "
+            "its run"
+        )
+    hyper = info["hyper_parameters"]
+    try:
+        spec = CropSpec.from_dict(info["crop_spec"])
+        if hyper["image_size"] != spec.size or not 1 <= hyper["embedding_dim"] <= 65536:
+            raise UsageError(
+                f"its network takes {hyper['image_size']} px, its crops have {spec.size} px"
+            )
+        embedder = EmbeddingModel(
+            **{key: hyper[key] for key in _MODEL_KEYS}, bn_momentum=None, pretrained=False
+        )
+        classifier = SVMClassifier(hyper["embedding_dim"])
+        threshold = float(info["threshold"])
+    except (UsageError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
+    for name, module in (("embedder", embedder), ("classifier", classifier)):
+        _load_part(path, content["state_dict"], name, module)
+    return Checkpoint(
+        path=path,
+        embedder=embedder.eval(),
+        classifier=classifier.eval(),
+        crop_spec=spec,
+        threshold=threshold,
+        info=info,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path}: there is no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"checkpoint {path} holds more than tensors and plain values, or is no checkpoint; it "
+            "was not opened, because it could run code"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
+        raise CheckpointError(
+            f"checkpoint {path} was not written by deepfake (it has no {KEY!r} part)"
+        )
+    if content[KEY].get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {content[KEY].get('format')!r}, this version of "
+            f"deepfake ({__version__}) reads {FORMAT}"
+        )
+    for part in ("state_dict", "hyper_parameters"):
+        if not isinstance(content.get(part), dict):
+            raise CheckpointError(f"checkpoint {path} is damaged: it has no {part}")
+    return content
+
+
+def _info_of(content: dict[str, Any]) -> dict[str, Any]:
+    state = content["state_dict"]
+    ours: dict[str, Any] = content[KEY]
+    return ours | {
+        "hyper_parameters": content["hyper_parameters"],
+        "epoch": content.get("epoch"),
+        "global_step": content.get("global_step"),
+        "n_parameters": sum(v.numel() for v in state.values() if isinstance(v, Tensor)),
+    }
+
+
+def _load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -> None:
+    prefix = f"{name}."
+    part = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    try:
+        module.load_state_dict(part, strict=True)
+    except (RuntimeError, TypeError) as error:
+        text = " ".join(str(error).split())[:400]
+        raise CheckpointError(f"{path}: the {name} does not fit its description: {text}") from error
+
+
+def make_info(
+    *,
+    crop_spec: CropSpec,
+    backbone: str,
+    mean: list[float],
+    std: list[float],
+    counts: dict[str, dict[str, int]],
+    manifest_sha256: str,
+    crop_versions: dict[str, str],
+    seed: int,
+    configuration: str,
+) -> dict[str, Any]:
+    """Our part of a checkpoint, in plain types; the threshold is filled in by ``FitClassifier``."""
+    return {
+        "format": FORMAT,
+        "crop_spec": crop_spec.to_dict(),
+        "backbone": backbone,
+        "normalisation": {"mean": mean, "std": std},
+        "labels": dict(enumerate(LABEL_NAMES)),
+        "counts": counts,
+        "manifest_sha256": manifest_sha256,
+        "crop_versions": crop_versions,
+        "versions": describe_versions(),
+        "seed": seed,
+        "configuration": configuration,
+        "threshold": None,
+        "threshold_origin": None,
+        "metrics": {},
+    }

@@ -1,0 +1,346 @@
+"""From a crop folder to batches of tensors: data set, sampling, split.
+
+A sample is named by ``(epoch, index, augment)``, and everything random about it follows from that
+name and the seed: the number of loader workers, the number of processes and a resume change
+nothing. Knows no network and no loss.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypedDict
+
+import cv2
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from deepfake.dataset.manifest import CropRow, Manifest, read_manifest
+from deepfake.dataset.splits import SPLITS, find_leaks, split_by_group
+from deepfake.errors import JobError, MediaError, UsageError
+from deepfake.faces.extraction import decode_crop
+from deepfake.learning.augmentation import Augmentation, sample_seed
+from deepfake.records import LABEL_NAMES
+
+logger = logging.getLogger(__name__)
+
+
+class SampleKey(NamedTuple):
+    """Names one sample of one epoch."""
+
+    epoch: int
+    row: int
+    augment: bool
+
+
+class Sample(TypedDict):
+    """One crop as tensors; the loader stacks them to ``(B, 3, S, S)``, ``(B,)``, ``(B,)``."""
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+
+
+class CropDataset(Dataset[Sample]):
+    """Crops of a manifest.
+
+    Args:
+        root: The crop folder.
+        rows: Labelled rows of its manifest.
+        size: Side S of the crops in pixels.
+        seed: Seed of the augmentation.
+    """
+
+    def __init__(self, root: Path, rows: Sequence[CropRow], size: int, seed: int = 0) -> None:
+        self.root, self.rows, self.size, self.seed = root, rows, size, seed
+        self._augmentation: Augmentation | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: SampleKey | int) -> Sample:
+        """One crop, ``image`` as ``(3, S, S)`` uint8 RGB.
+
+        Raises:
+            JobError: If the file is missing, damaged or of another size.
+        """
+        epoch, index, augment = key if isinstance(key, tuple) else (0, key, False)
+        row = self.rows[index]
+        image = self._read(row)
+        if augment:
+            # Made where it is used: a pipeline does not survive the way into a worker process.
+            self._augmentation = self._augmentation or Augmentation()
+            image = self._augmentation(image, sample_seed(self.seed, epoch, index))
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "label": torch.tensor(row.label),
+            "index": torch.tensor(index),
+        }
+
+    def _read(self, row: CropRow) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        path = self.root / row.crop
+        try:
+            image = decode_crop(path.read_bytes(), str(path))
+        except (OSError, MediaError) as error:
+            raise JobError(
+                f"crop {path} cannot be read ({error}); run the crop command again to mend it"
+            ) from error
+        if image.shape != (self.size, self.size, 3):
+            raise JobError(
+                f"crop {path} has shape {image.shape}; its job.json says {self.size} x {self.size}"
+            )
+        return image
+
+
+class EpochOrder(Sampler[int]):
+    """Indices in an order that follows from (seed, epoch) alone.
+
+    Args:
+        labels: Label of each row.
+        seed: Same seed and epoch, same order.
+        balance: Repeat rows of the smaller class until both are equally frequent, and alternate
+            the classes, so that every batch is half fake.
+    """
+
+    def __init__(self, labels: Sequence[int], seed: int, balance: bool = False) -> None:
+        self.labels, self.seed, self.balance = np.asarray(labels), seed, balance
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if not self.balance:
+            return len(self.labels)
+        return 2 * int(np.bincount(self.labels, minlength=2).max())
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        if not self.balance:
+            yield from generator.permutation(len(self.labels)).tolist()
+            return
+        longest = len(self) // 2
+        columns = []
+        for label in (0, 1):
+            rows = np.flatnonzero(self.labels == label)
+            rounds = [generator.permutation(rows) for _ in range(-(-longest // len(rows)))]
+            columns.append(np.concatenate(rounds)[:longest])
+        yield from np.stack(columns, axis=1).ravel().tolist()
+
+
+class EpochBatches(Sampler[list[SampleKey]]):
+    """Batches for one process out of the global batches that all processes share.
+
+    The first ``int(augment_share * batch_size)`` samples of each global batch are augmented: the
+    order is random, so that is an exact number of random samples, as the entry had it.
+
+    Args:
+        sampler: Order of the rows.
+        batch_size: Size of the *global* batch; an incomplete last one is dropped, unless it is
+            the only one.
+        augment_share: Share of each batch that is augmented.
+        rank: Number of this process.
+        world_size: Number of processes; they take equal parts of each global batch.
+    """
+
+    def __init__(
+        self,
+        sampler: EpochOrder,
+        batch_size: int,
+        augment_share: float,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.sampler = sampler
+        self.batch_size = min(batch_size, len(sampler) - len(sampler) % world_size)
+        self.n_augmented = int(augment_share * self.batch_size)
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.sampler) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch = self.sampler.epoch
+        order = list(self.sampler)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            batch = [
+                SampleKey(epoch, index, place < self.n_augmented)
+                for place, index in enumerate(order[start : start + self.batch_size])
+            ]
+            yield batch[self.rank :: self.world_size]
+
+
+@dataclass(frozen=True, slots=True)
+class DataDescription:
+    """What a checkpoint remembers of its data.
+
+    Args:
+        manifest: The crop folder's tables.
+        counts: Crops per split and class name.
+    """
+
+    manifest: Manifest
+    counts: dict[str, dict[str, int]]
+
+
+class CropDataModule(LightningDataModule):
+    """A crop folder, split and batched.
+
+    Args:
+        root: Crop folder, as ``crop.py`` wrote it.
+        batch_size: Crops per step, over all processes together.
+        augment_share: Share of each batch that is augmented; the entry's code had 8 of 28.
+        balance: Fill every batch half with real and half with fake.
+        split: ``given`` takes the split column of the manifest, ``group`` divides by group,
+            ``auto`` takes the column if it is filled.
+        shares: Shares of train, validation and test for ``group``.
+        crop_preset: Refuse crops of another preset; ``crop.py --config`` reads it too.
+        num_workers: Loader processes.
+        seed: Seed of order, augmentation and split.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 28,
+        augment_share: float = 8 / 28,
+        balance: bool = False,
+        split: Literal["auto", "given", "group"] = "auto",
+        shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
+        crop_preset: str | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 2:
+            raise UsageError(f"data.batch_size={batch_size}; triplets need 2 or more")
+        if not 0 <= augment_share <= 1:
+            raise UsageError(f"data.augment_share={augment_share}; expected 0 to 1")
+        self.root = Path(root)
+        self.batch_size, self.augment_share, self.balance = batch_size, augment_share, balance
+        self.split, self.shares, self.crop_preset = split, shares, crop_preset
+        self.num_workers, self.seed = num_workers, seed
+        self.datasets: dict[str, CropDataset] = {}
+        self.description: DataDescription | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the manifest and divide it.
+
+        Raises:
+            UsageError: If crops are unlabelled, a split is empty or holds one class only, a
+                group stands in two splits, or the crops are of another preset.
+        """
+        if self.description is not None:
+            return
+        manifest = read_manifest(self.root)
+        spec = manifest.spec
+        if self.crop_preset is not None and spec.preset != self.crop_preset:
+            raise UsageError(
+                f"{self.root} was cut with crop preset {spec.preset!r}, this configuration is for "
+                f"{self.crop_preset!r}: crop with --preset {self.crop_preset}, or set "
+                "data.crop_preset to null"
+            )
+        names = self._assign_splits(manifest)
+        counts: dict[str, dict[str, int]] = {}
+        for split in SPLITS:
+            rows = [row for row, name in zip(manifest.rows, names, strict=True) if name == split]
+            number = Counter(row.label for row in rows)
+            counts[split] = {word: number[label] for label, word in enumerate(LABEL_NAMES)}
+            self.datasets[split] = CropDataset(self.root, rows, spec.size, self.seed)
+        self._check(manifest, names, counts)
+        self.description = DataDescription(manifest, counts)
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled, augmented batches of this process."""
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        dataset = self.datasets["train"]
+        order = EpochOrder([row.label or 0 for row in dataset.rows], self.seed, self.balance)
+        if trainer is not None:
+            # Lightning sets the epoch too, but on a resume only after a loader with workers has
+            # fetched its first batches (Lightning issue 21938), and trainer.current_epoch still
+            # says 0 here.
+            progress: Any = trainer.fit_loop.epoch_progress.current
+            order.set_epoch(progress.processed)
+        batches = EpochBatches(order, self.batch_size, self.augment_share, rank, world_size)
+        return self._loader(dataset, batch_sampler=batches)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Plain batches of the validation split."""
+        return self.plain_dataloader("validation")
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """Plain batches of the test split."""
+        return self.plain_dataloader("test")
+
+    def plain_dataloader(self, split: str) -> DataLoader[Sample]:
+        """Every crop of a split once, in order, without augmentation."""
+        return self.load(self.datasets[split])
+
+    def load(self, dataset: CropDataset) -> DataLoader[Sample]:
+        """Every crop of a data set once, in order, without augmentation."""
+        return self._loader(dataset, batch_size=min(self.batch_size, 64))
+
+    def _loader(self, dataset: CropDataset, **options: Any) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            num_workers=self.num_workers,
+            persistent_workers=False,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_use_one_thread,
+            **options,
+        )
+
+    def _assign_splits(self, manifest: Manifest) -> list[str]:
+        rows = manifest.rows
+        unlabelled = sum(row.label is None for row in rows)
+        if unlabelled:
+            raise UsageError(
+                f"{unlabelled} of {len(rows)} crops in {self.root} have no label; crop from "
+                "real/ and fake/ folders or from a CSV with path,label"
+            )
+        given = sum(bool(row.split) for row in rows)
+        if self.split == "group" or (self.split == "auto" and not given):
+            labels = [row.label or 0 for row in rows]
+            return split_by_group([row.group for row in rows], labels, self.shares, self.seed)
+        if given < len(rows):
+            raise UsageError(
+                f"{len(rows) - given} of {len(rows)} crops in {self.root} have no split; fill the "
+                "split column, or set data.split to 'group'"
+            )
+        return [row.split for row in rows]
+
+    def _check(
+        self, manifest: Manifest, names: list[str], counts: dict[str, dict[str, int]]
+    ) -> None:
+        shown = "; ".join(
+            f"{split}: " + ", ".join(f"{number} {word}" for word, number in counts[split].items())
+            for split in SPLITS
+        )
+        for split in ("train", "validation"):
+            if min(counts[split].values()) == 0:
+                raise UsageError(
+                    f"the {split} split needs both classes, but {self.root} has {shown}"
+                )
+        leaks = find_leaks([row.group for row in manifest.rows], names)
+        if leaks:
+            raise UsageError(
+                f"{len(leaks)} groups stand in more than one split, which makes every figure "
+                f"worthless: {', '.join(leaks[:3])}; mend the split column, or set data.split to "
+                "'group'"
+            )
+        if min(counts["test"].values()) == 0:
+            logger.warning("the test split lacks a class (%s): no test figures", shown)
+
+
+def _use_one_thread(worker: int) -> None:
+    # Each worker is a process of its own; more threads would only fight over the cores.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

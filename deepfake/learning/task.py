@@ -1,0 +1,279 @@
+"""The training of the embedder, as a LightningModule: what a step, an epoch and a checkpoint are.
+
+Knows no file format of crops and no command line; ``callbacks.FitClassifier`` adds the classifier.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from deepfake.errors import JobError, UsageError
+from deepfake.learning.augmentation import sample_seed
+from deepfake.learning.checkpoint import KEY, make_info
+from deepfake.learning.classifier import SVMClassifier
+from deepfake.learning.data import CropDataModule, Sample
+from deepfake.learning.embedder import EmbeddingModel
+from deepfake.learning.losses import (
+    AuxiliaryCrossEntropy,
+    SemiHardTripletLoss,
+    mine_triplets,
+    squared_distances,
+)
+from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
+
+_RECENT_ROWS = 4096  # embeddings of the running epoch that the validation figures are fitted on
+
+
+class TripletTask(LightningModule):
+    """Train an embedding with semi-hard triplets.
+
+    Args:
+        backbone: Any timm model name.
+        image_size: Side of the crops in pixels; must equal that of the crop folder.
+        embedding_dim: Width of the embedding.
+        dropout: Share of backbone features dropped before the head.
+        pretrained: ``true`` asks timm for weights, ``false`` starts from random, a path loads a
+            local file.
+        drop_path_rate: Stochastic depth of the backbone; ``null`` keeps timm's default.
+        bn_momentum: Momentum of batch normalisation in torch's sense; ``null`` keeps timm's.
+        margin: Margin of the triplet loss.
+        triplet_weight: Factor of the triplet loss.
+        cross_entropy_weight: Factor of a cross-entropy on the embedding; 0 leaves it out.
+        head_l2: Strength of the L2 penalty ``head_l2 / 2 * sum(w^2)`` on the head's weight alone.
+        optimizer: ``sgd`` or ``adamw``.
+        lr: Learning rate (the peak, for ``one_cycle``).
+        momentum: Of SGD.
+        weight_decay: Of the optimiser, on matrices and filters except the head's.
+        schedule: ``constant``, or ``one_cycle`` over the whole training.
+        svm_c: Inverse regularisation of the linear SVM.
+        seed: Seed of dropout and stochastic depth.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_b4.aa_in1k",
+        image_size: int = 380,
+        embedding_dim: int = 512,
+        dropout: float = 0.4,
+        pretrained: bool | str = False,
+        drop_path_rate: float | None = 0.2,
+        bn_momentum: float | None = None,
+        margin: float = 1.0,
+        triplet_weight: float = 1.0,
+        cross_entropy_weight: float = 0.0,
+        head_l2: float = 1e-4,
+        optimizer: Literal["sgd", "adamw"] = "sgd",
+        lr: float = 0.01,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        schedule: Literal["constant", "one_cycle"] = "constant",
+        svm_c: float = 2.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if triplet_weight <= 0 and cross_entropy_weight <= 0:
+            raise UsageError(
+                "model.triplet_weight and model.cross_entropy_weight are both 0; nothing to learn"
+            )
+        self.embedder = EmbeddingModel(
+            backbone, image_size, embedding_dim, dropout, pretrained, drop_path_rate, bn_momentum
+        )
+        self.classifier = SVMClassifier(embedding_dim, svm_c)
+        self.triplet_loss = SemiHardTripletLoss(margin)
+        self.cross_entropy = (
+            AuxiliaryCrossEntropy(embedding_dim) if cross_entropy_weight > 0 else None
+        )
+        self.triplet_weight, self.cross_entropy_weight = triplet_weight, cross_entropy_weight
+        self.head_l2 = head_l2
+        self.optimizer_name, self.lr, self.momentum = optimizer, lr, momentum
+        self.weight_decay, self.schedule, self.seed = weight_decay, schedule, seed
+        self.configuration = ""
+        self.info: dict[str, Any] = {}
+        self.step_figures: dict[str, Tensor] = {}
+        self._recent: deque[tuple[Tensor, Tensor]] = deque()
+        self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed crops, ``(B, 3, S, S) -> (B, D)``."""
+        embeddings: Tensor = self.embedder(images)
+        return embeddings
+
+    def setup(self, stage: str) -> None:
+        """Check that network and crops fit, and note where everything comes from."""
+        data = self._data
+        if data is None or data.description is None:
+            return
+        manifest, embedder = data.description.manifest, self.embedder
+        if manifest.spec.size != embedder.image_size:
+            raise UsageError(
+                f"the crops in {manifest.root} have {manifest.spec.size} px, model.image_size is "
+                f"{embedder.image_size}: pass --model.image_size {manifest.spec.size}, or crop "
+                f"with --size {embedder.image_size}"
+            )
+        self.info = make_info(
+            crop_spec=manifest.spec,
+            backbone=embedder.resolved_backbone,
+            mean=embedder.mean.flatten().tolist(),
+            std=embedder.std.flatten().tolist(),
+            counts=data.description.counts,
+            manifest_sha256=manifest.sha256,
+            crop_versions=manifest.versions,
+            seed=self.seed,
+            configuration=self.configuration,
+        )
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the embeddings of the last epoch."""
+        self._recent.clear()
+
+    def on_train_batch_start(self, batch: Sample, batch_idx: int) -> None:
+        """Make dropout depend on (seed, epoch, batch) alone, so that a resume changes nothing."""
+        step_seed = sample_seed(self.seed, self.current_epoch, batch_idx)
+        torch.manual_seed(step_seed + self.global_rank)
+
+    def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
+        """Loss of one batch; triplets are mined over all processes' embeddings together."""
+        embeddings = self._gather(self.embedder(batch["image"]))
+        labels = self._gather(batch["label"])
+        triplets = mine_triplets(embeddings, labels)
+        triplet = self.triplet_loss(embeddings, labels, triplets)
+        penalty = self.head_l2 / 2 * self.embedder.head.weight.pow(2).sum()
+        loss: Tensor = self.triplet_weight * triplet + penalty
+        if self.cross_entropy is not None:
+            loss = loss + self.cross_entropy_weight * self.cross_entropy(embeddings, labels)
+        self._refuse_nan(loss, batch)
+        distances = squared_distances(embeddings.detach())
+        anchors, positives, negatives = triplets
+        figures = {"train_loss": loss, "train_triplet_loss": triplet}
+        figures["train_triplets"] = torch.tensor(float(len(anchors)))
+        if len(anchors):
+            ap, an = distances[anchors, positives], distances[anchors, negatives]
+            figures |= {
+                "train_ap_distance": ap.mean(),
+                "train_an_distance": an.mean(),
+                "train_active_share": (ap - an + self.triplet_loss.margin > 0).float().mean(),
+            }
+        self.step_figures = {name: value.detach() for name, value in figures.items()}
+        self.log_dict(self.step_figures, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log("loss", triplet.detach(), prog_bar=True, logger=False, batch_size=len(labels))
+        self._remember(embeddings.detach(), labels)
+        return loss
+
+    def validation_step(self, batch: Sample, batch_idx: int) -> None:
+        """Collect embeddings; figures come at the end of the epoch, from all of them."""
+        self._validation.append(
+            (batch["index"].cpu(), batch["label"].cpu(), self.embedder(batch["image"]).cpu())
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss, AUC, equal error rate and accuracy of the current embedding.
+
+        The scores come from an SVM on the running epoch's own training embeddings, so that these
+        figures cost no extra pass and never see a validation label.
+        """
+        _, labels, embeddings = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
+        self._validation.clear()
+        if not torch.isfinite(embeddings).all():
+            raise JobError(
+                f"the embedding became NaN in epoch {self.current_epoch}; {self._advice}"
+            )
+        figures = {"val_loss": self._validation_loss(embeddings, labels)}
+        if self._recent:
+            seen, truth = (torch.cat(parts) for parts in zip(*self._recent, strict=True))
+            if int(truth.bincount(minlength=2).min()) >= 2:
+                machine = SVMClassifier(seen.shape[1], self.classifier.C).fit(seen, truth)
+                scores, answers = machine(embeddings).numpy(), labels.numpy()
+                figures |= {
+                    "val_auc": compute_auc(answers, scores),
+                    "val_eer": compute_eer(answers, scores),
+                    "val_accuracy": compute_accuracy(answers, scores, 0.5),
+                }
+        self.log_dict(figures, prog_bar=True, batch_size=len(labels))
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over all parameters, with its schedule."""
+        head = self.embedder.head.weight
+        trained = [p for p in self.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim >= 2 and p is not head]
+        others = [p for p in trained if p.ndim < 2 or p is head]
+        groups = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        optimizer: torch.optim.Optimizer
+        if self.optimizer_name == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        if self.schedule == "constant":
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=self.lr, total_steps=steps, pct_start=0.2
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add everything that a prediction needs."""
+        checkpoint[KEY] = self.info
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with other data than a checkpoint was begun with."""
+        before = checkpoint.get(KEY, {}).get("manifest_sha256")
+        now = self.info.get("manifest_sha256")
+        if before is not None and now is not None and before != now:
+            raise UsageError(
+                "the checkpoint to resume from was trained on other crops (its manifest has "
+                f"sha256 {before[:12]}, this one {now[:12]}); start a new run"
+            )
+
+    @property
+    def _data(self) -> CropDataModule | None:
+        return getattr(self.trainer, "datamodule", None)
+
+    @property
+    def _advice(self) -> str:
+        last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
+        good = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
+        return f"{good}; try a smaller model.lr or trainer.gradient_clip_val"
+
+    def _refuse_nan(self, loss: Tensor, batch: Sample) -> None:
+        if not bool(torch.isfinite(loss.detach())):
+            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+            raise JobError(
+                f"the loss became {loss.item()} in epoch {self.current_epoch}, step "
+                f"{self.global_step}, at lr {lr:g}, on the crops with indices "
+                f"{batch['index'].tolist()[:8]}...; {self._advice}"
+            )
+
+    def _gather(self, values: Tensor) -> Tensor:
+        """Concatenate over processes, in order; gradients flow back to each."""
+        if self.trainer.world_size == 1:
+            return values
+        gathered: Any = self.all_gather(values, sync_grads=values.requires_grad)
+        together: Tensor = gathered.flatten(0, 1)
+        return together
+
+    def _remember(self, embeddings: Tensor, labels: Tensor) -> None:
+        self._recent.append((embeddings.cpu(), labels.cpu()))
+        while len(self._recent) * len(labels) > _RECENT_ROWS:
+            self._recent.popleft()
+
+    def _validation_loss(self, embeddings: Tensor, labels: Tensor) -> float:
+        """Mean triplet loss over batches of the training size, drawn in a fixed random order."""
+        size = self._data.batch_size if self._data else 28
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        losses = [
+            float(self.triplet_loss(embeddings[part], labels[part]))
+            for part in torch.split(order, size)
+        ]
+        return sum(losses) / len(losses)

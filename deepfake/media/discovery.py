@@ -1,0 +1,367 @@
+"""Turn what the user names (folder, file, pattern, list) into ``Source``s in a stable order.
+
+Nothing disappears: a listed line or a file with an image suffix is always a source, if need be
+one with a ``problem``; everything else in a folder is counted. The module opens no photo and knows
+neither labels nor formats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from urllib.parse import quote
+
+from deepfake.errors import UsageError
+from deepfake.media.images import describe_mode
+from deepfake.records import Source
+
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+)
+"""Suffixes, in any case, of the files that are picked up from folders and by patterns."""
+
+LIST_SUFFIXES = (".txt", ".lst")
+"""Suffixes of list files: one path per line."""
+
+# Invisible characters that reorder the text around them: a file name may pose as another.
+_DIRECTION_MARKS = frozenset(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """What was found.
+
+    Args:
+        sources: Sorted by the bytes of their names; in a list, in the order of the list.
+        skipped: How many files were passed over, by suffix; ``(no suffix)``, ``(hidden)`` and
+            ``(link to folder)`` have their own count.
+        root: The folder that names are relative to.
+    """
+
+    sources: tuple[Source, ...]
+    skipped: dict[str, int]
+    root: Path
+
+
+def discover(
+    input: str | os.PathLike[str],
+    *,
+    follow_links: bool = False,
+    exclude: Path | None = None,
+) -> Discovery:
+    """Find the photos that an input names.
+
+    Args:
+        input: A folder, which is searched at any depth; a file, whatever its suffix; a list file
+            (``.txt``, ``.lst``) with one path per line, absolute or relative to the list's own
+            folder; or, where no such file exists, a pattern with ``*``, ``?``, ``[...]`` and
+            ``**`` for any depth.
+        follow_links: In folders and patterns, follow symbolic links that stay inside the folder.
+            A path that is named outright, by the caller or in a list, may always be a link.
+        exclude: A folder that is not searched: the output of the job.
+
+    Raises:
+        UsageError: If there is no such input, nothing is found in it, or a list file is not text.
+    """
+    text = os.fspath(input)
+    if not text:
+        raise UsageError("the input is empty; expected a folder, file, list file or pattern")
+    path = Path(text)
+    if path.is_dir():
+        return _discover_tree(text, _Walk(path, None, follow_links, exclude), "")
+    if os.path.lexists(path):
+        if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+            names = _read_list(path)
+            return Discovery(list_sources(names, path.parent), {}, path.parent)
+        return Discovery(list_sources([text], Path()), {}, path.parent)
+    parts = path.parts
+    fixed = next((i for i, part in enumerate(parts) if re.search(r"[*?[]", part)), len(parts))
+    folder = Path(*parts[:fixed])
+    if fixed == len(parts) or not folder.is_dir():
+        raise UsageError(f"{text!r}: no such file or folder")
+    prefix = "".join(f"{part.rstrip(os.sep)}/" for part in parts[:fixed])
+    return _discover_tree(text, _Walk(folder, parts[fixed:], follow_links, exclude), prefix)
+
+
+def list_sources(names: Iterable[str], folder: Path) -> tuple[Source, ...]:
+    """Make every listed path a source, whether it can be read or not.
+
+    Args:
+        names: Paths, absolute or relative to ``folder``; a repeated one gets its own id.
+        folder: Where relative paths start.
+    """
+    return _to_sources((name, folder / name, _find_problem(folder / name)) for name in names)
+
+
+def path_uri(name: str) -> str:
+    """Percent-encode the bytes of a name; ``os.fsdecode(unquote_to_bytes(...))`` restores it.
+
+    Example:
+        >>> path_uri("a b/ü.jpg")
+        'a%20b/%C3%BC.jpg'
+    """
+    return quote(os.fsencode(name), safe="/")
+
+
+def display_name(name: str) -> str:
+    r"""Make a name safe to show: one line, valid UTF-8, nothing that steers a terminal.
+
+    Control characters, undecodable bytes, marks that reverse the direction of text and (where it
+    does not separate folders) the backslash itself are escaped, so that names stay distinct.
+
+    Example:
+        >>> display_name("a\nb\x1b[2J.jpg")
+        'a\\nb\\x1b[2J.jpg'
+    """
+    return "".join(_escape(character) for character in name)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character == "\\" and os.sep != "\\":
+        return "\\\\"
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if character not in _DIRECTION_MARKS and unicodedata.category(character) not in (
+        "Cc",
+        "Cs",
+        "Zl",
+        "Zp",
+    ):
+        return character
+    # Two digits only below 0x80: from there on, \xNN stands for an undecodable byte.
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+
+
+def _to_sources(found: Iterable[tuple[str, Path, str | None]]) -> tuple[Source, ...]:
+    taken: set[str] = set()
+    sources = []
+    for name, path, problem in found:
+        data = os.fsencode(name)
+        identity = hashlib.sha1(data, usedforsecurity=False).hexdigest()[:16]
+        occurrence = 1
+        while identity in taken:
+            # No name holds a NUL, so this never hashes to the bytes of another name.
+            occurrence += 1
+            numbered = data + b"\0%d" % occurrence
+            identity = hashlib.sha1(numbered, usedforsecurity=False).hexdigest()[:16]
+        taken.add(identity)
+        sources.append(Source(id=identity, path=path, name=name, problem=problem))
+    return tuple(sources)
+
+
+def _find_problem(path: Path) -> str | None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            return "not_regular_file: broken link"
+        return "io_error: no such file"
+    except (OSError, ValueError) as error:
+        return f"io_error: {getattr(error, 'strerror', None) or error}"
+    return None if stat.S_ISREG(mode) else f"not_regular_file: {describe_mode(mode)}"
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: list file cannot be read ({error.strerror})") from error
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
+        raise UsageError(
+            f"{path}: list file is UTF-16 or not text; save it as UTF-8, one path per line"
+        )
+    # Bytes that are not UTF-8 are kept: they are how such a file is called.
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    names = [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]
+    if not names:
+        raise UsageError(f"{path}: list file is empty; expected one path per line")
+    return names
+
+
+def _discover_tree(text: str, walk: _Walk, prefix: str) -> Discovery:
+    walk.run()
+    skipped = dict(sorted(walk.skipped.items()))
+    if not walk.found:
+        counts = ", ".join(f"{n} {suffix}" for suffix, n in skipped.items())
+        raise UsageError(
+            f"{text!r}: no photo found; looked for {' '.join(IMAGE_SUFFIXES)}"
+            + (f"; passed over {counts}" if counts else "")
+            + "; files with other suffixes can be given in a list file"
+        )
+    found = sorted(walk.found, key=lambda item: os.fsencode(item[0]))
+    sources = _to_sources((prefix + name, path, problem) for name, path, problem in found)
+    return Discovery(sources, skipped, walk.root)
+
+
+class _Walk:
+    """One search of a folder tree; ``found`` and ``skipped`` are its result.
+
+    Args:
+        root: Where to start.
+        pattern: Components that a path below the root must match, or ``None`` for all.
+        follow_links: Follow symbolic links that stay below the root.
+        exclude: Folder that is not entered.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        pattern: Sequence[str] | None,
+        follow_links: bool,
+        exclude: Path | None,
+    ) -> None:
+        self.found: list[tuple[str, Path, str | None]] = []
+        self.skipped: Counter[str] = Counter()
+        self.root = root
+        self._real_root = os.path.realpath(root)
+        self._pattern = pattern
+        self._follow_links = follow_links
+        self._excluded = _identify(exclude) if exclude is not None and exclude.exists() else None
+
+    def run(self) -> None:
+        identity = _identify(self.root)
+        if identity == self._excluded:
+            raise UsageError(f"{str(self.root)!r}: the input folder is also the output folder")
+        # A stack instead of recursion: trees may be deeper than Python's call stack. Each entry
+        # carries the folders above it, to notice a link back into one of them.
+        waiting: list[tuple[tuple[str, ...], frozenset[tuple[int, int]]]] = [
+            ((), frozenset({identity}))
+        ]
+        while waiting:
+            parts, above = waiting.pop()
+            for entry in self._list(parts):
+                below = (*parts, entry.name)
+                inner = self._visit(entry, below, above)
+                if inner is not None:
+                    waiting.append((below, above | {inner}))
+
+    def _list(self, parts: tuple[str, ...]) -> list[os.DirEntry[str]]:
+        folder = self.root.joinpath(*parts)
+        try:
+            with os.scandir(folder) as entries:
+                return list(entries)
+        except OSError as error:
+            reason = f"cannot list folder ({error.strerror or error})"
+            if not parts:
+                raise UsageError(f"{str(self.root)!r}: {reason}") from error
+            # The slash keeps its name apart from that of a file or an oddly named folder.
+            self.found.append(("/".join(parts) + "/", folder, f"io_error: {reason}"))
+            return []
+
+    def _visit(
+        self, entry: os.DirEntry[str], parts: tuple[str, ...], above: frozenset[tuple[int, int]]
+    ) -> tuple[int, int] | None:
+        """Record an entry; if it is a folder to be entered, return its device and inode."""
+        path = self.root.joinpath(*parts)
+        if entry.name.startswith("."):
+            if self._matches(parts) or self._leads_on(parts):
+                self.skipped["(hidden)"] += 1
+            return None
+        if entry.is_file(follow_symlinks=False):
+            self._add(parts, path, None)
+            return None
+        is_link = entry.is_symlink()
+        try:
+            problem = self._find_link_problem(path) if is_link else None
+            status = path.stat() if path.exists() else path.lstat()
+        except OSError as error:
+            reason = f"io_error: {error.strerror or error}"
+            if entry.is_dir(follow_symlinks=False):
+                self.found.append(("/".join(parts) + "/", path, reason))
+            else:
+                self._add(parts, path, reason)
+            return None
+        if not stat.S_ISDIR(status.st_mode):
+            if problem is None and not stat.S_ISREG(status.st_mode):
+                problem = f"not_regular_file: {describe_mode(status.st_mode)}"
+            self._add(parts, path, problem)
+            return None
+
+        identity = (status.st_dev, status.st_ino)
+        if identity == self._excluded:
+            return None
+        if _has_image_suffix(entry.name):
+            self._add(parts, path, problem or "not_regular_file: a folder")
+        if not self._leads_on(parts):
+            return None
+        if is_link and (problem is not None or identity in above):
+            self.skipped["(link to folder)"] += 1
+            return None
+        return identity
+
+    def _find_link_problem(self, path: Path) -> str | None:
+        if not self._follow_links:
+            return "not_regular_file: a symbolic link (links are not followed by default)"
+        target = Path(os.path.realpath(path))
+        if target.is_symlink() or not target.exists():
+            return "not_regular_file: broken link"
+        if not target.is_relative_to(self._real_root):
+            return "not_regular_file: a link that leads out of the input folder"
+        return None
+
+    def _add(self, parts: tuple[str, ...], path: Path, problem: str | None) -> None:
+        if not self._matches(parts):
+            return
+        if _has_image_suffix(parts[-1]):
+            self.found.append(("/".join(parts), path, problem))
+        else:
+            suffix = Path(parts[-1]).suffix.lower()
+            self.skipped[display_name(suffix) or "(no suffix)"] += 1
+
+    def _matches(self, parts: Sequence[str]) -> bool:
+        return self._pattern is None or _match_parts(parts, self._pattern)
+
+    def _leads_on(self, parts: Sequence[str]) -> bool:
+        """Whether a folder may hold a match."""
+        if self._pattern is None:
+            return True
+        for part, wanted in zip(parts, self._pattern, strict=False):
+            if wanted == "**":
+                return True
+            if not fnmatchcase(part, wanted):
+                return False
+        return len(parts) < len(self._pattern)
+
+
+def _match_parts(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_match_parts(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return (
+        bool(parts) and fnmatchcase(parts[0], pattern[0]) and _match_parts(parts[1:], pattern[1:])
+    )
+
+
+def _has_image_suffix(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _identify(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino

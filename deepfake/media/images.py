@@ -1,0 +1,468 @@
+"""Turn one photo file into one upright RGB frame, or into a ``MediaError`` that says why not.
+
+The file is only read, its content decides (never its suffix), and memory stays bounded by
+``max_pixels`` whatever the header claims. Embedded colour profiles are not applied: training and
+prediction see the stored numbers. The room knows nothing of folders, labels or faces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import stat
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
+
+from deepfake.errors import MediaError
+from deepfake.records import Frame
+
+MAX_PIXELS = 100_000_000
+"""Largest picture that is decoded in full, in pixels."""
+
+MAX_BYTES = 512 * 1024 * 1024
+"""Largest photo file that is opened at all."""
+
+# Formats with a small decoder and no program or scripting language behind it. JPEG is opened by
+# its own class below; PSD, PDF, EPS and the dozens of legacy formats of Pillow stay closed.
+_FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+_FORMAT_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
+
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+
+# What decoders raise on hostile bytes, seen or possible: Pillow's plugins are Python that parses
+# untrusted headers, so plain programming errors such as `IndexError` belong to it.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    MemoryError,
+    BufferError,
+    ImportError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+_TRUNCATION = re.compile(
+    r"truncat|broken data stream|broken PNG|checksum|\bCRC\b|unexpected end|end of (file|data)"
+    r"|not enough (image )?data|decode data|No more data",
+    re.IGNORECASE,
+)
+
+_STRIP_PX = 4_000_000
+_COUNT_FRAMES_BYTES = 32 * 1024 * 1024
+_ORIENTATION_TAG = 0x0112
+
+
+def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Frame:
+    """Decode the first picture of a file: upright, RGB, 8 bit.
+
+    Grey, palette, CMYK, YCbCr, Lab, HSV and 16-bit pictures are converted, transparency is laid
+    on white, floats are accepted within [0, 1], and the EXIF orientation is applied. A JPEG of up
+    to four times ``max_pixels`` is decoded at half its size. Damage to metadata costs a remark in
+    ``Frame.note``; damage to pixels costs the picture, because a filled-in half is not evidence.
+
+    Args:
+        path: The file to open. Links are followed: whoever made the list decided on that.
+        name: The file as the user knows it, for errors.
+        max_pixels: Largest width x height that is decoded in full. Formats other than JPEG also
+            stop at Pillow's own ceiling (``2 * PIL.Image.MAX_IMAGE_PIXELS``).
+
+    Returns:
+        Frame 0 at time 0, its image ``(H, W, 3)`` uint8, contiguous and writable.
+
+    Raises:
+        MediaError: If there is no picture to be had; its ``code`` is one of ``decode_error``,
+            ``truncated``, ``too_large``, ``unsupported``, ``not_regular_file``, ``io_error``.
+    """
+    with _open_file(path, name) as file:
+        n_bytes = os.fstat(file.fileno()).st_size
+        if n_bytes > MAX_BYTES:
+            raise MediaError(
+                name, "too_large", f"{n_bytes} bytes; photos may have up to {MAX_BYTES}"
+            )
+        if n_bytes == 0:
+            raise MediaError(name, "decode_error", "empty file (0 bytes)")
+        try:
+            with _pillow_warnings() as heard:
+                image, notes = _decode(file, n_bytes, name, max_pixels)
+        except MediaError:
+            raise
+        except _DECODER_ERRORS as error:
+            raise _to_media_error(error, file, name) from error
+    notes += [f"broken metadata ignored ({_one_line(text)})" for text in dict.fromkeys(heard)]
+    return Frame(index=0, time_s=0.0, image=image, note="; ".join(notes))
+
+
+def _open_file(path: Path, name: str) -> BinaryIO:
+    # Opening a fifo waits for its writer and opening a device may act on it, so look first; the
+    # second look, at what was really opened, closes the gap between the two.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = -1
+    try:
+        _require_regular(path.stat().st_mode, name)
+        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+        _require_regular(os.fstat(descriptor).st_mode, name)
+        file = os.fdopen(descriptor, "rb")
+        descriptor = -1
+    except MediaError:
+        raise
+    except FileNotFoundError as error:
+        raise MediaError(name, "io_error", "no such file") from error
+    except (OSError, ValueError) as error:
+        # ValueError: a NUL in the path.
+        raise MediaError(
+            name, "io_error", _one_line(getattr(error, "strerror", None) or str(error))
+        ) from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return file
+
+
+def _require_regular(mode: int, name: str) -> None:
+    if not stat.S_ISREG(mode):
+        raise MediaError(name, "not_regular_file", describe_mode(mode))
+
+
+def describe_mode(mode: int) -> str:
+    """Say in words what kind of thing a path is, from its ``st_mode``."""
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a fifo (named pipe)",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a character device",
+        stat.S_IFBLK: "a block device",
+        stat.S_IFLNK: "a symbolic link",
+    }
+    return kinds.get(stat.S_IFMT(mode), "neither a file nor a folder")
+
+
+def _decode(
+    file: BinaryIO, n_bytes: int, name: str, max_pixels: int
+) -> tuple[NDArray[np.uint8], list[str]]:
+    notes: list[str] = []
+    image = _open_image(file, name)
+    full_size = image.size
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and _n_pixels(image) > max_pixels:
+        _shrink_jpeg(image, file, name, max_pixels)
+        notes.append(f"decoded at half size of {full_size[0]}x{full_size[1]}")
+    if _n_pixels(image) > max_pixels:
+        raise MediaError(
+            name,
+            "too_large",
+            f"{full_size[0]}x{full_size[1]} pixels; at most {max_pixels} are decoded",
+        )
+    image.load()
+
+    # After load(): TIFF turns itself while loading, PNG may carry its EXIF behind the pixels.
+    orientation, note = _read_orientation(image)
+    notes += [note] if note else []
+    profile = image.info.get("icc_profile")
+    if profile and (not isinstance(profile, bytes) or profile[36:40] != b"acsp"):
+        notes.append("broken colour profile ignored")
+    pixels = _to_upright(_to_rgb(image, name), orientation)
+
+    note = _describe_frames(image, n_bytes)
+    notes += [note] if note else []
+    return pixels, notes
+
+
+def _n_pixels(image: Image.Image) -> int:
+    return image.width * image.height
+
+
+def _open_image(file: BinaryIO, name: str) -> Image.Image:
+    head = file.read(64)
+    file.seek(0)
+    if head.startswith(b"\xff\xd8\xff"):
+        # `Image.open` judges the full size; only the class itself lets draft() shrink it first.
+        return JpegImagePlugin.jpeg_factory(file)
+    if _is_heif(head):
+        return _open_heif(file, name)
+    return Image.open(file, formats=_FORMATS)
+
+
+def _is_heif(head: bytes) -> bool:
+    brands = _read_brands(head)
+    # `mif1` is the family name of both; AVIF decodes without an extra.
+    return bool(brands & _HEIF_BRANDS) and not brands & _AVIF_BRANDS
+
+
+def _read_brands(head: bytes) -> set[bytes]:
+    """What a file of the MP4 family (AVIF, HEIC, videos) says it is; empty for others."""
+    if head[4:8] != b"ftyp":
+        return set()
+    box_end = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[8:12]} | {head[at : at + 4] for at in range(16, box_end, 4)}
+
+
+def _open_heif(file: BinaryIO, name: str) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise MediaError(
+            name, "unsupported", "HEIC needs an extra package: pip install deepfake[heif]"
+        ) from error
+    image = HeifImageFile(file)
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"pillow_heif gave a {type(image).__name__}")
+    return image
+
+
+def _shrink_jpeg(
+    image: JpegImagePlugin.JpegImageFile, file: BinaryIO, name: str, max_pixels: int
+) -> None:
+    width, height = image.size
+    if width * height > 4 * max_pixels:
+        raise MediaError(
+            name,
+            "too_large",
+            f"{width}x{height} pixels; JPEGs are decoded up to {4 * max_pixels}",
+        )
+    if not _is_one_scan(file):
+        # The decoder must hold every coefficient of such a file at full size, whatever the scale.
+        raise MediaError(
+            name,
+            "too_large",
+            f"{width}x{height} pixels in several scans (progressive); at most {max_pixels} are"
+            " decoded of these",
+        )
+    image.draft(None, (max(1, width // 2), max(1, height // 2)))
+
+
+def _is_one_scan(file: BinaryIO) -> bool:
+    """Whether a JPEG stores its picture in one sequential scan, which decodes row by row."""
+    position = file.tell()
+    try:
+        file.seek(2)
+        n_components = 0
+        while True:
+            marker = file.read(2)
+            if len(marker) < 2 or marker[0] != 0xFF:
+                return False
+            if marker[1] == 0xFF:
+                file.seek(-1, io.SEEK_CUR)
+                continue
+            # A forged length below 2 must not become `read(-1)`, which is the whole file.
+            segment = file.read(max(0, int.from_bytes(file.read(2), "big") - 2))
+            if marker[1] in (0xC0, 0xC1) and len(segment) > 5:
+                n_components = segment[5]
+            elif marker[1] == 0xDA:
+                return bool(segment) and segment[0] == n_components
+    finally:
+        file.seek(position)
+
+
+def _read_orientation(image: Image.Image) -> tuple[int, str]:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except _DECODER_ERRORS as error:
+        return 1, f"broken EXIF ignored ({_one_line(str(error) or type(error).__name__)})"
+    # 0 is not in the standard, but cameras write it for "unknown".
+    if value in range(9):
+        return int(value) or 1, ""
+    return 1, f"broken EXIF orientation ignored ({_one_line(repr(value))})"
+
+
+def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Convert strip by strip: one RGB copy of the picture, and no second one in between."""
+    scale = _grey_scale(image, name)
+    rgb = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    rows = max(1, _STRIP_PX // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = image.crop((0, top, image.width, bottom))
+        if scale is None:
+            rgb[top:bottom] = np.asarray(_on_white(strip))
+        else:
+            grey = np.asarray(strip).astype(np.float64)
+            if not np.isfinite(grey).all():
+                raise MediaError(name, "unsupported", "floating-point picture with NaN or infinity")
+            rgb[top:bottom] = np.rint(grey * scale).astype(np.uint8)[:, :, np.newaxis]
+    return rgb
+
+
+def _grey_scale(image: Image.Image, name: str) -> float | None:
+    """Factor that brings a grey picture of more than 8 bits to 0..255; ``None`` for the rest."""
+    if image.mode.startswith("I;16"):
+        return 1 / 257
+    if image.mode not in ("I", "F"):
+        return None
+    low, high = image.getextrema()
+    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
+        raise TypeError(f"extrema ({low}, {high}) of a picture with one channel")
+    if image.mode == "F" and 0 <= low <= high <= 1:
+        return 255.0
+    # 32-bit integers carry 8-bit or 16-bit photos; the file does not say which.
+    if image.mode == "I" and 0 <= low <= high <= 65535:
+        return 1.0 if high <= 255 else 1 / 257
+    raise MediaError(
+        name,
+        "unsupported",
+        f"{'floating-point' if image.mode == 'F' else '32-bit'} picture with values from {low:g} to"
+        f" {high:g}; convert it to 8 bit",
+    )
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    if strip.mode == "La":
+        strip = strip.convert("LA")
+    if strip.has_transparency_data:
+        # Dropping alpha would show whatever colour hides below it.
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        white.alpha_composite(strip.convert("RGBA"))
+        strip = white
+    return strip.convert("RGB")
+
+
+def _to_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def _describe_frames(image: Image.Image, n_bytes: int) -> str:
+    try:
+        # Counting walks the whole file, which in a big hostile one takes minutes.
+        if n_bytes > _COUNT_FRAMES_BYTES:
+            return "first of several frames" if getattr(image, "is_animated", False) else ""
+        n_frames = getattr(image, "n_frames", 1)
+    except _DECODER_ERRORS:
+        return "first of several frames, of which some are broken"
+    return f"first of {n_frames} frames" if n_frames > 1 else ""
+
+
+def _to_media_error(error: BaseException, file: BinaryIO, name: str) -> MediaError:
+    text = _one_line(str(error)) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return MediaError(name, "too_large", text)
+    if isinstance(error, MemoryError):
+        return MediaError(name, "too_large", "decoding it needs more memory than there is")
+    if isinstance(error, OSError) and error.errno is not None:
+        return MediaError(name, "io_error", text)
+    if _is_shorter_than_announced(file):
+        return MediaError(name, "truncated", "the file ends before its own header says")
+    if isinstance(error, UnidentifiedImageError):
+        file.seek(0)
+        return MediaError(
+            name,
+            "decode_error",
+            f"no readable {_FORMAT_WORDS} (starts with bytes {file.read(12).hex(' ')})",
+        )
+    if isinstance(error, (EOFError, zlib.error)) or _TRUNCATION.search(text):
+        return MediaError(name, "truncated", text)
+    return MediaError(name, "decode_error", f"damaged or unknown content ({text})")
+
+
+def _is_shorter_than_announced(file: BinaryIO) -> bool:
+    """Whether a WebP, AVIF or HEIC file is cut: their decoders only say that they failed."""
+    n_bytes = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    head = file.read(64)
+    if head[:4] + head[8:12] == b"RIFFWEBP":
+        return int.from_bytes(head[4:8], "little") + 8 > n_bytes
+    brands = _read_brands(head)
+    if not brands & (_AVIF_BRANDS | _HEIF_BRANDS):
+        return False
+    position = 0
+    while position < n_bytes:
+        file.seek(position)
+        box = file.read(16)
+        size = int.from_bytes(box[:4], "big")
+        if size == 0:
+            return False
+        # Size 1 stands for a 64-bit size behind the name; the least a box can have is 8 bytes.
+        position += max(8, int.from_bytes(box[8:16], "big") if size == 1 else size)
+    return position > n_bytes
+
+
+def _one_line(text: str, limit: int = 160) -> str:
+    # Messages may quote bytes of the file: nothing of it may steer a terminal.
+    clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return clean if len(clean) <= limit else clean[: limit - 3] + "..."
+
+
+_trap_lock = threading.Lock()
+_trap = contextlib.ExitStack()
+_trap_users = 0
+_ears = threading.local()
+_no_log = logging.NullHandler()
+
+
+@contextlib.contextmanager
+def _pillow_warnings() -> Iterator[list[str]]:
+    """Collect the warnings of this thread's decoding; they reach neither terminal nor filters.
+
+    ``warnings.catch_warnings`` swaps state of the whole process: overlapping uses in two threads
+    can leave it swapped for good. So the first decoder in sets the trap, the last one out lifts
+    it, and each thread hears its own warnings. Meanwhile Pillow must also not fill truncated
+    pictures with grey, even where someone switched that on.
+    """
+    global _trap_users
+    heard: list[str] = []
+    with _trap_lock:
+        if _trap_users == 0:
+            _set_trap()
+        _trap_users += 1
+    _ears.heard = heard
+    try:
+        yield heard
+    finally:
+        _ears.heard = None
+        with _trap_lock:
+            _trap_users -= 1
+            if _trap_users == 0:
+                _trap.close()
+
+
+def _set_trap() -> None:
+    # Without any handler, logged errors of a plugin would go to stderr.
+    logging.getLogger("PIL").addHandler(_no_log)
+    _trap.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("always", module=r"PIL\.")
+    pass_on = warnings.showwarning
+
+    def hear(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        heard: list[str] | None = getattr(_ears, "heard", None)
+        if heard is None:
+            pass_on(message, category, filename, lineno, file, line)
+        elif not issubclass(category, Image.DecompressionBombWarning):
+            heard.append(str(message))
+
+    warnings.showwarning = hear
+    _trap.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+    ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -1,0 +1,137 @@
+"""Read a CSV file strictly: every row complete and numbered, or an error that names the line.
+
+Lenient readers shift columns, drop rows or turn the name ``NA`` into nothing; a label table must
+not. The module does not know what the columns mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepfake.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a table.
+
+    Args:
+        line: Line of the file on which the row starts, counted from 1.
+        values: Text of every column, by name.
+    """
+
+    line: int
+    values: dict[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.values[column]
+
+    def get(self, column: str, default: str = "") -> str:
+        """Text of a column that the table may lack."""
+        return self.values.get(column, default)
+
+
+def read_csv(path: Path, required: Sequence[str]) -> list[Row]:
+    r"""Read a comma-separated table with a header line.
+
+    A byte-order mark, CRLF line ends, quoted commas and line breaks, and blank lines are fine.
+
+    Args:
+        path: A UTF-8 file.
+        required: Columns that must be there; others may be.
+
+    Returns:
+        The rows in file order; none if there is only a header.
+
+    Raises:
+        UsageError: If the file cannot be read, is not UTF-8 text, lacks a column or names one
+            twice, has an open quote, or has a row with more or fewer fields than the header.
+    """
+    text = _read_text(path)
+    records = _split_records(path, text)
+    if not records:
+        raise UsageError(f"{path}: empty; expected a header line with {_names(required)}")
+    line, header = records[0]
+    header = [name.strip() for name in header]
+    _check_header(path, line, header, required)
+    for line, fields in records[1:]:
+        if len(fields) != len(header):
+            raise UsageError(
+                f"{path}:{line}: {len(fields)} fields where the header has {len(header)}"
+                f" ({_names(header)}): {_shorten(fields)}; quote fields that contain commas"
+            )
+    return [Row(line, dict(zip(header, fields, strict=True))) for line, fields in records[1:]]
+
+
+def _read_text(path: Path) -> str:
+    # A fifo or device would block or never end.
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: not a regular file; expected a CSV file")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; expected a CSV file") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from error
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UsageError(f"{path}: UTF-16 text; save it as UTF-8 ('CSV UTF-8' in Excel)")
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise UsageError(f"{path}:{line}: NUL byte; expected a text file in UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        seen = data[error.start : error.start + 1].hex()
+        raise UsageError(
+            f"{path}:{line}: byte 0x{seen} is not UTF-8; save the file as UTF-8 ('CSV UTF-8' in"
+            " Excel)"
+        ) from error
+
+
+def _split_records(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    records: list[tuple[int, list[str]]] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return records
+        except csv.Error as error:
+            raise UsageError(
+                f"{path}:{line}: {error}; a quote in a quoted field is written twice and every"
+                " quoted field must be closed"
+            ) from error
+        if len(fields) > 1 or any(field.strip() for field in fields):
+            records.append((line, fields))
+
+
+def _check_header(path: Path, line: int, header: list[str], required: Sequence[str]) -> None:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UsageError(f"{path}:{line}: column {_names(twice)} appears more than once")
+    missing = [name for name in required if name not in header]
+    if not missing:
+        return
+    hint = ""
+    if len(header) == 1 and ";" in header[0]:
+        hint = "; the file looks ;-separated, save it with commas"
+    elif len(header) == 1 and "\t" in header[0]:
+        hint = "; the file looks tab-separated, save it with commas"
+    raise UsageError(
+        f"{path}:{line}: no column {_names(missing)}; the columns are {_names(header)}{hint}"
+    )
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _shorten(fields: list[str], limit: int = 120) -> str:
+    text = repr(fields)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

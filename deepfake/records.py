@@ -1,0 +1,302 @@
+"""Frozen records that travel between the rooms of the package.
+
+Labels are 1 = fake and 0 = real everywhere in code, and the words ``fake`` and ``real`` in every
+file that people read. Boxes are ``(x0, y0, x1, y1)`` in pixels of their frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepfake.errors import UsageError
+
+LABEL_NAMES = ("real", "fake")
+"""Index = label: ``LABEL_NAMES[1] == "fake"``."""
+
+
+class Status(StrEnum):
+    """What became of one input. There is exactly one per input, always."""
+
+    OK = "ok"
+    NO_FACE = "no_face"
+    TOO_SMALL = "too_small"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input file, with whatever its layout says about it.
+
+    Args:
+        id: 16 hexadecimal digits, from the name; two sources of a job never share it.
+        path: Where to open it.
+        name: The path as the user knows it (relative to the input folder, or as listed); may hold
+            undecodable bytes as surrogates, as ``os.fsdecode`` gives them.
+        label: 1 = fake, 0 = real, ``None`` = unlabelled.
+        group: What must stay in one split: identity, source video, folder.
+        split: ``train``, ``validation`` or ``test`` where the data brings it.
+        method: Name of the manipulation where known.
+        problem: Reason (``code: detail``) if discovery already knows that it cannot be read.
+    """
+
+    id: str
+    path: Path
+    name: str
+    label: int | None = None
+    group: str | None = None
+    split: str | None = None
+    method: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One decoded picture: a photo is a single frame with index 0 at time 0.
+
+    Args:
+        index: Position in its source.
+        time_s: Presentation time in seconds.
+        image: Pixels, ``(H, W, 3)`` uint8 RGB, upright.
+        note: Remark for the status row (``first of 12 frames``), empty if none.
+    """
+
+    index: int
+    time_s: float
+    image: NDArray[np.uint8]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One detected face.
+
+    Args:
+        box_xyxy: ``(4,)`` float32 pixels of the frame; may leave the frame.
+        confidence: The last network's probability.
+        landmarks: ``(5, 2)`` float32 pixels: left eye, right eye, nose, left and right mouth
+            corner, as seen in the picture.
+    """
+
+    box_xyxy: NDArray[np.float32]
+    confidence: float
+    landmarks: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class FaceCrop:
+    """One face cut out exactly as a ``CropSpec`` says.
+
+    Args:
+        frame_index: Frame of the source that it comes from.
+        time_s: Time of that frame in seconds.
+        face_index: 0 = largest face of the frame.
+        face: The detection, in pixels of the frame as it was searched.
+        rotation: 0, or 180 if the face was only found in the frame turned upside down; box and
+            landmarks then refer to the turned frame.
+        encoded: The stored file (JPEG or PNG bytes); decoding it gives the network's input.
+    """
+
+    frame_index: int
+    time_s: float
+    face_index: int
+    face: Face
+    rotation: int
+    encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """Everything that came out of one source: a status, and the crops if it is ``ok``."""
+
+    status: Status
+    reason: str = ""
+    crops: tuple[FaceCrop, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FaceScore:
+    """The score of one face crop, for the per-face table."""
+
+    frame_index: int
+    time_s: float
+    face_index: int
+    box_xyxy: tuple[float, float, float, float]
+    confidence: float
+    p_fake: float
+
+
+@dataclass(frozen=True, slots=True)
+class MediaScore:
+    """The answer for one input file, or an honest status where there is none.
+
+    Args:
+        path: The input as the user named it.
+        status: ``ok`` if and only if ``p_fake`` is a number.
+        reason: Why there is no answer, or a remark on one; may be empty.
+        p_fake: Probability of fake in [0, 1], or ``None``.
+        label: ``fake`` if ``p_fake >= threshold`` else ``real``; ``None`` without a score.
+        threshold: Decision threshold from the checkpoint.
+        n_faces: Number of faces that were scored.
+        box_xyxy: Box of the largest face, in pixels of its frame.
+        faces: Score of every face.
+    """
+
+    path: str
+    status: Status
+    reason: str
+    p_fake: float | None
+    label: str | None
+    threshold: float
+    n_faces: int
+    box_xyxy: tuple[float, float, float, float] | None = None
+    faces: tuple[FaceScore, ...] = ()
+
+
+Geometry = Literal["entry", "square"]
+
+
+@dataclass(frozen=True, slots=True)
+class CropSpec:
+    """How a picture becomes face crops: the one recipe that training and prediction share.
+
+    ``crop.py`` writes it beside the crops, training copies it into the checkpoint, ``predict.py``
+    reads it from there; nobody can predict on other crops than were trained on.
+
+    Args:
+        preset: Name of the recipe that this one started from.
+        size: Side of the crop in pixels.
+        geometry: ``entry`` pads the box by ``margins[0]`` of its *height* left and right and by
+            ``margins[1]`` of its *width* above and below, cuts at the border of the picture and
+            squashes to a square; ``square`` keeps the aspect: a square of the longer side plus
+            ``margins`` of it on each side.
+        margins: The two ratios of ``geometry``; equal for ``square``.
+        interpolation: ``linear`` (OpenCV's, as the entry used), or ``auto``: area averaging to
+            shrink, bicubic to enlarge.
+        min_face: Smallest face that is searched for, in pixels.
+        min_face_ratio: The same, as a share of the picture's shorter side; the larger of both
+            counts, which bounds the cost of huge pictures.
+        factor: Step of the detector's image pyramid.
+        thresholds: Detector thresholds of PNet, RNet and ONet.
+        faces: ``largest`` face of a frame, or ``all``.
+        rotate_retry: Search the frame turned by 180 degrees if it holds no upright face.
+        jpeg_quality: Crops pass once through JPEG of this quality (4:2:0), in training and in
+            prediction; ``None`` stores lossless PNG.
+    """
+
+    preset: str = "square"
+    size: int = 380
+    geometry: Geometry = "square"
+    margins: tuple[float, float] = (0.2, 0.2)
+    interpolation: Literal["linear", "auto"] = "auto"
+    min_face: int = 40
+    min_face_ratio: float = 0.02
+    factor: float = 0.709
+    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
+    faces: Literal["largest", "all"] = "largest"
+    rotate_retry: bool = True
+    jpeg_quality: int | None = 95
+
+    def __post_init__(self) -> None:
+        def check(ok: bool, name: str, expected: str) -> None:
+            if not ok:
+                raise UsageError(
+                    f"crop setting {name}={getattr(self, name)!r}; expected {expected}"
+                )
+
+        check(16 <= self.size <= 2048, "size", "16 to 2048 pixels")
+        check(self.geometry in ("entry", "square"), "geometry", "'entry' or 'square'")
+        check(
+            len(self.margins) == 2 and all(0 <= m <= 2 for m in self.margins),
+            "margins",
+            "two ratios from 0 to 2",
+        )
+        check(
+            self.geometry == "entry" or self.margins[0] == self.margins[1],
+            "margins",
+            "two equal ratios for geometry 'square'",
+        )
+        check(self.interpolation in ("linear", "auto"), "interpolation", "'linear' or 'auto'")
+        check(self.min_face >= 12, "min_face", "12 pixels or more (the detector's window)")
+        check(0 <= self.min_face_ratio < 1, "min_face_ratio", "a share from 0 to 1")
+        check(0.1 <= self.factor <= 0.95, "factor", "0.1 to 0.95")
+        check(
+            len(self.thresholds) == 3 and all(0 < t < 1 for t in self.thresholds),
+            "thresholds",
+            "three numbers between 0 and 1",
+        )
+        check(self.faces in ("largest", "all"), "faces", "'largest' or 'all'")
+        check(
+            self.jpeg_quality is None or 1 <= self.jpeg_quality <= 100,
+            "jpeg_quality",
+            "1 to 100, or none for PNG",
+        )
+
+    @property
+    def suffix(self) -> str:
+        """File suffix of a stored crop."""
+        return ".png" if self.jpeg_quality is None else ".jpg"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, so that it survives JSON and a weights-only checkpoint."""
+        values = asdict(self)
+        values["margins"] = list(self.margins)
+        values["thresholds"] = list(self.thresholds)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CropSpec:
+        """Rebuild from ``to_dict``.
+
+        Raises:
+            UsageError: If a setting is unknown, missing or out of range.
+        """
+        known = {f.name for f in fields(cls)}
+        if set(values) != known:
+            raise UsageError(
+                f"crop settings do not fit this version: unknown {sorted(set(values) - known)}, "
+                f"missing {sorted(known - set(values))}"
+            )
+        values = dict(values)
+        values["margins"] = tuple(values["margins"])
+        values["thresholds"] = tuple(values["thresholds"])
+        return cls(**values)
+
+    @classmethod
+    def from_preset(cls, name: str, **changes: Any) -> CropSpec:
+        """The named recipe, with single settings changed.
+
+        Raises:
+            UsageError: If there is no such preset, or a setting is out of range.
+        """
+        if name not in PRESETS:
+            raise UsageError(f"no crop preset {name!r}; there are {', '.join(PRESETS)}")
+        return replace(PRESETS[name], **changes)
+
+
+# The entry cut its training faces with stricter detector settings than its test faces, so the
+# network only ever trained on large, easy ones. `dacon` uses its prediction settings for both
+# jobs; `dacon-train` has the other set, again for both.
+_DACON = CropSpec(
+    preset="dacon",
+    geometry="entry",
+    margins=(0.135, 0.10),
+    interpolation="linear",
+    min_face=100,
+    min_face_ratio=0.0,
+    factor=0.7,
+    thresholds=(0.6, 0.7, 0.8),
+)
+PRESETS: dict[str, CropSpec] = {
+    "square": CropSpec(),
+    "dacon": _DACON,
+    "dacon-train": replace(
+        _DACON, preset="dacon-train", min_face=160, factor=0.3, thresholds=(0.98, 0.98, 0.98)
+    ),
+}
+"""Crop recipes by name."""

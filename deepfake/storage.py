@@ -1,0 +1,102 @@
+"""Files that appear whole or not at all, and folders that belong to one run at a time.
+
+Knows nothing of what is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from deepfake.errors import JobError, UsageError
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Names that start so are unfinished; whoever holds the folder's lock may remove them."""
+LOCK_NAMES = (".lock", ".lock-owner")
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that it is either absent (or the old one) or complete, even after a crash.
+
+    Raises:
+        JobError: If the disk is full.
+        OSError: If it cannot be written for another reason.
+    """
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    # A name of its own: a 255-byte target name must not grow by a suffix.
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    try:
+        with no_space_is_an_error(path), os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp makes it private
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder survive a power loss, where the system supports it."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Force a written file to the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def no_space_is_an_error(target: Path) -> Iterator[None]:
+    """Turn a full disk or quota into a ``JobError`` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise JobError(
+                f"no space left while writing {target}; what was finished is safe: "
+                "free some space and run the same command again to go on"
+            ) from error
+        raise
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder for this run alone; a dead owner's lock is void by itself.
+
+    Raises:
+        UsageError: If another run holds the folder; it names that run's process and host.
+    """
+    lock_path, owner_path = (folder / name for name in LOCK_NAMES)
+    lock = FileLock(lock_path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        owner = "another run"
+        with suppress(OSError):
+            owner = owner_path.read_text(encoding="utf-8").strip() or owner
+        raise UsageError(f"{folder} is in use by {owner}; wait for it or stop it") from None
+    try:
+        owner_path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        owner_path.unlink(missing_ok=True)
+        lock_path.unlink(missing_ok=True)
+        lock.release()

@@ -1,0 +1,210 @@
+"""The ``train`` command: configuration to a finished run folder, through LightningCLI.
+
+The only file that knows jsonargparse and LightningCLI; ``cli`` imports it when a training really
+starts, because Lightning takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TextIO
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger
+
+from deepfake.errors import UsageError
+from deepfake.learning.callbacks import MODEL_FILE, CollapseGuard, FitClassifier
+from deepfake.learning.data import CropDataModule
+from deepfake.learning.task import TripletTask
+from deepfake.storage import write_atomic
+
+_RUN_VARIABLE = "DEEPFAKE_RUN_FOLDER"  # tells the processes that Lightning starts where to write
+_CHECKPOINTS = "checkpoints"
+
+
+class _Parser(LightningArgumentParser):
+    """jsonargparse that answers a mistake in a few lines and says what was meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        # Any quoted or dashed word of the message may be the misspelt one.
+        known = [option for action in self._actions for option in action.option_strings]
+        words = re.findall(r"--[\w.]+", message) + [
+            f"--{word}" for word in re.findall(r"[\"']([\w.]+)[\"']", message)
+        ]
+        hint = ""
+        for word in words:
+            close = get_close_matches(word, known, n=1, cutoff=0.6)
+            if close and close[0] != word and word not in known:
+                hint = f"; did you mean {close[0]}?"
+                break
+        text = " ".join(message.split())
+        raise UsageError(f"{text}{hint} (deepfake train --help)")
+
+
+class _TrainCLI(LightningCLI):
+    """LightningCLI with our model, our data and a run folder."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run", type=str | None, default=None, help="folder of this run")
+        parser.add_argument(
+            "--resume", type=str | None, default=None, help="run folder or .ckpt to go on from"
+        )
+        parser.add_argument(
+            "--weights",
+            type=Literal["best", "last"],
+            default="best",
+            help="epoch that the final model is made of",
+        )
+        for target in ("model.seed", "data.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=int)
+
+    def instantiate_classes(self) -> None:
+        # The folder comes first: a run that cannot write must fail before it loads anything.
+        self.folder = _claim_folder(self.config.run)
+        skipped = ("run", "resume", "config")
+        kept = self.config.clone()
+        for key in skipped:
+            kept.pop(key, None)
+        self.configuration = self.parser.dump(kept, skip_none=False, skip_link_targets=True)
+        super().instantiate_classes()
+        self.model.configuration = self.configuration
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        trainer = self.config_init.trainer
+        own = [
+            ModelCheckpoint(
+                dirpath=self.folder / _CHECKPOINTS,
+                filename="epoch{epoch:03d}-auc{val_auc:.4f}",
+                auto_insert_metric_name=False,
+                monitor="val_auc",
+                mode="max",
+                save_top_k=1,
+                save_last=True,
+                # An epoch's checkpoint is only resumable once the epoch is really over.
+                save_on_train_epoch_end=True,
+            ),
+            FitClassifier(str(self.folder), self.config.weights),
+            CollapseGuard(),
+        ]
+        if trainer.enable_progress_bar is not False:
+            own.append(TQDMProgressBar())
+        if trainer.logger in (None, True):
+            options["logger"] = CSVLogger(self.folder.parent, self.folder.name, version="")
+        options["callbacks"] = [*(trainer.callbacks or []), *own]
+        return super().instantiate_trainer(**options)
+
+
+def run_training(arguments: Sequence[str], output: TextIO) -> int:
+    """Train as the command line says; returns the exit code.
+
+    Raises:
+        UsageError: If the configuration, the data or the folder are not usable.
+        JobError: If the loss becomes NaN or a crop cannot be read.
+    """
+    _quieten()
+    cli = _TrainCLI(
+        TripletTask,
+        CropDataModule,
+        args=list(arguments),
+        run=False,
+        seed_everything_default=0,
+        save_config_callback=None,
+        parser_class=_Parser,
+        trainer_defaults={
+            # Our own sampler divides the batches; Lightning's would pad and repeat samples.
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+            "max_epochs": 6,
+        },
+    )
+    resume = _find_resume(cli.config.resume)
+    if cli.trainer.is_global_zero:
+        write_atomic(cli.folder / "config.yaml", cli.configuration)
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
+    except SystemExit:
+        # Lightning has turned Ctrl-C into an exit after tearing everything down.
+        if cli.trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    if cli.trainer.is_global_zero:
+        model = cli.folder / MODEL_FILE
+        if not model.exists():
+            raise UsageError(
+                f"nothing was left to train: {resume or 'the configuration'} has already reached "
+                f"trainer.max_epochs={cli.trainer.max_epochs}; ask for more"
+            )
+        output.write(_describe(cli.model.info, model))
+    return 0
+
+
+def _claim_folder(wanted: str | None) -> Path:
+    """The run's folder, created; a given one must be new or empty."""
+    inherited = os.environ.get(_RUN_VARIABLE)
+    if inherited is not None and "LOCAL_RANK" in os.environ:
+        return Path(inherited)
+    if wanted is None:
+        if "WORLD_SIZE" in os.environ or "SLURM_PROCID" in os.environ:
+            raise UsageError("several processes were started together: name their --run FOLDER")
+        taken = [int(path.name) for path in Path("runs").glob("[0-9]*") if path.name.isdigit()]
+        folder = Path("runs") / f"{max(taken, default=0) + 1:03d}"
+    else:
+        folder = Path(wanted)
+    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    if first and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"the run folder {folder} exists and is not empty; name a new one")
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[_RUN_VARIABLE] = str(folder)
+    return folder
+
+
+def _find_resume(wanted: str | None) -> str | None:
+    if wanted is None:
+        return None
+    path = Path(wanted)
+    if path.is_dir():
+        path = path / _CHECKPOINTS / "last.ckpt"
+    if not path.is_file():
+        raise UsageError(f"--resume {wanted}: there is no checkpoint {path}")
+    return str(path)
+
+
+def _quieten() -> None:
+    """Silence advertisements and remarks that our users can do nothing about."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LightningCLI's args parameter is intended.*",
+        ".*does not have many workers which may be a bottleneck.*",
+        ".*Experiment logs directory .* exists and is not empty.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*treespec, LeafSpec.* is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _describe(info: dict[str, Any], model: Path) -> str:
+    """The end of a training on a terminal: figures per split, and what to do next."""
+    lines = [f"{'split':<12}{'real':>7}{'fake':>7}{'AUC':>9}{'EER':>9}{'accuracy':>10}"]
+    for split, row in info["metrics"].items():
+        lines.append(
+            f"{split:<12}{row['n_real']:>7}{row['n_fake']:>7}{row['auc']:>9.4f}"
+            f"{row['eer']:>9.4f}{row['accuracy']:>10.4f}"
+        )
+    lines += [
+        f"threshold {info['threshold']:.4f} ({info['threshold_origin']}), weights of "
+        f"{info['weights']}",
+        f"checkpoint: {model}",
+        f"next: deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,62 @@
+"""What every test stands on: no network, one thread, fixed seeds, a place for shared media."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+# Before any test imports torch or a library that asks a server for something.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to look up a host or to connect beyond this machine fails the test."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError(f"network access in a test: {args}")
+
+    real_connect = socket.socket.connect
+
+    def connect(self: socket.socket, address: object) -> None:
+        if self.family == socket.AF_UNIX or (
+            isinstance(address, tuple) and address[0] in ("127.0.0.1", "::1", "localhost")
+        ):
+            return real_connect(self, address)  # type: ignore[arg-type]
+        return refuse(address)
+
+    real_getaddrinfo = socket.getaddrinfo
+
+    def getaddrinfo(host: object, *args: object, **kwargs: object) -> object:
+        if host in ("127.0.0.1", "::1", "localhost", socket.gethostname()):
+            return real_getaddrinfo(host, *args, **kwargs)  # type: ignore[arg-type]
+        return refuse(host)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.fixture(scope="session")
+def shared_media() -> Path:
+    """The folder of real media, or a skip that says how to name it."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("DEEPFAKE_DATA", default))
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"no shared media in {folder}; name their folder with DEEPFAKE_DATA")
+    return folder

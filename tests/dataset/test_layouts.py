@@ -1,0 +1,271 @@
+"""Labels from tables and folder trees: explicit, or an error that names the line or file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deepfake.dataset.layouts import LABEL_WORDS, SPLIT_WORDS, Labelled, label_sources
+from deepfake.errors import UsageError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def write_table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "data.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def facts(labelled: Labelled) -> dict[str, tuple[int | None, str | None, str | None]]:
+    return {source.name: (source.label, source.group, source.split) for source in labelled.sources}
+
+
+def test_reads_a_table(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "d/b.dat")
+    table = write_table(
+        tmp_path,
+        "path,label,group,split,method,original\r\n"
+        "a.jpg,real,p1,train,,x\r\n"
+        f"{tmp_path}/d/b.dat, FAKE , p2 ,Val,faceswap,y\r\n"
+        "\r\n"
+        "gone.jpg,1,,,,\r\n",
+    )
+    labelled = label_sources(table, require_labels=True)
+    assert facts(labelled) == {
+        "a.jpg": (0, "p1", "train"),
+        f"{tmp_path}/d/b.dat": (1, "p2", "validation"),
+        "gone.jpg": (1, None, None),
+    }
+    assert [source.method for source in labelled.sources] == [None, "faceswap", None]
+    assert [source.problem for source in labelled.sources] == [None, None, "io_error: no such file"]
+    assert labelled.sources[0].path == tmp_path / "a.jpg"
+    assert (labelled.skipped, labelled.duplicates) == ({}, 0)
+    assert len({source.id for source in labelled.sources}) == 3
+
+
+def test_paths_may_leave_the_folder_of_the_table(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/a.jpg", "t/x")
+    table = write_table(tmp_path / "t", "path,label\n../photos/a.jpg,0\n")
+    assert label_sources(table).sources[0].problem is None
+
+
+@pytest.mark.parametrize(("word", "label"), LABEL_WORDS.items())
+def test_maps_labels_in_any_case(tmp_path: Path, word: str, label: int) -> None:
+    table = write_table(tmp_path, f"path,label\na,{word}\nb,{word.upper()}\nc, {word.title()}\n")
+    assert [source.label for source in label_sources(table).sources] == [label] * 3
+
+
+def test_label_words_point_the_right_way() -> None:
+    assert {word for word, label in LABEL_WORDS.items() if label == 1} == {
+        "fake",
+        "1",
+        "manipulated",
+        "synthetic",
+        "deepfake",
+    }
+    assert LABEL_WORDS["real"] == LABEL_WORDS["0"] == 0
+
+
+@pytest.mark.parametrize(("word", "split"), SPLIT_WORDS.items())
+def test_maps_splits_in_any_case(tmp_path: Path, word: str, split: str) -> None:
+    table = write_table(tmp_path, f"path,label,split\na,0,{word}\nb,0,{word.upper()}\n")
+    assert [source.split for source in label_sources(table).sources] == [split] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            "path,label\na,real\n\nb,maybe\n",
+            r"data\.csv:4: label 'maybe'; expected real \(real, 0, genuine, original, pristine\) or"
+            r" fake \(fake, 1, manipulated, synthetic, deepfake\)",
+            id="label",
+        ),
+        pytest.param("path,label\na,1.0\n", r":2: label '1\.0'", id="float-label"),
+        pytest.param("path,label\na,\n", r":2: label ''; expected real", id="no-label"),
+        pytest.param(
+            "path,label,split\na,0,holdout\n", ":2: split 'holdout'; expected", id="split"
+        ),
+        pytest.param("path,label\n ,0\n", ":2: empty path", id="empty-path"),
+        pytest.param("path,label\n", "no rows below the header", id="no-rows"),
+        pytest.param("path\na\n", "no column 'label'", id="no-label-column"),
+        pytest.param("file,label\na,0\n", "no column 'path'", id="no-path-column"),
+        pytest.param("path,label\na,0,9\n", ":2: 3 fields where the header has 2", id="shifted"),
+        pytest.param(
+            "path,label\na,real\nb,0\n./a,fake\n",
+            r":4: './a' is listed twice with another label: line 2 says 'real' and line 4 says"
+            r" 'fake'",
+            id="conflict",
+        ),
+        pytest.param(
+            "path,label,split\na,0,train\na,0,test\n",
+            "listed twice with another split: line 2 says 'train' and line 3 says 'test'",
+            id="split-conflict",
+        ),
+        pytest.param(
+            "path,label,group\na,0,g\na,0,\n",
+            "another group: line 2 says 'g' and line 3 says 'nothing'",
+            id="group-conflict",
+        ),
+    ],
+)
+def test_refuses_a_table(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        label_sources(write_table(tmp_path, text), require_labels=True)
+
+
+def test_a_table_for_prediction_needs_no_labels(tmp_path: Path) -> None:
+    table = write_table(tmp_path, "path,label\na,\nb,fake\n")
+    assert [source.label for source in label_sources(table).sources] == [None, 1]
+    table = write_table(tmp_path, "path\na\nb\n")
+    assert [source.label for source in label_sources(table).sources] == [None, None]
+
+
+def test_a_missing_table(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"none\.CSV: no such file"):
+        label_sources(tmp_path / "none.CSV")
+
+
+def test_repeated_rows_count_once_unless_each_needs_an_answer(tmp_path: Path) -> None:
+    table = write_table(tmp_path, f"path,label\na,0\nb,1\n./a,real\n{tmp_path}/a,0\na,0\n")
+    labelled = label_sources(table)
+    assert [source.name for source in labelled.sources] == ["a", "b"]
+    assert labelled.duplicates == 3
+    kept = label_sources(table, keep_duplicates=True)
+    assert [source.name for source in kept.sources] == ["a", "b", "./a", f"{tmp_path}/a", "a"]
+    assert len({source.id for source in kept.sources}) == 5
+    assert kept.duplicates == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param("real/a.jpg", (0, None, None), id="real"),
+        pytest.param("fake/a.jpg", (1, None, None), id="fake"),
+        pytest.param("FAKE/a.jpg", (1, None, None), id="case"),
+        pytest.param("x/y/real/a.jpg", (0, None, None), id="any-depth"),
+        pytest.param("real/id1/a.jpg", (0, "id1", None), id="group"),
+        pytest.param("fake/id1/a.jpg", (1, "id1", None), id="group-shared"),
+        pytest.param("fake/m/id1/a.jpg", (1, "m/id1", None), id="group-path"),
+        pytest.param("set/real/id1/a.jpg", (0, "set/id1", None), id="group-around"),
+        pytest.param("train/real/a.jpg", (0, None, "train"), id="train"),
+        pytest.param("Val/fake/id1/a.jpg", (1, "id1", "validation"), id="val"),
+        pytest.param("valid/fake/a.jpg", (1, None, "validation"), id="valid"),
+        pytest.param("validation/fake/a.jpg", (1, None, "validation"), id="validation"),
+        pytest.param("s/test/x/fake/id1/a.jpg", (1, "s/x/id1", "test"), id="test"),
+        pytest.param("real/train/a.jpg", (0, "train", None), id="split-below-is-a-group"),
+        pytest.param("dev/real/a.jpg", (0, None, None), id="dev-is-no-split"),
+        pytest.param("real/real/a.jpg", (0, None, None), id="twice"),
+        pytest.param("real/fakes/a.jpg", (0, "fakes", None), id="whole-words"),
+        pytest.param("real/fake.jpg", (0, None, None), id="file-names-do-not-count"),
+    ],
+)
+def test_labels_a_tree(
+    tmp_path: Path, name: str, expected: tuple[int | None, str | None, str | None]
+) -> None:
+    labelled = label_sources(touch(tmp_path / "fake", name), require_labels=True)
+    assert facts(labelled) == {name: expected}
+
+
+def test_an_unlabelled_tree(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "train/b.jpg", "n.txt")
+    labelled = label_sources(tmp_path)
+    assert facts(labelled) == {"a.jpg": (None, None, None), "train/b.jpg": (None, None, None)}
+    assert labelled.skipped == {".txt": 1}
+    with pytest.raises(UsageError, match=r"2 of 2 files have no label, such as 'a.jpg', 'train/b"):
+        label_sources(tmp_path, require_labels=True)
+
+
+def test_shows_a_few_of_many_unlabelled_files(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{i}\x1b.jpg" for i in range(5)))
+    with pytest.raises(
+        UsageError, match=r"5 of 5 .*'0.*x1b\.jpg', .*, \.\.\.; expected a folder"
+    ) as info:
+        label_sources(tmp_path, require_labels=True)
+    assert "\x1b" not in str(info.value)
+
+
+@pytest.mark.parametrize("own", ["real", "Fake"])
+def test_the_name_of_the_input_does_not_count(
+    tmp_path: Path, own: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / own, "a.jpg")
+    monkeypatch.chdir(tmp_path / own)
+    for given in (tmp_path / own, "."):
+        assert label_sources(given).sources[0].label is None
+        with pytest.raises(UsageError, match=f"own name '{own}' does not count"):
+            label_sources(given, require_labels=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        pytest.param(
+            ["real/fake/a.jpg"], "'real/fake/a.jpg' is below a real/ and a fake/", id="both"
+        ),
+        pytest.param(
+            ["real/a.jpg", "fake/b.jpg", "stray.jpg"],
+            "1 of 3 files are in no real/ or fake/ folder .*: 'stray.jpg'; move them",
+            id="stray",
+        ),
+        pytest.param(
+            ["train/test/real/a.jpg"], r"folders of different splits \(test, train\)", id="splits"
+        ),
+    ],
+)
+def test_refuses_a_tree_in_doubt(tmp_path: Path, names: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        label_sources(touch(tmp_path, *names))
+
+
+def test_what_cannot_be_read_does_not_upset_a_labelled_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "real/a.jpg", "fake/b.jpg")
+    os.mkfifo(tmp_path / "fifo.jpg")
+    (tmp_path / "real" / "gone.jpg").symlink_to("nowhere")
+    labelled = label_sources(tmp_path, require_labels=True, follow_links=True)
+    assert {source.name: source.label for source in labelled.sources} == {
+        "fake/b.jpg": 1,
+        "fifo.jpg": None,
+        "real/a.jpg": 0,
+        "real/gone.jpg": 0,
+    }
+
+
+def test_the_output_is_not_part_of_the_tree(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.jpg", "out/crop.jpg")
+    assert facts(label_sources(tmp_path, exclude=tmp_path / "out")) == {
+        "real/a.jpg": (0, None, None)
+    }
+
+
+def test_lists_patterns_and_files_carry_no_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(touch(tmp_path, "real/a.jpg"))
+    Path("list.txt").write_text("real/a.jpg\n")
+    for given in ("list.txt", "real/a.jpg", "*/*.jpg"):
+        assert facts(label_sources(given)) == {"real/a.jpg": (None, None, None)}
+        with pytest.raises(UsageError, match="1 of 1 files have no label"):
+            label_sources(given, require_labels=True)
+
+
+def test_swapping_the_folders_swaps_the_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.jpg", "fake/b.jpg")
+    before = {source.path.name: source.label for source in label_sources(tmp_path).sources}
+    (tmp_path / "real").rename(tmp_path / "x")
+    (tmp_path / "fake").rename(tmp_path / "real")
+    (tmp_path / "x").rename(tmp_path / "fake")
+    after = {source.path.name: source.label for source in label_sources(tmp_path).sources}
+    assert before == {"a.jpg": 0, "b.jpg": 1}
+    assert after == {"a.jpg": 1, "b.jpg": 0}

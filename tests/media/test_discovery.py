@@ -1,0 +1,399 @@
+"""Every input file becomes exactly one source, however it is called and whatever it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepfake.errors import UsageError
+from deepfake.media.discovery import (
+    IMAGE_SUFFIXES,
+    Discovery,
+    discover,
+    display_name,
+    list_sources,
+    path_uri,
+)
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def names(found: Discovery) -> list[str]:
+    return [source.name for source in found.sources]
+
+
+def problems(found: Discovery) -> dict[str, str | None]:
+    return {source.name: source.problem for source in found.sources}
+
+
+def test_searches_a_folder_in_the_order_of_bytes(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a/z.PNG", "a.jpg", "B.jpeg", "a/b/c.webp", "é.tif")
+    found = discover(tmp_path)
+    assert names(found) == ["B.jpeg", "a.jpg", "a/b/c.webp", "a/z.PNG", "b.jpg", "é.tif"]
+    assert found.root == tmp_path
+    assert all(source.path == tmp_path / source.name for source in found.sources)
+    assert all(source.problem is None and len(source.id) == 16 for source in found.sources)
+    assert discover(str(tmp_path)) == found
+
+
+def test_counts_what_it_passes_over(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "x.txt", "d/y.TXT", "README", ".DS_Store", "._a.jpg", ".git/b.jpg")
+    found = discover(tmp_path)
+    assert names(found) == ["a.jpg"]
+    assert found.skipped == {".txt": 2, "(no suffix)": 1, "(hidden)": 3}
+
+
+@pytest.mark.parametrize("suffix", [*(s[1:] for s in IMAGE_SUFFIXES), "JPG", "Jpeg", "HEIC"])
+def test_knows_the_suffix(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path, f"a.{suffix}")
+    assert names(discover(tmp_path)) == [f"a.{suffix}"]
+
+
+def test_similar_names_have_their_own_ids(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    odd = [
+        "a\nb.jpg",
+        "-rf.jpg",
+        "x" * 251 + ".jpg",
+        " .jpg",
+        "a;b,c.jpg",
+        os.fsdecode(b"\xff.jpg"),
+    ]
+    touch(tmp_path, "a.jpg", "a.png", "d/a.jpg", "e/a.jpg", nfc, nfd, *odd)
+    found = discover(tmp_path)
+    assert len(found.sources) == 12
+    assert len({source.id for source in found.sources}) == 12
+
+
+def test_ids_depend_on_the_name_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "one/a/x.jpg", "two/a/x.jpg", "two/b.jpg")
+    one, two = discover(tmp_path / "one"), discover(tmp_path / "two")
+    assert one.sources[0].id == two.sources[0].id
+    assert one.sources[0].id == hashlib.sha1(b"a/x.jpg").hexdigest()[:16]
+
+
+component = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=8
+).filter(lambda text: text not in (".", ".."))
+surrogates = st.sampled_from(["\udcff", "\udc80a", "é", "e\u0301", "-x", "a\nb", "\x1b[2J"])
+
+
+@given(
+    paths=st.sets(
+        st.tuples(
+            st.lists(st.sampled_from(["d", "real", "x.jpg.d"]), max_size=2),
+            component | surrogates,
+            st.sampled_from([".jpg", ".PNG", ".txt", ""]),
+        ).map(lambda parts: "/".join([*parts[0], parts[1] + parts[2]])),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_a_random_tree_loses_no_file(
+    tmp_path_factory: pytest.TempPathFactory, paths: set[str]
+) -> None:
+    root = tmp_path_factory.mktemp("tree")
+    for name in paths | {"one.jpg"}:
+        try:
+            touch(root, name)
+        except (FileExistsError, IsADirectoryError, NotADirectoryError):
+            continue
+    files = [name for _, _, below in os.walk(root) for name in below]
+    found = discover(root)
+    assert len(found.sources) + sum(found.skipped.values()) == len(files)
+    assert len({source.id for source in found.sources}) == len(found.sources)
+    assert all(source.path.is_file() for source in found.sources)
+    assert discover(root) == found
+
+
+def make_weird(root: Path) -> None:
+    touch(root, "good.jpg", "folder.jpg/inside.jpg")
+    touch(root.parent, "outside/o.jpg")
+    os.mkfifo(root / "fifo.jpg")
+    os.mkfifo(root / "fifo")
+    (root / "broken.jpg").symlink_to("nowhere.jpg")
+    (root / "loop.jpg").symlink_to("loop.jpg")
+    (root / "link.jpg").symlink_to("good.jpg")
+    (root / "out.jpg").symlink_to(root.parent / "outside" / "o.jpg")
+    (root / "device.jpg").symlink_to("/dev/null")
+    (root / "linked").symlink_to("folder.jpg")
+    (root / "away").symlink_to(root.parent / "outside")
+    (root / "folder.jpg" / "up").symlink_to("..")
+
+
+@pytest.mark.timeout(20)
+def test_weird_things_have_a_row_each(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    make_weird(root)
+    found = discover(root)
+    no_link = "not_regular_file: a symbolic link (links are not followed by default)"
+    assert problems(found) == {
+        "broken.jpg": no_link,
+        "device.jpg": no_link,
+        "fifo.jpg": "not_regular_file: a fifo (named pipe)",
+        "folder.jpg": "not_regular_file: a folder",
+        "folder.jpg/inside.jpg": None,
+        "good.jpg": None,
+        "link.jpg": no_link,
+        "loop.jpg": no_link,
+        "out.jpg": no_link,
+    }
+    assert found.skipped == {"(link to folder)": 3, "(no suffix)": 1}
+
+
+@pytest.mark.timeout(20)
+def test_follows_links_that_stay_inside(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    make_weird(root)
+    found = discover(root, follow_links=True)
+    assert problems(found) == {
+        "broken.jpg": "not_regular_file: broken link",
+        "device.jpg": "not_regular_file: a link that leads out of the input folder",
+        "fifo.jpg": "not_regular_file: a fifo (named pipe)",
+        "folder.jpg": "not_regular_file: a folder",
+        "folder.jpg/inside.jpg": None,
+        "good.jpg": None,
+        "link.jpg": None,
+        "linked/inside.jpg": None,
+        "loop.jpg": "not_regular_file: broken link",
+        "out.jpg": "not_regular_file: a link that leads out of the input folder",
+    }
+    # Two ways up to the root, and one folder outside.
+    assert found.skipped == {"(link to folder)": 3, "(no suffix)": 1}
+
+
+def test_a_folder_that_cannot_be_listed_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "closed/b.jpg", "shut.jpg/c.jpg")
+    scandir = os.scandir
+
+    def deny(path: Path) -> Any:
+        if Path(path).name in ("closed", "shut.jpg"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    found = discover(tmp_path)
+    assert problems(found) == {
+        "a.jpg": None,
+        "closed/": "io_error: cannot list folder (Permission denied)",
+        "shut.jpg": "not_regular_file: a folder",
+        "shut.jpg/": "io_error: cannot list folder (Permission denied)",
+    }
+    assert len({source.id for source in found.sources}) == 4
+    with pytest.raises(UsageError, match=r"cannot list folder \(Permission denied\)"):
+        discover(tmp_path / "closed")
+
+
+def test_entries_without_status_keep_their_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "d/b.jpg")
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
+    exists = Path.exists
+
+    def deny(path: Path) -> bool:
+        if path.name in ("d", "link.jpg"):
+            raise PermissionError(13, "Permission denied")
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", deny)
+    assert problems(discover(tmp_path)) == {
+        "a.jpg": None,
+        "d/": "io_error: Permission denied",
+        "link.jpg": "io_error: Permission denied",
+    }
+
+
+def test_does_not_search_the_output(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.jpg", "in/out/b.jpg", "in/c/out/d.jpg")
+    assert names(discover(tmp_path / "in", exclude=tmp_path / "in" / "c" / ".." / "out")) == [
+        "a.jpg",
+        "c/out/d.jpg",
+    ]
+    assert len(discover(tmp_path / "in", exclude=tmp_path / "not-yet").sources) == 3
+    with pytest.raises(UsageError, match="the input folder is also the output folder"):
+        discover(tmp_path / "in", exclude=tmp_path / "in")
+
+
+def test_very_deep_trees(tmp_path: Path) -> None:
+    touch(tmp_path, "d/" * 400 + "a.jpg")
+    assert len(discover(tmp_path).sources) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param([], r"no photo found; looked for \.jpg \.jpeg .*list file", id="empty"),
+        pytest.param(["a.txt", "b.csv"], r"passed over 1 \.csv, 1 \.txt", id="other-suffixes"),
+    ],
+)
+def test_nothing_found(tmp_path: Path, make: list[str], message: str) -> None:
+    touch(tmp_path, *make)
+    with pytest.raises(UsageError, match=message):
+        discover(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["none", "none.jpg", "none.txt", "no/*.jpg", "a\0.jpg"])
+def test_no_such_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="no such file or folder"):
+        discover(text)
+
+
+def test_empty_input() -> None:
+    with pytest.raises(UsageError, match="the input is empty"):
+        discover("")
+
+
+def test_a_single_file_is_an_input_whatever_its_suffix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "d/a.dat", "a[1]*.jpg")
+    (tmp_path / "broken.jpg").symlink_to("nowhere")
+    (tmp_path / "link.jpg").symlink_to("d/a.dat")
+    assert problems(discover("d/a.dat")) == {"d/a.dat": None}
+    assert problems(discover("a[1]*.jpg")) == {"a[1]*.jpg": None}
+    assert problems(discover("link.jpg")) == {"link.jpg": None}
+    assert problems(discover("broken.jpg")) == {"broken.jpg": "not_regular_file: broken link"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        pytest.param("p/*.jpg", ["p/a.jpg", "p/b.jpg"], id="star"),
+        pytest.param("p/?.png", ["p/c.png"], id="question"),
+        pytest.param("p/[ab].jpg", ["p/a.jpg", "p/b.jpg"], id="set"),
+        pytest.param("p/*", ["p/a.jpg", "p/b.jpg", "p/c.png"], id="all"),
+        pytest.param("p/*/x*.jpg", ["p/d/x1.jpg"], id="folder"),
+        pytest.param("p/**/x*.jpg", ["p/d/e/x2.jpg", "p/d/x1.jpg"], id="any-depth"),
+        pytest.param("**/e/*", ["p/d/e/x2.jpg"], id="from-here"),
+        pytest.param("p/**", None, id="everything"),
+    ],
+)
+def test_patterns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, expected: list[str] | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    everything = ["p/a.jpg", "p/b.jpg", "p/c.png", "p/d/e/x2.jpg", "p/d/x1.jpg"]
+    touch(tmp_path, *everything, "p/n.txt")
+    found = discover(pattern)
+    assert names(found) == (expected or everything)
+    assert all(source.path.is_file() for source in found.sources)
+    absolute = discover(str(tmp_path / pattern))
+    assert names(absolute) == [f"{tmp_path}/{name}" for name in names(found)]
+
+
+def test_a_pattern_without_match(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.txt", "d/c.jpg")
+    with pytest.raises(UsageError, match=r"\*\.png': no photo found"):
+        discover(tmp_path / "*.png")
+    with pytest.raises(UsageError, match=r"passed over 1 \.txt"):
+        discover(tmp_path / "*.txt")
+
+
+def test_a_list_keeps_its_order_and_every_line(tmp_path: Path) -> None:
+    touch(tmp_path, "l/b.jpg", "l/a.png", "c", "l/d/x.jpg")
+    lines = ["b.jpg", "", "a.png", f"{tmp_path}/c", "gone.jpg", "  ", "../c", "d", "b.jpg", "b.jpg"]
+    (tmp_path / "l" / "list.TXT").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    found = discover(tmp_path / "l" / "list.TXT")
+    assert names(found) == [line for line in lines if line.strip()]
+    assert len({source.id for source in found.sources}) == 8
+    assert {name: problem for name, problem in problems(found).items() if problem} == {
+        "gone.jpg": "io_error: no such file",
+        "d": "not_regular_file: a folder",
+    }
+    assert found.sources[2].path == tmp_path / "c"
+    assert found.root == tmp_path / "l"
+
+
+def test_a_list_of_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff\xe4.jpg")
+    touch(tmp_path, name)
+    (tmp_path / "a.lst").write_bytes(b"\xff\xe4.jpg\n")
+    assert problems(discover(tmp_path / "a.lst")) == {name: None}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(b"\n \r\n", "list file is empty", id="blank"),
+        pytest.param("a.jpg\n".encode("utf-16"), "list file is UTF-16 or not text", id="utf-16"),
+        pytest.param(b"a\0.jpg\n", "list file is UTF-16 or not text", id="nul"),
+    ],
+)
+def test_a_list_that_is_none(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(UsageError, match=message):
+        discover(tmp_path / "a.txt")
+
+
+def test_a_list_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    touch(tmp_path, "a.txt")
+    monkeypatch.setattr(Path, "read_bytes", deny)
+    with pytest.raises(UsageError, match="list file cannot be read"):
+        discover(tmp_path / "a.txt")
+
+
+def test_listed_names_may_be_too_long(tmp_path: Path) -> None:
+    (source,) = list_sources(["x" * 5000], tmp_path)
+    assert source.problem == "io_error: File name too long"
+
+
+def test_ids_of_repeated_names_do_not_meet_other_names(tmp_path: Path) -> None:
+    listed = list_sources(iter(["a", "a", "a2", "a 2", "a"]), tmp_path)
+    assert len({source.id for source in listed}) == 5
+    assert listed[0].id == list_sources(["a"], tmp_path)[0].id
+
+
+@given(st.binary(min_size=1).filter(lambda data: b"\0" not in data))
+def test_path_uri_round_trips(data: bytes) -> None:
+    uri = path_uri(os.fsdecode(data))
+    assert uri.isascii()
+    assert uri.isprintable()
+    assert unquote_to_bytes(uri) == data
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        pytest.param("ä b/c.jpg", "ä b/c.jpg", id="plain"),
+        pytest.param("a\nb\r\t", r"a\nb\r\t", id="newline"),
+        pytest.param("\x1b[2J\x7f", r"\x1b[2J\x7f", id="escape"),
+        pytest.param(os.fsdecode(b"\xff\xe4"), r"\xff\xe4", id="bytes"),
+        pytest.param("\x85", r"\u0085", id="c1"),
+        pytest.param("gpj.\u202eexe", r"gpj.\u202eexe", id="direction"),
+        pytest.param("\ud800", r"\ud800", id="surrogate"),
+        pytest.param(r"a\nb", r"a\\nb", id="backslash"),
+        pytest.param("👩\u200d🚀", "👩\u200d🚀", id="emoji"),
+    ],
+)
+def test_display_name(name: str, shown: str) -> None:
+    assert display_name(name) == shown
+
+
+@given(st.sets(st.binary(min_size=1, max_size=6), min_size=2, max_size=6))
+def test_display_names_are_safe_and_distinct(data: set[bytes]) -> None:
+    shown: Iterator[str] = (display_name(os.fsdecode(item)) for item in data)
+    texts = set(shown)
+    assert len(texts) == len(data)
+    assert all(text.encode() and "\n" not in text and "\x1b" not in text for text in texts)

@@ -1,0 +1,6 @@
+"""Train a detector: ``python train.py --config configs/default.yaml --data.root CROPS``."""
+
+from deepfake.cli import train
+
+if __name__ == "__main__":
+    raise SystemExit(train())
