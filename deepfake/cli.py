@@ -454,6 +454,7 @@ def _answer_code(answered: int, total: int, strict: bool) -> int:
 def _run(job: Callable[[], int], advice: str) -> int:
     """Run a command; every foreseeable failure is one line and an exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("deepfake").setLevel(logging.INFO)
     try:
         return job()
     except UsageError as error:

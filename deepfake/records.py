@@ -263,9 +263,12 @@ class CropSpec:
                 f"missing {sorted(known - set(values))}"
             )
         values = dict(values)
-        values["margins"] = tuple(values["margins"])
-        values["thresholds"] = tuple(values["thresholds"])
-        return cls(**values)
+        try:
+            values["margins"] = tuple(values["margins"])
+            values["thresholds"] = tuple(values["thresholds"])
+            return cls(**values)
+        except TypeError as error:
+            raise UsageError(f"a crop setting has a value of the wrong kind: {error}") from error
 
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> CropSpec:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
@@ -20,14 +22,16 @@ from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 
+from deepfake.dataset.manifest import read_job
 from deepfake.errors import UsageError
-from deepfake.learning.callbacks import MODEL_FILE, CollapseGuard, FitClassifier
+from deepfake.learning.callbacks import MODEL_FILE, CollapseGuard, EpochLog, FitClassifier
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import TripletTask
 from deepfake.storage import write_atomic
 
 _RUN_VARIABLE = "DEEPFAKE_RUN_FOLDER"  # tells the processes that Lightning starts where to write
 _CHECKPOINTS = "checkpoints"
+_LAST = "last"
 
 
 class _Parser(LightningArgumentParser):
@@ -39,6 +43,8 @@ class _Parser(LightningArgumentParser):
         words = re.findall(r"--[\w.]+", message) + [
             f"--{word}" for word in re.findall(r"[\"']([\w.]+)[\"']", message)
         ]
+        if "Expected a" in message:
+            words = []  # the name was right, its value is not
         hint = ""
         for word in words:
             close = get_close_matches(word, known, n=1, cutoff=0.6)
@@ -67,14 +73,20 @@ class _TrainCLI(LightningCLI):
             parser.link_arguments("seed_everything", target, compute_fn=int)
 
     def instantiate_classes(self) -> None:
-        # The folder comes first: a run that cannot write must fail before it loads anything.
+        # What fails for certain must fail before a network is built or weights are fetched.
+        read_job(Path(self.config.data.root))
         self.folder = _claim_folder(self.config.run)
         skipped = ("run", "resume", "config")
         kept = self.config.clone()
         for key in skipped:
             kept.pop(key, None)
         self.configuration = self.parser.dump(kept, skip_none=False, skip_link_targets=True)
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except BaseException:
+            with suppress(OSError):
+                self.folder.rmdir()  # only if nothing was written
+            raise
         self.model.configuration = self.configuration
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
@@ -87,15 +99,24 @@ class _TrainCLI(LightningCLI):
                 monitor="val_auc",
                 mode="max",
                 save_top_k=1,
-                save_last=True,
+                save_on_train_epoch_end=True,
+            ),
+            # Of its own: Lightning's save_last skips the epochs that are not the best so far.
+            ModelCheckpoint(
+                dirpath=self.folder / _CHECKPOINTS,
+                filename=_LAST,
+                enable_version_counter=False,
                 # An epoch's checkpoint is only resumable once the epoch is really over.
                 save_on_train_epoch_end=True,
             ),
             FitClassifier(str(self.folder), self.config.weights),
             CollapseGuard(),
+            EpochLog(),
         ]
-        if trainer.enable_progress_bar is not False:
+        if trainer.enable_progress_bar is not False and sys.stderr.isatty():
             own.append(TQDMProgressBar())
+        else:
+            options["enable_progress_bar"] = False  # a log file wants a line per epoch
         if trainer.logger in (None, True):
             options["logger"] = CSVLogger(self.folder.parent, self.folder.name, version="")
         options["callbacks"] = [*(trainer.callbacks or []), *own]
@@ -173,7 +194,7 @@ def _find_resume(wanted: str | None) -> str | None:
         return None
     path = Path(wanted)
     if path.is_dir():
-        path = path / _CHECKPOINTS / "last.ckpt"
+        path = path / _CHECKPOINTS / f"{_LAST}.ckpt"
     if not path.is_file():
         raise UsageError(f"--resume {wanted}: there is no checkpoint {path}")
     return str(path)

@@ -37,7 +37,7 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import iter_extractions
-from deepfake.media.discovery import path_uri
+from deepfake.media.discovery import display_name, path_uri
 from deepfake.media.images import MAX_PIXELS
 from deepfake.media.tables import read_csv
 from deepfake.progress import track
@@ -130,7 +130,7 @@ def crop_media(
         output.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"{output} is a file; name a folder for the crops") from None
-    with exclusive(output), no_space_is_an_error(output):
+    with no_space_is_an_error(output), exclusive(output):
         job = _Job(output, labelled.sources, spec, shard_size)
         job.begin()
         todo = [shard for shard in job.shards() if not job.is_done(shard)]
@@ -171,8 +171,6 @@ class _Job:
 
     def begin(self) -> None:
         """Write the plan into a new folder, or check that an old one is of this very job."""
-        for leftover in [*self.root.glob(f"{TEMPORARY_PREFIX}*")]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         plan = format_table(_PLAN_COLUMNS, (_plan_cells(source) for source in self.sources))
         description = {
             "crop_spec": self.spec.to_dict(),
@@ -182,18 +180,32 @@ class _Job:
             "versions": {"deepfake": __version__} | {name: version(name) for name in _PACKAGES},
         }
         plan_path, job_path = self.root / PLAN_FILE, self.root / JOB_FILE
-        if job_path.exists():
+        begun = job_path.exists()
+        if begun:
             self._check_same_job(plan, description)
-            return
-        foreign = {path.name for path in self.root.iterdir()} - {*LOCK_NAMES, PLAN_FILE}
+        else:
+            self._check_own()
+        # Only now is it certain that nothing here is anybody else's.
+        for leftover in [*self.root.glob(f"{TEMPORARY_PREFIX}*")]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        if not begun:
+            write_atomic(plan_path, plan)
+            write_atomic(job_path, json.dumps(description, indent=2, sort_keys=True) + "\n")
+        (self.root / SHARDS_FOLDER).mkdir(exist_ok=True)
+
+    def _check_own(self) -> None:
+        """A folder without ``job.json`` may only hold what a killed run leaves before it."""
+        foreign = sorted(
+            path.name
+            for path in self.root.iterdir()
+            if path.name not in (*LOCK_NAMES, PLAN_FILE)
+            and (path.is_dir() or not path.name.startswith(TEMPORARY_PREFIX))
+        )
         if foreign:
             raise UsageError(
-                f"{self.root} is not empty and holds no crop job ({sorted(foreign)[0]!r} is in "
-                "it); name a new folder"
+                f"{self.root} is not empty and holds no crop job ({foreign[0]!r} is in it); name "
+                "a new folder"
             )
-        write_atomic(plan_path, plan)
-        (self.root / SHARDS_FOLDER).mkdir(exist_ok=True)
-        write_atomic(job_path, json.dumps(description, indent=2, sort_keys=True) + "\n")
 
     def _check_same_job(self, plan: str, description: dict[str, Any]) -> None:
         old = read_job(self.root)
@@ -232,12 +244,14 @@ class _Job:
         if not folder.exists():
             return False
         try:
-            ids = [row["id"] for row in read_csv(folder / SOURCES_FILE, SOURCE_COLUMNS)]
+            rows = read_csv(folder / SOURCES_FILE, SOURCE_COLUMNS)
             crops = [row["crop"] for row in read_csv(folder / MANIFEST_FILE, MANIFEST_COLUMNS)]
-            whole = ids == [source.id for source in self.sources_of(shard)] and all(
-                (self.root / crop).is_file() for crop in crops
+            whole = (
+                [row["id"] for row in rows] == [source.id for source in self.sources_of(shard)]
+                and sum(int(row["faces"]) for row in rows) == len(crops)
+                and all((self.root / crop).is_file() for crop in crops)
             )
-        except (UsageError, OSError):
+        except (ValueError, OSError):  # a UsageError is a ValueError
             whole = False
         if not whole:
             shutil.rmtree(folder)
@@ -304,7 +318,8 @@ def _plan_cells(source: Source) -> list[object]:
     except OSError:
         size = ""
     label = "" if source.label is None else LABEL_NAMES[source.label]
-    return [path_uri(source.name), size, label, source.method, source.group, source.split]
+    words = [display_name(word or "") for word in (source.method, source.group, source.split)]
+    return [path_uri(source.name), size, label, *words]
 
 
 def _refuse_nesting(source: Path, output: Path) -> None:

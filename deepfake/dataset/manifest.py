@@ -113,9 +113,9 @@ def make_crop_row(source: Source, crop: FaceCrop, file: str) -> CropRow:
         time_s=crop.time_s,
         face=crop.face_index,
         label=source.label,
-        method=source.method or "",
+        method=display_name(source.method or ""),
         # A source of no known group is a group of its own.
-        group=source.group or source.id,
+        group=display_name(source.group or source.id),
         split=source.split or "",
         box_xyxy=(x0, y0, x1, y1),
         confidence=crop.face.confidence,
@@ -132,8 +132,8 @@ def make_source_row(source: Source, status: Status, reason: str, faces: int) -> 
         reason=display_name(reason),
         faces=faces,
         label=source.label,
-        method=source.method or "",
-        group=source.group or source.id,
+        method=display_name(source.method or ""),
+        group=display_name(source.group or source.id),
         split=source.split or "",
         id=source.id,
         path_uri=path_uri(source.name),
@@ -156,11 +156,16 @@ def format_sources(rows: Iterable[SourceRow]) -> str:
 
 def format_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     r"""CSV text with a header; UTF-8-safe, ``\n`` at line ends, the same bytes everywhere."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
+    line = io.StringIO()
+    # Python before 3.13 only quotes a lone \r if it is in the line terminator.
+    writer = csv.writer(line, lineterminator="\r\n")
+    lines = []
+    for row in (columns, *rows):
+        writer.writerow(row)
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+        line.seek(0)
+        line.truncate()
+    return "".join(lines)
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -46,7 +46,8 @@ model:
   schedule: one_cycle
 data:
   batch_size: 32
-  augment_share: 0.0
+  augmentation: light
+  augment_share: 1.0
   balance: true
 """
 

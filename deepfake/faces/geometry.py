@@ -88,7 +88,7 @@ def square_window(
         return (0, 0, 0, 0)
     longer = max(x1 - x0, y1 - y0)
     most = max(min(height, width), math.ceil(longer))
-    side = round(min(longer * (1 + 2 * margin_ratio), most))
+    side = max(round(min(longer * (1 + 2 * margin_ratio), most)), 1)
 
     def place(centre: float, extent: int) -> int:
         start = round(centre - side / 2)

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 import cv2
 import torch
 
-from deepfake.errors import JobError
+from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import FaceExtractor
 from deepfake.media.images import MAX_PIXELS
 from deepfake.records import CropSpec, Extraction, Source, Status
@@ -47,8 +47,11 @@ def iter_extractions(
         Each source with its extraction.
 
     Raises:
+        UsageError: If the number of workers is negative.
         JobError: If workers cannot be started.
     """
+    if workers < 0:
+        raise UsageError(f"workers={workers}; expected 0 or more")
     if workers == 0:
         extractor = FaceExtractor(spec, max_pixels=max_pixels)
         for source in sources:
@@ -162,7 +165,7 @@ class _Pool:
                     yield from self._replace(
                         index, f"timeout: gave no answer within {self._timeout_s:g} s"
                     )
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):  # OSError: it died in the middle of its answer
                 worker.process.join()
                 code = worker.process.exitcode
                 yield from self._replace(index, f"crashed: its worker process ended ({code})")

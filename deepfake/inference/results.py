@@ -125,7 +125,7 @@ def fill_submission(
         )
     by_path = {_parts(score.path): score for score in scores}
     by_name: dict[str, list[MediaScore]] = defaultdict(list)
-    for score in scores:
+    for score in by_path.values():  # not `scores`: a file that was asked for twice is one file
         path = PurePosixPath(score.path.replace("\\", "/"))
         for key in {path.name, path.stem}:
             by_name[key].append(score)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path
@@ -153,6 +154,30 @@ class CollapseGuard(Callback):
                 margin,
                 len(self._recent),
             )
+
+
+class EpochLog(Callback):
+    """One line per epoch with its figures and the time left, for terminals and log files."""
+
+    def __init__(self) -> None:
+        self._started_s = 0.0
+        self._first_epoch = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started_s, self._first_epoch = time.monotonic(), trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the figures of the epoch."""
+        names = ("train_triplet_loss", "val_loss", "val_auc", "val_eer", "val_accuracy")
+        figures = trainer.callback_metrics
+        shown = "  ".join(f"{name} {float(figures[name]):.4f}" for name in names if name in figures)
+        epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
+        line = f"epoch {epoch}/{last}  {shown}"
+        if last > epoch:
+            per_epoch_s = (time.monotonic() - self._started_s) / (epoch - self._first_epoch)
+            line += f"  {per_epoch_s * (last - epoch) / 60:.0f} min left"
+        logger.info(line)
 
 
 def _without_nan(value: Any) -> Any:

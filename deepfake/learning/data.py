@@ -55,10 +55,19 @@ class CropDataset(Dataset[Sample]):
         rows: Labelled rows of its manifest.
         size: Side S of the crops in pixels.
         seed: Seed of the augmentation.
+        augmentation: Name of its recipe.
     """
 
-    def __init__(self, root: Path, rows: Sequence[CropRow], size: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        rows: Sequence[CropRow],
+        size: int,
+        seed: int = 0,
+        augmentation: str = "entry",
+    ) -> None:
         self.root, self.rows, self.size, self.seed = root, rows, size, seed
+        self.augmentation = augmentation
         self._augmentation: Augmentation | None = None
 
     def __len__(self) -> int:
@@ -75,7 +84,7 @@ class CropDataset(Dataset[Sample]):
         image = self._read(row)
         if augment:
             # Made where it is used: a pipeline does not survive the way into a worker process.
-            self._augmentation = self._augmentation or Augmentation()
+            self._augmentation = self._augmentation or Augmentation(self.augmentation)
             image = self._augmentation(image, sample_seed(self.seed, epoch, index))
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
@@ -196,6 +205,7 @@ class CropDataModule(LightningDataModule):
     Args:
         root: Crop folder, as ``crop.py`` wrote it.
         batch_size: Crops per step, over all processes together.
+        augmentation: ``entry`` is the contest entry's, ``light`` a gentler one.
         augment_share: Share of each batch that is augmented; the entry's code had 8 of 28.
         balance: Fill every batch half with real and half with fake.
         split: ``given`` takes the split column of the manifest, ``group`` divides by group,
@@ -210,6 +220,7 @@ class CropDataModule(LightningDataModule):
         self,
         root: str,
         batch_size: int = 28,
+        augmentation: Literal["entry", "light"] = "entry",
         augment_share: float = 8 / 28,
         balance: bool = False,
         split: Literal["auto", "given", "group"] = "auto",
@@ -225,6 +236,7 @@ class CropDataModule(LightningDataModule):
             raise UsageError(f"data.augment_share={augment_share}; expected 0 to 1")
         self.root = Path(root)
         self.batch_size, self.augment_share, self.balance = batch_size, augment_share, balance
+        self.augmentation = augmentation
         self.split, self.shares, self.crop_preset = split, shares, crop_preset
         self.num_workers, self.seed = num_workers, seed
         self.datasets: dict[str, CropDataset] = {}
@@ -253,7 +265,9 @@ class CropDataModule(LightningDataModule):
             rows = [row for row, name in zip(manifest.rows, names, strict=True) if name == split]
             number = Counter(row.label for row in rows)
             counts[split] = {word: number[label] for label, word in enumerate(LABEL_NAMES)}
-            self.datasets[split] = CropDataset(self.root, rows, spec.size, self.seed)
+            self.datasets[split] = CropDataset(
+                self.root, rows, spec.size, self.seed, self.augmentation
+            )
         self._check(manifest, names, counts)
         self.description = DataDescription(manifest, counts)
 

@@ -6,13 +6,17 @@ trained with. Shapes: B batch, S crop side, D embedding. Knows no loss, no label
 
 from __future__ import annotations
 
+import os
+import socket
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants, try_to_load_from_cache
 from torch import Tensor, nn
 
 from deepfake.errors import UsageError
@@ -113,15 +117,7 @@ def _make_backbone(name: str, pretrained: bool | str, drop_path_rate: float | No
     if drop_path_rate is not None:
         options["drop_path_rate"] = drop_path_rate
     if pretrained is True:
-        try:
-            pretrained_backbone: nn.Module = timm.create_model(name, pretrained=True, **options)
-        except (OSError, RuntimeError) as error:
-            raise UsageError(
-                f"timm could not get pretrained weights of {name!r} ({_first_line(error)}); give "
-                "a local file with --model.pretrained PATH, start from random with "
-                "--model.pretrained false, or set HF_HUB_OFFLINE=1 with a filled cache"
-            ) from error
-        return pretrained_backbone
+        return _make_pretrained(name, options)
     try:
         backbone: nn.Module = timm.create_model(name, pretrained=False, **options)
     except TypeError as error:
@@ -129,6 +125,49 @@ def _make_backbone(name: str, pretrained: bool | str, drop_path_rate: float | No
     if pretrained is not False:
         _load_local(backbone, Path(pretrained), name)
     return backbone
+
+
+def _make_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
+    """The weights that timm knows, from the cache if they are there, else from the hub if that answers."""
+    cached = _find_cached(name)
+    try:
+        if cached is not None:
+            options = options | {"pretrained_cfg_overlay": {"file": cached}}
+        else:
+            _require_hub()
+        backbone: nn.Module = timm.create_model(name, pretrained=True, **options)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(
+            f"timm could not get pretrained weights of {name!r} ({_first_line(error)}); give a "
+            "local file with --model.pretrained PATH, start from random with --model.pretrained "
+            "false, or run once with the hub in reach to fill its cache"
+        ) from error
+    return backbone
+
+
+def _find_cached(name: str) -> str | None:
+    config = timm.get_pretrained_cfg(name)
+    repository = getattr(config, "hf_hub_id", None)
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        path = try_to_load_from_cache(repository, file) if repository else None
+        if isinstance(path, str):
+            return path
+    return None
+
+
+def _require_hub() -> None:
+    """Fail at once where the hub is out of reach; its own client would retry for a minute.
+
+    Raises:
+        OSError: If offline mode is set or nothing answers.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("offline mode is set by HF_HUB_OFFLINE, and the cache does not hold them")
+    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return  # only the proxy knows
+    host = urlsplit(constants.ENDPOINT)
+    port = host.port or (443 if host.scheme == "https" else 80)
+    socket.create_connection((host.hostname or "", port), timeout=4).close()
 
 
 def _load_local(backbone: nn.Module, path: Path, name: str) -> None:

@@ -183,7 +183,11 @@ class TripletTask(LightningModule):
             raise JobError(
                 f"the embedding became NaN in epoch {self.current_epoch}; {self._advice}"
             )
-        figures = {"val_loss": self._validation_loss(embeddings, labels)}
+        # The AUC is always there, if need be as nan: checkpoints are chosen by it.
+        figures = {
+            "val_loss": self._validation_loss(embeddings, labels),
+            "val_auc": float("nan"),
+        }
         if self._recent:
             seen, truth = (torch.cat(parts) for parts in zip(*self._recent, strict=True))
             if int(truth.bincount(minlength=2).min()) >= 2:
@@ -242,7 +246,8 @@ class TripletTask(LightningModule):
 
     @property
     def _advice(self) -> str:
-        last = getattr(self.trainer.checkpoint_callback, "last_model_path", "")
+        written = [getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks]
+        last = next((path for path in reversed(written) if path), None)
         good = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
         return f"{good}; try a smaller model.lr or trainer.gradient_clip_val"
 

@@ -1,0 +1,131 @@
+"""Finished crop folders, drawn: fakes have a seam and a smoother inside than reals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deepfake.dataset.manifest import (
+    JOB_FILE,
+    MANIFEST_FILE,
+    SOURCES_FILE,
+    CropRow,
+    SourceRow,
+    format_manifest,
+    format_sources,
+)
+from deepfake.faces.extraction import encode_crop
+from deepfake.records import CropSpec
+from deepfake.storage import write_atomic
+
+COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"train": (16, 16), "validation": (8, 8), "test": (8, 8)}
+)
+"""Real and fake crops of each split."""
+
+
+def draw_crop(rng: np.random.Generator, size: int, fake: bool) -> NDArray[np.uint8]:
+    """Soft shades, a lighter oval and grain; a fake's oval has a rim and another grain."""
+    shades = cv2.resize(rng.uniform(60, 150, (3, 3, 3)), (size, size), interpolation=cv2.INTER_CUBIC)
+    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+    distance = np.hypot(x / 0.32, y / 0.4)[..., None]
+    face = shades + 30 * (distance < 1)
+    grain = rng.normal(0, 6, (size, size, 3))
+    if fake:
+        checks = 14.0 * ((np.indices((size, size)).sum(axis=0) % 2) * 2 - 1)[..., None]
+        grain = np.where(distance < 1, checks, grain)
+        face = face + 25 * (np.abs(distance - 1) < 0.08)
+    return np.clip(face + grain, 0, 255).astype(np.uint8)
+
+
+def write_crop_folder(
+    root: Path,
+    counts: Mapping[str, tuple[int, int]] = COUNTS,
+    *,
+    size: int = 64,
+    jpeg_quality: int | None = 95,
+    preset: str = "square",
+    group_size: int = 1,
+    seed: int = 0,
+    edit: Callable[[CropRow], CropRow] = lambda row: row,
+) -> Path:
+    """Write a folder as ``crop.py`` leaves it.
+
+    Args:
+        root: New folder.
+        counts: Real and fake crops of each split.
+        size: Side of the crops.
+        jpeg_quality: ``None`` stores PNG.
+        preset: Name of the recipe, as the job remembers it.
+        group_size: Reals (and as many fakes) that share a group.
+        seed: Other seed, other pictures.
+        edit: Changes rows before they are written, e.g. empties their split.
+    """
+    spec = CropSpec(preset=preset, size=size, jpeg_quality=jpeg_quality)
+    rng = np.random.default_rng(seed)
+    crops = Path("shards") / "00000" / "crops"
+    (root / crops).mkdir(parents=True)
+    rows = []
+    for split, numbers in counts.items():
+        for label, number in enumerate(numbers):
+            for i in range(number):
+                name = f"{split}-{label}-{i}"
+                source = hashlib.sha1(f"{seed}-{name}".encode()).hexdigest()[:16]
+                file = crops / f"{source}_0_0{spec.suffix}"
+                picture = draw_crop(rng, size, fake=label == 1)
+                (root / file).write_bytes(encode_crop(picture, jpeg_quality))
+                group = f"{split}-{i // group_size}"
+                rows.append(edit(_make_row(file, source, label, group, split, size)))
+    write_tables(root, rows)
+    job = {"crop_spec": spec.to_dict(), "versions": {"deepfake": "0"}}
+    write_atomic(root / JOB_FILE, json.dumps(job))
+    return root
+
+
+def write_tables(root: Path, rows: list[CropRow]) -> None:
+    """Write ``manifest.csv`` and ``sources.csv``."""
+    write_atomic(root / MANIFEST_FILE, format_manifest(rows))
+    write_atomic(root / SOURCES_FILE, format_sources(_source_row(row) for row in rows))
+
+
+def _make_row(
+    file: Path, source: str, label: int, group: str, split: str, size: int
+) -> CropRow:
+    return CropRow(
+        crop=file.as_posix(),
+        source=source,
+        frame=0,
+        time_s=0.0,
+        face=0,
+        label=label,
+        method="seam" if label else "",
+        group=group,
+        split=split,
+        box_xyxy=(0.0, 0.0, float(size), float(size)),
+        confidence=0.99,
+        landmarks=tuple(float(value) for value in range(10)),
+        rotation=0,
+    )
+
+
+def _source_row(row: CropRow) -> SourceRow:
+    name = f"{row.source}.jpg"
+    return SourceRow(
+        path=name,
+        status="ok",
+        reason="",
+        faces=1,
+        label=row.label,
+        method=row.method,
+        group=row.group,
+        split=row.split,
+        id=row.source,
+        path_uri=name,
+    )
