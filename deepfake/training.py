@@ -80,7 +80,7 @@ class _TrainCLI(LightningCLI):
         kept = self.config.clone()
         for key in skipped:
             kept.pop(key, None)
-        self.configuration = self.parser.dump(kept, skip_none=False, skip_link_targets=True)
+        self.configuration = self.parser.dump(kept, skip_unset=False, skip_link_targets=True)
         try:
             super().instantiate_classes()
         except BaseException:
@@ -139,6 +139,7 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
         seed_everything_default=0,
         save_config_callback=None,
         parser_class=_Parser,
+        auto_configure_optimizers=False,  # the task has its own, flat settings
         trainer_defaults={
             # Our own sampler divides the batches; Lightning's would pad and repeat samples.
             "use_distributed_sampler": False,

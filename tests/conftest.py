@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 # Before any test imports torch or a library that asks a server for something.
@@ -60,3 +61,35 @@ def shared_media() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"no shared media in {folder}; name their folder with DEEPFAKE_DATA")
     return folder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A small detector that went the whole way through the commands, and what it was made of."""
+
+    photos: Path
+    crops: Path
+    run: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.run / "model.ckpt"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Draw portraits, then crop and train with the commands and shipped configurations."""
+    from deepfake import cli
+    from deepfake.demo.portraits import write_dataset
+
+    folder = tmp_path_factory.mktemp("trained")
+    result = Trained(folder / "photos", folder / "crops", folder / "run")
+    result.photos.mkdir()
+    write_dataset(result.photos, identities=12, shots=2)
+    table, crops = str(result.photos / "labels.csv"), str(result.crops)
+    assert cli.crop([table, crops, "--size", "64", "--workers", "1", "--quiet"]) == 0
+    configs = Path(__file__).parents[1] / "configs"
+    options = ["--config", str(configs / "default.yaml"), "--config", str(configs / "smoke.yaml")]
+    options += ["--data.root", crops, "--run", str(result.run)]
+    assert cli.train(options) == 0
+    return result

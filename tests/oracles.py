@@ -55,7 +55,8 @@ def loss_of_triplets(embeddings: Tensor, triplets: Sequence[Triplet], margin: fl
     for a, p, n in triplets:
         positive = (embeddings[a] - embeddings[p]).pow(2).sum()
         negative = (embeddings[a] - embeddings[n]).pow(2).sum()
-        total = total + torch.clamp(margin + positive - negative, min=0)
+        # relu, not clamp: a pair that is exactly satisfied has no gradient.
+        total = total + torch.relu(margin + positive - negative)
     return total / max(len(triplets), 1)
 
 

@@ -13,6 +13,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def format_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> st
     # Python before 3.13 only quotes a lone \r if it is in the line terminator.
     writer = csv.writer(line, lineterminator="\r\n")
     lines = []
-    for row in (columns, *rows):
+    for row in chain([columns], rows):
         writer.writerow(row)
         lines.append(line.getvalue().removesuffix("\r\n") + "\n")
         line.seek(0)

@@ -128,7 +128,7 @@ def _make_backbone(name: str, pretrained: bool | str, drop_path_rate: float | No
 
 
 def _make_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
-    """The weights that timm knows, from the cache if they are there, else from the hub if that answers."""
+    """With the weights that timm knows: from its cache, else from the hub if that answers."""
     cached = _find_cached(name)
     try:
         if cached is not None:

@@ -1,0 +1,252 @@
+"""The tables beside the crops: what is written is read back, and damage is named."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepfake.dataset.manifest import (
+    JOB_FILE,
+    MANIFEST_COLUMNS,
+    MANIFEST_FILE,
+    SOURCE_COLUMNS,
+    SOURCES_FILE,
+    CropRow,
+    Manifest,
+    SourceRow,
+    format_manifest,
+    format_sources,
+    format_table,
+    make_crop_row,
+    make_source_row,
+    read_job,
+    read_manifest,
+)
+from deepfake.errors import UsageError
+from deepfake.media.tables import read_csv
+from deepfake.records import CropSpec, FaceCrop, Source, Status
+from tests.fakes import make_face
+
+ROW = CropRow(
+    crop="shards/00000/crops/0123456789abcdef_0_0.jpg",
+    source="0123456789abcdef",
+    frame=3,
+    time_s=1.25,
+    face=1,
+    label=1,
+    method="face swap",
+    group="id1",
+    split="train",
+    box_xyxy=(1.5, -2.25, 30.0, 40.75),
+    confidence=0.987654,
+    landmarks=(1.0, 2.0, 3.5, 4.0, 5.0, 6.0, 7.25, 8.0, 9.0, 10.0),
+    rotation=180,
+)
+SOURCE = Source(id="0123456789abcdef", path=Path("/x/a.jpg"), name="a.jpg", label=0)
+CROP = FaceCrop(2, 0.5, 1, make_face((10, 20, 50, 80), 0.75), 180, b"jpeg")
+# All but NUL, which no path and no CSV cell of ours can hold, and surrogates, which UTF-8 cannot.
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
+def write_folder(
+    root: Path, text: str, spec: CropSpec | None = None, versions: dict[str, str] | None = None
+) -> Path:
+    job = {"crop_spec": (spec or CropSpec()).to_dict(), "versions": versions or {"torch": "2"}}
+    (root / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
+    (root / MANIFEST_FILE).write_text(text, encoding="utf-8", newline="")
+    return root
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    spec = CropSpec.from_preset("dacon", size=96)
+    rows = (ROW, replace(ROW, label=None, method="", split="", rotation=0, landmarks=()))
+    text = format_manifest(rows)
+    manifest = read_manifest(write_folder(tmp_path, text, spec))
+    assert manifest == Manifest(
+        tmp_path, rows, spec, {"torch": "2"}, hashlib.sha256(text.encode()).hexdigest()
+    )
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "a,b",
+        'say "cheese"',
+        "a\nb",
+        "a\r\nb",
+        "a\rb",
+        " leading",
+        "trailing ",
+        "naïve 山",
+        "'=1+1",
+        "\u2028\x85",
+        "\ufeff",
+        "\x1b[2J",
+    ],
+    ids=ascii,
+)
+def test_odd_characters_survive(tmp_path: Path, odd: str) -> None:
+    row = replace(ROW, crop=odd, method=odd, group=odd, split=odd)
+    assert read_manifest(write_folder(tmp_path, format_manifest([row, ROW]))).rows == (row, ROW)
+
+
+@given(st.lists(st.tuples(texts, texts), min_size=1))
+def test_every_table_reads_back(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "every.csv"
+    rows = [(first, second, index) for index, (first, second) in enumerate(cells)]
+    text = format_table(["a", "b", "n"], rows)
+    path.write_bytes(text.encode())
+    assert [(row["a"], row["b"], int(row["n"])) for row in read_csv(path, ["a"])] == rows
+
+
+def test_tables_are_plain_and_have_words_for_labels() -> None:
+    text = format_manifest([ROW, replace(ROW, label=0), replace(ROW, label=None)])
+    header, *lines = text.splitlines()
+    assert header == ",".join(MANIFEST_COLUMNS)
+    assert "\r" not in text
+    assert [line.split(",")[5] for line in lines] == ["fake", "real", ""]
+    assert lines[0] == (
+        "shards/00000/crops/0123456789abcdef_0_0.jpg,0123456789abcdef,3,1.250000,1,fake,face swap,"
+        "id1,train,1.50,-2.25,30.00,40.75,0.987654,1.00 2.00 3.50 4.00 5.00 6.00 7.25 8.00 9.00 "
+        "10.00,180"
+    )
+
+
+def test_an_empty_manifest_is_a_manifest(tmp_path: Path) -> None:
+    assert read_manifest(write_folder(tmp_path, format_manifest([]))).rows == ()
+
+
+def test_crop_row_describes_source_and_face() -> None:
+    source = replace(SOURCE, label=1, group="g", split="test", method="blend")
+    row = make_crop_row(source, CROP, "shards/00000/crops/x.jpg")
+    assert (row.crop, row.source) == ("shards/00000/crops/x.jpg", source.id)
+    assert (row.frame, row.time_s, row.face, row.rotation) == (2, 0.5, 1, 180)
+    assert (row.label, row.method, row.group, row.split) == (1, "blend", "g", "test")
+    assert row.box_xyxy == (10, 20, 50, 80)
+    assert row.confidence == 0.75
+    np.testing.assert_allclose(row.landmarks, CROP.face.landmarks.ravel())
+
+
+def test_a_source_without_group_is_a_group_of_its_own() -> None:
+    assert make_crop_row(SOURCE, CROP, "x").group == SOURCE.id
+    assert make_source_row(SOURCE, Status.OK, "", 1).group == SOURCE.id
+
+
+def test_names_that_are_not_text_can_be_written_and_restored(tmp_path: Path) -> None:
+    name = os.fsdecode(b"a\xff\n\x1b,.jpg")
+    odd = os.fsdecode(b"id\xfe\r1")
+    source = replace(SOURCE, name=name, group=odd, method=odd)
+    row = make_source_row(source, Status.UNREADABLE, f"decode_error: {name}", 0)
+    (tmp_path / SOURCES_FILE).write_bytes(format_sources([row]).encode())
+    (read,) = read_csv(tmp_path / SOURCES_FILE, SOURCE_COLUMNS)
+    assert os.fsdecode(unquote_to_bytes(read["path_uri"])) == name
+    assert read["path"] == r"a\xff\n\x1b,.jpg"
+    assert read["reason"] == r"decode_error: a\xff\n\x1b,.jpg"
+    assert (read["group"], read["method"]) == (r"id\xfe\r1", r"id\xfe\r1")
+    crop = make_crop_row(source, CROP, "x.jpg")
+    assert read_manifest(write_folder(tmp_path, format_manifest([crop]))).rows[0].group == (
+        r"id\xfe\r1"
+    )
+
+
+def test_sources_table_has_the_columns_and_words() -> None:
+    row = make_source_row(SOURCE, Status.NO_FACE, "no_face: none", 0)
+    header, line = csv.reader(format_sources([row]).splitlines())
+    cells = dict(zip(header, line, strict=True))
+    assert tuple(header) == SOURCE_COLUMNS
+    assert cells == {
+        "path": "a.jpg",
+        "status": "no_face",
+        "reason": "no_face: none",
+        "faces": "0",
+        "label": "real",
+        "method": "",
+        "group": SOURCE.id,
+        "split": "",
+        "id": SOURCE.id,
+        "path_uri": "a.jpg",
+    }
+    assert isinstance(row, SourceRow)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        pytest.param("frame", "x", r"manifest\.csv:3: .*'x'; was the table edited", id="frame"),
+        pytest.param("label", "maybe", r"manifest\.csv:3: .*; was the table edited", id="label"),
+        pytest.param("label", "1", r"manifest\.csv:3: .*; was the table edited", id="label-number"),
+        pytest.param("x0", "", r"manifest\.csv:3: could not convert .* float", id="box"),
+        pytest.param("landmarks", "1 a", r"manifest\.csv:3: could not .*'a'", id="landmarks"),
+        pytest.param("confidence", "1,5", r"manifest\.csv:3: .*'1,5'", id="confidence"),
+    ],
+)
+def test_an_edited_cell_is_named(tmp_path: Path, column: str, value: str, message: str) -> None:
+    cells = format_manifest([ROW]).splitlines()[1].split(",")
+    cells[MANIFEST_COLUMNS.index(column)] = f'"{value}"'
+    write_folder(tmp_path, format_manifest([ROW]) + ",".join(cells) + "\n")
+    with pytest.raises(UsageError, match=message):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", r"manifest\.csv: empty", id="empty"),
+        pytest.param(
+            format_manifest([ROW]).replace("rotation", "turn", 1),
+            r"manifest\.csv:1: no column 'rotation'",
+            id="column",
+        ),
+        pytest.param(format_manifest([ROW])[:-20], r"manifest\.csv:2: 15 fields", id="cut"),
+    ],
+)
+def test_a_damaged_table_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_manifest(write_folder(tmp_path, text))
+
+
+def test_an_unfinished_folder(tmp_path: Path) -> None:
+    (write_folder(tmp_path, "") / MANIFEST_FILE).unlink()
+    with pytest.raises(UsageError, match=r"holds an unfinished crop job \(no manifest\.csv\)"):
+        read_manifest(tmp_path)
+
+
+def test_no_crop_folder(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(UsageError, match=r"is not a crop folder \(no job\.json\)"):
+            read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("{", r"job\.json cannot be read", id="not-json"),
+        pytest.param("[]", r"job\.json lacks 'crop_spec' or 'versions'", id="list"),
+        pytest.param('{"crop_spec": {}}', r"job\.json lacks", id="no-versions"),
+    ],
+)
+def test_a_damaged_job_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / JOB_FILE).write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_job(tmp_path)
+
+
+def test_a_recipe_of_another_version(tmp_path: Path) -> None:
+    write_folder(tmp_path, format_manifest([]))
+    job = read_job(tmp_path)
+    del job["crop_spec"]["faces"]
+    (tmp_path / JOB_FILE).write_text(json.dumps(job | {"crop_spec": job["crop_spec"] | {"x": 1}}))
+    with pytest.raises(UsageError, match=r"unknown \['x'\], missing \['faces'\]"):
+        read_manifest(tmp_path)

@@ -1,0 +1,124 @@
+"""Splits by group: invariants over random tables, and refusals."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deepfake.dataset.splits import SPLITS, find_leaks, split_by_group
+from deepfake.errors import UsageError
+
+Rows = list[tuple[str, int]]
+tables = st.lists(st.tuples(st.sampled_from("abcdefghij"), st.integers(0, 1)), max_size=60)
+goals = st.sampled_from(
+    [(0.7, 0.15, 0.15), (0.34, 0.33, 0.33), (0.5, 0.5, 0.0), (0.8, 0.0, 0.2), (1.0, 0.0, 0.0)]
+)
+
+
+def split(
+    rows: Rows, shares: tuple[float, float, float] = (0.7, 0.15, 0.15), seed: int = 0
+) -> list[str]:
+    return split_by_group([group for group, _ in rows], [label for _, label in rows], shares, seed)
+
+
+@given(tables, goals, st.integers(0, 5), st.randoms(use_true_random=False))
+def test_invariants(
+    rows: Rows, shares: tuple[float, float, float], seed: int, rng: random.Random
+) -> None:
+    try:
+        splits = split(rows, shares, seed)
+    except UsageError as error:
+        assert "both classes" in str(error) or "cannot split" in str(error)
+        return
+    assert len(splits) == len(rows)
+    assert find_leaks([group for group, _ in rows], splits) == []
+    for name, share in zip(SPLITS, shares, strict=True):
+        labels = {label for (_, label), chosen in zip(rows, splits, strict=True) if chosen == name}
+        assert labels == ({0, 1} if share > 0 else set())
+    assert split(rows, shares, seed) == splits
+    shuffled = list(enumerate(rows))
+    rng.shuffle(shuffled)
+    again = split([row for _, row in shuffled], shares, seed)
+    assert [splits[index] for index, _ in shuffled] == again
+
+
+@given(st.integers(3, 30), goals, st.integers(0, 100))
+def test_groups_with_both_classes_can_always_be_split(
+    count: int, shares: tuple[float, float, float], seed: int
+) -> None:
+    rows = [(str(group), label) for group in range(count) for label in (0, 1)]
+    assert set(split(rows, shares, seed)) == {
+        name for name, share in zip(SPLITS, shares, strict=True) if share > 0
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("pure", [True, False], ids=["one-class-groups", "mixed-groups"])
+def test_shares_are_roughly_met(seed: int, pure: bool) -> None:
+    rng = random.Random(seed)
+    rows: Rows = []
+    for group in range(200):
+        of_group = group % 2
+        for _ in range(rng.randint(1, 12)):
+            rows.append((f"g{group}", of_group if pure else rng.randint(0, 1)))
+    splits = split(rows, seed=seed)
+    for label in (0, 1):
+        chosen = Counter(s for (_, own), s in zip(rows, splits, strict=True) if own == label)
+        for name, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
+            assert chosen[name] / chosen.total() == pytest.approx(share, abs=0.03)
+
+
+def test_the_seed_matters() -> None:
+    rows = [(str(group), label) for group in range(30) for label in (0, 1)]
+    assert len({tuple(split(rows, seed=seed)) for seed in range(4)}) == 4
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [(0.5, 0.5), (0.9, 0.2, -0.1), (0.5, 0.1, 0.1), (1, 1, 1)],
+    ids=["two", "negative", "too-few", "too-many"],
+)
+def test_refuses_shares(shares: tuple[float, float, float]) -> None:
+    with pytest.raises(UsageError, match=r"split shares .*; expected three numbers >= 0 that sum"):
+        split([("a", 0), ("b", 1)], shares)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        pytest.param([], "cannot split 0 real and 0 fake crops", id="nothing"),
+        pytest.param([("a", 0), ("b", 0)], "cannot split 2 real and 0 fake crops", id="all-real"),
+        pytest.param([("a", 1)], "cannot split 0 real and 1 fake crops", id="all-fake"),
+        pytest.param(
+            [("a", 0), ("a", 1), ("b", 0), ("b", 1)],
+            "got 0 real and 0 fake crops out of 2 groups; every split needs both classes",
+            id="two-groups-for-three",
+        ),
+        pytest.param(
+            [("a", 0), ("b", 0), ("c", 0), ("d", 1)],
+            "1 real and 0 fake crops out of 4 groups",
+            id="one-fake-group",
+        ),
+    ],
+)
+def test_refuses_too_few_groups(rows: Rows, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        split(rows)
+
+
+def test_rows_and_labels_must_match() -> None:
+    with pytest.raises(ValueError, match="shorter|longer"):
+        split_by_group(["a", "b"], [0])
+
+
+def test_finds_leaks() -> None:
+    groups = ["b", "a", "b", "c", "a", "c"]
+    assert find_leaks(groups, ["train", "train", "test", "test", "validation", "test"]) == [
+        "a",
+        "b",
+    ]
+    assert find_leaks([], []) == []

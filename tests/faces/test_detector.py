@@ -1,0 +1,272 @@
+"""Our cascade against facenet-pytorch's own, and against torch's area interpolation."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch import MTCNN as Reference
+from torch.nn.functional import interpolate
+
+from deepfake.faces.detector import MTCNN, _cells, _shrink
+from deepfake.media.images import read_image
+from tests.fakes import Picture, montage, portrait, upside_down
+
+Settings = tuple[int, float, tuple[float, float, float]]
+DEFAULT: Settings = (20, 0.709, (0.6, 0.7, 0.7))
+DACON: Settings = (100, 0.7, (0.6, 0.7, 0.8))
+STRICT: Settings = (160, 0.3, (0.98, 0.98, 0.98))
+NO_FACE = "coral_test_data/people/kite_and_cold.jpg"  # people, seen from afar
+REAL_PHOTOS = (
+    "coral_test_data/people/face.jpg",
+    NO_FACE,
+    "face_recognition/examples/two_people.jpg",
+    "face_recognition/examples/alex-lacamoire.png",
+    "face_recognition/examples/obama-240p.jpg",
+    "face_recognition/examples/obama-480p.jpg",
+    "face_recognition/examples/obama_small.jpg",
+    "face_recognition/examples/obama2.jpg",
+    "face_recognition/examples/knn_examples/test/johnsnow_test1.jpg",
+    "face_recognition/examples/knn_examples/test/kit_with_rose.jpg",
+    "face_recognition/examples/knn_examples/train/rose_leslie/img2.jpg",
+    "face_recognition/tests/test_images/obama_partial_face2.jpg",
+)
+
+
+@cache
+def ours(settings: Settings) -> MTCNN:
+    return MTCNN(*settings)
+
+
+@cache
+def theirs(settings: Settings) -> Reference:
+    min_face, factor, thresholds = settings
+    return Reference(
+        min_face_size=min_face, factor=factor, thresholds=list(thresholds), keep_all=True
+    )
+
+
+def assert_same_faces(image: Picture, settings: Settings) -> int:
+    """Compare both detectors on one picture; the number of faces."""
+    (found,) = ours(settings).detect([image])
+    if min(image.shape[:2]) < settings[0]:  # the reference raises here
+        assert found == []
+        return 0
+    boxes, scores, marks = theirs(settings).detect(image.copy(), landmarks=True)
+    if boxes is None:
+        assert found == []
+        return 0
+    assert len(found) == len(boxes)
+    order = np.argsort([box[0] for box in boxes])
+    found = sorted(found, key=lambda face: float(face.box_xyxy[0]))
+    for face, index in zip(found, order, strict=True):
+        np.testing.assert_allclose(face.box_xyxy, boxes[index].astype(float), atol=0.01)
+        np.testing.assert_allclose(face.landmarks, marks[index].astype(float), atol=0.01)
+        assert face.confidence == pytest.approx(float(scores[index]), abs=1e-4)
+    return len(found)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(DEFAULT, id="default"),
+        pytest.param(DACON, id="dacon"),
+        pytest.param(STRICT, id="dacon-train"),
+    ],
+)
+def test_same_faces_as_facenet_pytorch(settings: Settings) -> None:
+    pictures = [portrait(index, 0, size) for index, size in enumerate((96, 160, 256, 400))]
+    pictures += [portrait(7, 0, 400)[:, 30:317], montage(), upside_down(portrait(4, 1, 256))]
+    found = [assert_same_faces(np.ascontiguousarray(picture), settings) for picture in pictures]
+    assert sum(found) >= {DEFAULT: 9, DACON: 4, STRICT: 1}[settings]
+
+
+def test_a_montage_has_several_faces() -> None:
+    assert assert_same_faces(montage(), DEFAULT) >= 4
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", REAL_PHOTOS, ids=lambda name: Path(name).stem)
+def test_same_faces_as_facenet_pytorch_on_photos(shared_media: Path, name: str) -> None:
+    image = read_image(shared_media / "faces" / name, name).image
+    settings = DEFAULT if image.size < 3 * 400_000 else (40, 0.709, (0.6, 0.7, 0.7))
+    n_faces = assert_same_faces(image, settings)
+    assert (n_faces > 0) == (name != NO_FACE)
+
+
+def flat(*shape: int, value: int = 128) -> Picture:
+    return np.full((*shape, 3), value, np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(flat(1, 1), id="one-pixel"),
+        pytest.param(portrait(0, 0, 160)[:19], id="smaller-than-the-smallest-face"),
+        pytest.param(portrait(0, 0, 160)[:, :5], id="five-columns"),
+        pytest.param(flat(0, 40), id="no-rows"),
+        pytest.param(flat(200, 300), id="grey"),
+        pytest.param(flat(64, 64, value=0), id="black"),
+        pytest.param(flat(20, 2000, value=255), id="white-strip"),
+        pytest.param(np.indices((3, 150, 150))[1:].sum(0).astype(np.uint8).T, id="ramp"),
+    ],
+)
+def test_no_face_is_an_empty_list(image: Picture) -> None:
+    assert ours(DEFAULT).detect([image]) == [[]]
+
+
+def test_no_image_at_all() -> None:
+    assert ours(DEFAULT).detect([]) == []
+
+
+def test_unequal_sizes_in_one_call_change_nothing() -> None:
+    pictures = [portrait(1, 0, 256), flat(8, 9), montage(), flat(90, 70), portrait(2, 0, 96)]
+    together = ours(DEFAULT).detect(pictures)
+    assert [len(faces) for faces in together][1::2] == [0, 0]
+    for picture, faces in zip(pictures, together, strict=True):
+        (alone,) = ours(DEFAULT).detect([picture])
+        assert len(alone) == len(faces)
+        for one, other in zip(alone, faces, strict=True):
+            np.testing.assert_array_equal(one.box_xyxy, other.box_xyxy)
+
+
+def test_largest_face_comes_first() -> None:
+    (faces,) = ours(DEFAULT).detect([montage()])
+    areas = [float(np.prod(face.box_xyxy[2:] - face.box_xyxy[:2])) for face in faces]
+    assert len(areas) >= 4
+    assert areas == sorted(areas, reverse=True)
+    centre = (faces[0].box_xyxy[:2] + faces[0].box_xyxy[2:]) / 2
+    assert (centre < 270).all()  # the largest portrait is at the top left
+
+
+def test_faces_are_what_the_record_says() -> None:
+    (faces,) = ours(DEFAULT).detect([portrait(0, 0, 160)])
+    face = faces[0]
+    assert (face.box_xyxy.shape, face.box_xyxy.dtype) == ((4,), np.float32)
+    assert (face.landmarks.shape, face.landmarks.dtype) == ((5, 2), np.float32)
+    assert type(face.confidence) is float
+    assert 0.7 < face.confidence <= 1
+    left_eye, right_eye, nose, left_mouth, right_mouth = face.landmarks
+    assert left_eye[0] < nose[0] < right_eye[0]
+    assert left_mouth[0] < right_mouth[0]
+    assert left_eye[1] < nose[1] < left_mouth[1]
+
+
+def test_input_is_left_alone() -> None:
+    picture = portrait(0, 0, 160).copy()
+    ours(DEFAULT).detect([picture])
+    np.testing.assert_array_equal(picture, portrait(0, 0, 160))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        pytest.param(np.zeros((40, 40), np.uint8), id="grey-plane"),
+        pytest.param(np.zeros((40, 40, 4), np.uint8), id="alpha"),
+        pytest.param(np.zeros((40, 40, 3), np.float32), id="float"),
+    ],
+)
+def test_refuses_what_is_no_picture(image: Picture) -> None:
+    with pytest.raises(ValueError, match=r"expected \(H, W, 3\) uint8 RGB"):
+        ours(DEFAULT).detect([portrait(), image])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"min_face": 11}, "min_face=11; expected 12 pixels or more", id="min-face"),
+        pytest.param({"factor": 1.0}, "factor=1.0; expected a ratio", id="factor-1"),
+        pytest.param({"factor": 0}, "factor=0; expected a ratio", id="factor-0"),
+        pytest.param({"mode": "fast"}, "mode='fast'; expected 'exact'", id="mode"),
+    ],
+)
+def test_refuses_settings(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MTCNN(**options)  # type: ignore[arg-type]
+
+
+def test_smallest_face_follows_the_picture() -> None:
+    detector = MTCNN(min_face=40, min_face_ratio=0.5)
+    assert detector.smallest_face_px(60, 70) == 40
+    assert detector.smallest_face_px(900, 200) == 100
+    picture = montage()  # 420 px high: faces below 210 px are not looked for
+    (faces,) = detector.detect([picture])
+    (same,) = MTCNN(min_face=210).detect([picture])
+    assert [face.box_xyxy.tolist() for face in faces] == [face.box_xyxy.tolist() for face in same]
+    assert len(faces) < len(ours(DEFAULT).detect([picture])[0])
+
+
+def test_number_of_threads_is_restored() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        ours(DEFAULT).detect([flat(40, 40)])
+        assert torch.get_num_threads() == 2
+        broken = MTCNN()
+        broken._pnet = torch.nn.Linear(1, 1)
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied|mat1"):
+            broken.detect([flat(40, 40)])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def integral(image: Picture) -> np.ndarray:
+    return np.asarray(cv2.integral(image, sdepth=cv2.CV_32S), dtype=np.int32)
+
+
+def area_resize(image: Picture, height: int, width: int) -> np.ndarray:
+    planes = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].double()
+    return interpolate(planes, (height, width), mode="area")[0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(97, 131), (41, 60), (13, 12), (1, 1), (120, 150)], ids=str
+)
+def test_shrink_equals_adaptive_area(height: int, width: int) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (97, 131, 3), dtype=np.uint8)
+    shrunk = _shrink(integral(image), height, width)
+    assert shrunk.dtype == np.float32
+    np.testing.assert_allclose(shrunk, area_resize(image, height, width), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [24, 48])
+def test_cells_equal_adaptive_area(size: int) -> None:
+    rng = np.random.default_rng(size)
+    image = rng.integers(0, 256, (97, 131, 3), dtype=np.uint8)
+    x0, y0 = rng.integers(0, 100, 40), rng.integers(0, 70, 40)
+    x1, y1 = np.minimum(x0 + rng.integers(1, 90, 40), 131), np.minimum(
+        y0 + rng.integers(1, 90, 40), 97
+    )
+    cells = _cells(integral(image), (x0, y0, x1, y1), size)
+    for index, cell in enumerate(cells):
+        window = image[y0[index] : y1[index], x0[index] : x1[index]]
+        np.testing.assert_allclose(cell, area_resize(window, size, size), atol=1e-4)
+
+
+def test_sums_that_wrap_are_still_right() -> None:
+    rng = np.random.default_rng(2)
+    image = rng.integers(240, 256, (2900, 3000, 3), dtype=np.uint8)  # 8.7 megapixels
+    table = integral(image)
+    assert table[-1, -1].min() < 0  # it did wrap
+    shrunk = _shrink(table, 58, 60)
+    np.testing.assert_allclose(
+        shrunk, image.reshape(58, 50, 60, 50, 3).mean(axis=(1, 3)), atol=1e-3
+    )
+    windows = tuple(np.array([edge]) for edge in (2600, 2500, 2984, 2884))
+    expected = area_resize(image[2500:2884, 2600:2984], 48, 48)
+    np.testing.assert_allclose(_cells(table, windows, 48)[0], expected, atol=1e-3)
+
+
+def test_a_face_is_found_in_a_huge_bright_picture() -> None:
+    image = np.full((2900, 3000, 3), 250, np.uint8)
+    image[2500:2900, 2600:3000] = portrait(0, 0, 400)
+    (faces,) = MTCNN(min_face=100).detect([image])
+    (alone,) = MTCNN(min_face=100).detect([portrait(0, 0, 400)])
+    assert len(faces) == len(alone) == 1
+    expected = alone[0].box_xyxy + np.array([2600, 2500, 2600, 2500])
+    np.testing.assert_allclose(faces[0].box_xyxy, expected, atol=12)

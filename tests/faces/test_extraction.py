@@ -1,0 +1,267 @@
+"""From a file to crops: statuses, the upside-down retry, and the bytes that are the contract."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepfake.dataset.cropping import crop_media
+from deepfake.dataset.manifest import read_manifest
+from deepfake.errors import MediaError
+from deepfake.faces.extraction import FaceExtractor, cut_face, decode_crop, encode_crop
+from deepfake.media.discovery import discover
+from deepfake.records import CropSpec, Frame, Status
+from tests.fakes import (
+    FakeDetector,
+    Picture,
+    make_face,
+    make_source,
+    montage,
+    portrait,
+    upside_down,
+    write_photo,
+)
+
+SMALL = CropSpec(size=64)
+
+
+def frame(picture: Picture, note: str = "") -> Frame:
+    return Frame(0, 0.0, picture, note)
+
+
+def difference(one: Picture, other: Picture) -> float:
+    return float(np.abs(one.astype(int) - other).mean())
+
+
+@pytest.fixture(scope="module")
+def extractor() -> FaceExtractor:
+    return FaceExtractor(SMALL)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(CropSpec.from_preset("square"), id="square"),
+        pytest.param(CropSpec.from_preset("dacon"), id="dacon"),
+        pytest.param(CropSpec.from_preset("square", jpeg_quality=None, faces="all"), id="png-all"),
+    ],
+)
+def test_prediction_crop_is_the_training_crop(tmp_path: Path, spec: CropSpec) -> None:
+    photos = tmp_path / "photos"
+    write_photo(photos / "a.png", portrait(1, 0, 256))
+    write_photo(photos / "b.jpg", montage(), quality=90)
+    write_photo(photos / "turned.webp", upside_down(portrait(2, 0, 256)))
+    crop_media(str(photos), tmp_path / "crops", spec, workers=0, quiet=True)
+    stored = {
+        (row.source, row.face): (tmp_path / "crops" / row.crop).read_bytes()
+        for row in read_manifest(tmp_path / "crops").rows
+    }
+    extractor = FaceExtractor(spec)
+    predicted = {
+        (source.id, crop.face_index): crop.encoded
+        for source in discover(photos).sources
+        for crop in extractor.extract(source).crops
+    }
+    assert stored == predicted
+    assert len({source for source, _ in stored}) == 3
+
+
+def test_crop_is_the_decoded_cut(extractor: FaceExtractor) -> None:
+    picture = portrait(2, 0, 256)
+    extraction = extractor.extract_frame(frame(picture))
+    assert (extraction.status, extraction.reason) == (Status.OK, "")
+    (crop,) = extraction.crops
+    assert (crop.frame_index, crop.time_s, crop.face_index, crop.rotation) == (0, 0.0, 0, 0)
+    assert crop.encoded.startswith(b"\xff\xd8")
+    seen = decode_crop(crop.encoded)
+    assert (seen.shape, seen.dtype) == ((64, 64, 3), np.uint8)
+    # JPEG is lossy; swapped colours would be far off.
+    assert difference(seen, cut_face(picture, crop.face, SMALL)) < 6
+    assert difference(seen[..., ::-1], cut_face(picture, crop.face, SMALL)) > 6
+    np.testing.assert_array_equal(crop.face.box_xyxy, np.round(crop.face.box_xyxy, 2))
+
+
+def test_upside_down_face_gives_an_upright_crop(tmp_path: Path) -> None:
+    picture = portrait(2, 0, 256)  # one that MTCNN cannot find upside down
+    spec = replace(SMALL, jpeg_quality=None)
+    extractor = FaceExtractor(spec)
+    (upright,) = extractor.extract_frame(frame(picture)).crops
+    source = make_source(write_photo(tmp_path / "turned.png", upside_down(picture)))
+    extraction = extractor.extract(source)
+    (turned,) = extraction.crops
+    assert (extraction.status, turned.rotation) == (Status.OK, 180)
+    assert turned.encoded == upright.encoded
+    np.testing.assert_array_equal(turned.face.box_xyxy, upright.face.box_xyxy)
+
+
+@pytest.mark.parametrize("retry", [True, False], ids=["retry", "no-retry"])
+def test_the_picture_is_turned_once_and_only_if_need_be(retry: bool) -> None:
+    picture = np.zeros((100, 100, 3), np.uint8)
+    picture[0, 0] = 255  # a mark that tells the top from the bottom
+    spec = replace(SMALL, rotate_retry=retry)
+    turned = FakeDetector((20, 20, 70, 80), finds_in=lambda image: bool(image[-1, -1, 0]))
+    extraction = FaceExtractor(spec, turned).extract_frame(frame(picture))
+    assert turned.calls == 1 + retry
+    assert extraction.status == (Status.OK if retry else Status.NO_FACE)
+    upright = FakeDetector((20, 20, 70, 80))
+    (crop,) = FaceExtractor(spec, upright).extract_frame(frame(picture)).crops
+    assert (upright.calls, crop.rotation) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "min_face", "status"),
+    [
+        pytest.param((39, 400), 40, Status.TOO_SMALL, id="below-min-face"),
+        pytest.param((400, 19), 12, Status.TOO_SMALL, id="below-20"),
+        pytest.param((40, 40), 40, Status.NO_FACE, id="at-min-face"),
+        pytest.param((1, 1), 12, Status.TOO_SMALL, id="one-pixel"),
+    ],
+)
+def test_small_pictures_are_not_searched(
+    shape: tuple[int, int], min_face: int, status: Status
+) -> None:
+    detector = FakeDetector()
+    extractor = FaceExtractor(replace(SMALL, min_face=min_face), detector)
+    extraction = extractor.extract_frame(frame(np.zeros((*shape, 3), np.uint8)))
+    assert extraction.status == status
+    assert extraction.reason.startswith(f"{status.value}: ")
+    assert extraction.crops == ()
+    assert detector.calls == (0 if status == Status.TOO_SMALL else 2)
+
+
+def test_too_small_says_what_was_wanted() -> None:
+    extraction = FaceExtractor(SMALL, FakeDetector()).extract_frame(
+        frame(np.zeros((30, 200, 3), np.uint8))
+    )
+    assert extraction.reason == (
+        "too_small: picture of 200x30 px; its shorter side must hold a face of 40 px"
+    )
+
+
+def test_no_face_in_a_plain_picture(extractor: FaceExtractor) -> None:
+    extraction = extractor.extract_frame(frame(np.full((200, 200, 3), 128, np.uint8)))
+    assert extraction.status == Status.NO_FACE
+    assert extraction.reason == "no_face: the detector found no face"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(b"", "decode_error: empty file", id="empty"),
+        pytest.param(b"no photo at all", "decode_error", id="text"),
+        pytest.param(b"\xff\xd8\xff\xe0 broken", "", id="broken"),
+    ],
+)
+def test_unreadable_files(
+    tmp_path: Path, extractor: FaceExtractor, data: bytes, reason: str
+) -> None:
+    (tmp_path / "x.jpg").write_bytes(data)
+    extraction = extractor.extract(make_source(tmp_path / "x.jpg"))
+    assert (extraction.status, extraction.crops) == (Status.UNREADABLE, ())
+    assert extraction.reason.startswith(reason)
+    assert ": " in extraction.reason
+
+
+def test_truncated_photo_is_unreadable(tmp_path: Path, extractor: FaceExtractor) -> None:
+    path = write_photo(tmp_path / "x.jpg", portrait(0, 0, 256))
+    path.write_bytes(path.read_bytes()[:-3000])
+    extraction = extractor.extract(make_source(path))
+    assert extraction.status == Status.UNREADABLE
+    assert extraction.reason.startswith("truncated: ")
+
+
+def test_pixel_limit(tmp_path: Path) -> None:
+    source = make_source(write_photo(tmp_path / "x.png", portrait(0, 0, 256)))
+    extraction = FaceExtractor(SMALL, FakeDetector(), max_pixels=60_000).extract(source)
+    assert extraction.status == Status.UNREADABLE
+    assert extraction.reason.startswith("too_large: ")
+
+
+def test_problem_of_discovery_becomes_the_reason(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.jpg")
+    source = make_source(tmp_path / "fifo.jpg")
+    assert source.problem is not None
+    detector = FakeDetector()
+    extraction = FaceExtractor(SMALL, detector).extract(source)
+    assert (extraction.status, extraction.reason) == (Status.UNREADABLE, source.problem)
+    assert detector.calls == 0
+
+
+def test_all_faces_or_the_largest() -> None:
+    largest = FaceExtractor(SMALL).extract_frame(frame(montage())).crops
+    every = FaceExtractor(replace(SMALL, faces="all")).extract_frame(frame(montage())).crops
+    assert len(largest) == 1
+    assert len(every) >= 4
+    assert [crop.face_index for crop in every] == list(range(len(every)))
+    assert every[0].encoded == largest[0].encoded
+    assert len({crop.encoded for crop in every}) == len(every)
+
+
+def test_faces_outside_the_picture_do_not_count() -> None:
+    outside, inside = (300, 300, 380, 380), (20, 20, 70, 80)
+    picture = np.zeros((100, 100, 3), np.uint8)
+    for spec in (SMALL, CropSpec.from_preset("dacon", size=64)):
+        extractor = FaceExtractor(spec, FakeDetector(outside, inside))
+        (crop,) = extractor.extract_frame(frame(picture)).crops
+        np.testing.assert_array_equal(crop.face.box_xyxy, inside)
+        nothing = FaceExtractor(spec, FakeDetector(outside)).extract_frame(frame(picture))
+        assert nothing.status == Status.NO_FACE
+
+
+def test_a_remark_on_the_frame_stays_with_the_crops() -> None:
+    extractor = FaceExtractor(SMALL, FakeDetector((20, 20, 70, 80)))
+    extraction = extractor.extract_frame(frame(montage(), "first of 12 frames"))
+    assert (extraction.status, extraction.reason) == (Status.OK, "first of 12 frames")
+
+
+def test_tiny_differences_of_the_box_do_not_move_the_crop() -> None:
+    crops = [
+        FaceExtractor(SMALL, FakeDetector((20.5 + shift, 20.5, 70.5, 80.5)))
+        .extract_frame(frame(montage()))
+        .crops[0]
+        .encoded
+        for shift in (-1e-5, 0, 1e-5)
+    ]
+    assert len(set(crops)) == 1
+
+
+def test_exif_rotation_gives_the_same_face(tmp_path: Path) -> None:
+    picture = portrait(3, 0, 256)
+    plain = write_photo(tmp_path / "plain.png", picture)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise
+    rotated = write_photo(tmp_path / "rotated.png", np.rot90(picture), exif=exif)
+    extractor = FaceExtractor(SMALL)
+    (one,), (other,) = (extractor.extract(make_source(path)).crops for path in (plain, rotated))
+    assert one.encoded == other.encoded
+
+
+def test_png_is_lossless_and_jpeg_is_smaller() -> None:
+    crop = cut_face(portrait(0, 0, 256), make_face((70, 60, 190, 200)), CropSpec(size=128))
+    png, good, poor = (encode_crop(crop, quality) for quality in (None, 95, 40))
+    assert png.startswith(b"\x89PNG")
+    assert good.startswith(b"\xff\xd8")
+    assert len(poor) < len(good) < len(png)
+    np.testing.assert_array_equal(decode_crop(png), crop)
+    assert difference(decode_crop(good), crop) < difference(decode_crop(poor), crop) < 10
+    assert encode_crop(decode_crop(png), None) == png
+
+
+def test_stored_crop_looks_the_same_to_other_programs(tmp_path: Path) -> None:
+    crop = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    (tmp_path / "crop.png").write_bytes(encode_crop(crop, None))
+    with Image.open(tmp_path / "crop.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), crop)
+    assert cv2.imread(str(tmp_path / "crop.png")) is not None
+
+
+@pytest.mark.parametrize("data", [b"", b"no image"], ids=["empty", "text"])
+def test_decoding_no_image(data: bytes) -> None:
+    with pytest.raises(MediaError, match=rf"c\.jpg: decode_error: not an image \({len(data)} b"):
+        decode_crop(data, "c.jpg")

@@ -1,0 +1,172 @@
+"""Windows around faces: against a brute force, by hand, and as properties."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from deepfake.faces.geometry import Window, clip_box, cut_window, entry_window, square_window
+
+sides = st.integers(20, 300)
+ratios = st.floats(0, 1)
+
+
+def as_box(values: tuple[float, ...]) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> np.ndarray:
+    x0, y0 = draw(st.floats(-150, 320, width=32)), draw(st.floats(-150, 320, width=32))
+    width, height = draw(st.floats(1, 250, width=32)), draw(st.floats(1, 250, width=32))
+    return as_box((x0, y0, x0 + width, y0 + height))
+
+
+def brute_entry_window(
+    box: np.ndarray, height: int, width: int, margins: tuple[float, float]
+) -> Window:
+    """Pixel columns and rows that the entry would slice out, found one by one."""
+    x0, y0, x1, y1 = (int(v) for v in box)
+    pad_x, pad_y = int(margins[0] * (y1 - y0)), int(margins[1] * (x1 - x0))
+    columns = [x for x in range(width) if x0 - pad_x <= x < x1 + pad_x]
+    rows = [y for y in range(height) if y0 - pad_y <= y < y1 + pad_y]
+    if not columns or not rows:
+        return (0, 0, 0, 0)
+    return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+
+
+def has_area(window: Window) -> bool:
+    return window[2] > window[0] and window[3] > window[1]
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        pytest.param((200, 200, 300, 340), (182, 190, 318, 350), id="margins-cross-the-axes"),
+        pytest.param((200.9, 200.9, 300.9, 340.9), (182, 190, 318, 350), id="corners-truncated"),
+        pytest.param((5, 4, 105, 144), (0, 0, 123, 154), id="cut-at-the-top-left"),
+        pytest.param((350, 350, 450, 490), (332, 340, 400, 400), id="cut-at-the-bottom-right"),
+    ],
+)
+def test_entry_window_by_hand(box: tuple[float, ...], expected: Window) -> None:
+    assert entry_window(as_box(box), 400, 400, (0.135, 0.10)) == expected
+
+
+@given(boxes(), sides, sides, ratios, ratios)
+def test_entry_window_equals_brute_force(
+    box: np.ndarray, height: int, width: int, across: float, along: float
+) -> None:
+    window = entry_window(box, height, width, (across, along))
+    expected = brute_entry_window(box, height, width, (across, along))
+    assert has_area(window) == has_area(expected)
+    if has_area(expected):
+        assert window == expected
+    assert 0 <= window[0] <= width
+    assert 0 <= window[3] <= height
+
+
+@given(boxes(), sides, sides)
+def test_clip_box_stays_inside(box: np.ndarray, height: int, width: int) -> None:
+    x0, y0, x1, y1 = clip_box(box, height, width)
+    assert 0 <= x0 <= x1 <= width
+    assert 0 <= y0 <= y1 <= height
+    touches = box[2] > 0 and box[3] > 0 and box[0] < width and box[1] < height
+    assert touches == (x1 > x0 and y1 > y0)
+
+
+@given(boxes(), sides, sides, ratios)
+@example(as_box((-5, -5, 0.25, 0.25)), 40, 40, 0.2)
+def test_square_window_properties(
+    box: np.ndarray, height: int, width: int, margin: float
+) -> None:
+    window = x0, y0, x1, y1 = square_window(box, height, width, margin)
+    c0, d0, c1, d1 = (float(v) for v in clip_box(box, height, width))
+    if c1 <= c0 or d1 <= d0:
+        assert not has_area(window)
+        return
+    assert has_area(window)
+    side = x1 - x0
+    assert side == y1 - y0
+    # Whole pixels: a fractional box edge may lie up to one pixel outside.
+    assert x0 - 1 <= c0 <= c1 <= x1 + 1
+    assert y0 - 1 <= d0 <= d1 <= y1 + 1
+    if side <= width:
+        assert 0 <= x0 < x1 <= width
+    if side <= height:
+        assert 0 <= y0 < y1 <= height
+    longer = max(c1 - c0, d1 - d0)
+    if longer <= min(height, width):
+        assert side <= min(height, width)
+    if longer * (1 + 2 * margin) <= min(height, width):
+        assert abs(side - longer * (1 + 2 * margin)) <= 1
+
+
+@given(boxes(), st.floats(0, 0.5))
+def test_square_window_is_centred_where_there_is_room(box: np.ndarray, margin: float) -> None:
+    box = box + np.float32(1000)
+    x0, y0, x1, y1 = square_window(box, 3000, 3000, margin)
+    assert abs((x0 + x1) / 2 - (box[0] + box[2]) / 2) <= 1
+    assert abs((y0 + y1) / 2 - (box[1] + box[3]) / 2) <= 1
+
+
+def brute_resize(inside: np.ndarray, size: int) -> np.ndarray:
+    """Area average of a picture whose sides are multiples of ``size``."""
+    height, width = inside.shape[0] // size, inside.shape[1] // size
+    blocks = inside.reshape(size, height, size, width, 3).astype(float)
+    return blocks.mean(axis=(1, 3))
+
+
+def test_auto_averages_areas_to_shrink() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    crop = cut_window(image, (8, 4, 104, 100), 32, "auto")
+    assert np.abs(crop - brute_resize(image[4:100, 8:104], 32)).max() <= 0.51
+
+
+def test_auto_enlarges_bicubically_and_linear_stays_linear() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    inside = image[5:25, 5:25]
+    for interpolation, method in (("auto", cv2.INTER_CUBIC), ("linear", cv2.INTER_LINEAR)):
+        crop = cut_window(image, (5, 5, 25, 25), 64, interpolation)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(crop, cv2.resize(inside, (64, 64), interpolation=method))
+
+
+def test_a_window_of_the_right_size_is_copied() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
+    crop = cut_window(image, (3, 4, 35, 36), 32, "auto")
+    np.testing.assert_array_equal(crop, image[4:36, 3:35])
+    assert crop.flags.c_contiguous
+
+
+@given(st.integers(-10, 30), st.integers(-10, 30), st.integers(20, 60))
+def test_outside_the_picture_its_border_repeats(x0: int, y0: int, side: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    crop = cut_window(image, (x0, y0, x0 + side, y0 + side), side, "auto")
+    rows = np.clip(np.arange(y0, y0 + side), 0, 39)
+    columns = np.clip(np.arange(x0, x0 + side), 0, 47)
+    np.testing.assert_array_equal(crop, image[rows][:, columns])
+
+
+def disc(radius_x: int, radius_y: int) -> np.ndarray:
+    y, x = np.mgrid[0:300, 0:300]
+    inside = ((x - 150) / radius_x) ** 2 + ((y - 150) / radius_y) ** 2 <= 1
+    return np.repeat((inside * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def spread(crop: np.ndarray) -> float:
+    """Width of what is drawn, over its height."""
+    rows, columns = np.nonzero(crop[..., 0] > 127)
+    return float(np.ptp(columns) + 1) / float(np.ptp(rows) + 1)
+
+
+def test_square_keeps_the_aspect_and_entry_squashes_it() -> None:
+    face, box = disc(40, 60), as_box((110, 90, 190, 210))
+    kept = cut_window(face, square_window(box, 300, 300, 0.2), 120, "auto")
+    assert spread(kept) == pytest.approx(40 / 60, abs=0.03)
+    window = entry_window(box, 300, 300, (0.135, 0.10))
+    squashed = cut_window(face, window, 120, "linear")
+    # 80 + 2 * 16 by 120 + 2 * 8 pixels become a square.
+    assert window == (94, 82, 206, 218)
+    assert spread(squashed) == pytest.approx(40 / 60 * 136 / 112, abs=0.03)

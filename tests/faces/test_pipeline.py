@@ -1,0 +1,170 @@
+"""Extraction in worker processes: same results, and nobody else suffers from a hostile file."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepfake.errors import JobError, UsageError
+from deepfake.faces import pipeline
+from deepfake.faces.pipeline import iter_extractions
+from deepfake.media.discovery import discover
+from deepfake.records import CropSpec, Source, Status
+from tests import fakes
+from tests.fakes import CUT_SHORT, HANG, KILL, KILL_ONCE, NONE, hostile_source, write_photo
+
+SPEC = CropSpec(size=64)
+TIMEOUT_S = 60.0  # never reached by a worker that works
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Choose what new workers run; a spawned process finds it by its name."""
+    return lambda function: monkeypatch.setattr(pipeline, "_serve", function)
+
+
+def no_workers_left() -> bool:
+    return not [p for p in multiprocessing.active_children() if p.name == "deepfake-extract"]
+
+
+def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    fakes.write_portraits(tmp_path, 9)
+    write_photo(tmp_path / "montage.jpg", fakes.montage())
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 broken")
+    write_photo(tmp_path / "tiny.png", fakes.portrait()[:10])
+    write_photo(tmp_path / "plain.png", fakes.portrait() // 200)
+    os.mkfifo(tmp_path / "fifo.jpg")
+    sources = discover(tmp_path).sources
+    found = {}
+    for workers in (0, 1, 2):
+        results = list(iter_extractions(sources, SPEC, workers, TIMEOUT_S))
+        assert [source for source, _ in results] == list(sources)
+        found[workers] = [
+            (result.status, result.reason, [crop.encoded for crop in result.crops])
+            for _, result in results
+        ]
+    assert found[0] == found[1] == found[2]
+    assert {status for status, _, _ in found[0]} == set(Status)
+    assert no_workers_left()
+
+
+def test_hostile_files_harm_nobody_else(serve: Callable[[Any], None], tmp_path: Path) -> None:
+    serve(fakes.serve_hostile)
+    kinds = [NONE, HANG, NONE, KILL, NONE, CUT_SHORT, KILL_ONCE, *[NONE] * 20, KILL]
+    sources = [hostile_source(kind, number, tmp_path) for number, kind in enumerate(kinds)]
+    results = list(iter_extractions(sources, SPEC, 2, timeout_s=3.0))
+    assert [source for source, _ in results] == sources
+    for kind, (source, result) in zip(kinds, results, strict=True):
+        if kind == HANG:
+            assert result.status == Status.UNREADABLE
+            assert result.reason == "timeout: gave no answer within 3 s"
+        elif kind in (KILL, CUT_SHORT):
+            assert result.status == Status.UNREADABLE
+            assert result.reason == "crashed: its worker process ended (-9)"
+        else:
+            assert result.reason.startswith(f"{source.name} ")
+    assert no_workers_left()
+
+
+def test_a_file_that_kills_once_is_tried_again(
+    serve: Callable[[Any], None], tmp_path: Path
+) -> None:
+    serve(fakes.serve_hostile)
+    source = hostile_source(KILL_ONCE, 0, tmp_path)
+    ((_, result),) = iter_extractions([source], SPEC, 1, TIMEOUT_S)
+    assert source.path.exists()  # it did kill
+    assert result.status == Status.NO_FACE
+
+
+def test_killed_workers_are_replaced_by_real_ones(
+    serve: Callable[[Any], None], tmp_path: Path
+) -> None:
+    serve(fakes.serve_real_hostile)
+    photo = write_photo(tmp_path / "photo-1.png", fakes.portrait(0, 0, 128))
+    sources = [hostile_source(NONE, 0), fakes.make_source(photo), hostile_source(KILL, 2)]
+    results = iter_extractions(sources, SPEC, 1, TIMEOUT_S)
+    _, first = next(results)
+    # The only worker is idle now: it gets its next source after this one was taken.
+    idle = next(p for p in multiprocessing.active_children() if p.pid == int(first.reason))
+    os.kill(int(first.reason), signal.SIGKILL)
+    idle.join()
+    (_, second), (_, third) = results
+    (alone,) = pipeline.FaceExtractor(SPEC).extract(sources[1]).crops
+    assert (second.status, second.crops[0].encoded) == (Status.OK, alone.encoded)
+    assert third.reason == "crashed: its worker process ended (-9)"
+
+
+def endless(taken: list[int]) -> Iterator[Source]:
+    number = 0
+    while True:
+        taken.append(number)
+        yield hostile_source(NONE, number)
+        number += 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_looks_a_bounded_way_ahead(serve: Callable[[Any], None], workers: int) -> None:
+    serve(fakes.serve_hostile)
+    taken: list[int] = []
+    results = iter_extractions(endless(taken), SPEC, workers, TIMEOUT_S)
+    window = pipeline._WINDOW_PER_WORKER * workers
+    for number in range(3 * window):
+        source, _ = next(results)
+        assert source == hostile_source(NONE, number)
+        assert len(taken) <= number + window
+    results.close()
+    assert len(taken) <= 4 * window
+    assert no_workers_left()
+
+
+def test_without_workers_one_source_is_read_at_a_time(tmp_path: Path) -> None:
+    taken: list[int] = []
+    results = iter_extractions(endless(taken), SPEC, 0)
+    assert next(results)[1].reason == "io_error: no such file"
+    assert taken == [0]
+
+
+def test_no_sources_no_results(serve: Callable[[Any], None]) -> None:
+    serve(fakes.serve_hostile)
+    assert list(iter_extractions([], SPEC, 1)) == []
+    assert no_workers_left()
+
+
+def test_an_error_in_the_sources_ends_the_workers(serve: Callable[[Any], None]) -> None:
+    serve(fakes.serve_hostile)
+
+    def broken() -> Iterator[Source]:
+        yield hostile_source(NONE, 0)
+        raise KeyError("list")
+
+    with pytest.raises(KeyError, match="list"):
+        list(iter_extractions(broken(), SPEC, 1, TIMEOUT_S))
+    assert no_workers_left()
+
+
+def test_workers_that_never_start_are_an_error(serve: Callable[[Any], None]) -> None:
+    serve(fakes.serve_never)
+    with pytest.raises(JobError, match=r"a worker process did not start \(crashed: .*ended \(0\)"):
+        list(iter_extractions([hostile_source(NONE, 0)], SPEC, 2))
+    assert no_workers_left()
+
+
+def test_workers_that_do_not_get_ready_in_time_are_an_error(
+    serve: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(fakes.serve_hostile)
+    monkeypatch.setattr(pipeline, "_START_TIMEOUT_S", 0.0)
+    with pytest.raises(JobError, match=r"did not start \(timeout"):
+        list(iter_extractions([hostile_source(NONE, 0)], SPEC, 1))
+    assert no_workers_left()
+
+
+def test_refuses_a_negative_number_of_workers() -> None:
+    with pytest.raises(UsageError, match="workers=-1; expected 0 or more"):
+        list(iter_extractions([], SPEC, -1))

@@ -1,0 +1,168 @@
+"""Made data and stand-ins that several tests share.
+
+Kept free of torch at import: a spawned worker that serves from here must start at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import struct
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from deepfake.media.discovery import list_sources
+from deepfake.records import CropSpec, Extraction, Face, Source, Status
+
+Picture = NDArray[np.uint8]
+
+HANG, KILL, KILL_ONCE, CUT_SHORT, NONE = "hang", "kill", "kill_once", "cut_short", "none"
+"""What a hostile file does to its worker, as the first word of its name."""
+
+
+@cache
+def portrait(identity: int = 0, shot: int = 0, size: int = 160) -> Picture:
+    """A drawn portrait that the real MTCNN finds; drawn once per session, not to be written to."""
+    from deepfake.demo.portraits import draw_portrait
+
+    picture = draw_portrait(identity, shot, size=size)
+    picture.flags.writeable = False
+    return picture
+
+
+@cache
+def montage() -> Picture:
+    """Four faces of different size on one canvas of 420 x 640 pixels."""
+    canvas = np.full((420, 640, 3), (96, 120, 140), np.uint8)
+    for identity, size, top, left in ((1, 256, 20, 10), (2, 200, 200, 280), (3, 128, 20, 300)):
+        canvas[top : top + size, left : left + size] = portrait(identity, 1, size)
+    canvas[30:190, 470:630] = portrait(5, 0, 160)
+    canvas.flags.writeable = False
+    return canvas
+
+
+def upside_down(picture: Picture) -> Picture:
+    return np.ascontiguousarray(picture[::-1, ::-1])
+
+
+def write_photo(path: Path, picture: Picture, **options: Any) -> Path:
+    """Write a photo in the format of its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+def write_portraits(
+    root: Path, count: int, size: int = 128, names: Sequence[str] | None = None
+) -> Path:
+    """Write portraits in turn to ``real`` and ``fake``, in groups of two; PNG, so lossless."""
+    for index in range(count):
+        label = ("real", "fake")[index % 2]
+        default = f"{label}/id{index // 4}/{index:03d}.png"
+        name = names[index] if names else default
+        write_photo(root / name, portrait(index % 12, index // 12, size))
+    return root
+
+
+def make_source(path: Path, **facts: Any) -> Source:
+    """The source that a list with this one path gives."""
+    from dataclasses import replace
+
+    return replace(list_sources([path.name], path.parent)[0], **facts)
+
+
+def make_face(box: Sequence[float], confidence: float = 0.9) -> Face:
+    x0, y0, x1, y1 = box
+    points = [(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)]
+    marks = [(x0 + u * (x1 - x0), y0 + v * (y1 - y0)) for u, v in points]
+    return Face(np.array(box, np.float32), confidence, np.array(marks, np.float32))
+
+
+class FakeDetector:
+    """Finds the given boxes in every picture that ``finds_in`` accepts."""
+
+    def __init__(
+        self,
+        *boxes: Sequence[float],
+        finds_in: Callable[[Picture], bool] = lambda picture: True,
+    ) -> None:
+        self.boxes = boxes
+        self.finds_in = finds_in
+        self.calls = 0
+
+    def detect(self, images: Sequence[Picture]) -> list[list[Face]]:
+        self.calls += 1
+        return [
+            [make_face(box) for box in self.boxes] if self.finds_in(image) else []
+            for image in images
+        ]
+
+
+def tree_hashes(root: Path) -> dict[str, str]:
+    """Hash of every file below a folder, and ``folder`` for every folder."""
+    return {
+        path.relative_to(root).as_posix(): "folder"
+        if path.is_dir()
+        else hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def hostile_source(kind: str, number: int, folder: Path = Path()) -> Source:
+    return Source(id=f"{number:016x}", path=folder / f"{kind}-{number}", name=f"{kind}-{number}")
+
+
+def misbehave(source: Source, connection: Connection | None = None) -> None:
+    """Do to this process what the source's name says."""
+    kind = source.name.split("-")[0]
+    if kind == HANG:
+        time.sleep(3600)
+    if kind == KILL_ONCE:
+        if source.path.exists():
+            return
+        source.path.touch()
+    if kind == CUT_SHORT and connection is not None:
+        # The head of a long answer, and then nothing more.
+        os.write(connection.fileno(), struct.pack("!i", 1 << 20) + b"half")
+    if kind in (KILL, KILL_ONCE, CUT_SHORT):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def serve_hostile(connection: Connection, spec: CropSpec, max_pixels: int) -> None:
+    """Stands in for the pipeline's worker: same protocol, no detector; answers with its pid."""
+    connection.send(None)
+    while True:
+        try:
+            source = connection.recv()
+        except EOFError:
+            return
+        misbehave(source, connection)
+        connection.send(Extraction(Status.NO_FACE, f"{source.name} {os.getpid()}"))
+
+
+def serve_never(connection: Connection, spec: CropSpec, max_pixels: int) -> None:
+    """A worker that dies before it is ready."""
+
+
+def serve_real_hostile(connection: Connection, spec: CropSpec, max_pixels: int) -> None:
+    """The pipeline's own worker, but some sources kill it before they are read."""
+    from deepfake.faces import extraction, pipeline
+
+    class Hostile(extraction.FaceExtractor):
+        def extract(self, source: Source) -> Extraction:
+            misbehave(source)
+            if source.name.startswith(NONE):
+                return Extraction(Status.NO_FACE, str(os.getpid()))
+            return super().extract(source)
+
+    pipeline.FaceExtractor = Hostile  # type: ignore[misc]
+    pipeline._serve(connection, spec, max_pixels)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deepfake import Predictor
+from deepfake.errors import CheckpointError, UsageError
+from deepfake.faces.extraction import decode_crop
+from deepfake.inference.predictor import choose_device
+from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.media.tables import read_csv
+from deepfake.records import MediaScore, Status
+from tests.conftest import Trained
+
+
+@pytest.fixture(scope="module")
+def mixed(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Portraits, and every way not to get an answer."""
+    folder = tmp_path_factory.mktemp("mixed")
+    portraits = sorted(trained.photos.rglob("*.png"))[:5]
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no photo")
+    Image.new("RGB", (300, 200), (90, 120, 90)).save(folder / "wall.png")
+    Image.new("RGB", (16, 16)).save(folder / "tiny.png")
+    os.mkfifo(folder / "pipe.jpg")
+    return [
+        portraits[0],
+        folder / "broken.jpg",
+        portraits[1],
+        folder / "wall.png",
+        folder / "tiny.png",
+        folder / "missing.jpg",
+        portraits[2],
+        folder / "pipe.jpg",
+        portraits[3],
+        portraits[4],
+    ]
+
+
+def summary(scores: list[MediaScore]) -> list[tuple[str, str, str, float | None]]:
+    return [
+        (s.path, s.status, s.reason, None if s.p_fake is None else round(s.p_fake, 5))
+        for s in scores
+    ]
+
+
+def test_one_row_per_path_in_order_with_honest_statuses(
+    trained: Trained, mixed: list[Path]
+) -> None:
+    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu", batch_size=2)
+    scores = list(predictor.predict(mixed))
+
+    assert [score.path for score in scores] == [str(path) for path in mixed]
+    expected = [
+        *(Status.OK, Status.UNREADABLE, Status.OK, Status.NO_FACE, Status.TOO_SMALL),
+        *(Status.UNREADABLE, Status.OK, Status.UNREADABLE, Status.OK, Status.OK),
+    ]
+    assert [score.status for score in scores] == expected
+    for score in scores:
+        answered = score.status is Status.OK
+        assert (score.p_fake is not None) == answered == (score.label is not None)
+        assert (score.n_faces > 0) == answered == (score.box_xyxy is not None)
+        assert answered or score.reason
+        if score.p_fake is not None:
+            assert 0 <= score.p_fake <= 1
+            assert score.label == ("fake" if score.p_fake >= score.threshold else "real")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64], ids="batch{}".format)
+def test_batch_size_changes_nothing(trained: Trained, mixed: list[Path], batch_size: int) -> None:
+    whole = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
+    part = Predictor.from_checkpoint(trained.checkpoint, device="cpu", batch_size=batch_size)
+    assert summary(list(part.predict(mixed))) == summary(list(whole.predict(mixed)))
+
+
+def test_worker_processes_change_nothing(trained: Trained, mixed: list[Path]) -> None:
+    alone = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
+    helped = Predictor.from_checkpoint(trained.checkpoint, device="cpu", workers=2)
+    assert summary(list(helped.predict(mixed))) == summary(list(alone.predict(mixed)))
+
+
+def test_training_and_prediction_see_the_same_pixels(trained: Trained) -> None:
+    """The score of a photo equals that of the crop that training stored for it."""
+    checkpoint = load_checkpoint(trained.checkpoint)
+    rows = read_csv(trained.crops / "manifest.csv", ["crop", "source"])
+    names = {
+        row["id"]: row["path"] for row in read_csv(trained.crops / "sources.csv", ["id", "path"])
+    }
+    for row in rows[:6]:
+        stored = decode_crop((trained.crops / row["crop"]).read_bytes())
+        batch = torch.from_numpy(stored.transpose(2, 0, 1)[None].copy())
+        with torch.inference_mode():
+            expected = checkpoint.classifier(checkpoint.embedder(batch))
+        predictor = Predictor(checkpoint, device="cpu")
+        (score,) = predictor.predict([trained.photos / names[row["source"]]])
+        assert score.p_fake == pytest.approx(float(expected[0]), abs=1e-6)
+
+
+def test_is_lazy(trained: Trained, mixed: list[Path]) -> None:
+    asked = []
+
+    def paths() -> object:
+        for number in range(10_000):
+            asked.append(number)
+            yield mixed[1]
+
+    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu", batch_size=2)
+    first = next(predictor.predict(paths()))  # type: ignore[arg-type]
+    assert first.status is Status.UNREADABLE
+    assert len(asked) <= 8
+
+
+def test_nothing_in_nothing_out(trained: Trained) -> None:
+    assert list(Predictor.from_checkpoint(trained.checkpoint).predict([])) == []
+
+
+def test_no_input_is_modified(trained: Trained, mixed: list[Path]) -> None:
+    files = [path for path in mixed if path.is_file()]
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in files]
+    list(Predictor.from_checkpoint(trained.checkpoint, device="cpu").predict(files))
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in files] == before
+
+
+def test_faces_of_a_group_photo(trained: Trained, tmp_path: Path) -> None:
+    portraits = [np.asarray(Image.open(p)) for p in sorted(trained.photos.rglob("*.png"))[:2]]
+    Image.fromarray(np.concatenate(portraits, axis=1)).save(tmp_path / "two.png")
+    checkpoint = load_checkpoint(trained.checkpoint)
+    # Only to look at the aggregation: a spec that takes every face.
+    object.__setattr__(checkpoint.crop_spec, "faces", "all")
+    for policy, choose in (("max", max), ("mean", np.mean)):
+        predictor = Predictor(checkpoint, device="cpu", aggregation=policy)
+        (score,) = predictor.predict([tmp_path / "two.png"])
+        assert score.n_faces == len(score.faces) == 2
+        assert score.p_fake == pytest.approx(choose([face.p_fake for face in score.faces]))
+
+
+def test_errors(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        Predictor.from_checkpoint(tmp_path / "no.ckpt")
+    with pytest.raises(CheckpointError, match=r"mid-training; use the model\.ckpt"):
+        Predictor.from_checkpoint(trained.run / "checkpoints" / "last.ckpt")
+    with pytest.raises(UsageError, match="batch_size=0"):
+        Predictor.from_checkpoint(trained.checkpoint, batch_size=0)
+    with pytest.raises(UsageError, match="no aggregation 'median'"):
+        Predictor.from_checkpoint(trained.checkpoint, aggregation="median")
+    with pytest.raises(UsageError, match="device 'gpu' is not usable here"):
+        Predictor.from_checkpoint(trained.checkpoint, device="gpu")
+
+
+def test_auto_takes_the_best_device_there_is() -> None:
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.backends.mps.is_available():
+        best = "mps"
+    assert choose_device("auto").type == best
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_scores(trained: Trained, mixed: list[Path]) -> None:
+    cpu = list(Predictor.from_checkpoint(trained.checkpoint, device="cpu").predict(mixed))
+    gpu = list(Predictor.from_checkpoint(trained.checkpoint, device="cuda").predict(mixed))
+    assert [s.status for s in cpu] == [s.status for s in gpu]
+    pairs = [(a.p_fake, b.p_fake) for a, b in zip(cpu, gpu, strict=True) if a.p_fake is not None]
+    assert all(a == pytest.approx(b, abs=1e-3) for a, b in pairs)

@@ -1,0 +1,201 @@
+"""Augmentation: a pure function of (picture, seed), in any order and in any process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deepfake.learning import augmentation
+from deepfake.learning.augmentation import RECIPES, Augmentation, sample_seed
+
+REPO = Path(__file__).resolve().parents[2]
+Picture = NDArray[np.uint8]
+DRAWS = 400
+EACH_RECIPE = pytest.mark.parametrize("recipe", list(RECIPES))
+
+
+def draw(size: int = 48) -> Picture:
+    """Soft shades, different left and right, with a few hard edges."""
+    y, x = np.mgrid[0:size, 0:size]
+    picture = np.stack([60 + x * 2, 60 + y, np.full_like(x, 120)], axis=2)
+    picture[8:20, 6:14] = (200, 90, 40)
+    return picture.astype(np.uint8)
+
+
+def digest(pictures: list[Picture]) -> str:
+    return hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()
+
+
+@EACH_RECIPE
+def test_the_seed_decides_everything(recipe: str) -> None:
+    picture, seeds = draw(), list(range(30))
+    first, second = Augmentation(recipe), Augmentation(recipe)
+    ahead = {seed: first(picture, seed) for seed in seeds}
+    back = {seed: second(picture, seed) for seed in reversed(seeds)}
+    assert all(np.array_equal(ahead[seed], back[seed]) for seed in seeds)
+    assert len({result.tobytes() for result in ahead.values()}) > 20
+
+
+@EACH_RECIPE
+def test_a_global_seed_changes_nothing(recipe: str) -> None:
+    augment, picture = Augmentation(recipe), draw()
+    np.random.seed(1)
+    before = augment(picture, 5)
+    np.random.seed(2)
+    state = np.random.get_state()[1]
+    assert np.array_equal(augment(picture, 5), before)
+    assert np.array_equal(np.random.get_state()[1], state)
+
+
+@EACH_RECIPE
+@pytest.mark.parametrize("size", [16, 33, 64])
+def test_keeps_shape_type_and_the_picture_it_was_given(recipe: str, size: int) -> None:
+    augment, picture = Augmentation(recipe), draw(size)
+    before = picture.copy()
+    for seed in range(40):
+        result = augment(picture, seed)
+        assert (result.shape, result.dtype) == ((size, size, 3), np.uint8)
+    assert np.array_equal(picture, before)
+
+
+def test_sample_seeds_are_distinct() -> None:
+    seeds = {
+        sample_seed(seed, epoch, index)
+        for seed in range(3)
+        for epoch in range(10)
+        for index in range(100)
+    }
+    assert len(seeds) == 3000
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+@EACH_RECIPE
+def test_no_epoch_repeats_another(recipe: str) -> None:
+    augment, picture = Augmentation(recipe), draw()
+    epochs = [
+        digest([augment(picture, sample_seed(0, epoch, index)) for index in range(12)])
+        for epoch in range(4)
+    ]
+    assert len(set(epochs)) == 4
+
+
+def share(happened: list[bool]) -> float:
+    return sum(happened) / len(happened)
+
+
+def brightest_side(picture: Picture) -> str:
+    half = picture.shape[1] // 2
+    red = picture[..., 0].astype(float)
+    return "left" if red[:, :half].mean() > red[:, half:].mean() else "right"
+
+
+# 400 draws of p = 0.5 have a standard deviation of 0.025: six of them on either side.
+@EACH_RECIPE
+def test_half_of_the_pictures_are_flipped(recipe: str) -> None:
+    augment, picture = Augmentation(recipe), draw()
+    picture[8:20, 6:14] = picture[30, 30]
+    assert brightest_side(picture) == "right"
+    flipped = [brightest_side(augment(picture, seed)) == "left" for seed in range(DRAWS)]
+    assert share(flipped) == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_entrys_steps_each_happen_half_of_the_time() -> None:
+    augment = Augmentation("entry")
+    flat = np.full((32, 32, 3), 120, np.uint8)
+    # A flat grey survives compression and blur; what is left over is noise.
+    noisy = [float(augment(flat, seed).std()) > 2 for seed in range(DRAWS)]
+    assert share(noisy) == pytest.approx(0.5, abs=0.15)
+    picture = draw()
+    mirrored = np.ascontiguousarray(picture[:, ::-1])
+    untouched = [
+        any(np.array_equal(augment(picture, seed), same) for same in (picture, mirrored))
+        for seed in range(DRAWS)
+    ]
+    # No compression, no noise, no blur (or one too weak to see): an eighth and a little.
+    assert share(untouched) == pytest.approx(0.14, abs=0.1)
+
+
+def test_the_entrys_noise_is_5_to_10_percent_per_channel() -> None:
+    augment, flat = Augmentation("entry"), np.full((64, 64, 3), 128, np.uint8)
+    results = [augment(flat, seed).astype(float) for seed in range(DRAWS)]
+    # Without blur or compression after it, the noise of a picture is that drawn.
+    spreads = [result.std() for result in results if result.std() > 2]
+    assert max(spreads) < 0.115 * 255
+    assert max(spreads) > 0.085 * 255
+    colourful = [np.ptp(result, axis=2).mean() > 2 for result in results if result.std() > 8]
+    assert all(colourful)
+
+
+def test_the_entrys_compression_is_of_quality_10_to_30() -> None:
+    augment, picture = Augmentation("entry"), draw()
+    compressed = set()
+    for quality in range(10, 31):
+        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        compressed |= {decoded.tobytes(), decoded[:, ::-1].tobytes()}
+        rgb = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        decoded = cv2.imdecode(rgb, cv2.IMREAD_COLOR)[..., ::-1]
+        compressed |= {decoded.tobytes(), decoded[:, ::-1].tobytes()}
+    only = [augment(picture, seed).tobytes() in compressed for seed in range(DRAWS)]
+    # Compressed, neither noise nor (visible) blur: an eighth and a little.
+    assert share(only) == pytest.approx(0.14, abs=0.1)
+
+
+def test_the_light_recipe_leaves_traces_visible() -> None:
+    augment, picture = Augmentation("light"), draw()
+    picture[::2, ::2] += 20
+    detail = [float(augment(picture, seed).astype(float).std()) for seed in range(100)]
+    assert min(detail) > 0.6 * picture.std()
+
+
+def test_unknown_recipe() -> None:
+    with pytest.raises(ValueError, match="no augmentation 'heavy'; there are entry, light"):
+        Augmentation("heavy")
+
+
+def test_a_wrong_argument_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import albumentations
+
+    # albumentations itself only warns of it, and goes on without.
+    def misspelt() -> list[albumentations.BasicTransform]:
+        return [albumentations.ImageCompression(quality_lower=10, p=0.5)]
+
+    monkeypatch.setattr(augmentation, "RECIPES", {"misspelt": misspelt})
+    with pytest.raises(UserWarning, match="quality_lower"):
+        Augmentation("misspelt")
+
+
+_CHILD = """
+import socket, sys
+
+def refuse(*args, **kwargs):
+    sys.exit(f"network: {args}")
+
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+from tests.learning.test_augmentation import child_digest
+sys.stdout.write(child_digest())
+"""
+
+
+def child_digest() -> str:
+    """What another process computes; its import of the module is part of the test."""
+    from deepfake.learning.augmentation import RECIPES, Augmentation
+
+    return digest([Augmentation(recipe)(draw(), seed) for recipe in RECIPES for seed in range(20)])
+
+
+def test_another_process_gets_the_same_bytes_in_silence() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", _CHILD]
+    child = subprocess.run(
+        command, cwd=REPO, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (child.stdout, child.stderr, child.returncode) == (child_digest(), "", 0)

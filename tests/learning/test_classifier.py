@@ -1,0 +1,205 @@
+"""The classifier against scikit-learn's own ``predict_proba``, through a saved file."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.svm import LinearSVC
+
+from deepfake.errors import JobError
+from deepfake.learning.classifier import SVMClassifier, _folds
+
+Rows = NDArray[np.float64]
+Truth = NDArray[np.int64]
+
+
+def draw(n_real: int, n_fake: int, dim: int = 8, shift: float = 0.4) -> tuple[Rows, Truth]:
+    """Two clouds that overlap, shuffled."""
+    rng = np.random.default_rng((n_real, n_fake, dim))
+    truth = rng.permutation(np.repeat([0, 1], [n_real, n_fake]))
+    rows = rng.normal(size=(len(truth), dim))
+    rows[:, 0] += shift * (2 * truth - 1)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True), truth
+
+
+def reload(classifier: SVMClassifier) -> SVMClassifier:
+    """What a checkpoint does: save the state, read it without trusting it."""
+    file = io.BytesIO()
+    torch.save(classifier.state_dict(), file)
+    file.seek(0)
+    fresh = SVMClassifier(len(classifier.weight_), C=123.0)
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    return fresh
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["by-row", "by-group"])
+@pytest.mark.parametrize("c", [0.1, 2.0], ids="C{}".format)
+@pytest.mark.parametrize(
+    ("n_real", "n_fake", "dim"),
+    [
+        pytest.param(60, 60, 8, id="even"),
+        pytest.param(150, 20, 8, id="unequal"),
+        pytest.param(40, 40, 128, id="wide"),
+        pytest.param(3, 30, 4, id="three-reals"),
+    ],
+)
+def test_equals_scikit_learn(n_real: int, n_fake: int, dim: int, c: float, grouped: bool) -> None:
+    rows, truth = draw(n_real, n_fake, dim)
+    groups = [f"g{i // 2}" for i in range(len(truth))] if grouped else None
+    folds = list(_folds(truth, groups))
+    oracle = CalibratedClassifierCV(LinearSVC(C=c, dual=False), ensemble=False, cv=folds)
+    oracle.fit(rows, truth)
+    fitted = SVMClassifier(dim, c).fit(rows, truth, groups)
+    fresh = np.random.default_rng(1).normal(size=(200, dim))
+    for queries in (rows, fresh, 5 * fresh):
+        expected = oracle.predict_proba(queries)[:, 1]
+        for classifier in (fitted, reload(fitted)):
+            p_fake = classifier(torch.from_numpy(queries))
+            assert (p_fake.dtype, tuple(p_fake.shape)) == (torch.float64, (len(queries),))
+            np.testing.assert_allclose(p_fake.numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_float32_embeddings_score_as_float64_ones() -> None:
+    rows, truth = draw(50, 50)
+    rows = rows.astype(np.float32).astype(np.float64)
+    first = SVMClassifier(8).fit(rows, truth)
+    second = SVMClassifier(8).fit(torch.from_numpy(rows).float(), torch.from_numpy(truth))
+    assert torch.equal(
+        first(torch.from_numpy(rows)), second(torch.from_numpy(rows.astype(np.float32)))
+    )
+
+
+def test_rises_with_fake() -> None:
+    rows, truth = draw(100, 100, shift=1.0)
+    classifier = SVMClassifier(8).fit(rows, truth)
+    assert float(classifier.slope_) < 0
+    p_fake = classifier(torch.from_numpy(rows)).numpy()
+    assert p_fake[truth == 1].mean() > p_fake[truth == 0].mean() + 0.1
+    direction = classifier.weight_ / classifier.weight_.norm()
+    walk = classifier(torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None] * direction)
+    assert bool((walk.diff() > 0).all())
+
+
+def test_swapping_the_labels_mirrors_the_answer() -> None:
+    rows, truth = draw(80, 80)
+    ahead, back = SVMClassifier(8).fit(rows, truth), SVMClassifier(8).fit(rows, 1 - truth)
+    queries = torch.from_numpy(rows)
+    torch.testing.assert_close(ahead(queries), 1 - back(queries), rtol=0, atol=1e-5)
+
+
+def test_same_rows_same_numbers() -> None:
+    rows, truth = draw(40, 40)
+    states = [SVMClassifier(8).fit(rows, truth).state_dict() for _ in range(2)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_fitting_again_forgets_the_first_fit() -> None:
+    rows, truth = draw(40, 40)
+    twice = SVMClassifier(8).fit(rows, 1 - truth).fit(rows, truth)
+    assert torch.equal(twice.weight_, SVMClassifier(8).fit(rows, truth).weight_)
+
+
+def test_separable_rows_give_no_nan() -> None:
+    rows, truth = draw(30, 30, shift=50.0)
+    p_fake = SVMClassifier(8).fit(rows, truth)(torch.from_numpy(rows * 1e6)).numpy()
+    assert np.isfinite(p_fake).all()
+    assert ((p_fake > 0.5) == (truth == 1)).all()
+
+
+@pytest.mark.parametrize("size", [1, 3, 7], ids="groups-of-{}".format)
+def test_no_group_on_both_sides_of_a_fold(size: int) -> None:
+    _, truth = draw(60, 45)
+    groups = np.array([f"g{i // size}" for i in range(len(truth))])
+    folds = list(_folds(truth, groups.tolist()))
+    assert len(folds) == 5
+    held = Counter(int(row) for _, test in folds for row in test)
+    assert held == Counter(range(len(truth)))
+    for train, test in folds:
+        assert set(groups[train]).isdisjoint(groups[test])
+        assert set(truth[train]) == set(truth[test]) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("groups", "n_folds"),
+    [
+        pytest.param(None, 5, id="none"),
+        pytest.param(["a"] * 40, 5, id="one-group"),
+        pytest.param(["real"] * 20 + [f"fake{i}" for i in range(20)], 5, id="one-group-of-reals"),
+    ],
+)
+def test_folds_by_row_where_groups_do_not_serve(groups: list[str] | None, n_folds: int) -> None:
+    truth = np.repeat([0, 1], 20)
+    folds = list(_folds(truth, groups))
+    assert len(folds) == n_folds
+    assert sorted(int(row) for _, test in folds for row in test) == list(range(40))
+    for train, test in folds:
+        assert set(truth[train]) == set(truth[test]) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("n_real", "n_fake"),
+    [
+        pytest.param(0, 10, id="fakes-only"),
+        pytest.param(10, 0, id="reals-only"),
+        pytest.param(1, 10, id="one-real"),
+        pytest.param(0, 0, id="nothing"),
+    ],
+)
+def test_refuses_too_few_rows(n_real: int, n_fake: int) -> None:
+    rows, truth = draw(n_real, n_fake)
+    with pytest.raises(JobError, match=f"on {n_real} real and {n_fake} fake rows; it needs 2"):
+        SVMClassifier(8).fit(rows.reshape(-1, 8), truth)
+
+
+def test_two_rows_of_each_class_are_enough() -> None:
+    rows, truth = draw(2, 2)
+    assert bool(torch.isfinite(SVMClassifier(8).fit(rows, truth)(torch.from_numpy(rows))).all())
+
+
+def test_refuses_a_third_class() -> None:
+    rows, truth = draw(5, 5)
+    truth[0] = 2
+    with pytest.raises(JobError, match="cannot fit a classifier"):
+        SVMClassifier(8).fit(rows, truth)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+def test_refuses_rows_that_are_no_numbers(value: float) -> None:
+    rows, truth = draw(5, 5)
+    rows[3, 2] = value
+    with pytest.raises(ValueError, match="NaN or infinite values"):
+        SVMClassifier(8).fit(rows, truth)
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_labels", "seen"),
+    [
+        pytest.param((10, 7), 10, r"shape \(10, 7\) with 10 labels; expected \(N, 8\)", id="width"),
+        pytest.param((10, 8), 9, r"shape \(10, 8\) with 9 labels", id="length"),
+        pytest.param((8,), 8, r"shape \(8,\) with 8 labels", id="one-dimension"),
+    ],
+)
+def test_refuses_rows_of_another_shape(shape: tuple[int, ...], n_labels: int, seen: str) -> None:
+    with pytest.raises(ValueError, match=seen):
+        SVMClassifier(8).fit(np.ones(shape), np.arange(n_labels) % 2)
+
+
+def test_scoring_refuses_another_width() -> None:
+    rows, truth = draw(5, 5)
+    classifier = SVMClassifier(8).fit(rows, truth)
+    for shape in ((3, 9), (8,)):
+        with pytest.raises(ValueError, match=r"expected \(N, 8\)"):
+            classifier(torch.zeros(shape))
+
+
+def test_scoring_refuses_before_the_fit() -> None:
+    with pytest.raises(JobError, match="not fitted"):
+        SVMClassifier(8)(torch.zeros(1, 8))
+    with pytest.raises(JobError, match="not fitted"):
+        reload(SVMClassifier(8))(torch.zeros(1, 8))

@@ -1,0 +1,450 @@
+"""Order, augmentation and splits follow from the seed alone, whatever the number of workers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from deepfake.dataset.manifest import CropRow, read_manifest
+from deepfake.errors import JobError, UsageError
+from deepfake.learning.augmentation import Augmentation, sample_seed
+from deepfake.learning.data import CropDataModule, EpochBatches, EpochOrder, SampleKey
+from tests.made_crops import write_crop_folder, write_tables
+
+Edit = Callable[[CropRow], CropRow]
+COUNTS = {"train": (14, 10), "validation": (4, 4), "test": (4, 4)}
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_crop_folder(tmp_path_factory.mktemp("data") / "crops", COUNTS, size=32)
+
+
+def make(root: Path, **options: Any) -> CropDataModule:
+    data = CropDataModule(str(root), **({"batch_size": 8} | options))
+    data.setup()
+    return data
+
+
+def at_epoch(loader: DataLoader[Any], epoch: int) -> DataLoader[Any]:
+    """What Lightning does before an epoch."""
+    loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]
+    return loader
+
+
+def stream(loader: DataLoader[Any]) -> list[tuple[bytes, int, int]]:
+    return [
+        (image.numpy().tobytes(), int(label), int(index))
+        for batch in loader
+        for image, label, index in zip(batch["image"], batch["label"], batch["index"], strict=True)
+    ]
+
+
+# Order
+
+
+@pytest.mark.parametrize("balance", [False, True], ids=["plain", "balanced"])
+def test_order_follows_from_seed_and_epoch_alone(balance: bool) -> None:
+    labels = [0] * 30 + [1] * 20
+    order = EpochOrder(labels, seed=3, balance=balance)
+    seen = []
+    for epoch in (0, 1, 2):
+        order.set_epoch(epoch)
+        seen.append(list(order))
+        assert list(order) == seen[-1]
+    fresh = EpochOrder(labels, seed=3, balance=balance)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    fresh.set_epoch(2)
+    assert list(fresh) == seen[2]
+    assert len({tuple(indices) for indices in seen}) == 3
+    other = EpochOrder(labels, seed=4, balance=balance)
+    assert list(other) != seen[0]
+
+
+def test_every_row_once_in_random_order() -> None:
+    order = EpochOrder([0, 1] * 50, seed=0)
+    assert len(order) == 100
+    assert sorted(order) == list(range(100))
+    assert list(order) != list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("n_real", "n_fake"), [(30, 7), (3, 50), (20, 20), (1, 4)], ids="{}".format
+)
+def test_balance_gives_half_and_half(n_real: int, n_fake: int) -> None:
+    labels = np.repeat([0, 1], [n_real, n_fake])
+    order = EpochOrder(labels.tolist(), seed=1, balance=True)
+    indices = list(order)
+    assert len(indices) == len(order) == 2 * max(n_real, n_fake)
+    assert [int(labels[i]) for i in indices] == [0, 1] * max(n_real, n_fake)
+    for label, number in ((0, n_real), (1, n_fake)):
+        times = Counter(i for i in indices if labels[i] == label)
+        assert len(times) == number
+        assert max(times.values()) - min(times.values()) <= 1
+
+
+# Batches
+
+
+@pytest.mark.parametrize(
+    ("share", "size", "expected"),
+    [
+        pytest.param(8 / 28, 28, 8, id="entry"),
+        pytest.param(0.2857142857142857, 28, 8, id="entry-as-configured"),
+        pytest.param(0.3, 28, 8, id="entry-as-written"),
+        pytest.param(0.0, 28, 0, id="none"),
+        pytest.param(1.0, 28, 28, id="all"),
+        pytest.param(0.5, 9, 4, id="half-of-nine"),
+    ],
+)
+def test_exact_number_of_augmented_samples(share: float, size: int, expected: int) -> None:
+    batches = list(EpochBatches(EpochOrder([0, 1] * 100, seed=0), size, share))
+    assert [sum(key.augment for key in batch) for batch in batches] == [expected] * (200 // size)
+    augmented = {key.row for batch in batches for key in batch if key.augment}
+    assert len(augmented) == expected * len(batches)
+
+
+def test_an_incomplete_batch_is_dropped() -> None:
+    batches = EpochBatches(EpochOrder([0, 1] * 13, seed=0), 8, 0.5)
+    found = list(batches)
+    assert [len(batch) for batch in found] == [8, 8, 8]
+    assert len(batches) == 3
+    assert found == [
+        [
+            SampleKey(0, row, place < 4)
+            for place, row in enumerate(list(batches.sampler)[start : start + 8])
+        ]
+        for start in (0, 8, 16)
+    ]
+
+
+def test_a_batch_larger_than_the_data_is_the_data() -> None:
+    batches = EpochBatches(EpochOrder([0, 1] * 5, seed=0), 48, 0.5)
+    (batch,) = batches
+    assert sorted(key.row for key in batch) == list(range(10))
+    assert sum(key.augment for key in batch) == 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "world"), [(50, 8, 2), (50, 12, 4), (11, 48, 2), (9, 6, 3)], ids="{}".format
+)
+def test_processes_divide_the_global_batch(rows: int, size: int, world: int) -> None:
+    def make_batches(rank: int, world: int) -> list[list[SampleKey]]:
+        order = EpochOrder([i % 2 for i in range(rows)], seed=5)
+        order.set_epoch(2)
+        return list(EpochBatches(order, size, 0.5, rank, world))
+
+    parts = [make_batches(rank, world) for rank in range(world)]
+    assert len({len(part) for part in parts}) == 1
+    for step in range(len(parts[0])):
+        assert len({len(part[step]) for part in parts}) == 1
+        together = [key for part in parts for key in part[step]]
+        assert len({key.row for key in together}) == len(together)
+        if rows >= size:
+            (whole,) = make_batches(0, 1)[step : step + 1]
+            assert sorted(together) == sorted(whole)
+
+
+def test_refuses_a_batch_that_processes_cannot_divide() -> None:
+    with pytest.raises(UsageError, match=r"batch_size=7 .* 2 processes"):
+        EpochBatches(EpochOrder([0, 1] * 10, seed=0), 7, 0.5, 0, 2)
+
+
+# Loader
+
+
+def test_the_stream_does_not_depend_on_workers(crops: Path) -> None:
+    streams = []
+    for workers in (0, 1, 3):
+        loader = make(crops, num_workers=workers, augment_share=0.5).train_dataloader()
+        streams.append([stream(at_epoch(loader, epoch)) for epoch in (0, 1, 2)])
+    assert streams[0] == streams[1] == streams[2]
+    digests = {hashlib.sha256(repr(sorted(epoch)).encode()).hexdigest() for epoch in streams[0]}
+    assert len(digests) == 3
+
+
+def test_the_seed_reaches_order_and_augmentation(crops: Path) -> None:
+    first, again, other = (
+        stream(make(crops, seed=seed, augment_share=1.0).train_dataloader()) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert [row[2] for row in first] != [row[2] for row in other]
+    images = {index: image for image, _, index in first}
+    assert any(images[index] != image for image, _, index in other if index in images)
+
+
+@pytest.mark.parametrize("recipe", ["entry", "light"])
+def test_samples_are_the_files_augmented_by_name(crops: Path, recipe: str) -> None:
+    data = make(crops, augment_share=0.5, augmentation=recipe, seed=7)
+    loader = at_epoch(data.train_dataloader(), 3)
+    dataset, augment = data.datasets["train"], Augmentation(recipe)
+    for batch in loader:
+        for place, index in enumerate(batch["index"].tolist()):
+            plain = dataset[index]["image"]
+            if place < 4:
+                pixels = plain.permute(1, 2, 0).numpy()
+                changed = augment(np.ascontiguousarray(pixels), sample_seed(7, 3, index))
+                plain = torch.from_numpy(changed).permute(2, 0, 1)
+            assert torch.equal(batch["image"][place], plain)
+            assert int(batch["label"][place]) == dataset.rows[index].label
+
+
+def test_a_batch_is_bytes_and_integers(crops: Path) -> None:
+    batch = next(iter(make(crops).train_dataloader()))
+    assert (batch["image"].dtype, tuple(batch["image"].shape)) == (torch.uint8, (8, 3, 32, 32))
+    for name in ("label", "index"):
+        assert (batch[name].dtype, tuple(batch[name].shape)) == (torch.int64, (8,))
+
+
+def test_crops_reach_the_network_in_rgb(tmp_path: Path) -> None:
+    root = write_crop_folder(tmp_path / "crops", COUNTS, size=32, jpeg_quality=None)
+    import cv2
+
+    data = make(root)
+    path = root / data.datasets["train"].rows[0].crop
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 2] = 200  # OpenCV writes BGR
+    cv2.imwrite(str(path), red)
+    assert data.datasets["train"][0]["image"].float().mean(dim=(1, 2)).tolist() == [200, 0, 0]
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "train"])
+def test_plain_loader_gives_every_crop_once_in_order(crops: Path, split: str) -> None:
+    data = make(crops, batch_size=5, augment_share=1.0)
+    loader = {"validation": data.val_dataloader, "test": data.test_dataloader}.get(
+        split, lambda: data.plain_dataloader("train")
+    )()
+    found = stream(loader)
+    dataset = data.datasets[split]
+    assert [index for _, _, index in found] == list(range(sum(COUNTS[split])))
+    assert found == [
+        (dataset[i]["image"].numpy().tobytes(), dataset.rows[i].label, i)
+        for i in range(len(dataset))
+    ]
+
+
+def test_balanced_batches_are_half_fake(crops: Path) -> None:
+    loader = make(crops, balance=True).train_dataloader()
+    assert [int(batch["label"].sum()) for batch in loader] == [4, 4, 4]
+
+
+# Splits
+
+
+def edited(root: Path, edit: Edit) -> Path:
+    rows = [edit(row) for row in read_manifest(root).rows]
+    write_tables(root, rows)
+    return root
+
+
+def no_split(row: CropRow) -> CropRow:
+    return replace(row, split="")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_crop_folder(tmp_path / "crops", COUNTS, size=16, group_size=2)
+
+
+def names(data: CropDataModule) -> dict[str, str]:
+    return {row.crop: split for split, part in data.datasets.items() for row in part.rows}
+
+
+@pytest.mark.parametrize("split", ["auto", "given"])
+def test_a_filled_column_is_taken(folder: Path, split: str) -> None:
+    data = make(folder, split=split)
+    assert names(data) == {row.crop: row.split for row in read_manifest(folder).rows}
+    assert data.description is not None
+    assert data.description.counts == {
+        name: {"real": real, "fake": fake} for name, (real, fake) in COUNTS.items()
+    }
+    assert data.description.manifest == read_manifest(folder)
+
+
+@pytest.mark.parametrize("split", ["auto", "group"])
+def test_groups_are_divided_where_the_column_is_empty(folder: Path, split: str) -> None:
+    edited(folder, no_split)
+    data = make(folder, split=split, shares=(0.6, 0.2, 0.2))
+    found: dict[str, set[str]] = {}
+    for name, part in data.datasets.items():
+        assert {row.label for row in part.rows} == {0, 1}
+        for row in part.rows:
+            found.setdefault(row.group, set()).add(name)
+    assert all(len(where) == 1 for where in found.values())
+    assert sum(len(part) for part in data.datasets.values()) == 40
+    assert names(make(folder, split=split, shares=(0.6, 0.2, 0.2))) == names(data)
+    again = [
+        names(make(folder, split=split, shares=(0.6, 0.2, 0.2), seed=seed)) for seed in range(5)
+    ]
+    assert any(other != names(data) for other in again)
+
+
+def test_group_ignores_a_filled_column(folder: Path) -> None:
+    divided = names(make(folder, split="group"))
+    assert divided != {row.crop: row.split for row in read_manifest(folder).rows}
+
+
+def test_setup_reads_once(folder: Path) -> None:
+    data = make(folder)
+    first = data.description
+    data.setup()
+    assert data.description is first
+
+
+def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
+    return lambda row: replace(row, **values) if condition(row) else row
+
+
+@pytest.mark.parametrize(
+    ("edit", "options", "problem"),
+    [
+        pytest.param(
+            change(lambda row: row.split == "test", label=None),
+            {},
+            r"8 of 40 crops in .* have no label; crop from real/ and fake/",
+            id="unlabelled",
+        ),
+        pytest.param(
+            change(lambda row: row.split == "train", label=1),
+            {},
+            "the train split needs both classes, but .* train: 0 real, 24 fake",
+            id="train-of-one-class",
+        ),
+        pytest.param(
+            change(lambda row: row.split == "validation", label=0),
+            {},
+            "the validation split needs both classes",
+            id="validation-of-one-class",
+        ),
+        pytest.param(
+            change(lambda row: row.split == "validation", split="test"),
+            {},
+            "the validation split needs both classes, but .* validation: 0 real, 0 fake",
+            id="no-validation",
+        ),
+        pytest.param(
+            change(lambda row: row.split == "test", split=""),
+            {},
+            "8 of 40 crops in .* have no split; fill the split column",
+            id="partly-filled",
+        ),
+        pytest.param(
+            change(lambda row: True, split=""),
+            {"split": "given"},
+            "40 of 40 crops in .* have no split",
+            id="given-but-empty",
+        ),
+        pytest.param(
+            change(lambda row: row.split == "test", split="val"),
+            {},
+            "split 'val'.*train, validation, test",
+            id="unknown-split",
+        ),
+        pytest.param(
+            change(lambda row: row.group in ("train-0", "test-0"), group="shared"),
+            {},
+            r"1 groups stand in more than one split, .*: shared; mend",
+            id="leak",
+        ),
+        pytest.param(
+            change(lambda row: True, split="", label=1),
+            {},
+            "cannot split 0 real and 40 fake crops",
+            id="one-class-to-divide",
+        ),
+        pytest.param(
+            change(lambda row: True, split="", group="all"),
+            {},
+            "out of 1 groups; every split needs both classes",
+            id="one-group-to-divide",
+        ),
+        pytest.param(
+            change(lambda row: True, split=""),
+            {"shares": (0.5, 0.5, 0.5)},
+            "expected three numbers >= 0 that sum to 1",
+            id="shares",
+        ),
+        pytest.param(
+            lambda row: row,
+            {"crop_preset": "dacon"},
+            "cut with crop preset 'square', this configuration is for 'dacon'",
+            id="preset",
+        ),
+    ],
+)
+def test_refuses_data_that_cannot_be_learned_from(
+    folder: Path, edit: Edit, options: dict[str, Any], problem: str
+) -> None:
+    edited(folder, edit)
+    with pytest.raises(UsageError, match=problem):
+        make(folder, **options)
+
+
+def test_the_right_preset_is_welcome(tmp_path: Path) -> None:
+    root = write_crop_folder(tmp_path / "crops", COUNTS, size=16, preset="dacon")
+    assert len(make(root, crop_preset="dacon").datasets["train"]) == 24
+
+
+def test_a_test_split_of_one_class_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edited(folder, change(lambda row: row.split == "test", label=1))
+    assert len(make(folder).datasets["test"]) == 8
+    assert "the test split lacks a class" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        pytest.param({"batch_size": 1}, "batch_size=1; triplets need 2 or more", id="batch"),
+        pytest.param({"augment_share": 1.5}, r"augment_share=1\.5; expected 0 to 1", id="share"),
+    ],
+)
+def test_refuses_settings_out_of_range(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        CropDataModule("crops", **options)
+
+
+def test_refuses_a_folder_without_crops(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is not a crop folder \(no job.json\)"):
+        make(tmp_path)
+
+
+def test_refuses_an_unfinished_crop_job(folder: Path) -> None:
+    (folder / "manifest.csv").unlink()
+    with pytest.raises(UsageError, match="holds an unfinished crop job"):
+        make(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids="workers-{}".format)
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(None, "cannot be read .*No such file", id="missing"),
+        pytest.param(b"", "cannot be read .*decode_error", id="empty"),
+        pytest.param(b"no picture", "cannot be read .*run the crop command again", id="text"),
+        pytest.param("other", r"shape \(24, 24, 3\); its job.json says 16 x 16", id="size"),
+    ],
+)
+def test_a_broken_crop_stops_the_training(
+    folder: Path, content: bytes | str | None, problem: str, workers: int
+) -> None:
+    data = make(folder, num_workers=workers)
+    path = folder / data.datasets["validation"].rows[2].crop
+    if content is None:
+        path.unlink()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        other = write_crop_folder(folder / "other", {"train": (1, 1)}, size=24)
+        path.write_bytes(next(other.rglob("*.jpg")).read_bytes())
+    with pytest.raises(JobError, match=problem):
+        list(data.val_dataloader())
