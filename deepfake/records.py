@@ -73,6 +73,40 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which frames of a clip are used; a photo is always its one frame.
+
+    Exactly one of ``frames``, ``fps`` and ``every`` is set.
+
+    Args:
+        frames: This many, evenly spread over the whole length.
+        fps: This many per second of presentation time.
+        every: Each n-th frame, the first included.
+        mode: ``exact`` takes the very frames asked for; ``keyframes`` the nearest keyframe of
+            each, which is several times faster and lands on other frames.
+        max_frames: Never more than this many from one clip.
+    """
+
+    frames: int | None = 16
+    fps: float | None = None
+    every: int | None = None
+    mode: Literal["exact", "keyframes"] = "exact"
+    max_frames: int = 1000
+
+    def __post_init__(self) -> None:
+        chosen = [value for value in (self.frames, self.fps, self.every) if value is not None]
+        if len(chosen) != 1 or chosen[0] <= 0:
+            raise UsageError(
+                f"sampling needs exactly one of frames={self.frames}, fps={self.fps}, "
+                f"every={self.every}, above 0"
+            )
+        if self.mode not in ("exact", "keyframes"):
+            raise UsageError(f"sampling mode {self.mode!r}; expected 'exact' or 'keyframes'")
+        if self.max_frames < 1:
+            raise UsageError(f"max_frames={self.max_frames}; expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class Face:
     """One detected face.
 

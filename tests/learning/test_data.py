@@ -424,18 +424,18 @@ def test_refuses_an_unfinished_crop_job(folder: Path) -> None:
         make(folder)
 
 
-@pytest.mark.parametrize("workers", [0, 1], ids="workers-{}".format)
 @pytest.mark.parametrize(
-    ("content", "problem"),
+    ("content", "workers", "problem"),
     [
-        pytest.param(None, "cannot be read .*No such file", id="missing"),
-        pytest.param(b"", "cannot be read .*decode_error", id="empty"),
-        pytest.param(b"no picture", "cannot be read .*run the crop command again", id="text"),
-        pytest.param("other", r"shape \(24, 24, 3\); its job.json says 16 x 16", id="size"),
+        pytest.param(None, 0, "cannot be read .*No such file", id="missing"),
+        pytest.param(b"", 0, "cannot be read .*decode_error", id="empty"),
+        pytest.param(b"no picture", 0, "cannot be read .*run the crop command again", id="text"),
+        pytest.param(b"no picture", 1, "cannot be read .*decode_error", id="text-in-a-worker"),
+        pytest.param("other", 0, r"shape \(24, 24, 3\); its job.json says 16 x 16", id="size"),
     ],
 )
 def test_a_broken_crop_stops_the_training(
-    folder: Path, content: bytes | str | None, problem: str, workers: int
+    folder: Path, content: bytes | str | None, workers: int, problem: str
 ) -> None:
     data = make(folder, num_workers=workers)
     path = folder / data.datasets["validation"].rows[2].crop
