@@ -152,6 +152,11 @@ examples:
     parser.add_argument("--min-face", type=int, help="smallest face to look for, in pixels")
     parser.add_argument("--faces", choices=["largest", "all"], help="which faces of a photo")
     parser.add_argument(
+        "--exhaustive",
+        action="store_true",
+        help="search every scale even where the largest face is certain (slower)",
+    )
+    parser.add_argument(
         "--jpeg-quality", type=int, help="quality of the stored crops; 0 stores PNG (default 95)"
     )
     parser.add_argument("--require-labels", action="store_true", help="refuse input without labels")
@@ -423,6 +428,8 @@ def _choose_spec(options: argparse.Namespace) -> CropSpec:
         )
         if value is not None
     }
+    if options.exhaustive or options.faces == "all":
+        changes["search"] = "exact"
     if options.margin is not None:
         if spec.geometry != "square":
             raise UsageError(f"--margin is for squares; preset {spec.preset!r} has the entry's own")

@@ -218,6 +218,8 @@ class CropSpec:
         factor: Step of the detector's image pyramid.
         thresholds: Detector thresholds of PNet, RNet and ONet.
         faces: ``largest`` face of a frame, or ``all``.
+        search: ``main`` looks from coarse to fine and stops at a certain largest face, many times
+            faster; ``exact`` looks at every scale, which ``faces="all"`` needs.
         rotate_retry: Search the frame turned by 180 degrees if it holds no upright face.
         jpeg_quality: Crops pass once through JPEG of this quality (4:2:0), in training and in
             prediction; ``None`` stores lossless PNG.
@@ -233,6 +235,7 @@ class CropSpec:
     factor: float = 0.709
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
     faces: Literal["largest", "all"] = "largest"
+    search: Literal["main", "exact"] = "main"
     rotate_retry: bool = True
     jpeg_quality: int | None = 95
 
@@ -265,6 +268,11 @@ class CropSpec:
             "three numbers between 0 and 1",
         )
         check(self.faces in ("largest", "all"), "faces", "'largest' or 'all'")
+        check(
+            self.search == "exact" or (self.search == "main" and self.faces == "largest"),
+            "search",
+            "'exact', or 'main' for the largest face alone",
+        )
         check(
             self.jpeg_quality is None or 1 <= self.jpeg_quality <= 100,
             "jpeg_quality",
@@ -328,6 +336,7 @@ _DACON = CropSpec(
     min_face_ratio=0.0,
     factor=0.7,
     thresholds=(0.6, 0.7, 0.8),
+    search="exact",
 )
 PRESETS: dict[str, CropSpec] = {
     "square": CropSpec(),

@@ -164,5 +164,5 @@ def serve_real_hostile(connection: Connection, spec: CropSpec, max_pixels: int) 
                 return Extraction(Status.NO_FACE, str(os.getpid()))
             return super().extract(source)
 
-    pipeline.FaceExtractor = Hostile  # type: ignore[misc]
+    setattr(pipeline, "FaceExtractor", Hostile)  # noqa: B010 - type checkers refuse the plain way
     pipeline._serve(connection, spec, max_pixels)

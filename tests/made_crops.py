@@ -33,7 +33,9 @@ COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
 
 def draw_crop(rng: np.random.Generator, size: int, fake: bool) -> NDArray[np.uint8]:
     """Soft shades, a lighter oval and grain; a fake's oval has a rim and another grain."""
-    shades = cv2.resize(rng.uniform(60, 150, (3, 3, 3)), (size, size), interpolation=cv2.INTER_CUBIC)
+    shades = cv2.resize(
+        rng.uniform(60, 150, (3, 3, 3)), (size, size), interpolation=cv2.INTER_CUBIC
+    )
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     distance = np.hypot(x / 0.32, y / 0.4)[..., None]
     face = shades + 30 * (distance < 1)
@@ -95,9 +97,7 @@ def write_tables(root: Path, rows: list[CropRow]) -> None:
     write_atomic(root / SOURCES_FILE, format_sources(_source_row(row) for row in rows))
 
 
-def _make_row(
-    file: Path, source: str, label: int, group: str, split: str, size: int
-) -> CropRow:
+def _make_row(file: Path, source: str, label: int, group: str, split: str, size: int) -> CropRow:
     return CropRow(
         crop=file.as_posix(),
         source=source,

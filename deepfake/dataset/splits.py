@@ -41,7 +41,7 @@ def split_by_group(
 
     Example:
         >>> split_by_group(["a", "a", "b", "b", "c", "c"], [0, 1] * 3, (0.34, 0.33, 0.33))
-        ['test', 'test', 'train', 'train', 'validation', 'validation']
+        ['validation', 'validation', 'test', 'test', 'train', 'train']
     """
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise UsageError(f"split shares {shares}; expected three numbers >= 0 that sum to 1")

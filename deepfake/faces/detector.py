@@ -28,6 +28,8 @@ from deepfake.records import Face
 
 _CELL = 12  # side of PNet's window in pixels
 _STRIDE = 2  # PNet's step in pixels
+_CERTAIN = 0.95  # least probability of a face that ends the search for the main one
+_SIZE_GUARD = 1.3  # it must exceed the window of the levels not looked at by this factor
 _NET_BATCH = 512  # crops per call of RNet and ONet: bounds memory on crowded frames
 
 
@@ -46,7 +48,8 @@ class MTCNN:
         min_face: Smallest face to look for, in pixels (12 or more).
         factor: Ratio of one pyramid level to the one before.
         thresholds: Least probability to pass PNet, RNet and ONet.
-        mode: ``exact`` finds every face.
+        mode: ``exact`` finds every face; ``main`` only the largest, searching from coarse to fine
+            and stopping once a certain face is larger than anything finer levels can hold.
         device: Where the networks run.
         min_face_ratio: Smallest face as a share of the picture's shorter side; the larger of the
             two limits counts.
@@ -60,7 +63,7 @@ class MTCNN:
         min_face: int = 20,
         factor: float = 0.709,
         thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
-        mode: Literal["exact"] = "exact",
+        mode: Literal["exact", "main"] = "exact",
         device: str | torch.device = "cpu",
         min_face_ratio: float = 0.0,
     ) -> None:
@@ -68,8 +71,8 @@ class MTCNN:
             raise ValueError(f"min_face={min_face}; expected {_CELL} pixels or more")
         if not 0 < factor < 1:
             raise ValueError(f"factor={factor}; expected a ratio between 0 and 1")
-        if mode != "exact":
-            raise ValueError(f"mode={mode!r}; expected 'exact'")
+        if mode not in ("exact", "main"):
+            raise ValueError(f"mode={mode!r}; expected 'exact' or 'main'")
         self.min_face = min_face
         self.min_face_ratio = min_face_ratio
         self.factor = factor
@@ -89,8 +92,8 @@ class MTCNN:
             images: Each ``(H, W, 3)`` uint8 RGB; sizes may differ.
 
         Returns:
-            One list per image, largest box first; empty where there is no face, or where the
-            image is smaller than the smallest face.
+            One list per image, largest box first (in mode ``main`` that one alone); empty where
+            there is no face, or where the image is smaller than the smallest face.
 
         Raises:
             ValueError: If an image is not ``(H, W, 3)`` uint8.
@@ -117,9 +120,31 @@ class MTCNN:
         # int32 may wrap beyond 8.4 megapixels; differences of wrapped sums are still right as
         # long as a single cell sums to less than 2**31.
         table = np.asarray(cv2.integral(image, sdepth=cv2.CV_32S), dtype=np.int32)
-        boxes = self._propose(table, scales)
-        boxes = self._refine(table, boxes)
-        return self._decide(table, boxes)
+        if self.mode == "main":
+            return self._find_main(table, scales[::-1])
+        return self._judge(table, [self._propose_at(table, scale) for scale in scales])
+
+    def _find_main(self, table: NDArray[np.int32], scales: list[float]) -> list[Face]:
+        """The largest face, or none, from the coarsest scale to the finest.
+
+        Where the search does not stop early it has seen what mode ``exact`` sees.
+        """
+        first, finer = scales[: -(-len(scales) // 2)], scales[-(-len(scales) // 2) :]
+        levels = [self._propose_at(table, scale) for scale in first]
+        while True:
+            faces = self._judge(table, levels)[:1]
+            if not finer:
+                return faces
+            if faces and faces[0].confidence > _CERTAIN:
+                box = faces[0].box_xyxy
+                if max(box[2] - box[0], box[3] - box[1]) > _SIZE_GUARD * _CELL / finer[0]:
+                    return faces
+            levels.append(self._propose_at(table, finer[0]))
+            finer = finer[1:]
+
+    def _judge(self, table: NDArray[np.int32], levels: list[Tensor]) -> list[Face]:
+        """RNet and ONet on what PNet proposed at some levels, largest face first."""
+        return self._decide(table, self._refine(table, _merge(levels)))
 
     def _pyramid_scales(self, height: int, width: int) -> list[float]:
         scale = _CELL / self.smallest_face_px(height, width)
@@ -130,17 +155,6 @@ class MTCNN:
             scale *= self.factor
             shorter *= self.factor
         return scales
-
-    def _propose(self, table: NDArray[np.int32], scales: list[float]) -> Tensor:
-        """PNet over the pyramid: boxes with scores, ``(N, 5)``."""
-        proposals = [self._propose_at(table, scale) for scale in scales]
-        found = torch.cat([p[nms(p[:, :4], p[:, 4], 0.5)] for p in proposals])
-        found = found[nms(found[:, :4], found[:, 4], 0.7)]
-        # Here, unlike after RNet and ONet, the regression is relative to the side itself and not
-        # to the side plus one: the reference implementation has it so.
-        sides = (found[:, 2:4] - found[:, 0:2]).repeat(1, 2)
-        corners = found[:, :4] + found[:, 5:9] * sides
-        return _squared(torch.cat([corners, found[:, 4:5]], dim=1))
 
     def _propose_at(self, table: NDArray[np.int32], scale: float) -> Tensor:
         """PNet at one level: corners, score and regression of each hit, ``(N, 9)``."""
@@ -153,7 +167,8 @@ class MTCNN:
         top_left = ((_STRIDE * cells + 1) / scale).floor()
         bottom_right = ((_STRIDE * cells + _CELL) / scale).floor()
         offsets = regression[0].cpu()[:, hit].T
-        return torch.cat([top_left, bottom_right, score[hit][:, None], offsets], dim=1)
+        found = torch.cat([top_left, bottom_right, score[hit][:, None], offsets], dim=1)
+        return found[nms(found[:, :4], found[:, 4], 0.5)]
 
     def _refine(self, table: NDArray[np.int32], boxes: Tensor) -> Tensor:
         """RNet on each proposal: fewer and better boxes, ``(N, 5)``."""
@@ -215,6 +230,17 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _merge(levels: list[Tensor]) -> Tensor:
+    """PNet's proposals of all levels together: square boxes with scores, ``(N, 5)``."""
+    found = torch.cat(levels)
+    found = found[nms(found[:, :4], found[:, 4], 0.7)]
+    # Here, unlike after RNet and ONet, the regression is relative to the side itself and not to
+    # the side plus one: the reference implementation has it so.
+    sides = (found[:, 2:4] - found[:, 0:2]).repeat(1, 2)
+    corners = found[:, :4] + found[:, 5:9] * sides
+    return _squared(torch.cat([corners, found[:, 4:5]], dim=1))
+
+
 def _slices(count: int) -> list[slice]:
     """Slices of ``_NET_BATCH``; one empty slice for nothing, so that outputs keep their shape."""
     return [slice(start, start + _NET_BATCH) for start in range(0, max(count, 1), _NET_BATCH)]
@@ -230,8 +256,8 @@ def _shrink(table: NDArray[np.int32], height: int, width: int) -> NDArray[np.flo
     """Area average of the whole picture, ``(height, width, 3)``, from its summed-area table."""
     top, bottom = _edges(table.shape[0] - 1, height)
     left, right = _edges(table.shape[1] - 1, width)
-    rows = table[bottom] - table[top]
-    sums = rows[:, right] - rows[:, left]
+    rows = table.take(bottom, axis=0) - table.take(top, axis=0)
+    sums = rows.take(right, axis=1) - rows.take(left, axis=1)
     areas = (bottom - top)[:, None] * (right - left)[None, :]
     return _divide(sums, areas)
 
@@ -270,7 +296,9 @@ def _cells(
 
 
 def _divide(sums: NDArray[np.int32], areas: NDArray[np.int64]) -> NDArray[np.float32]:
-    return np.divide(sums, areas[..., None], dtype=np.float32)
+    means = sums.astype(np.float32)
+    means *= (1 / areas)[..., None].astype(np.float32)
+    return means
 
 
 def _regressed(boxes: Tensor, regression: Tensor) -> Tensor:

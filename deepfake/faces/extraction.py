@@ -43,6 +43,7 @@ class FaceExtractor:
             min_face=spec.min_face,
             factor=spec.factor,
             thresholds=spec.thresholds,
+            mode=spec.search,
             min_face_ratio=spec.min_face_ratio,
         )
         self.max_pixels = max_pixels

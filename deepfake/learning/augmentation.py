@@ -7,6 +7,7 @@ process. Knows no data set and no loader.
 from __future__ import annotations
 
 import os
+import random
 import warnings
 from types import MappingProxyType
 
@@ -89,7 +90,9 @@ class Augmentation:
         Returns:
             ``(S, S, 3)`` uint8 RGB.
         """
-        self._pipeline.set_random_seed(seed)
+        # One generator for all steps: set_random_seed would start each step at the same number, so
+        # that all of them happen or none.
+        self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         augmented: NDArray[np.uint8] = self._pipeline(image=image)["image"]
         return augmented
 

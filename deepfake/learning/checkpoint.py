@@ -92,7 +92,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     hyper = info["hyper_parameters"]
     try:
         spec = CropSpec.from_dict(info["crop_spec"])
-        if hyper["image_size"] != spec.size or not 1 <= hyper["embedding_dim"] <= 65536:
+        if not 1 <= hyper["embedding_dim"] <= 65536:
+            raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
+        if hyper["image_size"] != spec.size:
             raise UsageError(
                 f"its network takes {hyper['image_size']} px, its crops have {spec.size} px"
             )
@@ -101,7 +103,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
         classifier = SVMClassifier(hyper["embedding_dim"])
         threshold = float(info["threshold"])
-    except (UsageError, KeyError, TypeError, ValueError) as error:
+    except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
     for name, module in (("embedder", embedder), ("classifier", classifier)):
         _load_part(path, content["state_dict"], name, module)
@@ -126,7 +128,11 @@ def _load(path: Path) -> dict[str, Any]:
             f"checkpoint {path} holds more than tensors and plain values, or is no checkpoint; it "
             "was not opened, because it could run code"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        *(RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile),
+        # What torch's reader stumbles over in a damaged pickle.
+        *(LookupError, TypeError, AttributeError, AssertionError),
+    ) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
         raise CheckpointError(

@@ -167,6 +167,10 @@ class EpochBatches(Sampler[list[SampleKey]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if batch_size % world_size:
+            raise UsageError(
+                f"data.batch_size={batch_size} cannot be divided among {world_size} processes"
+            )
         self.sampler = sampler
         self.batch_size = min(batch_size, len(sampler) - len(sampler) % world_size)
         self.n_augmented = int(augment_share * self.batch_size)
@@ -328,6 +332,12 @@ class CropDataModule(LightningDataModule):
             raise UsageError(
                 f"{len(rows) - given} of {len(rows)} crops in {self.root} have no split; fill the "
                 "split column, or set data.split to 'group'"
+            )
+        unknown = next((row.split for row in rows if row.split not in SPLITS), None)
+        if unknown is not None:
+            raise UsageError(
+                f"the manifest of {self.root} names a split {unknown!r}; there are "
+                f"{', '.join(SPLITS)}"
             )
         return [row.split for row in rows]
 

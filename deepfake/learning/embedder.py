@@ -10,6 +10,7 @@ import os
 import socket
 from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from deepfake.errors import UsageError
@@ -176,8 +178,13 @@ def _load_local(backbone: nn.Module, path: Path, name: str) -> None:
         raise UsageError(f"pretrained={str(path)!r}: there is no such file")
     try:
         state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise UsageError(f"pretrained={str(path)!r}: {_first_line(error)}") from error
+    except (
+        *(OSError, RuntimeError, ValueError, LookupError, EOFError, AttributeError, TypeError),
+        *(UnpicklingError, SafetensorError),
+    ) as error:
+        raise UsageError(
+            f"pretrained={str(path)!r} holds no weights: {_first_line(error)}"
+        ) from error
     classifier = backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr,operator]
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     wanted = backbone.state_dict()

@@ -31,6 +31,7 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
+from deepfake.faces.pipeline import iter_extractions
 from deepfake.media.discovery import discover
 from deepfake.media.tables import read_csv
 from deepfake.records import CropSpec, Extraction, Source, Status
@@ -89,7 +90,7 @@ def many_done(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 def test_every_input_has_one_row_and_counts_add_up(few: Path, tmp_path: Path) -> None:
     before = tree_hashes(few)
-    report = run(few, tmp_path / "crops", replace(SPEC, faces="all"))
+    report = run(few, tmp_path / "crops", replace(SPEC, faces="all", search="exact"))
     assert tree_hashes(few) == before
     rows = read_csv(tmp_path / "crops" / SOURCES_FILE, SOURCE_COLUMNS)
     assert [row["path"] for row in rows] == [source.name for source in discover(few).sources]
@@ -137,7 +138,7 @@ def test_a_second_run_changes_nothing(
     shards = sorted((tmp_path / "crops" / "shards").rglob("*"))
     times = [path.stat().st_mtime_ns for path in shards]
     seen: list[Source] = []
-    real = cropping.iter_extractions
+    real = iter_extractions
 
     def counted(sources: list[Source], *rest: Any) -> Iterator[tuple[Source, Extraction]]:
         seen.extend(sources)
@@ -182,7 +183,6 @@ def kill_and_resume(done: Done, output: Path, workers: int, kills: int, seed: in
             lambda goal=goal: len([*output.glob("shards/*")]) >= goal and output.exists(),  # type: ignore[misc]
             rng.uniform(0, 0.1),
         )
-        assert not (output / MANIFEST_FILE).exists() or number == kills - 1
     assert killed > 0
     # The last run does not have to have as many workers as the first.
     run(done.photos, output)
@@ -229,7 +229,7 @@ def test_killed_before_any_change_and_resumed_is_the_same(
     few_done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Extraction is not what is tried here, and torch does not like forks.
-    found = {s.id: e for s, e in cropping.iter_extractions(discover(few_done.photos).sources, SPEC, 0)}
+    found = {s.id: e for s, e in iter_extractions(discover(few_done.photos).sources, SPEC, 0)}
     monkeypatch.setattr(
         cropping, "iter_extractions", lambda sources, *rest: ((s, found[s.id]) for s in sources)
     )
@@ -302,10 +302,12 @@ def run_with(source: Path, output: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"spec": replace(SPEC, size=80)}, "begun with size=64, now it is 80", id="size"),
+        pytest.param(
+            {"spec": replace(SPEC, size=80)}, "begun with size=64, now it is 80", id="size"
+        ),
         pytest.param(
             {"spec": CropSpec.from_preset("dacon", size=64)},
-            "begun with factor=0.709, now it is 0.7; name a new folder|begun with preset=",
+            "begun with preset='square', now it is 'dacon'; name a new folder",
             id="preset",
         ),
         pytest.param({"shard_size": 5}, "begun with --shard-size 4; name a new", id="shard-size"),
@@ -326,7 +328,7 @@ def test_refuses_to_go_on_with_other_packages(
 ) -> None:
     output = begin(few, tmp_path / "crops")
     monkeypatch.setattr(cropping, "version", lambda name: "99")
-    with pytest.raises(UsageError, match="was begun with torch='.*', now it is '99'|begun with"):
+    with pytest.raises(UsageError, match=r"begun with facenet-pytorch='2.*', now it is '99'"):
         run(few, output)
 
 
@@ -376,14 +378,12 @@ def test_refuses_changed_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["holiday.jpg", ".tmp-mine/photo.jpg", "shards/x"])
-def test_refuses_a_foreign_folder_and_leaves_it_alone(
-    few: Path, tmp_path: Path, name: str
-) -> None:
+def test_refuses_a_foreign_folder_and_leaves_it_alone(few: Path, tmp_path: Path, name: str) -> None:
     output = tmp_path / "mine"
     (output / name).parent.mkdir(parents=True)
     (output / name).write_bytes(b"mine")
     before = tree_hashes(output)
-    with pytest.raises(UsageError, match="is not empty and holds no crop job .* name a new folder"):
+    with pytest.raises(UsageError, match=r"is not empty and holds no crop job .*; name"):
         run(few, output)
     assert tree_hashes(output) == before
 
@@ -406,11 +406,11 @@ def test_refuses_nesting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (tmp_path / "link", photos / "crops"),
         (photos, tmp_path / "link" / "crops"),
     ):
-        with pytest.raises(UsageError, match="lies inside the input .*; crops must not become"):
+        with pytest.raises(UsageError, match=r"lies inside the input .*; crops must not become"):
             run(source, output)
     assert not (photos / "crops").exists()
     crops = begin(photos, tmp_path / "crops")
-    with pytest.raises(UsageError, match="the input .* lies inside the crop folder"):
+    with pytest.raises(UsageError, match=r"the input .* lies inside the crop folder"):
         run(crops / "shards", crops)
 
 
@@ -464,10 +464,10 @@ def test_stops_before_the_disk_is_full_and_goes_on(
     def usage(path: Path) -> Any:
         nonlocal calls
         calls += 1
-        return shutil._ntuple_diskusage(1, 1, 10**9 if calls < 3 else 5)  # type: ignore[attr-defined]
+        return shutil._ntuple_diskusage(1, 1, 10**9 if calls < 3 else 5)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    with pytest.raises(JobError, match="no space left in .* next shard needs about 0 MB, 0 MB are"):
+    with pytest.raises(JobError, match=r"no space left in .*: the next shard needs about 0 MB"):
         run(few_done.photos, tmp_path / "crops")
     assert sorted(p.name for p in (tmp_path / "crops" / "shards").iterdir()) == ["00000", "00001"]
     monkeypatch.undo()
@@ -496,7 +496,7 @@ def test_a_full_disk_is_survived(
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes((512 - room_kb) * 1024))
     for _ in range(2):  # nor does it help to try again
-        with pytest.raises(JobError, match="no space left while writing .* free some space and"):
+        with pytest.raises(JobError, match=r"no space left while writing .* free some space and"):
             run(few_done.photos, small_disk / "crops")
     ballast.unlink()
     run(few_done.photos, small_disk / "crops")
@@ -511,7 +511,7 @@ def test_odd_names_arrive(tmp_path: Path) -> None:
         "real/with space.png",
         "real/ünï 山.png",
         "fake/new\nline.png",
-        "fake/comma, \"quote\".png",
+        'fake/comma, "quote".png',
         "fake/-rf.png",
         "fake/back\\slash.png",
         f"real/{'n' * 250}.png",

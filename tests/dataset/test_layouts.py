@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from deepfake.dataset.layouts import LABEL_WORDS, SPLIT_WORDS, Labelled, label_sources
+from deepfake.dataset.layouts import (
+    LABEL_WORDS,
+    SPLIT_WORDS,
+    Labelled,
+    label_sources,
+    list_inputs,
+)
 from deepfake.errors import UsageError
 
 
@@ -269,3 +275,36 @@ def test_swapping_the_folders_swaps_the_labels(tmp_path: Path) -> None:
     after = {source.path.name: source.label for source in label_sources(tmp_path).sources}
     assert before == {"a.jpg": 0, "b.jpg": 1}
     assert after == {"a.jpg": 1, "b.jpg": 0}
+
+
+def test_inputs_of_a_prediction_are_every_file_and_every_line(tmp_path: Path) -> None:
+    photos = touch(tmp_path / "photos", "real/a.jpg", "fake/b.jpg", "stray.jpg", "n.txt")
+    sources, skipped = list_inputs(photos)
+    # Folder names mean nothing here: training would refuse the stray.
+    assert [source.name for source in sources] == ["fake/b.jpg", "real/a.jpg", "stray.jpg"]
+    assert {source.label for source in sources} == {None}
+    assert skipped == {".txt": 1}
+
+    table = write_table(tmp_path, "path,extra\nphotos/stray.jpg,1\ngone,2\nphotos/stray.jpg,3\n")
+    sources, skipped = list_inputs(table)
+    assert [source.name for source in sources] == ["photos/stray.jpg", "gone", "photos/stray.jpg"]
+    assert [source.problem for source in sources] == [None, "io_error: no such file", None]
+    assert len({source.id for source in sources}) == 3
+    assert skipped == {}
+
+    listed = tmp_path / "list.txt"
+    listed.write_text("photos/stray.jpg\nphotos/stray.jpg\n")
+    assert [source.name for source in list_inputs(listed)[0]] == ["photos/stray.jpg"] * 2
+
+
+def test_links_of_a_prediction_are_followed_if_wanted(tmp_path: Path) -> None:
+    (touch(tmp_path, "a.jpg") / "b.jpg").symlink_to("a.jpg")
+    assert [bool(source.problem) for source in list_inputs(tmp_path)[0]] == [False, True]
+    followed, _ = list_inputs(tmp_path, follow_links=True)
+    assert [source.problem for source in followed] == [None, None]
+
+
+def test_a_prediction_needs_an_input(tmp_path: Path) -> None:
+    for given in (tmp_path, tmp_path / "none.csv", tmp_path / "none"):
+        with pytest.raises(UsageError, match=r"no photo found|no such file"):
+            list_inputs(given)

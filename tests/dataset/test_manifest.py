@@ -23,7 +23,6 @@ from deepfake.dataset.manifest import (
     SOURCES_FILE,
     CropRow,
     Manifest,
-    SourceRow,
     format_manifest,
     format_sources,
     format_table,
@@ -133,8 +132,9 @@ def test_crop_row_describes_source_and_face() -> None:
     row = make_crop_row(source, CROP, "shards/00000/crops/x.jpg")
     assert (row.crop, row.source) == ("shards/00000/crops/x.jpg", source.id)
     assert (row.frame, row.time_s, row.face, row.rotation) == (2, 0.5, 1, 180)
-    assert (row.label, row.method, row.group, row.split) == (1, "blend", "g", "test")
-    assert row.box_xyxy == (10, 20, 50, 80)
+    assert (row.method, row.group, row.split) == ("blend", "g", "test")
+    assert row.label == 1
+    assert list(row.box_xyxy) == [10, 20, 50, 80]
     assert row.confidence == 0.75
     np.testing.assert_allclose(row.landmarks, CROP.face.landmarks.ravel())
 
@@ -178,7 +178,6 @@ def test_sources_table_has_the_columns_and_words() -> None:
         "id": SOURCE.id,
         "path_uri": "a.jpg",
     }
-    assert isinstance(row, SourceRow)
 
 
 @pytest.mark.parametrize(

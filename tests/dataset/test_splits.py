@@ -32,7 +32,11 @@ def test_invariants(
     try:
         splits = split(rows, shares, seed)
     except UsageError as error:
-        assert "both classes" in str(error) or "cannot split" in str(error)
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert "both classes" in refusal or "cannot split" in refusal
         return
     assert len(splits) == len(rows)
     assert find_leaks([group for group, _ in rows], splits) == []
@@ -111,7 +115,7 @@ def test_refuses_too_few_groups(rows: Rows, message: str) -> None:
 
 
 def test_rows_and_labels_must_match() -> None:
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"argument 2 is shorter"):
         split_by_group(["a", "b"], [0])
 
 

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 
 import cv2
+import facenet_pytorch
 import numpy as np
 import pytest
 import torch
-from facenet_pytorch import MTCNN as Reference
 from torch.nn.functional import interpolate
 
 from deepfake.faces.detector import MTCNN, _cells, _shrink
@@ -43,9 +43,9 @@ def ours(settings: Settings) -> MTCNN:
 
 
 @cache
-def theirs(settings: Settings) -> Reference:
+def theirs(settings: Settings) -> facenet_pytorch.MTCNN:
     min_face, factor, thresholds = settings
-    return Reference(
+    return facenet_pytorch.MTCNN(
         min_face_size=min_face, factor=factor, thresholds=list(thresholds), keep_all=True
     )
 
@@ -146,8 +146,9 @@ def test_largest_face_comes_first() -> None:
 def test_faces_are_what_the_record_says() -> None:
     (faces,) = ours(DEFAULT).detect([portrait(0, 0, 160)])
     face = faces[0]
-    assert (face.box_xyxy.shape, face.box_xyxy.dtype) == ((4,), np.float32)
-    assert (face.landmarks.shape, face.landmarks.dtype) == ((5, 2), np.float32)
+    assert face.box_xyxy.shape == (4,)
+    assert face.landmarks.shape == (5, 2)
+    assert face.box_xyxy.dtype == face.landmarks.dtype == np.float32
     assert type(face.confidence) is float
     assert 0.7 < face.confidence <= 1
     left_eye, right_eye, nose, left_mouth, right_mouth = face.landmarks
@@ -208,7 +209,7 @@ def test_number_of_threads_is_restored() -> None:
         assert torch.get_num_threads() == 2
         broken = MTCNN()
         broken._pnet = torch.nn.Linear(1, 1)
-        with pytest.raises(RuntimeError, match="shapes cannot be multiplied|mat1"):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
             broken.detect([flat(40, 40)])
         assert torch.get_num_threads() == 2
     finally:
@@ -239,8 +240,9 @@ def test_cells_equal_adaptive_area(size: int) -> None:
     rng = np.random.default_rng(size)
     image = rng.integers(0, 256, (97, 131, 3), dtype=np.uint8)
     x0, y0 = rng.integers(0, 100, 40), rng.integers(0, 70, 40)
-    x1, y1 = np.minimum(x0 + rng.integers(1, 90, 40), 131), np.minimum(
-        y0 + rng.integers(1, 90, 40), 97
+    x1, y1 = (
+        np.minimum(x0 + rng.integers(1, 90, 40), 131),
+        np.minimum(y0 + rng.integers(1, 90, 40), 97),
     )
     cells = _cells(integral(image), (x0, y0, x1, y1), size)
     for index, cell in enumerate(cells):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -79,9 +81,7 @@ def test_clip_box_stays_inside(box: np.ndarray, height: int, width: int) -> None
 
 @given(boxes(), sides, sides, ratios)
 @example(as_box((-5, -5, 0.25, 0.25)), 40, 40, 0.2)
-def test_square_window_properties(
-    box: np.ndarray, height: int, width: int, margin: float
-) -> None:
+def test_square_window_properties(box: np.ndarray, height: int, width: int, margin: float) -> None:
     window = x0, y0, x1, y1 = square_window(box, height, width, margin)
     c0, d0, c1, d1 = (float(v) for v in clip_box(box, height, width))
     if c1 <= c0 or d1 <= d0:
@@ -112,7 +112,7 @@ def test_square_window_is_centred_where_there_is_room(box: np.ndarray, margin: f
     assert abs((y0 + y1) / 2 - (box[1] + box[3]) / 2) <= 1
 
 
-def brute_resize(inside: np.ndarray, size: int) -> np.ndarray:
+def brute_resize(inside: np.ndarray, size: int) -> Any:
     """Area average of a picture whose sides are multiples of ``size``."""
     height, width = inside.shape[0] // size, inside.shape[1] // size
     blocks = inside.reshape(size, height, size, width, 3).astype(float)

@@ -13,6 +13,7 @@ import pytest
 
 from deepfake.errors import JobError, UsageError
 from deepfake.faces import pipeline
+from deepfake.faces.extraction import FaceExtractor
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.media.discovery import discover
 from deepfake.records import CropSpec, Source, Status
@@ -95,7 +96,7 @@ def test_killed_workers_are_replaced_by_real_ones(
     os.kill(int(first.reason), signal.SIGKILL)
     idle.join()
     (_, second), (_, third) = results
-    (alone,) = pipeline.FaceExtractor(SPEC).extract(sources[1]).crops
+    (alone,) = FaceExtractor(SPEC).extract(sources[1]).crops
     assert (second.status, second.crops[0].encoded) == (Status.OK, alone.encoded)
     assert third.reason == "crashed: its worker process ended (-9)"
 

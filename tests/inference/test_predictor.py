@@ -131,6 +131,7 @@ def test_faces_of_a_group_photo(trained: Trained, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(trained.checkpoint)
     # Only to look at the aggregation: a spec that takes every face.
     object.__setattr__(checkpoint.crop_spec, "faces", "all")
+    object.__setattr__(checkpoint.crop_spec, "search", "exact")
     for policy, choose in (("max", max), ("mean", np.mean)):
         predictor = Predictor(checkpoint, device="cpu", aggregation=policy)
         (score,) = predictor.predict([tmp_path / "two.png"])

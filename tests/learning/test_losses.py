@@ -111,7 +111,7 @@ def test_exact_ties(
     ):
         assert (a, p, table[a][n]) == (oa, op, table[oa][on])
     if margin == 1.0:
-        return  # whole distances: pairs stand on the hinge's corner, where a slope is a matter of taste
+        return  # distances are whole: pairs stand on the hinge's corner, where there is no slope
     _, gradient = value_and_gradient(lambda rows: SemiHardTripletLoss(margin)(rows, labels), rows)
     _, slope = value_and_gradient(
         lambda rows: oracles.loss_of_triplets(rows, [(a, p, n) for a, p, n in mined], margin),
@@ -143,9 +143,7 @@ def test_one_triplet_per_ordered_positive_pair(batch: int, n_fake: int) -> None:
     anchors, positives, negatives = mine_triplets(F.normalize(raw), labels)
     pairs = list(zip(anchors.tolist(), positives.tolist(), strict=True))
     truth = labels.tolist()
-    wanted = {
-        (a, p) for a in range(batch) for p in range(batch) if a != p and truth[a] == truth[p]
-    }
+    wanted = {(a, p) for a in range(batch) for p in range(batch) if a != p and truth[a] == truth[p]}
     if not 0 < n_fake < batch:
         wanted = set()
     assert len(pairs) == len(wanted)

@@ -1,0 +1,270 @@
+"""Who fits the classifier on what, who chooses the threshold, and who warns of a collapse."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from deepfake.dataset.manifest import CropRow, read_manifest
+from deepfake.errors import JobError
+from deepfake.learning.callbacks import CollapseGuard, EpochLog, FitClassifier, embed
+from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.learning.classifier import SVMClassifier
+from deepfake.learning.data import CropDataModule
+from deepfake.learning.task import TripletTask
+from tests import oracles
+from tests.made_crops import write_crop_folder, write_tables
+
+COUNTS = {"train": (16, 12), "validation": (9, 7), "test": (5, 5)}
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_crop_folder(tmp_path_factory.mktemp("fit") / "crops", COUNTS, size=32)
+
+
+def make_trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        **({"max_epochs": 1} | options),
+    )
+
+
+def make_task(**options: Any) -> TripletTask:
+    torch.manual_seed(3)
+    chosen = {"image_size": 32, "embedding_dim": 16, "drop_path_rate": None}
+    return TripletTask("test_efficientnet", **(chosen | options))
+
+
+def train(crops: Path, folder: Path, weights: Any = "last") -> Checkpoint:
+    trainer = make_trainer(folder, FitClassifier(str(folder), weights))
+    trainer.fit(make_task(), datamodule=CropDataModule(str(crops), batch_size=8))
+    return load_checkpoint(folder / "model.ckpt")
+
+
+def scores_of(model: Checkpoint, crops: Path, split: str) -> tuple[list[int], list[float]]:
+    data = CropDataModule(str(crops))
+    data.setup()
+    rows = data.datasets[split]
+    with torch.inference_mode():
+        images = torch.stack([rows[i]["image"] for i in range(len(rows))])
+        p_fake = model.classifier(model.embedder(images))
+    return [int(rows[i]["label"]) for i in range(len(rows))], p_fake.tolist()
+
+
+def test_threshold_is_the_best_on_validation(crops: Path, tmp_path: Path) -> None:
+    model = train(crops, tmp_path)
+    labels, scores = scores_of(model, crops, "validation")
+    assert oracles.balanced_accuracy(labels, scores, model.threshold) == pytest.approx(
+        oracles.best_balanced_accuracy(labels, scores)
+    )
+    assert "validation" in model.info["threshold_origin"]
+
+
+def test_metrics_are_those_of_the_model_that_was_written(crops: Path, tmp_path: Path) -> None:
+    model = train(crops, tmp_path)
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert report["threshold"] == model.threshold
+    assert report["epoch"] == 0
+    for split, (n_real, n_fake) in COUNTS.items():
+        labels, scores = scores_of(model, crops, split)
+        figures = report[split]
+        assert figures == model.info["metrics"][split]
+        assert (figures["n_real"], figures["n_fake"]) == (n_real, n_fake)
+        auc, eer = figures["auc"], figures["eer"]
+        assert auc == pytest.approx(oracles.area_under_curve(labels, scores), abs=1e-6)
+        assert eer == pytest.approx(oracles.equal_error_rate(labels, scores), abs=1e-6)
+        right = [(s >= model.threshold) == (y == 1) for y, s in zip(labels, scores, strict=True)]
+        assert figures["accuracy"] == pytest.approx(sum(right) / len(right))
+
+
+def flipped(root: Path, split: str) -> Path:
+    def flip(row: CropRow) -> CropRow:
+        return replace(row, label=1 - (row.label or 0)) if row.split == split else row
+
+    write_tables(root, [flip(row) for row in read_manifest(root).rows])
+    return root
+
+
+def test_the_classifier_sees_the_training_split_only(tmp_path: Path) -> None:
+    models = {}
+    for changed in ("nothing", "validation", "test", "train"):
+        root = flipped(write_crop_folder(tmp_path / changed, COUNTS, size=32), changed)
+        models[changed] = train(root, tmp_path / f"run-{changed}")
+    for part in ("weight_", "intercept_", "slope_", "offset_"):
+        plain = getattr(models["nothing"].classifier, part)
+        assert torch.equal(plain, getattr(models["validation"].classifier, part))
+        assert torch.equal(plain, getattr(models["test"].classifier, part))
+    assert not torch.equal(models["nothing"].classifier.weight_, models["train"].classifier.weight_)
+    assert models["validation"].threshold != models["nothing"].threshold
+    assert models["test"].threshold == models["nothing"].threshold
+
+
+def test_the_classifier_is_fitted_on_embeddings_of_plain_crops(crops: Path, tmp_path: Path) -> None:
+    model = train(crops, tmp_path)
+    data = CropDataModule(str(crops))
+    data.setup()
+    rows = data.datasets["train"]
+    with torch.inference_mode():
+        embeddings = model.embedder(torch.stack([rows[i]["image"] for i in range(len(rows))]))
+    labels, groups = [row.label or 0 for row in rows.rows], [row.group for row in rows.rows]
+    again = SVMClassifier(16).fit(embeddings, labels, groups)
+    torch.testing.assert_close(again.weight_, model.classifier.weight_, rtol=0, atol=1e-4)
+    torch.testing.assert_close(again.slope_, model.classifier.slope_, rtol=0, atol=1e-3)
+
+
+class _RiggedAuc(Callback):
+    """Reports the figures given instead of the true ones, and moves a weight each epoch."""
+
+    def __init__(self, figures: list[float]) -> None:
+        self.figures = figures
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.callback_metrics["val_auc"] = torch.tensor(self.figures[trainer.current_epoch])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, TripletTask)
+        trainer.callback_metrics["val_auc"] = torch.tensor(self.figures[trainer.current_epoch])
+
+
+@pytest.mark.parametrize(
+    ("weights", "epoch"), [pytest.param("best", 1, id="best"), pytest.param("last", 2, id="last")]
+)
+def test_weights_of_the_chosen_epoch(crops: Path, tmp_path: Path, weights: Any, epoch: int) -> None:
+    kept = ModelCheckpoint(tmp_path, "e{epoch}", monitor="val_auc", mode="max", save_top_k=1)
+    every = ModelCheckpoint(tmp_path / "all", "{epoch}", save_top_k=-1)
+    fit = FitClassifier(str(tmp_path / "run"), weights)
+    trainer = make_trainer(tmp_path, _RiggedAuc([0.5, 0.9, 0.7]), kept, every, fit, max_epochs=3)
+    trainer.fit(make_task(), datamodule=CropDataModule(str(crops), batch_size=8))
+    model = load_checkpoint(tmp_path / "run" / "model.ckpt")
+    chosen = torch.load(tmp_path / "all" / f"epoch={epoch}.ckpt", weights_only=True)["state_dict"]
+    for name, value in model.embedder.state_dict().items():
+        assert torch.equal(value, chosen[f"embedder.{name}"]), name
+    assert model.info["weights"] == f"epoch {epoch} ({weights})"
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epoch"] == epoch
+
+
+def test_without_a_test_split(tmp_path: Path) -> None:
+    counts = {"train": (6, 6), "validation": (4, 4)}
+    crops = write_crop_folder(tmp_path / "crops", counts, size=32)
+    model = train(crops, tmp_path / "run")
+    assert set(model.info["metrics"]) == {"train", "validation"}
+
+
+def test_a_test_split_of_one_class_has_no_figures(tmp_path: Path) -> None:
+    counts = {"train": (6, 6), "validation": (4, 4), "test": (3, 0)}
+    crops = write_crop_folder(tmp_path / "crops", counts, size=32)
+    train(crops, tmp_path / "run")
+    report = json.loads(
+        (tmp_path / "run" / "metrics.json").read_text(),
+        parse_constant=lambda word: pytest.fail(f"{word} is no JSON"),
+    )
+    assert (report["test"]["auc"], report["test"]["eer"]) == (None, None)
+    assert 0 <= report["test"]["accuracy"] <= 1
+
+
+def test_refuses_other_modules() -> None:
+    with pytest.raises(JobError, match="works with TripletTask and CropDataModule only"):
+        FitClassifier("run").on_train_end(
+            type("T", (), {"datamodule": None})(),
+            LightningModule(),  # type: ignore[arg-type]
+        )
+
+
+@pytest.mark.parametrize("workers", [0, 2], ids="workers-{}".format)
+def test_embed_keeps_order_and_mode(crops: Path, workers: int) -> None:
+    data = CropDataModule(str(crops), batch_size=5, num_workers=workers)
+    data.setup()
+    task = make_task(dropout=0.5).train()
+    trainer = make_trainer(crops)
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    rows = data.datasets["validation"]
+    found = embed(trainer, task, rows)
+    assert task.training
+    assert task.embedder.training
+    with torch.inference_mode():
+        task.eval()
+        alone = torch.cat([task.embedder(rows[i]["image"][None]) for i in range(len(rows))])
+    assert (found.dtype, tuple(found.shape)) == (torch.float32, (16, 16))
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
+
+
+# Collapse
+
+
+def watch(guard: CollapseGuard, steps: list[tuple[float, float] | None]) -> None:
+    task = make_task()
+    for step in steps:
+        task.step_figures = {"train_triplet_loss": torch.tensor(0.0)}
+        if step is not None:
+            loss, distance = step
+            task.step_figures = {
+                "train_triplet_loss": torch.tensor(loss),
+                "train_an_distance": torch.tensor(distance),
+            }
+        guard.on_train_batch_end(Trainer(logger=False, accelerator="cpu"), task, None, None, 0)
+
+
+STUCK, FINE = (1.0, 1e-5), (0.9, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warnings"),
+    [
+        pytest.param([STUCK] * 20, 1, id="collapse-is-said-once"),
+        pytest.param([FINE] * 20, 0, id="learning"),
+        pytest.param([STUCK] * 4, 0, id="too-short"),
+        pytest.param([*[STUCK] * 4, FINE] * 4, 0, id="interrupted"),
+        pytest.param([FINE, *[STUCK] * 5], 1, id="after-a-good-start"),
+        pytest.param([(1.0, 1.0)] * 20, 0, id="at-the-margin-but-apart"),
+        pytest.param([(0.0, 1e-5)] * 20, 0, id="alike-but-not-at-the-margin"),
+        pytest.param([STUCK, None] * 5, 1, id="batches-without-triplets-say-nothing"),
+    ],
+)
+def test_collapse(
+    steps: list[tuple[float, float] | None], warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch(CollapseGuard(steps=5), steps)
+    assert caplog.text.count("collapse:") == warnings
+
+
+@pytest.mark.parametrize(
+    ("collapsed", "warnings"),
+    [pytest.param(True, 1, id="collapsed"), pytest.param(False, 0, id="healthy")],
+)
+def test_collapse_in_a_real_training(
+    crops: Path, collapsed: bool, warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = make_task(lr=0.0)
+    if collapsed:
+        with torch.no_grad():
+            task.embedder.head.weight.zero_()
+            task.embedder.head.bias.fill_(1)
+    trainer = make_trainer(crops, CollapseGuard(steps=3), max_epochs=2, limit_val_batches=0)
+    trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8))
+    assert caplog.text.count("collapse:") == warnings
+
+
+def test_a_line_per_epoch(crops: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="deepfake.learning.callbacks")
+    trainer = make_trainer(crops, EpochLog(), max_epochs=2)
+    trainer.fit(make_task(), datamodule=CropDataModule(str(crops), batch_size=8))
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("deepfake")]
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert all(0 <= float(line.split("val_auc ")[1][:6]) <= 1 for line in lines)
+    assert ["left" in line for line in lines] == [True, False]

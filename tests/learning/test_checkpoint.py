@@ -1,0 +1,323 @@
+"""The checkpoint file: everything is in it, nothing is trusted, every damage has its message."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+from deepfake.errors import CheckpointError
+from deepfake.learning.callbacks import FitClassifier
+from deepfake.learning.checkpoint import FORMAT, KEY, describe_versions, load_checkpoint, read_info
+from deepfake.learning.data import CropDataModule
+from deepfake.learning.task import TripletTask
+from deepfake.records import CropSpec
+from tests.made_crops import COUNTS, write_crop_folder
+
+Content = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run and what it was made of."""
+
+    folder: Path
+    crops: Path
+    task: TripletTask
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.ckpt"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    crops = write_crop_folder(folder / "crops", size=32)
+    torch.manual_seed(0)
+    task = TripletTask("test_efficientnet", 32, 16, drop_path_rate=None, seed=5)
+    task.configuration = "seed_everything: 5\n"
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[FitClassifier(str(folder / "run"))],
+    )
+    trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8))
+    return Run(folder / "run", crops, task.eval())
+
+
+def images(count: int = 6) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+
+
+def altered(run: Run, target: Path, change: Callable[[Content], object]) -> Path:
+    content = torch.load(run.model, weights_only=True)
+    change(content)
+    torch.save(content, target)
+    return target
+
+
+def test_scores_are_the_same_after_a_round_trip(run: Run) -> None:
+    loaded = load_checkpoint(run.model)
+    expected = run.task.embedder(images())
+    assert torch.equal(loaded.embedder(images()), expected)
+    assert torch.equal(loaded.classifier(expected), run.task.classifier(expected))
+    assert not loaded.embedder.training
+    assert not loaded.classifier.training
+    assert loaded.path == run.model
+    assert loaded.sha256 == hashlib.sha256(run.model.read_bytes()).hexdigest()
+
+
+def test_holds_everything_that_a_prediction_needs(run: Run) -> None:
+    content = torch.load(run.model, weights_only=True)
+    manifest = (run.crops / "manifest.csv").read_bytes()
+    ours = content[KEY]
+    names = set(content["state_dict"])
+    assert {"embedder.head.weight", "embedder.mean", "embedder.std"} <= names
+    parts = ("weight_", "intercept_", "slope_", "offset_", "fitted_")
+    assert {f"classifier.{part}" for part in parts} <= names
+    assert ours["format"] == FORMAT
+    assert CropSpec.from_dict(ours["crop_spec"]) == CropSpec(size=32)
+    assert ours["normalisation"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert ours["normalisation"]["std"] == pytest.approx([0.229, 0.224, 0.225])
+    assert 0 < ours["threshold"] < 1
+    assert "validation split" in ours["threshold_origin"]
+    assert ours["labels"] == {0: "real", 1: "fake"}
+    assert ours["counts"] == {
+        split: {"real": real, "fake": fake} for split, (real, fake) in COUNTS.items()
+    }
+    assert ours["versions"] == describe_versions()
+    assert ours["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
+    assert ours["crop_versions"] == {"deepfake": "0"}
+    assert ours["backbone"] == "test_efficientnet.r160_in1k"
+    assert (ours["seed"], ours["configuration"]) == (5, "seed_everything: 5\n")
+    assert set(ours["metrics"]) == {"train", "validation", "test"}
+    assert "last" in ours["weights"] or "best" in ours["weights"]
+
+
+def test_versions_name_every_package_that_shapes_a_result() -> None:
+    versions = describe_versions()
+    assert {"deepfake", "torch", "timm", "scikit-learn", "facenet-pytorch"} <= set(versions)
+    assert all(isinstance(version, str) and version for version in versions.values())
+
+
+def test_reads_what_it_remembers_without_building_a_network(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepfake.learning.checkpoint.EmbeddingModel", None)
+    info = read_info(run.model)
+    assert info["hyper_parameters"]["embedding_dim"] == 16
+    assert info["threshold"] == torch.load(run.model, weights_only=True)[KEY]["threshold"]
+    assert info["global_step"] == 4
+    state = run.task.state_dict().values()
+    assert info["n_parameters"] == sum(value.numel() for value in state)
+
+
+def test_loading_needs_no_weights_from_elsewhere(run: Run, tmp_path: Path) -> None:
+    def ask_for_weights(content: Content) -> None:
+        content["hyper_parameters"]["pretrained"] = True
+
+    loaded = load_checkpoint(altered(run, tmp_path / "m.ckpt", ask_for_weights))
+    assert torch.equal(loaded.embedder(images()), run.task.embedder(images()))
+
+
+# Files that are no checkpoint
+
+
+class Malicious:
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("read", [read_info, load_checkpoint])
+def test_code_in_a_checkpoint_does_not_run(
+    run: Run, tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    trap = tmp_path / "executed"
+    path = altered(
+        run, tmp_path / "m.ckpt", lambda content: content.update(x=Malicious(f"touch {trap}"))
+    )
+    with pytest.raises(CheckpointError, match="was not opened, because it could run code"):
+        read(path)
+    assert not trap.exists()
+    torch.load(path, weights_only=False)
+    assert trap.exists()  # the trap was a real one
+
+
+def test_refuses_a_bare_pickle(tmp_path: Path) -> None:
+    trap = tmp_path / "executed"
+    path = tmp_path / "svm.pkl"
+    path.write_bytes(pickle.dumps(Malicious(f"touch {trap}")))
+    with pytest.raises(CheckpointError, match=r"svm\.pkl"):
+        read_info(path)
+    assert not trap.exists()
+
+
+def stored(content: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("read", [read_info, load_checkpoint])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(None, "there is no such file", id="missing"),
+        pytest.param(b"", r"m\.ckpt is damaged", id="empty"),
+        pytest.param(b"no checkpoint at all\n", r"m\.ckpt", id="text"),
+        pytest.param(b"PK\x03\x04 and then nothing", r"m\.ckpt is damaged", id="broken-archive"),
+        pytest.param(stored({"state_dict": {}}), "was not written by deepfake", id="foreign"),
+        pytest.param(stored(torch.zeros(3)), "was not written by deepfake", id="tensor"),
+        pytest.param(stored({KEY: 3}), "was not written by deepfake", id="foreign-key"),
+    ],
+)
+def test_refuses_files_that_are_no_checkpoint(
+    tmp_path: Path, content: bytes | None, problem: str, read: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "m.ckpt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=problem):
+        read(path)
+
+
+def test_refuses_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="there is no such file"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
+def test_refuses_a_truncated_file(run: Run, tmp_path: Path, share: float) -> None:
+    data = run.model.read_bytes()
+    path = tmp_path / "m.ckpt"
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(CheckpointError, match=r"m\.ckpt is damaged"):
+        load_checkpoint(path)
+
+
+def test_flipped_bytes_never_escape_as_another_error(run: Run, tmp_path: Path) -> None:
+    data = run.model.read_bytes()
+    start = data.index(b"data.pkl")
+    end = start + data[start:].index(b"PK\x03\x04")  # where the pickle of names ends
+    rng = np.random.default_rng(0)
+    path = tmp_path / "m.ckpt"
+    refused = 0
+    for _ in range(150):
+        broken = bytearray(data)
+        for place in rng.integers(start, end, 3):
+            broken[place] = int(rng.integers(0, 256))
+        path.write_bytes(broken)
+        try:
+            read_info(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 50
+
+
+# Files that are nearly one
+
+
+def drop(part: str) -> Callable[[Content], object]:
+    return lambda content: content.pop(part)
+
+
+def put(section: str, key: str, value: object) -> Callable[[Content], object]:
+    return lambda content: content[section].update({key: value})
+
+
+def remove(section: str, key: str) -> Callable[[Content], object]:
+    return lambda content: content[section].pop(key)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        pytest.param(put(KEY, "format", 99), "has format 99, this version .* reads 1", id="format"),
+        pytest.param(remove(KEY, "format"), "has format None", id="no-format"),
+        pytest.param(drop("state_dict"), "it has no state_dict", id="no-weights"),
+        pytest.param(drop("hyper_parameters"), "it has no hyper_parameters", id="no-settings"),
+        pytest.param(drop(KEY), "was not written by deepfake", id="no-part-of-ours"),
+        pytest.param(put(KEY, "threshold", None), "in mid-training; use the model.ckpt", id="mid"),
+        pytest.param(remove(KEY, "crop_spec"), "does not fit this version", id="no-recipe"),
+        pytest.param(put(KEY, "crop_spec", {"size": 32}), "crop settings do not fit", id="recipe"),
+        pytest.param(put(KEY, "crop_spec", 7), "does not fit this version", id="recipe-of-no-kind"),
+        pytest.param(
+            put("hyper_parameters", "image_size", 64), "takes 64 px, its crops have 32", id="size"
+        ),
+        pytest.param(
+            put("hyper_parameters", "embedding_dim", 10**9), "embedding_dim=1000000000", id="huge"
+        ),
+        pytest.param(
+            put("hyper_parameters", "embedding_dim", 17), "the embedder does not fit", id="width"
+        ),
+        pytest.param(
+            remove("hyper_parameters", "embedding_dim"), "does not fit this version", id="no-width"
+        ),
+        pytest.param(
+            put("hyper_parameters", "backbone", "resnet5O"), "did you mean resnet50", id="backbone"
+        ),
+        pytest.param(
+            put("hyper_parameters", "backbone", 5), "does not fit this version", id="number"
+        ),
+        pytest.param(
+            put("hyper_parameters", "backbone", "test_resnet"),
+            "the embedder does not fit",
+            id="other-network",
+        ),
+        pytest.param(
+            put("hyper_parameters", "dropout", 7.0), "does not fit this version", id="dropout"
+        ),
+        pytest.param(
+            remove("state_dict", "classifier.weight_"),
+            "the classifier does not fit its description: .*weight_",
+            id="no-classifier",
+        ),
+        pytest.param(
+            remove("state_dict", "embedder.head.bias"), r"embedder does not .*head\.bias", id="bias"
+        ),
+        pytest.param(
+            put("state_dict", "embedder.head.weight", torch.zeros(3)),
+            "the embedder does not fit its description: .*head.weight",
+            id="shape",
+        ),
+        pytest.param(
+            put("state_dict", "embedder.surplus", torch.zeros(3)), "surplus", id="surplus-layer"
+        ),
+        pytest.param(
+            put("state_dict", "embedder.head.weight", "text"),
+            "embedder does not fit",
+            id="no-tensor",
+        ),
+    ],
+)
+def test_refuses_parts_that_do_not_fit(
+    run: Run, tmp_path: Path, change: Callable[[Content], object], problem: str
+) -> None:
+    with pytest.raises(CheckpointError, match=problem):
+        load_checkpoint(altered(run, tmp_path / "m.ckpt", change))
+
+
+def test_a_checkpoint_from_mid_training_still_tells_what_it_is(run: Run, tmp_path: Path) -> None:
+    path = altered(run, tmp_path / "m.ckpt", put(KEY, "threshold", None))
+    assert read_info(path)["counts"]["train"] == {"real": 16, "fake": 16}

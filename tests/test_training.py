@@ -1,0 +1,486 @@
+"""The train command as a user runs it: shipped configurations, kills, resumes, two processes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from deepfake.dataset.manifest import read_manifest
+from deepfake.errors import CheckpointError, JobError, UsageError
+from deepfake.learning import task as task_module
+from deepfake.learning.checkpoint import KEY, load_checkpoint, read_info
+from deepfake.learning.task import TripletTask
+from deepfake.training import run_training
+from tests.made_crops import COUNTS, write_crop_folder, write_tables
+
+REPO = Path(__file__).resolve().parents[1]
+CONFIGS = REPO / "configs"
+
+
+def config(*names: str) -> list[str]:
+    return [word for name in names for word in ("--config", str(CONFIGS / f"{name}.yaml"))]
+
+
+SMOKE = config("default", "smoke")
+EPOCHS = ["--trainer.limit_train_batches", "1.0", "--model.drop_path_rate", "0.1"]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs without --run go to the test's folder; what a run tells its children is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPFAKE_RUN_FOLDER", "")
+    monkeypatch.delenv("DEEPFAKE_RUN_FOLDER")
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_crop_folder(tmp_path_factory.mktemp("train") / "crops")
+
+
+def train(crops: Path, run: Path | None, *options: str, base: list[str] = SMOKE) -> str:
+    output = io.StringIO()
+    where = [] if run is None else ["--run", str(run)]
+    assert run_training([*base, "--data.root", str(crops), *where, *options], output) == 0
+    return output.getvalue()
+
+
+def state_of(path: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def assert_same_state(first: Path, second: Path, tolerance: float = 0.0) -> None:
+    one, two = state_of(first), state_of(second)
+    assert set(one) == set(two)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=tolerance, msg=name)
+
+
+# The shipped configurations
+
+
+@pytest.mark.parametrize("name", ["default", "dacon"])
+def test_shipped_configurations_run_whole(crops: Path, tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    text = train(crops, run, base=config(name, "smoke"))
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert {"config.yaml", "metrics.json", "metrics.csv", "model.ckpt"} <= files
+    assert "checkpoints/last.ckpt" in files
+    report = json.loads((run / "metrics.json").read_text())
+    lines = text.splitlines()
+    assert lines[0].split() == ["split", "real", "fake", "AUC", "EER", "accuracy"]
+    for line, split in zip(lines[1:4], COUNTS, strict=True):
+        figures = report[split]
+        expected = [split, str(figures["n_real"]), str(figures["n_fake"])]
+        expected += [f"{figures[key]:.4f}" for key in ("auc", "eer", "accuracy")]
+        assert line.split() == expected
+    assert f"checkpoint: {run / 'model.ckpt'}" in lines
+    assert lines[-1].startswith(f"next: deepfake predict YOUR_PHOTOS --checkpoint {run}")
+    model = load_checkpoint(run / "model.ckpt")
+    assert model.info["weights"] == ("epoch 0 (last)" if name == "dacon" else "epoch 0 (best)")
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings == yaml.safe_load(model.info["configuration"])
+    assert settings["model"]["backbone"] == "test_efficientnet"
+    assert settings["data"]["augmentation"] == ("entry" if name == "dacon" else "light")
+    with (run / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert {"train_loss", "train_triplets", "val_loss", "val_auc"} <= set(row)
+
+
+def test_the_saved_configuration_runs_again_as_it_is(crops: Path, tmp_path: Path) -> None:
+    train(crops, tmp_path / "first", "--seed_everything", "7", "--model.lr", "0.002")
+    saved = tmp_path / "first" / "config.yaml"
+    output = io.StringIO()
+    run_training(["--config", str(saved)], output)  # data.root is in it, the run folder is not
+    assert "checkpoint: runs/001/model.ckpt" in output.getvalue()
+    again = tmp_path / "runs" / "001"
+    assert (again / "config.yaml").read_text() == saved.read_text()
+    assert_same_state(tmp_path / "first" / "model.ckpt", again / "model.ckpt")
+    settings = yaml.safe_load(saved.read_text())
+    assert (settings["seed_everything"], settings["model"]["lr"]) == (7, 0.002)
+    run_training(["--config", str(saved), "--weights", "last"], io.StringIO())
+    assert (tmp_path / "runs" / "002" / "model.ckpt").is_file()
+
+
+def test_one_seed_for_everything(crops: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "2")):
+        train(crops, tmp_path / name, "--seed_everything", seed)
+    first, second = (state_of(tmp_path / name / "model.ckpt") for name in "ab")
+    assert not torch.equal(first["embedder.head.weight"], second["embedder.head.weight"])
+    assert read_info(tmp_path / "b" / "model.ckpt")["seed"] == 2
+    hyper = read_info(tmp_path / "b" / "model.ckpt")["hyper_parameters"]
+    assert hyper["seed"] == 2
+
+
+def test_learns_what_can_be_seen(tmp_path: Path) -> None:
+    counts = {"train": (64, 64), "validation": (16, 16), "test": (32, 32)}
+    crops = write_crop_folder(tmp_path / "crops", counts)
+    run = tmp_path / "run"
+    options = ["--trainer.max_epochs", "5", "--data.batch_size", "16", "--model.lr", "3e-3"]
+    train(crops, run, *options, "--trainer.limit_train_batches", "1.0")
+    with (run / "metrics.csv").open() as file:
+        losses = [float(row["train_triplet_loss"]) for row in csv.DictReader(file)]
+    assert losses[-1] < losses[0] - 0.2
+    report = json.loads((run / "metrics.json").read_text())
+    assert report["test"]["auc"] > 0.8
+    assert report["test"]["accuracy"] > 0.7
+
+
+def test_workers_change_nothing(crops: Path, tmp_path: Path) -> None:
+    for workers in ("0", "2"):
+        train(crops, tmp_path / workers, "--data.num_workers", workers)
+    assert_same_state(tmp_path / "0" / "model.ckpt", tmp_path / "2" / "model.ckpt")
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        pytest.param(["--model.lrr", "1"], r"did you mean --model\.lr\?", id="option"),
+        pytest.param(["--data.batchsize", "8"], r"did you mean --data\.batch_size\?", id="data"),
+        pytest.param(["--wieghts", "last"], r"did you mean --weights\?", id="top-level"),
+        pytest.param(["--model.lr", "fast"], r"model\.lr.*float", id="type"),
+        pytest.param(["--model.optimizer", "adam"], r"optimizer.*(sgd|adamw)", id="choice"),
+        pytest.param(["--config", "none.yaml"], r"none\.yaml", id="no-config"),
+        pytest.param(
+            ["--model.backbone", "test_eficientnet"],
+            "did you mean test_efficientnet",
+            id="backbone",
+        ),
+        pytest.param(["--data.batch_size", "1"], "triplets need 2 or more", id="batch"),
+        pytest.param(["--data.root", "none"], "none is not a crop folder", id="no-crops"),
+        pytest.param(["--data.crop_preset", "dacon"], "cut with crop preset 'square'", id="preset"),
+        pytest.param(["--model.image_size", "32"], r"pass --model\.image_size 64", id="size"),
+        pytest.param(["--model.pretrained", "none.pth"], "there is no such file", id="weights"),
+        pytest.param(["--resume", "none"], "--resume none: there is no checkpoint", id="resume"),
+    ],
+)
+def test_refuses_options_that_are_not_right(
+    crops: Path, tmp_path: Path, options: list[str], problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem) as caught:
+        train(crops, tmp_path / "run", *options)
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("model:\n  lrr: 1\n", r"lrr.*did you mean --model\.lr\?", id="unknown-key"),
+        pytest.param("modle:\n  lr: 1\n", "did you mean --model", id="unknown-section"),
+        pytest.param("model: [\n", "bad.yaml", id="broken"),
+    ],
+)
+def test_refuses_a_configuration_that_is_not_right(
+    crops: Path, tmp_path: Path, text: str, problem: str
+) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UsageError, match=problem):
+        train(crops, tmp_path / "run", "--config", "bad.yaml")
+
+
+def test_refuses_a_run_folder_in_use(crops: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists and is not empty; name a new one"):
+        train(crops, run)
+    assert [path.name for path in run.iterdir()] == ["notes.txt"]
+    with pytest.raises(UsageError, match="exists and is not empty"):
+        train(crops, run / "notes.txt")
+
+
+@pytest.mark.parametrize("weights", ["best", "last"])
+def test_a_loss_that_is_no_number_keeps_the_last_good_epoch(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
+    start = TripletTask.on_train_epoch_start
+
+    def break_second_epoch(task: TripletTask) -> None:
+        start(task)
+        if task.current_epoch == 1:
+            with torch.no_grad():
+                task.embedder.head.weight.fill_(torch.nan)
+
+    monkeypatch.setattr(TripletTask, "on_train_epoch_start", break_second_epoch)
+    run = tmp_path / "run"
+    with pytest.raises(JobError, match=r"became nan in epoch 1, .*last good checkpoint is .*last"):
+        train(crops, run, *EPOCHS, "--trainer.max_epochs", "3", "--weights", weights)
+    last = run / "checkpoints" / "last.ckpt"
+    assert read_info(last)["epoch"] == 0
+    assert all(
+        bool(torch.isfinite(v).all()) for v in state_of(last).values() if v.is_floating_point()
+    )
+    assert not (run / "model.ckpt").exists()
+    assert not (run / "metrics.json").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    train(crops, tmp_path / "next", *EPOCHS, "--trainer.max_epochs", "3", "--resume", str(run))
+
+
+def test_a_learning_rate_that_explodes_is_said(crops: Path, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"became (nan|NaN|inf) .*; try a smaller model\.lr"):
+        train(crops, tmp_path / "run", "--model.lr", "1e30", "--model.optimizer", "sgd")
+    assert not (tmp_path / "run" / "model.ckpt").exists()
+
+
+# Going on
+
+
+def start(crops: Path, run: Path, *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(REPO / "train.py"), *SMOKE, "--data.root", str(crops)]
+    with (run.parent / f"{run.name}.log").open("wb") as log:
+        return subprocess.Popen(
+            [*command, "--run", str(run), *options],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def wait_until(child: subprocess.Popen[bytes], happened: Callable[[], bool], log: Path) -> None:
+    while not happened():
+        assert child.poll() is None, log.read_text()
+        time.sleep(0.005)
+
+
+LONG = [*EPOCHS, "--trainer.max_epochs", "3", "--data.augment_share", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def many_crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    counts = {"train": (80, 60), "validation": (8, 8), "test": (8, 8)}
+    return write_crop_folder(tmp_path_factory.mktemp("many") / "crops", counts)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(many_crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    train(many_crops, run, *LONG)
+    return run
+
+
+@pytest.mark.parametrize(("workers", "epoch"), [(0, 0), (2, 1)], ids="{}".format)
+def test_killed_and_resumed_is_as_if_nothing_had_happened(
+    many_crops: Path, uninterrupted: Path, tmp_path: Path, workers: int, epoch: int
+) -> None:
+    options = [*LONG, "--data.num_workers", str(workers)]
+    killed, resumed = tmp_path / "killed", tmp_path / "resumed"
+    child = start(many_crops, killed, *options)
+    last = killed / "checkpoints" / "last.ckpt"
+
+    def reached() -> bool:
+        return last.exists() and int(read_info(last)["epoch"]) >= epoch
+
+    try:
+        wait_until(child, reached, tmp_path / "killed.log")
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    assert not (killed / "model.ckpt").exists()
+    reached_epoch = read_info(last)["epoch"]
+    train(many_crops, resumed, *options, "--resume", str(killed))
+    assert reached_epoch < 2
+    assert_same_state(uninterrupted / "model.ckpt", resumed / "model.ckpt")
+    assert_same_state(
+        uninterrupted / "checkpoints" / "last.ckpt", resumed / "checkpoints" / "last.ckpt"
+    )
+    reports = [(run / "metrics.json").read_text() for run in (uninterrupted, resumed)]
+    assert reports[0] == reports[1]
+
+
+def rig_auc(monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:
+    """Let the epochs of the next runs have these validation figures."""
+    remaining = iter(figures)
+    monkeypatch.setattr(task_module, "compute_auc", lambda labels, scores: next(remaining))
+
+
+@pytest.mark.parametrize(
+    ("figures", "best"),
+    [
+        pytest.param([0.9, 0.5, 0.7], 0, id="before-the-break"),
+        pytest.param([0.6, 0.5, 0.7], 2, id="after-the-break"),
+    ],
+)
+def test_a_resumed_run_remembers_its_best_epoch(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: list[float], best: int
+) -> None:
+    options = [*EPOCHS, "--model.schedule", "constant"]
+    rig_auc(monkeypatch, figures)
+    train(crops, tmp_path / "whole", *options, "--trainer.max_epochs", "3")
+    rig_auc(monkeypatch, figures)
+    train(crops, tmp_path / "first", *options, "--trainer.max_epochs", "2")
+    kept = {path: path.read_bytes() for path in (tmp_path / "first").rglob("*.ckpt")}
+    resume = ["--resume", str(tmp_path / "first"), "--trainer.max_epochs", "3"]
+    train(crops, tmp_path / "second", *options, *resume)
+    assert read_info(tmp_path / "whole" / "model.ckpt")["weights"] == f"epoch {best} (best)"
+    assert read_info(tmp_path / "second" / "model.ckpt")["weights"] == f"epoch {best} (best)"
+    assert_same_state(tmp_path / "whole" / "model.ckpt", tmp_path / "second" / "model.ckpt")
+    assert {path: path.read_bytes() for path in (tmp_path / "first").rglob("*.ckpt")} == kept
+
+
+@pytest.fixture(scope="module")
+def finished(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("finished") / "run"
+    train(crops, run)
+    return run
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(
+    crops: Path, finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"nothing was left to train: .*max_epochs=1; ask for"):
+        train(crops, tmp_path / "next", "--resume", str(finished))
+
+
+def test_refuses_to_go_on_with_other_crops(finished: Path, tmp_path: Path) -> None:
+    other = write_crop_folder(tmp_path / "other", seed=9)
+    with pytest.raises(UsageError, match="was trained on other crops"):
+        train(other, tmp_path / "next", "--resume", str(finished), "--trainer.max_epochs", "2")
+
+
+def test_refuses_to_go_on_with_an_edited_table(crops: Path, finished: Path, tmp_path: Path) -> None:
+    same = write_crop_folder(tmp_path / "same")
+    assert read_manifest(same).sha256 == read_manifest(crops).sha256
+    rows = list(read_manifest(same).rows)
+    write_tables(same, [replace(rows[0], method="other"), *rows[1:]])
+    with pytest.raises(UsageError, match="was trained on other crops"):
+        train(same, tmp_path / "next", "--resume", str(finished), "--trainer.max_epochs", "2")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        pytest.param(
+            ["--model.embedding_dim", "64"], "embedding_dim=512, now it is 64", id="width"
+        ),
+        pytest.param(
+            ["--model.backbone", "test_efficientnet_ln"],
+            "backbone='test_efficientnet'",
+            id="backbone",
+        ),
+        pytest.param([], "one_cycle .*planned for 2 steps.* 4", id="longer-one-cycle"),
+    ],
+)
+def test_refuses_to_go_on_as_another_training(
+    crops: Path, finished: Path, tmp_path: Path, options: list[str], problem: str
+) -> None:
+    resume = ["--resume", str(finished), "--trainer.max_epochs", "2"]
+    with pytest.raises(UsageError, match=problem):
+        train(crops, tmp_path / "next", *resume, *options)
+
+
+def write_text(path: Path, finished: Path) -> Path:
+    path.write_text("no checkpoint")
+    return path
+
+
+def write_foreign(path: Path, finished: Path) -> Path:
+    torch.save({"state_dict": {}}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        pytest.param(write_text, "no checkpoint|is damaged", id="text"),
+        pytest.param(write_foreign, "was not written by deepfake", id="foreign"),
+        pytest.param(lambda path, run: run / "model.ckpt", "is finished", id="model.ckpt"),
+    ],
+)
+def test_refuses_to_go_on_from_other_files(
+    crops: Path,
+    finished: Path,
+    tmp_path: Path,
+    make: Callable[[Path, Path], Path],
+    problem: str,
+) -> None:
+    source = make(tmp_path / "x.ckpt", finished)
+    with pytest.raises(UsageError, match=problem):
+        train(crops, tmp_path / "next", "--resume", str(source))
+
+
+def test_a_checkpoint_from_mid_training_says_so(finished: Path) -> None:
+    with pytest.raises(CheckpointError, match="in mid-training"):
+        load_checkpoint(finished / "checkpoints" / "last.ckpt")
+    content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content[KEY]["threshold"] is None
+
+
+def test_an_epoch_without_a_figure_is_no_end(tmp_path: Path) -> None:
+    # Two batches of 8 out of 40 reals and 2 fakes hold too few fakes for any figure.
+    counts = {"train": (60, 2), "validation": (4, 4), "test": (4, 4)}
+    crops = write_crop_folder(tmp_path / "crops", counts)
+    train(crops, tmp_path / "run", "--data.balance", "false")
+    assert (tmp_path / "run" / "model.ckpt").is_file()
+
+
+# Several processes
+
+
+def finish(child: subprocess.Popen[bytes], log: Path) -> str:
+    try:
+        code = child.wait(timeout=240)
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+    assert code == 0, log.read_text()
+    return log.read_text()
+
+
+PROCESSES = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights"),
+    [
+        # Layer norm looks at one sample only: two processes must do what one does.
+        pytest.param("test_efficientnet_ln", "last", id="layer-norm"),
+        # Batch norm does not, but every process must agree which epoch was the best.
+        pytest.param("test_efficientnet", "best", id="batch-norm"),
+    ],
+)
+def test_two_processes(crops: Path, tmp_path: Path, backbone: str, weights: str) -> None:
+    options = ["--model.backbone", backbone, "--weights", weights, "--model.dropout", "0.0"]
+    options += ["--model.optimizer", "sgd", "--model.schedule", "constant", "--model.lr", "0.05"]
+    options += ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "1.0"]
+    together = tmp_path / "together"
+    child = start(crops, together, *options, *PROCESSES)
+    alone = tmp_path / "alone"
+    train(crops, alone, *options)
+    text = finish(child, tmp_path / "together.log")
+    assert text.count("checkpoint: ") == 1
+    assert (together / "config.yaml").is_file()
+    model = load_checkpoint(together / "model.ckpt")
+    assert set(model.info["metrics"]) == {"train", "validation", "test"}
+    if backbone != "test_efficientnet_ln":
+        return
+    one, two = state_of(alone / "model.ckpt"), state_of(together / "model.ckpt")
+    for name in one:
+        if name.startswith("embedder."):
+            torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5, msg=name)
+    columns = ("train_triplet_loss", "train_triplets", "train_loss", "val_loss")
+    rows = []
+    for run in (alone, together):
+        with (run / "metrics.csv").open() as file:
+            rows.append([[float(row[key]) for key in columns] for row in csv.DictReader(file)])
+    for first, second in zip(*rows, strict=True):
+        assert second == pytest.approx(first, abs=1e-4)
