@@ -72,8 +72,8 @@ def main() -> None:
         if worst_px > 0.01 or worst_score > 1e-4:
             raise SystemExit(f"not equal: {worst_px} px, {worst_score} in score")
         print(
-            f"exact, smallest face {min_face}: x{median(ratios):.2f} (quartiles {quartiles(ratios)})"
-            f" on {n_faces} faces; equal to {worst_px:.1e} px and {worst_score:.1e}"
+            f"exact, smallest face {min_face}: x{median(ratios):.2f} "
+            f"(quartiles {quartiles(ratios)}) on {n_faces} faces; equal to {worst_px:.1e} px and {worst_score:.1e}"
         )
     compare_main(photos, options.rounds)
 
@@ -101,14 +101,14 @@ def compare_main(photos: list[Picture], rounds: int) -> None:
 
 
 def load(folder: Path, limit: int) -> list[Picture]:
-    """Readable photos with a shorter side of 100 px or more and a longer one up to 2000."""
+    """Readable photos with a longer side of 600 to 2000 px."""
     photos = []
     for source in discover(folder).sources:
         try:
             image = read_image(source.path, source.name).image
         except MediaError:
             continue
-        if min(image.shape[:2]) >= 100 and max(image.shape[:2]) <= 2000:
+        if 600 <= max(image.shape[:2]) <= 2000:
             photos.append(image)
     step = max(1, len(photos) // limit)
     return photos[::step][:limit]

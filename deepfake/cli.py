@@ -24,7 +24,7 @@ from deepfake import __version__
 from deepfake.errors import DeepfakeError, UsageError
 
 if TYPE_CHECKING:
-    from deepfake.records import CropSpec
+    from deepfake.records import CropSpec, Sampling
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
@@ -32,14 +32,14 @@ EXIT_INTERRUPTED = 130
 _TOP_HELP = """\
 usage: deepfake COMMAND ...
 
-Find manipulated faces in photos.
+Find manipulated faces in photos and videos.
 
 commands, with an example of each:
-  crop     cut faces out of photos
+  crop     cut faces out of photos and videos
              deepfake crop photos/ crops/
   train    train a detector on crops
              deepfake train --config configs/default.yaml --data.root crops/
-  predict  score photos
+  predict  score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
   info     show what a checkpoint holds
              deepfake info model.ckpt
@@ -122,10 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def crop(argv: Sequence[str] | None = None) -> int:
-    """Cut faces out of photos: ``python crop.py INPUT OUTPUT``."""
+    """Cut faces out of photos and videos: ``python crop.py INPUT OUTPUT``."""
     parser = _Parser(
         prog="deepfake crop",
-        description="Cut the faces out of photos and write them with a manifest.\n"
+        description="Cut the faces out of photos and videos and write them with a manifest.\n"
         "Killed at any instant, the same command goes on where it stopped.",
         epilog="""\
 labels: folders named real/ and fake/ at any depth of INPUT, or a CSV with
@@ -135,9 +135,10 @@ examples:
   python crop.py photos/ crops/
   python crop.py labels.csv crops/ --size 224 --workers 4
   python crop.py photos/ crops/ --preset dacon
+  python crop.py videos/ crops/ --fps 1 --timeout 300
 """,
     )
-    parser.add_argument("input", help="folder, photo, glob pattern, list file (.txt) or CSV")
+    parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
     parser.add_argument("output", type=Path, help="folder for the crops")
     parser.add_argument(
         "--preset", help="recipe: square (aspect kept), dacon (the entry's), dacon-train"
@@ -166,7 +167,7 @@ examples:
 
     def job() -> int:
         from deepfake.dataset.cropping import crop_media
-        from deepfake.records import Status
+        from deepfake.records import Sampling, Status
 
         report = crop_media(
             options.input,
@@ -175,6 +176,7 @@ examples:
             workers=options.workers,
             timeout_s=options.timeout,
             max_pixels=options.max_pixels,
+            sampling=_choose_sampling(options, Sampling()),
             shard_size=options.shard_size,
             follow_links=options.follow_links,
             require_labels=options.require_labels,
@@ -187,10 +189,11 @@ examples:
 
 
 def predict(argv: Sequence[str] | None = None) -> int:
-    """Score photos: ``python predict.py INPUT --checkpoint X.ckpt --output scores.csv``."""
+    """Score photos and videos: ``python predict.py INPUT --checkpoint FILE --output FILE``."""
     parser = _Parser(
         prog="deepfake predict",
-        description="Score photos with a trained checkpoint: one row per input, in input order.",
+        description="Score photos and videos with a trained checkpoint:\n"
+        "one row per input, in input order.",
         epilog="""\
 A file without an answer has a status (no_face, too_small, unreadable), a reason and an empty
 p_fake; it is never guessed and never left out.
@@ -198,11 +201,12 @@ p_fake; it is never guessed and never left out.
 examples:
   python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
   python predict.py one.jpg --checkpoint model.ckpt --output - --device cpu
+  python predict.py clip.mp4 --checkpoint model.ckpt --output clip.csv --faces frames.csv
   python predict.py test/ --checkpoint model.ckpt --output scores.csv \\
       --submission sample_submission.csv
 """,
     )
-    parser.add_argument("input", help="folder, photo, glob pattern, list file (.txt) or CSV")
+    parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
     parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
     parser.add_argument("--output", required=True, help="CSV to write; - for standard output")
     parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
@@ -225,9 +229,9 @@ examples:
     )
     parser.add_argument(
         "--aggregate",
-        choices=["max", "mean"],
-        default="max",
-        help="score of a file with several faces (default %(default)s)",
+        choices=["mean", "median", "top", "confident", "max"],
+        default="mean",
+        help="how the frames of a video make its score (default %(default)s)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--batch-size", type=int, default=32, help="faces per call of the network")
@@ -242,17 +246,20 @@ def _predict(options: argparse.Namespace) -> int:
     from deepfake.dataset.layouts import list_inputs
     from deepfake.inference.predictor import Predictor
     from deepfake.inference.results import count, fill_submission, format_faces, format_scores
+    from deepfake.learning.checkpoint import load_checkpoint
     from deepfake.progress import track
     from deepfake.storage import write_atomic
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
-    predictor = Predictor.from_checkpoint(
-        options.checkpoint,
+    checkpoint = load_checkpoint(options.checkpoint)
+    predictor = Predictor(
+        checkpoint,
         device=options.device,
         batch_size=options.batch_size,
         workers=options.workers,
         timeout_s=options.timeout,
         max_pixels=options.max_pixels,
+        sampling=_choose_sampling(options, checkpoint.sampling),
         aggregation=options.aggregate,
     )
     scores = list(track(predictor.score(sources), total=len(sources), quiet=options.quiet))
@@ -390,6 +397,19 @@ def _add_media_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=60.0, help="seconds for one file (default %(default)s)"
     )
+    clips = parser.add_argument_group("frames of videos and animations")
+    rate = clips.add_mutually_exclusive_group()
+    rate.add_argument(
+        "--frames", type=int, metavar="N", help="N frames, evenly spread over the whole length"
+    )
+    rate.add_argument("--fps", type=float, metavar="R", help="R frames per second")
+    rate.add_argument("--every", type=int, metavar="K", help="each K-th frame")
+    clips.add_argument(
+        "--keyframes", action="store_true", help="nearest keyframes instead: faster, other frames"
+    )
+    clips.add_argument(
+        "--max-frames", type=int, metavar="N", help="never more than N of one file (default 1000)"
+    )
     parser.add_argument(
         "--max-pixels",
         type=int,
@@ -403,6 +423,19 @@ def _add_media_options(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", help="exit with 3 if some inputs have no answer"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling:
+    """The default with whatever was asked for instead."""
+    rate = {name: getattr(options, name) for name in ("frames", "fps", "every")}
+    changes: dict[str, Any] = {}
+    if any(value is not None for value in rate.values()):
+        changes |= rate
+    if options.keyframes:
+        changes["mode"] = "keyframes"
+    if options.max_frames is not None:
+        changes["max_frames"] = options.max_frames
+    return replace(default, **changes)
 
 
 def _default_workers() -> int:

@@ -105,6 +105,22 @@ class Sampling:
         if self.max_frames < 1:
             raise UsageError(f"max_frames={self.max_frames}; expected 1 or more")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, so that it survives JSON and a weights-only checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Sampling:
+        """Rebuild from ``to_dict``.
+
+        Raises:
+            UsageError: If a setting is unknown or out of range.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UsageError(f"sampling settings do not fit this version: {error}") from error
+
 
 @dataclass(frozen=True, slots=True)
 class Face:
@@ -177,7 +193,7 @@ class MediaScore:
         label: ``fake`` if ``p_fake >= threshold`` else ``real``; ``None`` without a score.
         threshold: Decision threshold from the checkpoint.
         n_faces: Number of faces that were scored.
-        box_xyxy: Box of the largest face, in pixels of its frame.
+        box_xyxy: Box of the largest face of the first frame that has one, in its pixels.
         faces: Score of every face.
     """
 
@@ -246,7 +262,7 @@ class CropSpec:
                     f"crop setting {name}={getattr(self, name)!r}; expected {expected}"
                 )
 
-        check(16 <= self.size <= 2048, "size", "16 to 2048 pixels")
+        check(isinstance(self.size, int) and 16 <= self.size <= 2048, "size", "16 to 2048 pixels")
         check(self.geometry in ("entry", "square"), "geometry", "'entry' or 'square'")
         check(
             len(self.margins) == 2 and all(0 <= m <= 2 for m in self.margins),

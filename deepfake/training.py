@@ -25,10 +25,12 @@ from pytorch_lightning.loggers import CSVLogger
 from deepfake.dataset.manifest import read_job
 from deepfake.errors import UsageError
 from deepfake.learning.callbacks import MODEL_FILE, CollapseGuard, EpochLog, FitClassifier
+from deepfake.learning.checkpoint import read_info
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import TripletTask
 from deepfake.storage import write_atomic
 
+logger = logging.getLogger(__name__)
 _RUN_VARIABLE = "DEEPFAKE_RUN_FOLDER"  # tells the processes that Lightning starts where to write
 _CHECKPOINTS = "checkpoints"
 _LAST = "last"
@@ -43,6 +45,9 @@ class _Parser(LightningArgumentParser):
         words = re.findall(r"--[\w.]+", message) + [
             f"--{word}" for word in re.findall(r"[\"']([\w.]+)[\"']", message)
         ]
+        nested = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
+        if nested:
+            words = [f"--{nested[1]}.{nested[2]}"]
         if "Expected a" in message:
             words = []  # the name was right, its value is not
         hint = ""
@@ -53,6 +58,22 @@ class _Parser(LightningArgumentParser):
                 break
         text = " ".join(message.split())
         raise UsageError(f"{text}{hint} (deepfake train --help)")
+
+
+class _BestCheckpoint(ModelCheckpoint):
+    """Knows the best epoch so far when a run goes on in another folder; Lightning's forgets it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        best = state_dict["best_model_path"]
+        if Path(best).is_file():
+            # The old file stays where it is: nothing outside of dirpath is ever removed.
+            super().load_state_dict(state_dict | {"dirpath": self.dirpath})
+        else:
+            logger.warning(
+                "the best epoch of the run to go on from is gone (%s); only epochs from here on "
+                "can become the best",
+                best or "it had none",
+            )
 
 
 class _TrainCLI(LightningCLI):
@@ -75,6 +96,7 @@ class _TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         # What fails for certain must fail before a network is built or weights are fetched.
         read_job(Path(self.config.data.root))
+        self.resume = _find_resume(self.config.resume)
         self.folder = _claim_folder(self.config.run)
         skipped = ("run", "resume", "config")
         kept = self.config.clone()
@@ -92,7 +114,7 @@ class _TrainCLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> Trainer:
         trainer = self.config_init.trainer
         own = [
-            ModelCheckpoint(
+            _BestCheckpoint(
                 dirpath=self.folder / _CHECKPOINTS,
                 filename="epoch{epoch:03d}-auc{val_auc:.4f}",
                 auto_insert_metric_name=False,
@@ -149,11 +171,10 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
             "max_epochs": 6,
         },
     )
-    resume = _find_resume(cli.config.resume)
     if cli.trainer.is_global_zero:
         write_atomic(cli.folder / "config.yaml", cli.configuration)
     try:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=resume)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume)
     except SystemExit:
         # Lightning has turned Ctrl-C into an exit after tearing everything down.
         if cli.trainer.interrupted:
@@ -162,8 +183,9 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
     if cli.trainer.is_global_zero:
         model = cli.folder / MODEL_FILE
         if not model.exists():
+            source = cli.resume or "the configuration"
             raise UsageError(
-                f"nothing was left to train: {resume or 'the configuration'} has already reached "
+                f"nothing was left to train: {source} has already reached "
                 f"trainer.max_epochs={cli.trainer.max_epochs}; ask for more"
             )
         output.write(_describe(cli.model.info, model))
@@ -198,6 +220,11 @@ def _find_resume(wanted: str | None) -> str | None:
         path = path / _CHECKPOINTS / f"{_LAST}.ckpt"
     if not path.is_file():
         raise UsageError(f"--resume {wanted}: there is no checkpoint {path}")
+    if read_info(path)["threshold"] is not None:
+        raise UsageError(
+            f"--resume {wanted}: {path} is finished and holds no optimiser; give its run folder to "
+            "go on from the last epoch"
+        )
     return str(path)
 
 

@@ -6,6 +6,7 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 # Before any test imports torch or a library that asks a server for something.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,7 +31,7 @@ def _seeded() -> None:
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any attempt to look up a host or to connect beyond this machine fails the test."""
 
-    def refuse(*args: object, **kwargs: object) -> None:
+    def refuse(*args: object, **kwargs: object) -> NoReturn:
         raise AssertionError(f"network access in a test: {args}")
 
     real_connect = socket.socket.connect
@@ -40,14 +41,14 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
             isinstance(address, tuple) and address[0] in ("127.0.0.1", "::1", "localhost")
         ):
             return real_connect(self, address)  # type: ignore[arg-type]
-        return refuse(address)
+        refuse(address)
 
     real_getaddrinfo = socket.getaddrinfo
 
     def getaddrinfo(host: object, *args: object, **kwargs: object) -> object:
         if host in ("127.0.0.1", "::1", "localhost", socket.gethostname()):
             return real_getaddrinfo(host, *args, **kwargs)  # type: ignore[arg-type]
-        return refuse(host)
+        refuse(host)
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)

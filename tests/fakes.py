@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deepfake.media.discovery import list_sources
-from deepfake.records import CropSpec, Extraction, Face, Source, Status
+from deepfake.records import CropSpec, Extraction, Face, Sampling, Source, Status
 
 Picture = NDArray[np.uint8]
 
@@ -137,7 +137,7 @@ def misbehave(source: Source, connection: Connection | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def serve_hostile(connection: Connection, spec: CropSpec, max_pixels: int) -> None:
+def serve_hostile(connection: Connection, settings: tuple[CropSpec, int, Sampling]) -> None:
     """Stands in for the pipeline's worker: same protocol, no detector; answers with its pid."""
     connection.send(None)
     while True:
@@ -149,11 +149,11 @@ def serve_hostile(connection: Connection, spec: CropSpec, max_pixels: int) -> No
         connection.send(Extraction(Status.NO_FACE, f"{source.name} {os.getpid()}"))
 
 
-def serve_never(connection: Connection, spec: CropSpec, max_pixels: int) -> None:
+def serve_never(connection: Connection, settings: tuple[CropSpec, int, Sampling]) -> None:
     """A worker that dies before it is ready."""
 
 
-def serve_real_hostile(connection: Connection, spec: CropSpec, max_pixels: int) -> None:
+def serve_real_hostile(connection: Connection, settings: tuple[CropSpec, int, Sampling]) -> None:
     """The pipeline's own worker, but some sources kill it before they are read."""
     from deepfake.faces import extraction, pipeline
 
@@ -165,4 +165,4 @@ def serve_real_hostile(connection: Connection, spec: CropSpec, max_pixels: int) 
             return super().extract(source)
 
     setattr(pipeline, "FaceExtractor", Hostile)  # noqa: B010 - type checkers refuse the plain way
-    pipeline._serve(connection, spec, max_pixels)
+    pipeline._serve(connection, settings)

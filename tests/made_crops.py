@@ -22,7 +22,7 @@ from deepfake.dataset.manifest import (
     format_sources,
 )
 from deepfake.faces.extraction import encode_crop
-from deepfake.records import CropSpec
+from deepfake.records import CropSpec, Sampling
 from deepfake.storage import write_atomic
 
 COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
@@ -44,7 +44,8 @@ def draw_crop(rng: np.random.Generator, size: int, fake: bool) -> NDArray[np.uin
         checks = 14.0 * ((np.indices((size, size)).sum(axis=0) % 2) * 2 - 1)[..., None]
         grain = np.where(distance < 1, checks, grain)
         face = face + 25 * (np.abs(distance - 1) < 0.08)
-    return np.clip(face + grain, 0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.clip(face + grain, 0, 255).astype(np.uint8)
+    return picture
 
 
 def write_crop_folder(
@@ -86,7 +87,11 @@ def write_crop_folder(
                 group = f"{split}-{i // group_size}"
                 rows.append(edit(_make_row(file, source, label, group, split, size)))
     write_tables(root, rows)
-    job = {"crop_spec": spec.to_dict(), "versions": {"deepfake": "0"}}
+    job = {
+        "crop_spec": spec.to_dict(),
+        "sampling": Sampling().to_dict(),
+        "versions": {"deepfake": "0"},
+    }
     write_atomic(root / JOB_FILE, json.dumps(job))
     return root
 

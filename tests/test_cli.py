@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from deepfake import __version__, cli
+from deepfake.errors import DeepfakeError, UsageError
 from deepfake.media.tables import read_csv
 from tests.conftest import Trained
 
@@ -323,8 +324,8 @@ def test_train_without_crops_fails_at_once(
     ("error", "code"),
     [
         (KeyboardInterrupt(), 130),
-        (cli.UsageError("u"), 2),
-        (cli.DeepfakeError("d"), 1),
+        (UsageError("u"), 2),
+        (DeepfakeError("d"), 1),
         (OSError("o"), 1),
     ],
     ids=["ctrl-c", "usage", "job", "system"],

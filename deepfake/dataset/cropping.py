@@ -41,7 +41,7 @@ from deepfake.media.discovery import display_name, path_uri
 from deepfake.media.images import MAX_PIXELS
 from deepfake.media.tables import read_csv
 from deepfake.progress import track
-from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Source, Status
+from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source, Status
 from deepfake.storage import (
     LOCK_NAMES,
     TEMPORARY_PREFIX,
@@ -101,6 +101,7 @@ def crop_media(
     workers: int = 1,
     timeout_s: float = 60.0,
     max_pixels: int = MAX_PIXELS,
+    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     shard_size: int = 256,
     follow_links: bool = False,
     require_labels: bool = False,
@@ -115,6 +116,7 @@ def crop_media(
         workers: Worker processes; the bytes written do not depend on it. 0 works in this process.
         timeout_s: Longest time for one input in seconds.
         max_pixels: Larger pictures are ``unreadable``.
+        sampling: Which frames of a video or animation are cropped.
         shard_size: Inputs per shard.
         follow_links: Follow symbolic links inside the input folder.
         require_labels: Refuse unlabelled input.
@@ -131,12 +133,15 @@ def crop_media(
     except (FileExistsError, NotADirectoryError):
         raise UsageError(f"{output} is a file; name a folder for the crops") from None
     with no_space_is_an_error(output), exclusive(output):
-        job = _Job(output, labelled.sources, spec, shard_size)
+        job = _Job(output, labelled.sources, spec, sampling, shard_size)
         job.begin()
         todo = [shard for shard in job.shards() if not job.is_done(shard)]
         remaining = list(chain.from_iterable(job.sources_of(shard) for shard in todo))
         extractions = track(
-            iter_extractions(remaining, spec, workers, timeout_s, max_pixels),
+            # A worker takes seconds to start; there is no use in more of them than inputs.
+            iter_extractions(
+                remaining, spec, min(workers, len(remaining)), timeout_s, max_pixels, sampling
+            ),
             total=len(job.sources),
             initial=len(job.sources) - len(remaining),
             quiet=quiet,
@@ -157,11 +162,17 @@ class _Job:
     """One crop folder: its plan, its shards, its final tables."""
 
     def __init__(
-        self, root: Path, sources: Sequence[Source], spec: CropSpec, shard_size: int
+        self,
+        root: Path,
+        sources: Sequence[Source],
+        spec: CropSpec,
+        sampling: Sampling,
+        shard_size: int,
     ) -> None:
         if shard_size < 1:
             raise UsageError(f"shard_size={shard_size}; expected 1 or more inputs per shard")
-        self.root, self.sources, self.spec, self.shard_size = root, sources, spec, shard_size
+        self.root, self.sources, self.spec = root, sources, spec
+        self.sampling, self.shard_size = sampling, shard_size
 
     def shards(self) -> range:
         return range(-(-len(self.sources) // self.shard_size))
@@ -174,6 +185,7 @@ class _Job:
         plan = format_table(_PLAN_COLUMNS, (_plan_cells(source) for source in self.sources))
         description = {
             "crop_spec": self.spec.to_dict(),
+            "sampling": self.sampling.to_dict(),
             "plan_sha256": hashlib.sha256(plan.encode()).hexdigest(),
             "inputs": len(self.sources),
             "shard_size": self.shard_size,
@@ -212,7 +224,7 @@ class _Job:
         if old == description:
             return
         advice = "name a new folder, or run the command that began it"
-        for key in ("crop_spec", "versions"):
+        for key in ("crop_spec", "sampling", "versions"):
             for name, value in description[key].items():
                 if old[key].get(name) != value:
                     raise UsageError(

@@ -20,7 +20,7 @@ from typing import Any
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.media.tables import Row, read_csv
-from deepfake.records import LABEL_NAMES, CropSpec, FaceCrop, Source, Status
+from deepfake.records import LABEL_NAMES, CropSpec, FaceCrop, Sampling, Source, Status
 
 JOB_FILE = "job.json"
 MANIFEST_FILE = "manifest.csv"
@@ -93,6 +93,7 @@ class Manifest:
         root: The folder.
         rows: One per crop.
         spec: The recipe that they were cut by.
+        sampling: Which frames of videos they come from.
         versions: Packages that cut them.
         sha256: Of ``manifest.csv``.
     """
@@ -100,6 +101,7 @@ class Manifest:
     root: Path
     rows: tuple[CropRow, ...]
     spec: CropSpec
+    sampling: Sampling
     versions: dict[str, str]
     sha256: str
 
@@ -185,7 +187,8 @@ def read_manifest(root: Path) -> Manifest:
         _parse_crop_row(row, manifest_path) for row in read_csv(manifest_path, MANIFEST_COLUMNS)
     )
     digest = hashlib.sha256(manifest_path.read_bytes()).hexdigest()
-    return Manifest(root, rows, CropSpec.from_dict(job["crop_spec"]), job["versions"], digest)
+    spec, sampling = CropSpec.from_dict(job["crop_spec"]), Sampling.from_dict(job["sampling"])
+    return Manifest(root, rows, spec, sampling, job["versions"], digest)
 
 
 def read_job(root: Path) -> dict[str, Any]:
@@ -204,8 +207,8 @@ def read_job(root: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(job, dict) or not {"crop_spec", "versions"} <= set(job):
-        raise UsageError(f"{path} lacks 'crop_spec' or 'versions'; was it edited?")
+    if not isinstance(job, dict) or not {"crop_spec", "sampling", "versions"} <= set(job):
+        raise UsageError(f"{path} lacks 'crop_spec', 'sampling' or 'versions'; was it edited?")
     return job
 
 
@@ -231,6 +234,8 @@ def _label_word(label: object) -> str:
 def _parse_crop_row(row: Row, path: Path) -> CropRow:
     try:
         word = row["label"]
+        if word not in ("", *LABEL_NAMES):
+            raise ValueError(f"label {word!r}; expected real or fake")
         return CropRow(
             crop=row["crop"],
             source=row["source"],

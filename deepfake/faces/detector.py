@@ -29,7 +29,8 @@ from deepfake.records import Face
 _CELL = 12  # side of PNet's window in pixels
 _STRIDE = 2  # PNet's step in pixels
 _CERTAIN = 0.95  # least probability of a face that ends the search for the main one
-_SIZE_GUARD = 1.3  # it must exceed the window of the levels not looked at by this factor
+_SIZE_GUARD = 2.5  # it must exceed the window of the levels not looked at by this factor
+_LEVELS_A_STEP = 2  # how many finer levels are added before the later networks look again
 _NET_BATCH = 512  # crops per call of RNet and ONet: bounds memory on crowded frames
 
 
@@ -129,18 +130,22 @@ class MTCNN:
 
         Where the search does not stop early it has seen what mode ``exact`` sees.
         """
-        first, finer = scales[: -(-len(scales) // 2)], scales[-(-len(scales) // 2) :]
-        levels = [self._propose_at(table, scale) for scale in first]
+        half = -(-len(scales) // 2)
+        batch, finer, levels = scales[:half], scales[half:], list[Tensor]()
         while True:
+            levels += [self._propose_at(table, scale) for scale in batch]
             faces = self._judge(table, levels)[:1]
             if not finer:
                 return faces
             if faces and faces[0].confidence > _CERTAIN:
                 box = faces[0].box_xyxy
-                if max(box[2] - box[0], box[3] - box[1]) > _SIZE_GUARD * _CELL / finer[0]:
+                side = float(max(box[2] - box[0], box[3] - box[1]))
+                batch = [scale for scale in finer if _SIZE_GUARD * _CELL / scale >= side]
+                if not batch:
                     return faces
-            levels.append(self._propose_at(table, finer[0]))
-            finer = finer[1:]
+            else:
+                batch = finer[:_LEVELS_A_STEP]
+            finer = finer[len(batch) :]
 
     def _judge(self, table: NDArray[np.int32], levels: list[Tensor]) -> list[Face]:
         """RNet and ONet on what PNet proposed at some levels, largest face first."""

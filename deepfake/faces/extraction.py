@@ -17,9 +17,20 @@ from numpy.typing import NDArray
 from deepfake.errors import MediaError
 from deepfake.faces.detector import MTCNN, FaceDetector
 from deepfake.faces.geometry import cut_window, entry_window, square_window
-from deepfake.media.images import MAX_PIXELS, read_image
-from deepfake.records import CropSpec, Extraction, Face, FaceCrop, Frame, Source, Status
+from deepfake.media.decoding import open_media
+from deepfake.media.images import MAX_PIXELS
+from deepfake.records import (
+    CropSpec,
+    Extraction,
+    Face,
+    FaceCrop,
+    Frame,
+    Sampling,
+    Source,
+    Status,
+)
 
+_NO_FACE = "no_face: the detector found no face"
 _MIN_SIDE_PX = 20  # below this a picture holds no face that anybody could judge
 
 
@@ -30,6 +41,7 @@ class FaceExtractor:
         spec: The recipe.
         detector: Finds the faces; by default the ``MTCNN`` that the recipe describes.
         max_pixels: Pictures with more pixels are ``unreadable``, so that memory stays bounded.
+        sampling: Which frames of a video or animation are looked at.
     """
 
     def __init__(
@@ -37,8 +49,9 @@ class FaceExtractor:
         spec: CropSpec,
         detector: FaceDetector | None = None,
         max_pixels: int = MAX_PIXELS,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     ) -> None:
-        self.spec = spec
+        self.spec, self.sampling = spec, sampling
         self.detector = detector or MTCNN(
             min_face=spec.min_face,
             factor=spec.factor,
@@ -52,11 +65,20 @@ class FaceExtractor:
         """Read one source and cut out its faces; a bad file is a status, never an exception."""
         if source.problem is not None:
             return Extraction(Status.UNREADABLE, source.problem)
+        results: list[Extraction] = []
+        notes: list[str] = []
         try:
-            frame = read_image(source.path, source.name, self.max_pixels)
+            with open_media(source.path, source.name, self.sampling, self.max_pixels) as clip:
+                for frame in clip:
+                    results.append(self.extract_frame(frame))
+                    notes.append(frame.note)
+                notes.append(clip.note)
         except MediaError as error:
-            return Extraction(Status.UNREADABLE, error.reason)
-        return self.extract_frame(frame)
+            # What was decoded before the damage counts; a photo has nothing before it.
+            if not any(result.crops for result in results):
+                return Extraction(Status.UNREADABLE, error.reason)
+            notes.append(error.reason)
+        return _combine(results, [note for note in notes if note])
 
     def extract_frame(self, frame: Frame) -> Extraction:
         """Cut out the faces of one decoded frame."""
@@ -77,7 +99,7 @@ class FaceExtractor:
             if faces:
                 image, rotation = turned, 180
         if not faces:
-            return Extraction(Status.NO_FACE, "no_face: the detector found no face")
+            return Extraction(Status.NO_FACE, _NO_FACE)
         crops = tuple(
             FaceCrop(
                 frame_index=frame.index,
@@ -100,6 +122,24 @@ class FaceExtractor:
         ]
         faces = [face for face in faces if _has_area(_window(image, face, self.spec))]
         return faces[:1] if self.spec.faces == "largest" else faces
+
+
+def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
+    """One status for all frames of a source."""
+    crops = tuple(crop for result in results for crop in result.crops)
+    remarks = list(dict.fromkeys(notes))
+    if crops:
+        with_face = sum(bool(result.crops) for result in results)
+        if len(results) > 1:
+            remarks.insert(0, f"faces in {with_face} of {len(results)} frames")
+        return Extraction(Status.OK, "; ".join(remarks), crops)
+    if all(result.status is Status.TOO_SMALL for result in results):
+        status, reason = Status.TOO_SMALL, results[0].reason
+    else:
+        status, reason = Status.NO_FACE, _NO_FACE
+    if len(results) > 1:
+        reason += f", in {len(results)} frames"
+    return Extraction(status, "; ".join([reason, *remarks]))
 
 
 def _window(image: NDArray[np.uint8], face: Face, spec: CropSpec) -> tuple[int, int, int, int]:

@@ -20,7 +20,7 @@ import torch
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import FaceExtractor
 from deepfake.media.images import MAX_PIXELS
-from deepfake.records import CropSpec, Extraction, Source, Status
+from deepfake.records import CropSpec, Extraction, Sampling, Source, Status
 
 _WINDOW_PER_WORKER = 8  # how far the fastest worker may run ahead of the slowest: bounds memory
 _START_TIMEOUT_S = 180.0  # importing torch takes seconds, on a busy machine many
@@ -32,6 +32,7 @@ def iter_extractions(
     workers: int,
     timeout_s: float = 60.0,
     max_pixels: int = MAX_PIXELS,
+    sampling: Sampling = Sampling(),  # noqa: B008 - frozen
 ) -> Generator[tuple[Source, Extraction]]:
     """Extract the faces of every source, in the order given.
 
@@ -42,6 +43,7 @@ def iter_extractions(
             protection from crashes. The results do not depend on it.
         timeout_s: Longest time for one source in seconds.
         max_pixels: Limit on the size of a picture.
+        sampling: Which frames of a video or animation are looked at.
 
     Yields:
         Each source with its extraction.
@@ -53,22 +55,26 @@ def iter_extractions(
     if workers < 0:
         raise UsageError(f"workers={workers}; expected 0 or more")
     if workers == 0:
-        extractor = FaceExtractor(spec, max_pixels=max_pixels)
+        extractor = FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling)
         for source in sources:
             yield source, extractor.extract(source)
         return
-    pool = _Pool(spec, workers, timeout_s, max_pixels)
+    pool = _Pool((spec, max_pixels, sampling), workers, timeout_s)
     try:
         yield from pool.run(iter(sources))
     finally:
         pool.close()
 
 
-def _serve(connection: Connection, spec: CropSpec, max_pixels: int) -> None:
+_Settings = tuple[CropSpec, int, Sampling]
+
+
+def _serve(connection: Connection, settings: _Settings) -> None:
     """A worker's life: announce readiness, then answer one source after another."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    extractor = FaceExtractor(spec, max_pixels=max_pixels)
+    spec, max_pixels, sampling = settings
+    extractor = FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling)
     connection.send(None)
     while True:
         try:
@@ -81,12 +87,12 @@ def _serve(connection: Connection, spec: CropSpec, max_pixels: int) -> None:
 class _Worker:
     """One process and the job that it has in hand."""
 
-    def __init__(self, spec: CropSpec, max_pixels: int) -> None:
+    def __init__(self, settings: _Settings) -> None:
         # spawn: a forked child would inherit torch's thread pools in an undefined state.
         context = multiprocessing.get_context("spawn")
         self.connection, child = context.Pipe()
         self.process = context.Process(
-            target=_serve, args=(child, spec, max_pixels), daemon=True, name="deepfake-extract"
+            target=_serve, args=(child, settings), daemon=True, name="deepfake-extract"
         )
         self.process.start()
         child.close()
@@ -101,9 +107,9 @@ class _Worker:
 
 
 class _Pool:
-    def __init__(self, spec: CropSpec, workers: int, timeout_s: float, max_pixels: int) -> None:
-        self._spec, self._timeout_s, self._max_pixels = spec, timeout_s, max_pixels
-        self._workers = [_Worker(spec, max_pixels) for _ in range(workers)]
+    def __init__(self, settings: _Settings, workers: int, timeout_s: float) -> None:
+        self._settings, self._timeout_s = settings, timeout_s
+        self._workers = [_Worker(settings) for _ in range(workers)]
 
     def close(self) -> None:
         for worker in self._workers:
@@ -175,6 +181,6 @@ class _Pool:
         worker.kill()
         if not worker.ready:
             raise JobError(f"a worker process did not start ({reason}); see the messages above")
-        self._workers[index] = _Worker(self._spec, self._max_pixels)
+        self._workers[index] = _Worker(self._settings)
         if worker.job is not None:
             yield (*worker.job, reason)

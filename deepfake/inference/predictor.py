@@ -18,7 +18,7 @@ from torch import Tensor
 from deepfake.errors import UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions
-from deepfake.inference.aggregation import AGGREGATIONS, aggregate
+from deepfake.inference.aggregation import AGGREGATIONS, DEFAULT_AGGREGATION, aggregate
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.media.images import MAX_PIXELS
@@ -28,6 +28,7 @@ from deepfake.records import (
     FaceCrop,
     FaceScore,
     MediaScore,
+    Sampling,
     Source,
 )
 
@@ -42,7 +43,8 @@ class Predictor:
         workers: Processes that decode and detect; 0 does it in this process.
         timeout_s: Longest time for one file in seconds; needs ``workers``.
         max_pixels: Larger pictures are ``unreadable``.
-        aggregation: How the faces of a file make its score, a name of ``AGGREGATIONS``.
+        sampling: Which frames of a video; by default as the training crops were sampled.
+        aggregation: How the frames of a file make its score, a name of ``AGGREGATIONS``.
 
     Raises:
         UsageError: If the device does not exist or a setting is out of range.
@@ -56,7 +58,8 @@ class Predictor:
         workers: int = 0,
         timeout_s: float = 60.0,
         max_pixels: int = MAX_PIXELS,
-        aggregation: str = "max",
+        sampling: Sampling | None = None,
+        aggregation: str = DEFAULT_AGGREGATION,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}; expected 1 or more")
@@ -66,6 +69,7 @@ class Predictor:
         self.device = choose_device(device)
         self.batch_size, self.workers, self.timeout_s = batch_size, workers, timeout_s
         self.max_pixels, self.aggregation = max_pixels, aggregation
+        self.sampling = sampling or checkpoint.sampling
         self._embedder = checkpoint.embedder.to(self.device)
         self._classifier = checkpoint.classifier
 
@@ -78,7 +82,8 @@ class Predictor:
         workers: int = 0,
         timeout_s: float = 60.0,
         max_pixels: int = MAX_PIXELS,
-        aggregation: str = "max",
+        sampling: Sampling | None = None,
+        aggregation: str = DEFAULT_AGGREGATION,
     ) -> Predictor:
         """Load ``model.ckpt`` of a finished run.
 
@@ -87,7 +92,9 @@ class Predictor:
             UsageError: If the device does not exist or a setting is out of range.
         """
         checkpoint = load_checkpoint(Path(path))
-        return cls(checkpoint, device, batch_size, workers, timeout_s, max_pixels, aggregation)
+        return cls(
+            checkpoint, device, batch_size, workers, timeout_s, max_pixels, sampling, aggregation
+        )
 
     def predict(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[MediaScore]:
         """Score files, lazily: exactly one ``MediaScore`` per path, in order.
@@ -101,7 +108,12 @@ class Predictor:
         held: list[tuple[Source, Extraction]] = []
         faces = 0
         extractions = iter_extractions(
-            sources, self.checkpoint.crop_spec, self.workers, self.timeout_s, self.max_pixels
+            sources,
+            self.checkpoint.crop_spec,
+            self.workers,
+            self.timeout_s,
+            self.max_pixels,
+            self.sampling,
         )
         with closing(extractions):
             for source, extraction in extractions:
@@ -124,7 +136,7 @@ class Predictor:
         self, source: Source, extraction: Extraction, faces: tuple[FaceScore, ...]
     ) -> MediaScore:
         threshold = self.checkpoint.threshold
-        p_fake = aggregate([face.p_fake for face in faces], self.aggregation)
+        p_fake = aggregate(faces, self.aggregation)
         return MediaScore(
             path=source.name,
             status=extraction.status,

@@ -104,7 +104,8 @@ def fill_submission(
 ) -> Submission:
     """Fill column ``y`` of a contest's sample, keeping its rows, order and other columns.
 
-    A row's file is found by its path, or by its file name alone where that is unique.
+    A row's file is found by its path, else by its file name, else by that name without suffix;
+    a name alone must be unique.
 
     Args:
         sample: CSV with a ``y`` column and one that names files (``path``, ``id``, ...).
@@ -125,14 +126,15 @@ def fill_submission(
         )
     by_path = {_parts(score.path): score for score in scores}
     by_name: dict[str, list[MediaScore]] = defaultdict(list)
+    by_stem: dict[str, list[MediaScore]] = defaultdict(list)
     for score in by_path.values():  # not `scores`: a file that was asked for twice is one file
         path = PurePosixPath(score.path.replace("\\", "/"))
-        for key in {path.name, path.stem}:
-            by_name[key].append(score)
+        by_name[path.name].append(score)
+        by_stem[path.stem].append(score)
     counts = Counter[str]()
     cells = []
     for row in rows:
-        match = _find(row[named[0]], by_path, by_name, f"{sample}:{row.line}")
+        match = _find(row[named[0]], by_path, (by_name, by_stem), f"{sample}:{row.line}")
         if match is None:
             counts["without_file"] += 1
         else:
@@ -156,13 +158,14 @@ def fill_submission(
 def _find(
     name: str,
     by_path: dict[tuple[str, ...], MediaScore],
-    by_name: dict[str, list[MediaScore]],
+    by_last_part: tuple[dict[str, list[MediaScore]], ...],
     where: str,
 ) -> MediaScore | None:
     exact = by_path.get(_parts(name))
     if exact is not None:
         return exact
-    found = by_name.get(_parts(name)[-1] if _parts(name) else name, [])
+    last = _parts(name)[-1] if _parts(name) else name
+    found = next((index[last] for index in by_last_part if last in index), [])
     if len(found) > 1:
         raise UsageError(
             f"{where}: {name!r} could be {found[0].path!r} or {found[1].path!r}; give predict the "

@@ -22,7 +22,7 @@ from deepfake import __version__
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.records import LABEL_NAMES, CropSpec
+from deepfake.records import LABEL_NAMES, CropSpec, Sampling
 
 KEY = "deepfake"
 """Where our part of a Lightning checkpoint lives."""
@@ -41,6 +41,7 @@ class Checkpoint:
         embedder: Crops to embeddings, in evaluation mode.
         classifier: Embeddings to probabilities.
         crop_spec: How crops must be cut for it.
+        sampling: Which frames of videos it was trained on, the default for prediction.
         threshold: ``p_fake`` at or above it means fake.
         info: Everything else that it remembers: provenance, counts, versions, configuration.
         sha256: Of the file.
@@ -50,6 +51,7 @@ class Checkpoint:
     embedder: EmbeddingModel
     classifier: SVMClassifier
     crop_spec: CropSpec
+    sampling: Sampling
     threshold: float
     info: dict[str, Any]
     sha256: str
@@ -92,6 +94,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     hyper = info["hyper_parameters"]
     try:
         spec = CropSpec.from_dict(info["crop_spec"])
+        sampling = Sampling.from_dict(info["sampling"])
         if not 1 <= hyper["embedding_dim"] <= 65536:
             raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
         if hyper["image_size"] != spec.size:
@@ -112,6 +115,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         embedder=embedder.eval(),
         classifier=classifier.eval(),
         crop_spec=spec,
+        sampling=sampling,
         threshold=threshold,
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -173,6 +177,7 @@ def _load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) 
 def make_info(
     *,
     crop_spec: CropSpec,
+    sampling: Sampling,
     backbone: str,
     mean: list[float],
     std: list[float],
@@ -186,6 +191,7 @@ def make_info(
     return {
         "format": FORMAT,
         "crop_spec": crop_spec.to_dict(),
+        "sampling": sampling.to_dict(),
         "backbone": backbone,
         "normalisation": {"mean": mean, "std": std},
         "labels": dict(enumerate(LABEL_NAMES)),

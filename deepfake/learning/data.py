@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 import cv2
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -147,8 +147,9 @@ class EpochOrder(Sampler[int]):
 class EpochBatches(Sampler[list[SampleKey]]):
     """Batches for one process out of the global batches that all processes share.
 
-    The first ``int(augment_share * batch_size)`` samples of each global batch are augmented: the
-    order is random, so that is an exact number of random samples, as the entry had it.
+    The first ``augment_share * batch_size`` samples of each global batch (rounded down) are
+    augmented: the order is random, so that is an exact number of random samples, as the entry had
+    it.
 
     Args:
         sampler: Order of the rows.
@@ -173,7 +174,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
             )
         self.sampler = sampler
         self.batch_size = min(batch_size, len(sampler) - len(sampler) % world_size)
-        self.n_augmented = int(augment_share * self.batch_size)
+        self.n_augmented = int(augment_share * self.batch_size + 1e-9)
         self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
@@ -243,6 +244,7 @@ class CropDataModule(LightningDataModule):
         self.augmentation = augmentation
         self.split, self.shares, self.crop_preset = split, shares, crop_preset
         self.num_workers, self.seed = num_workers, seed
+        self._resumed_epoch = 0
         self.datasets: dict[str, CropDataset] = {}
         self.description: DataDescription | None = None
 
@@ -275,6 +277,14 @@ class CropDataModule(LightningDataModule):
         self._check(manifest, names, counts)
         self.description = DataDescription(manifest, counts)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data: the epoch that comes next."""
+        return {"epoch": _next_epoch(self.trainer) if self.trainer else 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the epoch that a checkpoint names."""
+        self._resumed_epoch = int(state_dict["epoch"])
+
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches of this process."""
         trainer = self.trainer
@@ -283,10 +293,9 @@ class CropDataModule(LightningDataModule):
         order = EpochOrder([row.label or 0 for row in dataset.rows], self.seed, self.balance)
         if trainer is not None:
             # Lightning sets the epoch too, but on a resume only after a loader with workers has
-            # fetched its first batches (Lightning issue 21938), and trainer.current_epoch still
-            # says 0 here.
-            progress: Any = trainer.fit_loop.epoch_progress.current
-            order.set_epoch(progress.processed)
+            # fetched its first batches (Lightning issue 21938). Where a schedule asks for the
+            # number of steps, this is even called before Lightning restores its own count.
+            order.set_epoch(max(_next_epoch(trainer), self._resumed_epoch))
         batches = EpochBatches(order, self.batch_size, self.augment_share, rank, world_size)
         return self._loader(dataset, batch_sampler=batches)
 
@@ -362,6 +371,11 @@ class CropDataModule(LightningDataModule):
             )
         if min(counts["test"].values()) == 0:
             logger.warning("the test split lacks a class (%s): no test figures", shown)
+
+
+def _next_epoch(trainer: Trainer) -> int:
+    progress: Any = trainer.fit_loop.epoch_progress
+    return int(progress.current.processed)
 
 
 def _use_one_thread(worker: int) -> None:

@@ -118,6 +118,7 @@ class TripletTask(LightningModule):
             )
         self.info = make_info(
             crop_spec=manifest.spec,
+            sampling=manifest.sampling,
             backbone=embedder.resolved_backbone,
             mean=embedder.mean.flatten().tolist(),
             std=embedder.std.flatten().tolist(),
@@ -127,6 +128,17 @@ class TripletTask(LightningModule):
             seed=self.seed,
             configuration=self.configuration,
         )
+
+    def on_train_start(self) -> None:
+        """Refuse to stretch a schedule that was planned for another length."""
+        planned = getattr(self.lr_schedulers(), "total_steps", None)
+        steps = self.trainer.estimated_stepping_batches
+        if planned is not None and planned != steps:
+            raise UsageError(
+                f"the one_cycle schedule to resume was planned for {planned} steps, now there are "
+                f"{steps}; resume with the same trainer.max_epochs and data.batch_size, or start "
+                "a new run"
+            )
 
     def on_train_epoch_start(self) -> None:
         """Forget the embeddings of the last epoch."""
@@ -219,7 +231,12 @@ class TripletTask(LightningModule):
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.lr, total_steps=steps, pct_start=0.2
+            optimizer,
+            max_lr=self.lr,
+            total_steps=steps,
+            pct_start=0.2,
+            # SGD's momentum is a setting of ours; of AdamW's betas the policy may move the first.
+            cycle_momentum=self.optimizer_name == "adamw",
         )
         return {
             "optimizer": optimizer,
@@ -231,7 +248,14 @@ class TripletTask(LightningModule):
         checkpoint[KEY] = self.info
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with other data than a checkpoint was begun with."""
+        """Refuse to go on with other data or another network than a checkpoint was begun with."""
+        old: dict[str, Any] = checkpoint.get("hyper_parameters", {})
+        for name in ("backbone", "image_size", "embedding_dim", "optimizer", "schedule"):
+            if name in old and old[name] != self.hparams[name]:
+                raise UsageError(
+                    f"the checkpoint to resume from was begun with model.{name}={old[name]!r}, "
+                    f"now it is {self.hparams[name]!r}; start a new run"
+                )
         before = checkpoint.get(KEY, {}).get("manifest_sha256")
         now = self.info.get("manifest_sha256")
         if before is not None and now is not None and before != now:

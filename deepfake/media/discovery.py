@@ -1,8 +1,8 @@
 """Turn what the user names (folder, file, pattern, list) into ``Source``s in a stable order.
 
-Nothing disappears: a listed line or a file with an image suffix is always a source, if need be
-one with a ``problem``; everything else in a folder is counted. The module opens no photo and knows
-neither labels nor formats.
+Nothing disappears: a listed line or a file with the suffix of a photo or video is always a source,
+if need be one with a ``problem``; everything else in a folder is counted. The module opens none of
+them and knows neither labels nor formats.
 """
 
 from __future__ import annotations
@@ -37,7 +37,23 @@ IMAGE_SUFFIXES = (
     ".heic",
     ".heif",
 )
-"""Suffixes, in any case, of the files that are picked up from folders and by patterns."""
+"""Suffixes, in any case, of the photos that are picked up from folders and by patterns."""
+
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".ts",
+    ".m2ts",
+    ".wmv",
+    ".flv",
+    ".mpg",
+    ".mpeg",
+)
+"""The same for videos."""
 
 LIST_SUFFIXES = (".txt", ".lst")
 """Suffixes of list files: one path per line."""
@@ -71,7 +87,7 @@ def discover(
     follow_links: bool = False,
     exclude: Path | None = None,
 ) -> Discovery:
-    """Find the photos that an input names.
+    """Find the photos and videos that an input names.
 
     Args:
         input: A folder, which is searched at any depth; a file, whatever its suffix; a list file
@@ -209,7 +225,8 @@ def _discover_tree(text: str, walk: _Walk, prefix: str) -> Discovery:
     if not walk.found:
         counts = ", ".join(f"{n} {suffix}" for suffix, n in skipped.items())
         raise UsageError(
-            f"{text!r}: no photo found; looked for {' '.join(IMAGE_SUFFIXES)}"
+            f"{text!r}: no photo found, and no video; looked for"
+            f" {' '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
             + (f"; passed over {counts}" if counts else "")
             + "; files with other suffixes can be given in a list file"
         )
@@ -305,7 +322,7 @@ class _Walk:
         identity = (status.st_dev, status.st_ino)
         if identity == self._excluded:
             return None
-        if _has_image_suffix(entry.name):
+        if _has_media_suffix(entry.name):
             self._add(parts, path, problem or "not_regular_file: a folder")
         if not self._leads_on(parts):
             return None
@@ -327,7 +344,7 @@ class _Walk:
     def _add(self, parts: tuple[str, ...], path: Path, problem: str | None) -> None:
         if not self._matches(parts):
             return
-        if _has_image_suffix(parts[-1]):
+        if _has_media_suffix(parts[-1]):
             self.found.append(("/".join(parts), path, problem))
         else:
             suffix = Path(parts[-1]).suffix.lower()
@@ -358,8 +375,8 @@ def _match_parts(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     )
 
 
-def _has_image_suffix(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+def _has_media_suffix(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
 
 
 def _identify(path: Path) -> tuple[int, int]:

@@ -1,4 +1,6 @@
-"""Turn one photo file into one upright RGB frame, or into a ``MediaError`` that says why not.
+"""Turn a photo file into one upright RGB frame, or an animated one into a clip of its frames.
+
+What cannot be decoded becomes a ``MediaError`` that says why.
 
 The file is only read, its content decides (never its suffix), and memory stays bounded by
 ``max_pixels`` whatever the header claims. Embedded colour profiles are not applied: training and
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import re
 import stat
@@ -17,7 +20,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -26,7 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
 from deepfake.errors import MediaError
-from deepfake.records import Frame
+from deepfake.media.clips import Clip, choose_frames
+from deepfake.records import Frame, Sampling
 
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded in full, in pixels."""
@@ -65,6 +69,17 @@ _DECODER_ERRORS = (
     Image.DecompressionBombError,
 )
 
+_SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF8",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+)
+
 _TRUNCATION = re.compile(
     r"truncat|broken data stream|broken PNG|checksum|\bCRC\b|unexpected end|end of (file|data)"
     r"|not enough (image )?data|decode data|No more data",
@@ -97,7 +112,7 @@ def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Frame:
         MediaError: If there is no picture to be had; its ``code`` is one of ``decode_error``,
             ``truncated``, ``too_large``, ``unsupported``, ``not_regular_file``, ``io_error``.
     """
-    with _open_file(path, name) as file:
+    with open_regular_file(path, name) as file:
         n_bytes = os.fstat(file.fileno()).st_size
         if n_bytes > MAX_BYTES:
             raise MediaError(
@@ -112,11 +127,59 @@ def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Frame:
             raise
         except _DECODER_ERRORS as error:
             raise _to_media_error(error, file, name) from error
-    notes += [f"broken metadata ignored ({_one_line(text)})" for text in dict.fromkeys(heard)]
+    notes += [f"broken metadata ignored ({one_line(text)})" for text in dict.fromkeys(heard)]
     return Frame(index=0, time_s=0.0, image=image, note="; ".join(notes))
 
 
-def _open_file(path: Path, name: str) -> BinaryIO:
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins so is of a format that ``read_image`` knows.
+
+    Args:
+        head: The first 64 bytes of the file, or all of it.
+    """
+    return (
+        head.startswith(_SIGNATURES)
+        or head[:4] + head[8:12] == b"RIFFWEBP"
+        or bool(_read_brands(head) & (_AVIF_BRANDS | _HEIF_BRANDS))
+    )
+
+
+def open_picture(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_PIXELS) -> Clip:
+    """Open any picture file as a clip: a photo as its one frame, an animation as chosen ones.
+
+    Animated GIF, WebP, PNG and AVIF have the times that the durations of their frames add up to;
+    pages of a TIFF are frames at time 0. Each frame is what a viewer would show: laid over those
+    before it, and converted like a photo. A stereo or burst JPEG counts as a photo, and so does an
+    animation of more than 32 MiB, whose frames nobody may want to count.
+
+    Args:
+        path: The file to open; its content decides what it is. Links are followed.
+        name: The file as the user knows it, for errors.
+        sampling: Which frames; a photo is always its one frame. There are no keyframes here, so
+            both modes are the same.
+        max_pixels: Largest width x height of a frame.
+
+    Returns:
+        The frames, decoded while they are asked for.
+
+    Raises:
+        MediaError: As ``read_image``. Of an animation it may show only at the first frame.
+    """
+    with contextlib.ExitStack() as resources:
+        file = resources.enter_context(open_regular_file(path, name))
+        n_frames = _count_frames(file)
+        if n_frames > 1:
+            frames = _play(file, name, n_frames, sampling, max_pixels)
+            return Clip(frames, resources.pop_all())
+    return Clip(_show(read_image(path, name, max_pixels)), contextlib.ExitStack())
+
+
+def open_regular_file(path: Path, name: str) -> BinaryIO:
+    """Open a file for reading without ever waiting for, or acting on, what is no file.
+
+    Raises:
+        MediaError: ``not_regular_file`` or ``io_error``.
+    """
     # Opening a fifo waits for its writer and opening a device may act on it, so look first; the
     # second look, at what was really opened, closes the gap between the two.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -134,7 +197,7 @@ def _open_file(path: Path, name: str) -> BinaryIO:
     except (OSError, ValueError) as error:
         # ValueError: a NUL in the path.
         raise MediaError(
-            name, "io_error", _one_line(getattr(error, "strerror", None) or str(error))
+            name, "io_error", one_line(getattr(error, "strerror", None) or str(error))
         ) from error
     finally:
         if descriptor >= 0:
@@ -169,25 +232,34 @@ def _decode(
     if isinstance(image, JpegImagePlugin.JpegImageFile) and _n_pixels(image) > max_pixels:
         _shrink_jpeg(image, file, name, max_pixels)
         notes.append(f"decoded at half size of {full_size[0]}x{full_size[1]}")
-    if _n_pixels(image) > max_pixels:
-        raise MediaError(
-            name,
-            "too_large",
-            f"{full_size[0]}x{full_size[1]} pixels; at most {max_pixels} are decoded",
-        )
+    _check_size(image, name, max_pixels)
     image.load()
+    pixels, remarks = _convert(image, name)
+    notes += remarks
+    note = _describe_frames(image, n_bytes)
+    notes += [note] if note else []
+    return pixels, notes
 
+
+def _convert(image: Image.Image, name: str) -> tuple[NDArray[np.uint8], list[str]]:
+    """Pixels of a loaded picture as ``Frame`` has them, and remarks on its metadata."""
+    notes = []
     # After load(): TIFF turns itself while loading, PNG may carry its EXIF behind the pixels.
     orientation, note = _read_orientation(image)
     notes += [note] if note else []
     profile = image.info.get("icc_profile")
     if profile and (not isinstance(profile, bytes) or profile[36:40] != b"acsp"):
         notes.append("broken colour profile ignored")
-    pixels = _to_upright(_to_rgb(image, name), orientation)
+    return _to_upright(_to_rgb(image, name), orientation), notes
 
-    note = _describe_frames(image, n_bytes)
-    notes += [note] if note else []
-    return pixels, notes
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    if _n_pixels(image) > max_pixels:
+        raise MediaError(
+            name,
+            "too_large",
+            f"{image.width}x{image.height} pixels; at most {max_pixels} are decoded",
+        )
 
 
 def _n_pixels(image: Image.Image) -> int:
@@ -280,11 +352,11 @@ def _read_orientation(image: Image.Image) -> tuple[int, str]:
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except _DECODER_ERRORS as error:
-        return 1, f"broken EXIF ignored ({_one_line(str(error) or type(error).__name__)})"
+        return 1, f"broken EXIF ignored ({one_line(str(error) or type(error).__name__)})"
     # 0 is not in the standard, but cameras write it for "unknown".
     if value in range(9):
         return int(value) or 1, ""
-    return 1, f"broken EXIF orientation ignored ({_one_line(repr(value))})"
+    return 1, f"broken EXIF orientation ignored ({one_line(repr(value))})"
 
 
 def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
@@ -360,7 +432,7 @@ def _describe_frames(image: Image.Image, n_bytes: int) -> str:
 
 
 def _to_media_error(error: BaseException, file: BinaryIO, name: str) -> MediaError:
-    text = _one_line(str(error)) or type(error).__name__
+    text = one_line(str(error)) or type(error).__name__
     if isinstance(error, Image.DecompressionBombError):
         return MediaError(name, "too_large", text)
     if isinstance(error, MemoryError):
@@ -379,6 +451,118 @@ def _to_media_error(error: BaseException, file: BinaryIO, name: str) -> MediaErr
     if isinstance(error, (EOFError, zlib.error)) or _TRUNCATION.search(text):
         return MediaError(name, "truncated", text)
     return MediaError(name, "decode_error", f"damaged or unknown content ({text})")
+
+
+class _BrokenFrameError(Exception):
+    """Frame ``index`` of an animation cannot be decoded, and none after it."""
+
+    def __init__(self, index: int, reason: MediaError) -> None:
+        super().__init__(index, reason)
+        self.index = index
+        self.reason = reason
+
+
+def _count_frames(file: BinaryIO) -> int:
+    """Frames of an animation; 1 for photos, for what is no picture and for what is too big."""
+    if not 0 < os.fstat(file.fileno()).st_size <= _COUNT_FRAMES_BYTES:
+        return 1
+    head = file.read(64)
+    if head.startswith(b"\xff\xd8\xff") or _is_heif(head):
+        return 1
+    file.seek(0)
+    try:
+        with _pillow_warnings():
+            n_frames = getattr(Image.open(file, formats=_FORMATS), "n_frames", 1)
+    except _DECODER_ERRORS:
+        return 1
+    return n_frames if isinstance(n_frames, int) else 1
+
+
+def _show(frame: Frame) -> Generator[Frame, None, str]:
+    yield frame
+    return ""
+
+
+def _play(
+    file: BinaryIO, name: str, n_frames: int, sampling: Sampling, max_pixels: int
+) -> Generator[Frame, None, str]:
+    # Without a rate, only the number of frames counts, and not their times.
+    times_s: Sequence[float] = range(n_frames)
+    broken: _BrokenFrameError | None = None
+    if sampling.fps is not None:
+        times_s = []
+        try:
+            for time_s in _iter_times(file, name, n_frames, max_pixels):
+                times_s.append(time_s)
+        except _BrokenFrameError as error:
+            broken = error
+    n_delivered = 0
+    remark = ""
+    while n_delivered == 0:
+        if broken is not None and broken.index == 0:
+            raise broken.reason
+        chosen, remark = choose_frames(times_s, sampling)
+        try:
+            for frame in _iter_frames(file, name, chosen, max_pixels):
+                n_delivered += 1
+                yield frame
+        except _BrokenFrameError as error:
+            # Choose again among those before it, unless some are out already.
+            broken = error
+            times_s = times_s[: error.index]
+    if broken is None:
+        return remark
+    damage = f"damaged: {broken.index} of {n_frames} frames decoded"
+    return "; ".join(filter(None, [damage, remark]))
+
+
+def _iter_times(file: BinaryIO, name: str, n_frames: int, max_pixels: int) -> Iterator[float]:
+    for _, time_s, _ in _iter_loaded(file, name, range(n_frames), max_pixels):
+        yield time_s
+
+
+def _iter_frames(
+    file: BinaryIO, name: str, chosen: Sequence[int], max_pixels: int
+) -> Iterator[Frame]:
+    wanted = frozenset(chosen)
+    for index, time_s, image in _iter_loaded(file, name, chosen, max_pixels):
+        if index in wanted:
+            with _decoder_errors(file, name, index) as heard:
+                pixels, notes = _convert(image, name)
+            notes += [f"broken metadata ignored ({one_line(text)})" for text in heard]
+            yield Frame(index=index, time_s=time_s, image=pixels, note="; ".join(notes))
+
+
+def _iter_loaded(
+    file: BinaryIO, name: str, chosen: Sequence[int], max_pixels: int
+) -> Iterator[tuple[int, float, Image.Image]]:
+    """Load the chosen frames and, where frames build on each other, all those before them."""
+    with _decoder_errors(file, name, 0):
+        file.seek(0)
+        image = Image.open(file, formats=_FORMATS)
+    are_pages = image.format == "TIFF"
+    time_s = 0.0
+    for index in chosen if are_pages else range(chosen[-1] + 1):
+        with _decoder_errors(file, name, index):
+            image.seek(index)
+            _check_size(image, name, max_pixels)
+            image.load()
+        yield index, time_s, image
+        duration_ms = 0 if are_pages else image.info.get("duration", 0)
+        # Whatever a broken file has in place of a number.
+        if isinstance(duration_ms, (int, float)) and 0 < duration_ms < math.inf:
+            time_s += duration_ms / 1000
+
+
+@contextlib.contextmanager
+def _decoder_errors(file: BinaryIO, name: str, index: int) -> Iterator[list[str]]:
+    try:
+        with _pillow_warnings() as heard:
+            yield heard
+    except MediaError as error:
+        raise _BrokenFrameError(index, error) from error
+    except _DECODER_ERRORS as error:
+        raise _BrokenFrameError(index, _to_media_error(error, file, name)) from error
 
 
 def _is_shorter_than_announced(file: BinaryIO) -> bool:
@@ -403,7 +587,8 @@ def _is_shorter_than_announced(file: BinaryIO) -> bool:
     return position > n_bytes
 
 
-def _one_line(text: str, limit: int = 160) -> str:
+def one_line(text: str, limit: int = 160) -> str:
+    """Make a library's message printable and short."""
     # Messages may quote bytes of the file: nothing of it may steer a terminal.
     clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."

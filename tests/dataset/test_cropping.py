@@ -568,7 +568,7 @@ def test_job_file_tells_the_recipe_and_no_time_or_host(few_done: Done, tmp_path:
     output = begin(few_done.photos, tmp_path / "crops")
     job = read_job(output)
     assert CropSpec.from_dict(job["crop_spec"]) == SPEC
-    assert set(job) == {"crop_spec", "plan_sha256", "inputs", "shard_size", "versions"}
+    assert set(job) == {"crop_spec", "plan_sha256", "inputs", "sampling", "shard_size", "versions"}
     assert (job["inputs"], job["shard_size"]) == (10, SHARD)
     plan = (output / "plan.csv").read_bytes()
     assert job["plan_sha256"] == hashlib.sha256(plan).hexdigest()

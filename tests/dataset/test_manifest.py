@@ -33,7 +33,7 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.errors import UsageError
 from deepfake.media.tables import read_csv
-from deepfake.records import CropSpec, FaceCrop, Source, Status
+from deepfake.records import CropSpec, FaceCrop, Sampling, Source, Status
 from tests.fakes import make_face
 
 ROW = CropRow(
@@ -60,7 +60,11 @@ texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 def write_folder(
     root: Path, text: str, spec: CropSpec | None = None, versions: dict[str, str] | None = None
 ) -> Path:
-    job = {"crop_spec": (spec or CropSpec()).to_dict(), "versions": versions or {"torch": "2"}}
+    job = {
+        "crop_spec": (spec or CropSpec()).to_dict(),
+        "sampling": Sampling().to_dict(),
+        "versions": versions or {"torch": "2"},
+    }
     (root / JOB_FILE).write_text(json.dumps(job), encoding="utf-8")
     (root / MANIFEST_FILE).write_text(text, encoding="utf-8", newline="")
     return root
@@ -72,7 +76,8 @@ def test_round_trip(tmp_path: Path) -> None:
     text = format_manifest(rows)
     manifest = read_manifest(write_folder(tmp_path, text, spec))
     assert manifest == Manifest(
-        tmp_path, rows, spec, {"torch": "2"}, hashlib.sha256(text.encode()).hexdigest()
+        *(tmp_path, rows, spec, Sampling(), {"torch": "2"}),
+        hashlib.sha256(text.encode()).hexdigest(),
     )
 
 
@@ -232,7 +237,7 @@ def test_no_crop_folder(tmp_path: Path) -> None:
     ("text", "message"),
     [
         pytest.param("{", r"job\.json cannot be read", id="not-json"),
-        pytest.param("[]", r"job\.json lacks 'crop_spec' or 'versions'", id="list"),
+        pytest.param("[]", r"job\.json lacks 'crop_spec', 'sampling' or 'versions'", id="list"),
         pytest.param('{"crop_spec": {}}', r"job\.json lacks", id="no-versions"),
     ],
 )

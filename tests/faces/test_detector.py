@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import facenet_pytorch
@@ -14,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from deepfake.faces.detector import MTCNN, _cells, _shrink
 from deepfake.media.images import read_image
+from deepfake.records import Face
 from tests.fakes import Picture, montage, portrait, upside_down
 
 Settings = tuple[int, float, tuple[float, float, float]]
@@ -272,3 +274,79 @@ def test_a_face_is_found_in_a_huge_bright_picture() -> None:
     assert len(faces) == len(alone) == 1
     expected = alone[0].box_xyxy + np.array([2600, 2500, 2600, 2500])
     np.testing.assert_allclose(faces[0].box_xyxy, expected, atol=12)
+
+
+# --- mode "main": the largest face, from coarse to fine -----------------------------------------
+
+
+def overlap(one: Face, other: Face) -> float:
+    a, b = one.box_xyxy.astype(float), other.box_xyxy.astype(float)
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    shared = float(np.prod(np.maximum(sides, 0)))
+    return shared / (float(np.prod(a[2:] - a[:2])) + float(np.prod(b[2:] - b[:2])) - shared)
+
+
+def levels_searched(
+    detector: MTCNN, image: Picture, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Face], int]:
+    scales: list[float] = []
+    original = detector._propose_at
+
+    def count(table: Any, scale: float) -> Any:
+        scales.append(scale)
+        return original(table, scale)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detector, "_propose_at", count)
+        (faces,) = detector.detect([image])
+    assert scales == sorted(scales)  # from coarse to fine, none of them twice
+    return faces, len(set(scales))
+
+
+@pytest.mark.parametrize("size", [160, 256, 400])
+def test_main_mode_finds_the_largest_face_of_exact_mode(size: int) -> None:
+    pictures = [portrait(index, 0, size) for index in range(4)]
+    for picture in pictures:
+        (exact,) = ours(DEFAULT).detect([picture])
+        (main,) = MTCNN(mode="main").detect([picture])
+        assert len(main) == 1
+        assert overlap(main[0], exact[0]) > 0.85
+
+
+def test_main_mode_stops_early_at_a_large_face(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = MTCNN(mode="main")
+    picture = portrait(3, 0, 400)
+    faces, searched = levels_searched(detector, picture, monkeypatch)
+    assert len(faces) == 1
+    assert searched < len(detector._pyramid_scales(*picture.shape[:2]))
+
+
+def test_main_mode_without_a_face_has_searched_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    detector = MTCNN(mode="main")
+    picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    faces, searched = levels_searched(detector, picture, monkeypatch)
+    (exact,) = ours(DEFAULT).detect([picture])
+    assert [face.confidence for face in faces] == [face.confidence for face in exact[:1]]
+    assert searched == len(detector._pyramid_scales(*picture.shape[:2]))
+
+
+def test_main_mode_equals_exact_mode_where_it_does_not_stop_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("deepfake.faces.detector._CERTAIN", 1.1)  # nothing is that certain
+    for picture in (portrait(0, 0, 256), montage()):
+        (main,) = MTCNN(mode="main").detect([picture])
+        (exact,) = ours(DEFAULT).detect([picture])
+        np.testing.assert_allclose(main[0].box_xyxy, exact[0].box_xyxy, atol=0.01)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", REAL_PHOTOS, ids=lambda name: Path(name).stem)
+def test_main_mode_finds_the_main_face_on_photos(shared_media: Path, name: str) -> None:
+    image = read_image(shared_media / "faces" / name, name).image
+    (main,) = MTCNN(40, mode="main").detect([image])
+    (exact,) = MTCNN(40).detect([image])
+    assert len(main) == min(len(exact), 1)
+    assert not main or overlap(main[0], exact[0]) > 0.85

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import MediaError
 from deepfake.faces.extraction import FaceExtractor, cut_face, decode_crop, encode_crop
 from deepfake.media.discovery import discover
-from deepfake.records import CropSpec, Frame, Status
+from deepfake.records import CropSpec, Frame, Sampling, Status
 from tests.fakes import (
     FakeDetector,
     Picture,
@@ -273,3 +275,74 @@ def test_stored_crop_looks_the_same_to_other_programs(tmp_path: Path) -> None:
 def test_decoding_no_image(data: bytes) -> None:
     with pytest.raises(MediaError, match=rf"c\.jpg: decode_error: not an image \({len(data)} b"):
         decode_crop(data, "c.jpg")
+
+
+# --- videos and animations ----------------------------------------------------------------------
+
+
+def write_gif(path: Path, pictures: list[Picture]) -> Path:
+    frames = [Image.fromarray(picture) for picture in pictures]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=200, loop=0)
+    return path
+
+
+def write_video(path: Path, pictures: list[Picture], rate: int = 5) -> Path:
+    height, width = pictures[0].shape[:2]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.bit_rate = width, height, 4_000_000
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def grey() -> Picture:
+    return np.full((160, 160, 3), 120, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(write_gif, "a.gif"), (write_video, "a.mp4"), (write_video, "a.avi")],
+    ids=["gif", "mp4", "avi"],
+)
+def test_frames_of_a_clip_become_crops_with_their_times(
+    write: Callable[[Path, list[Picture]], Path], name: str, tmp_path: Path
+) -> None:
+    pictures = [portrait(0, 0), grey(), portrait(0, 1), portrait(0, 2)]
+    source = make_source(write(tmp_path / name, pictures))
+    extraction = FaceExtractor(SMALL, sampling=Sampling(frames=None, every=1)).extract(source)
+    assert extraction.status is Status.OK
+    assert extraction.reason == "faces in 3 of 4 frames"
+    assert [crop.frame_index for crop in extraction.crops] == [0, 2, 3]
+    assert [crop.time_s for crop in extraction.crops] == pytest.approx([0.0, 0.4, 0.6], abs=0.01)
+
+
+def test_only_the_frames_that_are_asked_for(tmp_path: Path) -> None:
+    source = make_source(write_video(tmp_path / "a.mp4", [portrait(0, 0)] * 8))
+    for sampling, expected in (
+        (Sampling(frames=2), [2, 6]),
+        (Sampling(frames=None, every=3), [0, 3, 6]),
+        (Sampling(frames=None, fps=1), [0, 5]),
+        (Sampling(frames=None, every=1, max_frames=1), [4]),
+    ):
+        extraction = FaceExtractor(SMALL, sampling=sampling).extract(source)
+        assert [crop.frame_index for crop in extraction.crops] == expected
+
+
+def test_a_clip_without_a_face_has_one_status(tmp_path: Path) -> None:
+    source = make_source(write_video(tmp_path / "a.mp4", [grey()] * 4))
+    extraction = FaceExtractor(SMALL, sampling=Sampling(frames=2)).extract(source)
+    assert extraction.status is Status.NO_FACE
+    assert extraction.reason == "no_face: the detector found no face, in 2 frames"
+
+
+def test_a_damaged_video_uses_what_decodes_and_says_so(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi", [portrait(0, 0)] * 40)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    sampling = Sampling(frames=None, every=1)
+    extraction = FaceExtractor(SMALL, sampling=sampling).extract(make_source(path))
+    assert extraction.status is Status.OK
+    assert 5 <= len(extraction.crops) < 40
+    assert f"faces in {len(extraction.crops)} of" in extraction.reason

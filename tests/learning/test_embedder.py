@@ -20,7 +20,8 @@ TINY = "test_efficientnet"
 
 
 def make(**options: Any) -> EmbeddingModel:
-    return EmbeddingModel(**{"backbone": TINY, "image_size": 64, "embedding_dim": 32} | options)
+    chosen: dict[str, Any] = {"backbone": TINY, "image_size": 64, "embedding_dim": 32}
+    return EmbeddingModel(**(chosen | options))
 
 
 def draw(batch: int = 4, size: int = 64) -> Tensor:
@@ -156,7 +157,7 @@ def test_local_weights_give_timms_features(
     original = timm.create_model(backbone, num_classes=classes).eval()
     path = tmp_path / f"weights{suffix}"
     save: Callable[[dict[str, Tensor], Path], None] = (
-        torch.save if suffix == ".pth" else safetensors.torch.save_file  # type: ignore[assignment]
+        torch.save if suffix == ".pth" else safetensors.torch.save_file
     )
     save(original.state_dict(), path)
     model = make(backbone=backbone, pretrained=str(path)).eval()

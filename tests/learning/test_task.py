@@ -27,7 +27,11 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(**options: Any) -> TripletTask:
     torch.manual_seed(3)
-    chosen = {"backbone": "test_efficientnet", "image_size": 32, "embedding_dim": 16}
+    chosen: dict[str, Any] = {
+        "backbone": "test_efficientnet",
+        "image_size": 32,
+        "embedding_dim": 16,
+    }
     return TripletTask(**(chosen | {"drop_path_rate": None} | options))
 
 
@@ -66,7 +70,7 @@ def test_the_step_is_the_gradient_of_the_oracles_loss(crops: Path) -> None:
     embeddings = mirror.embedder(images.double() / 255)
     # The embedder answers in float32, as ours did.
     loss = oracles.triplet_loss(embeddings, labels, 0.7) + 0.02 / 2 * (head * head).sum()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     trainer = fit(task, crops, limit_val_batches=0)
     figures = trainer.callback_metrics
     assert float(figures["train_loss"]) == pytest.approx(loss.item(), abs=1e-5)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from deepfake.errors import UsageError
 from deepfake.media.discovery import (
     IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
     Discovery,
     discover,
     display_name,
@@ -57,7 +58,10 @@ def test_counts_what_it_passes_over(tmp_path: Path) -> None:
     assert found.skipped == {".txt": 2, "(no suffix)": 1, "(hidden)": 3}
 
 
-@pytest.mark.parametrize("suffix", [*(s[1:] for s in IMAGE_SUFFIXES), "JPG", "Jpeg", "HEIC"])
+@pytest.mark.parametrize(
+    "suffix",
+    [s[1:] for s in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)] + ["JPG", "Jpeg", "HEIC", "MOV", "Mp4"],
+)
 def test_knows_the_suffix(tmp_path: Path, suffix: str) -> None:
     touch(tmp_path, f"a.{suffix}")
     assert names(discover(tmp_path)) == [f"a.{suffix}"]
@@ -239,7 +243,9 @@ def test_very_deep_trees(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param([], r"no photo found; looked for \.jpg \.jpeg .*list file", id="empty"),
+        pytest.param(
+            [], r"no photo found, and no video; looked for \.jpg .* \.mp4 .*list file", id="empty"
+        ),
         pytest.param(["a.txt", "b.csv"], r"passed over 1 \.csv, 1 \.txt", id="other-suffixes"),
     ],
 )

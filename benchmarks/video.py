@@ -1,0 +1,220 @@
+"""Ten evenly spread frames of a 1080p video: this package beside OpenCV and plain PyAV.
+
+All ways run in one process on one thread, in turn, on clips made on the spot: H.264 with B-frames,
+300 frames, a keyframe at least every 12 and every 250 frames. The exact ways must deliver the same
+pixels as decoding everything, or the run fails.
+
+    python benchmarks/video.py [--rounds 7] [--size 1920x1080]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deepfake.media.video import open_video
+from deepfake.records import Sampling
+
+N_FRAMES = 300
+N_WANTED = 10
+GOPS = (12, 250)
+
+Images = list[NDArray[np.uint8]]
+
+
+def make_clip(path: Path, gop: int, width: int, height: int) -> None:
+    """Pan over a textured plane with some grain, so that the decoder has work as in real life."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (height // 8 + 80, width // 8 + 80, 3), dtype=np.uint8)
+    plane = cv2.resize(coarse, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC)
+    grain = rng.integers(0, 12, (8, height, width, 1), dtype=np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 30)
+        stream.options = {
+            "preset": "veryfast",
+            "crf": "23",
+            "g": str(gop),
+            "bf": "2",
+            "sc_threshold": "0",
+        }
+        for index in range(N_FRAMES):
+            window = plane[index : index + height, 2 * index : 2 * index + width]
+            image = (window // 2 + 60 + grain[index % 8]).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def wanted_frames(n_frames: int = N_FRAMES) -> list[int]:
+    """Middle frame of each of ten equal parts."""
+    return [(2 * k + 1) * n_frames // (2 * N_WANTED) for k in range(N_WANTED)]
+
+
+def ours_exact(path: Path) -> Images:
+    """This package, the very frames."""
+    with open_video(path, path.name, Sampling(frames=N_WANTED)) as clip:
+        return [frame.image for frame in clip]
+
+
+def ours_keyframes(path: Path) -> Images:
+    """This package, the nearest keyframes."""
+    with open_video(path, path.name, Sampling(frames=N_WANTED, mode="keyframes")) as clip:
+        return [frame.image for frame in clip]
+
+
+def cv2_grab_all(path: Path) -> Images:
+    """OpenCV, every frame decoded, the wanted ones converted."""
+    capture = _open_capture(path)
+    wanted = set(wanted_frames())
+    images: Images = []
+    index = 0
+    while len(images) < N_WANTED and capture.grab():
+        if index in wanted:
+            images.append(_to_rgb(capture.retrieve()[1]))
+        index += 1
+    capture.release()
+    return images
+
+
+def cv2_set_position(path: Path) -> Images:
+    """OpenCV, told the number of each frame."""
+    capture = _open_capture(path)
+    images: Images = []
+    for index in wanted_frames():
+        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        images.append(_to_rgb(capture.read()[1]))
+    capture.release()
+    return images
+
+
+def _open_capture(path: Path) -> cv2.VideoCapture:
+    return cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+
+
+def _to_rgb(image: NDArray[np.generic]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(image[:, :, ::-1], dtype=np.uint8)
+
+
+def pyav_sequential(path: Path) -> Images:
+    """PyAV, every frame decoded, the wanted ones converted."""
+    wanted = set(wanted_frames())
+    images: Images = []
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for index, frame in enumerate(container.decode(video=0)):
+            if index in wanted:
+                images.append(_pyav_rgb(frame))
+            if len(images) == N_WANTED:
+                break
+    return images
+
+
+def pyav_seek(path: Path) -> Images:
+    """PyAV, a seek for each frame and decoding on from there."""
+    images: Images = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for index in wanted_frames():
+            ticks = round(index / 30 / (stream.time_base or Fraction(1)))
+            container.seek(ticks, stream=stream)
+            for frame in container.decode(stream):
+                if frame.pts is not None and frame.pts >= ticks:
+                    images.append(_pyav_rgb(frame))
+                    break
+    return images
+
+
+def _pyav_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    rgb = frame.reformat(format="rgb24", threads=1).to_ndarray()
+    return rgb.astype(np.uint8, copy=False)
+
+
+WAYS: dict[str, Callable[[Path], Images]] = {
+    "cv2 grab all": cv2_grab_all,
+    "cv2 set(POS_FRAMES)": cv2_set_position,
+    "PyAV sequential": pyav_sequential,
+    "PyAV seek + forward": pyav_seek,
+    "ours exact": ours_exact,
+    "ours keyframes": ours_keyframes,
+}
+
+
+def check_equality(path: Path) -> bool:
+    """Whether the exact ways give the same pixels, and keyframes are frames of the video."""
+    expected = pyav_sequential(path)
+    equal = True
+    for name in ("ours exact", "PyAV seek + forward"):
+        images = WAYS[name](path)
+        same = len(images) == len(expected) and all(map(np.array_equal, images, expected))
+        print(f"  {name}: {'the same pixels as' if same else 'NOT'} PyAV sequential")
+        equal &= same
+    with open_video(path, path.name, Sampling(frames=N_WANTED, mode="keyframes")) as clip:
+        keyframes = {frame.index: frame.image for frame in clip}
+    with av.open(str(path)) as container:
+        n_same = sum(
+            index in keyframes and np.array_equal(keyframes[index], _pyav_rgb(frame))
+            for index, frame in enumerate(container.decode(video=0))
+        )
+    print(f"  ours keyframes: {n_same} of {len(keyframes)} are the pixels of their frame number")
+    return equal and n_same == len(keyframes)
+
+
+def measure(path: Path, rounds: int) -> None:
+    """Run every way once a round, and print medians against OpenCV's plain way."""
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    for round_ in range(rounds):
+        # In turn and each time from another start, so that no way always follows the same one.
+        names = list(WAYS)
+        names = names[round_ % len(names) :] + names[: round_ % len(names)]
+        for name in names:
+            start = time.perf_counter()
+            n_images = len(WAYS[name](path))
+            seconds[name].append(time.perf_counter() - start)
+            if n_images == 0:
+                raise SystemExit(f"{name} gave no frame")
+    for name, measured in seconds.items():
+        ratios = [base / own for base, own in zip(seconds["cv2 grab all"], measured, strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        print(
+            f"  {name:20} median {1000 * statistics.median(measured):7.0f} ms"
+            f"   x{statistics.median(ratios):.2f} (quartiles {low:.2f} to {high:.2f})"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the clips, compare pixels, then measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, at least 5")
+    parser.add_argument("--size", default="1920x1080", help="width x height")
+    options = parser.parse_args(arguments)
+    width, height = map(int, options.size.split("x"))
+    cv2.setNumThreads(1)
+    equal = True
+    with tempfile.TemporaryDirectory() as folder:
+        for gop in GOPS:
+            path = Path(folder) / f"gop{gop}.mp4"
+            make_clip(path, gop, width, height)
+            megabytes = path.stat().st_size / 1e6
+            print(f"{options.size}, {N_FRAMES} frames, keyframe every {gop}, {megabytes:.1f} MB")
+            equal &= check_equality(path)
+            measure(path, max(5, options.rounds))
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

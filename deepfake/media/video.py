@@ -1,0 +1,818 @@
+"""Turn one video file into its chosen frames: upright, RGB, 8 bit, with their times.
+
+A first pass reads the packets of the file without decoding any: that is the true number of frames,
+the time of each and where decoding can start. From there on only what is needed is decoded, once
+and in order. The frames are those that decoding everything and picking from it would give.
+
+The file is hostile: it is opened as a plain file, in one of a few containers, with one of a few
+decoders, on one thread. The room knows nothing of photos beyond how a file is opened safely.
+
+References:
+    What FFmpeg opens by name alone: https://ffmpeg.org/ffmpeg-protocols.html
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.sidedata.sidedata import SideData, Type
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from deepfake.errors import MediaError
+from deepfake.media.clips import Clip, choose_frames, snap_to_nearest
+from deepfake.media.images import MAX_PIXELS, one_line, open_regular_file
+from deepfake.records import Frame, Sampling
+
+MAX_PACKETS = 2_000_000
+"""Longest video that is opened, in packets: 18 hours at 30 frames a second."""
+
+CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "asf", "flv", "mpeg")
+"""FFmpeg's names of the containers that are opened; none of them refers to other files or hosts."""
+
+CODECS = frozenset(
+    {
+        *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mjpeg"),
+        *("mpeg1video", "mpeg2video", "mpeg4", "h263", "flv"),
+        *("msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1"),
+    }
+)
+"""FFmpeg's names of the decoders that are used; it has hundreds of hardly tested ones."""
+
+HEAD_BYTES = 2048
+"""How much of a file's beginning ``is_video`` wants to see."""
+
+# Containers whose demuxer jumps to a packet by its index. The others guess by bisection, and some
+# then give packets other times than in one pass; there, unneeded packets are read and dropped.
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_JUMP_BYTES = 256 * 1024
+_MAX_DEMUX_ERRORS = 32
+_RATE = 25
+
+_BOXES = frozenset(
+    {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof"}
+)
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+_SIGNATURES = {
+    _MATROSKA: "matroska",
+    bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"): "asf",
+    b"FLV\x01": "flv",
+    b"\0\0\1\xba": "mpeg",
+}
+
+
+class _UntrustedIndexError(Exception):
+    """The decoder does not give the frames that the packets promise."""
+
+
+class _BadJumpError(Exception):
+    """After skipping to a keyframe, other frames came than in decoding from the start."""
+
+
+def is_video(head: bytes) -> bool:
+    """Whether a file that begins so is of a container that ``open_video`` opens.
+
+    Args:
+        head: The first ``HEAD_BYTES`` of the file, or all of it.
+    """
+    return _find_container(head) is not None
+
+
+def _find_container(head: bytes) -> str | None:
+    """FFmpeg's name of the container; its own guess takes a short recording for other things."""
+    if head[4:8] in _BOXES:
+        return "mov"
+    if head[:4] + head[8:12] == b"RIFFAVI ":
+        return "avi"
+    for start, name in _SIGNATURES.items():
+        if head.startswith(start):
+            return name
+    # Transport stream: packets of 188 bytes, on Blu-ray behind 4 more. Long recordings may begin
+    # within a packet; of short ones there are too few marks to search for.
+    for size in (188, 192):
+        n_marks = min(5, len(head) // size)
+        for first in range(size) if n_marks == 5 else (size - 188,):
+            if n_marks and head[first::size][:n_marks] == b"\x47" * n_marks:
+                return "mpegts"
+    return None
+
+
+def open_video(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_PIXELS) -> Clip:
+    """Open a video and choose frames of it.
+
+    Times count from the first frame, in presentation order, whatever the rate does in between.
+    Rotation and mirroring that the container asks for are applied. What a damaged file still gives
+    is used; ``Clip.note`` then tells how much that is.
+
+    Args:
+        path: The file to open; its content decides what it is. Links are followed.
+        name: The file as the user knows it, for errors.
+        sampling: Which frames. ``keyframes`` decodes nothing but the keyframe nearest to each
+            wanted frame, which are other frames than those of ``exact``, and fewer where several
+            have the same nearest one.
+        max_pixels: Largest width x height of a frame.
+
+    Returns:
+        The frames, decoded while they are asked for.
+
+    Raises:
+        MediaError: If there is no video to be had; its ``code`` is one of ``decode_error``,
+            ``truncated``, ``no_video_stream``, ``no_frames``, ``too_large``, ``unsupported``,
+            ``not_regular_file``, ``io_error``. Some of it may show only at the first frame.
+    """
+    with ExitStack() as resources:
+        file = resources.enter_context(open_regular_file(path, name))
+        reader = _Reader(file, name, max_pixels)
+        resources.callback(reader.close)
+        timeline = _read_timeline(reader)
+        if not timeline.sizes_end:
+            raise MediaError(name, "no_frames", _describe_nothing(reader))
+        frames = _Decoding(reader, timeline, sampling, max_pixels).run()
+        return Clip(frames, resources.pop_all())
+    raise AssertionError("unreachable: no resource swallows exceptions")
+
+
+def _describe_nothing(reader: _Reader) -> str:
+    cut = "; the file ends before its own header says" if reader.is_cut else ""
+    return f"the {reader.codec} stream holds no data{cut}"
+
+
+class _Reader:
+    """An open container and its one video stream; counts packets in file order from 0.
+
+    Args:
+        file: The video; the reader moves about in it but leaves it open.
+        name: The file as the user knows it, for errors.
+        max_pixels: Larger frames are not decoded.
+
+    Attributes:
+        position: Number of the packet that ``read`` gives next.
+        stream: The stream; its ``codec_context`` is the decoder.
+        is_cut: The file is shorter than it says itself.
+        n_damaged: Stretches of the file that could not be taken apart into packets.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, max_pixels: int) -> None:
+        self.name = name
+        self._file = file
+        self._max_pixels = max_pixels
+        self.is_cut = _is_cut(file)
+        self._format = self._find_format()
+        self._open()
+
+    def _find_format(self) -> str:
+        self._file.seek(0)
+        head = self._file.read(HEAD_BYTES)
+        if not head:
+            raise MediaError(self.name, "decode_error", "empty file (0 bytes)")
+        container = _find_container(head)
+        if container is None:
+            raise MediaError(
+                self.name,
+                "decode_error",
+                f"no readable video container (starts with bytes {head[:12].hex(' ')})",
+            )
+        return container
+
+    def _open(self) -> None:
+        self._file.seek(0)
+        # Nothing of FFmpeg's chatter about broken files may reach the terminal.
+        av.logging.set_level(None)
+        options = {
+            # A container must not make FFmpeg open anything else, by whatever kind of address.
+            "protocol_whitelist": "file",
+            "format_whitelist": ",".join(CONTAINERS),
+            "threads": "1",
+            # Opening decodes a little, and learns sizes that way: the caller's own limit comes
+            # later, with a better message.
+            "max_pixels": str(max(self._max_pixels, MAX_PIXELS)),
+        }
+        try:
+            # An open file and not its name: `http:x.mp4` and `concat:a|b` are names of files, too.
+            self._container: InputContainer = av.open(
+                self._file, "r", self._format, options, metadata_errors="replace"
+            )
+        except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+            raise self._refuse(error) from error
+        try:
+            self.stream = self._choose_stream()
+            self._set_up_decoder()
+        except BaseException:
+            self._container.close()
+            raise
+        self._begin()
+
+    def _refuse(self, error: Exception) -> MediaError:
+        if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
+            return MediaError(self.name, "io_error", one_line(error.strerror or str(error)))
+        if self.is_cut:
+            return MediaError(self.name, "truncated", "the file ends before its own header says")
+        text = one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__
+        return MediaError(self.name, "decode_error", f"no readable video ({text})")
+
+    def _choose_stream(self) -> VideoStream:
+        # The cover of a music file is a video stream of one picture to FFmpeg.
+        streams = [
+            stream
+            for stream in self._container.streams.video
+            if not stream.disposition & av.stream.Disposition.attached_pic
+        ]
+        if not streams:
+            raise MediaError(self.name, "no_video_stream", "the file holds no moving picture")
+        best = self._container.streams.best("video")
+        chosen = next((stream for stream in streams if stream is best), streams[0])
+        for stream in self._container.streams:
+            if stream is not chosen:
+                stream.discard = av.stream.Discard.all
+        return chosen
+
+    def _set_up_decoder(self) -> None:
+        decoder = self.stream.codec_context
+        if decoder is None or decoder.name not in CODECS:
+            what = "unknown" if decoder is None else decoder.name
+            raise MediaError(
+                self.name, "unsupported", f"video codec {what}; convert the file to H.264"
+            )
+        if decoder.width * decoder.height > self._max_pixels:
+            raise MediaError(
+                self.name,
+                "too_large",
+                f"frames of {decoder.width}x{decoder.height} pixels; at most {self._max_pixels}"
+                " are decoded",
+            )
+        # Worker processes share the cores; threads of decoders would only fight over them.
+        decoder.thread_count = 1
+        decoder.options = {"max_pixels": str(max(self._max_pixels, MAX_PIXELS))}
+        self.codec = decoder.name
+
+    def _begin(self) -> None:
+        self.position = 0
+        self.n_damaged = 0
+        self._ahead: Packet[VideoStream] | None = None
+        self._packets = self._demux()
+
+    @property
+    def container_name(self) -> str:
+        return self._container.format.name
+
+    @property
+    def duration_s(self) -> float:
+        """What the header says, 0 if nothing."""
+        return (self._container.duration or 0) / 1e6
+
+    @property
+    def time_base(self) -> Fraction:
+        return self.stream.time_base or Fraction(1, 1000)
+
+    def _demux(self) -> Iterator[Packet[VideoStream]]:
+        while True:
+            try:
+                for packet in self._container.demux(self.stream):
+                    # The empty one at the end only asks decoders for what they hold back.
+                    if packet.size:
+                        yield packet
+                return
+            except av.FFmpegError:
+                # Behind a damaged stretch there may be more.
+                self.n_damaged += 1
+                if self.n_damaged >= _MAX_DEMUX_ERRORS:
+                    return
+            except OSError as error:
+                raise MediaError(
+                    self.name, "io_error", one_line(error.strerror or str(error))
+                ) from error
+
+    def read(self) -> Packet[VideoStream] | None:
+        """The next packet; ``None`` at the end."""
+        packet = self._ahead or next(self._packets, None)
+        self._ahead = None
+        if packet is not None:
+            self.position += 1
+        return packet
+
+    def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+        """Frames that the decoder has ready after this packet; after ``None``, all it has left.
+
+        Raises:
+            av.FFmpegError: If the packet is broken; the next one may not be.
+        """
+        return self.stream.codec_context.decode(packet)
+
+    def flush(self) -> None:
+        """Make the decoder forget what it has seen, so that it can start at another keyframe."""
+        self.stream.codec_context.flush_buffers()
+
+    def rewind(self, timeline: _Timeline | None = None) -> None:
+        """Go back to packet 0 and a fresh decoder."""
+        if timeline is not None and self._seek(0, timeline) and self.position == 0:
+            return
+        self.close()
+        self._open()
+
+    def jump(self, ordinal: int, timeline: _Timeline) -> None:
+        """Go on to a packet further on, without decoding those between."""
+        far = timeline.n_bytes(self.position, ordinal) > _JUMP_BYTES
+        if (
+            far
+            and self.container_name in _INDEXED
+            and (not self._seek(ordinal, timeline) or self.position > ordinal)
+        ):
+            self.rewind()
+        while self.position < ordinal and self.read() is not None:
+            pass
+        self.flush()
+
+    def _seek(self, ordinal: int, timeline: _Timeline) -> bool:
+        """Have the container seek, and find out by the packet's own data where that led to."""
+        try:
+            self._container.seek(timeline.pts[ordinal], stream=self.stream)
+        except (av.FFmpegError, OverflowError):
+            return False
+        self._begin()
+        self._ahead = next(self._packets, None)
+        if self._ahead is None:
+            return False
+        landed = timeline.find_packet(self._ahead)
+        if landed is None:
+            return False
+        self.position = landed
+        return True
+
+    def close(self) -> None:
+        # Without this, memory of the decoder lives on until the garbage collector runs.
+        self._container.close()
+
+
+def _is_cut(file: BinaryIO) -> bool:
+    """Whether a file ends before its own header says, where the header tells."""
+    n_bytes = file.seek(0, 2)
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    if head[:4] + head[8:12] == b"RIFFAVI ":
+        return int.from_bytes(head[4:8], "little") + 8 > n_bytes
+    if head.startswith(_MATROSKA):
+        return _matroska_end(head) > n_bytes
+    if head[4:8] not in _BOXES:
+        return False
+    position = 0
+    while position < n_bytes:
+        file.seek(position)
+        box = file.read(16)
+        size = int.from_bytes(box[:4], "big")
+        if size == 0:
+            return False
+        # Size 1 stands for a 64-bit size behind the name; the least a box can have is 8 bytes.
+        position += max(8, int.from_bytes(box[8:16], "big") if size == 1 else size)
+    return position > n_bytes
+
+
+def _matroska_end(head: bytes) -> int:
+    """Where the segment of a Matroska file ends; 0 if it does not say."""
+    at, size = _read_matroska_size(head, 4)
+    at += size
+    if head[at : at + 4] != b"\x18\x53\x80\x67":
+        return 0
+    at, size = _read_matroska_size(head, at + 4)
+    return at + size if size else 0
+
+
+def _read_matroska_size(head: bytes, at: int) -> tuple[int, int]:
+    first = head[at] if at < len(head) else 0
+    length = 9 - first.bit_length()
+    value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
+    # All bits set means that the writer did not know.
+    return at + length, 0 if first == 0 or value == (1 << 7 * length) - 1 else value
+
+
+@dataclass(frozen=True, slots=True)
+class _Timeline:
+    """All frames of a video in presentation order, and the packets that they come from.
+
+    Args:
+        pts: Presentation time of each packet in file order, in ticks.
+        sizes_end: Bytes of all packets up to and including each.
+        keys: Packets at which decoding can start, ascending; those that show nothing included.
+        shown: Packets in presentation order, those left out that show nothing.
+        times_s: Time of each frame since the first, in seconds.
+        is_trusted: The times of packets tell the frames apart; without that, frames can only be
+            counted while decoding everything.
+        key_frames: Which frames are keyframes.
+        n_expected: How many frames there should be: those there are, or what the header promises.
+        is_damaged: Parts of the file could not be taken apart into packets.
+    """
+
+    pts: array[int]
+    sizes_end: array[int]
+    keys: array[int]
+    shown: array[int]
+    times_s: array[float]
+    is_trusted: bool
+    key_frames: array[int]
+    n_expected: int
+    is_damaged: bool
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+    def n_bytes(self, start: int, end: int) -> int:
+        """Bytes of the packets from ``start`` to before ``end``."""
+        before = self.sizes_end[start - 1] if start else 0
+        return (self.sizes_end[end - 1] if end else 0) - before
+
+    def find(self, pts: int | None) -> int | None:
+        """Which frame has this presentation time."""
+        if pts is None:
+            return None
+        index = bisect_left(self.shown, pts, key=self.pts.__getitem__)
+        found = index < len(self.shown) and self.pts[self.shown[index]] == pts
+        return index if found else None
+
+    def find_shown(self, ordinal: int) -> int | None:
+        """Which frame a packet gives; ``None`` if it shows nothing."""
+        index = self.find(self.pts[ordinal])
+        return index if index is not None and self.shown[index] == ordinal else None
+
+    def find_packet(self, packet: Packet[VideoStream]) -> int | None:
+        """Which packet this is, if it is one that decoding can start at."""
+        if not packet.is_keyframe or packet.pts is None:
+            return None
+        # Keyframes come in order of time in any sane file; in others nothing is found, is all.
+        at = bisect_left(self.keys, packet.pts, key=self.pts.__getitem__)
+        if at == len(self.keys):
+            return None
+        ordinal = self.keys[at]
+        same = self.pts[ordinal] == packet.pts
+        return ordinal if same and self.n_bytes(ordinal, ordinal + 1) == packet.size else None
+
+    def start_for(self, index: int) -> int:
+        """The last packet that decoding can start at to reach a frame."""
+        ordinal = self.shown[index]
+        at = bisect_left(self.keys, ordinal + 1) - 1
+        # Frames that come after a keyframe in the file but are shown before it may need the
+        # pictures before it.
+        while at > 0 and self.pts[self.keys[at]] > self.pts[ordinal]:
+            at -= 1
+        return self.keys[at] if at >= 0 else 0
+
+
+def _read_timeline(reader: _Reader) -> _Timeline:
+    """Walk through the packets of the whole file, decoding none."""
+    pts, sizes_end, keys = array("q"), array("q"), array("q")
+    hidden = set()
+    has_times = True
+    n_bytes = 0
+    last_dts: int | None = None
+    while (packet := reader.read()) is not None:
+        ordinal = len(pts)
+        if ordinal >= MAX_PACKETS:
+            raise MediaError(
+                reader.name, "too_large", f"more than {MAX_PACKETS} frames; cut the video"
+            )
+        n_bytes += packet.size
+        if packet.pts is None or (
+            packet.dts is not None and last_dts is not None and packet.dts < last_dts
+        ):
+            has_times = False
+        last_dts = packet.dts if packet.dts is not None else last_dts
+        pts.append(packet.pts or 0)
+        sizes_end.append(n_bytes)
+        if packet.is_keyframe:
+            keys.append(ordinal)
+        if packet.is_discard or (reader.codec == "vp8" and not memoryview(packet)[0] & 0x10):
+            # Cut away by an edit list; or a picture that VP8 only stores to refer to.
+            hidden.add(ordinal)
+    shown = array("q", sorted((i for i in range(len(pts)) if i not in hidden), key=pts.__getitem__))
+    seconds = float(reader.time_base)
+    start = pts[shown[0]] if shown else 0
+    times_s = array("d", ((pts[ordinal] - start) * seconds for ordinal in shown))
+    unique = all(a < b for a, b in pairwise(times_s))
+    starts = set(keys)
+    return _Timeline(
+        pts=pts,
+        sizes_end=sizes_end,
+        keys=keys,
+        shown=shown,
+        times_s=times_s,
+        is_trusted=has_times and unique and len(shown) > 0,
+        key_frames=array("q", (i for i, ordinal in enumerate(shown) if ordinal in starts)),
+        n_expected=_count_expected(reader, len(hidden), start, times_s),
+        is_damaged=reader.n_damaged > 0,
+    )
+
+
+def _count_expected(reader: _Reader, n_hidden: int, start: int, times_s: array[float]) -> int:
+    present = len(times_s)
+    promised = reader.stream.frames - n_hidden
+    if reader.container_name.startswith("mov"):
+        return max(present, promised)
+    # AVI counts pictures that were never recorded, so its number says nothing about whole files.
+    if not reader.is_cut:
+        return present
+    if promised > 0:
+        return max(present, promised)
+    if present < 2:
+        return present
+    # Matroska: the header has the end of the last frame, on the clock of the packets.
+    length_s = reader.duration_s - start * float(reader.time_base)
+    return max(present, round(length_s * (present - 1) / times_s[-1]))
+
+
+class _Decoding:
+    """One walk through a video that delivers the chosen frames.
+
+    Args:
+        reader: At any packet.
+        timeline: What the packets say.
+        sampling: What to choose.
+        max_pixels: Largest width x height of a frame.
+    """
+
+    def __init__(
+        self, reader: _Reader, timeline: _Timeline, sampling: Sampling, max_pixels: int
+    ) -> None:
+        self._reader = reader
+        self._timeline = timeline
+        self._sampling = sampling
+        self._max_pixels = max_pixels
+        self._reformatter = VideoReformatter()
+        self._matrices: dict[int, list[int]] = {}
+        self._n_delivered = 0
+        self._last_index = -1
+        self._last_time_s = -1.0
+        self._n_errors = 0
+
+    def run(self) -> Generator[Frame, None, str]:
+        """Deliver the frames and return the remark."""
+        notes: list[str] = []
+        timeline = self._timeline
+        if timeline.is_trusted:
+            chosen, remark = choose_frames(timeline.times_s, self._sampling)
+            try:
+                if self._sampling.mode == "keyframes" and timeline.key_frames:
+                    nearest = snap_to_nearest(chosen, timeline.key_frames, timeline.times_s)
+                    notes.append((yield from self._run_keyframes(nearest)))
+                else:
+                    notes.append((yield from self._run_exact(chosen)))
+                return "; ".join(filter(None, [*notes, remark]))
+            except _UntrustedIndexError:
+                pass
+        return (yield from self._run_counted())
+
+    def _run_keyframes(self, chosen: list[int]) -> Generator[Frame, None, str]:
+        reader, timeline = self._reader, self._timeline
+        reader.rewind(timeline)
+        n_failed = 0
+        for index in chosen:
+            ordinal = timeline.shown[index]
+            if ordinal < reader.position:
+                raise _UntrustedIndexError
+            reader.jump(ordinal, timeline)
+            try:
+                # Alone it comes out only when the decoder is told that there is no more.
+                frames = [*reader.decode(reader.read()), *reader.decode(None)]
+            except av.FFmpegError:
+                n_failed += 1
+                continue
+            frame = next((f for f in frames if timeline.find(f.pts) == index), None)
+            if frame is None or not frame.key_frame:
+                # Whole pictures may come only some frames later (intra refresh).
+                raise _UntrustedIndexError
+            yield self._deliver(frame, index, timeline.times_s[index])
+        if self._n_delivered == 0:
+            raise _UntrustedIndexError
+        if n_failed:
+            return f"damaged: {len(chosen) - n_failed} of {len(chosen)} keyframes decoded"
+        return self._describe(len(timeline))
+
+    def _run_exact(self, chosen: list[int]) -> Generator[Frame, None, str]:
+        try:
+            yield from self._walk(chosen, may_jump=not self._is_damaged)
+        except _BadJumpError:
+            yield from self._walk(chosen, may_jump=False)
+        if self._n_delivered == 0:
+            raise self._no_frames(self._timeline.n_expected)
+        return self._describe(self._n_decoded)
+
+    def _walk(self, chosen: list[int], *, may_jump: bool) -> Generator[Frame, None, None]:
+        """Go forward only, skipping to any keyframe between here and the next choice."""
+        timeline = self._timeline
+        waiting = deque(index for index in chosen if index > self._last_index)
+        spare: tuple[int, VideoFrame] | None = None
+        self._start_over(may_jump=may_jump)
+        # Of a damaged video all is decoded, to tell how much of it is left.
+        while waiting or self._is_damaged:
+            frame = self._decode_next(waiting[0] if waiting else None)
+            if frame is None:
+                self._check_end()
+                break
+            index = self._place(frame)
+            if index is None or index <= self._last_index:
+                continue
+            if not waiting or index < waiting[0]:
+                spare = (index, frame)
+                continue
+            # Where the wanted frame is lost, the next one stands in for it.
+            while waiting and waiting[0] <= index:
+                waiting.popleft()
+            spare = None
+            yield self._deliver(frame, index, timeline.times_s[index])
+        if waiting and spare is not None:
+            index, frame = spare
+            yield self._deliver(frame, index, timeline.times_s[index])
+
+    def _start_over(self, *, may_jump: bool) -> None:
+        self._reader.rewind(self._timeline)
+        self._ready: deque[VideoFrame] = deque()
+        self._has_ended = False
+        self._may_jump = may_jump
+        self._has_jumped = False
+        self._landing: int | None = None
+        self._last_seen = -1
+        self._n_errors = 0
+        self._n_decoded = 0
+
+    def _decode_next(self, wanted: int | None) -> VideoFrame | None:
+        """The next frame in presentation order; with a wanted one, perhaps from further on."""
+        reader, timeline = self._reader, self._timeline
+        while not self._ready:
+            if self._has_ended:
+                return None
+            if wanted is not None and self._may_jump:
+                start = timeline.start_for(wanted)
+                if start > reader.position:
+                    reader.jump(start, timeline)
+                    self._has_jumped = True
+                    # A keyframe that an edit list cuts away does not come out.
+                    self._landing = timeline.find_shown(start)
+                    self._last_seen = -1
+            packet = reader.read()
+            self._has_ended = packet is None
+            try:
+                self._ready.extend(reader.decode(packet))
+            except av.FFmpegError:
+                if self._has_jumped:
+                    raise _BadJumpError from None
+                self._n_errors += 1
+                self._may_jump = False
+        self._n_decoded += 1
+        return self._ready.popleft()
+
+    def _place(self, frame: VideoFrame) -> int | None:
+        """Which frame this is; ``None`` for one on the way to the keyframe of a jump.
+
+        Raises:
+            _BadJumpError: If a jump led to something other than it should.
+            _UntrustedIndexError: If frames come, or fail to come, that do not fit the packets.
+        """
+        index = self._timeline.find(frame.pts)
+        if index is not None and self._landing is not None:
+            if index < self._landing:
+                return None
+            # Decoding that began where it cannot begin shows pictures made of nothing.
+            if index > self._landing or not frame.key_frame:
+                raise _BadJumpError
+        elif index is None or index <= self._last_seen:
+            raise _BadJumpError if self._has_jumped else _UntrustedIndexError
+        elif index > self._last_seen + 1 and not (self._has_jumped and self._last_seen < 0):
+            if self._has_jumped:
+                raise _BadJumpError
+            if not self._is_damaged:
+                raise _UntrustedIndexError
+        self._landing = None
+        self._last_seen = index
+        return index
+
+    def _check_end(self) -> None:
+        if self._last_seen + 1 < len(self._timeline):
+            if self._has_jumped:
+                raise _BadJumpError
+            if not self._is_damaged:
+                raise _UntrustedIndexError
+
+    @property
+    def _is_damaged(self) -> bool:
+        timeline = self._timeline
+        return self._n_errors > 0 or timeline.is_damaged or timeline.n_expected > len(timeline)
+
+    def _run_counted(self) -> Generator[Frame, None, str]:
+        """Decode everything to see what there is, then again to pick."""
+        times_s, key_frames = self._count()
+        if not times_s:
+            raise self._no_frames(self._timeline.n_expected)
+        note = self._describe(len(times_s))
+        chosen, remark = choose_frames(times_s, self._sampling)
+        limit = len(chosen) - self._n_delivered
+        if self._sampling.mode == "keyframes" and key_frames:
+            chosen = snap_to_nearest(chosen, key_frames, times_s)
+        # Some may be out already, if it took time to notice that the packets lie.
+        chosen = [index for index in chosen if times_s[index] > self._last_time_s][:limit]
+        waiting = deque(chosen)
+        self._start_over(may_jump=False)
+        index = 0
+        while waiting and (frame := self._decode_next(None)) is not None:
+            if index == waiting[0]:
+                waiting.popleft()
+                yield self._deliver(frame, index, times_s[index])
+            index += 1
+        return "; ".join(filter(None, [note, remark]))
+
+    def _count(self) -> tuple[Sequence[float], list[int]]:
+        """Decode everything; times of the frames, and which are keyframes."""
+        self._start_over(may_jump=False)
+        ticks = array("q")
+        key_frames = []
+        has_times = True
+        while (frame := self._decode_next(None)) is not None:
+            if frame.key_frame:
+                key_frames.append(len(ticks))
+            previous = ticks[-1] if ticks else None
+            pts = previous or 0 if frame.pts is None else frame.pts
+            has_times &= frame.pts is not None and (previous is None or pts >= previous)
+            ticks.append(pts)
+        if has_times:
+            seconds = float(self._reader.time_base)
+            return array("d", ((pts - ticks[0]) * seconds for pts in ticks)), key_frames
+        stream = self._reader.stream
+        rate = float(stream.average_rate or stream.guessed_rate or _RATE)
+        return array("d", (index / rate for index in range(len(ticks)))), key_frames
+
+    def _deliver(self, frame: VideoFrame, index: int, time_s: float) -> Frame:
+        if frame.width * frame.height > self._max_pixels:
+            raise MediaError(
+                self._reader.name,
+                "too_large",
+                f"a frame of {frame.width}x{frame.height} pixels; at most {self._max_pixels} are"
+                " decoded",
+            )
+        try:
+            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            if frame.rotation not in self._matrices:
+                self._matrices[frame.rotation] = _read_display_matrix(frame)
+            image = _to_upright(rgb.astype(np.uint8, copy=False), self._matrices[frame.rotation])
+        except MemoryError as error:
+            raise MediaError(
+                self._reader.name, "too_large", "decoding it needs more memory than there is"
+            ) from error
+        except (av.FFmpegError, ValueError) as error:
+            raise MediaError(
+                self._reader.name,
+                "unsupported",
+                f"no way from pixels of kind {frame.format.name} to RGB ({one_line(str(error))})",
+            ) from error
+        self._n_delivered += 1
+        self._last_index = index
+        self._last_time_s = time_s
+        return Frame(index=index, time_s=time_s, image=image)
+
+    def _describe(self, n_decoded: int) -> str:
+        if not self._is_damaged:
+            return ""
+        return f"damaged: {n_decoded} of {max(n_decoded, self._timeline.n_expected)} frames decoded"
+
+    def _no_frames(self, n_expected: int) -> MediaError:
+        return MediaError(
+            self._reader.name, "no_frames", f"none of {n_expected} frames can be decoded"
+        )
+
+
+def _read_display_matrix(frame: VideoFrame) -> list[int]:
+    """The first five of nine numbers, or none.
+
+    Once PyAV is asked for it, the frame lives on until the garbage collector runs: do not ask
+    every frame.
+    """
+    # PyAV's stubs call the container a mapping by name; what it holds is what iterating gives.
+    for data in cast(Iterable[SideData], frame.side_data):
+        if data.type == Type.DISPLAYMATRIX and data.buffer_size >= 20:
+            return [int(value) for value in np.frombuffer(bytes(data), dtype="=i4")[:5]]
+    return []
+
+
+def _to_upright(rgb: NDArray[np.uint8], matrix: list[int]) -> NDArray[np.uint8]:
+    """Turn and mirror a picture as its display matrix says, to the nearest quarter turn."""
+    if matrix:
+        # Column x, row y goes to column a*x + c*y, row b*x + d*y.
+        a, b, _, c, d = matrix
+        if abs(a) + abs(d) < abs(b) + abs(c):
+            rgb = rgb.transpose(1, 0, 2)
+            a, d = c, b
+        if a < 0:
+            rgb = rgb[:, ::-1]
+        if d < 0:
+            rgb = rgb[::-1]
+    return np.ascontiguousarray(rgb)
