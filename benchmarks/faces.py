@@ -73,7 +73,8 @@ def main() -> None:
             raise SystemExit(f"not equal: {worst_px} px, {worst_score} in score")
         print(
             f"exact, smallest face {min_face}: x{median(ratios):.2f} "
-            f"(quartiles {quartiles(ratios)}) on {n_faces} faces; equal to {worst_px:.1e} px and {worst_score:.1e}"
+            f"(quartiles {quartiles(ratios)}) on {n_faces} faces; "
+            f"equal to {worst_px:.1e} px and {worst_score:.1e}"
         )
     compare_main(photos, options.rounds)
 

@@ -1,6 +1,6 @@
-r"""Find manipulated faces in photos.
+r"""Find manipulated faces in photos and videos.
 
-    photos -> faces -> crops + manifest -> unit embeddings -> triplet loss
+    media -> frames -> faces -> crops + manifest -> unit embeddings -> triplet loss
                                                          \-> linear SVM -> p_fake
 
 ``deepfake.faces`` and ``deepfake.dataset`` make crops, ``deepfake.learning`` trains on them,

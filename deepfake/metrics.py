@@ -104,6 +104,17 @@ def summarise(labels: Labels, scores: Scores, threshold: float) -> Summary:
     )
 
 
+def format_figure(value: float, width: int = 0, digits: int = 4) -> str:
+    """A figure for a table; ``n/a`` where it does not exist.
+
+    Example:
+        >>> format_figure(0.87654), format_figure(float("nan"), width=6)
+        ('0.8765', '   n/a')
+    """
+    text = "n/a" if np.isnan(value) else f"{value:.{digits}f}"
+    return text.rjust(width)
+
+
 def _has_both(labels: Labels) -> bool:
     return len(np.unique(labels)) == 2
 

@@ -95,7 +95,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         chosen = [value for value in (self.frames, self.fps, self.every) if value is not None]
-        if len(chosen) != 1 or chosen[0] <= 0:
+        if len(chosen) != 1 or not 0 < chosen[0] < float("inf"):  # false for NaN, too
             raise UsageError(
                 f"sampling needs exactly one of frames={self.frames}, fps={self.fps}, "
                 f"every={self.every}, above 0"

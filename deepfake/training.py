@@ -28,6 +28,7 @@ from deepfake.learning.callbacks import MODEL_FILE, CollapseGuard, EpochLog, Fit
 from deepfake.learning.checkpoint import read_info
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import TripletTask
+from deepfake.metrics import format_figure
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -247,8 +248,8 @@ def _describe(info: dict[str, Any], model: Path) -> str:
     lines = [f"{'split':<12}{'real':>7}{'fake':>7}{'AUC':>9}{'EER':>9}{'accuracy':>10}"]
     for split, row in info["metrics"].items():
         lines.append(
-            f"{split:<12}{row['n_real']:>7}{row['n_fake']:>7}{row['auc']:>9.4f}"
-            f"{row['eer']:>9.4f}{row['accuracy']:>10.4f}"
+            f"{split:<12}{row['n_real']:>7}{row['n_fake']:>7}{format_figure(row['auc'], 9)}"
+            f"{format_figure(row['eer'], 9)}{format_figure(row['accuracy'], 10)}"
         )
     lines += [
         f"threshold {info['threshold']:.4f} ({info['threshold_origin']}), weights of "

@@ -342,3 +342,47 @@ def test_failures_are_one_line_and_a_code(
 
 def test_default_workers_are_the_cores_we_may_use() -> None:
     assert cli._default_workers() >= 1
+
+
+def test_frames_of_a_video_are_chosen_by_options_and_kept_with_the_crops(
+    trained: Trained, tmp_path: Path
+) -> None:
+    pictures = [Image.open(path) for path in sorted(trained.photos.rglob("*.png"))[:4]]
+    clip = tmp_path / "clip.gif"
+    pictures[0].save(clip, save_all=True, append_images=pictures[1:], duration=100)
+    words = [str(clip), str(tmp_path / "crops"), "--size", "64", "--workers", "0", "--quiet"]
+    assert cli.crop([*words, "--every", "2", "--max-frames", "9", "--keyframes"]) == 0
+    sampling = json.loads((tmp_path / "crops" / "job.json").read_text())["sampling"]
+    expected = {"frames": None, "fps": None, "every": 2, "mode": "keyframes", "max_frames": 9}
+    assert sampling == expected
+    faces = tmp_path / "faces.csv"
+    words = [
+        "--output",
+        tmp_path / "s.csv",
+        "--faces",
+        faces,
+        "--frames",
+        "3",
+        "--aggregate",
+        "max",
+    ]
+    assert predict(clip, trained, *words) == 0
+    frames = read_csv(faces, ["frame", "p_fake"])
+    assert len(frames) == 3
+    (row,) = read_csv(tmp_path / "s.csv", ["p_fake", "reason"])
+    assert row["p_fake"] == max(frame["p_fake"] for frame in frames)
+
+
+@pytest.mark.parametrize(
+    "words", [["--frames", "3", "--fps", "2"], ["--every", "0"], ["--frames", "-1"]], ids=" ".join
+)
+def test_frames_are_chosen_in_one_way(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    try:
+        code = cli.crop([str(tmp_path / "a.png"), str(tmp_path / "out"), *words])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 2
+    assert re.search("not allowed with|exactly one of", capsys.readouterr().err)

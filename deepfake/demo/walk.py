@@ -20,7 +20,7 @@ from deepfake.errors import JobError, UsageError
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.results import count, format_scores
 from deepfake.learning.callbacks import MODEL_FILE
-from deepfake.metrics import summarise
+from deepfake.metrics import format_figure, summarise
 from deepfake.records import CropSpec, MediaScore
 from deepfake.storage import write_atomic
 from deepfake.training import run_training
@@ -129,7 +129,7 @@ def _tell_table(labels: Path, scores: list[MediaScore], terminal: TextIO) -> flo
         chosen = np.ones(len(y), bool) if name == "all" else groups == name
         row = summarise(y[chosen], p[chosen], threshold)
         terminal.write(
-            f"   {name:<16}{row.n_real:>6}{row.n_fake:>6}{row.auc:>8.3f}{row.eer:>8.3f}"
-            f"{row.accuracy:>10.3f}\n"
+            f"   {name:<16}{row.n_real:>6}{row.n_fake:>6}{format_figure(row.auc, 8, 3)}"
+            f"{format_figure(row.eer, 8, 3)}{format_figure(row.accuracy, 10, 3)}\n"
         )
     return summarise(y, p, threshold).auc

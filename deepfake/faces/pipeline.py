@@ -8,6 +8,8 @@ job goes on. Knows nothing of what becomes of the extractions.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -73,6 +75,7 @@ def _serve(connection: Connection, settings: _Settings) -> None:
     """A worker's life: announce readiness, then answer one source after another."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    _mute_c_libraries()
     spec, max_pixels, sampling = settings
     extractor = FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling)
     connection.send(None)
@@ -82,6 +85,12 @@ def _serve(connection: Connection, settings: _Settings) -> None:
             connection.send(extractor.extract(source))
         except (EOFError, BrokenPipeError, KeyboardInterrupt):
             return  # the parent has closed the pipe, is gone, or is being interrupted too
+
+
+def _mute_c_libraries() -> None:
+    """Drop what decoders written in C say on descriptor 2; Python's own errors stay visible."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class _Worker:

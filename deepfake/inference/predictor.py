@@ -6,6 +6,7 @@ no table format.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -31,6 +32,8 @@ from deepfake.records import (
     Sampling,
     Source,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -154,8 +157,21 @@ class Predictor:
         for start in range(0, len(crops), self.batch_size):
             part = crops[start : start + self.batch_size]
             images = np.stack([decode_crop(crop.encoded) for crop in part])
-            scores += self._score_images(torch.from_numpy(images)).tolist()
+            scores += self._score_what_fits(torch.from_numpy(images))
         return scores
+
+    def _score_what_fits(self, images: Tensor) -> list[float]:
+        """Score a batch; where the device's memory cannot hold it, in halves from now on."""
+        try:
+            return self._score_images(images).tolist()
+        except torch.OutOfMemoryError:
+            if len(images) == 1:
+                raise
+        half = len(images) // 2
+        self.batch_size = max(1, min(self.batch_size, half))
+        logger.warning("the device is out of memory; going on with %d faces a batch", half)
+        torch.cuda.empty_cache()
+        return self._score_what_fits(images[:half]) + self._score_what_fits(images[half:])
 
     @torch.inference_mode()
     def _score_images(self, images: Tensor) -> Tensor:

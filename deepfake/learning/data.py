@@ -29,6 +29,7 @@ from deepfake.learning.augmentation import Augmentation, sample_seed
 from deepfake.records import LABEL_NAMES
 
 logger = logging.getLogger(__name__)
+_LARGE_IMBALANCE = 20
 
 
 class SampleKey(NamedTuple):
@@ -368,6 +369,13 @@ class CropDataModule(LightningDataModule):
                 f"{len(leaks)} groups stand in more than one split, which makes every figure "
                 f"worthless: {', '.join(leaks[:3])}; mend the split column, or set data.split to "
                 "'group'"
+            )
+        rarer, commoner = sorted(counts["train"].values())
+        if commoner > _LARGE_IMBALANCE * rarer and not self.balance:
+            logger.warning(
+                "the training split is imbalanced (%s); data.balance true fills every batch half "
+                "and half",
+                shown,
             )
         if min(counts["test"].values()) == 0:
             logger.warning("the test split lacks a class (%s): no test figures", shown)

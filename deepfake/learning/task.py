@@ -96,6 +96,7 @@ class TripletTask(LightningModule):
         self.configuration = ""
         self.info: dict[str, Any] = {}
         self.step_figures: dict[str, Tensor] = {}
+        self._n_triplets = 0
         self._recent: deque[tuple[Tensor, Tensor]] = deque()
         self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -143,6 +144,19 @@ class TripletTask(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Forget the embeddings of the last epoch."""
         self._recent.clear()
+        self._n_triplets = 0
+
+    def on_train_epoch_end(self) -> None:
+        """Refuse to go on without anything to learn from.
+
+        Raises:
+            JobError: If not one batch of the epoch held a triplet.
+        """
+        if self._n_triplets == 0 and self.cross_entropy is None:
+            raise JobError(
+                f"no batch of epoch {self.current_epoch} held two crops of one class and one of "
+                "the other: nothing was learnt; use a larger data.batch_size, or data.balance true"
+            )
 
     def on_train_batch_start(self, batch: Sample, batch_idx: int) -> None:
         """Make dropout depend on (seed, epoch, batch) alone, so that a resume changes nothing."""
@@ -162,6 +176,7 @@ class TripletTask(LightningModule):
         self._refuse_nan(loss, batch)
         distances = squared_distances(embeddings.detach())
         anchors, positives, negatives = triplets
+        self._n_triplets += len(anchors)
         figures = {"train_loss": loss, "train_triplet_loss": triplet}
         figures["train_triplets"] = torch.tensor(float(len(anchors)))
         if len(anchors):

@@ -13,6 +13,8 @@ References:
 
 from __future__ import annotations
 
+import errno
+import os
 from array import array
 from bisect import bisect_left
 from collections import deque
@@ -107,7 +109,7 @@ def _find_container(head: bytes) -> str | None:
     for size in (188, 192):
         n_marks = min(5, len(head) // size)
         for first in range(size) if n_marks == 5 else (size - 188,):
-            if n_marks and head[first::size][:n_marks] == b"\x47" * n_marks:
+            if n_marks > 1 and head[first::size][:n_marks] == b"\x47" * n_marks:
                 return "mpegts"
     return None
 
@@ -135,21 +137,41 @@ def open_video(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_
             ``truncated``, ``no_video_stream``, ``no_frames``, ``too_large``, ``unsupported``,
             ``not_regular_file``, ``io_error``. Some of it may show only at the first frame.
     """
-    with ExitStack() as resources:
+    resources = ExitStack()
+    try:
         file = resources.enter_context(open_regular_file(path, name))
         reader = _Reader(file, name, max_pixels)
         resources.callback(reader.close)
         timeline = _read_timeline(reader)
         if not timeline.sizes_end:
             raise MediaError(name, "no_frames", _describe_nothing(reader))
-        frames = _Decoding(reader, timeline, sampling, max_pixels).run()
-        return Clip(frames, resources.pop_all())
-    raise AssertionError("unreachable: no resource swallows exceptions")
+        return Clip(_Decoding(reader, timeline, sampling, max_pixels).run(), resources)
+    except BaseException:
+        resources.close()
+        raise
 
 
 def _describe_nothing(reader: _Reader) -> str:
     cut = "; the file ends before its own header says" if reader.is_cut else ""
     return f"the {reader.codec} stream holds no data{cut}"
+
+
+class _Source:
+    """What PyAV needs of a file: a seek to nowhere is answered with an error code.
+
+    Broken files ask for such seeks, and PyAV reports exceptions about them on the terminal.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read = file.read
+        self.tell = file.tell
+        self._seek = file.seek
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
 
 
 class _Reader:
@@ -205,7 +227,7 @@ class _Reader:
         try:
             # An open file and not its name: `http:x.mp4` and `concat:a|b` are names of files, too.
             self._container: InputContainer = av.open(
-                self._file, "r", self._format, options, metadata_errors="replace"
+                _Source(self._file), "r", self._format, options, metadata_errors="replace"
             )
         except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
             raise self._refuse(error) from error
@@ -292,6 +314,9 @@ class _Reader:
                 self.n_damaged += 1
                 if self.n_damaged >= _MAX_DEMUX_ERRORS:
                     return
+            except IndexError:
+                # PyAV 18, at the end of a file in which streams turn up late.
+                return
             except OSError as error:
                 raise MediaError(
                     self.name, "io_error", one_line(error.strerror or str(error))
@@ -299,7 +324,7 @@ class _Reader:
 
     def read(self) -> Packet[VideoStream] | None:
         """The next packet; ``None`` at the end."""
-        packet = self._ahead or next(self._packets, None)
+        packet = self._ahead if self._ahead is not None else next(self._packets, None)
         self._ahead = None
         if packet is not None:
             self.position += 1
@@ -517,16 +542,13 @@ def _read_timeline(reader: _Reader) -> _Timeline:
 
 def _count_expected(reader: _Reader, n_hidden: int, start: int, times_s: array[float]) -> int:
     present = len(times_s)
-    promised = reader.stream.frames - n_hidden
-    if reader.container_name.startswith("mov"):
-        return max(present, promised)
-    # AVI counts pictures that were never recorded, so its number says nothing about whole files.
+    # Of whole files the header's number says nothing: AVI counts pictures that were never recorded,
+    # MP4 those that an edit list cuts away.
     if not reader.is_cut:
         return present
-    if promised > 0:
+    promised = reader.stream.frames - n_hidden
+    if promised > 0 or present < 2 or times_s[-1] <= 0:
         return max(present, promised)
-    if present < 2:
-        return present
     # Matroska: the header has the end of the last frame, on the clock of the packets.
     length_s = reader.duration_s - start * float(reader.time_base)
     return max(present, round(length_s * (present - 1) / times_s[-1]))
@@ -558,17 +580,16 @@ class _Decoding:
 
     def run(self) -> Generator[Frame, None, str]:
         """Deliver the frames and return the remark."""
-        notes: list[str] = []
         timeline = self._timeline
         if timeline.is_trusted:
             chosen, remark = choose_frames(timeline.times_s, self._sampling)
             try:
                 if self._sampling.mode == "keyframes" and timeline.key_frames:
                     nearest = snap_to_nearest(chosen, timeline.key_frames, timeline.times_s)
-                    notes.append((yield from self._run_keyframes(nearest)))
+                    damage = yield from self._run_keyframes(nearest)
                 else:
-                    notes.append((yield from self._run_exact(chosen)))
-                return "; ".join(filter(None, [*notes, remark]))
+                    damage = yield from self._run_exact(chosen)
+                return "; ".join(filter(None, [damage, remark]))
             except _UntrustedIndexError:
                 pass
         return (yield from self._run_counted())
@@ -720,7 +741,11 @@ class _Decoding:
         if self._sampling.mode == "keyframes" and key_frames:
             chosen = snap_to_nearest(chosen, key_frames, times_s)
         # Some may be out already, if it took time to notice that the packets lie.
-        chosen = [index for index in chosen if times_s[index] > self._last_time_s][:limit]
+        chosen = [
+            index
+            for index in chosen
+            if index > self._last_index and times_s[index] > self._last_time_s
+        ][:limit]
         waiting = deque(chosen)
         self._start_over(may_jump=False)
         index = 0

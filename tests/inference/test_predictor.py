@@ -159,6 +159,36 @@ def test_auto_takes_the_best_device_there_is() -> None:
     assert choose_device("auto").type == best
 
 
+def test_out_of_memory_halves_the_batch_and_changes_no_score(
+    trained: Trained,
+    mixed: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = summary(list(Predictor.from_checkpoint(trained.checkpoint).predict(mixed)))
+    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu", batch_size=16)
+    real, sizes = predictor._score_images, list[int]()
+
+    def small(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("too much")
+        return real(images)
+
+    monkeypatch.setattr(predictor, "_score_images", small)
+    assert summary(list(predictor.predict(mixed))) == expected
+    assert max(sizes) == 5
+    assert predictor.batch_size <= 2
+    assert "out of memory; going on with 2 faces a batch" in caplog.text
+
+    def never(images: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(predictor, "_score_images", never)
+    with pytest.raises(torch.OutOfMemoryError, match="too much"):
+        list(predictor.predict(mixed[:1]))
+
+
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_scores(trained: Trained, mixed: list[Path]) -> None:
     cpu = list(Predictor.from_checkpoint(trained.checkpoint, device="cpu").predict(mixed))

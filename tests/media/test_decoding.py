@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
@@ -65,6 +65,7 @@ def test_frames_are_the_middles_of_equal_parts(
         assert all(low <= at < low + n / frames for low, at in zip(parts, chosen, strict=True))
 
 
+@settings(deadline=None)  # the plain way is slow
 @given(times_s=sorted_times, fps=st.floats(0.001, 1e9))
 def test_pace_takes_the_first_frame_at_or_after_each_moment(
     times_s: list[float], fps: float
@@ -77,7 +78,7 @@ def test_pace_takes_the_first_frame_at_or_after_each_moment(
     if fps > 30:
         return
     moments = range(math.ceil(times_s[-1] * fps) + 1)
-    if len(moments) > 5000:
+    if len(moments) > 1000:
         return
     plain = {
         next((i for i, time in enumerate(times_s) if time >= k / fps - 1e-3), None) for k in moments

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepfake.errors import UsageError
@@ -96,6 +96,7 @@ component = st.text(
 surrogates = st.sampled_from(["\udcff", "\udc80a", "é", "e\u0301", "-x", "a\nb", "\x1b[2J"])
 
 
+@settings(deadline=None)  # the disk may be busy
 @given(
     paths=st.sets(
         st.tuples(
