@@ -64,7 +64,8 @@ def choose_threshold(labels: Labels, scores: Scores) -> float:
     if not _has_both(labels):
         raise ValueError("a threshold cannot be chosen from one class only")
     values = np.unique(scores)
-    middles = (values[1:] + values[:-1]) / 2
+    # The middle of two neighbouring floats rounds to one of them; it must stay above the lower.
+    middles = np.maximum((values[1:] + values[:-1]) / 2, np.nextafter(values[:-1], np.inf))
     candidates = np.concatenate([[values[0]], middles, [np.nextafter(values[-1], np.inf)]])
     fakes, reals = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
     found = 1 - np.searchsorted(fakes, candidates, side="left") / len(fakes)

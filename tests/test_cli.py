@@ -356,17 +356,8 @@ def test_frames_of_a_video_are_chosen_by_options_and_kept_with_the_crops(
     expected = {"frames": None, "fps": None, "every": 2, "mode": "keyframes", "max_frames": 9}
     assert sampling == expected
     faces = tmp_path / "faces.csv"
-    words = [
-        "--output",
-        tmp_path / "s.csv",
-        "--faces",
-        faces,
-        "--frames",
-        "3",
-        "--aggregate",
-        "max",
-    ]
-    assert predict(clip, trained, *words) == 0
+    outputs = ["--output", tmp_path / "s.csv", "--faces", faces]
+    assert predict(clip, trained, *outputs, "--frames", "3", "--aggregate", "max") == 0
     frames = read_csv(faces, ["frame", "p_fake"])
     assert len(frames) == 3
     (row,) = read_csv(tmp_path / "s.csv", ["p_fake", "reason"])

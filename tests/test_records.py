@@ -27,6 +27,7 @@ def test_presets_name_themselves_and_survive_json(name: str) -> None:
     spec = CropSpec.from_preset(name)
     assert spec.preset == name
     assert CropSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    # On its way into a worker process.
     assert pickle.loads(pickle.dumps(spec)) == spec
 
 
@@ -90,7 +91,8 @@ def test_refuses_settings_out_of_range(setting: dict[str, Any]) -> None:
     [
         pytest.param({"zoom": 2}, r"unknown \['zoom'\], missing \[\]", id="unknown"),
         pytest.param({"size": 5}, "size=5; expected 16 to 2048", id="range"),
-        pytest.param({"size": "380"}, "wrong kind", id="text"),
+        pytest.param({"size": "380"}, "size='380'; expected 16 to 2048", id="text"),
+        pytest.param({"size": 380.5}, "size=380.5; expected 16 to 2048", id="fraction"),
         pytest.param({"margins": None}, "wrong kind", id="nothing"),
         pytest.param({"thresholds": ["a", "b", "c"]}, "wrong kind", id="words"),
     ],

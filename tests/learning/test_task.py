@@ -135,14 +135,19 @@ def test_logs_what_the_mining_found(crops: Path) -> None:
 
 
 def test_a_batch_without_triplets_does_no_harm(tmp_path: Path) -> None:
-    # 3 reals and 1 fake in batches of 2: some batches have no positive pair.
+    # 30 reals and 2 fakes in batches of 4: most batches hold one class only.
     counts = {"train": (30, 2), "validation": (3, 3), "test": (2, 2)}
     root = write_crop_folder(tmp_path / "crops", counts, size=32)
     task = make()
-    figures = fit(task, root, batch_size=2).callback_metrics
+    figures = fit(task, root, batch_size=4).callback_metrics
     assert all(bool(torch.isfinite(p).all()) for p in task.parameters())
-    assert float(figures["train_triplets"]) < 2
+    assert 0 < float(figures["train_triplets"]) < 2
     assert "val_auc" in figures
+
+
+def test_an_epoch_without_a_triplet_stops_the_run(crops: Path) -> None:
+    with pytest.raises(JobError, match="no batch of epoch 0 held two crops of one class"):
+        fit(make(), crops, batch_size=2)  # a triplet needs three
 
 
 @pytest.mark.parametrize("where", ["head", "late"])
