@@ -63,7 +63,7 @@ class FitClassifier(Callback):
             split: np.array([row.label for row in data.datasets[split].rows]) for split in SPLITS
         }
         groups = [row.group for row in data.datasets["train"].rows]
-        task.classifier.cpu().fit(embeddings["train"], labels["train"], groups)
+        task.classifier.fit(embeddings["train"], labels["train"], groups)
         scores = {split: task.classifier(rows).numpy() for split, rows in embeddings.items()}
         threshold = choose_threshold(labels["validation"], scores["validation"])
         metrics = {
@@ -75,7 +75,6 @@ class FitClassifier(Callback):
             "weights": f"epoch {epoch} ({self.weights})",
             "metrics": metrics,
         }
-        task.classifier.to(task.device)
         self.folder.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(self.folder / MODEL_FILE, weights_only=True)
         if trainer.is_global_zero:
@@ -89,7 +88,7 @@ class FitClassifier(Callback):
         if self.weights == "last" or not best:
             return trainer.current_epoch - 1
         content = torch.load(best, map_location="cpu", weights_only=True)
-        task.load_state_dict(content["state_dict"])
+        task.load_network(content["state_dict"])
         return int(content["epoch"])
 
 

@@ -26,7 +26,13 @@ from deepfake.learning.losses import (
 )
 from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
 
+_CLASSIFIER_PREFIX = "classifier."
 _RECENT_ROWS = 4096  # embeddings of the running epoch that the validation figures are fitted on
+
+
+def without_classifier(state: dict[str, Any]) -> dict[str, Any]:
+    """The part of a checkpoint's ``state_dict`` that Lightning knows."""
+    return {key: v for key, v in state.items() if not key.startswith(_CLASSIFIER_PREFIX)}
 
 
 class TripletTask(LightningModule):
@@ -84,7 +90,9 @@ class TripletTask(LightningModule):
         self.embedder = EmbeddingModel(
             backbone, image_size, embedding_dim, dropout, pretrained, drop_path_rate, bn_momentum
         )
-        self.classifier = SVMClassifier(embedding_dim, svm_c)
+        # Kept out of the module tree, so that nobody moves it: Apple's devices have no float64,
+        # and distributed training would broadcast it at every step.
+        self._classifier = (SVMClassifier(embedding_dim, svm_c),)
         self.triplet_loss = SemiHardTripletLoss(margin)
         self.cross_entropy = (
             AuxiliaryCrossEntropy(embedding_dim) if cross_entropy_weight > 0 else None
@@ -261,6 +269,8 @@ class TripletTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add everything that a prediction needs."""
         checkpoint[KEY] = self.info
+        for name, value in self.classifier.state_dict().items():
+            checkpoint["state_dict"][f"{_CLASSIFIER_PREFIX}{name}"] = value
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with other data or another network than a checkpoint was begun with."""
@@ -278,6 +288,16 @@ class TripletTask(LightningModule):
                 "the checkpoint to resume from was trained on other crops (its manifest has "
                 f"sha256 {before[:12]}, this one {now[:12]}); start a new run"
             )
+        checkpoint["state_dict"] = without_classifier(checkpoint["state_dict"])
+
+    @property
+    def classifier(self) -> SVMClassifier:
+        """The classifier of the finished checkpoint; it lives on the CPU."""
+        return self._classifier[0]
+
+    def load_network(self, state: dict[str, Any]) -> None:
+        """Load a checkpoint's ``state_dict`` without its classifier."""
+        self.load_state_dict(without_classifier(state))
 
     @property
     def _data(self) -> CropDataModule | None:

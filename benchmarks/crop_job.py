@@ -1,0 +1,143 @@
+"""The crop job on a folder of photos, against a plain Pillow + ``facenet_pytorch.MTCNN`` loop.
+
+    python benchmarks/crop_job.py [--photos FOLDER] [--rounds 3]
+
+Both sides decode each photo, find its largest face of 20 pixels or more, cut a square around it and
+write a JPEG, in this process on one thread; ours also writes its tables and syncs every file. Gated
+on the same main face in 99 % of the photos. Then the job alone with 1 and 2 worker processes, on
+the photos many times over; the start of the workers is measured and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN as REFERENCE
+from PIL import Image
+
+from deepfake.dataset.cropping import crop_media
+from deepfake.dataset.manifest import read_manifest
+from deepfake.errors import MediaError
+from deepfake.media.discovery import discover
+from deepfake.media.images import read_image
+from deepfake.records import CropSpec
+
+_SPEC = CropSpec.from_preset("square", min_face=20, min_face_ratio=0.0, rotate_retry=False)
+Boxes = dict[str, tuple[float, ...]]
+
+
+def main() -> None:
+    """Print the ratios."""
+    data = Path(os.environ.get("DEEPFAKE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, default=data / "faces")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=40)
+    parser.add_argument("--copies", type=int, default=8, help="of each photo, for the workers")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        photos = Path(folder) / "photos"
+        count = collect(options.photos, photos, options.limit)
+        ratios, theirs, ours = [], Boxes(), Boxes()
+        for number in range(options.rounds):
+            start = time.perf_counter()
+            theirs = plain_loop(photos, Path(folder) / f"plain{number}")
+            middle = time.perf_counter()
+            ours = our_job(photos, Path(folder) / f"ours{number}", 0)
+            ratios.append((middle - start) / (time.perf_counter() - middle))
+        same = sum(agree(theirs.get(name), ours.get(name)) for name in theirs | ours)
+        asked = len(theirs | ours)
+        if same < 0.99 * asked:
+            raise SystemExit(f"not equal: the same main face on {same} of {asked} photos only")
+        print(
+            f"{count} photos, one core: x{statistics.median(ratios):.1f} "
+            f"({min(ratios):.1f}-{max(ratios):.1f}); same main face on {same} of {asked}"
+        )
+        compare_workers(photos, Path(folder), options.copies)
+
+
+def compare_workers(photos: Path, folder: Path, copies: int) -> None:
+    """The same job with one and with two workers."""
+    many, one = folder / "many", folder / "one"
+    for number in range(copies):
+        shutil.copytree(photos, many / str(number))
+    one.mkdir()
+    shutil.copy(sorted(photos.iterdir())[0], one)
+    net = {}
+    for workers in (1, 2):
+        start = time.perf_counter()
+        our_job(one, folder / f"start{workers}", workers)
+        middle = time.perf_counter()
+        our_job(many, folder / f"many{workers}", workers)
+        net[workers] = (time.perf_counter() - middle) - (middle - start)
+    print(f"1 -> 2 workers: x{net[1] / net[2]:.2f}")
+
+
+def collect(source: Path, target: Path, limit: int) -> int:
+    """Copy readable photos with a face and a longer side of 600 to 2000 px."""
+    target.mkdir()
+    detector = REFERENCE(min_face_size=40, keep_all=True)
+    chosen = []
+    for found in discover(source).sources:
+        if found.path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            continue
+        try:
+            image = read_image(found.path, found.name).image
+        except MediaError:
+            continue
+        if 600 <= max(image.shape[:2]) <= 2000 and detector.detect(image)[0] is not None:
+            chosen.append(found.path)
+    chosen = chosen[:: max(1, len(chosen) // limit)][:limit]
+    for number, path in enumerate(chosen):
+        shutil.copy(path, target / f"{number:03d}{path.suffix}")
+    return len(chosen)
+
+
+def plain_loop(photos: Path, output: Path) -> Boxes:
+    """What people write: open, detect, crop, resize, save."""
+    output.mkdir()
+    detector = REFERENCE(min_face_size=20, keep_all=True)
+    boxes = Boxes()
+    for path in sorted(photos.iterdir()):
+        image = Image.open(path).convert("RGB")
+        found, _ = detector.detect(image)
+        if found is None:
+            continue
+        x0, y0, x1, y1 = (float(value) for value in found[0])
+        side = 1.4 * max(x1 - x0, y1 - y0) / 2
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        face = image.crop((round(x - side), round(y - side), round(x + side), round(y + side)))
+        face.resize((380, 380), Image.Resampling.BILINEAR).save(output / f"{path.stem}.jpg")
+        boxes[path.name] = (x0, y0, x1, y1)
+    return boxes
+
+
+def our_job(photos: Path, output: Path, workers: int) -> Boxes:
+    """The crop job of this package."""
+    crop_media(str(photos), output, _SPEC, workers=workers, quiet=True)
+    names = {source.id: source.name for source in discover(photos).sources}
+    return {names[row.source]: row.box_xyxy for row in read_manifest(output).rows}
+
+
+def agree(one: tuple[float, ...] | None, other: tuple[float, ...] | None) -> bool:
+    """Whether two boxes mean the same face."""
+    if one is None or other is None:
+        return False
+    a, b = np.array(one), np.array(other)
+    shared = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+    return bool(shared > 0.5 * min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])))
+
+
+if __name__ == "__main__":
+    main()
