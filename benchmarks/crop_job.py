@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import torch
 from facenet_pytorch import MTCNN as REFERENCE
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import read_manifest
@@ -110,7 +110,7 @@ def plain_loop(photos: Path, output: Path) -> Boxes:
     detector = REFERENCE(min_face_size=20, keep_all=True)
     boxes = Boxes()
     for path in sorted(photos.iterdir()):
-        image = Image.open(path).convert("RGB")
+        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         found, _ = detector.detect(image)
         if found is None:
             continue

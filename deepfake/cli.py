@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
+_JOURNAL_SUFFIX = ".partial"  # as in inference.journal, which would import much
 
 _TOP_HELP = """\
 usage: deepfake COMMAND ...
@@ -196,7 +197,8 @@ def predict(argv: Sequence[str] | None = None) -> int:
         "one row per input, in input order.",
         epilog="""\
 A file without an answer has a status (no_face, too_small, unreadable), a reason and an empty
-p_fake; it is never guessed and never left out.
+p_fake; it is never guessed and never left out. Killed at any instant, the same command goes on
+where it stopped (answers so far lie in OUTPUT.partial until the table is written).
 
 examples:
   python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
@@ -238,16 +240,17 @@ examples:
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
     _add_media_options(parser)
     options = parser.parse_args(argv)
-    return _run(lambda: _predict(options), "nothing was written")
+    return _run(lambda: _predict(options), "run the same command again to go on")
 
 
 def _predict(options: argparse.Namespace) -> int:
     outputs = _choose_outputs(options)
     from deepfake.dataset.layouts import list_inputs
+    from deepfake.inference.journal import Journal
     from deepfake.inference.predictor import Predictor
     from deepfake.inference.results import count, fill_submission, format_faces, format_scores
     from deepfake.learning.checkpoint import load_checkpoint
-    from deepfake.progress import track
+    from deepfake.progress import Progress
     from deepfake.storage import write_atomic
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
@@ -262,7 +265,25 @@ def _predict(options: argparse.Namespace) -> int:
         sampling=_choose_sampling(options, checkpoint.sampling),
         aggregation=options.aggregate,
     )
-    scores = list(track(predictor.score(sources), total=len(sources), quiet=options.quiet))
+    scores, journal = [], None
+    if options.output != "-":
+        settings = {
+            "checkpoint_sha256": checkpoint.sha256,
+            "sampling": predictor.sampling.to_dict(),
+            "aggregate": options.aggregate,
+            "device": predictor.device.type,
+            "batch_size": options.batch_size,
+            "max_pixels": options.max_pixels,
+        }
+        journal = Journal(Path(options.output), settings, sources)
+        scores = journal.open()
+    answered = len(scores)
+    with Progress(len(sources), answered, options.quiet) as progress:
+        for batch in predictor.score_batches(sources[answered:]):
+            scores += batch
+            progress.advance(len(batch))
+            if journal is not None:
+                journal.append(batch)
     totals = count(scores)
     lines = [str(totals)]
     if skipped:
@@ -290,6 +311,8 @@ def _predict(options: argparse.Namespace) -> int:
         lines[0] += f" -> {options.output}"
     for path, text in texts.items():
         write_atomic(path, text)
+    if journal is not None:
+        journal.remove()
     stream = sys.stderr if options.output == "-" else sys.stdout
     stream.write("\n".join(lines) + "\n")
     return _answer_code(totals.answers, totals.inputs, options.strict)
@@ -298,6 +321,8 @@ def _predict(options: argparse.Namespace) -> int:
 def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
     """All files that will be written; refuse before any work what could not be written after."""
     outputs = {} if options.output == "-" else {"output": Path(options.output)}
+    # A killed job may have written some of its tables already.
+    goes_on = options.output != "-" and Path(f"{options.output}{_JOURNAL_SUFFIX}").exists()
     if options.faces is not None:
         outputs["faces"] = options.faces
     if options.submission is not None:
@@ -316,7 +341,7 @@ def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
     for name, path in outputs.items():
         if not path.parent.is_dir():
             raise UsageError(f"--{name} {path}: there is no folder {path.parent}")
-        if path.exists() and not options.overwrite:
+        if path.exists() and not options.overwrite and not goes_on:
             raise UsageError(f"--{name} {path} exists; name another file or pass --overwrite")
     return outputs
 

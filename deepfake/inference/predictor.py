@@ -108,6 +108,15 @@ class Predictor:
 
     def score(self, sources: Iterable[Source]) -> Iterator[MediaScore]:
         """Score sources that discovery has found, lazily and in order."""
+        for batch in self.score_batches(sources):
+            yield from batch
+
+    def score_batches(self, sources: Iterable[Source]) -> Iterator[list[MediaScore]]:
+        """The same, in the groups of files whose faces go through the network together.
+
+        Which files form a group depends on the files alone: a job that starts again after a group
+        goes on with the groups that it would have had.
+        """
         held: list[tuple[Source, Extraction]] = []
         faces = 0
         extractions = iter_extractions(
@@ -124,16 +133,19 @@ class Predictor:
                 faces += len(extraction.crops)
                 # Files without faces fill no batch; they must not pile up either.
                 if faces >= self.batch_size or len(held) >= 4 * self.batch_size:
-                    yield from self._score_held(held)
+                    yield self._score_held(held)
                     held, faces = [], 0
-        yield from self._score_held(held)
+        if held:
+            yield self._score_held(held)
 
-    def _score_held(self, held: list[tuple[Source, Extraction]]) -> Iterator[MediaScore]:
+    def _score_held(self, held: list[tuple[Source, Extraction]]) -> list[MediaScore]:
         crops = [crop for _, extraction in held for crop in extraction.crops]
         scores = iter(self._score_crops(crops))
+        answers = []
         for source, extraction in held:
             faces = tuple(_face_score(crop, next(scores)) for crop in extraction.crops)
-            yield self._answer(source, extraction, faces)
+            answers.append(self._answer(source, extraction, faces))
+        return answers
 
     def _answer(
         self, source: Source, extraction: Extraction, faces: tuple[FaceScore, ...]

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deepfake import cli
+from deepfake.errors import UsageError
+from deepfake.inference.journal import Journal, journal_path
+from deepfake.media.discovery import list_sources
+from deepfake.records import FaceScore, MediaScore, Source, Status
+from tests.conftest import Trained
+
+ROOT = Path(__file__).parents[2]
+FACE = FaceScore(3, 0.12, 0, (1.25, 2.0, 30.5, 40.0), 0.987654321, 0.1 + 0.2)
+BATCHES = [
+    [
+        MediaScore(
+            "a\udcff.jpg",
+            Status.OK,
+            "",
+            0.1 + 0.2,
+            "real",
+            0.5,
+            1,
+            (1.25, 2.0, 30.5, 40.0),
+            (FACE,),
+        )
+    ],
+    [
+        MediaScore("b\n.jpg", Status.NO_FACE, "no_face: none", None, None, 0.5, 0),
+        MediaScore("c.jpg", Status.UNREADABLE, "io_error: gone", None, None, 0.5, 0),
+    ],
+]
+ALL = [score for batch in BATCHES for score in batch]
+
+
+def sources(folder: Path) -> tuple[Source, ...]:
+    return list_sources(["a.jpg", "b.jpg", "c.jpg"], folder)
+
+
+def journal(folder: Path, **settings: object) -> Journal:
+    return Journal(folder / "s.csv", {"batch_size": 2, **settings}, sources(folder))
+
+
+def filled(folder: Path) -> Path:
+    begun = journal(folder)
+    assert begun.open() == []
+    for batch in BATCHES:
+        begun.append(batch)
+    return begun.path
+
+
+def test_answers_come_back_as_they_were(tmp_path: Path) -> None:
+    assert filled(tmp_path) == journal_path(tmp_path / "s.csv") == tmp_path / "s.csv.partial"
+    assert journal(tmp_path).open() == ALL
+
+
+def test_cut_off_anywhere_whole_batches_stand(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    content = path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        answers = journal(tmp_path).open()
+        assert answers in ([], ALL[:1])
+        journal(tmp_path).append(ALL[len(answers) :])
+        assert journal(tmp_path).open() == ALL
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 3}, "begun with batch_size=2, now it is 3"),
+        ({"checkpoint_sha256": "f"}, "begun with checkpoint_sha256=None, now it is 'f'"),
+    ],
+    ids=["changed", "new"],
+)
+def test_another_jobs_answers_are_refused(
+    settings: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    filled(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        journal(tmp_path, **settings).open()
+
+
+def test_changed_inputs_are_noticed(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / "b.jpg").write_bytes(b"now it is there")
+    with pytest.raises(UsageError, match="is of another job: it was begun with inputs_sha256"):
+        journal(tmp_path).open()
+
+
+def test_removed_when_all_is_written(tmp_path: Path) -> None:
+    filled(tmp_path)
+    journal(tmp_path).remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_killed_and_started_again_gives_the_same_bytes(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """A real process, SIGKILL as soon as some answers are kept, then the same command again."""
+
+    def words(name: str) -> list[str]:
+        options = ["--checkpoint", str(trained.checkpoint), "--output", str(tmp_path / name)]
+        options += ["--faces", str(tmp_path / f"faces-{name}"), "--batch-size", "2"]
+        return [str(trained.photos), *options, "--workers", "1", "--device", "cpu", "--quiet"]
+
+    assert cli.predict(words("clean.csv")) == 0
+    command = [sys.executable, str(ROOT / "predict.py"), *words("killed.csv")]
+    partial = journal_path(tmp_path / "killed.csv")
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 120
+    while not (partial.exists() and partial.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed.csv").exists()
+    kept = sum(len(json.loads(line)) for line in partial.read_text().splitlines()[1:-1])
+    assert 0 < kept < 48
+    assert cli.predict(words("killed.csv")) == 0
+    assert not partial.exists()
+    for name in ("", "faces-"):
+        clean, killed = tmp_path / f"{name}clean.csv", tmp_path / f"{name}killed.csv"
+        assert killed.read_bytes() == clean.read_bytes()
