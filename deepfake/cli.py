@@ -231,7 +231,7 @@ examples:
     )
     parser.add_argument(
         "--aggregate",
-        choices=["mean", "median", "top", "confident", "max"],
+        choices=["mean", "median", "top", "confident", "max", "tracks"],
         default="mean",
         help="how the frames of a video make its score (default %(default)s)",
     )

@@ -171,7 +171,17 @@ class Extraction:
 
 @dataclass(frozen=True, slots=True)
 class FaceScore:
-    """The score of one face crop, for the per-face table."""
+    """The score of one face crop, for the per-face table.
+
+    Args:
+        frame_index: Frame of the file.
+        time_s: Time of that frame in seconds.
+        face_index: 0 = largest face of the frame.
+        box_xyxy: Its box in pixels of the frame.
+        confidence: The detector's.
+        p_fake: Its score.
+        track: Faces of one person across the frames share a number.
+    """
 
     frame_index: int
     time_s: float
@@ -179,6 +189,7 @@ class FaceScore:
     box_xyxy: tuple[float, float, float, float]
     confidence: float
     p_fake: float
+    track: int = 0
 
 
 @dataclass(frozen=True, slots=True)

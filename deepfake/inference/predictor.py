@@ -19,7 +19,8 @@ from torch import Tensor
 from deepfake.errors import UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions
-from deepfake.inference.aggregation import AGGREGATIONS, DEFAULT_AGGREGATION, aggregate
+from deepfake.inference.aggregation import DEFAULT_AGGREGATION, POLICIES, aggregate
+from deepfake.inference.tracking import Box, link_tracks
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.media.images import MAX_PIXELS
@@ -47,7 +48,7 @@ class Predictor:
         timeout_s: Longest time for one file in seconds; needs ``workers``.
         max_pixels: Larger pictures are ``unreadable``.
         sampling: Which frames of a video; by default as the training crops were sampled.
-        aggregation: How the frames of a file make its score, a name of ``AGGREGATIONS``.
+        aggregation: How the frames of a file make its score, a name of ``POLICIES``.
 
     Raises:
         UsageError: If the device does not exist or a setting is out of range.
@@ -66,8 +67,8 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}; expected 1 or more")
-        if aggregation not in AGGREGATIONS:
-            raise UsageError(f"no aggregation {aggregation!r}; there are {', '.join(AGGREGATIONS)}")
+        if aggregation not in POLICIES:
+            raise UsageError(f"no aggregation {aggregation!r}; there are {', '.join(POLICIES)}")
         self.checkpoint = checkpoint
         self.device = choose_device(device)
         self.batch_size, self.workers, self.timeout_s = batch_size, workers, timeout_s
@@ -143,7 +144,20 @@ class Predictor:
         scores = iter(self._score_crops(crops))
         answers = []
         for source, extraction in held:
-            faces = tuple(_face_score(crop, next(scores)) for crop in extraction.crops)
+            boxes = [_box_of(crop) for crop in extraction.crops]
+            tracks = link_tracks([crop.frame_index for crop in extraction.crops], boxes)
+            faces = tuple(
+                FaceScore(
+                    frame_index=crop.frame_index,
+                    time_s=crop.time_s,
+                    face_index=crop.face_index,
+                    box_xyxy=box,
+                    confidence=crop.face.confidence,
+                    p_fake=next(scores),
+                    track=track,
+                )
+                for crop, box, track in zip(extraction.crops, boxes, tracks, strict=True)
+            )
             answers.append(self._answer(source, extraction, faces))
         return answers
 
@@ -215,13 +229,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _face_score(crop: FaceCrop, p_fake: float) -> FaceScore:
+def _box_of(crop: FaceCrop) -> Box:
     x0, y0, x1, y1 = (float(value) for value in crop.face.box_xyxy)
-    return FaceScore(
-        frame_index=crop.frame_index,
-        time_s=crop.time_s,
-        face_index=crop.face_index,
-        box_xyxy=(x0, y0, x1, y1),
-        confidence=crop.face.confidence,
-        p_fake=p_fake,
-    )
+    return (x0, y0, x1, y1)

@@ -22,7 +22,7 @@ SCORE_COLUMNS = (
     *("x0", "y0", "x1", "y1", "path_uri"),
 )
 FACE_COLUMNS = (
-    *("path", "frame", "time_s", "face", "p_fake", "confidence", "x0", "y0", "x1", "y1"),
+    *("path", "frame", "time_s", "face", "track", "p_fake", "confidence", "x0", "y0", "x1", "y1"),
 )
 _SAMPLE_PATH_COLUMNS = ("path", "id", "filename", "file", "name", "image", "image_id")
 
@@ -70,7 +70,7 @@ def format_faces(scores: Iterable[MediaScore]) -> str:
         (
             [
                 *(display_name(score.path), face.frame_index, f"{face.time_s:.6f}"),
-                *(face.face_index, f"{face.p_fake:.6f}", f"{face.confidence:.6f}"),
+                *(face.face_index, face.track, f"{face.p_fake:.6f}", f"{face.confidence:.6f}"),
                 *(f"{value:.2f}" for value in face.box_xyxy),
             ]
             for score in scores

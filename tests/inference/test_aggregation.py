@@ -69,3 +69,28 @@ def test_top_mean_takes_a_quarter_rounded_up() -> None:
 def test_unknown_policy() -> None:
     with pytest.raises(ValueError, match="no aggregation 'mode'; there are mean, median"):
         aggregate([], "mode")
+
+
+def person(track: int, frames: range, p_fake: float) -> list[FaceScore]:
+    return [
+        FaceScore(frame, 0.0, track, (0.0, 0.0, 1.0, 1.0), 0.99, p_fake, track) for frame in frames
+    ]
+
+
+def test_tracks_take_the_most_fake_person() -> None:
+    faces = person(0, range(8), 0.1) + person(1, range(8), 0.6)
+    assert aggregate(faces, "tracks") == pytest.approx(0.6)
+    assert aggregate(faces[:8], "tracks") == pytest.approx(0.1)
+
+
+def test_tracks_ignore_a_face_that_flashes_up() -> None:
+    faces = person(0, range(8), 0.1) + person(1, range(1), 0.99)
+    assert aggregate(faces, "tracks") == pytest.approx(0.1)
+    assert aggregate(faces, "max") == pytest.approx(0.99)
+    # Where everybody only flashes up, all of them count.
+    short = [face for track in range(6) for face in person(track, range(track, track + 1), 0.3)]
+    assert aggregate(short, "tracks") == pytest.approx(0.3)
+
+
+def test_tracks_without_a_face() -> None:
+    assert aggregate([], "tracks") is None

@@ -87,8 +87,8 @@ def test_faces_have_a_row_each() -> None:
     header, *lines = format_faces(scores).splitlines()
     assert header == ",".join(FACE_COLUMNS)
     assert lines == [
-        r"a\n.jpg,0,0.000000,0,0.200000,0.990000,0.00,1.00,20.00,30.50",
-        r"a\n.jpg,0,0.000000,1,0.800000,0.990000,0.00,1.00,20.00,30.50",
+        r"a\n.jpg,0,0.000000,0,0,0.200000,0.990000,0.00,1.00,20.00,30.50",
+        r"a\n.jpg,0,0.000000,1,0,0.800000,0.990000,0.00,1.00,20.00,30.50",
     ]
 
 
