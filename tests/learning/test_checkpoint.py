@@ -126,7 +126,8 @@ def test_reads_what_it_remembers_without_building_a_network(
     assert info["hyper_parameters"]["embedding_dim"] == 16
     assert info["threshold"] == torch.load(run.model, weights_only=True)[KEY]["threshold"]
     assert info["global_step"] == 4
-    state = run.task.state_dict().values()
+    parts = (run.task, run.task.classifier)
+    state = [value for part in parts for value in part.state_dict().values()]
     assert info["n_parameters"] == sum(value.numel() for value in state)
 
 

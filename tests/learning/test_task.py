@@ -190,7 +190,7 @@ def test_forward_embeds() -> None:
 def test_refuses_to_go_on_with_other_crops() -> None:
     task = make()
     task.info = {"manifest_sha256": "a" * 64}
-    task.on_load_checkpoint({KEY: {"manifest_sha256": "a" * 64}})
+    task.on_load_checkpoint({KEY: {"manifest_sha256": "a" * 64}, "state_dict": {}})
     with pytest.raises(UsageError, match=r"trained on other crops .*sha256 bbbbbbbbbbbb, this one"):
         task.on_load_checkpoint({KEY: {"manifest_sha256": "b" * 64}})
 
