@@ -274,6 +274,8 @@ def _predict(options: argparse.Namespace) -> int:
             "device": predictor.device.type,
             "batch_size": options.batch_size,
             "max_pixels": options.max_pixels,
+            # A job that goes on may replace its own tables, and no others.
+            "tables": {name: str(path.resolve()) for name, path in outputs.items()},
         }
         journal = Journal(Path(options.output), settings, sources)
         scores = journal.open()

@@ -131,3 +131,25 @@ def test_predict_killed_and_started_again_gives_the_same_bytes(
     for name in ("", "faces-"):
         clean, killed = tmp_path / f"{name}clean.csv", tmp_path / f"{name}killed.csv"
         assert killed.read_bytes() == clean.read_bytes()
+
+
+def test_a_job_that_goes_on_replaces_no_file_but_its_own(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = str(next(trained.photos.rglob("*.png")))
+    output, precious = tmp_path / "s.csv", tmp_path / "precious.csv"
+    words = [photo, "--checkpoint", str(trained.checkpoint), "--output", str(output)]
+    words += ["--workers", "0", "--device", "cpu", "--quiet"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deepfake.storage.write_atomic", stop)
+        assert cli.predict(words) == 130
+    assert journal_path(output).exists()
+    precious.write_text("precious")
+    assert cli.predict([*words, "--faces", str(precious)]) == 2
+    assert "is of another job: it was begun with tables=" in capsys.readouterr().err
+    assert precious.read_text() == "precious"
+    assert cli.predict(words) == 0
+
+
+def stop(path: Path, data: str) -> None:
+    raise KeyboardInterrupt
