@@ -575,6 +575,11 @@ def _is_shorter_than_announced(file: BinaryIO) -> bool:
     brands = _read_brands(head)
     if not brands & (_AVIF_BRANDS | _HEIF_BRANDS):
         return False
+    return are_boxes_cut(file, n_bytes)
+
+
+def are_boxes_cut(file: BinaryIO, n_bytes: int) -> bool:
+    """Whether a file of ISO boxes (MP4, MOV, AVIF, HEIC) ends inside of a box."""
     position = 0
     while position < n_bytes:
         file.seek(position)

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
 from deepfake.media.clips import Clip, choose_frames, snap_to_nearest
-from deepfake.media.images import MAX_PIXELS, one_line, open_regular_file
+from deepfake.media.images import MAX_PIXELS, are_boxes_cut, one_line, open_regular_file
 from deepfake.records import Frame, Sampling
 
 MAX_PACKETS = 2_000_000
@@ -394,16 +394,7 @@ def _is_cut(file: BinaryIO) -> bool:
         return _matroska_end(head) > n_bytes
     if head[4:8] not in _BOXES:
         return False
-    position = 0
-    while position < n_bytes:
-        file.seek(position)
-        box = file.read(16)
-        size = int.from_bytes(box[:4], "big")
-        if size == 0:
-            return False
-        # Size 1 stands for a 64-bit size behind the name; the least a box can have is 8 bytes.
-        position += max(8, int.from_bytes(box[8:16], "big") if size == 1 else size)
-    return position > n_bytes
+    return are_boxes_cut(file, n_bytes)
 
 
 def _matroska_end(head: bytes) -> int:
