@@ -14,7 +14,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,7 +25,11 @@ from deepfake import __version__
 from deepfake.errors import DeepfakeError, UsageError
 
 if TYPE_CHECKING:
-    from deepfake.records import CropSpec, Sampling
+    from deepfake.dataset.parts import Part
+    from deepfake.inference.journal import Journal
+    from deepfake.inference.predictor import Predictor
+    from deepfake.inference.results import Totals
+    from deepfake.records import CropSpec, MediaScore, Sampling, Source
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
@@ -42,6 +47,8 @@ commands, with an example of each:
              deepfake train --config configs/default.yaml --data.root crops/
   predict  score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
+  merge    put together what several machines cropped or predicted with --shard
+             deepfake merge scores.csv part1.csv part2.csv
   info     show what a checkpoint holds
              deepfake info model.ckpt
   demo     all of it, offline, in a minute or two
@@ -108,7 +115,8 @@ def _hint(word: str, known: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``deepfake`` command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"crop": crop, "train": train, "predict": predict, "info": info, "demo": demo}
+    commands = {"crop": crop, "train": train, "predict": predict}
+    commands |= {"merge": merge, "info": info, "demo": demo}
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_TOP_HELP)
         return EXIT_OK if arguments else EXIT_USAGE
@@ -137,6 +145,7 @@ examples:
   python crop.py labels.csv crops/ --size 224 --workers 4
   python crop.py photos/ crops/ --preset dacon
   python crop.py videos/ crops/ --fps 1 --timeout 300
+  python crop.py photos/ part2/ --shard 2/4      then: deepfake merge crops/ part1/ part2/ ...
 """,
     )
     parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
@@ -163,13 +172,15 @@ examples:
     )
     parser.add_argument("--require-labels", action="store_true", help="refuse input without labels")
     _add_media_options(parser)
-    parser.add_argument("--shard-size", type=int, default=256, help=argparse.SUPPRESS)
+    _add_shard_option(parser)
+    parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
 
     def job() -> int:
         from deepfake.dataset.cropping import crop_media
         from deepfake.records import Sampling, Status
 
+        part = _choose_part(options)
         report = crop_media(
             options.input,
             options.output,
@@ -178,13 +189,15 @@ examples:
             timeout_s=options.timeout,
             max_pixels=options.max_pixels,
             sampling=_choose_sampling(options, Sampling()),
+            part=part,
             shard_size=options.shard_size,
             follow_links=options.follow_links,
             require_labels=options.require_labels,
             quiet=options.quiet,
         )
         sys.stdout.write(f"{report}\n")
-        return _answer_code(report.statuses[Status.OK.value], report.inputs, options.strict)
+        answered = report.statuses[Status.OK.value]
+        return _answer_code(answered, report.inputs, options.strict, part is not None)
 
     return _run(job, "run the same command again to go on")
 
@@ -206,29 +219,14 @@ examples:
   python predict.py clip.mp4 --checkpoint model.ckpt --output clip.csv --faces frames.csv
   python predict.py test/ --checkpoint model.ckpt --output scores.csv \\
       --submission sample_submission.csv
+  python predict.py photos/ --checkpoint model.ckpt --output part2.csv --shard 2/4
+      then: deepfake merge scores.csv part1.csv part2.csv ...
 """,
     )
     parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
     parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
     parser.add_argument("--output", required=True, help="CSV to write; - for standard output")
-    parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
-    parser.add_argument(
-        "--submission", type=Path, help="sample of a contest; its y column is filled"
-    )
-    parser.add_argument(
-        "--submission-output", type=Path, help="filled sample (default: submission.csv by OUTPUT)"
-    )
-    parser.add_argument(
-        "--submission-value",
-        choices=["p_fake", "label"],
-        default="p_fake",
-        help="what to write into y: the probability, or 1 = fake, 0 = real (default %(default)s)",
-    )
-    parser.add_argument(
-        "--no-answer",
-        type=float,
-        help="y of a row without an answer (default: share of fakes in the training crops)",
-    )
+    _add_table_options(parser)
     parser.add_argument(
         "--aggregate",
         choices=["mean", "median", "top", "confident", "max", "tracks"],
@@ -237,21 +235,26 @@ examples:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--batch-size", type=int, default=32, help="faces per call of the network")
-    parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
     _add_media_options(parser)
+    _add_shard_option(parser)
     options = parser.parse_args(argv)
     return _run(lambda: _predict(options), "run the same command again to go on")
 
 
 def _predict(options: argparse.Namespace) -> int:
+    part = _choose_part(options)
+    if part is not None and options.output == "-":
+        raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
+    if part is not None and options.submission is not None:
+        raise UsageError("--submission is filled from all parts: give it to deepfake merge")
     outputs = _choose_outputs(options)
+    _refuse_existing(outputs, options)
     from deepfake.dataset.layouts import list_inputs
     from deepfake.inference.journal import Journal
     from deepfake.inference.predictor import Predictor
-    from deepfake.inference.results import count, fill_submission, format_faces, format_scores
+    from deepfake.inference.results import format_scores
     from deepfake.learning.checkpoint import load_checkpoint
-    from deepfake.progress import Progress
-    from deepfake.storage import write_atomic
+    from deepfake.storage import sync_file
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
     checkpoint = load_checkpoint(options.checkpoint)
@@ -265,66 +268,159 @@ def _predict(options: argparse.Namespace) -> int:
         sampling=_choose_sampling(options, checkpoint.sampling),
         aggregation=options.aggregate,
     )
-    scores, journal = [], None
-    if options.output != "-":
-        settings = {
-            "checkpoint_sha256": checkpoint.sha256,
-            "sampling": predictor.sampling.to_dict(),
-            "aggregate": options.aggregate,
-            "device": predictor.device.type,
-            "batch_size": options.batch_size,
-            "max_pixels": options.max_pixels,
-            # A job that goes on may replace its own tables, and no others.
-            "tables": {name: str(path.resolve()) for name, path in outputs.items()},
-        }
-        journal = Journal(Path(options.output), settings, sources)
-        scores = journal.open()
-    answered = len(scores)
-    with Progress(len(sources), answered, options.quiet) as progress:
-        for batch in predictor.score_batches(sources[answered:]):
-            scores += batch
-            progress.advance(len(batch))
-            if journal is not None:
-                journal.append(batch)
-    totals = count(scores)
-    lines = [str(totals)]
+    trained_on = checkpoint.info["counts"]["train"]
+    settings = {
+        "checkpoint_sha256": checkpoint.sha256,
+        "prior": trained_on["fake"] / sum(trained_on.values()),
+        "sampling": predictor.sampling.to_dict(),
+        "aggregate": options.aggregate,
+        "device": predictor.device.type,
+        "batch_size": options.batch_size,
+        "max_pixels": options.max_pixels,
+        # A job that goes on may replace its own tables, and no others.
+        "tables": {name: str(path.resolve()) for name, path in outputs.items()},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        # What goes to standard output has no place for its journal, and cannot go on either.
+        kept = Path(folder, "rows") if options.output == "-" else Path(options.output)
+        journal = Journal(kept, settings, sources, part)
+        answers = _iter_answers(predictor, sources, journal, options.quiet)
+        if options.output == "-":
+            sys.stdout.writelines(format_scores(answers))
+        else:
+            for _ in answers:
+                pass
+        totals, lines = _write_tables(options, outputs, journal.scores, settings["prior"])
+        # Of a part, the journal is what is merged.
+        journal.remove() if part is None else sync_file(journal.path)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
-    texts = {}
-    if options.submission is not None:
-        trained_on = predictor.checkpoint.info["counts"]["train"]
-        prior = trained_on["fake"] / sum(trained_on.values())
+    stream = sys.stderr if options.output == "-" else sys.stdout
+    stream.write("\n".join(lines) + "\n")
+    return _answer_code(totals.answers, totals.inputs, options.strict, part is not None)
+
+
+def _iter_answers(
+    predictor: Predictor, sources: Sequence[Source], journal: Journal, quiet: bool
+) -> Iterator[MediaScore]:
+    """Answer what the journal has not yet, and keep it there before anybody sees it."""
+    from deepfake.progress import Progress
+
+    answered = journal.open()
+    first = journal.inputs.start + answered
+    todo = sources[first : journal.inputs.stop]
+    with Progress(len(journal.inputs), answered, quiet) as progress:
+        for batch in predictor.score_batches(todo, journal.block_size, first):
+            journal.append(batch)
+            progress.advance(len(batch))
+            yield from batch
+
+
+def _write_tables(
+    options: argparse.Namespace,
+    outputs: dict[str, Path],
+    scores: Callable[[], Iterable[MediaScore]],
+    prior: float,
+    refuse_other: bool = False,
+) -> tuple[Totals, list[str]]:
+    """Write all tables, reading the answers once for each; say what they come to.
+
+    With ``refuse_other``, a table that exists must already hold what would be written.
+    """
+    from deepfake.inference.results import count, fill_submission, format_faces, format_scores
+    from deepfake.storage import holds, write_stream
+
+    totals = count(scores())
+    lines = [str(totals) + (f" -> {outputs['output']}" if "output" in outputs else "")]
+    tables: dict[Path, Callable[[], Iterable[str]]] = {}
+    if "submission" in outputs:
         fallback = prior if options.no_answer is None else options.no_answer
-        filled = fill_submission(options.submission, scores, fallback, options.submission_value)
-        texts[outputs["submission"]] = filled.text
+        filled = fill_submission(options.submission, scores(), fallback, options.submission_value)
+        tables[outputs["submission"]] = lambda: [filled.text]
         total = filled.answered + filled.without_answer + filled.without_file
         lines.append(
             f"{total:,} submission rows = {filled.answered:,} scored + "
             f"{filled.without_answer:,} without an answer + {filled.without_file:,} that name no "
             f"input -> {outputs['submission']}; rows without a score got {fallback:g}"
         )
-    if options.faces is not None:
-        texts[options.faces] = format_faces(scores)
+    if "faces" in outputs:
+        tables[outputs["faces"]] = lambda: format_faces(scores())
+    if "output" in outputs:
+        tables[outputs["output"]] = lambda: format_scores(scores())
+
+    def content(path: Path) -> Iterator[bytes]:
+        return (line.encode() for line in tables[path]())
+
+    standing = [path for path in tables if refuse_other and path.exists()]
+    for path in standing:
+        if not holds(path, content(path)):
+            raise UsageError(
+                f"{path} exists and holds something else; name another file or pass --overwrite"
+            )
+    for path in tables:
+        if path not in standing:
+            write_stream(path, content(path))
+    return totals, lines
+
+
+def merge(argv: Sequence[str] | None = None) -> int:
+    """Put parts together: ``deepfake merge OUTPUT PART...``."""
+    parser = _Parser(
+        prog="deepfake merge",
+        description="Put together what several machines cropped or predicted with --shard, to\n"
+        "the very bytes of the undivided job. Parts may come in any order; all must be there,\n"
+        "finished, and of the same job. They are only read. Killed at any instant, run it again.",
+        epilog="""\
+A part of crop is its folder; a part of predict is its CSV, beside which lies the .partial file
+that everything is merged from.
+
+examples:
+  deepfake merge crops/ parts/*/
+  deepfake merge scores.csv parts/*.csv --faces faces.csv
+""",
+    )
+    parser.add_argument("output", help="crop folder or CSV to write")
+    parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="of all machines")
+    _add_table_options(parser)
+    _add_strict_option(parser)
+    options = parser.parse_args(argv)
+    return _run(lambda: _merge(options), "run the same command again to go on")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    folders = [path for path in options.parts if path.is_dir()]
+    if len(folders) == len(options.parts):
+        if options.faces is not None or options.submission is not None or options.overwrite:
+            raise UsageError("--faces, --submission and --overwrite are for parts of predict")
+        from deepfake.dataset.merging import merge_crops
+        from deepfake.records import Status
+
+        report = merge_crops(Path(options.output), options.parts)
+        sys.stdout.write(f"{report}\n")
+        return _answer_code(report.statuses[Status.OK.value], report.inputs, options.strict)
+    if folders:
+        files = [path for path in options.parts if not path.is_dir()]
+        raise UsageError(
+            f"{folders[0]} is a folder and {files[0]} is not; parts are either all folders of crop "
+            "or all CSVs of predict"
+        )
     if options.output == "-":
-        sys.stdout.write(format_scores(scores))
-    else:
-        texts[Path(options.output)] = format_scores(scores)
-        lines[0] += f" -> {options.output}"
-    for path, text in texts.items():
-        write_atomic(path, text)
-    if journal is not None:
-        journal.remove()
-    stream = sys.stderr if options.output == "-" else sys.stdout
-    stream.write("\n".join(lines) + "\n")
+        raise UsageError("merge writes a file; name a file as OUTPUT")
+    outputs = _choose_outputs(options)
+    from deepfake.inference.merging import join_answers
+
+    answers = join_answers(options.parts)
+    totals, lines = _write_tables(
+        options, outputs, answers.scores, answers.prior, refuse_other=not options.overwrite
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
     return _answer_code(totals.answers, totals.inputs, options.strict)
 
 
 def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
     """All files that will be written; refuse before any work what could not be written after."""
     outputs = {} if options.output == "-" else {"output": Path(options.output)}
-    # A killed job may have written some of its tables already.
-    goes_on = options.output != "-" and Path(f"{options.output}{_JOURNAL_SUFFIX}").exists()
     if options.faces is not None:
         outputs["faces"] = options.faces
     if options.submission is not None:
@@ -343,9 +439,15 @@ def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
     for name, path in outputs.items():
         if not path.parent.is_dir():
             raise UsageError(f"--{name} {path}: there is no folder {path.parent}")
+    return outputs
+
+
+def _refuse_existing(outputs: dict[str, Path], options: argparse.Namespace) -> None:
+    # A killed job may have written some of its tables already.
+    goes_on = options.output != "-" and Path(f"{options.output}{_JOURNAL_SUFFIX}").exists()
+    for name, path in outputs.items():
         if path.exists() and not options.overwrite and not goes_on:
             raise UsageError(f"--{name} {path} exists; name another file or pass --overwrite")
-    return outputs
 
 
 def info(argv: Sequence[str] | None = None) -> int:
@@ -414,6 +516,28 @@ def train(argv: Sequence[str] | None = None) -> int:
     return _run(job, "go on with: --resume RUN_FOLDER")
 
 
+def _add_table_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
+    parser.add_argument(
+        "--submission", type=Path, help="sample of a contest; its y column is filled"
+    )
+    parser.add_argument(
+        "--submission-output", type=Path, help="filled sample (default: submission.csv by OUTPUT)"
+    )
+    parser.add_argument(
+        "--submission-value",
+        choices=["p_fake", "label"],
+        default="p_fake",
+        help="what to write into y: the probability, or 1 = fake, 0 = real (default %(default)s)",
+    )
+    parser.add_argument(
+        "--no-answer",
+        type=float,
+        help="y of a row without an answer (default: share of fakes in the training crops)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
+
+
 def _add_media_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
@@ -446,10 +570,26 @@ def _add_media_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--follow-links", action="store_true", help="follow symbolic links inside a folder"
     )
+    _add_strict_option(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_shard_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shard", metavar="I/N", help="do only the I-th of N parts, for deepfake merge"
+    )
+
+
+def _add_strict_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="exit with 3 if some inputs have no answer"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _choose_part(options: argparse.Namespace) -> Part | None:
+    from deepfake.dataset.parts import Part
+
+    return None if options.shard is None else Part.parse(options.shard)
 
 
 def _choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling:
@@ -512,8 +652,9 @@ def _preset_of(config: Path) -> str:
     return str(preset)
 
 
-def _answer_code(answered: int, total: int, strict: bool) -> int:
-    if answered == 0:
+def _answer_code(answered: int, total: int, strict: bool, is_part: bool = False) -> int:
+    # Whether nothing at all has an answer is only known of the whole job.
+    if answered == 0 and not is_part:
         return EXIT_NO_ANSWER
     return EXIT_INCOMPLETE if strict and answered < total else EXIT_OK
 

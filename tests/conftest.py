@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -62,6 +65,18 @@ def shared_media() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"no shared media in {folder}; name their folder with DEEPFAKE_DATA")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(options, capture_output=True).returncode:
+        pytest.skip("this process may not mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import hashlib
 import os
 import signal
 import struct
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -27,6 +28,8 @@ Picture = NDArray[np.uint8]
 
 HANG, KILL, KILL_ONCE, CUT_SHORT, NONE = "hang", "kill", "kill_once", "cut_short", "none"
 """What a hostile file does to its worker, as the first word of its name."""
+
+_CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.truncate")
 
 
 @cache
@@ -115,6 +118,33 @@ def tree_hashes(root: Path) -> dict[str, str]:
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
     }
+
+
+def run_and_die(job: Callable[[], object], event: int) -> bool:
+    """Run in a forked process that is killed just before its n-th change; whether it was."""
+    child = os.fork()
+    if child == 0:
+        changes = 0
+
+        def count(name: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal changes
+            if name == "open":
+                flags = arguments[2] if isinstance(arguments[2], int) else 0
+                if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                    return
+            elif name not in _CHANGES:
+                return
+            changes += 1
+            if changes > event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(count)
+            job()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
 
 
 def hostile_source(kind: str, number: int, folder: Path = Path()) -> Source:

@@ -11,7 +11,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import chain
 from pathlib import Path
@@ -143,32 +143,35 @@ def make_source_row(source: Source, status: Status, reason: str, faces: int) -> 
     )
 
 
-def format_manifest(rows: Iterable[CropRow]) -> str:
-    """``manifest.csv`` as text."""
-    return format_table(MANIFEST_COLUMNS, (_crop_cells(row) for row in rows))
+def format_manifest(rows: Iterable[CropRow]) -> Iterator[str]:
+    """Lines of ``manifest.csv``."""
+    return format_lines(MANIFEST_COLUMNS, (_crop_cells(row) for row in rows))
 
 
-def format_sources(rows: Iterable[SourceRow]) -> str:
-    """``sources.csv`` as text."""
+def format_sources(rows: Iterable[SourceRow]) -> Iterator[str]:
+    """Lines of ``sources.csv``."""
     cells = (
         [_label_word(value) if name == "label" else value for name, value in _named(row)]
         for row in rows
     )
-    return format_table(SOURCE_COLUMNS, cells)
+    return format_lines(SOURCE_COLUMNS, cells)
 
 
-def format_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    r"""CSV text with a header; UTF-8-safe, ``\n`` at line ends, the same bytes everywhere."""
+def format_lines(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    r"""CSV with a header, line by line; UTF-8-safe, ``\n`` at ends, the same bytes everywhere."""
     line = io.StringIO()
     # Python before 3.13 only quotes a lone \r if it is in the line terminator.
     writer = csv.writer(line, lineterminator="\r\n")
-    lines = []
     for row in chain([columns], rows):
         writer.writerow(row)
-        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+        yield line.getvalue().removesuffix("\r\n") + "\n"
         line.seek(0)
         line.truncate()
-    return "".join(lines)
+
+
+def format_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """The same as one text."""
+    return "".join(format_lines(columns, rows))
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -178,6 +181,11 @@ def read_manifest(root: Path) -> Manifest:
         UsageError: If the folder holds no finished crop job, or a table is damaged.
     """
     manifest_path, job = root / MANIFEST_FILE, read_job(root)
+    if job.get("part") is not None:
+        raise UsageError(
+            f"{root} holds part {job['part']} of a crop job; put all parts together with: "
+            "deepfake merge CROPS PART..."
+        )
     if not manifest_path.is_file():
         raise UsageError(
             f"{root} holds an unfinished crop job (no {MANIFEST_FILE}); "

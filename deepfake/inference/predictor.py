@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepfake.dataset.parts import LARGEST_BLOCK
 from deepfake.errors import UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions
@@ -112,11 +113,19 @@ class Predictor:
         for batch in self.score_batches(sources):
             yield from batch
 
-    def score_batches(self, sources: Iterable[Source]) -> Iterator[list[MediaScore]]:
+    def score_batches(
+        self, sources: Iterable[Source], block_size: int = LARGEST_BLOCK, first: int = 0
+    ) -> Iterator[list[MediaScore]]:
         """The same, in the groups of files whose faces go through the network together.
 
-        Which files form a group depends on the files alone: a job that starts again after a group
-        goes on with the groups that it would have had.
+        Which files form a group depends on the files of a block alone: a job that starts again
+        after a group, or that is given a part of the blocks, has the groups that the whole job
+        would have had, and therefore the same scores to the last digit.
+
+        Args:
+            sources: The files from number ``first`` on.
+            block_size: No group reaches beyond a multiple of this number of files.
+            first: Number of the first file in its job, counted from 0.
         """
         held: list[tuple[Source, Extraction]] = []
         faces = 0
@@ -129,11 +138,12 @@ class Predictor:
             self.sampling,
         )
         with closing(extractions):
-            for source, extraction in extractions:
+            for number, (source, extraction) in enumerate(extractions, first + 1):
                 held.append((source, extraction))
                 faces += len(extraction.crops)
                 # Files without faces fill no batch; they must not pile up either.
-                if faces >= self.batch_size or len(held) >= 4 * self.batch_size:
+                full = faces >= self.batch_size or len(held) >= 4 * self.batch_size
+                if full or number % block_size == 0:
                     yield self._score_held(held)
                     held, faces = [], 0
         if held:

@@ -51,7 +51,7 @@ def journal(folder: Path, **settings: object) -> Journal:
 
 def filled(folder: Path) -> Path:
     begun = journal(folder)
-    assert begun.open() == []
+    assert begun.open() == 0
     for batch in BATCHES:
         begun.append(batch)
     return begun.path
@@ -59,7 +59,9 @@ def filled(folder: Path) -> Path:
 
 def test_answers_come_back_as_they_were(tmp_path: Path) -> None:
     assert filled(tmp_path) == journal_path(tmp_path / "s.csv") == tmp_path / "s.csv.partial"
-    assert journal(tmp_path).open() == ALL
+    again = journal(tmp_path)
+    assert again.open() == len(ALL)
+    assert list(again.scores()) == ALL
 
 
 def test_cut_off_anywhere_whole_batches_stand(tmp_path: Path) -> None:
@@ -67,10 +69,20 @@ def test_cut_off_anywhere_whole_batches_stand(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        answers = journal(tmp_path).open()
-        assert answers in ([], ALL[:1])
-        journal(tmp_path).append(ALL[len(answers) :])
-        assert journal(tmp_path).open() == ALL
+        answered = journal(tmp_path).open()
+        assert answered in (0, 1)
+        assert list(journal(tmp_path).scores()) == ALL[:answered]
+        journal(tmp_path).append(ALL[answered:])
+        assert journal(tmp_path).open() == len(ALL)
+        assert list(journal(tmp_path).scores()) == ALL
+
+
+def test_a_hole_that_a_power_cut_left_ends_what_stands(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    *lines, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + bytes(len(last) - 1) + b"\n")
+    assert journal(tmp_path).open() == 1
+    assert path.read_bytes() == b"".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -141,15 +153,15 @@ def test_a_job_that_goes_on_replaces_no_file_but_its_own(
     words = [photo, "--checkpoint", str(trained.checkpoint), "--output", str(output)]
     words += ["--workers", "0", "--device", "cpu", "--quiet"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deepfake.storage.write_atomic", stop)
+        patch.setattr("deepfake.storage.write_stream", stop)
         assert cli.predict(words) == 130
     assert journal_path(output).exists()
     precious.write_text("precious")
     assert cli.predict([*words, "--faces", str(precious)]) == 2
-    assert "is of another job: it was begun with tables=" in capsys.readouterr().err
+    assert "is of another job: it was begun with faces=None" in capsys.readouterr().err
     assert precious.read_text() == "precious"
     assert cli.predict(words) == 0
 
 
-def stop(path: Path, data: str) -> None:
+def stop(path: Path, chunks: object) -> None:
     raise KeyboardInterrupt
