@@ -389,6 +389,9 @@ examples:
 
 
 def _merge(options: argparse.Namespace) -> int:
+    for path in options.parts:
+        if not path.exists() and not Path(f"{path}{_JOURNAL_SUFFIX}").exists():
+            raise UsageError(f"{path}: no such folder or file; name the output of every part")
     folders = [path for path in options.parts if path.is_dir()]
     if len(folders) == len(options.parts):
         if options.faces is not None or options.submission is not None or options.overwrite:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ import pytest
 from deepfake import cli
 from deepfake.errors import UsageError
 from deepfake.inference.journal import Journal, journal_path
+from deepfake.inference.predictor import Predictor
 from deepfake.media.discovery import list_sources
 from deepfake.records import FaceScore, MediaScore, Source, Status
+from deepfake.storage import no_space_is_an_error
 from tests.conftest import Trained
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +71,8 @@ def test_answers_come_back_as_they_were(tmp_path: Path) -> None:
 def test_cut_off_anywhere_whole_batches_stand(tmp_path: Path) -> None:
     path = filled(tmp_path)
     content = path.read_bytes()
-    for length in range(len(content)):
+    ends = [end + shift for end in range(len(content)) if content[end] == 10 for shift in (0, 1)]
+    for length in sorted({*range(0, len(content), 31), *ends} - {len(content)}):
         path.write_bytes(content[:length])
         answered = journal(tmp_path).open()
         assert answered in (0, 1)
@@ -143,6 +148,83 @@ def test_predict_killed_and_started_again_gives_the_same_bytes(
     for name in ("", "faces-"):
         clean, killed = tmp_path / f"{name}clean.csv", tmp_path / f"{name}killed.csv"
         assert killed.read_bytes() == clean.read_bytes()
+
+
+# A full disk
+
+
+def predict_to(trained: Trained, folder: Path) -> int:
+    options = ["--checkpoint", str(trained.checkpoint), "--output", str(folder / "s.csv")]
+    options += ["--faces", str(folder / "f.csv"), "--batch-size", "4", "--workers", "0"]
+    return cli.predict([str(trained.photos), *options, "--device", "cpu", "--quiet"])
+
+
+def read_tables(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def clean_tables(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("clean")
+    assert predict_to(trained, folder) == 0
+    return read_tables(folder)
+
+
+@pytest.mark.parametrize("room_kb", [8, 24])  # the journal does not fit; the tables do not
+def test_a_full_disk_is_survived(
+    trained: Trained,
+    clean_tables: dict[str, bytes],
+    small_disk: Path,
+    room_kb: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes((512 - room_kb) * 1024))
+    for _ in range(2):  # nor does it help to try again
+        assert predict_to(trained, small_disk) == 1
+        error = capsys.readouterr().err
+        assert "no space left while writing" in error
+        assert "free some space and run the same command again to go on" in error
+    kept = journal_path(small_disk / "s.csv").read_bytes()
+    assert kept.count(b"\n") > 1
+    ballast.unlink()
+    assert predict_to(trained, small_disk) == 0
+    assert read_tables(small_disk) == clean_tables
+
+
+def test_no_space_in_the_middle_of_a_line_is_survived(
+    trained: Trained,
+    clean_tables: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real, calls = Journal._write, 0
+
+    def write(self: Journal, content: object, mode: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= 3:
+            return real(self, content, mode)
+        with no_space_is_an_error(self.path), self.path.open(mode) as file:
+            file.write(json.dumps(content)[:40])
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Journal, "_write", write)
+    assert predict_to(trained, tmp_path) == 1
+    assert "free some space and run the same command again to go on" in capsys.readouterr().err
+    monkeypatch.undo()
+    seen: list[int] = []
+    real_score = Predictor.score_batches
+
+    def count(self: Predictor, sources: Sequence[Source], *rest: int) -> Iterator[list[MediaScore]]:
+        seen.append(len(sources))
+        return real_score(self, sources, *rest)
+
+    monkeypatch.setattr(Predictor, "score_batches", count)
+    assert predict_to(trained, tmp_path) == 0
+    assert seen == [48 - 8]  # two batches of four were finished, and are not done again
+    assert read_tables(tmp_path) == clean_tables
 
 
 def test_a_job_that_goes_on_replaces_no_file_but_its_own(
