@@ -62,11 +62,11 @@ def write_hostile(folder: Path) -> list[str]:
     (folder / "text.png").write_text("no photo\n" * 1000)
     (folder / "claims-400-megapixels").write_bytes(png_header(20_000, 20_000))
     line = zlib.compressobj(9)
-    bomb = b"".join(line.compress(bytes(1 + 3 * 9_900)) for _ in range(10_000)) + line.flush()
-    (folder / "99-megapixels").write_bytes(
-        png_header(9_900, 10_000) + chunk(b"IDAT" + bomb) + chunk(b"IEND")
+    bomb = b"".join(line.compress(bytes(1 + 3 * 6_000)) for _ in range(4_000)) + line.flush()
+    (folder / "24-megapixels").write_bytes(
+        png_header(6_000, 4_000) + chunk(b"IDAT" + bomb) + chunk(b"IEND")
     )
-    frames = [Image.new("P", (1200, 1200), number) for number in range(250)]
+    frames = [Image.new("P", (900, 900), number) for number in range(60)]
     frames[0].save(folder / "long.gif", save_all=True, append_images=frames[1:])
     write_photo(folder / "strip.png", np.zeros((2, 30_000, 3), np.uint8))
     (folder / "playlist.mp4").write_text("ffconcat version 1.0\nfile good.png\n")

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,31 @@ def test_predict_killed_and_started_again_gives_the_same_bytes(
     for name in ("", "faces-"):
         clean, killed = tmp_path / f"{name}clean.csv", tmp_path / f"{name}killed.csv"
         assert killed.read_bytes() == clean.read_bytes()
+
+
+def test_answers_do_not_pile_up(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the list of inputs may grow: twenty faces an input would be some six kilobytes more."""
+
+    def score(self: Predictor, sources: Sequence[Source], *rest: int) -> Iterator[list[MediaScore]]:
+        for source in sources:
+            faces = tuple(replace(FACE, frame_index=frame) for frame in range(20))
+            yield [MediaScore(source.name, Status.OK, "", 0.5, "real", 0.6, 20, None, faces)]
+
+    monkeypatch.setattr(Predictor, "score_batches", score)
+    peaks = []
+    for number in (100, 1100):
+        listing = tmp_path / f"{number}.txt"
+        listing.write_text("".join(f"{index:06d}.jpg\n" for index in range(number)))
+        outputs = ["--output", str(tmp_path / f"{number}.csv"), "--quiet", "--device", "cpu"]
+        outputs += ["--faces", str(tmp_path / f"f{number}.csv"), "--workers", "0"]
+        tracemalloc.start()
+        assert cli.predict([str(listing), "--checkpoint", str(trained.checkpoint), *outputs]) == 0
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert (tmp_path / f"f{number}.csv").read_text().count("\n") == 20 * number + 1
+    assert peaks[1] - peaks[0] < 2000 * 1000
 
 
 # A full disk
