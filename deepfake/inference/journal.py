@@ -89,6 +89,16 @@ def journal_path(output: Path) -> Path:
     return output.with_name(output.name + SUFFIX)
 
 
+def read_settings(output: Path) -> dict[str, Any]:
+    """What the job of an output was begun with; nothing where no job is under way."""
+    try:
+        first = journal_path(output).read_bytes().split(b"\n")[:2]
+    except FileNotFoundError:
+        return {}
+    # Without its line break it never counted.
+    return dict(json.loads(first[0])) if len(first) > 1 else {}
+
+
 def _size(path: Path) -> int | str:
     try:
         return path.stat().st_size
