@@ -69,7 +69,7 @@ def test_a_graph_equals_torch_for_any_number_of_crops(
     p_fake, embeddings = OnnxScorer(graph, 32).run(images)
     expected_p_fake, expected = TorchScorer(checkpoint, CPU, 32).run(images)
     assert p_fake.shape == (count,)
-    assert (p_fake.dtype, embeddings.dtype) == (np.float64, np.float32)
+    assert (str(p_fake.dtype), str(embeddings.dtype)) == ("float64", "float32")
     np.testing.assert_allclose(p_fake, expected_p_fake, rtol=0, atol=1e-5)
     np.testing.assert_allclose(embeddings, expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
