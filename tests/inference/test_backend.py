@@ -76,6 +76,18 @@ def test_few_faces_are_scored_by_torch_whatever_the_cache_holds(
     assert scorer_name(checkpoint, faces=20) == "torch"
 
 
+def test_the_more_threads_the_later_a_graph_pays(
+    checkpoint: Checkpoint, exports: list[Checkpoint]
+) -> None:
+    assert scorer_name(checkpoint, faces=200) == "onnx"
+    torch.set_num_threads(2)
+    try:
+        assert scorer_name(checkpoint, faces=200) == "torch"
+        assert scorer_name(checkpoint, faces=400) == "onnx"
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_many_faces_are_worth_a_graph_which_is_made_once(
     checkpoint: Checkpoint, exports: list[Checkpoint], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,6 +201,19 @@ def test_the_cache_is_by_default_in_the_home_folder(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "deepfake"
+
+
+def test_a_user_without_a_home_is_told(
+    checkpoint: Checkpoint, exports: list[Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
+    assert scorer_name(checkpoint, faces=MANY) == "torch"
+    with pytest.raises(JobError, match="no home folder to keep a graph in; set XDG_CACHE_HOME"):
+        make_scorers(checkpoint, CPU, "onnx", 32)
 
 
 # What is not there
