@@ -51,6 +51,8 @@ commands, with an example of each:
              deepfake merge scores.csv part1.csv part2.csv
   info     show what a checkpoint holds
              deepfake info model.ckpt
+  export   write a checkpoint as ONNX graph or safetensors
+             deepfake export model.ckpt --format onnx
   demo     all of it, offline, in a minute or two
              deepfake demo
 
@@ -115,8 +117,8 @@ def _hint(word: str, known: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``deepfake`` command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"crop": crop, "train": train, "predict": predict}
-    commands |= {"merge": merge, "info": info, "demo": demo}
+    commands = {"crop": crop, "train": train, "predict": predict, "merge": merge}
+    commands |= {"info": info, "export": export, "demo": demo}
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_TOP_HELP)
         return EXIT_OK if arguments else EXIT_USAGE
@@ -224,7 +226,9 @@ examples:
 """,
     )
     parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
+    )
     parser.add_argument("--output", required=True, help="CSV to write; - for standard output")
     _add_table_options(parser)
     parser.add_argument(
@@ -233,8 +237,19 @@ examples:
         default="mean",
         help="how the frames of a video make its score (default %(default)s)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--batch-size", type=int, default=32, help="faces per call of the network")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    where.add_argument(
+        "--devices", metavar="N", help="share the work: N CUDA devices, or names: cuda:0,cuda:2"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=["auto", "torch", "onnx"],
+        default="auto",
+        help="what runs the network; auto takes ONNX Runtime on a CPU where it is installed and "
+        "the job is large, or model.onnx lies beside model.ckpt (default %(default)s)",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="faces that are scored together")
     _add_media_options(parser)
     _add_shard_option(parser)
     options = parser.parse_args(argv)
@@ -250,7 +265,8 @@ def _predict(options: argparse.Namespace) -> int:
     outputs = _choose_outputs(options)
     _refuse_existing(outputs, options)
     from deepfake.dataset.layouts import list_inputs
-    from deepfake.inference.journal import Journal
+    from deepfake.inference.backend import expect_faces, parse_devices
+    from deepfake.inference.journal import Journal, read_settings
     from deepfake.inference.predictor import Predictor
     from deepfake.inference.results import format_scores
     from deepfake.learning.checkpoint import load_checkpoint
@@ -258,23 +274,31 @@ def _predict(options: argparse.Namespace) -> int:
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
     checkpoint = load_checkpoint(options.checkpoint)
+    sampling = _choose_sampling(options, checkpoint.sampling)
+    backend = options.backend
+    if backend == "auto" and options.output != "-":
+        # A job that goes on does so with what it was begun with.
+        backend = read_settings(Path(options.output)).get("backend", "auto")
     predictor = Predictor(
         checkpoint,
-        device=options.device,
+        device=options.device if options.devices is None else parse_devices(options.devices),
         batch_size=options.batch_size,
         workers=options.workers,
         timeout_s=options.timeout,
         max_pixels=options.max_pixels,
-        sampling=_choose_sampling(options, checkpoint.sampling),
+        sampling=sampling,
         aggregation=options.aggregate,
+        backend=backend,
+        expected_faces=expect_faces(sources, sampling),
     )
     trained_on = checkpoint.info["counts"]["train"]
     settings = {
         "checkpoint_sha256": checkpoint.sha256,
         "prior": trained_on["fake"] / sum(trained_on.values()),
-        "sampling": predictor.sampling.to_dict(),
+        "sampling": sampling.to_dict(),
         "aggregate": options.aggregate,
-        "device": predictor.device.type,
+        "device": predictor.devices[0].type,
+        "backend": predictor.backend,
         "batch_size": options.batch_size,
         "max_pixels": options.max_pixels,
         # A job that goes on may replace its own tables, and no others.
@@ -478,6 +502,51 @@ def info(argv: Sequence[str] | None = None) -> int:
             first = {key: content[key] for key in order if key in content}
             text = yaml.safe_dump(first | content, sort_keys=False, allow_unicode=True)
             sys.stdout.write(text)
+        return EXIT_OK
+
+    return _run(job, "nothing was written")
+
+
+def export(argv: Sequence[str] | None = None) -> int:
+    """Write a checkpoint in another format: ``deepfake export model.ckpt --format onnx``."""
+    parser = _Parser(
+        prog="deepfake export",
+        description="Write a finished checkpoint in another format.\n"
+        "onnx: one graph from crops to p_fake, to score without this package. It is compared with\n"
+        "torch before it is written; predict uses it where it lies beside its checkpoint.\n"
+        "safetensors: the same checkpoint without any pickle; every command takes it.",
+        epilog="""\
+examples:
+  deepfake export runs/001/model.ckpt --format onnx
+  deepfake export runs/001/model.ckpt --format onnx --crops crops/ --output detector.onnx
+  deepfake export runs/001/model.ckpt --format safetensors
+""",
+    )
+    parser.add_argument("checkpoint", type=Path, help="model.ckpt of a run, or its .safetensors")
+    parser.add_argument("--format", choices=["onnx", "safetensors"], required=True)
+    parser.add_argument(
+        "--output", type=Path, help="file to write (default: beside the checkpoint)"
+    )
+    parser.add_argument(
+        "--crops", type=Path, help="crop folder; the graph is compared on some of its crops, too"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    options = parser.parse_args(argv)
+
+    def job() -> int:
+        output = options.output or options.checkpoint.with_suffix(f".{options.format}")
+        if options.crops is not None and options.format != "onnx":
+            raise UsageError("--crops is for --format onnx; other formats compute nothing")
+        if not output.parent.is_dir():
+            raise UsageError(f"--output {output}: there is no folder {output.parent}")
+        if output.resolve() == options.checkpoint.resolve():
+            raise UsageError(f"{output} is the checkpoint itself; name another file with --output")
+        if output.exists() and not options.overwrite:
+            raise UsageError(f"{output} exists; name another file or pass --overwrite")
+        from deepfake.inference.export import export_checkpoint
+
+        report = export_checkpoint(options.checkpoint, options.format, output, options.crops)
+        sys.stdout.write(f"{output}: {report}\n")
         return EXIT_OK
 
     return _run(job, "nothing was written")

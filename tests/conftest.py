@@ -57,6 +57,12 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or fills the cache of whoever runs it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def shared_media() -> Path:
     """The folder of real media, or a skip that says how to name it."""
@@ -109,3 +115,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     options += ["--data.root", crops, "--run", str(result.run)]
     assert cli.train(options) == 0
     return result
+
+
+@pytest.fixture(scope="session")
+def graph(trained: Trained) -> bytes:
+    """The trained detector as an ONNX graph; making one takes seconds."""
+    from deepfake.inference.export import make_graph
+    from deepfake.learning.checkpoint import load_checkpoint
+
+    return make_graph(load_checkpoint(trained.checkpoint))

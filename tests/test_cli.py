@@ -27,7 +27,7 @@ def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["", "crop", "train", "predict", "info", "demo"])
+@pytest.mark.parametrize("command", ["", "crop", "train", "predict", "info", "export", "demo"])
 def test_help_has_examples_and_imports_nothing_heavy(command: str) -> None:
     words = [command] if command else []
     code = (
@@ -252,8 +252,9 @@ def test_submission_default_is_the_prior_of_the_training_crops(
         (["--output", "a.csv", "--submission-output", "b.csv"], "needs --submission"),
         (["--output", "a.csv", "--device", "cuda:99"], "is not usable here"),
         (["--output", "a.csv", "--batch-size", "0"], "batch_size=0"),
+        (["--output", "a.csv", "--devices", "64"], "CUDA devices"),
     ],
-    ids=["folder", "same", "sample", "device", "batch"],
+    ids=["folder", "same", "sample", "device", "batch", "devices"],
 )
 def test_predict_refuses_before_it_works(
     words: list[str],
@@ -286,6 +287,83 @@ def test_a_list_gets_a_row_per_line(inbox: Path, trained: Trained, tmp_path: Pat
     assert predict(listing, trained, "--output", tmp_path / "s.csv") == 0
     statuses = [row["status"] for row in read_csv(tmp_path / "s.csv", ["status"])]
     assert statuses == ["ok", "ok", "unreadable"]
+
+
+def test_predict_says_what_scores_and_shares_the_work(
+    inbox: Path,
+    trained: Trained,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    assert predict(inbox, trained, "--output", one, "--backend", "torch", "--device", "cpu") == 0
+    words = ["--devices", "cpu,cpu", "--batch-size", "1"]
+    assert predict(inbox, trained, "--output", two, *words) == 0
+    said = [line for line in caplog.messages if "scores on" in line]
+    assert [line.split(" scores on ")[1] for line in said] == ["cpu", "cpu, cpu"]
+    columns = ["path", "status", "label"]
+    first, second = read_csv(one, [*columns, "p_fake"]), read_csv(two, [*columns, "p_fake"])
+    assert [[row[c] for c in columns] for row in first] == [
+        [row[c] for c in columns] for row in second
+    ]
+    for a, b in zip(first, second, strict=True):
+        assert float(a["p_fake"] or 0) == pytest.approx(float(b["p_fake"] or 0), abs=2e-6)
+    with pytest.raises(SystemExit):
+        predict(inbox, trained, "--output", one, "--device", "cpu", "--devices", "2")
+    assert "not allowed with" in capsys.readouterr().err
+
+
+# --- export -------------------------------------------------------------------------------------
+
+
+def test_export_writes_beside_the_checkpoint_what_the_other_commands_take(
+    inbox: Path,
+    trained: Trained,
+    graph: bytes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = tmp_path / "model.ckpt"
+    checkpoint.write_bytes(trained.checkpoint.read_bytes())
+    monkeypatch.setattr("deepfake.inference.export.make_graph", lambda checkpoint: graph)
+    assert cli.main(["export", str(checkpoint), "--format", "onnx"]) == 0
+    assert (tmp_path / "model.onnx").read_bytes() == graph
+    line = capsys.readouterr().out
+    assert line.startswith(f"{tmp_path / 'model.onnx'}: equal to torch: at most ")
+    assert cli.export([str(checkpoint), "--format", "safetensors"]) == 0
+    copy = tmp_path / "model.safetensors"
+    capsys.readouterr()
+    assert cli.info([str(copy), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["crop_spec"]["size"] == 64
+    scores = []
+    for path in (checkpoint, copy):
+        words = ["--checkpoint", str(path), "--output", "-", "--workers", "0", "--device", "cpu"]
+        assert cli.predict([str(inbox), *words, "--backend", "torch", "--quiet"]) == 0
+        scores.append(capsys.readouterr().out)
+    assert scores[0] == scores[1]
+    assert "ok" in scores[0]
+
+
+def test_export_refuses_before_it_works(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "model.safetensors"
+    checkpoint.write_bytes(b"untouched")
+    there = tmp_path / "there.onnx"
+    there.write_bytes(b"untouched")
+    for words, message in (
+        (["--format", "safetensors"], "is the checkpoint itself"),
+        (["--format", "safetensors", "--crops", "c"], "--crops is for --format onnx"),
+        (["--format", "onnx", "--output", str(there)], "exists; name another file or pass"),
+        (["--format", "onnx", "--output", str(tmp_path / "no" / "m.onnx")], "there is no folder"),
+        (["--format", "onnx"], "is damaged"),
+    ):
+        assert cli.export([str(checkpoint), *words]) == 2
+        assert message in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [checkpoint, there]
+    assert checkpoint.read_bytes() == there.read_bytes() == b"untouched"
 
 
 # --- info, train, interruption ------------------------------------------------------------------

@@ -133,6 +133,21 @@ def read_head(path: Path) -> dict[str, Any]:
     return head
 
 
+def read_settings(output: Path) -> dict[str, Any]:
+    """What the job of an output was begun with; nothing where no job is under way.
+
+    Raises:
+        UsageError: If the journal beside the output does not start with that.
+    """
+    path = journal_path(output)
+    try:
+        with path.open("rb") as file:
+            begun = file.readline().endswith(b"\n")  # without its line break it never counted
+    except FileNotFoundError:
+        return {}
+    return read_head(path) if begun else {}
+
+
 def count_scores(path: Path) -> int:
     """How many answers a journal holds."""
     with path.open("rb") as file:

@@ -1,13 +1,14 @@
 """One file that holds everything a prediction needs, read without trusting it.
 
 A checkpoint is a Lightning ``.ckpt`` of plain types and tensors, loaded with
-``weights_only=True``; classes are built here by name, never from what the file says. Knows no
-Trainer and no data.
+``weights_only=True``, or its copy as ``.safetensors`` for passing on, where no pickle is involved
+at all; classes are built here by name, never from what the file says. Knows no Trainer and no data.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from deepfake import __version__
@@ -27,6 +30,8 @@ from deepfake.records import LABEL_NAMES, CropSpec, Sampling
 KEY = "deepfake"
 """Where our part of a Lightning checkpoint lives."""
 FORMAT = 1
+SAFETENSORS_SUFFIX = ".safetensors"
+_PARTS = ("embedder", "classifier")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _MODEL_KEYS = ("backbone", "image_size", "embedding_dim", "dropout", "drop_path_rate")
@@ -108,7 +113,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         threshold = float(info["threshold"])
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
-    for name, module in (("embedder", embedder), ("classifier", classifier)):
+    for name, module in zip(_PARTS, (embedder, classifier), strict=True):
         _load_part(path, content["state_dict"], name, module)
     return Checkpoint(
         path=path,
@@ -122,22 +127,34 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
+def to_safetensors(path: Path) -> bytes:
+    """The same checkpoint as the bytes of a ``.safetensors`` file.
+
+    It holds the network, the classifier and all that the checkpoint remembers, but nothing that
+    only training needs. The header carries a digest of all of it, because this format, unlike the
+    archive of a ``.ckpt``, has no checksums of its own.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
+    """
+    content = _load(path)
+    state = {
+        key: value.contiguous()
+        for key, value in content.pop("state_dict").items()
+        if key.startswith(tuple(f"{part}." for part in _PARTS))
+    }
+    kept = (KEY, "hyper_parameters", "epoch", "global_step")
+    text = json.dumps({key: content.get(key) for key in kept})
+    header = json.dumps({"sha256": _digest(text, state), "content": text})
+    data: bytes = safetensors.torch.save(state, metadata={KEY: header})
+    return data
+
+
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path}: there is no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"checkpoint {path} holds more than tensors and plain values, or is no checkpoint; it "
-            "was not opened, because it could run code"
-        ) from error
-    except (
-        *(RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile),
-        # What torch's reader stumbles over in a damaged pickle.
-        *(LookupError, TypeError, AttributeError, AssertionError),
-    ) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+    read = _read_safetensors if path.suffix.lower() == SAFETENSORS_SUFFIX else _read_lightning
+    content = read(path)
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
         raise CheckpointError(
             f"checkpoint {path} was not written by deepfake (it has no {KEY!r} part)"
@@ -151,6 +168,51 @@ def _load(path: Path) -> dict[str, Any]:
         if not isinstance(content.get(part), dict):
             raise CheckpointError(f"checkpoint {path} is damaged: it has no {part}")
     return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The content of the ``.ckpt`` that a ``.safetensors`` file was made from."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = (file.metadata() or {}).get(KEY)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header is None:
+            return {}
+        sealed = json.loads(header)
+        text = sealed["content"]
+        if sealed["sha256"] != _digest(text, state):
+            raise ValueError("its digest is another one")
+        content: dict[str, Any] = json.loads(text)
+        # JSON has no whole numbers for keys.
+        labels = content[KEY]["labels"]
+        content[KEY]["labels"] = {int(key): value for key, value in labels.items()}
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+    return content | {"state_dict": state}
+
+
+def _digest(text: str, state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_lightning(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"checkpoint {path} holds more than tensors and plain values, or is no checkpoint; it "
+            "was not opened, because it could run code"
+        ) from error
+    except (
+        *(RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile),
+        # What torch's reader stumbles over in a damaged pickle.
+        *(LookupError, TypeError, AttributeError, AssertionError),
+    ) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
 
 
 def _info_of(content: dict[str, Any]) -> dict[str, Any]:

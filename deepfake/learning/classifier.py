@@ -123,6 +123,10 @@ class SVMClassifier(nn.Module):
                 f"embeddings have shape {tuple(embeddings.shape)}; expected (N, "
                 f"{len(self.weight_)})"
             )
+        return self.calibrate(embeddings)
+
+    def calibrate(self, embeddings: Tensor) -> Tensor:
+        """The formula alone, without a look at any value: what a graph can be traced from."""
         decision = embeddings.double() @ self.weight_ + self.intercept_
         return torch.sigmoid(-(self.slope_ * decision + self.offset_))
 

@@ -16,7 +16,7 @@ import pytest
 
 from deepfake import cli
 from deepfake.errors import UsageError
-from deepfake.inference.journal import Journal, journal_path
+from deepfake.inference.journal import Journal, journal_path, read_settings
 from deepfake.inference.predictor import Predictor
 from deepfake.media.discovery import list_sources
 from deepfake.records import FaceScore, MediaScore, Source, Status
@@ -52,7 +52,7 @@ def sources(folder: Path) -> tuple[Source, ...]:
 
 
 def journal(folder: Path, **settings: object) -> Journal:
-    return Journal(folder / "s.csv", {"batch_size": 2, **settings}, sources(folder))
+    return Journal(folder / "s.csv", {"batch_size": 2, "prior": 0.5, **settings}, sources(folder))
 
 
 def filled(folder: Path) -> Path:
@@ -113,6 +113,16 @@ def test_changed_inputs_are_noticed(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes(b"now it is there")
     with pytest.raises(UsageError, match="is of another job: it was begun with inputs_sha256"):
         journal(tmp_path).open()
+
+
+def test_tells_what_a_job_was_begun_with(tmp_path: Path) -> None:
+    output = tmp_path / "s.csv"
+    assert read_settings(output) == {}
+    path = filled(tmp_path)
+    assert read_settings(output)["batch_size"] == 2
+    head = path.read_bytes().split(b"\n")[0]
+    path.write_bytes(head)  # cut off before its line break: it never counted
+    assert read_settings(output) == {}
 
 
 def test_removed_when_all_is_written(tmp_path: Path) -> None:
@@ -270,6 +280,43 @@ def test_a_job_that_goes_on_replaces_no_file_but_its_own(
     assert "is of another job: it was begun with faces=None" in capsys.readouterr().err
     assert precious.read_text() == "precious"
     assert cli.predict(words) == 0
+
+
+def test_a_job_goes_on_with_the_backend_that_it_was_begun_with(
+    trained: Trained,
+    graph: bytes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = tmp_path / "model.ckpt"
+    checkpoint.write_bytes(trained.checkpoint.read_bytes())
+    beside = tmp_path / "model.onnx"
+    beside.write_bytes(graph)
+    photos = tmp_path / "photos.txt"
+    photos.write_text("".join(f"{p}\n" for p in sorted(trained.photos.rglob("*.png"))[:4]))
+    output = tmp_path / "s.csv"
+    words = [str(photos), "--checkpoint", str(checkpoint), "--output", str(output)]
+    words += ["--batch-size", "2", "--workers", "0", "--device", "cpu", "--quiet"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deepfake.storage.write_stream", stop)
+        assert cli.predict(words) == 130
+    assert read_settings(output)["backend"] == "onnx"
+    assert cli.predict([*words, "--backend", "torch"]) == 2
+    assert "begun with backend='onnx', now it is 'torch'" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("deepfake.inference.export.find_spec", lambda name: None)
+        assert cli.predict(words) == 2
+    assert "pip install 'deepfake[onnx]'" in capsys.readouterr().err
+    lines = journal_path(output).read_bytes().splitlines(keepends=True)
+    journal_path(output).write_bytes(b"".join(lines[:2]))
+    beside.unlink()  # four photos alone would not be worth a graph
+    monkeypatch.setattr("deepfake.inference.backend.make_graph", lambda checkpoint: graph)
+    assert cli.predict(words) == 0
+    resumed = output.read_bytes()
+    beside.write_bytes(graph)
+    assert cli.predict([*words, "--overwrite"]) == 0
+    assert output.read_bytes() == resumed
 
 
 def stop(path: Path, chunks: object) -> None:
