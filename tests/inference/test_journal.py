@@ -177,7 +177,7 @@ def test_answers_do_not_pile_up(
     for number in (100, 1100):
         listing = tmp_path / f"{number}.txt"
         listing.write_text("".join(f"{index:06d}.jpg\n" for index in range(number)))
-        outputs = ["--output", str(tmp_path / f"{number}.csv"), "--quiet", "--device", "cpu"]
+        outputs = ["--output", str(tmp_path / f"{number}.csv"), "--quiet", "--backend", "torch"]
         outputs += ["--faces", str(tmp_path / f"f{number}.csv"), "--workers", "0"]
         tracemalloc.start()
         assert cli.predict([str(listing), "--checkpoint", str(trained.checkpoint), *outputs]) == 0
