@@ -17,9 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
-from deepfake.media import video
+from deepfake.media import packets
 from deepfake.media.clips import choose_frames
-from deepfake.media.video import is_video, open_video
+from deepfake.media.packets import is_video
+from deepfake.media.video import open_video
 from deepfake.records import Frame, Sampling
 from tests.media.drawn_videos import draw_number, read_number, write_video
 
@@ -86,7 +87,7 @@ def test_gives_the_frames_asked_for(
     tmp_path: Path, name: str, codec: str, options: dict[str, Any]
 ) -> None:
     path = write_video(tmp_path / name, 60, codec, **options)
-    assert is_video(path.read_bytes()[: video.HEAD_BYTES])
+    assert is_video(path.read_bytes()[: packets.HEAD_BYTES])
     for sampling, expected in (
         (Sampling(frames=5), [6, 18, 30, 42, 54]),
         (Sampling(frames=1), [30]),
@@ -117,15 +118,15 @@ def test_keyframes_are_the_nearest_ones(tmp_path: Path) -> None:
 
 def count_decoded(path: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> int:
     n_packets = 0
-    decode = video._Reader.decode
+    decode = packets.PacketReader.decode
 
-    def counted(reader: video._Reader, packet: Any) -> list[av.VideoFrame]:
+    def counted(reader: packets.PacketReader, packet: Any) -> list[av.VideoFrame]:
         nonlocal n_packets
         n_packets += packet is not None
         return decode(reader, packet)
 
     with monkeypatch.context() as patch:
-        patch.setattr(video._Reader, "decode", counted)
+        patch.setattr(packets.PacketReader, "decode", counted)
         read(path, sampling)
     return n_packets
 
@@ -135,7 +136,7 @@ def count_decoded(path: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatc
 def test_decodes_nothing_twice_and_skips_what_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, jump_bytes: int
 ) -> None:
-    monkeypatch.setattr(video, "_JUMP_BYTES", jump_bytes)
+    monkeypatch.setattr(packets, "_JUMP_BYTES", jump_bytes)
     path = write_video(tmp_path / name, 120, gop=20, b_frames=2)
     # Frames 20, 60 and 100 are keyframes: one packet each, and those that the decoder holds back.
     assert count_decoded(path, Sampling(frames=3), monkeypatch) <= 3 * 8
@@ -147,14 +148,14 @@ def test_decodes_nothing_twice_and_skips_what_it_can(
 
 def test_a_wrong_seek_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.mp4", 60, b_frames=2)
-    monkeypatch.setattr(video, "_JUMP_BYTES", 0)
-    seek = video._Reader._seek
+    monkeypatch.setattr(packets, "_JUMP_BYTES", 0)
+    seek = packets.PacketReader._seek
 
-    def miss(reader: video._Reader, ordinal: int, timeline: video._Timeline) -> bool:
+    def miss(reader: packets.PacketReader, ordinal: int, timeline: packets.Timeline) -> bool:
         return seek(reader, min(59, ordinal + 20), timeline)
 
     for wrong in (miss, lambda *_: False):
-        monkeypatch.setattr(video._Reader, "_seek", wrong)
+        monkeypatch.setattr(packets.PacketReader, "_seek", wrong)
         frames, note = read(path, Sampling(frames=5))
         assert (numbers(frames), note) == ([6, 18, 30, 42, 54], "")
         assert numbers(read(path, KEYFRAMES)[0]) == [0, 10, 20, 30, 40, 50]
@@ -444,7 +445,7 @@ def test_refuses_frames_of_too_many_pixels(tmp_path: Path, name: str) -> None:
 
 def test_refuses_endless_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.mp4", 5)
-    monkeypatch.setattr(video, "MAX_PACKETS", 4)
+    monkeypatch.setattr(packets, "MAX_PACKETS", 4)
     assert refusal(path) == "too_large: more than 4 frames; cut the video"
 
 
