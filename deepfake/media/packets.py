@@ -370,6 +370,7 @@ class Timeline:
         is_trusted: The times of packets tell the frames apart; without that, frames can only be
             counted while decoding everything.
         key_frames: Which frames are keyframes.
+        unreferenced: For each packet 1 if without it all others decode to the same pixels, or 0.
         n_expected: How many frames there should be: those there are, or what the header promises.
         is_damaged: Parts of the file could not be taken apart into packets.
     """
@@ -381,6 +382,7 @@ class Timeline:
     times_s: array[float]
     is_trusted: bool
     key_frames: array[int]
+    unreferenced: bytearray
     n_expected: int
     is_damaged: bool
 
@@ -431,7 +433,8 @@ class Timeline:
 def read_timeline(reader: PacketReader) -> Timeline:
     """Walk through the packets of the whole file, decoding none."""
     pts, sizes_end, keys = array("q"), array("q"), array("q")
-    hidden = set()
+    hidden, unreferenced = set(), bytearray()
+    prefix_size = _find_prefix_size(reader)
     has_times = True
     n_bytes = 0
     last_dts: int | None = None
@@ -454,6 +457,7 @@ def read_timeline(reader: PacketReader) -> Timeline:
         if packet.is_discard or (reader.codec == "vp8" and not memoryview(packet)[0] & 0x10):
             # Cut away by an edit list; or a picture that VP8 only stores to refer to.
             hidden.add(ordinal)
+        unreferenced.append(reader.codec == "h264" and _is_unreferenced(packet, prefix_size))
     shown = array("q", sorted((i for i in range(len(pts)) if i not in hidden), key=pts.__getitem__))
     seconds = float(reader.time_base)
     start = pts[shown[0]] if shown else 0
@@ -468,9 +472,40 @@ def read_timeline(reader: PacketReader) -> Timeline:
         times_s=times_s,
         is_trusted=has_times and unique and len(shown) > 0,
         key_frames=array("q", (i for i, ordinal in enumerate(shown) if ordinal in starts)),
+        unreferenced=unreferenced,
         n_expected=_count_expected(reader, len(hidden), start, times_s),
         is_damaged=reader.n_damaged > 0,
     )
+
+
+def _find_prefix_size(reader: PacketReader) -> int:
+    """Bytes that tell the length of each unit of H.264; 0 where start codes part them."""
+    head = reader.stream.codec_context.extradata or b""
+    return (head[4] & 3) + 1 if len(head) > 4 and head[0] == 1 else 0
+
+
+def _is_unreferenced(packet: Packet[VideoStream], prefix_size: int) -> bool:
+    """Whether H.264 forbids all other pictures to be predicted from this one.
+
+    References:
+        ITU-T H.264, 7.4.1: ``nal_ref_idc``, bits 5 and 6 of the first byte of a unit.
+    """
+    data = bytes(packet)
+    at, has_slice = 0, False
+    while True:
+        if prefix_size:
+            length = int.from_bytes(data[at : at + prefix_size], "big")
+            at += prefix_size
+        else:
+            start = data.find(b"\0\0\1", at)
+            at, length = (start + 3, 0) if start >= 0 else (len(data), 0)
+        if at >= len(data):
+            return has_slice
+        if 1 <= data[at] & 0x1F <= 5:
+            has_slice = True
+            if data[at] & 0x60:
+                return False
+        at += length
 
 
 def _count_expected(reader: PacketReader, n_hidden: int, start: int, times_s: array[float]) -> int:

@@ -16,9 +16,11 @@ from typing import cast
 
 import av
 import numpy as np
+from av.packet import Packet
 from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
@@ -35,7 +37,7 @@ class _UntrustedIndexError(Exception):
 
 
 class _BadJumpError(Exception):
-    """After skipping to a keyframe, other frames came than in decoding from the start."""
+    """After packets were skipped, other frames came than in decoding all of them."""
 
 
 def open_video(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_PIXELS) -> Clip:
@@ -147,25 +149,42 @@ class _Decoding:
         return self._describe(len(timeline))
 
     def _run_exact(self, chosen: list[int]) -> Generator[Frame, None, str]:
-        try:
-            yield from self._walk(chosen, may_jump=not self._is_damaged)
-        except _BadJumpError:
-            yield from self._walk(chosen, may_jump=False)
+        # From the quickest way to the surest; each goes on where the one before has failed.
+        for may_jump, may_omit in ((True, True), (True, False), (False, False)):
+            try:
+                if may_jump and self._is_damaged:
+                    continue
+                yield from self._walk(chosen, may_jump=may_jump, may_omit=may_omit)
+                break
+            except _BadJumpError:
+                continue
         if self._n_delivered == 0:
             raise self._no_frames(self._timeline.n_expected)
         return self._describe(self._n_decoded)
 
-    def _walk(self, chosen: list[int], *, may_jump: bool) -> Generator[Frame, None, None]:
-        """Go forward only, skipping to any keyframe between here and the next choice."""
+    def _walk(
+        self, chosen: list[int], *, may_jump: bool, may_omit: bool
+    ) -> Generator[Frame, None, None]:
+        """Go forward only.
+
+        Args:
+            chosen: The frames to deliver, unless they are out already.
+            may_jump: Skip to any keyframe between here and the next choice.
+            may_omit: Between there and the choice, do not decode what nothing else depends on.
+        """
         timeline = self._timeline
         waiting = deque(index for index in chosen if index > self._last_index)
         spare: tuple[int, VideoFrame] | None = None
-        self._start_over(may_jump=may_jump)
+        self._start_over(may_jump=may_jump, may_omit=may_omit)
+        for wanted in waiting:
+            self._omittable[timeline.shown[wanted]] = 0
         # Of a damaged video all is decoded, to tell how much of it is left.
         while waiting or self._is_damaged:
-            frame = self._decode_next(waiting[0] if waiting else None)
+            frame = self._decode_next(waiting)
             if frame is None:
-                self._check_end()
+                self._check_gap(
+                    0 if self._last_seen is None else self._last_seen + 1, len(timeline)
+                )
                 break
             index = self._place(frame)
             if index is None or index <= self._last_index:
@@ -173,6 +192,9 @@ class _Decoding:
             if not waiting or index < waiting[0]:
                 spare = (index, frame)
                 continue
+            if self._may_omit and frame.interlaced_frame:
+                # Its two fields may come in a packet each.
+                raise _BadJumpError
             # Where the wanted frame is lost, the next one stands in for it.
             while waiting and waiting[0] <= index:
                 waiting.popleft()
@@ -182,48 +204,79 @@ class _Decoding:
             index, frame = spare
             yield self._deliver(frame, index, timeline.times_s[index])
 
-    def _start_over(self, *, may_jump: bool) -> None:
+    def _start_over(self, *, may_jump: bool, may_omit: bool) -> None:
         self._reader.rewind(self._timeline)
         self._ready: deque[VideoFrame] = deque()
         self._has_ended = False
         self._may_jump = may_jump
-        self._has_jumped = False
+        self._may_omit = may_omit
+        self._has_skipped = False
+        self._omittable = bytearray(self._timeline.unreferenced)
         self._landing: int | None = None
-        self._last_seen = -1
+        self._last_seen: int | None = -1
         self._n_errors = 0
         self._n_decoded = 0
 
-    def _decode_next(self, wanted: int | None) -> VideoFrame | None:
-        """The next frame in presentation order; with a wanted one, perhaps from further on."""
-        reader, timeline = self._reader, self._timeline
+    def _decode_next(self, waiting: Sequence[int] = ()) -> VideoFrame | None:
+        """The next frame in presentation order; with some waited for, perhaps from further on."""
+        reader = self._reader
+        if waiting and self._may_jump:
+            self._jump_towards(waiting[0])
         while not self._ready:
             if self._has_ended:
                 return None
-            if wanted is not None and self._may_jump:
-                start = timeline.start_for(wanted)
-                if start > reader.position:
-                    reader.jump(start, timeline)
-                    self._has_jumped = True
-                    # A keyframe that an edit list cuts away does not come out.
-                    self._landing = timeline.find_shown(start)
-                    self._last_seen = -1
-            packet = reader.read()
+            packet = None if self._is_complete(waiting) else self._read_needed()
             self._has_ended = packet is None
             try:
                 self._ready.extend(reader.decode(packet))
             except av.FFmpegError:
-                if self._has_jumped:
+                if self._has_skipped:
                     raise _BadJumpError from None
                 self._n_errors += 1
-                self._may_jump = False
+                self._may_jump = self._may_omit = False
         self._n_decoded += 1
         return self._ready.popleft()
+
+    def _jump_towards(self, wanted: int) -> None:
+        """Skip to the keyframe that a wanted frame is decoded from, if that lies ahead."""
+        reader, timeline = self._reader, self._timeline
+        start = timeline.start_for(wanted)
+        if start <= reader.position:
+            return
+        reader.jump(start, timeline)
+        self._ready.clear()
+        self._has_skipped = True
+        self._has_ended = False
+        # A keyframe that an edit list cuts away does not come out.
+        self._landing = timeline.find_shown(start)
+        self._last_seen = None
+
+    def _is_complete(self, waiting: Sequence[int]) -> bool:
+        """Whether the decoder has all of the last wanted frame before a jump or the end.
+
+        It then gives out what it holds back, without being fed more.
+        """
+        reader, timeline = self._reader, self._timeline
+        if not (waiting and self._may_omit) or reader.position <= timeline.shown[waiting[0]]:
+            return False
+        self._has_skipped = len(waiting) == 1 or timeline.start_for(waiting[1]) > reader.position
+        return self._has_skipped
+
+    def _read_needed(self) -> Packet[VideoStream] | None:
+        """The next packet that is wanted or that others may need."""
+        reader = self._reader
+        while self._is_omittable(reader.position) and reader.read() is not None:
+            self._has_skipped = True
+        return reader.read()
+
+    def _is_omittable(self, ordinal: int) -> bool:
+        return self._may_omit and ordinal < len(self._omittable) and bool(self._omittable[ordinal])
 
     def _place(self, frame: VideoFrame) -> int | None:
         """Which frame this is; ``None`` for one on the way to the keyframe of a jump.
 
         Raises:
-            _BadJumpError: If a jump led to something other than it should.
+            _BadJumpError: If skipping led to something other than it should.
             _UntrustedIndexError: If frames come, or fail to come, that do not fit the packets.
         """
         index = self._timeline.find(frame.pts)
@@ -233,23 +286,27 @@ class _Decoding:
             # Decoding that began where it cannot begin shows pictures made of nothing.
             if index > self._landing or not frame.key_frame:
                 raise _BadJumpError
-        elif index is None or index <= self._last_seen:
-            raise _BadJumpError if self._has_jumped else _UntrustedIndexError
-        elif index > self._last_seen + 1 and not (self._has_jumped and self._last_seen < 0):
-            if self._has_jumped:
-                raise _BadJumpError
-            if not self._is_damaged:
-                raise _UntrustedIndexError
+        elif index is None or (self._last_seen is not None and index <= self._last_seen):
+            raise self._misfit()
+        elif self._last_seen is not None:
+            self._check_gap(self._last_seen + 1, index)
         self._landing = None
         self._last_seen = index
         return index
 
-    def _check_end(self) -> None:
-        if self._last_seen + 1 < len(self._timeline):
-            if self._has_jumped:
-                raise _BadJumpError
-            if not self._is_damaged:
-                raise _UntrustedIndexError
+    def _check_gap(self, start: int, end: int) -> None:
+        """Refuse frames that fail to come, unless they were left out."""
+        if self._is_damaged and not self._has_skipped:
+            return
+        missing = (self._timeline.shown[index] for index in range(start, end))
+        # Where decoding ends with the packet of a wanted frame, packets behind it do not count,
+        # even if they are shown before it.
+        fed = self._reader.position if self._has_ended else len(self._timeline.pts)
+        if any(ordinal < fed and not self._is_omittable(ordinal) for ordinal in missing):
+            raise self._misfit()
+
+    def _misfit(self) -> Exception:
+        return _BadJumpError() if self._has_skipped else _UntrustedIndexError()
 
     @property
     def _is_damaged(self) -> bool:
@@ -273,9 +330,9 @@ class _Decoding:
             if index > self._last_index and times_s[index] > self._last_time_s
         ][:limit]
         waiting = deque(chosen)
-        self._start_over(may_jump=False)
+        self._start_over(may_jump=False, may_omit=False)
         index = 0
-        while waiting and (frame := self._decode_next(None)) is not None:
+        while waiting and (frame := self._decode_next()) is not None:
             if index == waiting[0]:
                 waiting.popleft()
                 yield self._deliver(frame, index, times_s[index])
@@ -284,11 +341,11 @@ class _Decoding:
 
     def _count(self) -> tuple[Sequence[float], list[int]]:
         """Decode everything; times of the frames, and which are keyframes."""
-        self._start_over(may_jump=False)
+        self._start_over(may_jump=False, may_omit=False)
         ticks = array("q")
         key_frames = []
         has_times = True
-        while (frame := self._decode_next(None)) is not None:
+        while (frame := self._decode_next()) is not None:
             if frame.key_frame:
                 key_frames.append(len(ticks))
             previous = ticks[-1] if ticks else None

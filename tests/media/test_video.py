@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
-from deepfake.media import packets
+from deepfake.media import packets, video
 from deepfake.media.clips import choose_frames
 from deepfake.media.packets import is_video
 from deepfake.media.video import open_video
@@ -138,12 +138,55 @@ def test_decodes_nothing_twice_and_skips_what_it_can(
 ) -> None:
     monkeypatch.setattr(packets, "_JUMP_BYTES", jump_bytes)
     path = write_video(tmp_path / name, 120, gop=20, b_frames=2)
-    # Frames 20, 60 and 100 are keyframes: one packet each, and those that the decoder holds back.
-    assert count_decoded(path, Sampling(frames=3), monkeypatch) <= 3 * 8
+    # Frames 20, 60 and 100 are keyframes: one packet each.
+    assert count_decoded(path, Sampling(frames=3), monkeypatch) == 3
     assert count_decoded(path, Sampling(frames=40), monkeypatch) <= 120
     assert count_decoded(path, Sampling(frames=2, mode="keyframes"), monkeypatch) == 2
     assert numbers(read(path, Sampling(frames=3))[0]) == [20, 60, 100]
     assert numbers(read(path, Sampling(frames=40))[0]) == list(range(1, 120, 3))
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.flv"])
+def test_leaves_out_pictures_that_nothing_depends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Lengths part the units of H.264 in MP4, Matroska and FLV, start codes in transport streams.
+
+    Of ``I B B P B B P ...`` without a second keyframe, only each third picture is needed, and what
+    is wanted.
+    """
+    path = write_video(
+        tmp_path / name, 90, gop=250, b_frames=2, size=(160, 120), **{"x264-params": "b-pyramid=0"}
+    )
+    everything, _ = read(path)
+    for sampling in (Sampling(frames=3), Sampling(frames=5), Sampling(frames=None, every=7)):
+        frames, note = read(path, sampling)
+        assert note == ""
+        assert numbers(frames) == indexes(frames)
+        for frame in frames:
+            assert np.array_equal(frame.image, everything[frame.index].image)
+        n_decoded = count_decoded(path, sampling, monkeypatch)
+        assert n_decoded <= frames[-1].index / 3 + len(frames) + 3
+    assert count_decoded(path, EVERY, monkeypatch) == 90
+
+
+def test_pictures_of_two_fields_are_decoded_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each field may have a packet of its own: no shortcut is taken that ends between the two."""
+    path = write_video(
+        tmp_path / "a.mp4", 90, gop=30, b_frames=2, **{"x264-params": "interlaced=1"}
+    )
+    walks = []
+    walk = video._Decoding._walk
+
+    def noted(decoding: Any, chosen: list[int], **how: bool) -> Any:
+        walks.append(tuple(how.values()))
+        return walk(decoding, chosen, **how)
+
+    monkeypatch.setattr(video._Decoding, "_walk", noted)
+    assert numbers(read(path, Sampling(frames=3))[0]) == [15, 45, 75]
+    assert walks == [(True, True), (True, False)]
 
 
 def test_a_wrong_seek_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
