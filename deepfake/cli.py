@@ -178,6 +178,7 @@ examples:
             timeout_s=options.timeout,
             max_pixels=options.max_pixels,
             sampling=_choose_sampling(options, Sampling()),
+            detect_device=options.detect_device,
             shard_size=options.shard_size,
             follow_links=options.follow_links,
             require_labels=options.require_labels,
@@ -232,8 +233,7 @@ examples:
     parser.add_argument(
         "--aggregate",
         choices=["mean", "median", "top", "confident", "max", "tracks"],
-        default="mean",
-        help="how the frames of a video make its score (default %(default)s)",
+        help="how the frames of a video make its score (default: as the checkpoint says)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--batch-size", type=int, default=32, help="faces per call of the network")
@@ -264,13 +264,15 @@ def _predict(options: argparse.Namespace) -> int:
         max_pixels=options.max_pixels,
         sampling=_choose_sampling(options, checkpoint.sampling),
         aggregation=options.aggregate,
+        detect_device=options.detect_device,
     )
     scores, journal = [], None
     if options.output != "-":
         settings = {
             "checkpoint_sha256": checkpoint.sha256,
             "sampling": predictor.sampling.to_dict(),
-            "aggregate": options.aggregate,
+            "aggregation": predictor.aggregation.to_dict(),
+            "detect_device": options.detect_device,
             "device": predictor.device.type,
             "batch_size": options.batch_size,
             "max_pixels": options.max_pixels,
@@ -369,7 +371,14 @@ def info(argv: Sequence[str] | None = None) -> int:
         if options.json:
             sys.stdout.write(json.dumps(content, indent=2) + "\n")
         else:
-            order = ("threshold", "threshold_origin", "backbone", "n_parameters", "metrics")
+            order = (
+                "threshold",
+                "threshold_origin",
+                "aggregation",
+                "backbone",
+                "n_parameters",
+                "metrics",
+            )
             first = {key: content[key] for key in order if key in content}
             text = yaml.safe_dump(first | content, sort_keys=False, allow_unicode=True)
             sys.stdout.write(text)
@@ -437,6 +446,19 @@ def _add_media_options(parser: argparse.ArgumentParser) -> None:
     clips.add_argument(
         "--max-frames", type=int, metavar="N", help="never more than N of one file (default 1000)"
     )
+    clips.add_argument(
+        "--detect-every",
+        type=int,
+        metavar="K",
+        help="search each K-th of these frames for faces and put the boxes of the others in "
+        "between, where less than a second lies between (default 1: search all)",
+    )
+    parser.add_argument(
+        "--detect-device",
+        default="cpu",
+        metavar="D",
+        help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
+    )
     parser.add_argument(
         "--max-pixels",
         type=int,
@@ -460,8 +482,9 @@ def _choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling
         changes |= rate
     if options.keyframes:
         changes["mode"] = "keyframes"
-    if options.max_frames is not None:
-        changes["max_frames"] = options.max_frames
+    for name in ("max_frames", "detect_every"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
     return replace(default, **changes)
 
 

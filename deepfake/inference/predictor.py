@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from torch import Tensor
 
 from deepfake.errors import UsageError
 from deepfake.faces.extraction import decode_crop
-from deepfake.faces.pipeline import iter_extractions
-from deepfake.inference.aggregation import DEFAULT_AGGREGATION, POLICIES, aggregate
-from deepfake.inference.tracking import Box, link_tracks
+from deepfake.faces.pipeline import check_detect_device, iter_extractions
+from deepfake.faces.tracking import link_tracks
+from deepfake.inference.aggregation import aggregate
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.media.images import MAX_PIXELS
@@ -30,6 +31,7 @@ from deepfake.records import (
     FaceCrop,
     FaceScore,
     MediaScore,
+    Policy,
     Sampling,
     Source,
 )
@@ -48,7 +50,9 @@ class Predictor:
         timeout_s: Longest time for one file in seconds; needs ``workers``.
         max_pixels: Larger pictures are ``unreadable``.
         sampling: Which frames of a video; by default as the training crops were sampled.
-        aggregation: How the frames of a file make its score, a name of ``POLICIES``.
+        aggregation: How the frames of a file make its score, a name of ``POLICIES``; by default,
+            and in its numbers always, as the checkpoint says.
+        detect_device: Where faces are searched for: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         UsageError: If the device does not exist or a setting is out of range.
@@ -63,16 +67,19 @@ class Predictor:
         timeout_s: float = 60.0,
         max_pixels: int = MAX_PIXELS,
         sampling: Sampling | None = None,
-        aggregation: str = DEFAULT_AGGREGATION,
+        aggregation: Policy | None = None,
+        detect_device: str = "cpu",
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}; expected 1 or more")
-        if aggregation not in POLICIES:
-            raise UsageError(f"no aggregation {aggregation!r}; there are {', '.join(POLICIES)}")
+        check_detect_device(detect_device)
         self.checkpoint = checkpoint
         self.device = choose_device(device)
         self.batch_size, self.workers, self.timeout_s = batch_size, workers, timeout_s
-        self.max_pixels, self.aggregation = max_pixels, aggregation
+        self.max_pixels, self.detect_device = max_pixels, detect_device
+        self.aggregation = checkpoint.aggregation
+        if aggregation is not None:
+            self.aggregation = replace(self.aggregation, policy=aggregation)
         self.sampling = sampling or checkpoint.sampling
         self._embedder = checkpoint.embedder.to(self.device)
         self._classifier = checkpoint.classifier
@@ -87,7 +94,8 @@ class Predictor:
         timeout_s: float = 60.0,
         max_pixels: int = MAX_PIXELS,
         sampling: Sampling | None = None,
-        aggregation: str = DEFAULT_AGGREGATION,
+        aggregation: Policy | None = None,
+        detect_device: str = "cpu",
     ) -> Predictor:
         """Load ``model.ckpt`` of a finished run.
 
@@ -97,7 +105,15 @@ class Predictor:
         """
         checkpoint = load_checkpoint(Path(path))
         return cls(
-            checkpoint, device, batch_size, workers, timeout_s, max_pixels, sampling, aggregation
+            checkpoint,
+            device,
+            batch_size,
+            workers,
+            timeout_s,
+            max_pixels,
+            sampling,
+            aggregation,
+            detect_device,
         )
 
     def predict(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[MediaScore]:
@@ -127,6 +143,7 @@ class Predictor:
             self.timeout_s,
             self.max_pixels,
             self.sampling,
+            self.detect_device,
         )
         with closing(extractions):
             for source, extraction in extractions:
@@ -144,19 +161,21 @@ class Predictor:
         scores = iter(self._score_crops(crops))
         answers = []
         for source, extraction in held:
-            boxes = [_box_of(crop) for crop in extraction.crops]
-            tracks = link_tracks([crop.frame_index for crop in extraction.crops], boxes)
+            tracks = link_tracks(
+                [crop.frame_index for crop in extraction.crops],
+                [crop.face for crop in extraction.crops],
+            )
             faces = tuple(
                 FaceScore(
                     frame_index=crop.frame_index,
                     time_s=crop.time_s,
                     face_index=crop.face_index,
-                    box_xyxy=box,
+                    box_xyxy=_box_of(crop),
                     confidence=crop.face.confidence,
                     p_fake=next(scores),
                     track=track,
                 )
-                for crop, box, track in zip(extraction.crops, boxes, tracks, strict=True)
+                for crop, track in zip(extraction.crops, tracks, strict=True)
             )
             answers.append(self._answer(source, extraction, faces))
         return answers
@@ -229,6 +248,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _box_of(crop: FaceCrop) -> Box:
+def _box_of(crop: FaceCrop) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = (float(value) for value in crop.face.box_xyxy)
     return (x0, y0, x1, y1)
