@@ -52,6 +52,8 @@ M2TS = {"mpegts_m2ts_mode": "1"}
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
 OPEN_GOP = {"x264-params": "open-gop=1"}
 REFRESH = {"x264-params": "intra-refresh=1"}
+NO_PYRAMID: dict[str, Any] = {"x264-params": "b-pyramid=0"}
+INTERLACED: dict[str, Any] = {"x264-params": "interlaced=1"}
 ALT_REF = {"auto-alt-ref": "1", "lag-in-frames": "8"}
 
 
@@ -155,9 +157,7 @@ def test_leaves_out_pictures_that_nothing_depends_on(
     Of ``I B B P B B P ...`` without a second keyframe, only each third picture is needed, and what
     is wanted.
     """
-    path = write_video(
-        tmp_path / name, 90, gop=250, b_frames=2, size=(160, 120), **{"x264-params": "b-pyramid=0"}
-    )
+    path = write_video(tmp_path / name, 90, gop=250, b_frames=2, size=(160, 120), **NO_PYRAMID)
     everything, _ = read(path)
     for sampling in (Sampling(frames=3), Sampling(frames=5), Sampling(frames=None, every=7)):
         frames, note = read(path, sampling)
@@ -174,9 +174,7 @@ def test_pictures_of_two_fields_are_decoded_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each field may have a packet of its own: no shortcut is taken that ends between the two."""
-    path = write_video(
-        tmp_path / "a.mp4", 90, gop=30, b_frames=2, **{"x264-params": "interlaced=1"}
-    )
+    path = write_video(tmp_path / "a.mp4", 90, gop=30, b_frames=2, **INTERLACED)
     walks = []
     walk = video._Decoding._walk
 
