@@ -191,6 +191,7 @@ examples:
             timeout_s=options.timeout,
             max_pixels=options.max_pixels,
             sampling=_choose_sampling(options, Sampling()),
+            detect_device=options.detect_device,
             part=part,
             shard_size=options.shard_size,
             follow_links=options.follow_links,
@@ -234,8 +235,7 @@ examples:
     parser.add_argument(
         "--aggregate",
         choices=["mean", "median", "top", "confident", "max", "tracks"],
-        default="mean",
-        help="how the frames of a video make its score (default %(default)s)",
+        help="how the frames of a video make its score (default: as the checkpoint says)",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
@@ -288,6 +288,7 @@ def _predict(options: argparse.Namespace) -> int:
         max_pixels=options.max_pixels,
         sampling=sampling,
         aggregation=options.aggregate,
+        detect_device=options.detect_device,
         backend=backend,
         expected_faces=expect_faces(sources, sampling),
     )
@@ -296,7 +297,8 @@ def _predict(options: argparse.Namespace) -> int:
         "checkpoint_sha256": checkpoint.sha256,
         "prior": trained_on["fake"] / sum(trained_on.values()),
         "sampling": sampling.to_dict(),
-        "aggregate": options.aggregate,
+        "aggregation": predictor.aggregation.to_dict(),
+        "detect_device": options.detect_device,
         "device": predictor.devices[0].type,
         "backend": predictor.backend,
         "batch_size": options.batch_size,
@@ -498,7 +500,14 @@ def info(argv: Sequence[str] | None = None) -> int:
         if options.json:
             sys.stdout.write(json.dumps(content, indent=2) + "\n")
         else:
-            order = ("threshold", "threshold_origin", "backbone", "n_parameters", "metrics")
+            order = (
+                "threshold",
+                "threshold_origin",
+                "aggregation",
+                "backbone",
+                "n_parameters",
+                "metrics",
+            )
             first = {key: content[key] for key in order if key in content}
             text = yaml.safe_dump(first | content, sort_keys=False, allow_unicode=True)
             sys.stdout.write(text)
@@ -633,6 +642,19 @@ def _add_media_options(parser: argparse.ArgumentParser) -> None:
     clips.add_argument(
         "--max-frames", type=int, metavar="N", help="never more than N of one file (default 1000)"
     )
+    clips.add_argument(
+        "--detect-every",
+        type=int,
+        metavar="K",
+        help="search each K-th of these frames for faces and put the boxes of the others in "
+        "between, where less than a second lies between (default 1: search all)",
+    )
+    parser.add_argument(
+        "--detect-device",
+        default="cpu",
+        metavar="D",
+        help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
+    )
     parser.add_argument(
         "--max-pixels",
         type=int,
@@ -672,8 +694,9 @@ def _choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling
         changes |= rate
     if options.keyframes:
         changes["mode"] = "keyframes"
-    if options.max_frames is not None:
-        changes["max_frames"] = options.max_frames
+    for name in ("max_frames", "detect_every"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
     return replace(default, **changes)
 
 

@@ -29,6 +29,7 @@ from deepfake.learning.checkpoint import read_info
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import TripletTask
 from deepfake.metrics import format_figure
+from deepfake.records import Aggregation
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ class _TrainCLI(LightningCLI):
             default="best",
             help="epoch that the final model is made of",
         )
+        # How predictions make one score of the faces of a file; training only stores it.
+        parser.add_class_arguments(Aggregation, "aggregation")
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=int)
 
@@ -132,7 +135,11 @@ class _TrainCLI(LightningCLI):
                 # An epoch's checkpoint is only resumable once the epoch is really over.
                 save_on_train_epoch_end=True,
             ),
-            FitClassifier(str(self.folder), self.config.weights),
+            FitClassifier(
+                str(self.folder),
+                self.config.weights,
+                Aggregation(**self.config.aggregation.as_dict()),
+            ),
             CollapseGuard(),
             EpochLog(),
         ]

@@ -167,7 +167,7 @@ def misbehave(source: Source, connection: Connection | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def serve_hostile(connection: Connection, settings: tuple[CropSpec, int, Sampling]) -> None:
+def serve_hostile(connection: Connection, settings: tuple[CropSpec, int, Sampling, str]) -> None:
     """Stands in for the pipeline's worker: same protocol, no detector; answers with its pid."""
     connection.send(None)
     while True:
@@ -179,11 +179,13 @@ def serve_hostile(connection: Connection, settings: tuple[CropSpec, int, Samplin
         connection.send(Extraction(Status.NO_FACE, f"{source.name} {os.getpid()}"))
 
 
-def serve_never(connection: Connection, settings: tuple[CropSpec, int, Sampling]) -> None:
+def serve_never(connection: Connection, settings: tuple[CropSpec, int, Sampling, str]) -> None:
     """A worker that dies before it is ready."""
 
 
-def serve_real_hostile(connection: Connection, settings: tuple[CropSpec, int, Sampling]) -> None:
+def serve_real_hostile(
+    connection: Connection, settings: tuple[CropSpec, int, Sampling, str]
+) -> None:
     """The pipeline's own worker, but some sources kill it before they are read."""
     from deepfake.faces import extraction, pipeline
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -14,7 +15,9 @@ from PIL import Image
 from deepfake import __version__, cli
 from deepfake.errors import DeepfakeError, UsageError
 from deepfake.media.tables import read_csv
+from deepfake.records import Aggregation
 from tests.conftest import Trained
+from tests.fakes import portrait
 
 ROOT = Path(__file__).parents[1]
 
@@ -381,6 +384,7 @@ def test_info_tells_where_everything_comes_from(
     content = json.loads(_info(trained, capsys))
     assert content["crop_spec"]["size"] == 64
     assert content["labels"] == {"0": "real", "1": "fake"}
+    assert content["aggregation"] == Aggregation().to_dict()
     assert content["threshold_origin"].endswith("validation split")
     assert content["versions"]["deepfake"] == __version__
     assert cli.info([str(trained.checkpoint)]) == 0
@@ -432,7 +436,7 @@ def test_frames_of_a_video_are_chosen_by_options_and_kept_with_the_crops(
     assert cli.crop([*words, "--every", "2", "--max-frames", "9", "--keyframes"]) == 0
     sampling = json.loads((tmp_path / "crops" / "job.json").read_text())["sampling"]
     expected = {"frames": None, "fps": None, "every": 2, "mode": "keyframes", "max_frames": 9}
-    assert sampling == expected
+    assert sampling == expected | {"detect_every": 1}
     faces = tmp_path / "faces.csv"
     outputs = ["--output", tmp_path / "s.csv", "--faces", faces]
     assert predict(clip, trained, *outputs, "--frames", "3", "--aggregate", "max") == 0
@@ -440,6 +444,36 @@ def test_frames_of_a_video_are_chosen_by_options_and_kept_with_the_crops(
     assert len(frames) == 3
     (row,) = read_csv(tmp_path / "s.csv", ["p_fake", "reason"])
     assert row["p_fake"] == max(frame["p_fake"] for frame in frames)
+
+
+def test_boxes_between_are_part_of_the_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, crops = tmp_path / "clip.gif", tmp_path / "crops"
+    pictures = [Image.fromarray(np.roll(portrait(1, 0), shift, axis=1)) for shift in range(6)]
+    pictures[0].save(clip, save_all=True, append_images=pictures[1:], duration=100)
+    words = [str(clip), str(crops), "--size", "64", "--workers", "0", "--quiet", "--every", "1"]
+    assert cli.crop([*words, "--detect-every", "5"]) == 0
+    assert json.loads((crops / "job.json").read_text())["sampling"]["detect_every"] == 5
+    (row,) = read_csv(crops / "sources.csv", ["reason"])
+    assert row["reason"] == "faces in 6 of 6 frames; boxes of 4 of 6 frames interpolated"
+    capsys.readouterr()
+    assert cli.crop(words) == 2
+    assert "was begun with detect_every=5, now it is 1" in capsys.readouterr().err
+    assert cli.crop([*words, "--detect-every", "31"]) == 2
+    assert "detect_every=31; expected 1 (every frame) to 30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:99", "mps", "cpu:0"])
+def test_an_absent_detect_device_is_refused_before_any_work(
+    device: str, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, crops, scores = trained.photos, tmp_path / "crops", tmp_path / "s.csv"
+    assert cli.crop([str(photos), str(crops), "--detect-device", device]) == 2
+    assert predict(photos, trained, "--output", scores, "--detect-device", device) == 2
+    errors = capsys.readouterr().err
+    assert errors.count(f"error: detect device '{device}'") == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

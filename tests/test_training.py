@@ -26,6 +26,7 @@ from deepfake.learning.checkpoint import KEY, load_checkpoint, read_info
 from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.data import CropDataset
 from deepfake.learning.task import TripletTask
+from deepfake.records import Aggregation
 from deepfake.training import run_training
 from tests.made_crops import COUNTS, write_crop_folder, write_tables
 
@@ -110,7 +111,8 @@ def test_shipped_configurations_run_whole(crops: Path, tmp_path: Path, name: str
 
 
 def test_the_saved_configuration_runs_again_as_it_is(crops: Path, tmp_path: Path) -> None:
-    train(crops, tmp_path / "first", "--seed_everything", "7", "--model.lr", "0.002")
+    aggregation = ["--aggregation.policy", "top", "--aggregation.top_share", "0.5"]
+    train(crops, tmp_path / "first", "--seed_everything", "7", "--model.lr", "0.002", *aggregation)
     saved = tmp_path / "first" / "config.yaml"
     output = io.StringIO()
     run_training(["--config", str(saved)], output)  # data.root is in it, the run folder is not
@@ -120,6 +122,7 @@ def test_the_saved_configuration_runs_again_as_it_is(crops: Path, tmp_path: Path
     assert_same_state(tmp_path / "first" / "model.ckpt", again / "model.ckpt")
     settings = yaml.safe_load(saved.read_text())
     assert (settings["seed_everything"], settings["model"]["lr"]) == (7, 0.002)
+    assert load_checkpoint(again / "model.ckpt").aggregation == Aggregation("top", top_share=0.5)
     run_training(["--config", str(saved), "--weights", "last"], io.StringIO())
     assert (tmp_path / "runs" / "002" / "model.ckpt").is_file()
 

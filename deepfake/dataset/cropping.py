@@ -31,7 +31,7 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.dataset.parts import WHOLE, Part, choose_block_size
 from deepfake.errors import JobError, UsageError
-from deepfake.faces.pipeline import iter_extractions
+from deepfake.faces.pipeline import check_detect_device, iter_extractions
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.media.images import MAX_PIXELS
 from deepfake.progress import track
@@ -59,6 +59,7 @@ def crop_media(
     timeout_s: float = 60.0,
     max_pixels: int = MAX_PIXELS,
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    detect_device: str = "cpu",
     part: Part | None = None,
     shard_size: int | None = None,
     follow_links: bool = False,
@@ -75,6 +76,7 @@ def crop_media(
         timeout_s: Longest time for one input in seconds.
         max_pixels: Larger pictures are ``unreadable``.
         sampling: Which frames of a video or animation are cropped.
+        detect_device: Where the detector runs: ``cpu``, ``cuda`` or ``cuda:N``.
         part: Crop only this part of the job, to be merged with the others.
         shard_size: Inputs per shard; by default few for a job of few.
         follow_links: Follow symbolic links inside the input folder.
@@ -85,6 +87,7 @@ def crop_media(
         UsageError: If the input or output is not usable, or the output was begun by another job.
         JobError: If the disk is full or workers do not start.
     """
+    check_detect_device(detect_device)
     _refuse_nesting(Path(input_path), output)
     labelled = label_sources(input_path, follow_links=follow_links, require_labels=require_labels)
     try:
@@ -103,7 +106,13 @@ def crop_media(
         extractions = track(
             # A worker takes seconds to start; there is no use in more of them than inputs.
             iter_extractions(
-                remaining, spec, min(workers, len(remaining)), timeout_s, max_pixels, sampling
+                remaining,
+                spec,
+                min(workers, len(remaining)),
+                timeout_s,
+                max_pixels,
+                sampling,
+                detect_device,
             ),
             total=total,
             initial=total - len(remaining),

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,11 @@ import numpy as np
 from deepfake.dataset.parts import LARGEST_BLOCK
 from deepfake.errors import UsageError
 from deepfake.faces.extraction import decode_crop
-from deepfake.faces.pipeline import iter_extractions
-from deepfake.inference.aggregation import DEFAULT_AGGREGATION, POLICIES, aggregate
+from deepfake.faces.pipeline import check_detect_device, iter_extractions
+from deepfake.faces.tracking import link_tracks
+from deepfake.inference.aggregation import aggregate
 from deepfake.inference.backend import choose_devices, make_scorers
 from deepfake.inference.scoring import Backend, Scorer
-from deepfake.inference.tracking import Box, link_tracks
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.media.images import MAX_PIXELS
@@ -32,6 +33,7 @@ from deepfake.records import (
     FaceCrop,
     FaceScore,
     MediaScore,
+    Policy,
     Sampling,
     Source,
 )
@@ -52,7 +54,9 @@ class Predictor:
         timeout_s: Longest time for one file in seconds; needs ``workers``.
         max_pixels: Larger pictures are ``unreadable``.
         sampling: Which frames of a video; by default as the training crops were sampled.
-        aggregation: How the frames of a file make its score, a name of ``POLICIES``.
+        aggregation: How the frames of a file make its score, a name of ``POLICIES``; by default,
+            and in its numbers always, as the checkpoint says.
+        detect_device: Where faces are searched for: ``cpu``, ``cuda`` or ``cuda:N``.
         backend: ``torch``, ``onnx`` (ONNX Runtime, on a CPU) or ``auto``.
         expected_faces: About as many will be scored; helps ``auto`` to choose.
 
@@ -70,18 +74,21 @@ class Predictor:
         timeout_s: float = 60.0,
         max_pixels: int = MAX_PIXELS,
         sampling: Sampling | None = None,
-        aggregation: str = DEFAULT_AGGREGATION,
+        aggregation: Policy | None = None,
+        detect_device: str = "cpu",
         backend: str = "auto",
         expected_faces: int = 0,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}; expected 1 or more")
-        if aggregation not in POLICIES:
-            raise UsageError(f"no aggregation {aggregation!r}; there are {', '.join(POLICIES)}")
+        check_detect_device(detect_device)
         self.checkpoint = checkpoint
         self.devices = choose_devices(device)
         self.batch_size, self.workers, self.timeout_s = batch_size, workers, timeout_s
-        self.max_pixels, self.aggregation = max_pixels, aggregation
+        self.max_pixels, self.detect_device = max_pixels, detect_device
+        self.aggregation = checkpoint.aggregation
+        if aggregation is not None:
+            self.aggregation = replace(self.aggregation, policy=aggregation)
         self.sampling = sampling or checkpoint.sampling
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
@@ -95,7 +102,8 @@ class Predictor:
         timeout_s: float = 60.0,
         max_pixels: int = MAX_PIXELS,
         sampling: Sampling | None = None,
-        aggregation: str = DEFAULT_AGGREGATION,
+        aggregation: Policy | None = None,
+        detect_device: str = "cpu",
         backend: str = "auto",
     ) -> Predictor:
         """Load ``model.ckpt`` of a finished run, or its copy as ``.safetensors``.
@@ -114,6 +122,7 @@ class Predictor:
             max_pixels,
             sampling,
             aggregation,
+            detect_device,
             backend,
         )
 
@@ -184,6 +193,7 @@ class Predictor:
             self.timeout_s,
             self.max_pixels,
             self.sampling,
+            self.detect_device,
         )
         with closing(extractions):
             for number, (source, extraction) in enumerate(extractions, first + 1):
@@ -201,19 +211,21 @@ class Predictor:
         scores = iter(p_fake)
         answers = []
         for source, extraction in group:
-            boxes = [_box_of(crop) for crop in extraction.crops]
-            tracks = link_tracks([crop.frame_index for crop in extraction.crops], boxes)
+            tracks = link_tracks(
+                [crop.frame_index for crop in extraction.crops],
+                [crop.face for crop in extraction.crops],
+            )
             faces = tuple(
                 FaceScore(
                     frame_index=crop.frame_index,
                     time_s=crop.time_s,
                     face_index=crop.face_index,
-                    box_xyxy=box,
+                    box_xyxy=_box_of(crop),
                     confidence=crop.face.confidence,
                     p_fake=next(scores),
                     track=track,
                 )
-                for crop, box, track in zip(extraction.crops, boxes, tracks, strict=True)
+                for crop, track in zip(extraction.crops, tracks, strict=True)
             )
             answers.append(self._answer(source, extraction, faces))
         return answers
@@ -246,6 +258,6 @@ def _score_group(scorer: Scorer, group: _Group) -> list[float]:
     return scores
 
 
-def _box_of(crop: FaceCrop) -> Box:
+def _box_of(crop: FaceCrop) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = (float(value) for value in crop.face.box_xyxy)
     return (x0, y0, x1, y1)

@@ -23,6 +23,7 @@ from deepfake.errors import JobError
 from deepfake.learning.data import CropDataModule, CropDataset
 from deepfake.learning.task import TripletTask
 from deepfake.metrics import choose_threshold, summarise
+from deepfake.records import Aggregation
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -40,11 +41,18 @@ class FitClassifier(Callback):
     Args:
         folder: The run's folder.
         weights: ``best`` uses the epoch with the best validation AUC, ``last`` the final one.
+        aggregation: How predictions make one score of the faces of a file; stored as it is.
     """
 
-    def __init__(self, folder: str, weights: Literal["best", "last"] = "best") -> None:
+    def __init__(
+        self,
+        folder: str,
+        weights: Literal["best", "last"] = "best",
+        aggregation: Aggregation = Aggregation(),  # noqa: B008 - frozen
+    ) -> None:
         self.folder = Path(folder)
         self.weights = weights
+        self.aggregation = aggregation
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit, choose, measure, write."""
@@ -70,6 +78,7 @@ class FitClassifier(Callback):
             split: asdict(summarise(labels[split], scores[split], threshold)) for split in scores
         }
         task.info |= {
+            "aggregation": self.aggregation.to_dict(),
             "threshold": threshold,
             "threshold_origin": "best balanced accuracy on the validation split",
             "weights": f"epoch {epoch} ({self.weights})",

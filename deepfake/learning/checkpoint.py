@@ -25,11 +25,11 @@ from deepfake import __version__
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.records import LABEL_NAMES, CropSpec, Sampling
+from deepfake.records import LABEL_NAMES, Aggregation, CropSpec, Sampling
 
 KEY = "deepfake"
 """Where our part of a Lightning checkpoint lives."""
-FORMAT = 1
+FORMAT = 2  # 1 had no aggregation
 SAFETENSORS_SUFFIX = ".safetensors"
 _PARTS = ("embedder", "classifier")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
@@ -47,6 +47,7 @@ class Checkpoint:
         classifier: Embeddings to probabilities.
         crop_spec: How crops must be cut for it.
         sampling: Which frames of videos it was trained on, the default for prediction.
+        aggregation: How faces make the score of a file, the default for prediction.
         threshold: ``p_fake`` at or above it means fake.
         info: Everything else that it remembers: provenance, counts, versions, configuration.
         sha256: Of the file.
@@ -57,6 +58,7 @@ class Checkpoint:
     classifier: SVMClassifier
     crop_spec: CropSpec
     sampling: Sampling
+    aggregation: Aggregation
     threshold: float
     info: dict[str, Any]
     sha256: str
@@ -100,6 +102,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         spec = CropSpec.from_dict(info["crop_spec"])
         sampling = Sampling.from_dict(info["sampling"])
+        aggregation = Aggregation.from_dict(info["aggregation"])
         if not 1 <= hyper["embedding_dim"] <= 65536:
             raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
         if hyper["image_size"] != spec.size:
@@ -121,6 +124,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         classifier=classifier.eval(),
         crop_spec=spec,
         sampling=sampling,
+        aggregation=aggregation,
         threshold=threshold,
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -249,7 +253,7 @@ def make_info(
     seed: int,
     configuration: str,
 ) -> dict[str, Any]:
-    """Our part of a checkpoint, in plain types; the threshold is filled in by ``FitClassifier``."""
+    """Our part of a checkpoint, in plain types; ``FitClassifier`` fills in what decides."""
     return {
         "format": FORMAT,
         "crop_spec": crop_spec.to_dict(),
@@ -263,6 +267,7 @@ def make_info(
         "versions": describe_versions(),
         "seed": seed,
         "configuration": configuration,
+        "aggregation": None,
         "threshold": None,
         "threshold_origin": None,
         "metrics": {},

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from deepfake.inference.scoring import TorchScorer
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.media.tables import read_csv
-from deepfake.records import MediaScore, Status
+from deepfake.records import Aggregation, MediaScore, Status
 from tests.conftest import Trained
 
 
@@ -150,9 +151,18 @@ def test_errors(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="batch_size=0"):
         Predictor.from_checkpoint(trained.checkpoint, batch_size=0)
     with pytest.raises(UsageError, match="no aggregation 'mode'"):
-        Predictor.from_checkpoint(trained.checkpoint, aggregation="mode")
+        Predictor.from_checkpoint(trained.checkpoint, aggregation="mode")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="detect device 'gpu'; expected cpu, cuda or cuda:N"):
+        Predictor.from_checkpoint(trained.checkpoint, detect_device="gpu")
     with pytest.raises(UsageError, match="device 'gpu' is not usable here"):
         Predictor.from_checkpoint(trained.checkpoint, device="gpu")
+
+
+def test_the_numbers_of_the_checkpoint_count_with_any_policy(trained: Trained) -> None:
+    numbers = Aggregation("median", top_share=0.5)
+    checkpoint = replace(load_checkpoint(trained.checkpoint), aggregation=numbers)
+    assert Predictor(checkpoint).aggregation == numbers
+    assert Predictor(checkpoint, aggregation="top").aggregation == replace(numbers, policy="top")
 
 
 # Several devices

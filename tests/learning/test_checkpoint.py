@@ -31,7 +31,7 @@ from deepfake.learning.checkpoint import (
 )
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import TripletTask
-from deepfake.records import CropSpec
+from deepfake.records import Aggregation, CropSpec
 from tests.made_crops import COUNTS, write_crop_folder
 
 Content = dict[str, Any]
@@ -104,6 +104,7 @@ def test_holds_everything_that_a_prediction_needs(run: Run) -> None:
     assert {f"classifier.{part}" for part in parts} <= names
     assert ours["format"] == FORMAT
     assert CropSpec.from_dict(ours["crop_spec"]) == CropSpec(size=32)
+    assert Aggregation.from_dict(ours["aggregation"]) == Aggregation()
     assert ours["normalisation"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
     assert ours["normalisation"]["std"] == pytest.approx([0.229, 0.224, 0.225])
     assert 0 < ours["threshold"] < 1
@@ -263,7 +264,8 @@ def remove(section: str, key: str) -> Callable[[Content], object]:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        pytest.param(put(KEY, "format", 99), "has format 99, this version .* reads 1", id="format"),
+        pytest.param(put(KEY, "format", 99), "has format 99, this version .* reads 2", id="format"),
+        pytest.param(put(KEY, "format", 1), "has format 1, this version", id="older-format"),
         pytest.param(remove(KEY, "format"), "has format None", id="no-format"),
         pytest.param(drop("state_dict"), "it has no state_dict", id="no-weights"),
         pytest.param(drop("hyper_parameters"), "it has no hyper_parameters", id="no-settings"),
@@ -271,6 +273,15 @@ def remove(section: str, key: str) -> Callable[[Content], object]:
         pytest.param(put(KEY, "threshold", None), "in mid-training; use the model.ckpt", id="mid"),
         pytest.param(remove(KEY, "crop_spec"), "does not fit this version", id="no-recipe"),
         pytest.param(put(KEY, "crop_spec", {"size": 32}), "crop settings do not fit", id="recipe"),
+        pytest.param(remove(KEY, "aggregation"), "does not fit this version", id="no-policy"),
+        pytest.param(
+            put(KEY, "aggregation", {"policy": "mean"}), "aggregation settings do not", id="numbers"
+        ),
+        pytest.param(
+            put(KEY, "aggregation", Aggregation().to_dict() | {"policy": "mode"}),
+            "no aggregation 'mode'",
+            id="policy",
+        ),
         pytest.param(put(KEY, "crop_spec", 7), "does not fit this version", id="recipe-of-no-kind"),
         pytest.param(
             put("hyper_parameters", "image_size", 64), "takes 64 px, its crops have 32", id="size"
