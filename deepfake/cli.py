@@ -399,7 +399,7 @@ def merge(argv: Sequence[str] | None = None) -> int:
         "finished, and of the same job. They are only read. Killed at any instant, run it again.",
         epilog="""\
 A part of crop is its folder; a part of predict is its CSV, beside which lies the .partial file
-that everything is merged from.
+that everything is merged from; it may be removed afterwards.
 
 examples:
   deepfake merge crops/ parts/*/
@@ -420,8 +420,9 @@ def _merge(options: argparse.Namespace) -> int:
             raise UsageError(f"{path}: no such folder or file; name the output of every part")
     folders = [path for path in options.parts if path.is_dir()]
     if len(folders) == len(options.parts):
-        if options.faces is not None or options.submission is not None or options.overwrite:
-            raise UsageError("--faces, --submission and --overwrite are for parts of predict")
+        tables = (options.faces, options.submission, options.submission_output, options.no_answer)
+        if options.overwrite or any(value is not None for value in tables):
+            raise UsageError("--faces, --submission... and --overwrite are for parts of predict")
         from deepfake.dataset.merging import merge_crops
         from deepfake.records import Status
 

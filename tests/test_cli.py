@@ -30,7 +30,9 @@ def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["", "crop", "train", "predict", "info", "export", "demo"])
+@pytest.mark.parametrize(
+    "command", ["", "crop", "train", "predict", "merge", "info", "export", "demo"]
+)
 def test_help_has_examples_and_imports_nothing_heavy(command: str) -> None:
     words = [command] if command else []
     code = (
@@ -66,6 +68,7 @@ def test_version_and_bare_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["trian"], "did you mean train"),
         (["crop", "a", "b", "--presett", "dacon"], "did you mean --preset"),
         (["predict", "a", "--chekpoint", "b"], "--checkpoint"),
+        (["merge", "a", "b", "--face", "c"], "did you mean --faces"),
         (["info", "a", "--jsn"], "did you mean --json"),
         (["demo", "--outptu", "x"], "did you mean --output"),
         (["train", "--data.rot", "x"], r"did you mean --data\.root"),

@@ -221,6 +221,10 @@ def test_refuses_missing_and_mixed_parts(
         assert not (tmp_path / "m.csv").exists()
     assert cli.merge([str(tmp_path / "no" / "m.csv"), *map(str, parts)]) == 2
     assert "there is no folder" in capsys.readouterr().err
+    options = (["--no-answer", "0.0"], ["--overwrite"], ["--submission-output", "s.csv"])
+    for more in options:
+        assert cli.merge([str(tmp_path / "m"), str(tmp_path / "parts"), *more]) == 2
+        assert "are for parts of predict" in capsys.readouterr().err
     assert cli.merge(["-", *map(str, parts)]) == 2
     assert "name a file" in capsys.readouterr().err
 
