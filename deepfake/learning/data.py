@@ -159,6 +159,9 @@ class EpochBatches(Sampler[list[SampleKey]]):
         augment_share: Share of each batch that is augmented.
         rank: Number of this process.
         world_size: Number of processes; they take equal parts of each global batch.
+
+    Attributes:
+        done: Batches of one epoch that a resumed run has behind it, as ``(epoch, number)``.
     """
 
     def __init__(
@@ -177,6 +180,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
         self.batch_size = min(batch_size, len(sampler) - len(sampler) % world_size)
         self.n_augmented = int(augment_share * self.batch_size + 1e-9)
         self.rank, self.world_size = rank, world_size
+        self.done = (0, 0)
 
     def __len__(self) -> int:
         return len(self.sampler) // self.batch_size
@@ -184,7 +188,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.sampler.epoch
         order = list(self.sampler)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        first = self.done[1] if epoch == self.done[0] else 0
+        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
             batch = [
                 SampleKey(epoch, index, place < self.n_augmented)
                 for place, index in enumerate(order[start : start + self.batch_size])
@@ -245,7 +250,7 @@ class CropDataModule(LightningDataModule):
         self.augmentation = augmentation
         self.split, self.shares, self.crop_preset = split, shares, crop_preset
         self.num_workers, self.seed = num_workers, seed
-        self._resumed_epoch = 0
+        self._resumed = (0, 0)
         self.datasets: dict[str, CropDataset] = {}
         self.description: DataDescription | None = None
 
@@ -279,12 +284,13 @@ class CropDataModule(LightningDataModule):
         self.description = DataDescription(manifest, counts)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data: the epoch that comes next."""
-        return {"epoch": _next_epoch(self.trainer) if self.trainer else 0}
+        """What a checkpoint keeps of the data: the epoch and the batch that come next."""
+        epoch, batch = _next_batch(self.trainer) if self.trainer else (0, 0)
+        return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the epoch that a checkpoint names."""
-        self._resumed_epoch = int(state_dict["epoch"])
+        """Go on where a checkpoint says."""
+        self._resumed = (int(state_dict["epoch"]), int(state_dict.get("batch", 0)))
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches of this process."""
@@ -296,8 +302,10 @@ class CropDataModule(LightningDataModule):
             # Lightning sets the epoch too, but on a resume only after a loader with workers has
             # fetched its first batches (Lightning issue 21938). Where a schedule asks for the
             # number of steps, this is even called before Lightning restores its own count.
-            order.set_epoch(max(_next_epoch(trainer), self._resumed_epoch))
+            order.set_epoch(max(_next_batch(trainer)[0], self._resumed[0]))
         batches = EpochBatches(order, self.batch_size, self.augment_share, rank, world_size)
+        # Lightning counts on from the batch where it stopped, but starts the loader anew.
+        batches.done = self._resumed
         return self._loader(dataset, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -381,9 +389,13 @@ class CropDataModule(LightningDataModule):
             logger.warning("the test split lacks a class (%s): no test figures", shown)
 
 
-def _next_epoch(trainer: Trainer) -> int:
-    progress: Any = trainer.fit_loop.epoch_progress
-    return int(progress.current.processed)
+def _next_batch(trainer: Trainer) -> tuple[int, int]:
+    """Epoch and batch that come next, also while a callback of the present batch runs."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    if progress.ready == progress.processed:
+        return int(progress.processed), 0  # between two epochs
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return int(progress.processed), int(batches.processed)
 
 
 def _use_one_thread(worker: int) -> None:
