@@ -132,7 +132,7 @@ class TripletTask(LightningModule):
         self.watch = LossWatch()
         mode: CompileMode | Literal[False] = compile
         self._embed: Callable[[Tensor], Tensor] = (
-            compile_forward(self.embedder.forward, mode) if mode else self.embedder
+            compile_forward(self.embedder.forward, mode) if mode else self.embedder.forward
         )
         self._captured = mode == "reduce-overhead"
         self._replay: Replay | None = None
