@@ -138,11 +138,11 @@ class CollapseGuard(Callback):
         """Look at the distances of the last step."""
         if self._warned or not isinstance(pl_module, TripletTask):
             return
-        figures, margin = pl_module.step_figures, pl_module.triplet_loss.margin
-        if "train_an_distance" not in figures:
+        outcome, margin = pl_module.outcome, pl_module.triplet_loss.margin
+        if outcome is None or not int(outcome.n_triplets):
             return  # a batch without a triplet says nothing
-        near = bool(figures["train_an_distance"] < 1e-3)
-        stuck = abs(float(figures["train_triplet_loss"]) - margin) < 0.02 * margin
+        near = bool(outcome.an_mean < 1e-3)
+        stuck = abs(float(outcome.loss) - margin) < 0.02 * margin
         self._recent.append(near and stuck)
         if len(self._recent) == self._recent.maxlen and all(self._recent):
             self._warned = True

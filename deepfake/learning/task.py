@@ -18,12 +18,7 @@ from deepfake.learning.checkpoint import KEY, make_info
 from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.data import CropDataModule, Sample
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.learning.losses import (
-    AuxiliaryCrossEntropy,
-    SemiHardTripletLoss,
-    mine_triplets,
-    squared_distances,
-)
+from deepfake.learning.losses import AuxiliaryCrossEntropy, SemiHardTripletLoss, TripletOutcome
 from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
 
 _CLASSIFIER_PREFIX = "classifier."
@@ -103,8 +98,8 @@ class TripletTask(LightningModule):
         self.weight_decay, self.schedule, self.seed = weight_decay, schedule, seed
         self.configuration = ""
         self.info: dict[str, Any] = {}
-        self.step_figures: dict[str, Tensor] = {}
-        self._n_triplets = 0
+        self.outcome: TripletOutcome | None = None  # of the last step, for callbacks
+        self._mined: list[Tensor] = []
         self._recent: deque[tuple[Tensor, Tensor]] = deque()
         self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -152,15 +147,22 @@ class TripletTask(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Forget the embeddings of the last epoch."""
         self._recent.clear()
-        self._n_triplets = 0
+        self._mined.clear()
 
     def on_train_epoch_end(self) -> None:
-        """Refuse to go on without anything to learn from.
+        """Log what the mining found, as means over all triplets of the epoch.
 
         Raises:
-            JobError: If not one batch of the epoch held a triplet.
+            JobError: If not one batch of the epoch held a triplet, and nothing else taught.
         """
-        if self._n_triplets == 0 and self.cross_entropy is None:
+        totals = torch.stack(self._mined).sum(dim=0).tolist() if self._mined else [0.0]
+        n_triplets, *sums = totals
+        if n_triplets:
+            names = ("train_ap_distance", "train_an_distance", "train_active_share")
+            self.log_dict(
+                {name: total / n_triplets for name, total in zip(names, sums, strict=True)}
+            )
+        elif self.cross_entropy is None:
             raise JobError(
                 f"no batch of epoch {self.current_epoch} held two crops of one class and one of "
                 "the other: nothing was learnt; use a larger data.batch_size, or data.balance true"
@@ -175,28 +177,20 @@ class TripletTask(LightningModule):
         """Loss of one batch; triplets are mined over all processes' embeddings together."""
         embeddings = self._gather(self.embedder(batch["image"]))
         labels = self._gather(batch["label"])
-        triplets = mine_triplets(embeddings, labels)
-        triplet = self.triplet_loss(embeddings, labels, triplets)
+        outcome = self.triplet_loss.evaluate(embeddings, labels)
+        triplet, n_triplets, *means = outcome
         penalty = self.head_l2 / 2 * self.embedder.head.weight.pow(2).sum()
         loss: Tensor = self.triplet_weight * triplet + penalty
         if self.cross_entropy is not None:
             loss = loss + self.cross_entropy_weight * self.cross_entropy(embeddings, labels)
         self._refuse_nan(loss, batch)
-        distances = squared_distances(embeddings.detach())
-        anchors, positives, negatives = triplets
-        self._n_triplets += len(anchors)
-        figures = {"train_loss": loss, "train_triplet_loss": triplet}
-        figures["train_triplets"] = torch.tensor(float(len(anchors)))
-        if len(anchors):
-            ap, an = distances[anchors, positives], distances[anchors, negatives]
-            figures |= {
-                "train_ap_distance": ap.mean(),
-                "train_an_distance": an.mean(),
-                "train_active_share": (ap - an + self.triplet_loss.margin > 0).float().mean(),
-            }
-        self.step_figures = {name: value.detach() for name, value in figures.items()}
-        self.log_dict(self.step_figures, on_step=False, on_epoch=True, batch_size=len(labels))
-        self.log("loss", triplet.detach(), prog_bar=True, logger=False, batch_size=len(labels))
+        triplet, weight = triplet.detach(), n_triplets.to(triplet.dtype)
+        self.outcome = outcome._replace(loss=triplet)
+        self._mined.append(torch.stack([weight, *(weight * mean for mean in means)]))
+        figures = {"train_loss": loss.detach(), "train_triplet_loss": triplet}
+        figures["train_triplets"] = weight
+        self.log_dict(figures, on_step=False, on_epoch=True, batch_size=len(labels))
+        self.log("loss", triplet, prog_bar=True, logger=False, batch_size=len(labels))
         self._remember(embeddings.detach(), labels)
         return loss
 

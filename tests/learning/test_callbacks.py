@@ -19,6 +19,7 @@ from deepfake.learning.callbacks import CollapseGuard, EpochLog, FitClassifier, 
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.data import CropDataModule
+from deepfake.learning.losses import TripletOutcome
 from deepfake.learning.task import TripletTask
 from tests import oracles
 from tests.made_crops import write_crop_folder, write_tables
@@ -210,13 +211,10 @@ def test_embed_keeps_order_and_mode(crops: Path, workers: int) -> None:
 def watch(guard: CollapseGuard, steps: list[tuple[float, float] | None]) -> None:
     task = make_task()
     for step in steps:
-        task.step_figures = {"train_triplet_loss": torch.tensor(0.0)}
-        if step is not None:
-            loss, distance = step
-            task.step_figures = {
-                "train_triplet_loss": torch.tensor(loss),
-                "train_an_distance": torch.tensor(distance),
-            }
+        loss, distance = step or (0.0, 0.0)
+        n_triplets = torch.tensor(0 if step is None else 12)
+        rest = torch.tensor(distance)
+        task.outcome = TripletOutcome(torch.tensor(loss), n_triplets, rest, rest, rest)
         guard.on_train_batch_end(Trainer(logger=False, accelerator="cpu"), task, None, None, 0)
 
 
