@@ -23,8 +23,6 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.learning import task as task_module
 from deepfake.learning.checkpoint import KEY, load_checkpoint, read_info
-from deepfake.learning.classifier import SVMClassifier
-from deepfake.learning.data import CropDataset
 from deepfake.learning.task import TripletTask
 from deepfake.training import run_training
 from tests.made_crops import COUNTS, write_crop_folder, write_tables
@@ -446,58 +444,3 @@ def test_an_epoch_without_a_figure_is_no_end(tmp_path: Path) -> None:
     crops = write_crop_folder(tmp_path / "crops", counts)
     train(crops, tmp_path / "run", "--data.balance", "false")
     assert (tmp_path / "run" / "model.ckpt").is_file()
-
-
-# Several processes
-
-
-def finish(child: subprocess.Popen[bytes], log: Path) -> str:
-    try:
-        code = child.wait(timeout=240)
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-    assert code == 0, log.read_text()
-    return log.read_text()
-
-
-PROCESSES = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
-
-
-@pytest.mark.parametrize(
-    "backbone",
-    [
-        # Layer norm looks at one sample only: two processes must do what one does.
-        pytest.param("test_efficientnet_ln", id="layer-norm"),
-        # Batch norm does not, but the processes must end with one network.
-        pytest.param("test_efficientnet", id="batch-norm"),
-    ],
-)
-def test_two_processes(crops: Path, tmp_path: Path, backbone: str) -> None:
-    options = ["--model.backbone", backbone, "--weights", "last", "--model.dropout", "0.0"]
-    options += ["--model.optimizer", "sgd", "--model.schedule", "constant", "--model.lr", "0.05"]
-    options += ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "1.0"]
-    together = tmp_path / "together"
-    child = start(crops, together, *options, *PROCESSES)
-    text = finish(child, tmp_path / "together.log")
-    assert text.count("checkpoint: ") == 1
-    assert (together / "config.yaml").is_file()
-    model = load_checkpoint(together / "model.ckpt")
-    assert set(model.info["metrics"]) == {"train", "validation", "test"}
-    rows = CropDataset(crops, [r for r in read_manifest(crops).rows if r.split == "train"], 64)
-    images = torch.stack([rows[i]["image"] for i in range(len(rows))])
-    with torch.inference_mode():
-        embeddings = model.embedder(images)
-    labels, groups = [row.label or 0 for row in rows.rows], [row.group for row in rows.rows]
-    fitted = SVMClassifier(512).fit(embeddings, labels, groups)
-    torch.testing.assert_close(model.classifier.weight_, fitted.weight_, rtol=0, atol=1e-4)
-    if backbone == "test_efficientnet":
-        return
-    alone = tmp_path / "alone"
-    train(crops, alone, *options)
-    one, two = state_of(alone / "model.ckpt"), state_of(together / "model.ckpt")
-    for name in one:
-        if name.startswith("embedder."):
-            torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5, msg=name)
-    for name in ("train_triplet_loss", "train_triplets", "train_loss", "val_loss"):
-        assert logged(together, name) == pytest.approx(logged(alone, name), abs=1e-4)
