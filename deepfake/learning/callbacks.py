@@ -65,11 +65,28 @@ class FitClassifier(Callback):
         if trainer.interrupted:
             return
         epoch = self._take_weights(trainer, task)
+        if trainer.world_size > 1:
+            # Each process has seen other batches; the statistics that are saved are the first's.
+            for statistic in task.embedder.buffers():
+                torch.distributed.broadcast(statistic, 0)
         embeddings = {
             split: embed(trainer, task, data.datasets[split])
             for split in SPLITS
             if len(data.datasets[split])
         }
+        if trainer.is_global_zero:
+            self._fit(task, data, embeddings, epoch)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(self.folder / MODEL_FILE, weights_only=True)
+        if trainer.is_global_zero:
+            report = {"threshold": task.info["threshold"], "epoch": epoch, **task.info["metrics"]}
+            text = json.dumps(_without_nan(report), indent=2) + "\n"
+            write_atomic(self.folder / METRICS_FILE, text)
+
+    def _fit(
+        self, task: TripletTask, data: CropDataModule, embeddings: dict[str, Tensor], epoch: int
+    ) -> None:
+        """Fit the classifier, choose the threshold, measure every split."""
         labels = {
             split: np.array([row.label for row in data.datasets[split].rows]) for split in SPLITS
         }
@@ -86,12 +103,6 @@ class FitClassifier(Callback):
             "weights": f"epoch {epoch} ({self.weights})",
             "metrics": metrics,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(self.folder / MODEL_FILE, weights_only=True)
-        if trainer.is_global_zero:
-            report = {"threshold": threshold, "epoch": epoch, **metrics}
-            text = json.dumps(_without_nan(report), indent=2) + "\n"
-            write_atomic(self.folder / METRICS_FILE, text)
 
     def _take_weights(self, trainer: Trainer, task: TripletTask) -> int:
         """Load the chosen epoch's weights; returns its number."""
@@ -108,25 +119,19 @@ class FitClassifier(Callback):
 def embed(trainer: Trainer, task: TripletTask, dataset: CropDataset) -> Tensor:
     """Embed every crop of a data set once, without augmentation, ``(N, D)`` float32 on the CPU.
 
-    Processes share the work; each of them gets all rows, in order.
+    Processes share the work. The first of them gets all rows, in order; the others get none.
     """
     data: CropDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    share = range(trainer.global_rank, len(dataset), trainer.world_size)
-    rows = CropDataset(dataset.root, [dataset.rows[i] for i in share], dataset.size)
     was_training = task.training
     task.eval()
-    parts = [
-        task.embedder(batch["image"].to(task.device)).float().cpu() for batch in data.load(rows)
-    ]
+    n_rows = len(dataset) if trainer.is_global_zero else 0
+    everything = torch.empty(n_rows, task.embedder.head.out_features)
+    for batch in data.load(dataset):
+        index = task.gather(batch["index"].to(task.device))
+        rows = task.gather(task.embedder(batch["image"].to(task.device)).float())
+        if trainer.is_global_zero:
+            everything[index.cpu()] = rows.cpu()
     task.train(was_training)
-    own = torch.cat(parts) if parts else torch.zeros(0, task.embedder.head.out_features)
-    if trainer.world_size == 1:
-        return own
-    gathered: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(gathered, own)
-    everything = torch.zeros(len(dataset), own.shape[1])
-    for rank, part in enumerate(gathered):
-        everything[rank :: trainer.world_size] = part
     return everything
 
 

@@ -158,7 +158,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
             the only one.
         augment_share: Share of each batch that is augmented.
         rank: Number of this process.
-        world_size: Number of processes; they take equal parts of each global batch.
+        world_size: Number of processes; they take equal parts of each global batch, and of
+            balanced batches each takes both classes.
 
     Attributes:
         done: Batches of one epoch that a resumed run has behind it, as ``(epoch, number)``.
@@ -174,7 +175,12 @@ class EpochBatches(Sampler[list[SampleKey]]):
     ) -> None:
         if batch_size % world_size:
             raise UsageError(
-                f"data.batch_size={batch_size} cannot be divided among {world_size} processes"
+                f"data.batch_size={batch_size} cannot be divided among {world_size} processes; it "
+                f"counts all of them together, so take {-(-batch_size // world_size) * world_size}"
+            )
+        if len(sampler) < world_size:
+            raise UsageError(
+                f"{len(sampler)} crops to train on cannot be divided among {world_size} processes"
             )
         self.sampler = sampler
         self.batch_size = min(batch_size, len(sampler) - len(sampler) % world_size)
@@ -194,7 +200,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
                 SampleKey(epoch, index, place < self.n_augmented)
                 for place, index in enumerate(order[start : start + self.batch_size])
             ]
-            yield batch[self.rank :: self.world_size]
+            yield [batch[place] for place in deal(len(batch), self.rank, self.world_size)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +301,6 @@ class CropDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches of this process."""
         trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         dataset = self.datasets["train"]
         order = EpochOrder([row.label or 0 for row in dataset.rows], self.seed, self.balance)
         if trainer is not None:
@@ -303,7 +308,7 @@ class CropDataModule(LightningDataModule):
             # fetched its first batches (Lightning issue 21938). Where a schedule asks for the
             # number of steps, this is even called before Lightning restores its own count.
             order.set_epoch(max(_next_batch(trainer)[0], self._resumed[0]))
-        batches = EpochBatches(order, self.batch_size, self.augment_share, rank, world_size)
+        batches = EpochBatches(order, self.batch_size, self.augment_share, *self._place)
         # Lightning counts on from the batch where it stopped, but starts the loader anew.
         batches.done = self._resumed
         return self._loader(dataset, batch_sampler=batches)
@@ -317,12 +322,24 @@ class CropDataModule(LightningDataModule):
         return self.plain_dataloader("test")
 
     def plain_dataloader(self, split: str) -> DataLoader[Sample]:
-        """Every crop of a split once, in order, without augmentation."""
+        """A split as ``load`` gives it."""
         return self.load(self.datasets[split])
 
     def load(self, dataset: CropDataset) -> DataLoader[Sample]:
-        """Every crop of a data set once, in order, without augmentation."""
-        return self._loader(dataset, batch_size=min(self.batch_size, 64))
+        """This process's share of a data set, in order, without augmentation.
+
+        All shares have one length, so that no process waits for another that is done: where the
+        rows do not divide, the first ones come twice. ``each_once`` takes them out again.
+        """
+        rank, world_size = self._place
+        padded = -(-len(dataset) // world_size) * world_size
+        share = [place % len(dataset) for place in deal(padded, rank, world_size)]
+        return self._loader(dataset, batch_size=min(self.batch_size, 64), sampler=share)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Number of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: CropDataset, **options: Any) -> DataLoader[Sample]:
         return DataLoader(
@@ -396,6 +413,31 @@ def _next_batch(trainer: Trainer) -> tuple[int, int]:
         return int(progress.processed), 0  # between two epochs
     batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     return int(progress.processed), int(batches.processed)
+
+
+def deal(n_places: int, rank: int, world_size: int) -> list[int]:
+    """Places of a batch that one process takes; ``TripletTask.gather`` puts them together again.
+
+    They are dealt out in turns, each turn beginning one process later: where the classes alternate,
+    every second place would give each of two processes one class only.
+
+    Example:
+        >>> [deal(8, rank, world_size=2) for rank in range(2)]
+        [[0, 3, 4, 7], [1, 2, 5, 6]]
+    """
+    turns = range(n_places // world_size)
+    return [turn * world_size + (rank + turn) % world_size for turn in turns]
+
+
+def each_once(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    """Columns in the order of the samples that ``index`` names, each sample once.
+
+    Example:
+        >>> each_once(torch.tensor([2, 0, 1, 0]), torch.tensor([7, 5, 6, 5]))
+        (tensor([5, 6, 7]),)
+    """
+    _, places = np.unique(index.numpy(), return_index=True)
+    return tuple(column[torch.from_numpy(places)] for column in columns)
 
 
 def _use_one_thread(worker: int) -> None:

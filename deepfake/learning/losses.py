@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 # Distances that differ by less than this many units of rounding are equal: a matrix product may sum
 # two identical columns in different orders.
-_TIE_UNITS = 4
+_TIE_UNITS = 8
 
 
 class TripletOutcome(NamedTuple):

@@ -21,7 +21,7 @@ from deepfake.learning.augmentation import sample_seed
 from deepfake.learning.averaging import WeightAverage
 from deepfake.learning.checkpoint import KEY, make_info
 from deepfake.learning.classifier import SVMClassifier
-from deepfake.learning.data import CropDataModule, Sample
+from deepfake.learning.data import CropDataModule, Sample, each_once
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import AuxiliaryCrossEntropy, SemiHardTripletLoss, TripletOutcome
 from deepfake.learning.replay import Replay, count_chunks
@@ -221,8 +221,8 @@ class TripletTask(LightningModule):
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         """Loss of one batch; triplets are mined over all processes' embeddings together."""
-        embeddings = self._gather(self._embed_batch(batch["image"]))
-        labels = self._gather(batch["label"])
+        embeddings = self.gather(self._embed_batch(batch["image"]))
+        labels = self.gather(batch["label"])
         outcome = self.triplet_loss.evaluate(embeddings, labels)
         triplet, n_triplets, ap_mean, an_mean, active_share = outcome
         penalty = self.head_l2 / 2 * self.embedder.head.weight.pow(2).sum()
@@ -287,10 +287,10 @@ class TripletTask(LightningModule):
             self.average = None
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
-        """Collect embeddings; figures come at the end of the epoch, from all of them."""
-        self._validation.append(
-            (batch["index"].cpu(), batch["label"].cpu(), self.embedder(batch["image"]).cpu())
-        )
+        """Collect all processes' embeddings; figures come at the end of the epoch, from them."""
+        parts = (batch["index"], batch["label"], self.embedder(batch["image"]))
+        index, labels, embeddings = (self.gather(part).cpu() for part in parts)
+        self._validation.append((index, labels, embeddings))
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, AUC, equal error rate and accuracy of the current embedding.
@@ -298,7 +298,8 @@ class TripletTask(LightningModule):
         The scores come from an SVM on the running epoch's own training embeddings, so that these
         figures cost no extra pass and never see a validation label.
         """
-        _, labels, embeddings = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
+        columns = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
+        labels, embeddings = each_once(*columns)
         self._validation.clear()
         if not torch.isfinite(embeddings).all():
             raise JobError(
@@ -423,6 +424,24 @@ class TripletTask(LightningModule):
         """Load a checkpoint's ``state_dict`` without its classifier."""
         self.load_state_dict(without_classifier(state))
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Put the ``(B / N, ...)`` of N processes together to ``(B, ...)``, in the batch's order.
+
+        Every process then computes the loss of the whole batch. Backwards, the gather adds up the
+        gradients that all N of them have for a row: N times the true one. Distributed training
+        divides by N when it averages, so that what the optimiser sees is exactly the gradient of
+        one process with the whole batch, also of terms that are computed N times (the penalty,
+        the cross-entropy's own weights).
+        """
+        if self.trainer.world_size == 1:
+            return values
+        gathered: Any = self.all_gather(values, sync_grads=values.requires_grad)
+        n_processes, n_turns = gathered.shape[:2]
+        turns = torch.arange(n_turns, device=gathered.device)[:, None]
+        ranks = (torch.arange(n_processes, device=gathered.device) - turns) % n_processes
+        together: Tensor = gathered[ranks, turns].flatten(0, 1)
+        return together
+
     @property
     def _data(self) -> CropDataModule | None:
         return getattr(self.trainer, "datamodule", None)
@@ -503,16 +522,8 @@ class TripletTask(LightningModule):
     def _use_channels_last(self, wanted: bool) -> None:
         self.embedder.use_memory_format(torch.channels_last if wanted else torch.contiguous_format)
 
-    def _gather(self, values: Tensor) -> Tensor:
-        """Concatenate over processes, in order; gradients flow back to each."""
-        if self.trainer.world_size == 1:
-            return values
-        gathered: Any = self.all_gather(values, sync_grads=values.requires_grad)
-        together: Tensor = gathered.flatten(0, 1)
-        return together
-
     def _remember(self, embeddings: Tensor, labels: Tensor) -> None:
-        self._recent.append((embeddings, labels))
+        self._recent.append((embeddings, labels))  # moving them now would wait for the device
         while len(self._recent) * len(labels) > _RECENT_ROWS:
             self._recent.popleft()
 

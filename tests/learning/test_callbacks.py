@@ -192,7 +192,7 @@ def test_embed_keeps_order_and_mode(crops: Path, workers: int) -> None:
     data = CropDataModule(str(crops), batch_size=5, num_workers=workers)
     data.setup()
     task = make_task(dropout=0.5).train()
-    trainer = make_trainer(crops)
+    task.trainer = trainer = make_trainer(crops)
     trainer.datamodule = data  # type: ignore[attr-defined]
     rows = data.datasets["validation"]
     found = embed(trainer, task, rows)
