@@ -92,7 +92,7 @@ class StopOnSignal(Callback):
         wanted = self._agree(self._wish())
         self._stopping |= wanted >= _STOP
         # The answer to a question of before the last checkpoint is out of date.
-        fresh, self._fresh = self._fresh, False
+        fresh, self._fresh = self._fresh and self._group is not None, False
         loop: Any = trainer.fit_loop.epoch_loop
         if not self._stopping and (not wanted or fresh):
             return
