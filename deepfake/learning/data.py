@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from deepfake.dataset.manifest import CropRow, Manifest, read_manifest
 from deepfake.dataset.splits import SPLITS, find_leaks, split_by_group
@@ -88,7 +88,7 @@ class CropDataset(Dataset[Sample]):
             self._augmentation = self._augmentation or Augmentation(self.augmentation)
             image = self._augmentation(image, sample_seed(self.seed, epoch, index))
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
             "label": torch.tensor(row.label),
             "index": torch.tensor(index),
         }
@@ -311,7 +311,9 @@ class CropDataModule(LightningDataModule):
         batches = EpochBatches(order, self.batch_size, self.augment_share, *self._place)
         # Lightning counts on from the batch where it stopped, but starts the loader anew.
         batches.done = self._resumed
-        return self._loader(dataset, batch_sampler=batches)
+        # What is random about a sample comes with its key: workers may live as long as the run.
+        persistent = self.num_workers > 0
+        return self._loader(dataset, batch_sampler=batches, persistent_workers=persistent)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Plain batches of the validation split."""
@@ -342,14 +344,7 @@ class CropDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: CropDataset, **options: Any) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            num_workers=self.num_workers,
-            persistent_workers=False,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_use_one_thread,
-            **options,
-        )
+        return make_loader(dataset, self.num_workers, torch.cuda.is_available(), **options)
 
     def _assign_splits(self, manifest: Manifest) -> list[str]:
         rows = manifest.rows
@@ -438,6 +433,36 @@ def each_once(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
     """
     _, places = np.unique(index.numpy(), return_index=True)
     return tuple(column[torch.from_numpy(places)] for column in columns)
+
+
+def make_loader(
+    dataset: CropDataset, num_workers: int, pin_memory: bool, **options: Any
+) -> DataLoader[Sample]:
+    """A loader whose workers have one thread each and are some batches ahead.
+
+    Args:
+        dataset: The crops.
+        num_workers: Loader processes; 0 loads in this one.
+        pin_memory: Lay batches where a GPU can fetch them by itself.
+        options: Of ``DataLoader``: what to sample, and how.
+    """
+    return DataLoader(
+        dataset,
+        num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_use_one_thread,
+        collate_fn=stack_samples,
+        **options,
+    )
+
+
+def stack_samples(samples: list[Sample]) -> Sample:
+    """A batch of samples; images stay interleaved in memory, as decoders write them."""
+    rows = [{**sample, "image": sample["image"].permute(1, 2, 0)} for sample in samples]
+    batch: Sample = default_collate(rows)
+    batch["image"] = batch["image"].permute(0, 3, 1, 2)
+    return batch
 
 
 def _use_one_thread(worker: int) -> None:
