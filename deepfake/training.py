@@ -221,7 +221,7 @@ class _TrainCLI(LightningCLI):
 
     def _own_loggers(self, wanted: Any) -> list[Logger]:
         """A table always; TensorBoard where it is installed and nobody asked for another."""
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        if _is_first():
             _set_aside(self.folder / "metrics.csv")
         loggers: list[Logger] = [CSVLogger(self.folder.parent, self.folder.name, version="")]
         if wanted in (None, True) and find_spec("tensorboard"):
@@ -323,12 +323,22 @@ def _claim_folder(wanted: str | None, goes_on: bool = False) -> Path:
         folder = Path("runs") / f"{max(taken, default=0) + 1:03d}"
     else:
         folder = Path(wanted)
-    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-    if first and not goes_on and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if (
+        _is_first()
+        and not goes_on
+        and folder.exists()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
         raise UsageError(f"the run folder {folder} exists and is not empty; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[_RUN_VARIABLE] = str(folder)
     return folder
+
+
+def _is_first() -> bool:
+    """Whether this process is the only one, or the first of those that were started together."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def _find_resume(wanted: str | None) -> str | None:

@@ -25,7 +25,6 @@ from pytorch_lightning import Trainer
 from tensorboard.backend.event_processing import event_accumulator
 from torch import Tensor
 
-from deepfake import storage
 from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.learning import task as task_module
@@ -485,7 +484,7 @@ def test_a_full_disk_names_the_last_good_checkpoint(
     crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    original = storage.os.fsync
+    original = os.fsync
 
     def fail(descriptor: int) -> None:
         is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
@@ -493,7 +492,7 @@ def test_a_full_disk_names_the_last_good_checkpoint(
             raise OSError(errno.ENOSPC, "No space left on device")
         original(descriptor)
 
-    monkeypatch.setattr(storage.os, "fsync", fail)
+    monkeypatch.setattr("deepfake.storage.os.fsync", fail)
     with pytest.raises(JobError, match=r"no space left for .*MB\); the last good .*last\.ckpt: "):
         train(crops, run, *EPOCHS, "--trainer.max_epochs", "2")
     monkeypatch.undo()

@@ -411,7 +411,7 @@ class TripletTask(LightningModule):
             self._use_channels_last(kept.get("channels_last", False))
         else:
             self._use_channels_last(self.channels_last)
-        if self.average is not None:
+        if self.average is not None and "network" in kept:
             self.average.load_state_dict(checkpoint["state_dict"], kept["n_updates"])
             checkpoint["state_dict"] = kept["network"]
 

@@ -32,7 +32,7 @@ def replayed(model: EmbeddingModel, chunk_size: int) -> dict[str, Tensor]:
     n_chunks = count_chunks(10, chunk_size)
     replay = Replay(model, model, images(), chunk_size, list(range(n_chunks)))
     loss = SemiHardTripletLoss()(replay.embeddings, LABELS)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     replay.backward(nullcontext)
     return gradients(model)
 
