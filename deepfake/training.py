@@ -323,12 +323,8 @@ def _claim_folder(wanted: str | None, goes_on: bool = False) -> Path:
         folder = Path("runs") / f"{max(taken, default=0) + 1:03d}"
     else:
         folder = Path(wanted)
-    if (
-        _is_first()
-        and not goes_on
-        and folder.exists()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
+    in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if in_use and not goes_on and _is_first():
         raise UsageError(f"the run folder {folder} exists and is not empty; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[_RUN_VARIABLE] = str(folder)

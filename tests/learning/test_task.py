@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
 from deepfake.errors import JobError, UsageError
@@ -267,6 +269,23 @@ def test_chunks_with_accumulation_dropout_and_half_precision(crops: Path) -> Non
     assert trainer.global_step == 2
     assert all(bool(torch.isfinite(p).all()) for p in task.parameters())
     assert all(p.dtype == torch.float32 for p in task.parameters())
+
+
+@pytest.mark.parametrize("init_scale", [1.0, 1024.0])
+def test_chunks_take_their_part_of_a_scaled_gradient(crops: Path, init_scale: float) -> None:
+    results = []
+    for chunk_size in (None, 6):
+        task = make(backbone="test_efficientnet_ln", dropout=0.0, chunk_size=chunk_size, **CHUNKS)
+        scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
+        # Where autocast does nothing, what differs can only be the scaling.
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        plugin.autocast_context_manager = nullcontext  # type: ignore[assignment,method-assign]
+        fit(task, crops, limit_val_batches=0, plugins=[plugin])
+        results.append(weights(task))
+    for name in results[0]:
+        torch.testing.assert_close(results[1][name], results[0][name], rtol=0, atol=1e-6, msg=name)
+    start = weights(make(backbone="test_efficientnet_ln", **CHUNKS))
+    assert any(not torch.equal(results[1][name], start[name]) for name in start)
 
 
 def test_a_chunk_needs_a_crop() -> None:
