@@ -65,15 +65,20 @@ def arguments(crops: Path, run: Path, *options: str) -> list[str]:
 
 
 @contextmanager
-def started(commands: Sequence[Sequence[str]], log: Path) -> Iterator[None]:
-    """Run programs side by side; leaves none behind, and fails with their words if one fails."""
-    environment = {k: v for k, v in os.environ.items() if k != "DEEPFAKE_RUN_FOLDER"}
+def started(
+    commands: Sequence[Sequence[str]], log: Path, settings: Sequence[dict[str, str]] | None = None
+) -> Iterator[None]:
+    """Run programs side by side; leaves none behind, and fails with their words if one fails.
+
+    ``settings`` has the environment variables of each.
+    """
+    base = {k: v for k, v in os.environ.items() if k != "DEEPFAKE_RUN_FOLDER"}
     with log.open("wb") as output:
         children = [
             subprocess.Popen(
-                command, stdout=output, stderr=output, env=environment, start_new_session=True
+                command, stdout=output, stderr=output, env=base | own, start_new_session=True
             )
-            for command in commands
+            for command, own in zip(commands, settings or [{}] * len(commands), strict=True)
         ]
     try:
         codes = [child.wait(timeout=400) for child in children]
@@ -177,21 +182,50 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# The recipes of docs/distributed.md; both machines are this one.
+TWO_MACHINES = [
+    *("--config", str(REPO / "configs" / "ddp.yaml"), "--trainer.accelerator", "cpu"),
+    *("--trainer.devices", "2", "--trainer.num_nodes", "2", "--trainer.sync_batchnorm", "false"),
+]
+
+
 @pytest.mark.slow
-def test_two_machines_of_two_processes(crops: Path, alone: Path, tmp_path: Path) -> None:
-    # The recipe of docs/distributed.md, both machines being this one.
+def test_two_machines_by_torchrun(crops: Path, alone: Path, tmp_path: Path) -> None:
     run, port = tmp_path / "run", free_port()
-    words = ["--config", str(REPO / "configs" / "ddp.yaml"), "--trainer.accelerator", "cpu"]
-    words += ["--trainer.devices", "2", "--trainer.num_nodes", "2"]
-    words += ["--trainer.sync_batchnorm", "false"]
     commands = [
         [
             *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"),
             *("--node_rank", str(node), "--nproc_per_node", "2"),
             *("--master_addr", "127.0.0.1", "--master_port", str(port)),
-            *(str(REPO / "train.py"), *arguments(crops, run, *LAYER_NORM, *words)),
+            # Without the dashes torchrun takes --run for a misspelt option of its own.
+            *("--", str(REPO / "train.py"), *arguments(crops, run, *LAYER_NORM, *TWO_MACHINES)),
         ]
         for node in range(2)
     ]
     with started(commands, tmp_path / "log.txt"):
+        assert_same_run(alone, run)
+
+
+@pytest.mark.slow
+def test_two_machines_by_the_variables_of_slurm(crops: Path, alone: Path, tmp_path: Path) -> None:
+    run, port = tmp_path / "run", free_port()
+    command = [sys.executable, str(REPO / "train.py")]
+    command += arguments(crops, run, *LAYER_NORM, *TWO_MACHINES)
+    settings = [
+        {
+            "SLURM_JOB_ID": "1",
+            "SLURM_JOB_NAME": "train",
+            "SLURM_NNODES": "2",
+            "SLURM_NTASKS": "4",
+            "SLURM_NTASKS_PER_NODE": "2",
+            "SLURM_NODEID": str(task // 2),
+            "SLURM_LOCALID": str(task % 2),
+            "SLURM_PROCID": str(task),
+            "SLURM_NODELIST": "127.0.0.1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        for task in range(4)
+    ]
+    with started([command] * 4, tmp_path / "log.txt", settings):
         assert_same_run(alone, run)
