@@ -191,10 +191,10 @@ class _TrainCLI(LightningCLI):
             StopOnSignal(
                 self.folder / _CHECKPOINTS / f"{_LAST}.ckpt", self.config.checkpoint_minutes
             ),
+            RunRecord(str(self.folder)),  # draws before the classifier is fitted
             self.classifier_fit,
             CollapseGuard(),
             EpochLog(),
-            RunRecord(str(self.folder)),
         ]
         if trainer.enable_progress_bar is not False and sys.stderr.isatty():
             # Every look at the loss waits for the device.

@@ -77,11 +77,12 @@ class FitClassifier(Callback):
         if trainer.is_global_zero:
             self._fit(task, data, embeddings, epoch)
         self.folder.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(self.folder / MODEL_FILE, weights_only=True)
         if trainer.is_global_zero:
             report = {"threshold": task.info["threshold"], "epoch": epoch, **task.info["metrics"]}
             text = json.dumps(_without_nan(report), indent=2) + "\n"
             write_atomic(self.folder / METRICS_FILE, text)
+        # Last of all: where it stands, the run is finished.
+        trainer.save_checkpoint(self.folder / MODEL_FILE, weights_only=True)
 
     def _fit(
         self, task: TripletTask, data: CropDataModule, embeddings: dict[str, Tensor], epoch: int

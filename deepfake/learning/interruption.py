@@ -96,7 +96,7 @@ class StopOnSignal(Callback):
         loop: Any = trainer.fit_loop.epoch_loop
         if not self._stopping and (not wanted or fresh):
             return
-        if loop.batch_progress.is_last_batch or loop._should_accumulate():
+        if loop._num_ready_batches_reached() or loop._should_accumulate():
             return
         trainer.save_checkpoint(self.path)
         self.saved_path, self._kept_s, self._fresh = str(self.path), time.monotonic(), True

@@ -214,9 +214,9 @@ class TripletTask(LightningModule):
         if self._captured:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         parallel = self.trainer.strategy.model
-        if isinstance(parallel, DistributedDataParallel) and self._is_chunked(batch["image"]):
-            # Every weight gets its gradient in several parts; `backward` averages the whole.
-            parallel.require_backward_grad_sync = False
+        if isinstance(parallel, DistributedDataParallel):
+            # In chunks, a weight gets its gradient in several parts; `backward` averages the whole.
+            parallel.require_backward_grad_sync = not self._is_chunked(batch["image"])
             parallel.require_forward_param_sync = True
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
