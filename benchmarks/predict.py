@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import LinearSVC
 from torch import nn
 
 from deepfake.errors import MediaError
@@ -42,7 +43,6 @@ from deepfake.inference.export import export_checkpoint
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import OnnxScorer
 from deepfake.learning.checkpoint import load_checkpoint, make_info
-from deepfake.learning.classifier import make_linear_svc
 from deepfake.learning.task import TripletTask
 from deepfake.media.discovery import discover
 from deepfake.media.images import read_image
@@ -134,7 +134,7 @@ class PlainLoop:
         self.mean, self.std = embedder.mean, embedder.std
         rows, labels = made_embeddings()
         folds = StratifiedKFold(5, shuffle=True, random_state=0)
-        self.machine = CalibratedClassifierCV(make_linear_svc(2.0), ensemble=False, cv=folds)
+        self.machine = CalibratedClassifierCV(LinearSVC(C=2.0, dual=False), ensemble=False, cv=folds)
         self.machine.fit(rows, labels)
 
     def run(self, photos: list[Path]) -> dict[Path, Box]:

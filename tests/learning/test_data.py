@@ -448,3 +448,41 @@ def test_a_broken_crop_stops_the_training(
         path.write_bytes(next(other.rglob("*.jpg")).read_bytes())
     with pytest.raises(JobError, match=problem):
         list(data.val_dataloader())
+
+
+# Going on in mid-epoch, and batches
+
+
+def test_a_resumed_epoch_begins_where_it_was_left() -> None:
+    batches = EpochBatches(EpochOrder([0, 1] * 20, seed=0), 8, 0.5)
+    batches.sampler.set_epoch(3)
+    whole = list(batches)
+    batches.done = (3, 2)
+    assert list(batches) == whole[2:]
+    assert len(batches) == 5  # Lightning counts the whole epoch
+    batches.sampler.set_epoch(4)
+    assert len(list(batches)) == 5
+
+
+def test_the_state_names_epoch_and_batch(crops: Path) -> None:
+    data = make(crops)
+    assert data.state_dict() == {"epoch": 0, "batch": 0}
+    data.load_state_dict({"epoch": 2, "batch": 1})
+    loader: Any = data.train_dataloader()
+    assert loader.batch_sampler.done == (2, 1)
+    data.load_state_dict({"epoch": 5})  # as checkpoints of ends of epochs once were
+    assert data.train_dataloader().batch_sampler.done == (5, 0)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_interleaved_in_memory(crops: Path, workers: int) -> None:
+    data = make(crops, num_workers=workers)
+    batch = next(iter(data.train_dataloader()))
+    images = batch["image"]
+    assert images.shape == (8, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    rows = data.datasets["train"]
+    plain = next(iter(data.plain_dataloader("train")))
+    for i in range(8):
+        assert torch.equal(plain["image"][i], rows[i]["image"])
