@@ -144,7 +144,7 @@ def test_distances_are_means_over_the_triplets_of_the_epoch(crops: Path) -> None
             assert pl_module.outcome is not None
             seen.append(tuple(float(figure) for figure in pl_module.outcome))
 
-    figures = fit(make(), crops, batch_size=5, callbacks=[Watch()]).callback_metrics
+    figures = fit(make(), crops, batch_size=4, callbacks=[Watch()]).callback_metrics
     assert len({n_triplets for _, n_triplets, *_ in seen}) > 1
     total = sum(n_triplets for _, n_triplets, *_ in seen)
     names = ("train_ap_distance", "train_an_distance", "train_active_share")
