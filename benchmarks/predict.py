@@ -134,7 +134,9 @@ class PlainLoop:
         self.mean, self.std = embedder.mean, embedder.std
         rows, labels = made_embeddings()
         folds = StratifiedKFold(5, shuffle=True, random_state=0)
-        self.machine = CalibratedClassifierCV(LinearSVC(C=2.0, dual=False), ensemble=False, cv=folds)
+        self.machine = CalibratedClassifierCV(
+            LinearSVC(C=2.0, dual=False), ensemble=False, cv=folds
+        )
         self.machine.fit(rows, labels)
 
     def run(self, photos: list[Path]) -> dict[Path, Box]:

@@ -47,7 +47,7 @@ def draw(n_rows: int, separable: bool, seed: int) -> tuple[Rows, Truth]:
     rng = np.random.default_rng(seed)
     truth = np.arange(n_rows) // GROUP_SIZE % 2
     rows = np.empty((n_rows, EMBEDDING_DIM), dtype=np.float32)
-    shift = 8.0 if separable else 1.5
+    shift = 8.0 if separable else 1.2  # overlapping: AUC about 0.94
     for start in range(0, n_rows, 10_000):
         part = slice(start, min(start + 10_000, n_rows))
         rows[part] = rng.standard_normal((part.stop - start, EMBEDDING_DIM), dtype=np.float32)

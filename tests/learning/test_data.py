@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,14 @@ from torch.utils.data import DataLoader
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import JobError, UsageError
 from deepfake.learning.augmentation import Augmentation, sample_seed
-from deepfake.learning.data import CropDataModule, EpochBatches, EpochOrder, SampleKey
+from deepfake.learning.data import (
+    CropDataModule,
+    EpochBatches,
+    EpochOrder,
+    SampleKey,
+    deal,
+    each_once,
+)
 from tests.made_crops import write_crop_folder, write_tables
 
 Edit = Callable[[CropRow], CropRow]
@@ -153,6 +161,29 @@ def test_processes_divide_the_global_batch(rows: int, size: int, world: int) -> 
         if rows >= size:
             (whole,) = make_batches(0, 1)[step : step + 1]
             assert sorted(together) == sorted(whole)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("turns", [1, 2, 8])
+def test_dealing_gives_every_place_to_one_process(world: int, turns: int) -> None:
+    parts = [deal(world * turns, rank, world) for rank in range(world)]
+    assert {len(part) for part in parts} == {turns}
+    assert sorted(place for part in parts for place in part) == list(range(world * turns))
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_of_balanced_batches_every_process_takes_both_classes(world: int) -> None:
+    labels = [0] * 40 + [1] * 40
+    for rank in range(world):
+        order = EpochOrder(labels, seed=0, balance=True)
+        for batch in EpochBatches(order, 4 * world, 0.5, rank, world):
+            assert 0 < sum(labels[key.row] for key in batch) < 4
+            assert 0 < sum(key.augment for key in batch) < 4
+
+
+def test_refuses_fewer_crops_than_processes() -> None:
+    with pytest.raises(UsageError, match="2 crops to train on cannot be divided among 3"):
+        EpochBatches(EpochOrder([0, 1], seed=0), 6, 0.5, 0, 3)
 
 
 def test_refuses_a_batch_that_processes_cannot_divide() -> None:
@@ -448,6 +479,22 @@ def test_a_broken_crop_stops_the_training(
         path.write_bytes(next(other.rglob("*.jpg")).read_bytes())
     with pytest.raises(JobError, match=problem):
         list(data.val_dataloader())
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_plain_shares_are_of_one_length_and_miss_nobody(crops: Path, world: int) -> None:
+    data = CropDataModule(str(crops), batch_size=3)
+    data.setup()
+    indices = []
+    for rank in range(world):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+        batches = [batch["index"] for batch in data.val_dataloader()]
+        indices.append((len(batches), torch.cat(batches)))
+    assert len({(n_batches, len(part)) for n_batches, part in indices}) == 1
+    together = torch.cat([part for _, part in indices])
+    assert len(together) - 8 == -8 % world
+    (once,) = each_once(together, together * 10)
+    assert once.tolist() == [0, 10, 20, 30, 40, 50, 60, 70]
 
 
 # Going on in mid-epoch, and batches

@@ -139,6 +139,25 @@ def test_logs_what_the_mining_found(crops: Path) -> None:
     assert all(torch.isfinite(value) for value in figures.values())
 
 
+def test_distances_are_means_over_the_triplets_of_the_epoch(crops: Path) -> None:
+    # Two batches of one epoch hold different numbers of triplets.
+    seen: list[tuple[float, ...]] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            assert isinstance(pl_module, TripletTask)
+            assert pl_module.outcome is not None
+            seen.append(tuple(float(figure) for figure in pl_module.outcome))
+
+    figures = fit(make(), crops, batch_size=4, callbacks=[Watch()]).callback_metrics
+    assert len({n_triplets for _, n_triplets, *_ in seen}) > 1
+    total = sum(n_triplets for _, n_triplets, *_ in seen)
+    names = ("train_ap_distance", "train_an_distance", "train_active_share")
+    for place, name in enumerate(names, start=2):
+        expected = sum(row[1] * row[place] for row in seen) / total
+        assert float(figures[name]) == pytest.approx(expected, abs=1e-6), name
+
+
 def test_a_batch_without_triplets_does_no_harm(tmp_path: Path) -> None:
     # 30 reals and 2 fakes in batches of 4: most batches hold one class only.
     counts = {"train": (30, 2), "validation": (3, 3), "test": (2, 2)}
