@@ -113,6 +113,8 @@ class _Search:
 
     def run(self, rows: Indices, bits: list[int]) -> Iterator[Indices]:
         """Pairs among rows that agree in all bits but these."""
+        if len(rows) < 2:
+            return
         n_bands = self.max_distance + 2
         if len(bits) < n_bands:
             yield from self._compare(rows, np.full(len(rows), len(rows)))

@@ -9,8 +9,10 @@
 
 **In the list, 1 means real**, the other way round than here; it is only compared with the folders.
 Videos may lie in ``videos/`` and frames in ``frames/CLIP/``. The list is of videos, not of people:
-every celebrity of the test videos is in the rest, too, and so are the originals of many test
-fakes. Trained and tested on its own list, Celeb-DF measures how well faces are remembered.
+celebrities of the test videos are in the rest, too, and so are originals of test fakes (of id0 it
+has the real video 0001, and fakes of 0000, 0003, 0004, 0005, 0007 and 0009). Trained and tested on
+its own list, Celeb-DF measures how well faces are remembered; the groups are people, so training
+refuses it.
 
 References:
     Li et al., "Celeb-DF: A Large-scale Challenging Dataset for DeepFake Forensics", CVPR 2020;
@@ -78,6 +80,7 @@ def read(tree: Tree) -> Reading:
         if folder == "celeb-synthesis":
             facts[source.id] = Fact(
                 1,
+                method="Celeb-synthesis",
                 identities=(f"celeb/{names[1]}", f"celeb/{names[2]}"),
                 split=split,
                 original=("celeb-real", f"{names[1]}_{names[3]}", frame),

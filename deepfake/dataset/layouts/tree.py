@@ -50,9 +50,7 @@ def read(tree: Tree) -> Reading:
     labelled = [one for one in tree.sources if _label_at(get_folders(one)) is not None]
     # What cannot be opened has no say in what kind of tree this is.
     bare = [
-        one
-        for one in tree.sources
-        if one.problem is None and _label_at(get_folders(one)) is None
+        one for one in tree.sources if one.problem is None and _label_at(get_folders(one)) is None
     ]
     if labelled and bare:
         raise UsageError(
