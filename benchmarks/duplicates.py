@@ -67,7 +67,7 @@ def _make(size: int) -> tuple[Hashes, NDArray[np.int64]]:
 
 
 def _compare_all(hashes: Hashes, parts: NDArray[np.int64]) -> set[tuple[int, ...]]:
-    pairs = set()
+    pairs: set[tuple[int, ...]] = set()
     for row in range(len(hashes)):
         near = np.bitwise_count(hashes[row + 1 :] ^ hashes[row]) <= MAX_DISTANCE
         others = np.flatnonzero(near & (parts[row + 1 :] != parts[row])) + row + 1

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from deepfake import __version__, cli
+from deepfake.dataset.layouts import LAYOUTS
 from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.splits import assign_splits
 from deepfake.errors import DeepfakeError, UsageError
@@ -172,6 +173,14 @@ def test_crop_says_how_the_folder_was_read(
         "fake   Celeb-synthesis         1    1\n"
     ) in caplog.text
     assert "no official split: there is no List_of_testing_videos.txt" in caplog.text
+
+
+def test_every_layout_is_in_the_help_and_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.crop(["--help"])
+    told = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    for text in (told, (ROOT / "README.md").read_text(), (ROOT / "docs/datasets.md").read_text()):
+        assert [name for name in LAYOUTS if name not in text] == []
 
 
 def test_crop_refuses_a_layout_that_does_not_fit(

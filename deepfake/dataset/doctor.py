@@ -37,7 +37,7 @@ from deepfake.records import LABEL_NAMES, Status
 
 Level = Literal["ok", "note", "warning", "leak", "damage"]
 _EXAMPLES = 5
-_MAX_PAIRS = 1000
+_MAX_PAIRS = 10_000
 _QUANTILES = (0.05, 0.5, 0.95)
 _TELLING_AUC = 0.65
 _LARGE_IMBALANCE = 20
@@ -432,6 +432,9 @@ def _check_alike(
             alike.append((correlation, one, other))
     topic = "look-alikes"
     compared = f"{len(where):,} crops compared, up to {MAX_DISTANCE} of 64 bits"
+    if not alike and stopped:
+        text = f"none among the first {_MAX_PAIRS:,} pairs that could be some ({compared})"
+        return Finding("warning", topic, text)
     if not alike:
         return Finding("ok", topic, f"none across splits ({compared})")
     examples = tuple(

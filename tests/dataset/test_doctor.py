@@ -190,7 +190,7 @@ def test_only_the_first_of_many_pairs_are_shown(folder: Path) -> None:
             rng.integers(0, 256, (6, 6, 3)).astype(np.uint8),
             (64, 64),
             interpolation=cv2.INTER_CUBIC,
-        )
+        ).astype(np.uint8)
         for row in (one, other):
             paint(folder, row, noise)
     (finding,) = find(look(folder), "look-alikes")
@@ -371,7 +371,7 @@ def test_the_shared_face_swaps_do_not_leak(tmp_path: Path, shared_media: Path) -
 
     table = shared_media / "labelled" / "dfdc224.csv"
     listed = read_csv(table, ("path", "label", "group", "split"))[::40]
-    root = write_crop_folder(tmp_path / "crops", {"train": (len(listed), 0)}, size=224)
+    root = write_crop_folder(tmp_path / "crops", {"train": (len(listed), 0)}, size=32)
     rows = []
     for row, known in zip(read_manifest(root).rows, listed, strict=True):
         (root / row.crop).write_bytes((table.parent / known["path"]).read_bytes())

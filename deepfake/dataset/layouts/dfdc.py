@@ -47,22 +47,23 @@ Entries = dict[str, dict[str, Any]]
 
 
 def recognise(tree: Tree) -> bool:
-    """Whether a folder of videos has the challenge's tables in it or above it."""
+    """Whether a folder of videos has the challenge's metadata in it or above it.
+
+    ``labels.csv`` alone gives nothing away: elsewhere, 1 may mean real.
+    """
     tables = _Tables(tree.root)
-    for source in tree.sources:
-        path = tables.find(get_folders(source))
-        if path is None:
-            continue
-        if path.name == LABELS:
-            return read_text(path).partition("\n")[0].strip() == "filename,label"
-        try:
-            content = json.loads(read_text(path, "JSON file"))
-        except json.JSONDecodeError:
-            return False
-        return isinstance(content, dict) and all(
-            isinstance(entry, dict) and "label" in entry for entry in content.values()
-        )
-    return False
+    found = {tables.find(get_folders(source)) for source in tree.sources}
+    return any(path.name == METADATA and _is_metadata(path) for path in found if path is not None)
+
+
+def _is_metadata(path: Path) -> bool:
+    try:
+        content = json.loads(read_text(path, "JSON file"))
+    except json.JSONDecodeError:
+        return False
+    return isinstance(content, dict) and any(
+        isinstance(entry, dict) and entry.get("label") in _LABELS for entry in content.values()
+    )
 
 
 def read(tree: Tree) -> Reading:

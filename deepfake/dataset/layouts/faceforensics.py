@@ -47,6 +47,8 @@ from deepfake.media.tables import read_text
 from deepfake.records import Source
 
 SPLIT_FILES = {"train": "train.json", "validation": "val.json", "test": "test.json"}
+_HALVES = ("original_sequences", "manipulated_sequences")
+_DFD = ("actors", "DeepFakeDetection")
 _COMPRESSIONS = {"raw": "raw", "c0": "raw", "c23": "c23", "c40": "c40"}
 _NO_PICTURES = ("masks", "models", "downloaded_videos")
 _YOUTUBE = re.compile(r"\d{3,4}")
@@ -65,7 +67,8 @@ def recognise(tree: Tree) -> bool:
     """Whether anything besides DeepFakeDetection lies in the two folders of sequences."""
     if any(get_folders(source)[:1] == ["manipulated_videos"] for source in tree.sources):
         return False  # DeeperForensics beside the originals that it asks for
-    return any(_place(source) is not None and not _is_dfd(source) for source in tree.sources)
+    places = [place for place in map(_place, tree.sources) if place is not None]
+    return any(place[0] in _HALVES and place[1] not in _DFD for place in places)
 
 
 def recognise_dfd(tree: Tree) -> bool:
@@ -153,14 +156,14 @@ def _place(source: Source) -> tuple[str, str, str] | None:
         return _PACKED[first]
     if first == "downloaded_videos":
         return (first, "", first)
-    if first in ("original_sequences", "manipulated_sequences") and len(folders) >= 3:
+    if first in _HALVES and len(folders) >= 3:
         return (first, folders[1], folders[2].lower())
     return None
 
 
 def _is_dfd(source: Source) -> bool:
     place = _place(source)
-    return place is not None and place[1] in ("actors", "DeepFakeDetection")
+    return place is not None and place[1] in _DFD
 
 
 def _read_source(source: Source) -> Fact | None:

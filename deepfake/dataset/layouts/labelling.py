@@ -30,6 +30,7 @@ from deepfake.dataset.layouts.facts import (
     name_examples,
 )
 from deepfake.dataset.layouts.table import read_table
+from deepfake.dataset.splits import find_leaks
 from deepfake.errors import UsageError
 from deepfake.media.discovery import discover, display_name
 from deepfake.records import Source
@@ -134,7 +135,8 @@ def list_inputs(
 
 def _label_table(path: Path, require_labels: bool, keep_duplicates: bool) -> Labelled:
     sources, duplicates, orphans = read_table(path, require_labels, keep_duplicates)
-    return Labelled(sources, {}, duplicates, "csv", _note_orphans(orphans))
+    notes = (*_note_orphans(orphans), *_note_leaks(sources))
+    return Labelled(sources, {}, duplicates, "csv", notes)
 
 
 def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
@@ -148,7 +150,7 @@ def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
         )
     sources, orphans = apply(reading, labelled.sources)
     skipped = dict(sorted((labelled.skipped | dict(reading.left_out)).items()))
-    notes = (*reading.notes, *_note_orphans(orphans))
+    notes = (*reading.notes, *_note_orphans(orphans), *_note_leaks(sources))
     return Labelled(sources, skipped, layout=layout.name, notes=notes)
 
 
@@ -156,6 +158,21 @@ def _note_orphans(orphans: int) -> tuple[str, ...]:
     if not orphans:
         return ()
     return (f"{orphans:,} fakes name an original that is not among the inputs",)
+
+
+def _note_leaks(sources: Sequence[Source]) -> tuple[str, ...]:
+    divided = [source for source in sources if source.split is not None]
+    leaks = find_leaks(
+        [source.group or source.id for source in divided],
+        [source.split or "" for source in divided],
+    )
+    if not leaks:
+        return ()
+    shown = ", ".join(display_name(group) for group in leaks[:3])
+    return (
+        f"the split leaks: {len(leaks):,} groups stand in more than one part ({shown}); training"
+        " refuses it unless data.split is group or data.allow_leak true",
+    )
 
 
 def _recognise(root: Path, sources: Sequence[Source]) -> Layout | None:

@@ -39,8 +39,8 @@ def test_one_means_real_in_the_list(root: Path) -> None:
     }
     listed = {line.split()[1] for line in LIST.splitlines()}
     assert splits(labelled) == {name: "test" if name in listed else "train" for name in TREE}
-    assert labelled.notes == (
-        "no official validation split: training will take one from train, by group",
+    assert labelled.notes[0] == (
+        "no official validation split: training will take one from train, by group"
     )
 
 
@@ -60,7 +60,11 @@ def test_groups_are_people_and_originals_are_videos(root: Path) -> None:
 
 
 def test_the_official_split_leaks_and_is_not_hidden(root: Path) -> None:
-    sources = label_sources(root).sources
+    labelled = label_sources(root)
+    sources = labelled.sources
+    assert labelled.notes[-1].startswith(
+        "the split leaks: 1 groups stand in more than one part (celeb/id0+id1); training refuses"
+    )
     groups = [source.group or source.id for source in sources]
     assert find_leaks(groups, [source.split or "" for source in sources]) == ["celeb/id0+id1"]
 
