@@ -35,11 +35,12 @@ from deepfake.metrics import compute_auc
 from deepfake.progress import track
 from deepfake.records import LABEL_NAMES, Status
 
-Level = Literal["ok", "note", "warning", "leak", "damage"]
+Level = Literal["ok", "note", "warning", "unfit", "leak", "damage"]
 _EXAMPLES = 5
 _MAX_PAIRS = 10_000
 _QUANTILES = (0.05, 0.5, 0.95)
 _TELLING_AUC = 0.65
+_MIN_TELLING = 20  # crops of a class; with fewer, an area under the curve means nothing
 _LARGE_IMBALANCE = 20
 _CHUNK = 512
 
@@ -49,7 +50,8 @@ class Finding:
     """One thing that was looked at.
 
     Args:
-        level: ``leak`` and ``damage`` make the folder unfit.
+        level: ``unfit`` means that training refuses; ``leak``, that its figures would be too good;
+            ``damage``, that crops are missing or cannot be read.
         topic: What was looked at, in two words.
         text: What was seen, and what to do.
         examples: Whom it concerns.
@@ -113,6 +115,8 @@ class Report:
             return "damaged: run the crop command again"
         if self.leaks:
             return f"LEAK: figures from this folder would be too good ({warnings} besides)"
+        if counts["unfit"]:
+            return f"no leak, but training would refuse it ({warnings} besides)"
         return "fit for training" + (f", {warnings}" if counts["warning"] else "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -187,16 +191,11 @@ class Report:
 
     def _write_findings(self) -> list[str]:
         lines = []
-        marks = {
-            "ok": "ok",
-            "note": "note",
-            "warning": "WARNING",
-            "leak": "LEAK",
-            "damage": "DAMAGE",
-        }
         width = max(len(finding.topic) for finding in self.findings)
         for finding in self.findings:
-            lines.append(f"{marks[finding.level]:<7}  {finding.topic:<{width}}  {finding.text}")
+            calm = finding.level in ("ok", "note")
+            mark = finding.level if calm else finding.level.upper()
+            lines.append(f"{mark:<7}  {finding.topic:<{width}}  {finding.text}")
             lines += [f"{'':<7}  {'':<{width}}    {example}" for example in finding.examples]
         return lines
 
@@ -359,7 +358,7 @@ def _choose_splits(
     given = [row.split for row in rows]
     if any(row.label is None for row in rows):
         count = sum(row.label is None for row in rows)
-        findings.append(Finding("warning", "labels", f"{count:,} crops have none: cannot train"))
+        findings.append(Finding("unfit", "labels", f"{count:,} crops have none"))
         return given
     try:
         splits = assign_splits(
@@ -370,7 +369,7 @@ def _choose_splits(
             seed=seed,
         )
     except UsageError as error:
-        findings.append(Finding("warning", "splits", f"training would refuse: {error}"))
+        findings.append(Finding("unfit", "splits", str(error)))
         return given
     if splits == given:
         text = "as the data bring them"
@@ -517,9 +516,11 @@ def _check_balance(rows: Sequence[CropRow], splits: Sequence[str]) -> list[Findi
             row.label for row, there in zip(rows, splits, strict=True) if there == split
         )
         if min(counts[0], counts[1]) == 0:
-            what = "trains" if split != "test" else "gives test figures"
-            text = f"{split} has {counts[0]:,} real and {counts[1]:,} fake crops: nothing {what}"
-            findings.append(Finding("warning", "classes", text))
+            text = f"{split} has {counts[0]:,} real and {counts[1]:,} fake crops"
+            if split == "test":
+                findings.append(Finding("warning", "classes", f"{text}: no test figures"))
+            else:
+                findings.append(Finding("unfit", "classes", f"{text}: it needs both"))
         elif max(counts.values()) > _LARGE_IMBALANCE * min(counts.values()):
             text = (
                 f"{split} has {counts[0]:,} real and {counts[1]:,} fake crops; data.balance true"
@@ -577,7 +578,7 @@ def _check_telling(rows: Sequence[CropRow], looks: _Looks) -> list[Finding]:
     """Whether something that is not the face tells the classes apart."""
     known = [i for i, row in enumerate(rows) if row.label is not None]
     labels = np.array([rows[i].label for i in known], np.int64)
-    if len(set(labels.tolist())) < 2:
+    if min(np.bincount(labels, minlength=2)) < _MIN_TELLING:
         return []
     findings = []
     for topic, values in (

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deepfake.dataset import doctor
 from deepfake.dataset.doctor import Finding, Report, examine
 from deepfake.dataset.manifest import (
     MANIFEST_FILE,
@@ -28,7 +29,7 @@ from tests.fakes import portrait
 from tests.made_crops import write_crop_folder, write_tables
 
 Edit = Callable[[CropRow], CropRow]
-COUNTS = {"train": (6, 6), "validation": (3, 3), "test": (3, 3)}
+COUNTS = {"train": (12, 12), "validation": (4, 4), "test": (4, 4)}
 
 
 @pytest.fixture
@@ -64,8 +65,8 @@ def paint(root: Path, row: CropRow, picture: NDArray[np.uint8], quality: int = 9
 
 def test_a_sound_folder_is_fit(folder: Path) -> None:
     report = look(folder)
-    assert (report.leaks, report.damaged, report.n_crops, report.n_inputs) == (0, False, 24, 24)
-    assert report.groups == {"train": 6, "validation": 3, "test": 3}
+    assert (report.leaks, report.damaged, report.n_crops, report.n_inputs) == (0, False, 40, 40)
+    assert report.groups == {"train": 12, "validation": 4, "test": 4}
     assert {finding.topic: finding.level for finding in report.findings} == {
         "splits": "ok",
         "groups": "ok",
@@ -83,15 +84,15 @@ def test_a_sound_folder_is_fit(folder: Path) -> None:
 
 def test_the_text_lines_up_and_ends_with_the_verdict(folder: Path) -> None:
     lines = str(look(folder)).splitlines()
-    assert lines[0] == f"{folder}: 24 crops of 24 inputs, 64 px (square)"
+    assert lines[0] == f"{folder}: 40 crops of 40 inputs, 64 px (square)"
     assert lines[2:6] == [
         "label  method  train  validation  test  all",
-        "real   -           6           3     3   12",
-        "fake   seam        6           3     3   12",
-        "all               12           6     6   24",
+        "real   -          12           4     4   20",
+        "fake   seam       12           4     4   20",
+        "all               24           8     8   40",
     ]
-    assert lines[7:9] == ["groups  train  validation  test", "            6           3     3"]
-    assert lines[10:12] == ["inputs  real  fake", "ok        12    12"]
+    assert lines[7:9] == ["groups  train  validation  test", "           12           4     4"]
+    assert lines[10:12] == ["inputs  real  fake", "ok        20    20"]
     assert lines[13:16] == [
         "face, shorter side in px  5 %  50 %  95 %",
         "real                       64    64    64",
@@ -103,16 +104,16 @@ def test_the_text_lines_up_and_ends_with_the_verdict(folder: Path) -> None:
 
 def test_the_same_for_machines(folder: Path) -> None:
     content = json.loads(json.dumps(look(folder).to_dict()))
-    assert (content["crops"], content["leak"], content["damaged"]) == (24, False, False)
+    assert (content["crops"], content["leak"], content["damaged"]) == (40, False, False)
     assert content["counts"][0] == {
         "label": "fake",
         "method": "seam",
         "split": "test",
-        "crops": 3,
+        "crops": 4,
     }
     assert content["statuses"] == [
-        {"label": "fake", "status": "ok", "inputs": 12},
-        {"label": "real", "status": "ok", "inputs": 12},
+        {"label": "fake", "status": "ok", "inputs": 20},
+        {"label": "real", "status": "ok", "inputs": 20},
     ]
     assert content["face_size_px"]["real"] == {"0.05": 64.0, "0.5": 64.0, "0.95": 64.0}
     assert [one["topic"] for one in content["findings"]][:3] == ["splits", "groups", "look-alikes"]
@@ -131,7 +132,7 @@ def test_a_group_in_two_splits_leaks(folder: Path) -> None:
     report = look(folder)
     (finding,) = find(report, "groups")
     assert finding.level == "leak"
-    assert finding.text.startswith("1 of 11 stand in two splits")
+    assert finding.text.startswith("1 of 19 stand in two splits")
     assert finding.examples == ("train-1: 2 train, 2 test",)
     assert report.leaks == 1
     assert str(report).splitlines()[-1].startswith("verdict: LEAK: figures from this folder would")
@@ -152,7 +153,7 @@ def test_a_picture_that_looks_alike_in_another_split_leaks(folder: Path, change:
     report = look(folder)
     (finding,) = find(report, "look-alikes")
     assert finding.level == "leak"
-    assert finding.text.startswith("1 pairs across splits (24 crops compared, up to 4 of 64 bits)")
+    assert finding.text.startswith("1 pairs across splits (40 crops compared, up to 4 of 64 bits)")
     assert finding.examples[0].startswith(
         f"train {name_of(folder, one)} (real) ~ test {name_of(folder, other)} (fake), correlation "
     )
@@ -185,7 +186,7 @@ def test_only_the_first_of_many_pairs_are_shown(folder: Path) -> None:
     for row in read_manifest(folder).rows:
         sets.setdefault(row.split, []).append(row)
     rng = np.random.default_rng(1)
-    for one, other in zip(sets["train"][:6], sets["test"], strict=True):
+    for one, other in zip(sets["train"][:6], sets["test"][:6], strict=True):
         noise = cv2.resize(
             rng.integers(0, 256, (6, 6, 3)).astype(np.uint8),
             (64, 64),
@@ -199,6 +200,21 @@ def test_only_the_first_of_many_pairs_are_shown(folder: Path) -> None:
     assert finding.examples[-1] == "... and 1 more"
 
 
+def test_a_search_that_was_cut_short_is_no_clean_bill(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        for split in ("train", "test"):
+            paint(folder, crop_of(folder, split, 0, number), portrait(number, 0, 64))
+    monkeypatch.setattr(doctor, "_MAX_PAIRS", 2)
+    (finding,) = find(look(folder), "look-alikes")
+    assert finding.text.startswith("2 or more pairs across splits")
+    monkeypatch.setattr(doctor, "MIN_CORRELATION", 2)
+    (finding,) = find(look(folder), "look-alikes")
+    assert finding.level == "warning"
+    assert finding.text.startswith("none among the first 2 pairs that could be some")
+
+
 # Splits
 
 
@@ -208,8 +224,8 @@ def test_without_splits_it_looks_at_the_one_that_training_makes(folder: Path) ->
     assert find(report, "splits")[0].text == "divided by group, as training does it (seed 0)"
     assert set(report.groups) == {"train", "validation", "test"}
     other = look(folder, seed=1)
-    assert other.census.counts.total() == 24
-    assert look(folder, split="given").groups == {"no split": 12}
+    assert other.census.counts.total() == 40
+    assert look(folder, split="given").groups == {"no split": 20}
 
 
 def test_a_validation_split_is_drawn_as_training_draws_it(folder: Path) -> None:
@@ -223,22 +239,39 @@ def test_what_training_would_refuse_is_said(folder: Path) -> None:
     edited(folder, lambda row: replace(row, split="", group="all"))
     report = look(folder)
     (finding,) = find(report, "splits")
-    assert finding.level == "warning"
-    assert finding.text.startswith("training would refuse: split validation got 0 real")
+    assert finding.level == "unfit"
+    assert finding.text.startswith("split validation got 0 real")
+    assert report.verdict == "no leak, but training would refuse it (1 warning besides)"
     assert "100 % of the crops: hard to divide" in find(report, "group sizes")[0].text
 
 
 def test_unlabelled_crops_cannot_train(folder: Path) -> None:
     edited(folder, lambda row: replace(row, label=None))
     report = look(folder)
-    assert find(report, "labels")[0].text == "24 crops have none: cannot train"
+    assert find(report, "labels")[0].text == "40 crops have none"
     assert "no label" in str(report)
 
 
 def test_a_class_that_a_split_lacks(folder: Path) -> None:
     edited(folder, lambda row: replace(row, label=0) if row.split == "test" else row)
     (finding,) = find(look(folder), "classes")
-    assert finding.text == "test has 6 real and 0 fake crops: nothing gives test figures"
+    assert finding.level == "warning"
+    assert finding.text == "test has 8 real and 0 fake crops: no test figures"
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_class_that_training_needs(folder: Path, split: str) -> None:
+    edited(folder, lambda row: replace(row, label=0) if row.split == split else row)
+    report = look(folder)
+    (finding,) = find(report, "classes")
+    assert finding.level == "unfit"
+    assert finding.text.endswith(" real and 0 fake crops: it needs both")
+    assert report.verdict.startswith("no leak, but training would refuse it")
+
+
+def test_few_crops_tell_nothing(tmp_path: Path) -> None:
+    report = look(write_crop_folder(tmp_path / "c", {"train": (30, 19)}, size=16), split="given")
+    assert find(report, "face size") == find(report, "file size") == []
 
 
 def test_imbalance(tmp_path: Path) -> None:
@@ -261,9 +294,9 @@ def test_groups_of_one_are_warned_of(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("lost", "level", "text"),
     [
-        ({0: 1, 1: 1}, "note", "2 of 26 inputs gave no crop (7.7 %)"),
-        ({0: 3, 1: 3}, "warning", "6 of 30 inputs gave no crop (20.0 %); see sources.csv"),
-        ({1: 2}, "warning", "0.0 % of the real and 14.3 % of the fake ones: the classes are not"),
+        ({0: 1, 1: 1}, "note", "2 of 42 inputs gave no crop (4.8 %)"),
+        ({0: 5, 1: 5}, "warning", "10 of 50 inputs gave no crop (20.0 %); see sources.csv"),
+        ({1: 2}, "warning", "0.0 % of the real and 9.1 % of the fake ones: the classes are not"),
     ],
 )
 def test_inputs_without_a_crop(folder: Path, lost: dict[int, int], level: str, text: str) -> None:
@@ -313,7 +346,7 @@ def test_originals_are_counted(folder: Path) -> None:
     ]
     (folder / SOURCES_FILE).write_text(format_sources(write_sources), newline="")
     text = find(look(folder), "originals")[0].text
-    assert text == "12 of 12 fakes name their original; 0 have crops of both"
+    assert text == "20 of 20 fakes name their original; 0 have crops of both"
 
 
 # Damage

@@ -152,6 +152,18 @@ def test_stops_at_the_limit() -> None:
     assert len({tuple(pair) for pair in pairs.tolist()}) == 50
 
 
+def test_a_pair_that_is_found_many_times_counts_once_toward_the_limit() -> None:
+    hashes = np.random.default_rng(0).integers(0, 2**64, 100, dtype=np.uint64)
+    pairs, stopped = find_pairs(np.tile(hashes, 2), np.repeat([0, 1], 100), limit=150)
+    assert (len(pairs), stopped) == (100, False)
+
+
+def test_many_parts_may_share_the_few_hashes_of_a_bucket() -> None:
+    hashes = list(range(16)) * 20
+    parts = [number // 16 for number in range(320)]
+    assert find(hashes, parts, 1) == brute_force(hashes, parts, 1)
+
+
 def test_a_part_is_not_compared_with_itself() -> None:
     hashes = np.zeros(5000, np.uint64)
     assert find_pairs(hashes, np.zeros(5000, np.int64))[0].shape == (0, 2)
