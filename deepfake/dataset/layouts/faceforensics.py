@@ -55,7 +55,7 @@ _YOUTUBE = re.compile(r"\d{3,4}")
 _SWAP = re.compile(r"(\d{3,4})_(\d{3,4})")
 _ACTOR = re.compile(r"(\d\d)__(.+)")
 _ACTOR_SWAP = re.compile(r"(\d\d)_(\d\d)__(.+)__[A-Za-z0-9]+")
-# How a data-set site packs DeepFakeDetection without its usual folders; always c23.
+# How DeepFakeDetection is packed elsewhere, without its usual folders and in one compression.
 _PACKED = {
     "dfd_original sequences": ("original_sequences", "actors", "c23"),
     "dfd_original_sequences": ("original_sequences", "actors", "c23"),
@@ -228,6 +228,8 @@ def _read_splits(root: Path) -> dict[str, str]:
                         f"{folder / name}: id {display_name(identity)!r} is in {splits[identity]},"
                         " too"
                     )
+    if not splits:
+        raise UsageError(f"{folder}: {_name_files()} hold no pair of ids")
     return splits
 
 
