@@ -118,6 +118,9 @@ def test_a_fake_across_splits_belongs_to_none(tmp_path: Path) -> None:
         pytest.param([f"{REAL}/c23/videos/000_003.mp4"], {}, "c23/videos/000_003", id="real-name"),
         pytest.param(["stray.mp4"], {}, "'stray.mp4'", id="stray"),
         pytest.param(
+            [], {"train": [], "val": [], "test": []}, "test.json hold no pair of ids", id="empty"
+        ),
+        pytest.param(
             [], {"train": [], "test": []}, "has train.json, test.json but not val.json", id="file"
         ),
         pytest.param(
