@@ -45,6 +45,8 @@ commands, with an example of each:
              deepfake crop photos/ crops/
   train    train a detector on crops
              deepfake train --config configs/default.yaml --data.root crops/
+  doctor   look for leaks, duplicates and other faults in crops
+             deepfake doctor crops/
   predict  score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
   merge    put together what several machines cropped or predicted with --shard
@@ -117,8 +119,8 @@ def _hint(word: str, known: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``deepfake`` command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"crop": crop, "train": train, "predict": predict, "merge": merge}
-    commands |= {"info": info, "export": export, "demo": demo}
+    commands = {"crop": crop, "doctor": doctor, "train": train, "predict": predict}
+    commands |= {"merge": merge, "info": info, "export": export, "demo": demo}
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_TOP_HELP)
         return EXIT_OK if arguments else EXIT_USAGE
@@ -139,8 +141,8 @@ def crop(argv: Sequence[str] | None = None) -> int:
         description="Cut the faces out of photos and videos and write them with a manifest.\n"
         "Killed at any instant, the same command goes on where it stopped.",
         epilog="""\
-labels: folders named real/ and fake/ at any depth of INPUT, or a CSV with
-path,label[,group,split,method]. Without either the crops are unlabelled.
+labels: folders named real/ and fake/ at any depth of INPUT, the folder of a known data set, or a
+CSV with path,label[,group,split,method,original]. Without any the crops are unlabelled.
 
 examples:
   python crop.py photos/ crops/
@@ -152,6 +154,12 @@ examples:
     )
     parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
     parser.add_argument("output", type=Path, help="folder for the crops")
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        help="how the folder is arranged: auto (default), tree, dacon, faceforensics, dfd, "
+        "celeb-df, dfdc, deeper-forensics, wild-deepfake, dffd, none (no labels)",
+    )
     parser.add_argument(
         "--preset", help="recipe: square (aspect kept), dacon (the entry's), dacon-train"
     )
@@ -187,6 +195,7 @@ examples:
             options.input,
             options.output,
             _choose_spec(options),
+            layout=options.layout,
             workers=options.workers,
             timeout_s=options.timeout,
             max_pixels=options.max_pixels,
@@ -203,6 +212,62 @@ examples:
         return _answer_code(answered, report.inputs, options.strict, part is not None)
 
     return _run(job, "run the same command again to go on")
+
+
+def doctor(argv: Sequence[str] | None = None) -> int:
+    """Look for faults in a crop folder: ``deepfake doctor CROPS``."""
+    parser = _Parser(
+        prog="deepfake doctor",
+        description="Count what a crop folder holds and look for what spoils a figure: groups or\n"
+        "near-duplicates in two splits, duplicates, damaged crops, imbalance.",
+        epilog="""\
+exit code: 1 if something leaks from one split into another or crops are damaged, else 0.
+Where the data bring no split, the one that training makes by default is looked at.
+
+examples:
+  deepfake doctor crops/
+  deepfake doctor crops/ --json | python -m json.tool
+  deepfake doctor crops/ --split group --seed 7
+""",
+    )
+    parser.add_argument("crops", type=Path, help="folder that crop.py wrote")
+    parser.add_argument(
+        "--allow-leak", action="store_true", help="exit with 0 in spite of a leak, and warn"
+    )
+    parser.add_argument(
+        "--split",
+        choices=["auto", "given", "group"],
+        default="auto",
+        help="as data.split of training (default %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="as data.seed of training")
+    parser.add_argument("--workers", type=int, default=_default_workers(), help="threads")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(argv)
+
+    def job() -> int:
+        from deepfake.dataset.doctor import examine
+
+        report = examine(
+            options.crops,
+            split=options.split,
+            seed=options.seed,
+            workers=options.workers,
+            quiet=options.quiet,
+        )
+        text = json.dumps(report.to_dict(), indent=2) if options.json else str(report)
+        sys.stdout.write(f"{text}\n")
+        if report.damaged:
+            return EXIT_FAILED
+        if not report.leaks:
+            return EXIT_OK
+        if options.allow_leak:
+            sys.stderr.write("warning: a leak was let pass by --allow-leak\n")
+            return EXIT_OK
+        return EXIT_FAILED
+
+    return _run(job, "nothing was written")
 
 
 def predict(argv: Sequence[str] | None = None) -> int:

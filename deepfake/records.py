@@ -46,6 +46,7 @@ class Source:
         split: ``train``, ``validation`` or ``test`` where the data brings it.
         method: Name of the manipulation where known.
         problem: Reason (``code: detail``) if discovery already knows that it cannot be read.
+        original: Id of the source that a fake was made from, if it is among the inputs.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Source:
     split: str | None = None
     method: str | None = None
     problem: str | None = None
+    original: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

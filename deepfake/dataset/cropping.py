@@ -8,6 +8,7 @@ number of workers. Knows no network that scores.
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
@@ -15,8 +16,9 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from deepfake import __version__
+from deepfake.dataset.census import Census
 from deepfake.dataset.crop_folder import CROPS_FOLDER, CropFolder, CropReport
-from deepfake.dataset.layouts import label_sources
+from deepfake.dataset.layouts import Labelled, label_sources
 from deepfake.dataset.manifest import (
     JOB_FILE,
     MANIFEST_FILE,
@@ -47,7 +49,8 @@ _PACKAGES = (
     "av",
     "opencv-python-headless",
 )
-_PLAN_COLUMNS = ("path_uri", "bytes", "label", "method", "group", "split")
+logger = logging.getLogger(__name__)
+_PLAN_COLUMNS = ("path_uri", "bytes", "label", "method", "group", "split", "original")
 
 
 def crop_media(
@@ -55,6 +58,7 @@ def crop_media(
     output: Path,
     spec: CropSpec,
     *,
+    layout: str = "auto",
     workers: int = 1,
     timeout_s: float = 60.0,
     max_pixels: int = MAX_PIXELS,
@@ -72,6 +76,7 @@ def crop_media(
         input_path: Folder, photo, glob, list file or CSV (see ``dataset.layouts``).
         output: The crop folder; new, empty, or begun by the same job.
         spec: The crop recipe.
+        layout: Kind of folder tree, see ``layouts.label_sources``.
         workers: Worker processes; the bytes written do not depend on it. 0 works in this process.
         timeout_s: Longest time for one input in seconds.
         max_pixels: Larger pictures are ``unreadable``.
@@ -89,7 +94,10 @@ def crop_media(
     """
     check_detect_device(detect_device)
     _refuse_nesting(Path(input_path), output)
-    labelled = label_sources(input_path, follow_links=follow_links, require_labels=require_labels)
+    labelled = label_sources(
+        input_path, layout=layout, follow_links=follow_links, require_labels=require_labels
+    )
+    _announce(labelled)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -125,6 +133,22 @@ def crop_media(
             job.write_shard(shard, spec.suffix, (extraction for _, extraction in group))
         statuses, crops = folder.write_tables(job.shards())
     return CropReport(output, statuses, crops, dict(labelled.skipped), labelled.duplicates)
+
+
+def _announce(labelled: Labelled) -> None:
+    """Say aloud how the input was read: a wrong label is found here or never."""
+    if labelled.layout != "none":
+        rows = [(one.label, one.method or "", one.split or "") for one in labelled.sources]
+        groups = {one.group or one.id for one in labelled.sources}
+        logger.info(
+            "layout %s: %s inputs in %s groups\n%s",
+            labelled.layout,
+            f"{len(rows):,}",
+            f"{len(groups):,}",
+            Census.take(rows),
+        )
+    for note in labelled.notes:
+        logger.warning("%s", note)
 
 
 def _repeat(shard: int, job: _Job) -> Iterator[int]:
@@ -223,7 +247,7 @@ def _plan_cells(source: Source) -> list[object]:
         size = ""
     label = "" if source.label is None else LABEL_NAMES[source.label]
     words = [display_name(word or "") for word in (source.method, source.group, source.split)]
-    return [path_uri(source.name), size, label, *words]
+    return [path_uri(source.name), size, label, *words, source.original or ""]
 
 
 def _refuse_nesting(source: Path, output: Path) -> None:

@@ -27,10 +27,11 @@ MANIFEST_FILE = "manifest.csv"
 SOURCES_FILE = "sources.csv"
 MANIFEST_COLUMNS = (
     *("crop", "source", "frame", "time_s", "face", "label", "method", "group", "split"),
-    *("x0", "y0", "x1", "y1", "confidence", "landmarks", "rotation"),
+    *("x0", "y0", "x1", "y1", "confidence", "landmarks", "rotation", "original"),
 )
 SOURCE_COLUMNS = (
     *("path", "status", "reason", "faces", "label", "method", "group", "split", "id", "path_uri"),
+    "original",
 )
 
 
@@ -52,6 +53,7 @@ class CropRow:
         confidence: The detector's.
         landmarks: Five points, ``x y x y ...``, in pixels.
         rotation: 0 or 180 degrees.
+        original: Id of the input that a fake was made from, empty where it is not known.
     """
 
     crop: str
@@ -67,6 +69,7 @@ class CropRow:
     confidence: float
     landmarks: tuple[float, ...]
     rotation: int
+    original: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class SourceRow:
     split: str
     id: str
     path_uri: str
+    original: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ def make_crop_row(source: Source, crop: FaceCrop, file: str) -> CropRow:
         confidence=crop.face.confidence,
         landmarks=tuple(float(value) for value in crop.face.landmarks.ravel()),
         rotation=crop.rotation,
+        original=source.original or "",
     )
 
 
@@ -140,6 +145,7 @@ def make_source_row(source: Source, status: Status, reason: str, faces: int) -> 
         split=source.split or "",
         id=source.id,
         path_uri=path_uri(source.name),
+        original=source.original or "",
     )
 
 
@@ -199,6 +205,16 @@ def read_manifest(root: Path) -> Manifest:
     return Manifest(root, rows, spec, sampling, job["versions"], digest)
 
 
+def read_sources(root: Path) -> tuple[SourceRow, ...]:
+    """Read and check ``sources.csv`` of a finished crop folder.
+
+    Raises:
+        UsageError: If the table is missing or damaged.
+    """
+    path = root / SOURCES_FILE
+    return tuple(_parse_source_row(row, path) for row in read_csv(path, SOURCE_COLUMNS))
+
+
 def read_job(root: Path) -> dict[str, Any]:
     """Read ``job.json`` of a crop folder.
 
@@ -231,7 +247,7 @@ def _crop_cells(row: CropRow) -> list[object]:
         *(f"{value:.2f}" for value in row.box_xyxy),
         f"{row.confidence:.6f}",
         " ".join(f"{value:.2f}" for value in row.landmarks),
-        row.rotation,
+        *(row.rotation, row.original),
     ]
 
 
@@ -239,18 +255,40 @@ def _label_word(label: object) -> str:
     return LABEL_NAMES[label] if isinstance(label, int) else ""
 
 
+def _parse_label(word: str) -> int | None:
+    if word not in ("", *LABEL_NAMES):
+        raise ValueError(f"label {word!r}; expected real or fake")
+    return LABEL_NAMES.index(word) if word else None
+
+
+def _parse_source_row(row: Row, path: Path) -> SourceRow:
+    try:
+        return SourceRow(
+            path=row["path"],
+            status=Status(row["status"]).value,
+            reason=row["reason"],
+            faces=int(row["faces"]),
+            label=_parse_label(row["label"]),
+            method=row["method"],
+            group=row["group"],
+            split=row["split"],
+            id=row["id"],
+            path_uri=row["path_uri"],
+            original=row["original"],
+        )
+    except ValueError as error:
+        raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error
+
+
 def _parse_crop_row(row: Row, path: Path) -> CropRow:
     try:
-        word = row["label"]
-        if word not in ("", *LABEL_NAMES):
-            raise ValueError(f"label {word!r}; expected real or fake")
         return CropRow(
             crop=row["crop"],
             source=row["source"],
             frame=int(row["frame"]),
             time_s=float(row["time_s"]),
             face=int(row["face"]),
-            label=LABEL_NAMES.index(word) if word else None,
+            label=_parse_label(row["label"]),
             method=row["method"],
             group=row["group"],
             split=row["split"],
@@ -258,6 +296,7 @@ def _parse_crop_row(row: Row, path: Path) -> CropRow:
             confidence=float(row["confidence"]),
             landmarks=tuple(float(value) for value in row["landmarks"].split()),
             rotation=int(row["rotation"]),
+            original=row["original"],
         )
     except ValueError as error:
         raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from deepfake.dataset.manifest import CropRow, Manifest, read_manifest
-from deepfake.dataset.splits import SPLITS, find_leaks, split_by_group
+from deepfake.dataset.splits import SPLITS, assign_splits, find_leaks
 from deepfake.errors import JobError, MediaError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.learning.augmentation import Augmentation, sample_seed
@@ -231,6 +231,9 @@ class CropDataModule(LightningDataModule):
         crop_preset: Refuse crops of another preset; ``crop.py --config`` reads it too.
         num_workers: Loader processes.
         seed: Seed of order, augmentation and split.
+        allow_leak: Go on, with a warning, where a group stands in two splits. Near-duplicates are
+            not looked for here, which would read every crop before the first step: that is
+            ``deepfake doctor``.
     """
 
     def __init__(
@@ -245,6 +248,7 @@ class CropDataModule(LightningDataModule):
         crop_preset: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        allow_leak: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 2:
@@ -255,7 +259,7 @@ class CropDataModule(LightningDataModule):
         self.batch_size, self.augment_share, self.balance = batch_size, augment_share, balance
         self.augmentation = augmentation
         self.split, self.shares, self.crop_preset = split, shares, crop_preset
-        self.num_workers, self.seed = num_workers, seed
+        self.num_workers, self.seed, self.allow_leak = num_workers, seed, allow_leak
         self._resumed = (0, 0)
         self.datasets: dict[str, CropDataset] = {}
         self.description: DataDescription | None = None
@@ -354,22 +358,18 @@ class CropDataModule(LightningDataModule):
                 f"{unlabelled} of {len(rows)} crops in {self.root} have no label; crop from "
                 "real/ and fake/ folders or from a CSV with path,label"
             )
-        given = sum(bool(row.split) for row in rows)
-        if self.split == "group" or (self.split == "auto" and not given):
-            labels = [row.label or 0 for row in rows]
-            return split_by_group([row.group for row in rows], labels, self.shares, self.seed)
-        if given < len(rows):
-            raise UsageError(
-                f"{len(rows) - given} of {len(rows)} crops in {self.root} have no split; fill the "
-                "split column, or set data.split to 'group'"
-            )
-        unknown = next((row.split for row in rows if row.split not in SPLITS), None)
-        if unknown is not None:
-            raise UsageError(
-                f"the manifest of {self.root} names a split {unknown!r}; there are "
-                f"{', '.join(SPLITS)}"
-            )
-        return [row.split for row in rows]
+        given = [row.split for row in rows]
+        names = assign_splits(
+            [row.group for row in rows],
+            [row.label or 0 for row in rows],
+            given,
+            self.split,
+            self.shares,
+            self.seed,
+        )
+        if any(given) and names != given and self.split == "auto":
+            logger.info("%s brings no validation split; one was drawn from train", self.root)
+        return names
 
     def _check(
         self, manifest: Manifest, names: list[str], counts: dict[str, dict[str, int]]
@@ -385,11 +385,16 @@ class CropDataModule(LightningDataModule):
                 )
         leaks = find_leaks([row.group for row in manifest.rows], names)
         if leaks:
-            raise UsageError(
+            problem = (
                 f"{len(leaks)} groups stand in more than one split, which makes every figure "
-                f"worthless: {', '.join(leaks[:3])}; mend the split column, or set data.split to "
-                "'group'"
+                f"worthless: {', '.join(leaks[:3])}"
             )
+            if not self.allow_leak:
+                raise UsageError(
+                    f"{problem}; mend the split column, set data.split to 'group', or go on with "
+                    "data.allow_leak true"
+                )
+            logger.warning("%s; going on because data.allow_leak is true", problem)
         rarer, commoner = sorted(counts["train"].values())
         if commoner > _LARGE_IMBALANCE * rarer and not self.balance:
             logger.warning(

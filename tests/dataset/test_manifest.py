@@ -30,6 +30,7 @@ from deepfake.dataset.manifest import (
     make_source_row,
     read_job,
     read_manifest,
+    read_sources,
 )
 from deepfake.errors import UsageError
 from deepfake.media.tables import read_csv
@@ -50,6 +51,7 @@ ROW = CropRow(
     confidence=0.987654,
     landmarks=(1.0, 2.0, 3.5, 4.0, 5.0, 6.0, 7.25, 8.0, 9.0, 10.0),
     rotation=180,
+    original="fedcba9876543210",
 )
 SOURCE = Source(id="0123456789abcdef", path=Path("/x/a.jpg"), name="a.jpg", label=0)
 CROP = FaceCrop(2, 0.5, 1, make_face((10, 20, 50, 80), 0.75), 180, b"jpeg")
@@ -127,7 +129,7 @@ def test_tables_are_plain_and_have_words_for_labels() -> None:
     assert lines[0] == (
         "shards/00000/crops/0123456789abcdef_0_0.jpg,0123456789abcdef,3,1.250000,1,fake,face swap,"
         "id1,train,1.50,-2.25,30.00,40.75,0.987654,1.00 2.00 3.50 4.00 5.00 6.00 7.25 8.00 9.00 "
-        "10.00,180"
+        "10.00,180,fedcba9876543210"
     )
 
 
@@ -136,11 +138,13 @@ def test_an_empty_manifest_is_a_manifest(tmp_path: Path) -> None:
 
 
 def test_crop_row_describes_source_and_face() -> None:
-    source = replace(SOURCE, label=1, group="g", split="test", method="blend")
+    source = replace(SOURCE, label=1, group="g", split="test", method="blend", original="0f")
     row = make_crop_row(source, CROP, "shards/00000/crops/x.jpg")
     assert (row.crop, row.source) == ("shards/00000/crops/x.jpg", source.id)
     assert (row.frame, row.time_s, row.face, row.rotation) == (2, 0.5, 1, 180)
-    assert (row.method, row.group, row.split) == ("blend", "g", "test")
+    assert (row.method, row.group, row.split, row.original) == ("blend", "g", "test", "0f")
+    assert make_source_row(source, Status.OK, "", 1).original == "0f"
+    assert make_crop_row(SOURCE, CROP, "x").original == ""
     assert row.label == 1
     assert list(row.box_xyxy) == [10, 20, 50, 80]
     assert row.confidence == 0.75
@@ -185,7 +189,39 @@ def test_sources_table_has_the_columns_and_words() -> None:
         "split": "",
         "id": SOURCE.id,
         "path_uri": "a.jpg",
+        "original": "",
     }
+
+
+def test_sources_table_survives_the_way_to_the_disk(tmp_path: Path) -> None:
+    fake = replace(SOURCE, label=1, group="g", split="test", method="blend", original="0f")
+    rows = (
+        make_source_row(SOURCE, Status.NO_FACE, "no_face: none, at all", 0),
+        make_source_row(fake, Status.OK, "", 3),
+        make_source_row(replace(SOURCE, label=None), Status.UNREADABLE, "x", 0),
+    )
+    (tmp_path / SOURCES_FILE).write_text("".join(format_sources(rows)), newline="")
+    assert read_sources(tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "no_face,",
+            "lost,",
+            r"sources\.csv:2: 'lost' is not a valid Status; was the table edited",
+        ),
+        (",0,real", ",many,real", r"sources\.csv:2: .*'many'"),
+        (",real,", ",1,", r"sources\.csv:2: label '1'; expected real or fake"),
+        ("status", "state", r"sources\.csv:1: no column 'status'"),
+    ],
+)
+def test_an_edited_sources_table_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = "".join(format_sources([make_source_row(SOURCE, Status.NO_FACE, "", 0)]))
+    (tmp_path / SOURCES_FILE).write_text(text.replace(old, new, 1), newline="")
+    with pytest.raises(UsageError, match=message):
+        read_sources(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +253,7 @@ def test_an_edited_cell_is_named(tmp_path: Path, column: str, value: str, messag
             id="column",
         ),
         pytest.param(
-            "".join(format_manifest([ROW]))[:-20], r"manifest\.csv:2: 15 fields", id="cut"
+            "".join(format_manifest([ROW]))[:-20], r"manifest\.csv:2: 16 fields", id="cut"
         ),
     ],
 )

@@ -332,6 +332,31 @@ def test_setup_reads_once(folder: Path) -> None:
     assert data.description is first
 
 
+def test_a_validation_split_is_drawn_from_train_where_there_is_none(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edited(folder, change(lambda row: row.split == "validation", split="test"))
+    given = {row.crop: row.split for row in read_manifest(folder).rows}
+    with caplog.at_level("INFO", "deepfake"):
+        data = make(folder)
+    drawn = names(data)
+    assert {crop for crop in given if drawn[crop] == "test"} == {
+        crop for crop, split in given.items() if split == "test"
+    }
+    validation = data.datasets["validation"].rows
+    assert {row.label for row in validation} == {0, 1}
+    assert {row.split for row in validation} == {"train"}
+    assert "no validation split; one was drawn from train" in caplog.text
+    assert names(make(folder, seed=1)) != drawn
+
+
+def test_a_leak_can_be_let_pass_aloud(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edited(folder, change(lambda row: row.group in ("train-0", "test-0"), group="shared"))
+    data = make(folder, allow_leak=True)
+    assert len(data.datasets["train"]) == sum(COUNTS["train"])
+    assert "every figure worthless: shared; going on because data.allow_leak" in caplog.text
+
+
 def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
     return lambda row: replace(row, **values) if condition(row) else row
 
@@ -359,20 +384,20 @@ def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
         ),
         pytest.param(
             change(lambda row: row.split == "validation", split="test"),
-            {},
+            {"split": "given"},
             "the validation split needs both classes, but .* validation: 0 real, 0 fake",
             id="no-validation",
         ),
         pytest.param(
             change(lambda row: row.split == "test", split=""),
             {},
-            "8 of 40 crops in .* have no split; fill the split column",
+            "8 of 40 crops have no split; fill the split column",
             id="partly-filled",
         ),
         pytest.param(
             change(lambda row: True, split=""),
             {"split": "given"},
-            "40 of 40 crops in .* have no split",
+            "40 of 40 crops have no split",
             id="given-but-empty",
         ),
         pytest.param(
@@ -384,7 +409,7 @@ def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
         pytest.param(
             change(lambda row: row.group in ("train-0", "test-0"), group="shared"),
             {},
-            r"1 groups stand in more than one split, .*: shared; mend",
+            r"1 groups stand in more than one split, .*: shared; mend .*data\.allow_leak true",
             id="leak",
         ),
         pytest.param(
