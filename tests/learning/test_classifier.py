@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import tracemalloc
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.svm import LinearSVC
 
 from deepfake.errors import JobError
@@ -201,6 +203,23 @@ def test_no_group_on_both_sides_of_a_fold(size: int) -> None:
         assert set(truth[train]) == set(truth[test]) == {0, 1}
 
 
+def test_groups_of_all_sizes_are_dealt_as_evenly_as_scikit_learn_does() -> None:
+    """One person has most of the frames, as in real data; the rest must make up for it."""
+    rng = np.random.default_rng(0)
+    sizes = [300, *rng.integers(1, 40, 60).tolist()]
+    groups = [f"g{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    truth = rng.integers(0, 2, len(groups))
+
+    def unevenness(folds: list[tuple[Any, Any]]) -> float:
+        shares = [
+            [(truth[test] == k).sum() / (truth == k).sum() for _, test in folds] for k in (0, 1)
+        ]
+        return float(np.square(shares).sum())
+
+    oracle = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(groups, truth, groups)
+    assert unevenness(list(_folds(truth, groups))) <= 1.001 * unevenness(list(oracle))
+
+
 @pytest.mark.parametrize(
     ("groups", "n_folds"),
     [
@@ -209,9 +228,12 @@ def test_no_group_on_both_sides_of_a_fold(size: int) -> None:
         pytest.param(["real"] * 20 + [f"fake{i}" for i in range(20)], 5, id="one-group-of-reals"),
     ],
 )
-def test_folds_by_row_where_groups_do_not_serve(groups: list[str] | None, n_folds: int) -> None:
+def test_folds_by_row_where_groups_do_not_serve(
+    groups: list[str] | None, n_folds: int, caplog: pytest.LogCaptureFixture
+) -> None:
     truth = np.repeat([0, 1], 20)
     folds = list(_folds(truth, groups))
+    assert ("cannot be divided" in caplog.text) == (groups is not None)
     assert len(folds) == n_folds
     assert sorted(int(row) for _, test in folds for row in test) == list(range(40))
     for train, test in folds:
