@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from deepfake import __version__
 from deepfake.errors import DeepfakeError, UsageError
 
 if TYPE_CHECKING:
+    from deepfake.learning.checkpoint import Checkpoint
     from deepfake.records import CropSpec, Sampling
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
@@ -42,6 +44,12 @@ commands, with an example of each:
              deepfake train --config configs/default.yaml --data.root crops/
   predict  score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
+  evaluate   measure a checkpoint on labelled data, with a report
+             deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/
+  calibrate  choose its threshold and sigmoid anew on validation data
+             deepfake calibrate --checkpoint model.ckpt --data crops/ --output new.ckpt
+  fit-head   fit its classifier anew on other crops
+             deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt
   info     show what a checkpoint holds
              deepfake info model.ckpt
   demo     all of it, offline, in a minute or two
@@ -108,7 +116,16 @@ def _hint(word: str, known: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``deepfake`` command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"crop": crop, "train": train, "predict": predict, "info": info, "demo": demo}
+    commands = {
+        "crop": crop,
+        "train": train,
+        "predict": predict,
+        "evaluate": evaluate,
+        "calibrate": calibrate,
+        "fit-head": fit_head,
+        "info": info,
+        "demo": demo,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_TOP_HELP)
         return EXIT_OK if arguments else EXIT_USAGE
@@ -229,12 +246,7 @@ examples:
         type=float,
         help="y of a row without an answer (default: share of fakes in the training crops)",
     )
-    parser.add_argument(
-        "--aggregate",
-        choices=["mean", "median", "top", "confident", "max", "tracks"],
-        default="mean",
-        help="how the frames of a video make its score (default %(default)s)",
-    )
+    _add_aggregation(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--batch-size", type=int, default=32, help="faces per call of the network")
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
@@ -348,6 +360,205 @@ def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
     return outputs
 
 
+def evaluate(argv: Sequence[str] | None = None) -> int:
+    """Measure a checkpoint: ``deepfake evaluate --checkpoint FILE --data CROPS``."""
+    parser = _Parser(
+        prog="deepfake evaluate",
+        description="Measure a checkpoint on labelled crops or media: figures at face, track and\n"
+        "file level with 95 % intervals, at the checkpoint's own threshold.",
+        epilog="""\
+DATA is a crop folder, or labelled media: a folder with real/ and fake/ at any depth, or a CSV
+with path,label[,group,split,method]. Media is cropped by the checkpoint's own recipe first.
+Several give a table across data sets.
+
+examples:
+  deepfake evaluate --checkpoint runs/001/model.ckpt --data crops/
+  deepfake evaluate --checkpoint model.ckpt --data crops/ other_photos/ --output report/
+  deepfake evaluate --checkpoint model.ckpt --data videos/ --aggregate tracks --output report/
+""",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
+    parser.add_argument(
+        "--data", nargs="+", action="extend", required=True, help="crop folders or labelled media"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for report.html, metrics.json, tables, embeddings; may be that of an earlier "
+        "evaluation, whose embeddings are used again",
+    )
+    parser.add_argument(
+        "--split",
+        choices=["train", "validation", "test", "all"],
+        help="which crops (default: test where there are splits, else all)",
+    )
+    _add_aggregation(parser)
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=1000,
+        help="drawings behind each interval; 0 for none (default %(default)s)",
+    )
+    _add_scoring_options(parser)
+    options = parser.parse_args(argv)
+
+    def job() -> int:
+        from deepfake.evaluation.evaluate import describe
+        from deepfake.evaluation.job import run_evaluation
+        from deepfake.learning.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(options.checkpoint)
+        evaluation = run_evaluation(
+            checkpoint,
+            options.data,
+            options.output,
+            split=options.split,
+            aggregation=options.aggregate,
+            rounds=options.rounds,
+            device=options.device,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            timeout_s=options.timeout,
+            max_pixels=options.max_pixels,
+            command=_command_line("evaluate", argv),
+            quiet=options.quiet,
+        )
+        origin = checkpoint.info.get("threshold_origin")
+        sys.stdout.write(f"threshold {checkpoint.threshold:.4f} ({origin})\n\n")
+        sys.stdout.write(describe(evaluation))
+        if options.output is not None:
+            sys.stdout.write(f"report: {options.output / 'report.html'}\n")
+        return EXIT_OK
+
+    return _run(job, "run the same command again to go on")
+
+
+def calibrate(argv: Sequence[str] | None = None) -> int:
+    """New threshold and sigmoid: ``deepfake calibrate --checkpoint FILE --data CROPS ...``."""
+    parser = _Parser(
+        prog="deepfake calibrate",
+        description="Choose threshold and sigmoid of a checkpoint anew, on labelled data that it\n"
+        "did not learn from. The network is not touched; the new file remembers what was done.",
+        epilog="""\
+examples:
+  deepfake calibrate --checkpoint model.ckpt --data crops/ --output strict.ckpt \\
+      --false-alarm-rate 0.01
+  deepfake calibrate --checkpoint model.ckpt --data photos/ --output rare.ckpt --prevalence 0.02
+""",
+    )
+    _add_derivation(parser)
+    parser.add_argument(
+        "--split",
+        choices=["train", "validation", "test", "all"],
+        help="which crops (default: validation where there are splits, else all)",
+    )
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument(
+        "--false-alarm-rate", type=float, metavar="R", help="share of real files called fake"
+    )
+    goal.add_argument(
+        "--prevalence", type=float, metavar="P", help="share of fakes where it will be used"
+    )
+    _add_scoring_options(parser)
+    options = parser.parse_args(argv)
+
+    def adjust(checkpoint: Checkpoint, root: Path, settings: dict[str, Any]) -> object:
+        from deepfake.evaluation.adjust import calibrate
+
+        return calibrate(
+            checkpoint,
+            root,
+            options.output,
+            split=options.split,
+            false_alarm_rate=options.false_alarm_rate,
+            prevalence=options.prevalence,
+            **settings,
+        )
+
+    return _run(lambda: _derive(options, adjust), "nothing was written")
+
+
+def fit_head(argv: Sequence[str] | None = None) -> int:
+    """A new classifier: ``deepfake fit-head --checkpoint FILE --data CROPS --output FILE``."""
+    parser = _Parser(
+        prog="deepfake fit-head",
+        description="Fit the classifier of a checkpoint anew on other crops: the train\n"
+        "split fits, validation chooses the threshold, test is only measured.",
+        epilog="examples:\n"
+        "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt\n"
+        "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt "
+        "--head logistic\n",
+    )
+    _add_derivation(parser)
+    parser.add_argument(
+        "--head",
+        choices=["svm", "logistic"],
+        default="svm",
+        help="support vector machine or logistic regression (default %(default)s)",
+    )
+    parser.add_argument(
+        "--inverse-regularisation",
+        type=float,
+        default=2.0,
+        metavar="C",
+        help="of the head (default %(default)s)",
+    )
+    _add_scoring_options(parser)
+    options = parser.parse_args(argv)
+
+    def adjust(checkpoint: Checkpoint, root: Path, settings: dict[str, Any]) -> object:
+        from deepfake.evaluation.adjust import fit_head
+
+        return fit_head(
+            checkpoint,
+            root,
+            options.output,
+            head=options.head,
+            C=options.inverse_regularisation,
+            **settings,
+        )
+
+    return _run(lambda: _derive(options, adjust), "nothing was written")
+
+
+def _derive(
+    options: argparse.Namespace,
+    adjust: Callable[[Checkpoint, Path, dict[str, Any]], object],
+) -> int:
+    output: Path = options.output
+    if output.exists() and not options.overwrite:
+        raise UsageError(f"--output {output} exists; name another file or pass --overwrite")
+    if output.resolve() == options.checkpoint.resolve():
+        raise UsageError("--output would replace the checkpoint itself; name another file")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}")
+    import tempfile
+
+    from deepfake.evaluation.material import open_crops
+    from deepfake.learning.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(options.checkpoint)
+    with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
+        root = open_crops(
+            options.data,
+            checkpoint,
+            Path(folder) / "crops",
+            workers=options.workers,
+            timeout_s=options.timeout,
+            max_pixels=options.max_pixels,
+            quiet=options.quiet,
+        )
+        settings = {
+            "origin": options.data,
+            "device": options.device,
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+            "quiet": options.quiet,
+        }
+        sys.stdout.write(str(adjust(checkpoint, root, settings)))
+    return EXIT_OK
+
+
 def info(argv: Sequence[str] | None = None) -> int:
     """Show what a checkpoint holds: ``deepfake info model.ckpt``."""
     parser = _Parser(
@@ -414,16 +625,37 @@ def train(argv: Sequence[str] | None = None) -> int:
     return _run(job, "go on with: --resume RUN_FOLDER")
 
 
+def _command_line(command: str, argv: Sequence[str] | None) -> str:
+    words = sys.argv[1:] if argv is None else argv
+    return shlex.join(["deepfake", command, *words])
+
+
+def _add_derivation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True, help="the old model.ckpt")
+    parser.add_argument("--data", required=True, help="crop folder or labelled media")
+    parser.add_argument("--output", type=Path, required=True, help="the new checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+
+
+def _add_aggregation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--aggregate",
+        choices=["mean", "median", "top", "confident", "max", "tracks"],
+        default="mean",
+        help="how the frames of a video make its score (default %(default)s)",
+    )
+
+
+def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that score labelled data."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--batch-size", type=int, default=64, help="crops per call of the network")
+    _add_extraction_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
 def _add_media_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=_default_workers(),
-        help="processes that decode and detect; changes nothing but the speed (default: cores)",
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=60.0, help="seconds for one file (default %(default)s)"
-    )
+    _add_extraction_options(parser)
     clips = parser.add_argument_group("frames of videos and animations")
     rate = clips.add_mutually_exclusive_group()
     rate.add_argument(
@@ -438,18 +670,30 @@ def _add_media_options(parser: argparse.ArgumentParser) -> None:
         "--max-frames", type=int, metavar="N", help="never more than N of one file (default 1000)"
     )
     parser.add_argument(
-        "--max-pixels",
-        type=int,
-        default=100_000_000,
-        help="larger pictures are unreadable (default %(default)s)",
-    )
-    parser.add_argument(
         "--follow-links", action="store_true", help="follow symbolic links inside a folder"
     )
     parser.add_argument(
         "--strict", action="store_true", help="exit with 3 if some inputs have no answer"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=_default_workers(),
+        help="processes that decode and detect; changes nothing but the speed (default: cores)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds for one file (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=100_000_000,
+        help="larger pictures are unreadable (default %(default)s)",
+    )
 
 
 def _choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling:

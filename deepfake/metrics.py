@@ -17,7 +17,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, log_loss, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    average_precision_score,
+    log_loss,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 CALIBRATION_BINS = 15
 FALSE_ALARM_RATES = (0.01, 0.05)
@@ -145,6 +151,49 @@ def compute_tpr_at_fpr(labels: Labels, scores: Scores, false_alarm_rate: float) 
     return float(tpr[fpr <= false_alarm_rate + 1e-12].max())
 
 
+def trace_roc(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
+    """Shares of accused reals and of found fakes as the threshold falls; empty with one class.
+
+    Raises:
+        ValueError: If a score is not finite or the lengths differ.
+    """
+    _check(labels, scores)
+    if not _has_both(labels):
+        return np.zeros(0), np.zeros(0)
+    fpr, tpr, _ = roc_curve(labels, scores)
+    return fpr, tpr
+
+
+def trace_precision(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
+    """Shares of found fakes and of right accusations as the threshold falls; empty with one class.
+
+    Raises:
+        ValueError: If a score is not finite or the lengths differ.
+    """
+    _check(labels, scores)
+    if not _has_both(labels):
+        return np.zeros(0), np.zeros(0)
+    precision, recall, _ = precision_recall_curve(labels, scores, drop_intermediate=True)
+    # Its last point is no threshold: the curve begins where the first file is accused.
+    return recall[-2::-1], precision[-2::-1]
+
+
+def trace_calibration(labels: Labels, p_fake: Scores) -> tuple[Scores, Scores, Scores]:
+    """Mean probability, share of fakes and number of rows of each bin that is not empty.
+
+    Raises:
+        ValueError: If a probability is not in [0, 1] or the lengths differ.
+    """
+    _check_probabilities(labels, p_fake)
+    bins = calibration_bin(p_fake)
+    rows, said, seen = (
+        np.bincount(bins, weights, minlength=CALIBRATION_BINS).astype(np.float64)
+        for weights in (np.ones(len(labels)), p_fake, labels)
+    )
+    there = rows > 0
+    return said[there] / rows[there], seen[there] / rows[there], rows[there]
+
+
 def choose_threshold(labels: Labels, scores: Scores) -> float:
     """Threshold with the best balanced accuracy, in the middle of its plateau.
 
@@ -164,6 +213,33 @@ def choose_threshold(labels: Labels, scores: Scores) -> float:
     balanced = found + spared
     best = np.flatnonzero(balanced >= balanced.max() - 1e-12)
     return float(candidates[best[len(best) // 2]])
+
+
+def choose_threshold_for_rate(labels: Labels, scores: Scores, false_alarm_rate: float) -> float:
+    """Lowest threshold at which at most this share of the reals is called fake.
+
+    It lies in the middle between the highest real that must be spared and the next score above.
+
+    Raises:
+        ValueError: If the rate is out of range, there are too few reals to measure it, a score is
+            not finite or the lengths differ.
+    """
+    _check(labels, scores)
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(
+            f"a false-alarm rate of {false_alarm_rate:g}; expected one between 0 and 1"
+        )
+    reals = np.sort(scores[labels == 0])[::-1]
+    allowed = int(false_alarm_rate * len(reals) + 1e-9)
+    if not allowed:
+        raise ValueError(
+            f"a false-alarm rate of {false_alarm_rate:g} cannot be measured on {len(reals)} reals; "
+            f"it takes {int(np.ceil(1 / false_alarm_rate - 1e-9))}"
+        )
+    spared = reals[allowed]
+    above = scores[scores > spared]
+    lowest = np.nextafter(spared, np.inf)
+    return float(max((spared + above.min()) / 2, lowest) if len(above) else lowest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,6 +191,16 @@ def read_manifest(root: Path) -> Manifest:
     return Manifest(root, rows, spec, sampling, job["versions"], digest)
 
 
+def read_sources(root: Path) -> tuple[SourceRow, ...]:
+    """Read ``sources.csv`` of a crop folder: what became of every input.
+
+    Raises:
+        UsageError: If it is missing or damaged.
+    """
+    path = root / SOURCES_FILE
+    return tuple(_parse_source_row(row, path) for row in read_csv(path, SOURCE_COLUMNS))
+
+
 def read_job(root: Path) -> dict[str, Any]:
     """Read ``job.json`` of a crop folder.
 
@@ -231,18 +241,39 @@ def _label_word(label: object) -> str:
     return LABEL_NAMES[label] if isinstance(label, int) else ""
 
 
+def _parse_label(word: str) -> int | None:
+    if word not in ("", *LABEL_NAMES):
+        raise ValueError(f"label {word!r}; expected real or fake")
+    return LABEL_NAMES.index(word) if word else None
+
+
+def _parse_source_row(row: Row, path: Path) -> SourceRow:
+    try:
+        return SourceRow(
+            path=row["path"],
+            status=Status(row["status"]).value,
+            reason=row["reason"],
+            faces=int(row["faces"]),
+            label=_parse_label(row["label"]),
+            method=row["method"],
+            group=row["group"],
+            split=row["split"],
+            id=row["id"],
+            path_uri=row["path_uri"],
+        )
+    except ValueError as error:
+        raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error
+
+
 def _parse_crop_row(row: Row, path: Path) -> CropRow:
     try:
-        word = row["label"]
-        if word not in ("", *LABEL_NAMES):
-            raise ValueError(f"label {word!r}; expected real or fake")
         return CropRow(
             crop=row["crop"],
             source=row["source"],
             frame=int(row["frame"]),
             time_s=float(row["time_s"]),
             face=int(row["face"]),
-            label=LABEL_NAMES.index(word) if word else None,
+            label=_parse_label(row["label"]),
             method=row["method"],
             group=row["group"],
             split=row["split"],

@@ -146,9 +146,9 @@ def _additive_figures(
         -np.where(truth == 1, np.log(clipped), np.log1p(-clipped)),
         (score - truth) ** 2,
     ]
-    sums = np.stack(
+    sums: Floats = np.stack(
         [np.bincount(group_of_row, column, minlength=n_groups) for column in columns], axis=1
-    )
+    ).astype(np.float64)
     places = group_of_row * n_bins + calibration_bin(score)
     surplus = np.bincount(places, score - truth, minlength=n_groups * n_bins)
     sums = np.concatenate([sums, surplus.reshape(n_groups, n_bins)], axis=1)
@@ -214,7 +214,8 @@ def _equal_error(tpr: Floats, fpr: Floats) -> Floats:
     gap_before = np.where(first, -1.0, gap[rows, before])
     fpr_before = np.where(first, 0.0, fpr[rows, before])
     step = -gap_before / (gap[rows, after] - gap_before)
-    return (fpr_before + step * (fpr[rows, after] - fpr_before))[:, None]
+    crossing: Floats = fpr_before + step * (fpr[rows, after] - fpr_before)
+    return crossing[:, None]
 
 
 def _with_interval(figure: Figure, drawn: Floats) -> Figure:

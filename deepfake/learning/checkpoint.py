@@ -8,6 +8,7 @@ Trainer and no data.
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from deepfake.errors import CheckpointError, UsageError
 from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import LABEL_NAMES, CropSpec, Sampling
+from deepfake.storage import write_atomic
 
 KEY = "deepfake"
 """Where our part of a Lightning checkpoint lives."""
@@ -120,6 +122,39 @@ def load_checkpoint(path: Path) -> Checkpoint:
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+
+
+def derive_checkpoint(
+    checkpoint: Checkpoint,
+    output: Path,
+    classifier: SVMClassifier,
+    changes: dict[str, Any],
+    event: dict[str, Any],
+) -> None:
+    """Write a checkpoint with the same network and another classifier or threshold.
+
+    Args:
+        checkpoint: Where everything else comes from; its file is read again and stays as it is.
+        output: New file; it appears whole or not at all.
+        classifier: Replaces the old one.
+        changes: Replaces what ``info`` remembers under these names, the threshold among them.
+        event: What was done, in plain types; it is added to ``info["history"]``, together with
+            what it replaces.
+    """
+    content = _load(checkpoint.path)
+    ours = content[KEY]
+    replaced = {name: ours.get(name) for name in changes}
+    entry = event | {
+        "replaced": replaced,
+        "from_sha256": checkpoint.sha256,
+        "deepfake": __version__,
+    }
+    content[KEY] = ours | changes | {"history": [*ours.get("history", []), entry]}
+    for name, value in classifier.state_dict().items():
+        content["state_dict"][f"classifier.{name}"] = value.clone()
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(output, buffer.getvalue())
 
 
 def _load(path: Path) -> dict[str, Any]:
