@@ -25,8 +25,9 @@ from deepfake import __version__
 from deepfake.errors import DeepfakeError, UsageError
 
 if TYPE_CHECKING:
+    from deepfake.inference.predictor import Predictor
     from deepfake.learning.checkpoint import Checkpoint
-    from deepfake.records import CropSpec, Sampling
+    from deepfake.records import CropSpec, MediaScore, Sampling, Source
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
@@ -221,6 +222,7 @@ examples:
   python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
   python predict.py one.jpg --checkpoint model.ckpt --output - --device cpu
   python predict.py clip.mp4 --checkpoint model.ckpt --output clip.csv --faces frames.csv
+  python predict.py photos/ --checkpoint model.ckpt --output scores.csv --report scores.html
   python predict.py test/ --checkpoint model.ckpt --output scores.csv \\
       --submission sample_submission.csv
 """,
@@ -229,6 +231,9 @@ examples:
     parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
     parser.add_argument("--output", required=True, help="CSV to write; - for standard output")
     parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
+    parser.add_argument(
+        "--report", type=Path, help="also write an HTML page with faces and scores over time"
+    )
     parser.add_argument(
         "--submission", type=Path, help="sample of a contest; its y column is filled"
     )
@@ -252,6 +257,7 @@ examples:
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
     _add_media_options(parser)
     options = parser.parse_args(argv)
+    options.command = _command_line("predict", argv)
     return _run(lambda: _predict(options), "run the same command again to go on")
 
 
@@ -318,6 +324,9 @@ def _predict(options: argparse.Namespace) -> int:
         )
     if options.faces is not None:
         texts[options.faces] = format_faces(scores)
+    if options.report is not None:
+        texts[options.report] = _report_on(predictor, sources, scores, options.command)
+        lines.append(f"report: {options.report}")
     if options.output == "-":
         sys.stdout.write(format_scores(scores))
     else:
@@ -332,6 +341,18 @@ def _predict(options: argparse.Namespace) -> int:
     return _answer_code(totals.answers, totals.inputs, options.strict)
 
 
+def _report_on(
+    predictor: Predictor, sources: Sequence[Source], scores: Sequence[MediaScore], command: str
+) -> str:
+    from deepfake.evaluation.job import describe_origin
+    from deepfake.evaluation.pictures import picture_faces
+    from deepfake.evaluation.report import FILES, format_prediction_report, most_suspicious
+
+    pictures = picture_faces(predictor, sources, scores, most_suspicious(scores)[:FILES])
+    origin = describe_origin(predictor.checkpoint, command)
+    return format_prediction_report(scores, pictures, origin, predictor.checkpoint.threshold)
+
+
 def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
     """All files that will be written; refuse before any work what could not be written after."""
     outputs = {} if options.output == "-" else {"output": Path(options.output)}
@@ -339,6 +360,8 @@ def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
     goes_on = options.output != "-" and Path(f"{options.output}{_JOURNAL_SUFFIX}").exists()
     if options.faces is not None:
         outputs["faces"] = options.faces
+    if options.report is not None:
+        outputs["report"] = options.report
     if options.submission is not None:
         beside = Path() if options.output == "-" else Path(options.output).parent
         outputs["submission"] = options.submission_output or beside / "submission.csv"

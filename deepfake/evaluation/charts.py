@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Values = NDArray[np.floating[Any]] | Sequence[float]
 
 WIDTH, HEIGHT = 360, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 10, 40
 _BINS = 20
 _MAX_POINTS = 200  # of a curve: more cannot be told apart
 

@@ -249,7 +249,7 @@ def _input_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _figure_tables(evaluation: Evaluation) -> tuple[list[dict[str, Any]], str]:
     tables = []
     note = (
-        f"Small print: 95 % intervals, from {evaluation.rounds:,} drawings of whole groups. "
+        f"Small numbers are 95 % intervals, from {evaluation.rounds:,} drawings of whole groups. "
         "Accuracies are at the checkpoint's threshold, which was not chosen on these files."
     )
     if evaluation.one_face_per_file:
@@ -335,7 +335,7 @@ def _roc_chart(level: Level, threshold: float) -> dict[str, Any]:
     rows = level.rows
     point = _operating_point(rows, threshold)
     auc = level.overall.figures["auc"]
-    text = f"Area {_show(auc.value)} {_interval(auc)}. ".replace(" . ", ". ")
+    text = f"Area {_with_interval(auc)}. "
     marks = []
     if point is not None:
         marks = [point]
@@ -371,8 +371,7 @@ def _calibration_chart(level: Level) -> dict[str, Any]:
     rows = level.rows
     said, seen, numbers = trace_calibration(rows.labels, rows.p_fake)
     figure = level.overall.figures["ece"]
-    text = f"Expected calibration error {_show(figure.value)} {_interval(figure)}".strip()
-    text += f", in {len(numbers)} bins with files."
+    text = f"Expected calibration error {_with_interval(figure)}, over {len(numbers)} bins."
     text += " On the dotted line a score of 0.7 would mean 7 fakes in 10."
     svg = draw_lines(
         Axes("score", "share of fakes"),
@@ -545,7 +544,8 @@ def _mistake(p_fake: float, scored: Scored, place: int) -> dict[str, Any]:
     path = material.root / peak.crop
     picture = make_thumbnail(path.read_bytes()) if path.is_file() else None
     return {
-        "name": file.path,
+        "name": _short(file.path),
+        "path": file.path,
         "label": LABEL_NAMES[file.label or 0],
         "score": f"{p_fake:.3f}",
         "detail": ", ".join(word for word in (file.method, material.name) if word),
@@ -659,4 +659,15 @@ def _percent(value: float) -> str:
 
 
 def _interval(figure: Figure) -> str:
-    return f"{figure.low:.3f} to {figure.high:.3f}" if math.isfinite(figure.low) else ""
+    return f"{figure.low:.3f}\N{EN DASH}{figure.high:.3f}" if math.isfinite(figure.low) else ""
+
+
+def _with_interval(figure: Figure) -> str:
+    interval = _interval(figure)
+    return f"{_show(figure.value)} (95 %: {interval})" if interval else _show(figure.value)
+
+
+def _short(path: str) -> str:
+    """The last two parts of a long path: what fits below a thumbnail."""
+    parts = path.split("/")
+    return path if len(parts) <= 2 else "\N{HORIZONTAL ELLIPSIS}/" + "/".join(parts[-2:])

@@ -1,0 +1,53 @@
+"""Answers in, the crops that made them out: the most suspicious face of chosen files.
+
+A prediction keeps no pictures, so the chosen files go through the shared extraction once more, in
+the same killable workers and with the same result. Knows no page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from deepfake.faces.pipeline import iter_extractions
+from deepfake.inference.predictor import Predictor
+from deepfake.records import MediaScore, Source
+
+
+def picture_faces(
+    predictor: Predictor,
+    sources: Sequence[Source],
+    scores: Sequence[MediaScore],
+    places: Sequence[int],
+) -> dict[int, bytes]:
+    """Cut out the face with the highest score of each chosen file.
+
+    Args:
+        predictor: What scored them; has the recipe, the sampling and the workers.
+        sources: The inputs.
+        scores: Their answers, in the same order.
+        places: Which of them; those without a face are passed over.
+
+    Returns:
+        Encoded crops by place; a file that has changed or gone since it was scored is not in it.
+    """
+    peaks = {
+        place: max(scores[place].faces, key=lambda face: face.p_fake)
+        for place in places
+        if scores[place].faces
+    }
+    extractions = iter_extractions(
+        (sources[place] for place in peaks),
+        predictor.checkpoint.crop_spec,
+        min(predictor.workers, len(peaks)),
+        predictor.timeout_s,
+        predictor.max_pixels,
+        predictor.sampling,
+    )
+    pictures = {}
+    with closing(extractions):
+        for (place, peak), (_, extraction) in zip(peaks.items(), extractions, strict=True):
+            for crop in extraction.crops:
+                if (crop.frame_index, crop.face_index) == (peak.frame_index, peak.face_index):
+                    pictures[place] = crop.encoded
+    return pictures
