@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 Values = NDArray[np.floating[Any]] | Sequence[float]
 
 WIDTH, HEIGHT = 360, 270
+_LOW_HEIGHT = 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 10, 40
 _BINS = 20
 _MAX_POINTS = 200  # of a curve: more cannot be told apart
@@ -51,6 +52,7 @@ class Axes:
         x_ticks: Values with a number.
         y_ticks: The same, upwards.
         log_x: Equal factors instead of equal steps to the right.
+        height: Of the whole chart; its width is always ``WIDTH``.
     """
 
     x_label: str
@@ -60,6 +62,12 @@ class Axes:
     x_ticks: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)
     y_ticks: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)
     log_x: bool = False
+    height: int = HEIGHT
+
+    @property
+    def bottom(self) -> int:
+        """Place of the lower end from the top."""
+        return self.height - _BOTTOM
 
     def x_px(self, value: float) -> float:
         """Place of a value from the left."""
@@ -71,7 +79,7 @@ class Axes:
     def y_px(self, value: float) -> float:
         """Place of a value from the top."""
         low, high = self.y_range
-        return HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
+        return self.bottom - (value - low) / (high - low) * (self.bottom - _TOP)
 
 
 def draw_lines(
@@ -115,7 +123,7 @@ def draw_lines(
         f'<circle class="mark" cx="{_n(axes.x_px(x))}" cy="{_n(axes.y_px(y))}" r="5"/>'
         for x, y in marks
     ]
-    return _svg(parts, title, description)
+    return _svg(parts, axes, title, description)
 
 
 def draw_histogram(
@@ -135,23 +143,25 @@ def draw_histogram(
     )
     parts = _frame(axes, absolute=True)
     zero = axes.y_px(0)
-    for word, sign, share in (("real", 1, shares[0]), ("fake", -1, shares[1])):
-        for low, high, value in zip(edges[:-1], edges[1:], share, strict=True):
-            if value:
-                end = axes.y_px(sign * float(value))
-                left, right = axes.x_px(float(low)) + 0.75, axes.x_px(float(high)) - 0.75
-                parts.append(
-                    f'<rect class="bar {word}" x="{_n(left)}" y="{_n(min(zero, end))}" '
-                    f'width="{_n(right - left)}" height="{_n(abs(end - zero))}"/>'
-                )
+    parts += _bars(axes, edges, shares[0], "real") + _bars(axes, edges, -shares[1], "fake")
     parts.append(f'<path class="axis" d="M{_LEFT} {_n(zero)}H{WIDTH - _RIGHT}"/>')
     parts.append(_threshold_line(axes, threshold))
     inside = WIDTH - _RIGHT - 4
     parts.append(f'<text class="tag" x="{inside}" y="{_TOP + 12}" text-anchor="end">real</text>')
     parts.append(
-        f'<text class="tag" x="{inside}" y="{HEIGHT - _BOTTOM - 6}" text-anchor="end">fake</text>'
+        f'<text class="tag" x="{inside}" y="{axes.bottom - 6}" text-anchor="end">fake</text>'
     )
-    return _svg(parts, title, description)
+    return _svg(parts, axes, title, description)
+
+
+def draw_counts(values: Values, threshold: float, title: str, description: str) -> str:
+    """How many files have which score."""
+    counts, edges = np.histogram(np.asarray(values), np.linspace(0, 1, _BINS + 1))
+    top = max(int(counts.max()), 1)
+    ticks = sorted({0, round(top / 2), top})
+    axes = Axes("score (0 real, 1 fake)", "files", y_range=(0, top), y_ticks=ticks)
+    parts = [*_frame(axes), *_bars(axes, edges, counts, "all"), _threshold_line(axes, threshold)]
+    return _svg(parts, axes, title, description)
 
 
 def draw_points(
@@ -180,7 +190,7 @@ def draw_points(
         parts.append(
             f'<path class="threshold" d="M{_LEFT} {_n(axes.y_px(threshold))}H{WIDTH - _RIGHT}"/>'
         )
-    return _svg(parts, title, description)
+    return _svg(parts, axes, title, description)
 
 
 def draw_timeline(
@@ -189,7 +199,13 @@ def draw_timeline(
     """The score of a clip over its time, with the threshold."""
     last = max([float(value) for value in times_s], default=0.0) or 1.0
     ticks = [round(last * share, 1) for share in (0, 0.25, 0.5, 0.75, 1)]
-    axes = Axes("time in seconds", "score", x_range=(0, last), x_ticks=ticks)
+    axes = Axes(
+        *("time in seconds", "score"),
+        x_range=(0, last),
+        x_ticks=ticks,
+        y_ticks=(0, 0.5, 1),
+        height=_LOW_HEIGHT,
+    )
     points = list(zip(map(float, times_s), map(float, scores), strict=True))
     parts = _frame(axes)
     parts.append(
@@ -201,7 +217,7 @@ def draw_timeline(
         f'<circle class="dot s0" cx="{_n(axes.x_px(a))}" cy="{_n(axes.y_px(b))}" r="3"/>'
         for a, b in points
     ]
-    return _svg(parts, title, description)
+    return _svg(parts, axes, title, description)
 
 
 def size_axes(sizes_px: Values, y_label: str) -> Axes:
@@ -251,7 +267,7 @@ def project(embeddings: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64],
 
 def _frame(axes: Axes, absolute: bool = False) -> list[str]:
     """Grid, numbers and labels."""
-    bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+    bottom, right = axes.bottom, WIDTH - _RIGHT
     parts = []
     for value in axes.x_ticks:
         x = _n(axes.x_px(value))
@@ -269,7 +285,7 @@ def _frame(axes: Axes, absolute: bool = False) -> list[str]:
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
     middle_x, middle_y = (_LEFT + right) / 2, (_TOP + bottom) / 2
     parts.append(
-        f'<text class="label" x="{_n(middle_x)}" y="{HEIGHT - 6}" text-anchor="middle">'
+        f'<text class="label" x="{_n(middle_x)}" y="{axes.height - 6}" text-anchor="middle">'
         f"{escape(axes.x_label)}</text>"
     )
     parts.append(
@@ -279,14 +295,31 @@ def _frame(axes: Axes, absolute: bool = False) -> list[str]:
     return parts
 
 
+def _bars(
+    axes: Axes, edges: NDArray[np.floating[Any]], heights: NDArray[Any], kind: str
+) -> list[str]:
+    """A bar from 0 to each height; a negative one hangs."""
+    zero = axes.y_px(0)
+    bars = []
+    for low, high, value in zip(edges[:-1], edges[1:], heights, strict=True):
+        if value:
+            end = axes.y_px(float(value))
+            left, right = axes.x_px(float(low)) + 0.75, axes.x_px(float(high)) - 0.75
+            bars.append(
+                f'<rect class="bar {kind}" x="{_n(left)}" y="{_n(min(zero, end))}" '
+                f'width="{_n(right - left)}" height="{_n(abs(end - zero))}"/>'
+            )
+    return bars
+
+
 def _threshold_line(axes: Axes, threshold: float) -> str:
     x = axes.x_px(min(max(threshold, 0), 1))
-    return f'<path class="threshold" d="M{_n(x)} {_TOP}V{HEIGHT - _BOTTOM}"/>'
+    return f'<path class="threshold" d="M{_n(x)} {_TOP}V{axes.bottom}"/>'
 
 
-def _svg(parts: Sequence[str], title: str, description: str) -> str:
+def _svg(parts: Sequence[str], axes: Axes, title: str, description: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'<svg viewBox="0 0 {WIDTH} {axes.height}" role="img" '
         f'aria-label="{escape(f"{title}. {description}", quote=True)}">' + "".join(parts) + "</svg>"
     )
 

@@ -23,6 +23,7 @@ from deepfake.errors import MediaError
 from deepfake.evaluation.charts import (
     Axes,
     Series,
+    draw_counts,
     draw_histogram,
     draw_lines,
     draw_points,
@@ -436,17 +437,8 @@ def _map_chart(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _score_chart(values: NDArray[np.float64], threshold: float) -> dict[str, Any]:
-    counts, edges = np.histogram(values, np.linspace(0, 1, 21))
     text = f"Median {np.median(values):.2f}; threshold {threshold:.2f}."
-    middles = (edges[1:] + edges[:-1]) / 2
-    top = int(counts.max())
-    axes = Axes(
-        "score (0 real, 1 fake)",
-        "files",
-        y_range=(0, top),
-        y_ticks=sorted({0, round(top / 2), top}),
-    )
-    svg = draw_lines(axes, [Series("", middles, counts)], "Scores of all files", text, dots=True)
+    svg = draw_counts(values, threshold, "Scores of all files", text)
     return {"title": "Scores", "svg": Markup(svg), "legend": [], "caption": text}
 
 
@@ -569,8 +561,6 @@ def _file_card(score: MediaScore, picture: bytes | None, threshold: float) -> di
     frames = _frame_scores(score)
     detail = [f"{score.n_faces:,} face{'s' if score.n_faces != 1 else ''}"]
     people = len({face.track for face in score.faces})
-    if len(frames) > 1:
-        detail.append(f"{len(frames):,} frames")
     if people > 1:
         detail.append(f"{people} people")
     if score.reason:
