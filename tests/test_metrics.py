@@ -15,6 +15,7 @@ from deepfake.metrics import (
     FIGURES,
     Summary,
     choose_threshold,
+    choose_threshold_for_rate,
     compute_accuracy,
     compute_auc,
     compute_brier,
@@ -24,6 +25,9 @@ from deepfake.metrics import (
     compute_tpr_at_fpr,
     measure,
     summarise,
+    trace_calibration,
+    trace_precision,
+    trace_roc,
 )
 from tests import oracles
 
@@ -216,3 +220,52 @@ def test_probabilities_are_checked() -> None:
         assert math.isnan(figure(np.zeros(0, dtype=int), np.zeros(0)))
     with pytest.raises(ValueError, match="1 labels but 2 scores"):
         measure(np.array([1]), np.array([0.5, 0.5]), 0.5)
+
+
+def test_threshold_for_a_rate_is_the_lowest_that_keeps_it() -> None:
+    labels = np.array([0] * 10 + [1] * 3)
+    scores = np.array([*np.linspace(0, 0.9, 10), 0.85, 0.5, 0.99])
+    threshold = choose_threshold_for_rate(labels, scores, 0.2)
+    assert threshold == pytest.approx((0.7 + 0.8) / 2)
+    assert np.mean(scores[labels == 0] >= threshold) == 0.2
+    assert choose_threshold_for_rate(labels, scores, 0.1) == pytest.approx((0.8 + 0.85) / 2)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(_SCORES, min_size=4, max_size=30), st.sampled_from([0.25, 0.3, 0.5, 0.9]))
+def test_no_more_reals_are_accused_than_wanted(reals: list[float], rate: float) -> None:
+    scores = np.array([*reals, 0.5])
+    labels = np.array([0] * len(reals) + [1])
+    threshold = choose_threshold_for_rate(labels, scores, rate)
+    assert np.mean(scores[labels == 0] >= threshold) <= rate
+    lower = scores[scores < threshold]
+    assert np.mean(scores[labels == 0] >= lower.max()) > rate or lower.max() == 0.5
+
+
+def test_threshold_for_a_rate_refuses() -> None:
+    labels, scores = np.array([0] * 9 + [1]), np.linspace(0, 1, 10)
+    with pytest.raises(ValueError, match=r"rate of 0.1 cannot be measured on 9 reals; it takes 10"):
+        choose_threshold_for_rate(labels, scores, 0.1)
+    with pytest.raises(ValueError, match="a false-alarm rate of 1; expected one between 0 and 1"):
+        choose_threshold_for_rate(labels, scores, 1.0)
+    # Every other score equal: nothing lies above the highest.
+    same = choose_threshold_for_rate(np.zeros(4, dtype=int), np.full(4, 0.5), 0.5)
+    assert same == np.nextafter(0.5, 1)
+
+
+def test_traces_hold_what_the_figures_are_made_of() -> None:
+    labels, scores = random_rows(4, 300, ties=True)
+    fpr, tpr = trace_roc(labels, scores)
+    assert metrics.auc(fpr, tpr) == pytest.approx(compute_auc(labels, scores))
+    recall, precision = trace_precision(labels, scores)
+    assert recall[-1] == 1
+    assert precision[-1] == pytest.approx(labels.mean())
+    assert (np.diff(recall) >= 0).all()
+    said, seen, rows = trace_calibration(labels, scores)
+    assert rows.sum() == 300
+    assert (np.abs(said - seen) * rows).sum() / 300 == pytest.approx(
+        compute_calibration_error(labels, scores)
+    )
+    one = np.ones(3, dtype=int)
+    assert [len(part) for part in trace_roc(one, scores[:3])] == [0, 0]
+    assert [len(part) for part in trace_precision(one, scores[:3])] == [0, 0]
