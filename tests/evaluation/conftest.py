@@ -9,6 +9,7 @@ import pytest
 
 from deepfake.dataset.manifest import SourceRow, format_sources, read_sources
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.media.discovery import display_name
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.made_crops import write_crop_folder
 
@@ -28,7 +29,9 @@ class Made:
 def add_unanswered(root: Path) -> None:
     """Add a fake that cannot be read and a real without a face to the test split."""
     rows = [
-        SourceRow(HOSTILE, "unreadable", REASON, 0, 1, "<b>", "x", "test", "f" * 16, "a"),
+        SourceRow(
+            display_name(HOSTILE), "unreadable", REASON, 0, 1, "<b>", "x", "test", "f" * 16, "a"
+        ),
         SourceRow("wall.jpg", "no_face", "no_face: none", 0, 0, "", "y", "test", "e" * 16, "b"),
     ]
     (root / "sources.csv").write_text(format_sources([*read_sources(root), *rows]))
