@@ -27,7 +27,10 @@ def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["", "crop", "train", "predict", "info", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "crop", "train", "predict", "evaluate", "calibrate", "fit-head", "info", "demo"],
+)
 def test_help_has_examples_and_imports_nothing_heavy(command: str) -> None:
     words = [command] if command else []
     code = (
