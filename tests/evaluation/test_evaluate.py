@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,11 +34,12 @@ FILE = SourceRow("s0.jpg", "ok", "", 1, 0, "", "g0", "test", "s0", "s0.jpg")
 
 def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -> Scored:
     """A data set of files: label, method, and (track, score) of each face; none = no answer."""
-    faces, sources, scores, tracks, answers = [], [], list[float](), list[int](), {}
+    faces, sources, scores, tracks = [], [], list[float](), list[int]()
+    answers: dict[str, float] = {}
     for number, (label, method, parts) in enumerate(files):
         key = f"{name}-{number}"
         status = "ok" if parts else "no_face"
-        facts = {"label": label, "method": method, "group": f"g{number}"}
+        facts: dict[str, Any] = {"label": label, "method": method, "group": f"g{number}"}
         sources.append(replace(FILE, id=key, path=f"{key}.mp4", status=status, **facts))
         for place, (track, p_fake) in enumerate(parts):
             faces.append(replace(FACE, source=key, frame=place, **facts))
