@@ -15,7 +15,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -342,15 +342,16 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _report_on(
-    predictor: Predictor, sources: Sequence[Source], scores: Sequence[MediaScore], command: str
+    predictor: Predictor, sources: Sequence[Source], scores: Iterable[MediaScore], command: str
 ) -> str:
     from deepfake.evaluation.job import describe_origin
     from deepfake.evaluation.pictures import picture_faces
-    from deepfake.evaluation.report import FILES, format_prediction_report, most_suspicious
+    from deepfake.evaluation.report import digest_scores, format_prediction_report
 
-    pictures = picture_faces(predictor, sources, scores, most_suspicious(scores)[:FILES])
+    digest = digest_scores(scores)
+    pictures = picture_faces(predictor, sources, digest.shown)
     origin = describe_origin(predictor.checkpoint, command)
-    return format_prediction_report(scores, pictures, origin, predictor.checkpoint.threshold)
+    return format_prediction_report(digest, pictures, origin, predictor.checkpoint.threshold)
 
 
 def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:

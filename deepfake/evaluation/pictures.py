@@ -15,26 +15,22 @@ from deepfake.records import MediaScore, Source
 
 
 def picture_faces(
-    predictor: Predictor,
-    sources: Sequence[Source],
-    scores: Sequence[MediaScore],
-    places: Sequence[int],
+    predictor: Predictor, sources: Sequence[Source], chosen: Sequence[tuple[int, MediaScore]]
 ) -> dict[int, bytes]:
     """Cut out the face with the highest score of each chosen file.
 
     Args:
         predictor: What scored them; has the recipe, the sampling and the workers.
-        sources: The inputs.
-        scores: Their answers, in the same order.
-        places: Which of them; those without a face are passed over.
+        sources: All inputs.
+        chosen: Places among the inputs, with their answers; those without a face are passed over.
 
     Returns:
         Encoded crops by place; a file that has changed or gone since it was scored is not in it.
     """
     peaks = {
-        place: max(scores[place].faces, key=lambda face: face.p_fake)
-        for place in places
-        if scores[place].faces
+        place: max(score.faces, key=lambda face: face.p_fake)
+        for place, score in chosen
+        if score.faces
     }
     extractions = iter_extractions(
         (sources[place] for place in peaks),

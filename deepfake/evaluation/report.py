@@ -7,8 +7,11 @@ from files (names, reasons, groups) is hostile and escaped. Works out no figure 
 from __future__ import annotations
 
 import base64
+import heapq
 import math
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -57,7 +60,7 @@ MISTAKES = 12
 """Thumbnails of each kind of mistake."""
 FILES = 200
 """Files with a picture on the page of a prediction."""
-_OTHERS = 2000  # rows of its table: a page of megabytes opens on no phone
+_OTHERS, _UNANSWERED = 2000, 10_000  # rows of its tables: a page of megabytes opens on no phone
 _POINTS = 1500  # of a cloud: more cannot be told apart
 _THUMBNAIL_PX, _THUMBNAIL_QUALITY = 128, 80
 _MEANINGS = {
@@ -115,6 +118,7 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
         confusion=_confusion(level.rows, threshold),
         false_alarms=alarms,
         missed=missed,
+        n_unanswered=overall.files - overall.statuses[Status.OK.value],
         unanswered=[
             {
                 "name": file.path,
@@ -135,8 +139,66 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a page says of a prediction, however many files it had.
+
+    Args:
+        statuses: Number of files by status.
+        n_fake: Files that are called fake.
+        values: Score of every file with an answer, in input order.
+        shown: The most suspicious files with their places, highest score first.
+        others: The next ones.
+        unanswered: Files without an answer, in input order, as far as they fit.
+    """
+
+    statuses: dict[str, int]
+    n_fake: int
+    values: NDArray[np.float64]
+    shown: list[tuple[int, MediaScore]]
+    others: list[tuple[int, MediaScore]]
+    unanswered: list[MediaScore]
+
+    @property
+    def n_silent(self) -> int:
+        """Number of files without an answer."""
+        return sum(self.statuses.values()) - len(self.values)
+
+
+def digest_scores(scores: Iterable[MediaScore]) -> Digest:
+    """Read answers once, in input order, and keep what a page can hold."""
+    statuses = dict.fromkeys((status.value for status in Status), 0)
+    values = array("d")
+    top: list[tuple[float, int, MediaScore]] = []
+    unanswered: list[MediaScore] = []
+    n_fake = 0
+    for place, score in enumerate(scores):
+        statuses[score.status.value] += 1
+        n_fake += score.label == "fake"
+        if score.p_fake is None:
+            if len(unanswered) < _UNANSWERED:
+                unanswered.append(score)
+            continue
+        values.append(score.p_fake)
+        # Places differ, so that answers themselves are never compared; the first of equals wins.
+        entry = (score.p_fake, -place, score)
+        if len(top) < FILES + _OTHERS:
+            heapq.heappush(top, entry)
+        else:
+            heapq.heappushpop(top, entry)
+    ranked = [(-place, score) for _, place, score in sorted(top, key=lambda e: e[:2], reverse=True)]
+    return Digest(
+        statuses,
+        n_fake,
+        np.array(values, dtype=np.float64),
+        ranked[:FILES],
+        ranked[FILES:],
+        unanswered,
+    )
+
+
 def format_prediction_report(
-    scores: Sequence[MediaScore],
+    digest: Digest,
     pictures: Mapping[int, bytes],
     provenance: Mapping[str, Any],
     threshold: float,
@@ -144,33 +206,28 @@ def format_prediction_report(
     """The page of a prediction: for people who look at single files.
 
     Args:
-        scores: The answers, in input order.
-        pictures: Encoded crop of the most suspicious face, by place in ``scores``; see
-            ``most_suspicious`` for which are wanted.
+        digest: The answers.
+        pictures: Encoded crop of the most suspicious face of the shown files, by place.
         provenance: As of ``job.describe_origin``.
         threshold: Of the checkpoint.
     """
-    answers = most_suspicious(scores)
-    shown, others = answers[:FILES], answers[FILES : FILES + _OTHERS]
-    rest = len(answers) - len(shown) - len(others)
-    values = np.array([scores[place].p_fake for place in answers], dtype=np.float64)
-    n_fake = sum(scores[place].label == "fake" for place in answers)
-    counts = {status.value: sum(s.status is status for s in scores) for status in Status}
-    parts = " + ".join(f"{number:,} {status}" for status, number in counts.items())
+    values, n_files = digest.values, sum(digest.statuses.values())
+    rest = len(values) - len(digest.shown) - len(digest.others)
+    parts = " + ".join(f"{number:,} {status}" for status, number in digest.statuses.items())
     more = f", {rest:,} further ones are in the table of scores alone" if rest else ""
     return _render(
         "prediction.html",
         title="Scores of photos and videos",
         subtitle=f"Checkpoint {display_name(str(provenance['checkpoint']))}, threshold "
         f"{threshold:.4f} ({provenance['threshold_origin']})",
-        summary=f"{len(scores):,} inputs = {parts}. Of the {len(answers):,} with an answer, "
-        f"{n_fake:,} are called fake.",
+        summary=f"{n_files:,} inputs = {parts}. Of the {len(values):,} with an answer, "
+        f"{digest.n_fake:,} are called fake.",
         charts=[_score_chart(values, threshold)] if len(values) else [],
         files_note="Each picture is the most suspicious face of its file; the mark on the bar is "
         "the threshold. For videos, the line shows the most fake face of each frame.",
-        files=[_file_card(scores[place], pictures.get(place), threshold) for place in shown],
-        others=[_file_card(scores[place], None, threshold) for place in others],
-        others_note=f"{len(others):,} files with lower scores{more}.",
+        files=[_file_card(score, pictures.get(place), threshold) for place, score in digest.shown],
+        others=[_file_card(score, None, threshold) for _, score in digest.others],
+        others_note=f"{len(digest.others):,} files with lower scores{more}.",
         threshold_percent=f"{100 * min(max(threshold, 0), 1):.1f}",
         unanswered=[
             {
@@ -178,19 +235,13 @@ def format_prediction_report(
                 "status": score.status.value,
                 "reason": display_name(score.reason),
             }
-            for score in scores
-            if score.p_fake is None
+            for score in digest.unanswered
         ],
+        n_unanswered=digest.n_silent,
         meaning=_LIMITS + "A file without an answer was not judged: it is neither real nor fake. "
         "Nobody should be accused on a score alone.",
         provenance=_origin_entries(provenance),
     )
-
-
-def most_suspicious(scores: Sequence[MediaScore]) -> list[int]:
-    """Places of the files with an answer, highest score first, ties in input order."""
-    answered = [place for place, score in enumerate(scores) if score.p_fake is not None]
-    return sorted(answered, key=lambda place: -(scores[place].p_fake or 0.0))
 
 
 def _render(template: str, **values: Any) -> str:

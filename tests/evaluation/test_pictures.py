@@ -31,11 +31,11 @@ def test_pictures_are_the_scored_crops(made: Made, inbox: Path) -> None:
     predictor = Predictor(made.checkpoint, device="cpu")
     sources = list_sources(["wall.png", "0.png", "1.png"], inbox)
     scores = list(predictor.score(sources))
-    pictures = picture_faces(predictor, sources, scores, [0, 2])
+    pictures = picture_faces(predictor, sources, [(0, scores[0]), (2, scores[2])])
     assert list(pictures) == [2]  # a wall has no face, and 0.png was not asked for
     (crop,) = FaceExtractor(made.checkpoint.crop_spec).extract(sources[2]).crops
     assert pictures[2] == crop.encoded
-    assert picture_faces(predictor, sources, scores, []) == {}
+    assert picture_faces(predictor, sources, []) == {}
 
 
 def test_predict_writes_a_page(made: Made, inbox: Path, tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from deepfake.evaluation.evaluate import Evaluation, evaluate
 from deepfake.evaluation.job import describe_origin
 from deepfake.evaluation.material import embed_crops, read_material, score_material
 from deepfake.evaluation.report import (
+    digest_scores,
     format_prediction_report,
     format_report,
     make_thumbnail,
-    most_suspicious,
 )
 from deepfake.faces.extraction import encode_crop
 from deepfake.records import FaceScore, MediaScore, Status
@@ -76,7 +76,9 @@ def make_answers() -> tuple[list[MediaScore], dict[int, bytes]]:
 
 @pytest.fixture(scope="module")
 def prediction_page(made: Made) -> str:
-    return format_prediction_report(*make_answers(), describe_origin(made.checkpoint, COMMAND), 0.5)
+    scores, pictures = make_answers()
+    origin = describe_origin(made.checkpoint, COMMAND)
+    return format_prediction_report(digest_scores(scores), pictures, origin, 0.5)
 
 
 class _Reader(HTMLParser):
@@ -219,8 +221,10 @@ def test_large_clouds_are_drawn_in_part(
 
 
 def test_prediction_page_shows_the_most_suspicious_first(prediction_page: str) -> None:
-    scores, _ = make_answers()
-    assert most_suspicious(scores) == [2, 3, 0]
+    digest = digest_scores(iter(make_answers()[0]))
+    assert [place for place, _ in digest.shown] == [2, 3, 0]
+    assert digest.values.tolist() == [0.3, 0.6, 0.6]
+    assert (digest.n_fake, digest.n_silent) == (2, 1)
     text = html.unescape(prediction_page)
     assert "4 inputs = 3 ok + 0 no_face + 0 too_small + 1 unreadable. Of the 3" in text
     assert text.index("<h3>clip.mp4") < text.index("<h3>b\\x1b.jpg") < text.index("<h3>a.jpg")
@@ -233,11 +237,16 @@ def test_prediction_page_shows_the_most_suspicious_first(prediction_page: str) -
 def test_long_predictions_are_cut_and_say_so(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "FILES", 1)
     monkeypatch.setattr(report, "_OTHERS", 1)
+    monkeypatch.setattr(report, "_UNANSWERED", 1)
     scores, pictures = make_answers()
-    text = format_prediction_report(scores, pictures, describe_origin(made.checkpoint, ""), 0.5)
+    origin = describe_origin(made.checkpoint, "")
+    digest = digest_scores([*scores, scores[1]])
+    assert [place for place, _ in digest.shown + digest.others] == [2, 3]
+    text = format_prediction_report(digest, pictures, origin, 0.5)
     assert "1 files with lower scores, 1 further ones are in the table of scores alone." in text
+    assert "2 files, in input order; the first 1 of them, the others are in the table" in text
     assert text.count('class="file"') == 1
-    empty = format_prediction_report(scores[1:2], {}, describe_origin(made.checkpoint, ""), 0.5)
+    empty = format_prediction_report(digest_scores(scores[1:2]), {}, origin, 0.5)
     assert "No file has an answer." in empty
 
 
