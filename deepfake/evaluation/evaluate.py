@@ -6,8 +6,9 @@ The threshold is the one of the checkpoint, always. Knows no network and no HTML
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -154,10 +155,12 @@ class Evaluation:
     levels: dict[str, Level]
     readings: dict[str, Readings]
 
-    @property
-    def one_face_per_file(self) -> bool:
-        """Whether all levels are the same rows."""
-        return len(self.levels["face"].rows.labels) == len(self.levels["file"].rows.labels)
+    def distinct_levels(self) -> dict[str, Level]:
+        """The levels without repetition: those of the same rows share a name."""
+        names: dict[int, list[str]] = {}
+        for name, level in self.levels.items():
+            names.setdefault(id(level), []).append(name)
+        return {" and ".join(same): self.levels[same[0]] for same in names.values()}
 
 
 def evaluate(
@@ -201,7 +204,7 @@ def _track_rows(scored: Scored) -> Rows:
         about[key] = (face.label or 0, face.group, face.method)
     return _make_rows(
         [
-            (about[key][0], float(np.mean(values)), about[key][1], about[key][2])
+            (about[key][0], fmean(values), about[key][1], about[key][2])
             for key, values in scores.items()
         ],
         scored.material.name,
@@ -417,16 +420,13 @@ def format_faces(evaluation: Evaluation) -> str:
 def describe(evaluation: Evaluation) -> str:
     """The result for a terminal: aligned tables, with 95 % intervals in brackets."""
     blocks = []
-    for name, level in evaluation.levels.items():
-        if name != "file" and evaluation.one_face_per_file:
-            continue
+    for name, level in evaluation.distinct_levels().items():
         parts = dict(level.datasets)
         if len(parts) > 1:
             parts[TOGETHER] = level.overall
-        title = "file, track and face" if evaluation.one_face_per_file else name
-        blocks.append(_align(f"by {title}", parts))
+        blocks.append(_align(f"by {name}", parts))
         if list(level.methods) != [UNNAMED]:
-            blocks.append(_align(f"methods, by {title}", level.methods))
+            blocks.append(_align(f"methods, by {name}", level.methods))
     lines = ["\n\n".join(blocks), ""]
     for name, readings in evaluation.readings.items():
         if name == TOGETHER and len(evaluation.sets) == 1:
@@ -467,19 +467,22 @@ def _align(title: str, parts: dict[str, Slice]) -> str:
         ).rstrip()
         for row in table
     ]
-    reasons = {
-        f"{FIGURE_NAMES[name]} n/a: {figure.reason}"
-        for part in parts.values()
-        for name, figure in part.figures.items()
-        if figure.reason
-    }
-    notes = {
-        f"{FIGURE_NAMES[name]}: {figure.note}"
-        for part in parts.values()
-        for name, figure in part.figures.items()
-        if figure.note
-    }
-    return "\n".join([*text, *(f"  {line}" for line in sorted(reasons) + sorted(notes))])
+    return "\n".join([*text, *(f"  {line}" for line in explain(parts))])
+
+
+def explain(parts: Mapping[str, Slice]) -> list[str]:
+    """Why figures or intervals are missing: a line for each row of a table and each reason."""
+    lines = []
+    for row, part in parts.items():
+        names: dict[str, list[str]] = {}
+        for name, figure in part.figures.items():
+            remark = f"n/a: {figure.reason}" if figure.reason else figure.note
+            if remark:
+                names.setdefault(remark, []).append(FIGURE_NAMES[name])
+        for remark, figures in names.items():
+            every = len(figures) == len(part.figures)
+            lines.append(f"{row}: {'everything' if every else ', '.join(figures)} {remark}")
+    return lines
 
 
 def _show(value: float) -> str:

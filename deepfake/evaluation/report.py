@@ -43,6 +43,7 @@ from deepfake.evaluation.evaluate import (
     Level,
     Rows,
     Slice,
+    explain,
 )
 from deepfake.evaluation.material import Scored
 from deepfake.faces.extraction import decode_crop, encode_crop
@@ -304,11 +305,8 @@ def _figure_tables(evaluation: Evaluation) -> tuple[list[dict[str, Any]], str]:
         f"Small numbers are 95 % intervals, from {evaluation.rounds:,} drawings of whole groups. "
         "Accuracies are at the checkpoint's threshold, which was not chosen on these files."
     )
-    if evaluation.one_face_per_file:
-        note += " Every file holds one face, so figures by face and by person are the same."
-    for name, level in evaluation.levels.items():
-        if name != "file" and evaluation.one_face_per_file:
-            continue
+    note += " A track is one person in one file, and scores as the mean of its faces."
+    for name, level in evaluation.distinct_levels().items():
         parts = dict(level.datasets)
         if len(parts) > 1:
             parts[TOGETHER] = level.overall
@@ -325,13 +323,6 @@ def _figure_tables(evaluation: Evaluation) -> tuple[list[dict[str, Any]], str]:
 
 
 def _figure_table(caption: str, head: str, parts: Mapping[str, Slice]) -> dict[str, Any]:
-    remarks: dict[str, None] = {}
-    for part in parts.values():
-        for name, figure in part.figures.items():
-            if figure.reason:
-                remarks[f"{FIGURE_NAMES[name]} n/a: {figure.reason}"] = None
-            elif figure.note:
-                remarks[f"{FIGURE_NAMES[name]}: {figure.note}"] = None
     return {
         "caption": caption,
         "head": head,
@@ -348,7 +339,7 @@ def _figure_table(caption: str, head: str, parts: Mapping[str, Slice]) -> dict[s
             }
             for name, part in parts.items()
         ],
-        "notes": list(remarks),
+        "notes": explain(parts),
     }
 
 

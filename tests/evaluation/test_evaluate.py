@@ -82,7 +82,7 @@ def test_levels_hold_their_own_rows() -> None:
     assert face.figures["auc"].value == pytest.approx(
         compute_auc(np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0.1, 0.2, 0.3, 0.9, 0.8, 0.6, 0.4]))
     )
-    assert not result.one_face_per_file
+    assert list(result.distinct_levels()) == ["file", "track", "face"]
 
 
 def test_data_sets_and_methods() -> None:
@@ -163,11 +163,13 @@ def test_terminal_table_is_aligned_and_says_why() -> None:
     head = next(line for line in lines if line.startswith("by file"))
     row = next(line for line in lines if line.startswith("all together"))
     assert head.index("AUC") + 3 == row.index(row.split()[5]) + len(row.split()[5])
-    assert "  TPR@1% n/a: 2 real rows are too few for a rate of 1 %" in lines
+    assert "  one: TPR@1% n/a: 2 real rows are too few for a rate of 1 %" in lines
+    assert "  two: ECE n/a: 3 rows are too few for 15 bins" in lines
     assert "by track" in text
     assert "by face" in text
     assert "methods, by file" in text
-    assert "no interval: 4 groups, 5 are needed" in text
+    brief = "AUC, AP, EER, accuracy, bal. acc., log loss, Brier"
+    assert f"  one: {brief} no interval: 4 groups, 5 are needed" in lines
     assert "0.286 if the others count as wrong, 0.429 if they are called real" in text
     assert "two: a remark" in text
     assert ONE.material.name in text
@@ -175,6 +177,6 @@ def test_terminal_table_is_aligned_and_says_why() -> None:
 
 def test_one_face_per_file_is_shown_once() -> None:
     result = evaluate([TWO], 0.5, "mean", rounds=0)
-    assert result.one_face_per_file
+    assert list(result.distinct_levels()) == ["file and track and face"]
     assert result.levels["face"] is result.levels["file"]
-    assert "by file, track and face" in describe(result)
+    assert "by file and track and face" in describe(result)
