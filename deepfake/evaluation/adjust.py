@@ -135,7 +135,7 @@ def calibrate(
             how = f"best balanced accuracy {where}"
     except ValueError as error:
         raise UsageError(f"{material.root}: {error}") from error
-    name = f"calibration ({material.name})"
+    name = "calibration"
     summaries = {name: summarise(after.labels, after.p_fake, threshold)}
     event = {
         "what": "calibrate",

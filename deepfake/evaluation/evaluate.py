@@ -160,7 +160,7 @@ class Evaluation:
         names: dict[int, list[str]] = {}
         for name, level in self.levels.items():
             names.setdefault(id(level), []).append(name)
-        return {" and ".join(same): self.levels[same[0]] for same in names.values()}
+        return {", ".join(same): self.levels[same[0]] for same in names.values()}
 
 
 def evaluate(

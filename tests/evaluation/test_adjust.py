@@ -67,7 +67,7 @@ def test_calibrate_holds_the_false_alarm_rate(made: Made, tmp_path: Path) -> Non
     assert info["threshold_origin"] == (
         "false-alarm rate of at most 0.25 on 24 files of crops (validation)"
     )
-    assert list(info["metrics"]) == ["calibration (crops)"]
+    assert list(info["metrics"]) == ["calibration"]
     assert f"threshold 0.5000 -> {result.threshold:.4f}" in str(result)
     for key in set(old) - {"threshold", "threshold_origin", "metrics", "history"}:
         assert info[key] == old[key], key

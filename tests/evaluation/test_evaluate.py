@@ -177,6 +177,6 @@ def test_terminal_table_is_aligned_and_says_why() -> None:
 
 def test_one_face_per_file_is_shown_once() -> None:
     result = evaluate([TWO], 0.5, "mean", rounds=0)
-    assert list(result.distinct_levels()) == ["file and track and face"]
+    assert list(result.distinct_levels()) == ["file, track, face"]
     assert result.levels["face"] is result.levels["file"]
-    assert "by file and track and face" in describe(result)
+    assert "by file, track, face" in describe(result)
