@@ -15,7 +15,8 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,7 +26,10 @@ from deepfake import __version__
 from deepfake.errors import DeepfakeError, UsageError
 
 if TYPE_CHECKING:
+    from deepfake.dataset.parts import Part
+    from deepfake.inference.journal import Journal
     from deepfake.inference.predictor import Predictor
+    from deepfake.inference.results import Totals
     from deepfake.learning.checkpoint import Checkpoint
     from deepfake.records import CropSpec, MediaScore, Sampling, Source
 
@@ -39,11 +43,13 @@ usage: deepfake COMMAND ...
 Find manipulated faces in photos and videos.
 
 commands, with an example of each:
-  crop     cut faces out of photos and videos
+  crop       cut faces out of photos and videos
              deepfake crop photos/ crops/
-  train    train a detector on crops
+  train      train a detector on crops
              deepfake train --config configs/default.yaml --data.root crops/
-  predict  score photos and videos
+  doctor     look for leaks, duplicates and other faults in crops
+             deepfake doctor crops/
+  predict    score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
   evaluate   measure a checkpoint on labelled data, with a report
              deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/
@@ -51,9 +57,13 @@ commands, with an example of each:
              deepfake calibrate --checkpoint model.ckpt --data crops/ --output new.ckpt
   fit-head   fit its classifier anew on other crops
              deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt
-  info     show what a checkpoint holds
+  merge      put together what several machines cropped or predicted with --shard
+             deepfake merge scores.csv part1.csv part2.csv
+  info       show what a checkpoint holds
              deepfake info model.ckpt
-  demo     all of it, offline, in a minute or two
+  export     write a checkpoint as ONNX graph or safetensors
+             deepfake export model.ckpt --format onnx
+  demo       all of it, offline, in a minute or two
              deepfake demo
 
 deepfake COMMAND --help says more. python crop.py, train.py and predict.py are the same commands.
@@ -117,16 +127,9 @@ def _hint(word: str, known: Sequence[str]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``deepfake`` command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {
-        "crop": crop,
-        "train": train,
-        "predict": predict,
-        "evaluate": evaluate,
-        "calibrate": calibrate,
-        "fit-head": fit_head,
-        "info": info,
-        "demo": demo,
-    }
+    commands = {"crop": crop, "doctor": doctor, "train": train, "predict": predict}
+    commands |= {"evaluate": evaluate, "calibrate": calibrate, "fit-head": fit_head}
+    commands |= {"merge": merge, "info": info, "export": export, "demo": demo}
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_TOP_HELP)
         return EXIT_OK if arguments else EXIT_USAGE
@@ -147,18 +150,25 @@ def crop(argv: Sequence[str] | None = None) -> int:
         description="Cut the faces out of photos and videos and write them with a manifest.\n"
         "Killed at any instant, the same command goes on where it stopped.",
         epilog="""\
-labels: folders named real/ and fake/ at any depth of INPUT, or a CSV with
-path,label[,group,split,method]. Without either the crops are unlabelled.
+labels: folders named real/ and fake/ at any depth of INPUT, the folder of a known data set, or a
+CSV with path,label[,group,split,method,original]. Without any the crops are unlabelled.
 
 examples:
   python crop.py photos/ crops/
   python crop.py labels.csv crops/ --size 224 --workers 4
   python crop.py photos/ crops/ --preset dacon
   python crop.py videos/ crops/ --fps 1 --timeout 300
+  python crop.py photos/ part2/ --shard 2/4      then: deepfake merge crops/ part1/ part2/ ...
 """,
     )
     parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
     parser.add_argument("output", type=Path, help="folder for the crops")
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        help="how the folder is arranged: auto (default), tree, dacon, faceforensics, dfd, "
+        "celeb-df, dfdc, deeper-forensics, wild-deepfake, dffd, none (no labels)",
+    )
     parser.add_argument(
         "--preset", help="recipe: square (aspect kept), dacon (the entry's), dacon-train"
     )
@@ -181,30 +191,92 @@ examples:
     )
     parser.add_argument("--require-labels", action="store_true", help="refuse input without labels")
     _add_media_options(parser)
-    parser.add_argument("--shard-size", type=int, default=256, help=argparse.SUPPRESS)
+    _add_shard_option(parser)
+    parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
 
     def job() -> int:
         from deepfake.dataset.cropping import crop_media
         from deepfake.records import Sampling, Status
 
+        part = _choose_part(options)
         report = crop_media(
             options.input,
             options.output,
             _choose_spec(options),
+            layout=options.layout,
             workers=options.workers,
             timeout_s=options.timeout,
             max_pixels=options.max_pixels,
             sampling=_choose_sampling(options, Sampling()),
+            detect_device=options.detect_device,
+            part=part,
             shard_size=options.shard_size,
             follow_links=options.follow_links,
             require_labels=options.require_labels,
             quiet=options.quiet,
         )
         sys.stdout.write(f"{report}\n")
-        return _answer_code(report.statuses[Status.OK.value], report.inputs, options.strict)
+        answered = report.statuses[Status.OK.value]
+        return _answer_code(answered, report.inputs, options.strict, part is not None)
 
     return _run(job, "run the same command again to go on")
+
+
+def doctor(argv: Sequence[str] | None = None) -> int:
+    """Look for faults in a crop folder: ``deepfake doctor CROPS``."""
+    parser = _Parser(
+        prog="deepfake doctor",
+        description="Count what a crop folder holds and look for what spoils a figure: groups or\n"
+        "near-duplicates in two splits, duplicates, damaged crops, imbalance.",
+        epilog="""\
+exit code: 1 if something leaks from one split into another or crops are damaged, else 0.
+Where the data bring no split, the one that training makes by default is looked at.
+
+examples:
+  deepfake doctor crops/
+  deepfake doctor crops/ --json | python -m json.tool
+  deepfake doctor crops/ --split group --seed 7
+""",
+    )
+    parser.add_argument("crops", type=Path, help="folder that crop.py wrote")
+    parser.add_argument(
+        "--allow-leak", action="store_true", help="exit with 0 in spite of a leak, and warn"
+    )
+    parser.add_argument(
+        "--split",
+        choices=["auto", "given", "group"],
+        default="auto",
+        help="as data.split of training (default %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="as data.seed of training")
+    parser.add_argument("--workers", type=int, default=_default_workers(), help="threads")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    options = parser.parse_args(argv)
+
+    def job() -> int:
+        from deepfake.dataset.doctor import examine
+
+        report = examine(
+            options.crops,
+            split=options.split,
+            seed=options.seed,
+            workers=options.workers,
+            quiet=options.quiet,
+        )
+        text = json.dumps(report.to_dict(), indent=2) if options.json else str(report)
+        sys.stdout.write(f"{text}\n")
+        if report.damaged:
+            return EXIT_FAILED
+        if not report.leaks:
+            return EXIT_OK
+        if options.allow_leak:
+            sys.stderr.write("warning: a leak was let pass by --allow-leak\n")
+            return EXIT_OK
+        return EXIT_FAILED
+
+    return _run(job, "nothing was written")
 
 
 def predict(argv: Sequence[str] | None = None) -> int:
@@ -225,119 +297,235 @@ examples:
   python predict.py photos/ --checkpoint model.ckpt --output scores.csv --report scores.html
   python predict.py test/ --checkpoint model.ckpt --output scores.csv \\
       --submission sample_submission.csv
+  python predict.py photos/ --checkpoint model.ckpt --output part2.csv --shard 2/4
+      then: deepfake merge scores.csv part1.csv part2.csv ...
 """,
     )
     parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
+    )
     parser.add_argument("--output", required=True, help="CSV to write; - for standard output")
-    parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
     parser.add_argument(
         "--report", type=Path, help="also write an HTML page with faces and scores over time"
     )
-    parser.add_argument(
-        "--submission", type=Path, help="sample of a contest; its y column is filled"
-    )
-    parser.add_argument(
-        "--submission-output", type=Path, help="filled sample (default: submission.csv by OUTPUT)"
-    )
-    parser.add_argument(
-        "--submission-value",
-        choices=["p_fake", "label"],
-        default="p_fake",
-        help="what to write into y: the probability, or 1 = fake, 0 = real (default %(default)s)",
-    )
-    parser.add_argument(
-        "--no-answer",
-        type=float,
-        help="y of a row without an answer (default: share of fakes in the training crops)",
-    )
+    _add_table_options(parser)
     _add_aggregation(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--batch-size", type=int, default=32, help="faces per call of the network")
-    parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    where.add_argument(
+        "--devices", metavar="N", help="share the work: N CUDA devices, or names: cuda:0,cuda:2"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=["auto", "torch", "onnx"],
+        default="auto",
+        help="what runs the network; auto takes ONNX Runtime on a CPU where it is installed and "
+        "the job is large, or model.onnx lies beside model.ckpt (default %(default)s)",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="faces that are scored together")
     _add_media_options(parser)
+    _add_shard_option(parser)
     options = parser.parse_args(argv)
     options.command = _command_line("predict", argv)
     return _run(lambda: _predict(options), "run the same command again to go on")
 
 
 def _predict(options: argparse.Namespace) -> int:
-    outputs = _choose_outputs(options)
+    part = _choose_part(options)
+    if part is not None and options.output == "-":
+        raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
+    if part is not None and options.submission is not None:
+        raise UsageError("--submission is filled from all parts: give it to deepfake merge")
+    if part is not None and options.report is not None:
+        raise UsageError("--report shows all inputs: give it to a predict without --shard")
+    outputs = _choose_outputs(options, options.report)
+    _refuse_existing(outputs, options)
     from deepfake.dataset.layouts import list_inputs
-    from deepfake.inference.journal import Journal
+    from deepfake.inference.backend import expect_faces, parse_devices
+    from deepfake.inference.journal import Journal, read_settings
     from deepfake.inference.predictor import Predictor
-    from deepfake.inference.results import count, fill_submission, format_faces, format_scores
+    from deepfake.inference.results import format_scores
     from deepfake.learning.checkpoint import load_checkpoint
-    from deepfake.progress import Progress
-    from deepfake.storage import write_atomic
+    from deepfake.storage import sync_file, write_atomic
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
     checkpoint = load_checkpoint(options.checkpoint)
+    sampling = _choose_sampling(options, checkpoint.sampling)
+    backend = options.backend
+    if backend == "auto" and options.output != "-":
+        # A job that goes on does so with what it was begun with.
+        backend = read_settings(Path(options.output)).get("backend", "auto")
     predictor = Predictor(
         checkpoint,
-        device=options.device,
+        device=options.device if options.devices is None else parse_devices(options.devices),
         batch_size=options.batch_size,
         workers=options.workers,
         timeout_s=options.timeout,
         max_pixels=options.max_pixels,
-        sampling=_choose_sampling(options, checkpoint.sampling),
+        sampling=sampling,
         aggregation=options.aggregate,
+        detect_device=options.detect_device,
+        backend=backend,
+        expected_faces=expect_faces(sources, sampling),
     )
-    scores, journal = [], None
-    if options.output != "-":
-        settings = {
-            "checkpoint_sha256": checkpoint.sha256,
-            "sampling": predictor.sampling.to_dict(),
-            "aggregate": options.aggregate,
-            "device": predictor.device.type,
-            "batch_size": options.batch_size,
-            "max_pixels": options.max_pixels,
-            # A job that goes on may replace its own tables, and no others.
-            "tables": {name: str(path.resolve()) for name, path in outputs.items()},
-        }
-        journal = Journal(Path(options.output), settings, sources)
-        scores = journal.open()
-    answered = len(scores)
-    with Progress(len(sources), answered, options.quiet) as progress:
-        for batch in predictor.score_batches(sources[answered:]):
-            scores += batch
-            progress.advance(len(batch))
-            if journal is not None:
-                journal.append(batch)
-    totals = count(scores)
-    lines = [str(totals)]
+    trained_on = checkpoint.info["counts"]["train"]
+    settings = {
+        "checkpoint_sha256": checkpoint.sha256,
+        "prior": trained_on["fake"] / sum(trained_on.values()),
+        "sampling": sampling.to_dict(),
+        "aggregation": predictor.aggregation.to_dict(),
+        "detect_device": options.detect_device,
+        "device": predictor.devices[0].type,
+        "backend": predictor.backend,
+        "batch_size": options.batch_size,
+        "max_pixels": options.max_pixels,
+        # A job that goes on may replace its own tables, and no others.
+        "tables": {name: str(path.resolve()) for name, path in outputs.items()},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        # What goes to standard output has no place for its journal, and cannot go on either.
+        kept = Path(folder, "rows") if options.output == "-" else Path(options.output)
+        journal = Journal(kept, settings, sources, part)
+        answers = _iter_answers(predictor, sources, journal, options.quiet)
+        if options.output == "-":
+            sys.stdout.writelines(format_scores(answers))
+        else:
+            for _ in answers:
+                pass
+        totals, lines = _write_tables(options, outputs, journal.scores, settings["prior"])
+        if options.report is not None:
+            page = _report_on(predictor, sources, journal.scores(), options.command)
+            write_atomic(options.report, page)
+            lines.append(f"report: {options.report}")
+        # Of a part, the journal is what is merged.
+        journal.remove() if part is None else sync_file(journal.path)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
-    texts = {}
-    if options.submission is not None:
-        trained_on = predictor.checkpoint.info["counts"]["train"]
-        prior = trained_on["fake"] / sum(trained_on.values())
+    stream = sys.stderr if options.output == "-" else sys.stdout
+    stream.write("\n".join(lines) + "\n")
+    return _answer_code(totals.answers, totals.inputs, options.strict, part is not None)
+
+
+def _iter_answers(
+    predictor: Predictor, sources: Sequence[Source], journal: Journal, quiet: bool
+) -> Iterator[MediaScore]:
+    """Answer what the journal has not yet, and keep it there before anybody sees it."""
+    from deepfake.progress import Progress
+
+    answered = journal.open()
+    first = journal.inputs.start + answered
+    todo = sources[first : journal.inputs.stop]
+    with Progress(len(journal.inputs), answered, quiet) as progress:
+        for batch in predictor.score_batches(todo, journal.block_size, first):
+            journal.append(batch)
+            progress.advance(len(batch))
+            yield from batch
+
+
+def _write_tables(
+    options: argparse.Namespace,
+    outputs: dict[str, Path],
+    scores: Callable[[], Iterable[MediaScore]],
+    prior: float,
+    refuse_other: bool = False,
+) -> tuple[Totals, list[str]]:
+    """Write all tables, reading the answers once for each; say what they come to.
+
+    With ``refuse_other``, a table that exists must already hold what would be written.
+    """
+    from deepfake.inference.results import count, fill_submission, format_faces, format_scores
+    from deepfake.storage import holds, write_stream
+
+    totals = count(scores())
+    lines = [str(totals) + (f" -> {outputs['output']}" if "output" in outputs else "")]
+    tables: dict[Path, Callable[[], Iterable[str]]] = {}
+    if "submission" in outputs:
         fallback = prior if options.no_answer is None else options.no_answer
-        filled = fill_submission(options.submission, scores, fallback, options.submission_value)
-        texts[outputs["submission"]] = filled.text
+        filled = fill_submission(options.submission, scores(), fallback, options.submission_value)
+        tables[outputs["submission"]] = lambda: [filled.text]
         total = filled.answered + filled.without_answer + filled.without_file
         lines.append(
             f"{total:,} submission rows = {filled.answered:,} scored + "
             f"{filled.without_answer:,} without an answer + {filled.without_file:,} that name no "
             f"input -> {outputs['submission']}; rows without a score got {fallback:g}"
         )
-    if options.faces is not None:
-        texts[options.faces] = format_faces(scores)
-    if options.report is not None:
-        texts[options.report] = _report_on(predictor, sources, scores, options.command)
-        lines.append(f"report: {options.report}")
+    if "faces" in outputs:
+        tables[outputs["faces"]] = lambda: format_faces(scores())
+    if "output" in outputs:
+        tables[outputs["output"]] = lambda: format_scores(scores())
+
+    def content(path: Path) -> Iterator[bytes]:
+        return (line.encode() for line in tables[path]())
+
+    standing = [path for path in tables if refuse_other and path.exists()]
+    for path in standing:
+        if not holds(path, content(path)):
+            raise UsageError(
+                f"{path} exists and holds something else; name another file or pass --overwrite"
+            )
+    for path in tables:
+        if path not in standing:
+            write_stream(path, content(path))
+    return totals, lines
+
+
+def merge(argv: Sequence[str] | None = None) -> int:
+    """Put parts together: ``deepfake merge OUTPUT PART...``."""
+    parser = _Parser(
+        prog="deepfake merge",
+        description="Put together what several machines cropped or predicted with --shard, to\n"
+        "the very bytes of the undivided job. Parts may come in any order; all must be there,\n"
+        "finished, and of the same job. They are only read. Killed at any instant, run it again.",
+        epilog="""\
+A part of crop is its folder; a part of predict is its CSV, beside which lies the .partial file
+that everything is merged from; it may be removed afterwards.
+
+examples:
+  deepfake merge crops/ parts/*/
+  deepfake merge scores.csv parts/*.csv --faces faces.csv
+""",
+    )
+    parser.add_argument("output", help="crop folder or CSV to write")
+    parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="of all machines")
+    _add_table_options(parser)
+    _add_strict_option(parser)
+    options = parser.parse_args(argv)
+    return _run(lambda: _merge(options), "run the same command again to go on")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    for path in options.parts:
+        if not path.exists() and not Path(f"{path}{_JOURNAL_SUFFIX}").exists():
+            raise UsageError(f"{path}: no such folder or file; name the output of every part")
+    folders = [path for path in options.parts if path.is_dir()]
+    if len(folders) == len(options.parts):
+        tables = (options.faces, options.submission, options.submission_output, options.no_answer)
+        if options.overwrite or any(value is not None for value in tables):
+            raise UsageError("--faces, --submission... and --overwrite are for parts of predict")
+        from deepfake.dataset.merging import merge_crops
+        from deepfake.records import Status
+
+        report = merge_crops(Path(options.output), options.parts)
+        sys.stdout.write(f"{report}\n")
+        return _answer_code(report.statuses[Status.OK.value], report.inputs, options.strict)
+    if folders:
+        files = [path for path in options.parts if not path.is_dir()]
+        raise UsageError(
+            f"{folders[0]} is a folder and {files[0]} is not; parts are either all folders of crop "
+            "or all CSVs of predict"
+        )
     if options.output == "-":
-        sys.stdout.write(format_scores(scores))
-    else:
-        texts[Path(options.output)] = format_scores(scores)
-        lines[0] += f" -> {options.output}"
-    for path, text in texts.items():
-        write_atomic(path, text)
-    if journal is not None:
-        journal.remove()
-    stream = sys.stderr if options.output == "-" else sys.stdout
-    stream.write("\n".join(lines) + "\n")
+        raise UsageError("merge writes a file; name a file as OUTPUT")
+    outputs = _choose_outputs(options)
+    from deepfake.inference.merging import join_answers
+
+    answers = join_answers(options.parts)
+    totals, lines = _write_tables(
+        options, outputs, answers.scores, answers.prior, refuse_other=not options.overwrite
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
     return _answer_code(totals.answers, totals.inputs, options.strict)
 
 
@@ -354,15 +542,13 @@ def _report_on(
     return format_prediction_report(digest, pictures, origin, predictor.checkpoint.threshold)
 
 
-def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
+def _choose_outputs(options: argparse.Namespace, report: Path | None = None) -> dict[str, Path]:
     """All files that will be written; refuse before any work what could not be written after."""
     outputs = {} if options.output == "-" else {"output": Path(options.output)}
-    # A killed job may have written some of its tables already.
-    goes_on = options.output != "-" and Path(f"{options.output}{_JOURNAL_SUFFIX}").exists()
     if options.faces is not None:
         outputs["faces"] = options.faces
-    if options.report is not None:
-        outputs["report"] = options.report
+    if report is not None:
+        outputs["report"] = report
     if options.submission is not None:
         beside = Path() if options.output == "-" else Path(options.output).parent
         outputs["submission"] = options.submission_output or beside / "submission.csv"
@@ -379,9 +565,15 @@ def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
     for name, path in outputs.items():
         if not path.parent.is_dir():
             raise UsageError(f"--{name} {path}: there is no folder {path.parent}")
+    return outputs
+
+
+def _refuse_existing(outputs: dict[str, Path], options: argparse.Namespace) -> None:
+    # A killed job may have written some of its tables already.
+    goes_on = options.output != "-" and Path(f"{options.output}{_JOURNAL_SUFFIX}").exists()
+    for name, path in outputs.items():
         if path.exists() and not options.overwrite and not goes_on:
             raise UsageError(f"--{name} {path} exists; name another file or pass --overwrite")
-    return outputs
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
@@ -392,8 +584,8 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
         "file level with 95 % intervals, at the checkpoint's own threshold.",
         epilog="""\
 DATA is a crop folder, or labelled media: a folder with real/ and fake/ at any depth, or a CSV
-with path,label[,group,split,method]. Media is cropped by the checkpoint's own recipe first.
-Several give a table across data sets.
+with path,label[,group,split,method,original]. Media is cropped by the checkpoint's own recipe
+first. Several give a table across data sets.
 
 examples:
   deepfake evaluate --checkpoint runs/001/model.ckpt --data crops/
@@ -556,11 +748,10 @@ def _derive(
         raise UsageError("--output would replace the checkpoint itself; name another file")
     if not output.parent.is_dir():
         raise UsageError(f"--output {output}: there is no folder {output.parent}")
-    import tempfile
-
     from deepfake.evaluation.material import open_crops
-    from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.learning.checkpoint import load_checkpoint, refuse_safetensors
 
+    refuse_safetensors(options.checkpoint, output)
     checkpoint = load_checkpoint(options.checkpoint)
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
         root = open_crops(
@@ -604,10 +795,62 @@ def info(argv: Sequence[str] | None = None) -> int:
         if options.json:
             sys.stdout.write(json.dumps(content, indent=2) + "\n")
         else:
-            order = ("threshold", "threshold_origin", "backbone", "n_parameters", "metrics")
+            order = (
+                "threshold",
+                "threshold_origin",
+                "aggregation",
+                "backbone",
+                "n_parameters",
+                "metrics",
+            )
             first = {key: content[key] for key in order if key in content}
             text = yaml.safe_dump(first | content, sort_keys=False, allow_unicode=True)
             sys.stdout.write(text)
+        return EXIT_OK
+
+    return _run(job, "nothing was written")
+
+
+def export(argv: Sequence[str] | None = None) -> int:
+    """Write a checkpoint in another format: ``deepfake export model.ckpt --format onnx``."""
+    parser = _Parser(
+        prog="deepfake export",
+        description="Write a finished checkpoint in another format.\n"
+        "onnx: one graph from crops to p_fake, to score without this package. It is compared with\n"
+        "torch before it is written; predict uses it where it lies beside its checkpoint.\n"
+        "safetensors: the same checkpoint without any pickle; every command takes it.",
+        epilog="""\
+examples:
+  deepfake export runs/001/model.ckpt --format onnx
+  deepfake export runs/001/model.ckpt --format onnx --crops crops/ --output detector.onnx
+  deepfake export runs/001/model.ckpt --format safetensors
+""",
+    )
+    parser.add_argument("checkpoint", type=Path, help="model.ckpt of a run, or its .safetensors")
+    parser.add_argument("--format", choices=["onnx", "safetensors"], required=True)
+    parser.add_argument(
+        "--output", type=Path, help="file to write (default: beside the checkpoint)"
+    )
+    parser.add_argument(
+        "--crops", type=Path, help="crop folder; the graph is compared on some of its crops, too"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    options = parser.parse_args(argv)
+
+    def job() -> int:
+        output = options.output or options.checkpoint.with_suffix(f".{options.format}")
+        if options.crops is not None and options.format != "onnx":
+            raise UsageError("--crops is for --format onnx; other formats compute nothing")
+        if not output.parent.is_dir():
+            raise UsageError(f"--output {output}: there is no folder {output.parent}")
+        if output.resolve() == options.checkpoint.resolve():
+            raise UsageError(f"{output} is the checkpoint itself; name another file with --output")
+        if output.exists() and not options.overwrite:
+            raise UsageError(f"{output} exists; name another file or pass --overwrite")
+        from deepfake.inference.export import export_checkpoint
+
+        report = export_checkpoint(options.checkpoint, options.format, output, options.crops)
+        sys.stdout.write(f"{output}: {report}\n")
         return EXIT_OK
 
     return _run(job, "nothing was written")
@@ -665,8 +908,7 @@ def _add_aggregation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--aggregate",
         choices=["mean", "median", "top", "confident", "max", "tracks"],
-        default="mean",
-        help="how the frames of a video make its score (default %(default)s)",
+        help="how the frames of a video make its score (default: as the checkpoint says)",
     )
 
 
@@ -676,6 +918,28 @@ def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="crops per call of the network")
     _add_extraction_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_table_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
+    parser.add_argument(
+        "--submission", type=Path, help="sample of a contest; its y column is filled"
+    )
+    parser.add_argument(
+        "--submission-output", type=Path, help="filled sample (default: submission.csv by OUTPUT)"
+    )
+    parser.add_argument(
+        "--submission-value",
+        choices=["p_fake", "label"],
+        default="p_fake",
+        help="what to write into y: the probability, or 1 = fake, 0 = real (default %(default)s)",
+    )
+    parser.add_argument(
+        "--no-answer",
+        type=float,
+        help="y of a row without an answer (default: share of fakes in the training crops)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
 
 
 def _add_media_options(parser: argparse.ArgumentParser) -> None:
@@ -693,13 +957,42 @@ def _add_media_options(parser: argparse.ArgumentParser) -> None:
     clips.add_argument(
         "--max-frames", type=int, metavar="N", help="never more than N of one file (default 1000)"
     )
+    clips.add_argument(
+        "--detect-every",
+        type=int,
+        metavar="K",
+        help="search each K-th of these frames for faces and put the boxes of the others in "
+        "between, where less than a second lies between (default 1: search all)",
+    )
+    parser.add_argument(
+        "--detect-device",
+        default="cpu",
+        metavar="D",
+        help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
+    )
     parser.add_argument(
         "--follow-links", action="store_true", help="follow symbolic links inside a folder"
     )
+    _add_strict_option(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_shard_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shard", metavar="I/N", help="do only the I-th of N parts, for deepfake merge"
+    )
+
+
+def _add_strict_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="exit with 3 if some inputs have no answer"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _choose_part(options: argparse.Namespace) -> Part | None:
+    from deepfake.dataset.parts import Part
+
+    return None if options.shard is None else Part.parse(options.shard)
 
 
 def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
@@ -728,8 +1021,9 @@ def _choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling
         changes |= rate
     if options.keyframes:
         changes["mode"] = "keyframes"
-    if options.max_frames is not None:
-        changes["max_frames"] = options.max_frames
+    for name in ("max_frames", "detect_every"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
     return replace(default, **changes)
 
 
@@ -780,8 +1074,9 @@ def _preset_of(config: Path) -> str:
     return str(preset)
 
 
-def _answer_code(answered: int, total: int, strict: bool) -> int:
-    if answered == 0:
+def _answer_code(answered: int, total: int, strict: bool, is_part: bool = False) -> int:
+    # Whether nothing at all has an answer is only known of the whole job.
+    if answered == 0 and not is_part:
         return EXIT_NO_ANSWER
     return EXIT_INCOMPLETE if strict and answered < total else EXIT_OK
 

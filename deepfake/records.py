@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from deepfake.errors import UsageError
 
 LABEL_NAMES = ("real", "fake")
 """Index = label: ``LABEL_NAMES[1] == "fake"``."""
+
+MAX_DETECT_EVERY = 30
+"""Frames between two searches are held in memory."""
 
 
 class Status(StrEnum):
@@ -43,6 +46,7 @@ class Source:
         split: ``train``, ``validation`` or ``test`` where the data brings it.
         method: Name of the manipulation where known.
         problem: Reason (``code: detail``) if discovery already knows that it cannot be read.
+        original: Id of the source that a fake was made from, if it is among the inputs.
     """
 
     id: str
@@ -53,6 +57,7 @@ class Source:
     split: str | None = None
     method: str | None = None
     problem: str | None = None
+    original: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,9 @@ class Sampling:
         mode: ``exact`` takes the very frames asked for; ``keyframes`` the nearest keyframe of
             each, which is several times faster and lands on other frames.
         max_frames: Never more than this many from one clip.
+        detect_every: Search for faces in each n-th of these frames only, and give the frames
+            between the boxes between. Where the two are more than a second apart, or a face has
+            no partner in the other, the frames between are searched all the same.
     """
 
     frames: int | None = 16
@@ -92,6 +100,7 @@ class Sampling:
     every: int | None = None
     mode: Literal["exact", "keyframes"] = "exact"
     max_frames: int = 1000
+    detect_every: int = 1
 
     def __post_init__(self) -> None:
         chosen = [value for value in (self.frames, self.fps, self.every) if value is not None]
@@ -104,6 +113,10 @@ class Sampling:
             raise UsageError(f"sampling mode {self.mode!r}; expected 'exact' or 'keyframes'")
         if self.max_frames < 1:
             raise UsageError(f"max_frames={self.max_frames}; expected 1 or more")
+        if not 1 <= self.detect_every <= MAX_DETECT_EVERY:
+            raise UsageError(
+                f"detect_every={self.detect_every}; expected 1 (every frame) to {MAX_DETECT_EVERY}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, so that it survives JSON and a weights-only checkpoint."""
@@ -190,6 +203,69 @@ class FaceScore:
     confidence: float
     p_fake: float
     track: int = 0
+
+
+Policy = Literal["mean", "median", "top", "confident", "max", "tracks"]
+POLICIES: tuple[str, ...] = get_args(Policy)
+"""How the faces of a file make its score, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """How the scores of the faces of a file become the score of the file.
+
+    Training writes it into the checkpoint; prediction uses it from there.
+
+    Args:
+        policy: ``mean`` or ``median`` of the frames, ``top``: mean of the highest, ``confident``:
+            mean of the sure ones where they are many, ``max``: the highest frame, ``tracks``: the
+            highest mean of a person.
+        top_share: Share of the frames that ``top`` takes, of one frame at least.
+        sure_fake: A frame above it is sure to be fake, for ``confident``.
+        sure_real: A frame below it is sure to be real.
+        enough_share: Sure fakes count alone if they are more than this share of the frames,
+        enough_frames: and more than this many.
+        nearly_all: Sure reals count alone if they are more than this share.
+        track_share: ``tracks`` counts people who are in this share of the frames that have a face.
+    """
+
+    policy: Policy = "mean"
+    top_share: float = 0.25
+    sure_fake: float = 0.8
+    sure_real: float = 0.2
+    enough_share: float = 0.4
+    enough_frames: int = 11
+    nearly_all: float = 0.9
+    track_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise UsageError(f"no aggregation {self.policy!r}; there are {', '.join(POLICIES)}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith(("_share", "_fake", "_real", "_all")) and not 0 <= value <= 1:
+                raise UsageError(f"aggregation {field.name}={value!r}; expected 0 to 1")
+        if self.enough_frames < 0:
+            raise UsageError(f"aggregation enough_frames={self.enough_frames}; expected 0 or more")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, for a weights-only checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Aggregation:
+        """Rebuild from ``to_dict``.
+
+        Raises:
+            UsageError: If a setting is unknown, missing or out of range.
+        """
+        known = {f.name for f in fields(cls)}
+        if set(values) != known:
+            raise UsageError(
+                f"aggregation settings do not fit this version: unknown "
+                f"{sorted(set(values) - known)}, missing {sorted(known - set(values))}"
+            )
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

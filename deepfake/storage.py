@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,12 +29,21 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         JobError: If the disk is full.
         OSError: If it cannot be written for another reason.
     """
-    content = data.encode("utf-8") if isinstance(data, str) else data
+    write_stream(path, [data.encode("utf-8") if isinstance(data, str) else data])
+
+
+def write_stream(path: Path, chunks: Iterable[bytes]) -> None:
+    """The same for content that need not be in memory as a whole.
+
+    Raises:
+        JobError: If the disk is full.
+        OSError: If it cannot be written for another reason.
+    """
     # A name of its own: a 255-byte target name must not grow by a suffix.
     handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     try:
         with no_space_is_an_error(path), os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)
@@ -45,6 +54,12 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def holds(path: Path, chunks: Iterable[bytes]) -> bool:
+    """Whether a file holds exactly this content."""
+    with path.open("rb") as file:
+        return all(file.read(len(chunk)) == chunk for chunk in chunks) and not file.read(1)
 
 
 def sync_folder(folder: Path) -> None:
@@ -59,7 +74,8 @@ def sync_folder(folder: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Force a written file to the disk."""
-    with path.open("rb+") as file:
+    # Windows syncs only what may be written; elsewhere a file may be another's, or read-only.
+    with path.open("rb+" if os.name == "nt" else "rb") as file:
         os.fsync(file.fileno())
 
 

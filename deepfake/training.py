@@ -6,35 +6,51 @@ starts, because Lightning takes seconds to import.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from deepfake.dataset.manifest import read_job
-from deepfake.errors import UsageError
-from deepfake.learning.callbacks import MODEL_FILE, CollapseGuard, EpochLog, FitClassifier
+from deepfake.errors import JobError, UsageError
+from deepfake.learning.callbacks import (
+    MODEL_FILE,
+    CollapseGuard,
+    EpochLog,
+    FitClassifier,
+    RunRecord,
+)
 from deepfake.learning.checkpoint import read_info
 from deepfake.learning.data import CropDataModule
+from deepfake.learning.interruption import StopOnSignal, Stopped
 from deepfake.learning.task import TripletTask
+from deepfake.learning.tuning import choose_precision
 from deepfake.metrics import format_figure
+from deepfake.records import Aggregation
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
 _RUN_VARIABLE = "DEEPFAKE_RUN_FOLDER"  # tells the processes that Lightning starts where to write
 _CHECKPOINTS = "checkpoints"
 _LAST = "last"
+_CONFIG = "config.yaml"
 
 
 class _Parser(LightningArgumentParser):
@@ -77,13 +93,52 @@ class _BestCheckpoint(ModelCheckpoint):
             )
 
 
+class _AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, on the disk and not only in its cache.
+
+    Lightning's own writes into the system's temporary folder first; the way from there to another
+    disk is a copy, which can be cut in the middle.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write beside the target, then rename.
+
+        Raises:
+            JobError: If the disk is full.
+        """
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write_atomic(target, content.getvalue())
+        except JobError as error:
+            last = target.parent / f"{_LAST}.ckpt"
+            good = f"the last good checkpoint is {last}" if last.exists() else "there is none yet"
+            raise JobError(
+                f"no space left for {target} ({len(content.getvalue()) / 1e6:.0f} MB); {good}: "
+                "free some space and go on from it with --resume"
+            ) from error.__cause__
+
+
 class _TrainCLI(LightningCLI):
     """LightningCLI with our model, our data and a run folder."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run", type=str | None, default=None, help="folder of this run")
         parser.add_argument(
-            "--resume", type=str | None, default=None, help="run folder or .ckpt to go on from"
+            "--resume",
+            type=str | None,
+            default=None,
+            help="run folder or .ckpt to go on from; 'auto' goes on in --run if it was begun",
+        )
+        parser.add_argument(
+            "--checkpoint_minutes",
+            type=float | None,
+            default=30.0,
+            help="time between checkpoints in mid-epoch; null keeps ends of epochs only",
         )
         parser.add_argument(
             "--weights",
@@ -91,14 +146,17 @@ class _TrainCLI(LightningCLI):
             default="best",
             help="epoch that the final model is made of",
         )
+        # How predictions make one score of the faces of a file; training only stores it.
+        parser.add_class_arguments(Aggregation, "aggregation")
         for target in ("model.seed", "data.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=int)
 
     def instantiate_classes(self) -> None:
         # What fails for certain must fail before a network is built or weights are fetched.
         read_job(Path(self.config.data.root))
-        self.resume = _find_resume(self.config.resume)
-        self.folder = _claim_folder(self.config.run)
+        goes_on, wanted = _find_begun(self.config.resume, self.config.run)
+        self.resume = _find_resume(wanted)
+        self.folder = _claim_folder(self.config.run, goes_on)
         skipped = ("run", "resume", "config")
         kept = self.config.clone()
         for key in skipped:
@@ -114,6 +172,11 @@ class _TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         trainer = self.config_init.trainer
+        self.classifier_fit = FitClassifier(
+            str(self.folder),
+            self.config.weights,
+            Aggregation(**self.config.aggregation.as_dict()),
+        )
         own = [
             _BestCheckpoint(
                 dirpath=self.folder / _CHECKPOINTS,
@@ -132,18 +195,45 @@ class _TrainCLI(LightningCLI):
                 # An epoch's checkpoint is only resumable once the epoch is really over.
                 save_on_train_epoch_end=True,
             ),
-            FitClassifier(str(self.folder), self.config.weights),
+            StopOnSignal(
+                self.folder / _CHECKPOINTS / f"{_LAST}.ckpt", self.config.checkpoint_minutes
+            ),
+            RunRecord(str(self.folder)),  # draws before the classifier is fitted
+            self.classifier_fit,
             CollapseGuard(),
             EpochLog(),
         ]
         if trainer.enable_progress_bar is not False and sys.stderr.isatty():
-            own.append(TQDMProgressBar())
+            # Every look at the loss waits for the device.
+            own.append(TQDMProgressBar(refresh_rate=10))
         else:
             options["enable_progress_bar"] = False  # a log file wants a line per epoch
-        if trainer.logger in (None, True):
-            options["logger"] = CSVLogger(self.folder.parent, self.folder.name, version="")
+        if trainer.logger is not False:
+            options["logger"] = [*self._own_loggers(trainer.logger), *_as_list(trainer.logger)]
+        if trainer.precision is None:
+            options["precision"] = choose_precision(str(trainer.accelerator))
+            logger.info("precision: %s", options["precision"])
+        if trainer.benchmark is None and not trainer.deterministic:
+            options["benchmark"] = True  # all batches have one shape
+        plugins = [*_as_list(trainer.plugins), _AtomicCheckpointIO()]
+        if SLURMEnvironment.detect() and not any(
+            isinstance(plugin, SLURMEnvironment) for plugin in plugins
+        ):
+            # Lightning's answer to SLURM's signal saves in the middle of a step; ours is
+            # StopOnSignal's.
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        options["plugins"] = plugins
         options["callbacks"] = [*(trainer.callbacks or []), *own]
         return super().instantiate_trainer(**options)
+
+    def _own_loggers(self, wanted: Any) -> list[Logger]:
+        """A table always; TensorBoard where it is installed and nobody asked for another."""
+        if _is_first():
+            _set_aside(self.folder / "metrics.csv")
+        loggers: list[Logger] = [CSVLogger(self.folder.parent, self.folder.name, version="")]
+        if wanted in (None, True) and find_spec("tensorboard"):
+            loggers.append(TensorBoardLogger(self.folder, "tensorboard", version=""))
+        return loggers
 
 
 def run_training(arguments: Sequence[str], output: TextIO) -> int:
@@ -168,14 +258,19 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
             "use_distributed_sampler": False,
             "num_sanity_val_steps": 0,
             "enable_model_summary": False,
-            "log_every_n_steps": 1,
             "max_epochs": 6,
         },
     )
     if cli.trainer.is_global_zero:
-        write_atomic(cli.folder / "config.yaml", cli.configuration)
+        write_atomic(cli.folder / _CONFIG, cli.configuration)
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume)
+        if cli.resume and not (cli.folder / MODEL_FILE).exists():
+            _finish(cli, Path(cli.resume))
+    except Stopped as stop:
+        if cli.trainer.is_global_zero:
+            logger.warning("%s; %s", stop, _say_how_to_go_on(cli))
+        return 128 + (stop.number or signal.SIGTERM)
     except SystemExit:
         # Lightning has turned Ctrl-C into an exit after tearing everything down.
         if cli.trainer.interrupted:
@@ -193,8 +288,38 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
     return 0
 
 
-def _claim_folder(wanted: str | None) -> Path:
-    """The run's folder, created; a given one must be new or empty."""
+def _finish(cli: _TrainCLI, source: Path) -> None:
+    """Fit the classifier of a run that was stopped after its last epoch, before it had one."""
+    if (source.parent.parent / MODEL_FILE).exists():
+        return
+    trainer, task = cli.trainer, cli.model
+    task.to(trainer.strategy.root_device)
+    cli.classifier_fit.finish(trainer, task)
+
+
+def _say_how_to_go_on(cli: _TrainCLI) -> str:
+    last = cli.folder / _CHECKPOINTS / f"{_LAST}.ckpt"
+    source = cli.folder if last.exists() else cli.resume
+    if source is None:
+        return "nothing was kept: not one step was done"
+    return f"go on with the same command and --resume {source}, in a new --run"
+
+
+def _find_begun(resume: str | None, run: str | None) -> tuple[bool, str | None]:
+    """Whether the run's own folder is gone on with, and what to go on from."""
+    if resume != "auto":
+        return False, resume
+    if run is None:
+        raise UsageError("--resume auto goes on in the folder of --run; name it")
+    if (Path(run) / MODEL_FILE).exists():
+        raise UsageError(f"--resume auto: the run in {run} is finished")
+    begun = (Path(run) / _CHECKPOINTS / f"{_LAST}.ckpt").exists()
+    # A run that was killed before its first checkpoint has left its configuration only.
+    return (Path(run) / _CONFIG).exists(), run if begun else None
+
+
+def _claim_folder(wanted: str | None, goes_on: bool = False) -> Path:
+    """The run's folder, created; a given one must be new or empty, unless it is gone on with."""
     inherited = os.environ.get(_RUN_VARIABLE)
     if inherited is not None and "LOCAL_RANK" in os.environ:
         return Path(inherited)
@@ -205,12 +330,18 @@ def _claim_folder(wanted: str | None) -> Path:
         folder = Path("runs") / f"{max(taken, default=0) + 1:03d}"
     else:
         folder = Path(wanted)
-    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-    if first and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if in_use and not goes_on and _is_first():
         raise UsageError(f"the run folder {folder} exists and is not empty; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[_RUN_VARIABLE] = str(folder)
     return folder
+
+
+def _is_first() -> bool:
+    """Whether this process is the only one, or the first of those that were started together."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 def _find_resume(wanted: str | None) -> str | None:
@@ -239,6 +370,10 @@ def _quieten() -> None:
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*treespec, LeafSpec.* is deprecated.*",
+        ".*The dirpath has changed from.*",  # _BestCheckpoint says what matters of it
+        ".*is smaller than the logging interval.*",
+        # Ours does go on in mid-epoch: see CropDataModule.state_dict.
+        ".*resuming from a checkpoint that ended before the epoch ended.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -258,3 +393,17 @@ def _describe(info: dict[str, Any], model: Path) -> str:
         f"next: deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _as_list(value: Any) -> list[Any]:
+    """What a setting of Lightning holds that takes nothing, one or several."""
+    if value in (None, True, False):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _set_aside(path: Path) -> None:
+    """Keep a table that a resumed run would begin anew."""
+    if path.exists():
+        taken = len(list(path.parent.glob(f"{path.stem}.*{path.suffix}")))
+        path.rename(path.with_name(f"{path.stem}.{taken + 1}{path.suffix}"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -54,6 +57,12 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or fills the cache of whoever runs it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def shared_media() -> Path:
     """The folder of real media, or a skip that says how to name it."""
@@ -62,6 +71,18 @@ def shared_media() -> Path:
     if not (folder / "README.md").is_file():
         pytest.skip(f"no shared media in {folder}; name their folder with DEEPFAKE_DATA")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(options, capture_output=True).returncode:
+        pytest.skip("this process may not mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 @dataclass(frozen=True)
@@ -94,3 +115,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     options += ["--data.root", crops, "--run", str(result.run)]
     assert cli.train(options) == 0
     return result
+
+
+@pytest.fixture(scope="session")
+def graph(trained: Trained) -> bytes:
+    """The trained detector as an ONNX graph; making one takes seconds."""
+    from deepfake.inference.export import make_graph
+    from deepfake.learning.checkpoint import load_checkpoint
+
+    return make_graph(load_checkpoint(trained.checkpoint))

@@ -9,6 +9,7 @@ import hashlib
 import os
 import signal
 import struct
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -27,6 +28,8 @@ Picture = NDArray[np.uint8]
 
 HANG, KILL, KILL_ONCE, CUT_SHORT, NONE = "hang", "kill", "kill_once", "cut_short", "none"
 """What a hostile file does to its worker, as the first word of its name."""
+
+_CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.truncate")
 
 
 @cache
@@ -117,6 +120,33 @@ def tree_hashes(root: Path) -> dict[str, str]:
     }
 
 
+def run_and_die(job: Callable[[], object], event: int) -> bool:
+    """Run in a forked process that is killed just before its n-th change; whether it was."""
+    child = os.fork()
+    if child == 0:
+        changes = 0
+
+        def count(name: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal changes
+            if name == "open":
+                flags = arguments[2] if isinstance(arguments[2], int) else 0
+                if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                    return
+            elif name not in _CHANGES:
+                return
+            changes += 1
+            if changes > event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(count)
+            job()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
 def hostile_source(kind: str, number: int, folder: Path = Path()) -> Source:
     return Source(id=f"{number:016x}", path=folder / f"{kind}-{number}", name=f"{kind}-{number}")
 
@@ -137,7 +167,7 @@ def misbehave(source: Source, connection: Connection | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def serve_hostile(connection: Connection, settings: tuple[CropSpec, int, Sampling]) -> None:
+def serve_hostile(connection: Connection, settings: tuple[CropSpec, int, Sampling, str]) -> None:
     """Stands in for the pipeline's worker: same protocol, no detector; answers with its pid."""
     connection.send(None)
     while True:
@@ -149,11 +179,13 @@ def serve_hostile(connection: Connection, settings: tuple[CropSpec, int, Samplin
         connection.send(Extraction(Status.NO_FACE, f"{source.name} {os.getpid()}"))
 
 
-def serve_never(connection: Connection, settings: tuple[CropSpec, int, Sampling]) -> None:
+def serve_never(connection: Connection, settings: tuple[CropSpec, int, Sampling, str]) -> None:
     """A worker that dies before it is ready."""
 
 
-def serve_real_hostile(connection: Connection, settings: tuple[CropSpec, int, Sampling]) -> None:
+def serve_real_hostile(
+    connection: Connection, settings: tuple[CropSpec, int, Sampling, str]
+) -> None:
     """The pipeline's own worker, but some sources kill it before they are read."""
     from deepfake.faces import extraction, pipeline
 

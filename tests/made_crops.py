@@ -98,8 +98,8 @@ def write_crop_folder(
 
 def write_tables(root: Path, rows: list[CropRow]) -> None:
     """Write ``manifest.csv`` and ``sources.csv``."""
-    write_atomic(root / MANIFEST_FILE, format_manifest(rows))
-    write_atomic(root / SOURCES_FILE, format_sources(_source_row(row) for row in rows))
+    write_atomic(root / MANIFEST_FILE, "".join(format_manifest(rows)))
+    write_atomic(root / SOURCES_FILE, "".join(format_sources(_source_row(row) for row in rows)))
 
 
 def _make_row(file: Path, source: str, label: int, group: str, split: str, size: int) -> CropRow:

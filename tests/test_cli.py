@@ -3,18 +3,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from deepfake import __version__, cli
+from deepfake.dataset.layouts import LAYOUTS
+from deepfake.dataset.manifest import read_manifest
+from deepfake.dataset.splits import assign_splits
 from deepfake.errors import DeepfakeError, UsageError
 from deepfake.media.tables import read_csv
+from deepfake.records import Aggregation
 from tests.conftest import Trained
+from tests.fakes import portrait
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +36,10 @@ def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "crop", "train", "predict", "evaluate", "calibrate", "fit-head", "info", "demo"],
+    [
+        *("", "crop", "doctor", "train", "predict", "evaluate", "calibrate", "fit-head"),
+        *("merge", "info", "export", "demo"),
+    ],
 )
 def test_help_has_examples_and_imports_nothing_heavy(command: str) -> None:
     words = [command] if command else []
@@ -66,6 +76,7 @@ def test_version_and_bare_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["trian"], "did you mean train"),
         (["crop", "a", "b", "--presett", "dacon"], "did you mean --preset"),
         (["predict", "a", "--chekpoint", "b"], "--checkpoint"),
+        (["merge", "a", "b", "--face", "c"], "did you mean --faces"),
         (["info", "a", "--jsn"], "did you mean --json"),
         (["demo", "--outptu", "x"], "did you mean --output"),
         (["train", "--data.rot", "x"], r"did you mean --data\.root"),
@@ -154,6 +165,78 @@ def test_crop_without_a_single_face_says_so_by_its_code(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     words = [str(tmp_path / "a.png"), str(tmp_path / "out"), "--workers", "1", "--quiet"]
     assert cli.crop(words) == 4
+
+
+def test_crop_says_how_the_folder_was_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("Celeb-real/id0_0000", "Celeb-synthesis/id0_id1_0000"):
+        (tmp_path / "cdf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cdf" / f"{name}.mp4").touch()
+    words = [str(tmp_path / "cdf"), str(tmp_path / "out"), "--workers", "0", "--quiet"]
+    with caplog.at_level("INFO", "deepfake"):
+        assert cli.crop(words) == 4  # empty files
+    assert (
+        "layout celeb-df: 2 inputs in 1 groups\n"
+        "label  method           no split  all\n"
+        "real   -                       1    1\n"
+        "fake   Celeb-synthesis         1    1\n"
+    ) in caplog.text
+    assert "no official split: there is no List_of_testing_videos.txt" in caplog.text
+
+
+def test_every_layout_is_in_the_help_and_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.crop(["--help"])
+    told = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    for text in (told, (ROOT / "README.md").read_text(), (ROOT / "docs/datasets.md").read_text()):
+        assert [name for name in LAYOUTS if name not in text] == []
+
+
+def test_crop_refuses_a_layout_that_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    for layout, message in (("dfdc", "do not fit the layout dfdc"), ("x", "no layout 'x'; there")):
+        words = [str(tmp_path), str(tmp_path.parent / "out"), "--layout", layout]
+        assert cli.crop(words) == 2
+        assert message in capsys.readouterr().err
+
+
+# --- doctor -------------------------------------------------------------------------------------
+
+
+def test_doctor_examines_real_crops(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.doctor([str(trained.crops), "--quiet"]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1].startswith("verdict: fit for training")
+    assert cli.doctor([str(trained.crops), "--quiet", "--json", "--workers", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["leak"] is False
+
+
+def test_doctor_exits_with_one_on_a_leak(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crops = tmp_path / "crops"
+    shutil.copytree(trained.crops, crops)
+    rows = read_manifest(crops).rows
+    splits = assign_splits(
+        [row.group for row in rows], [row.label or 0 for row in rows], [row.split for row in rows]
+    )
+    one, other = (rows[splits.index(split)].crop for split in ("train", "test"))
+    (crops / other).write_bytes((crops / one).read_bytes())
+    assert cli.doctor([str(crops), "--quiet"]) == 1
+    assert "verdict: LEAK" in capsys.readouterr().out
+    assert cli.doctor([str(crops), "--quiet", "--allow-leak"]) == 0
+    assert "warning: a leak was let pass by --allow-leak" in capsys.readouterr().err
+    (crops / one).unlink()
+    assert cli.doctor([str(crops), "--quiet", "--allow-leak"]) == 1
+    assert "verdict: damaged" in capsys.readouterr().out
+
+
+def test_doctor_needs_a_crop_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.doctor([str(tmp_path)]) == 2
+    assert "is not a crop folder" in capsys.readouterr().err
 
 
 # --- predict ------------------------------------------------------------------------------------
@@ -255,8 +338,9 @@ def test_submission_default_is_the_prior_of_the_training_crops(
         (["--output", "a.csv", "--submission-output", "b.csv"], "needs --submission"),
         (["--output", "a.csv", "--device", "cuda:99"], "is not usable here"),
         (["--output", "a.csv", "--batch-size", "0"], "batch_size=0"),
+        (["--output", "a.csv", "--devices", "64"], "CUDA devices"),
     ],
-    ids=["folder", "same", "sample", "device", "batch"],
+    ids=["folder", "same", "sample", "device", "batch", "devices"],
 )
 def test_predict_refuses_before_it_works(
     words: list[str],
@@ -291,6 +375,83 @@ def test_a_list_gets_a_row_per_line(inbox: Path, trained: Trained, tmp_path: Pat
     assert statuses == ["ok", "ok", "unreadable"]
 
 
+def test_predict_says_what_scores_and_shares_the_work(
+    inbox: Path,
+    trained: Trained,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    assert predict(inbox, trained, "--output", one, "--backend", "torch", "--device", "cpu") == 0
+    words = ["--devices", "cpu,cpu", "--batch-size", "1"]
+    assert predict(inbox, trained, "--output", two, *words) == 0
+    said = [line for line in caplog.messages if "scores on" in line]
+    assert [line.split(" scores on ")[1] for line in said] == ["cpu", "cpu, cpu"]
+    columns = ["path", "status", "label"]
+    first, second = read_csv(one, [*columns, "p_fake"]), read_csv(two, [*columns, "p_fake"])
+    assert [[row[c] for c in columns] for row in first] == [
+        [row[c] for c in columns] for row in second
+    ]
+    for a, b in zip(first, second, strict=True):
+        assert float(a["p_fake"] or 0) == pytest.approx(float(b["p_fake"] or 0), abs=2e-6)
+    with pytest.raises(SystemExit):
+        predict(inbox, trained, "--output", one, "--device", "cpu", "--devices", "2")
+    assert "not allowed with" in capsys.readouterr().err
+
+
+# --- export -------------------------------------------------------------------------------------
+
+
+def test_export_writes_beside_the_checkpoint_what_the_other_commands_take(
+    inbox: Path,
+    trained: Trained,
+    graph: bytes,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint = tmp_path / "model.ckpt"
+    checkpoint.write_bytes(trained.checkpoint.read_bytes())
+    monkeypatch.setattr("deepfake.inference.export.make_graph", lambda checkpoint: graph)
+    assert cli.main(["export", str(checkpoint), "--format", "onnx"]) == 0
+    assert (tmp_path / "model.onnx").read_bytes() == graph
+    line = capsys.readouterr().out
+    assert line.startswith(f"{tmp_path / 'model.onnx'}: equal to torch: at most ")
+    assert cli.export([str(checkpoint), "--format", "safetensors"]) == 0
+    copy = tmp_path / "model.safetensors"
+    capsys.readouterr()
+    assert cli.info([str(copy), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["crop_spec"]["size"] == 64
+    scores = []
+    for path in (checkpoint, copy):
+        words = ["--checkpoint", str(path), "--output", "-", "--workers", "0", "--device", "cpu"]
+        assert cli.predict([str(inbox), *words, "--backend", "torch", "--quiet"]) == 0
+        scores.append(capsys.readouterr().out)
+    assert scores[0] == scores[1]
+    assert "ok" in scores[0]
+
+
+def test_export_refuses_before_it_works(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "model.safetensors"
+    checkpoint.write_bytes(b"untouched")
+    there = tmp_path / "there.onnx"
+    there.write_bytes(b"untouched")
+    for words, message in (
+        (["--format", "safetensors"], "is the checkpoint itself"),
+        (["--format", "safetensors", "--crops", "c"], "--crops is for --format onnx"),
+        (["--format", "onnx", "--output", str(there)], "exists; name another file or pass"),
+        (["--format", "onnx", "--output", str(tmp_path / "no" / "m.onnx")], "there is no folder"),
+        (["--format", "onnx"], "is damaged"),
+    ):
+        assert cli.export([str(checkpoint), *words]) == 2
+        assert message in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [checkpoint, there]
+    assert checkpoint.read_bytes() == there.read_bytes() == b"untouched"
+
+
 # --- info, train, interruption ------------------------------------------------------------------
 
 
@@ -306,6 +467,7 @@ def test_info_tells_where_everything_comes_from(
     content = json.loads(_info(trained, capsys))
     assert content["crop_spec"]["size"] == 64
     assert content["labels"] == {"0": "real", "1": "fake"}
+    assert content["aggregation"] == Aggregation().to_dict()
     assert content["threshold_origin"].endswith("validation split")
     assert content["versions"]["deepfake"] == __version__
     assert cli.info([str(trained.checkpoint)]) == 0
@@ -357,7 +519,7 @@ def test_frames_of_a_video_are_chosen_by_options_and_kept_with_the_crops(
     assert cli.crop([*words, "--every", "2", "--max-frames", "9", "--keyframes"]) == 0
     sampling = json.loads((tmp_path / "crops" / "job.json").read_text())["sampling"]
     expected = {"frames": None, "fps": None, "every": 2, "mode": "keyframes", "max_frames": 9}
-    assert sampling == expected
+    assert sampling == expected | {"detect_every": 1}
     faces = tmp_path / "faces.csv"
     outputs = ["--output", tmp_path / "s.csv", "--faces", faces]
     assert predict(clip, trained, *outputs, "--frames", "3", "--aggregate", "max") == 0
@@ -365,6 +527,36 @@ def test_frames_of_a_video_are_chosen_by_options_and_kept_with_the_crops(
     assert len(frames) == 3
     (row,) = read_csv(tmp_path / "s.csv", ["p_fake", "reason"])
     assert row["p_fake"] == max(frame["p_fake"] for frame in frames)
+
+
+def test_boxes_between_are_part_of_the_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, crops = tmp_path / "clip.gif", tmp_path / "crops"
+    pictures = [Image.fromarray(np.roll(portrait(1, 0), shift, axis=1)) for shift in range(6)]
+    pictures[0].save(clip, save_all=True, append_images=pictures[1:], duration=100)
+    words = [str(clip), str(crops), "--size", "64", "--workers", "0", "--quiet", "--every", "1"]
+    assert cli.crop([*words, "--detect-every", "5"]) == 0
+    assert json.loads((crops / "job.json").read_text())["sampling"]["detect_every"] == 5
+    (row,) = read_csv(crops / "sources.csv", ["reason"])
+    assert row["reason"] == "faces in 6 of 6 frames; boxes of 4 of 6 frames interpolated"
+    capsys.readouterr()
+    assert cli.crop(words) == 2
+    assert "was begun with detect_every=5, now it is 1" in capsys.readouterr().err
+    assert cli.crop([*words, "--detect-every", "31"]) == 2
+    assert "detect_every=31; expected 1 (every frame) to 30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cuda:99", "mps", "cpu:0"])
+def test_an_absent_detect_device_is_refused_before_any_work(
+    device: str, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, crops, scores = trained.photos, tmp_path / "crops", tmp_path / "s.csv"
+    assert cli.crop([str(photos), str(crops), "--detect-device", device]) == 2
+    assert predict(photos, trained, "--output", scores, "--detect-device", device) == 2
+    errors = capsys.readouterr().err
+    assert errors.count(f"error: detect device '{device}'") == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deepfake.errors import UsageError
-from deepfake.records import LABEL_NAMES, PRESETS, CropSpec, Status
+from deepfake.records import LABEL_NAMES, PRESETS, Aggregation, CropSpec, Sampling, Status
 
 
 def test_label_one_is_fake() -> None:
@@ -107,3 +107,30 @@ def test_refuses_missing_settings() -> None:
     del values["faces"], values["size"]
     with pytest.raises(UsageError, match=r"unknown \[\], missing \['faces', 'size'\]"):
         CropSpec.from_dict(values)
+
+
+@pytest.mark.parametrize("every", [0, -1, 31])
+def test_limits_of_detect_every(every: int) -> None:
+    with pytest.raises(UsageError, match=f"detect_every={every}; expected 1"):
+        Sampling(detect_every=every)
+
+
+def test_aggregation_survives_json() -> None:
+    how = Aggregation("confident", sure_fake=0.7, enough_frames=3)
+    assert Aggregation.from_dict(json.loads(json.dumps(how.to_dict()))) == how
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"policy": "best"}, "no aggregation 'best'; there are mean, median, top"),
+        ({"top_share": 1.5}, "top_share=1.5; expected 0 to 1"),
+        ({"sure_real": float("nan")}, "sure_real=nan; expected 0 to 1"),
+        ({"nearly_all": -0.1}, "nearly_all=-0.1; expected 0 to 1"),
+        ({"enough_frames": -1}, "enough_frames=-1; expected 0 or more"),
+        ({"share": 1}, r"unknown \['share'\], missing \[\]"),
+    ],
+)
+def test_limits_of_aggregation(values: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        Aggregation.from_dict(Aggregation().to_dict() | values)

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,12 @@ from deepfake.errors import JobError, UsageError
 from deepfake.storage import (
     LOCK_NAMES,
     exclusive,
+    holds,
     no_space_is_an_error,
     sync_file,
     sync_folder,
     write_atomic,
+    write_stream,
 )
 
 REPO = Path(__file__).resolve().parents[1]
@@ -38,6 +41,31 @@ def test_writes_exactly_these_bytes(tmp_path: Path, data: bytes | str, expected:
     write_atomic(path, data)
     assert path.read_bytes() == expected
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_stream_that_breaks_off_leaves_the_old_file(tmp_path: Path) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"half"
+        raise ValueError("no more")
+
+    path = tmp_path / "file"
+    write_stream(path, [b"ol", b"", b"d"])
+    with pytest.raises(ValueError, match="no more"):
+        write_stream(path, chunks())
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "same"),
+    [
+        *(([b"ab", b"c"], True), ([b"abc", b""], True), ([b"ab"], False), ([b"abcd"], False)),
+        *(([b"abd"], False), ([], False)),
+    ],
+)
+def test_whether_a_file_holds_this(tmp_path: Path, chunks: list[bytes], same: bool) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert holds(tmp_path / "file", iter(chunks)) == same
 
 
 def test_names_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,10 +27,11 @@ MANIFEST_FILE = "manifest.csv"
 SOURCES_FILE = "sources.csv"
 MANIFEST_COLUMNS = (
     *("crop", "source", "frame", "time_s", "face", "label", "method", "group", "split"),
-    *("x0", "y0", "x1", "y1", "confidence", "landmarks", "rotation"),
+    *("x0", "y0", "x1", "y1", "confidence", "landmarks", "rotation", "original"),
 )
 SOURCE_COLUMNS = (
     *("path", "status", "reason", "faces", "label", "method", "group", "split", "id", "path_uri"),
+    "original",
 )
 
 
@@ -52,6 +53,7 @@ class CropRow:
         confidence: The detector's.
         landmarks: Five points, ``x y x y ...``, in pixels.
         rotation: 0 or 180 degrees.
+        original: Id of the input that a fake was made from, empty where it is not known.
     """
 
     crop: str
@@ -67,6 +69,7 @@ class CropRow:
     confidence: float
     landmarks: tuple[float, ...]
     rotation: int
+    original: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class SourceRow:
     split: str
     id: str
     path_uri: str
+    original: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ def make_crop_row(source: Source, crop: FaceCrop, file: str) -> CropRow:
         confidence=crop.face.confidence,
         landmarks=tuple(float(value) for value in crop.face.landmarks.ravel()),
         rotation=crop.rotation,
+        original=source.original or "",
     )
 
 
@@ -140,35 +145,39 @@ def make_source_row(source: Source, status: Status, reason: str, faces: int) -> 
         split=source.split or "",
         id=source.id,
         path_uri=path_uri(source.name),
+        original=source.original or "",
     )
 
 
-def format_manifest(rows: Iterable[CropRow]) -> str:
-    """``manifest.csv`` as text."""
-    return format_table(MANIFEST_COLUMNS, (_crop_cells(row) for row in rows))
+def format_manifest(rows: Iterable[CropRow]) -> Iterator[str]:
+    """Lines of ``manifest.csv``."""
+    return format_lines(MANIFEST_COLUMNS, (_crop_cells(row) for row in rows))
 
 
-def format_sources(rows: Iterable[SourceRow]) -> str:
-    """``sources.csv`` as text."""
+def format_sources(rows: Iterable[SourceRow]) -> Iterator[str]:
+    """Lines of ``sources.csv``."""
     cells = (
         [_label_word(value) if name == "label" else value for name, value in _named(row)]
         for row in rows
     )
-    return format_table(SOURCE_COLUMNS, cells)
+    return format_lines(SOURCE_COLUMNS, cells)
 
 
-def format_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    r"""CSV text with a header; UTF-8-safe, ``\n`` at line ends, the same bytes everywhere."""
+def format_lines(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    r"""CSV with a header, line by line; UTF-8-safe, ``\n`` at ends, the same bytes everywhere."""
     line = io.StringIO()
     # Python before 3.13 only quotes a lone \r if it is in the line terminator.
     writer = csv.writer(line, lineterminator="\r\n")
-    lines = []
     for row in chain([columns], rows):
         writer.writerow(row)
-        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+        yield line.getvalue().removesuffix("\r\n") + "\n"
         line.seek(0)
         line.truncate()
-    return "".join(lines)
+
+
+def format_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """The same as one text."""
+    return "".join(format_lines(columns, rows))
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -178,6 +187,11 @@ def read_manifest(root: Path) -> Manifest:
         UsageError: If the folder holds no finished crop job, or a table is damaged.
     """
     manifest_path, job = root / MANIFEST_FILE, read_job(root)
+    if job.get("part") is not None:
+        raise UsageError(
+            f"{root} holds part {job['part']} of a crop job; put all parts together with: "
+            "deepfake merge CROPS PART..."
+        )
     if not manifest_path.is_file():
         raise UsageError(
             f"{root} holds an unfinished crop job (no {MANIFEST_FILE}); "
@@ -192,10 +206,10 @@ def read_manifest(root: Path) -> Manifest:
 
 
 def read_sources(root: Path) -> tuple[SourceRow, ...]:
-    """Read ``sources.csv`` of a crop folder: what became of every input.
+    """Read and check ``sources.csv`` of a finished crop folder.
 
     Raises:
-        UsageError: If it is missing or damaged.
+        UsageError: If the table is missing or damaged.
     """
     path = root / SOURCES_FILE
     return tuple(_parse_source_row(row, path) for row in read_csv(path, SOURCE_COLUMNS))
@@ -233,7 +247,7 @@ def _crop_cells(row: CropRow) -> list[object]:
         *(f"{value:.2f}" for value in row.box_xyxy),
         f"{row.confidence:.6f}",
         " ".join(f"{value:.2f}" for value in row.landmarks),
-        row.rotation,
+        *(row.rotation, row.original),
     ]
 
 
@@ -260,6 +274,7 @@ def _parse_source_row(row: Row, path: Path) -> SourceRow:
             split=row["split"],
             id=row["id"],
             path_uri=row["path_uri"],
+            original=row["original"],
         )
     except ValueError as error:
         raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error
@@ -281,6 +296,7 @@ def _parse_crop_row(row: Row, path: Path) -> CropRow:
             confidence=float(row["confidence"]),
             landmarks=tuple(float(value) for value in row["landmarks"].split()),
             rotation=int(row["rotation"]),
+            original=row["original"],
         )
     except ValueError as error:
         raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error

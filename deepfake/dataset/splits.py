@@ -1,12 +1,13 @@
 """Divides groups into train, validation and test, so that no group is in two of them.
 
+A group is whatever must not stand on both sides: here identities that some file ties together.
 Knows labels and group names only, no image.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -74,6 +75,95 @@ def split_by_group(
                 "shares, or a 'split' column"
             )
     return [SPLITS[chosen[group]] for group in groups]
+
+
+def assign_splits(
+    groups: Sequence[str],
+    labels: Sequence[int],
+    given: Sequence[str],
+    mode: str = "auto",
+    shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+) -> list[str]:
+    """The split of every row, as training uses it and ``doctor`` looks at it.
+
+    Args:
+        groups: Group of each row.
+        labels: 1 = fake, 0 = real, of each row.
+        given: Split that the data bring, or empty.
+        mode: ``given`` takes that column as it is; ``group`` ignores it and divides the groups;
+            ``auto`` takes it if it is filled, draws a validation split from the groups of train
+            where the data bring only train and test, and divides the groups if it is empty.
+        shares: Wanted shares of train, validation and test where something is divided.
+        seed: Seed of what is divided.
+
+    Raises:
+        UsageError: If the column is filled in part or names another split, or the groups cannot
+            be divided.
+    """
+    counts = Counter(given)
+    if mode == "group" or (mode == "auto" and counts[""] == len(given)):
+        return split_by_group(groups, labels, shares, seed)
+    if counts[""]:
+        raise UsageError(
+            f"{counts['']} of {len(given)} crops have no split; fill the split column, or set"
+            " data.split to 'group'"
+        )
+    unknown = next((split for split in given if split not in SPLITS), None)
+    if unknown is not None:
+        raise UsageError(f"the manifest names a split {unknown!r}; there are {', '.join(SPLITS)}")
+    if mode == "given" or counts["validation"] or not counts["train"]:
+        return list(given)
+    train = [i for i, split in enumerate(given) if split == "train"]
+    share = shares[1] / (shares[0] + shares[1])
+    drawn = split_by_group(
+        [groups[i] for i in train], [labels[i] for i in train], (1 - share, share, 0.0), seed
+    )
+    splits = list(given)
+    for i, split in zip(train, drawn, strict=True):
+        splits[i] = split
+    return splits
+
+
+def join_identities(ties: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Name the group of every identity; those of one tie, and all that follows, share one.
+
+    Args:
+        ties: Identities that some file shows together.
+
+    Returns:
+        Group by identity. A group is named after its first members.
+
+    Example:
+        >>> join_identities([["id/a", "id/c"], ["id/d"], ["id/c", "id/b"]])["id/b"]
+        'id/a+b+c'
+    """
+    above: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while above[name] != name:
+            above[name] = above[above[name]]
+            name = above[name]
+        return name
+
+    for tie in ties:
+        for name in tie:
+            above.setdefault(name, name)
+            above[find(name)] = find(tie[0])
+    members: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(above):
+        members[find(name)].append(name)
+    names = {root: _name_group(group) for root, group in members.items()}
+    return {name: names[find(name)] for name in above}
+
+
+def _name_group(members: Sequence[str]) -> str:
+    """``id/a+b``: the first member is in no other group, so the name is in no other, too."""
+    first, *rest = members
+    prefix = first[: first.rfind("/") + 1]
+    if len(rest) > 3:
+        return f"{first}+{len(rest)} more"
+    return "+".join([first, *(name.removeprefix(prefix) for name in rest)])
 
 
 def find_leaks(groups: Sequence[str], splits: Sequence[str]) -> list[str]:

@@ -99,7 +99,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     sources, _ = list_inputs(new)
     predictor = Predictor.from_checkpoint(model, device="cpu", workers=workers)
     scores = list(predictor.score(sources))
-    write_atomic(scores_path, format_scores(scores))
+    write_atomic(scores_path, "".join(format_scores(scores)))
     tell(f"   {count(scores)}")
 
     auc = _tell_table(new / "labels.csv", scores, terminal)

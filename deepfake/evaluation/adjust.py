@@ -27,7 +27,6 @@ from deepfake.evaluation.material import (
     score_material,
     was_trained_on,
 )
-from deepfake.inference.aggregation import DEFAULT_AGGREGATION
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
 from deepfake.learning.classifier import Head, SVMClassifier
 from deepfake.metrics import (
@@ -118,9 +117,9 @@ def calibrate(
         if not 0 < prevalence < 1:
             raise UsageError(f"prevalence {prevalence:g}; expected a share between 0 and 1")
         classifier.shift_prevalence(float(labels.mean()), prevalence)
-    old = score_material(material, embeddings, checkpoint, DEFAULT_AGGREGATION)
+    old = score_material(material, embeddings, checkpoint, checkpoint.aggregation)
     new = score_material(
-        material, embeddings, _with_classifier(checkpoint, classifier), DEFAULT_AGGREGATION
+        material, embeddings, _with_classifier(checkpoint, classifier), checkpoint.aggregation
     )
     before, after = file_rows(old), file_rows(new)
     where = f"on {len(after.labels)} files of {material.name} ({material.split})"
@@ -205,7 +204,7 @@ def fit_head(
     def score(split: str, scorer: Checkpoint) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         part = _choose(whole, places[split], split)
         rows = file_rows(
-            score_material(part, embeddings[places[split]], scorer, DEFAULT_AGGREGATION)
+            score_material(part, embeddings[places[split]], scorer, checkpoint.aggregation)
         )
         return rows.labels, rows.p_fake
 

@@ -18,7 +18,7 @@ from deepfake.dataset.manifest import SourceRow, format_table
 from deepfake.evaluation.bootstrap import ROUNDS, measure_with_intervals
 from deepfake.evaluation.material import Scored
 from deepfake.metrics import FIGURES, Figure
-from deepfake.records import LABEL_NAMES, Status
+from deepfake.records import LABEL_NAMES, Aggregation, Status
 
 LEVELS = ("file", "track", "face")
 FIGURE_NAMES = {
@@ -149,7 +149,7 @@ class Evaluation:
     """
 
     threshold: float
-    aggregation: str
+    aggregation: Aggregation
     rounds: int
     sets: tuple[Scored, ...]
     levels: dict[str, Level]
@@ -164,7 +164,7 @@ class Evaluation:
 
 
 def evaluate(
-    sets: Sequence[Scored], threshold: float, aggregation: str, rounds: int = ROUNDS
+    sets: Sequence[Scored], threshold: float, aggregation: Aggregation, rounds: int = ROUNDS
 ) -> Evaluation:
     """Work out all figures of scored data sets.
 
@@ -313,7 +313,7 @@ def to_json(evaluation: Evaluation, provenance: dict[str, Any]) -> dict[str, Any
         "format": 1,
         "provenance": provenance,
         "threshold": evaluation.threshold,
-        "aggregation": evaluation.aggregation,
+        "aggregation": evaluation.aggregation.to_dict(),
         "bootstrap_rounds": evaluation.rounds,
         "datasets": [
             {

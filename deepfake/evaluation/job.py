@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ from deepfake.evaluation.material import (
     score_material,
 )
 from deepfake.evaluation.report import format_report
-from deepfake.inference.aggregation import DEFAULT_AGGREGATION, POLICIES
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.media.images import MAX_PIXELS
+from deepfake.records import Policy
 from deepfake.storage import LOCK_NAMES, exclusive, write_atomic
 
 METRICS_FILE = "metrics.json"
@@ -50,7 +51,7 @@ def run_evaluation(
     output: Path | None,
     *,
     split: str | None = None,
-    aggregation: str = DEFAULT_AGGREGATION,
+    aggregation: Policy | None = None,
     rounds: int = ROUNDS,
     device: str = "auto",
     batch_size: int = 64,
@@ -71,7 +72,8 @@ def run_evaluation(
         output: Folder for ``report.html``, ``metrics.json`` and the tables; ``None`` writes none.
         split: ``train``, ``validation``, ``test`` or ``all``; by default ``test`` where there are
             splits.
-        aggregation: How the frames of a file make its score, a name of ``POLICIES``.
+        aggregation: How the frames of a file make its score, a name of ``POLICIES``; by default,
+            and in its numbers always, as the checkpoint says.
         rounds: Drawings of the bootstrap.
         device: As of ``Predictor``.
         batch_size: Crops per call of the network.
@@ -85,8 +87,9 @@ def run_evaluation(
         UsageError: If data or output are not usable.
         JobError: If a crop is missing, or the disk is full.
     """
-    if aggregation not in POLICIES:
-        raise UsageError(f"no aggregation {aggregation!r}; there are {', '.join(POLICIES)}")
+    how = checkpoint.aggregation
+    if aggregation is not None:
+        how = replace(how, policy=aggregation)
     if rounds < 0:
         raise UsageError(f"rounds={rounds}; expected 0 or more")
     with ExitStack() as stack:
@@ -117,8 +120,8 @@ def run_evaluation(
                 workers=workers,
                 quiet=quiet,
             )
-            sets.append(score_material(material, embeddings, checkpoint, aggregation))
-        evaluation = evaluate(sets, checkpoint.threshold, aggregation, rounds)
+            sets.append(score_material(material, embeddings, checkpoint, how))
+        evaluation = evaluate(sets, checkpoint.threshold, how, rounds)
         if output is not None:
             provenance = describe_origin(checkpoint, command)
             result = json.dumps(to_json(evaluation, provenance), indent=2) + "\n"

@@ -33,14 +33,14 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.dataset.splits import SPLITS
 from deepfake.errors import UsageError
+from deepfake.faces.tracking import link_tracks
 from deepfake.inference.aggregation import aggregate
-from deepfake.inference.predictor import choose_device
-from deepfake.inference.tracking import link_tracks
+from deepfake.inference.backend import choose_devices
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.data import CropDataModule, CropDataset
 from deepfake.media.images import MAX_PIXELS
 from deepfake.progress import track
-from deepfake.records import CropSpec, FaceScore
+from deepfake.records import Aggregation, CropSpec, Face, FaceScore
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -286,7 +286,7 @@ def embed_crops(
         JobError: If a crop is missing or damaged.
         UsageError: If the device does not exist.
     """
-    place = choose_device(device)
+    place = choose_devices(device)[0]
     embedder = checkpoint.embedder.to(place)
     dataset = CropDataset(root, rows, checkpoint.crop_spec.size)
     # On a CPU the network needs the cores itself.
@@ -348,7 +348,7 @@ def score_material(
     material: Material,
     embeddings: NDArray[np.float32],
     checkpoint: Checkpoint,
-    aggregation: str,
+    aggregation: Aggregation,
 ) -> Scored:
     """Turn embeddings into scores of faces and files, as ``Predictor`` does.
 
@@ -356,7 +356,7 @@ def score_material(
         material: The data set.
         embeddings: Of its faces.
         checkpoint: Has the classifier.
-        aggregation: How the frames of a file make its score, a name of ``POLICIES``.
+        aggregation: How the faces of a file make its score.
     """
     with torch.inference_mode():
         p_fake = checkpoint.classifier(torch.from_numpy(embeddings)).numpy()
@@ -367,7 +367,7 @@ def score_material(
     answers: dict[str, float] = {}
     for source, places in by_file.items():
         rows = [material.faces[place] for place in places]
-        numbers = link_tracks([row.frame for row in rows], [row.box_xyxy for row in rows])
+        numbers = link_tracks([row.frame for row in rows], [_face_of(row) for row in rows])
         faces = []
         for place, row, number in zip(places, rows, numbers, strict=True):
             tracks[place] = number
@@ -382,3 +382,8 @@ def score_material(
         if answer is not None:
             answers[source] = answer
     return Scored(material, embeddings, p_fake, tuple(tracks), answers)
+
+
+def _face_of(row: CropRow) -> Face:
+    landmarks = np.array(row.landmarks, np.float32).reshape(5, 2)
+    return Face(np.array(row.box_xyxy, np.float32), row.confidence, landmarks)

@@ -39,6 +39,7 @@ def picture_faces(
         predictor.timeout_s,
         predictor.max_pixels,
         predictor.sampling,
+        predictor.detect_device,
     )
     pictures = {}
     with closing(extractions):

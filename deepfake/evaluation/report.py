@@ -649,7 +649,7 @@ def _provenance(evaluation: Evaluation, provenance: Mapping[str, Any]) -> list[A
             ),
             ("its manifest (SHA-256)", _code(material.manifest_sha256)),
         ]
-    entries.append(("a file's score", _text(f"{evaluation.aggregation} over its frames")))
+    entries.append(("a file's score", _text(f"{evaluation.aggregation.policy} over its frames")))
     return entries
 
 

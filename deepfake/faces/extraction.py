@@ -8,7 +8,9 @@ score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from deepfake.errors import MediaError
 from deepfake.faces.detector import MTCNN, FaceDetector
 from deepfake.faces.geometry import cut_window, entry_window, square_window
+from deepfake.faces.tracking import interpolate_faces
 from deepfake.media.decoding import open_media
 from deepfake.media.images import MAX_PIXELS
 from deepfake.records import (
@@ -32,6 +35,11 @@ from deepfake.records import (
 
 _NO_FACE = "no_face: the detector found no face"
 _MIN_SIDE_PX = 20  # below this a picture holds no face that anybody could judge
+# Frames that are searched together: a GPU wants many at once, memory wants few.
+_CHUNK_FRAMES = 16
+_CHUNK_PIXELS = 16 * 1920 * 1080
+# Longer than that, a face does anything but move evenly; and the millisecond of containers.
+_MAX_BRIDGE_S = 1.001
 
 
 class FaceExtractor:
@@ -42,6 +50,7 @@ class FaceExtractor:
         detector: Finds the faces; by default the ``MTCNN`` that the recipe describes.
         max_pixels: Pictures with more pixels are ``unreadable``, so that memory stays bounded.
         sampling: Which frames of a video or animation are looked at.
+        device: Where that ``MTCNN`` runs.
     """
 
     def __init__(
@@ -50,6 +59,7 @@ class FaceExtractor:
         detector: FaceDetector | None = None,
         max_pixels: int = MAX_PIXELS,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        device: str = "cpu",
     ) -> None:
         self.spec, self.sampling = spec, sampling
         self.detector = detector or MTCNN(
@@ -57,6 +67,7 @@ class FaceExtractor:
             factor=spec.factor,
             thresholds=spec.thresholds,
             mode=spec.search,
+            device=device,
             min_face_ratio=spec.min_face_ratio,
         )
         self.max_pixels = max_pixels
@@ -67,61 +78,162 @@ class FaceExtractor:
             return Extraction(Status.UNREADABLE, source.problem)
         results: list[Extraction] = []
         notes: list[str] = []
+        n_interpolated = 0
         try:
             with open_media(source.path, source.name, self.sampling, self.max_pixels) as clip:
-                for frame in clip:
-                    results.append(self.extract_frame(frame))
+                for frame, found in self._search(clip):
+                    results.append(self._cut(frame, found))
                     notes.append(frame.note)
+                    n_interpolated += found.is_interpolated
                 notes.append(clip.note)
         except MediaError as error:
             # What was decoded before the damage counts; a photo has nothing before it.
             if not any(result.crops for result in results):
                 return Extraction(Status.UNREADABLE, error.reason)
             notes.append(error.reason)
+        if n_interpolated:
+            notes.append(f"boxes of {n_interpolated} of {len(results)} frames interpolated")
         return _combine(results, [note for note in notes if note])
 
     def extract_frame(self, frame: Frame) -> Extraction:
         """Cut out the faces of one decoded frame."""
-        spec = self.spec
+        return self._cut(frame, *self._find([frame]))
+
+    def _search(self, clip: Iterator[Frame]) -> Iterator[tuple[Frame, _Found]]:
+        """Find the faces of every frame, many frames at a time.
+
+        Raises:
+            MediaError: If the clip does, after all frames that came before.
+        """
+        known: tuple[Frame, _Found] | None = None  # the last frame that was searched
+        frames: list[Frame] = []  # those after it
+        n_done = 0
+        is_last = False
+        problem: MediaError | None = None
+        while not is_last:
+            try:
+                is_last = not _take(clip, frames)
+            except MediaError as error:
+                is_last, problem = True, error
+            at = [n for n in range(len(frames)) if (n_done + n) % self.sampling.detect_every == 0]
+            if is_last and frames and len(frames) - 1 not in at:
+                at.append(len(frames) - 1)  # nothing lies behind the last frame to go by
+            if not at:
+                continue
+            found = dict(zip(at, self._find([frames[n] for n in at]), strict=True))
+            between = self._interpolate(frames, found, known)
+            rest = [n for n in range(at[-1]) if n not in found and n not in between]
+            found |= between | dict(zip(rest, self._find([frames[n] for n in rest]), strict=True))
+            ready, frames = frames[: at[-1] + 1], frames[at[-1] + 1 :]
+            known = (ready[-1], found[at[-1]])
+            n_done += len(ready)
+            for n, frame in enumerate(ready):
+                yield frame, found[n]
+        if problem is not None:
+            raise problem
+
+    def _interpolate(
+        self,
+        frames: Sequence[Frame],
+        found: Mapping[int, _Found],
+        known: tuple[Frame, _Found] | None,
+    ) -> dict[int, _Found]:
+        """The faces of the frames between those that were searched, where they can be told."""
+        stations = [(n, frames[n], found[n]) for n in sorted(found)]
+        if known is not None:
+            stations.insert(0, (-1, *known))
+        between = {}
+        for (start, first, one), (end, last, other) in pairwise(stations):
+            if last.time_s - first.time_s > _MAX_BRIDGE_S:
+                continue
+            for n in range(start + 1, end):
+                shapes = {frame.image.shape for frame in (first, frames[n], last)}
+                if one.rotation != other.rotation or len(shapes) > 1:
+                    continue
+                share = (n - start) / (end - start)
+                if last.time_s > first.time_s:  # pages of a TIFF have no times
+                    share = (frames[n].time_s - first.time_s) / (last.time_s - first.time_s)
+                faces = interpolate_faces(one.faces, other.faces, share)
+                if faces is not None:
+                    kept = self._keep_usable(frames[n].image, faces)
+                    between[n] = _Found(kept, one.rotation, is_interpolated=True)
+        return {n: item for n, item in between.items() if item.faces}
+
+    def _find(self, frames: Sequence[Frame]) -> list[_Found]:
+        """Search frames together, those without an upright face once more, turned."""
+        found = [_Found()] * len(frames)
+        large = [n for n, frame in enumerate(frames) if not self._is_too_small(frame)]
+        for rotation in (0, 180) if self.spec.rotate_retry else (0,):
+            images = [_turn(frames[n].image, rotation) for n in large]
+            if not images:
+                break
+            for n, image, faces in zip(large, images, self.detector.detect(images), strict=True):
+                # Rounded before anything is cut: the same face in another batch or on another
+                # machine may differ by 1e-5 px, which must not move a crop by a whole pixel.
+                found[n] = _Found(self._keep_usable(image, faces), rotation)
+            large = [n for n in large if not found[n].faces]
+        return found
+
+    def _is_too_small(self, frame: Frame) -> bool:
         height, width = frame.image.shape[:2]
-        smallest = max(_MIN_SIDE_PX, spec.min_face)
-        if min(height, width) < smallest:
+        return bool(min(height, width) < max(_MIN_SIDE_PX, self.spec.min_face))
+
+    def _keep_usable(self, image: NDArray[np.uint8], faces: Sequence[Face]) -> Sequence[Face]:
+        rounded = [
+            Face(np.round(face.box_xyxy, 2), face.confidence, np.round(face.landmarks, 2))
+            for face in faces
+        ]
+        usable = [face for face in rounded if _has_area(_window(image, face, self.spec))]
+        return usable[:1] if self.spec.faces == "largest" else usable
+
+    def _cut(self, frame: Frame, found: _Found) -> Extraction:
+        spec = self.spec
+        if self._is_too_small(frame):
+            height, width = frame.image.shape[:2]
             return Extraction(
                 Status.TOO_SMALL,
                 f"too_small: picture of {width}x{height} px; its shorter side must hold a face "
-                f"of {smallest} px",
+                f"of {max(_MIN_SIDE_PX, spec.min_face)} px",
             )
-        image, rotation = frame.image, 0
-        faces = self._usable_faces(image)
-        if not faces and spec.rotate_retry:
-            turned = np.ascontiguousarray(image[::-1, ::-1])
-            faces = self._usable_faces(turned)
-            if faces:
-                image, rotation = turned, 180
-        if not faces:
+        if not found.faces:
             return Extraction(Status.NO_FACE, _NO_FACE)
+        image = _turn(frame.image, found.rotation)
         crops = tuple(
             FaceCrop(
                 frame_index=frame.index,
                 time_s=frame.time_s,
                 face_index=index,
                 face=face,
-                rotation=rotation,
+                rotation=found.rotation,
                 encoded=encode_crop(cut_face(image, face, spec), spec.jpeg_quality),
             )
-            for index, face in enumerate(faces)
+            for index, face in enumerate(found.faces)
         )
         return Extraction(Status.OK, frame.note, crops)
 
-    def _usable_faces(self, image: NDArray[np.uint8]) -> Sequence[Face]:
-        faces = [
-            Face(np.round(face.box_xyxy, 2), face.confidence, np.round(face.landmarks, 2))
-            # Rounded before anything is cut: the same face in another batch or on another
-            # machine may differ by 1e-5 px, which must not move a crop by a whole pixel.
-            for face in self.detector.detect([image])[0]
-        ]
-        faces = [face for face in faces if _has_area(_window(image, face, self.spec))]
-        return faces[:1] if self.spec.faces == "largest" else faces
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The faces of one frame, in pixels of the frame turned by ``rotation`` degrees."""
+
+    faces: Sequence[Face] = ()
+    rotation: int = 0
+    is_interpolated: bool = False
+
+
+def _take(clip: Iterator[Frame], frames: list[Frame]) -> bool:
+    """Add to the frames until it is worth while to search them; whether there may be more."""
+    n_pixels = 0
+    for n_taken, frame in enumerate(clip, start=1):
+        frames.append(frame)
+        n_pixels += frame.image.size // 3
+        if n_taken == _CHUNK_FRAMES or n_pixels >= _CHUNK_PIXELS:
+            return True
+    return False
+
+
+def _turn(image: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(image[::-1, ::-1]) if rotation == 180 else image
 
 
 def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:

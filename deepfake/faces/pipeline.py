@@ -35,6 +35,7 @@ def iter_extractions(
     timeout_s: float = 60.0,
     max_pixels: int = MAX_PIXELS,
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    detect_device: str = "cpu",
 ) -> Generator[tuple[Source, Extraction]]:
     """Extract the faces of every source, in the order given.
 
@@ -46,29 +47,50 @@ def iter_extractions(
         timeout_s: Longest time for one source in seconds.
         max_pixels: Limit on the size of a picture.
         sampling: Which frames of a video or animation are looked at.
+        detect_device: Where the detector runs, as ``check_detect_device`` takes it.
 
     Yields:
         Each source with its extraction.
 
     Raises:
-        UsageError: If the number of workers is negative.
+        UsageError: If the number of workers is negative, or the device does not exist.
         JobError: If workers cannot be started.
     """
     if workers < 0:
         raise UsageError(f"workers={workers}; expected 0 or more")
+    check_detect_device(detect_device)
     if workers == 0:
-        extractor = FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling)
+        extractor = FaceExtractor(
+            spec, max_pixels=max_pixels, sampling=sampling, device=detect_device
+        )
         for source in sources:
             yield source, extractor.extract(source)
         return
-    pool = _Pool((spec, max_pixels, sampling), workers, timeout_s)
+    pool = _Pool((spec, max_pixels, sampling, detect_device), workers, timeout_s)
     try:
         yield from pool.run(iter(sources))
     finally:
         pool.close()
 
 
-_Settings = tuple[CropSpec, int, Sampling]
+def check_detect_device(name: str) -> None:
+    """Refuse a device that the detector cannot run on here.
+
+    Args:
+        name: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UsageError: If it is another word, or this machine does not have it.
+    """
+    kind, colon, number = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or bool(colon) != number.isdecimal()):
+        raise UsageError(f"detect device {name!r}; expected cpu, cuda or cuda:N")
+    n_devices = torch.cuda.device_count() if kind == "cuda" else 0
+    if kind == "cuda" and int(number or 0) >= n_devices:
+        raise UsageError(f"detect device {name!r}: this machine has {n_devices} CUDA devices")
+
+
+_Settings = tuple[CropSpec, int, Sampling, str]
 
 
 def _serve(connection: Connection, settings: _Settings) -> None:
@@ -76,8 +98,8 @@ def _serve(connection: Connection, settings: _Settings) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     _mute_c_libraries()
-    spec, max_pixels, sampling = settings
-    extractor = FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling)
+    spec, max_pixels, sampling, device = settings
+    extractor = FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling, device=device)
     connection.send(None)
     while True:
         try:

@@ -13,70 +13,68 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 from types import MappingProxyType
 
-from deepfake.records import FaceScore
+from deepfake.records import Aggregation, FaceScore
 
-_TOP_SHARE = _TRACK_SHARE = 0.25
-_SURE_FAKE, _SURE_REAL = 0.8, 0.2
-_ENOUGH_SHARE, _ENOUGH_FRAMES, _NEARLY_ALL = 1 / 2.5, 11, 0.9
+_DEFAULT = Aggregation()
 
 
-def top_mean(frames: Sequence[float]) -> float:
-    """Mean of the highest quarter of the frames, of one frame at least.
+def top_mean(frames: Sequence[float], how: Aggregation = _DEFAULT) -> float:
+    """Mean of the highest ``top_share`` of the frames, of one frame at least.
 
     Example:
         >>> top_mean([0.1, 0.2, 0.9, 0.3, 0.7])
         0.8
     """
-    return fmean(sorted(frames)[-max(1, math.ceil(_TOP_SHARE * len(frames))) :])
+    return fmean(sorted(frames)[-max(1, math.ceil(how.top_share * len(frames))) :])
 
 
-def confident_vote(frames: Sequence[float]) -> float:
+def confident_vote(frames: Sequence[float], how: Aggregation = _DEFAULT) -> float:
     """Mean of the frames that are sure, where they are many; else of all.
 
-    If more than 11 frames, and more than 1 in 2.5, are above 0.8: the mean of those. If more than
-    90 % are below 0.2: the mean of those. Else the mean.
+    If more than ``enough_frames`` frames, and more than ``enough_share`` of them, are above
+    ``sure_fake``: the mean of those. If more than ``nearly_all`` are below ``sure_real``: the mean
+    of those. Else the mean.
 
     References:
         Seferbekov, first place of the Deepfake Detection Challenge, 2020.
     """
-    fake = [score for score in frames if score > _SURE_FAKE]
-    real = [score for score in frames if score < _SURE_REAL]
-    if len(fake) > _ENOUGH_SHARE * len(frames) and len(fake) > _ENOUGH_FRAMES:
+    fake = [score for score in frames if score > how.sure_fake]
+    real = [score for score in frames if score < how.sure_real]
+    if len(fake) > how.enough_share * len(frames) and len(fake) > how.enough_frames:
         return fmean(fake)
-    return fmean(real if len(real) > _NEARLY_ALL * len(frames) else frames)
+    return fmean(real if len(real) > how.nearly_all * len(frames) else frames)
 
 
-AGGREGATIONS: Mapping[str, Callable[[Sequence[float]], float]] = MappingProxyType(
-    {"mean": fmean, "median": median, "top": top_mean, "confident": confident_vote, "max": max}
+OF_FRAMES: Mapping[str, Callable[[Sequence[float], Aggregation], float]] = MappingProxyType(
+    {
+        "mean": lambda frames, how: fmean(frames),
+        "median": lambda frames, how: median(frames),
+        "top": top_mean,
+        "confident": confident_vote,
+        "max": lambda frames, how: max(frames),
+    }
 )
-"""How the frames of a file make its score, by name."""
-TRACKS = "tracks"
-"""Highest mean of a track (a person), of those in a quarter of the frames that have a face."""
-POLICIES = (*AGGREGATIONS, TRACKS)
-DEFAULT_AGGREGATION = "mean"
+"""Policies that make one score of the frames of a file; all but ``tracks``."""
 
 
-def aggregate(faces: Sequence[FaceScore], policy: str) -> float | None:
-    """Score of a file from its faces, or ``None`` without a face.
-
-    Raises:
-        ValueError: If there is no such policy.
-    """
-    if policy not in POLICIES:
-        raise ValueError(f"no aggregation {policy!r}; there are {', '.join(POLICIES)}")
-    if policy == TRACKS:
-        return _highest_track(faces)
+def aggregate(faces: Sequence[FaceScore], how: Aggregation = _DEFAULT) -> float | None:
+    """Score of a file from its faces, or ``None`` without a face."""
+    if not faces:
+        return None
+    if how.policy == "tracks":
+        return _highest_track(faces, how.track_share)
     frames: dict[int, float] = defaultdict(float)
     for face in faces:
         frames[face.frame_index] = max(frames[face.frame_index], face.p_fake)
-    return AGGREGATIONS[policy](list(frames.values())) if frames else None
+    return OF_FRAMES[how.policy](list(frames.values()), how)
 
 
-def _highest_track(faces: Sequence[FaceScore]) -> float | None:
+def _highest_track(faces: Sequence[FaceScore], least_share: float) -> float:
+    """Highest mean of a track (a person), of those in enough of the frames that have a face."""
     tracks: dict[int, list[float]] = defaultdict(list)
     for face in faces:
         tracks[face.track].append(face.p_fake)
     # A face that flashes up once is noise more often than a person.
-    enough = _TRACK_SHARE * len({face.frame_index for face in faces})
+    enough = least_share * len({face.frame_index for face in faces})
     long = [fmean(scores) for scores in tracks.values() if len(scores) >= enough]
-    return max(long or [fmean(scores) for scores in tracks.values()], default=None)
+    return max(long or [fmean(scores) for scores in tracks.values()])

@@ -6,21 +6,24 @@ no table format.
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from deepfake.dataset.parts import LARGEST_BLOCK
 from deepfake.errors import UsageError
 from deepfake.faces.extraction import decode_crop
-from deepfake.faces.pipeline import iter_extractions
-from deepfake.inference.aggregation import DEFAULT_AGGREGATION, POLICIES, aggregate
-from deepfake.inference.tracking import Box, link_tracks
+from deepfake.faces.pipeline import check_detect_device, iter_extractions
+from deepfake.faces.tracking import link_tracks
+from deepfake.inference.aggregation import aggregate
+from deepfake.inference.backend import choose_devices, make_scorers
+from deepfake.inference.scoring import Backend, Scorer
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.media.images import MAX_PIXELS
@@ -30,11 +33,13 @@ from deepfake.records import (
     FaceCrop,
     FaceScore,
     MediaScore,
+    Policy,
     Sampling,
     Source,
 )
 
-logger = logging.getLogger(__name__)
+_GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
+_Group = list[tuple[Source, Extraction]]
 
 
 class Predictor:
@@ -42,63 +47,89 @@ class Predictor:
 
     Args:
         checkpoint: As ``load_checkpoint`` gave it.
-        device: ``auto`` (CUDA, then Apple's MPS, then CPU) or a torch device.
-        batch_size: Faces per call of the network.
+        device: ``auto`` (CUDA, then Apple's MPS, then CPU) or a torch device; several devices of
+            one kind share the work, the answers stay in order.
+        batch_size: Faces that go through the network together; a CPU takes a few of them at once.
         workers: Processes that decode and detect; 0 does it in this process.
         timeout_s: Longest time for one file in seconds; needs ``workers``.
         max_pixels: Larger pictures are ``unreadable``.
         sampling: Which frames of a video; by default as the training crops were sampled.
-        aggregation: How the frames of a file make its score, a name of ``POLICIES``.
+        aggregation: How the frames of a file make its score, a name of ``POLICIES``; by default,
+            and in its numbers always, as the checkpoint says.
+        detect_device: Where faces are searched for: ``cpu``, ``cuda`` or ``cuda:N``.
+        backend: ``torch``, ``onnx`` (ONNX Runtime, on a CPU) or ``auto``.
+        expected_faces: About as many will be scored; helps ``auto`` to choose.
 
     Raises:
-        UsageError: If the device does not exist or a setting is out of range.
+        UsageError: If the device does not exist, the backend is not installed, or a setting is
+            out of range.
     """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
-        device: str = "auto",
+        device: str | Sequence[str] = "auto",
         batch_size: int = 32,
         workers: int = 0,
         timeout_s: float = 60.0,
         max_pixels: int = MAX_PIXELS,
         sampling: Sampling | None = None,
-        aggregation: str = DEFAULT_AGGREGATION,
+        aggregation: Policy | None = None,
+        detect_device: str = "cpu",
+        backend: str = "auto",
+        expected_faces: int = 0,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}; expected 1 or more")
-        if aggregation not in POLICIES:
-            raise UsageError(f"no aggregation {aggregation!r}; there are {', '.join(POLICIES)}")
+        check_detect_device(detect_device)
         self.checkpoint = checkpoint
-        self.device = choose_device(device)
+        self.devices = choose_devices(device)
         self.batch_size, self.workers, self.timeout_s = batch_size, workers, timeout_s
-        self.max_pixels, self.aggregation = max_pixels, aggregation
+        self.max_pixels, self.detect_device = max_pixels, detect_device
+        self.aggregation = checkpoint.aggregation
+        if aggregation is not None:
+            self.aggregation = replace(self.aggregation, policy=aggregation)
         self.sampling = sampling or checkpoint.sampling
-        self._embedder = checkpoint.embedder.to(self.device)
-        self._classifier = checkpoint.classifier
+        self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
     @classmethod
     def from_checkpoint(
         cls,
         path: str | os.PathLike[str],
-        device: str = "auto",
+        device: str | Sequence[str] = "auto",
         batch_size: int = 32,
         workers: int = 0,
         timeout_s: float = 60.0,
         max_pixels: int = MAX_PIXELS,
         sampling: Sampling | None = None,
-        aggregation: str = DEFAULT_AGGREGATION,
+        aggregation: Policy | None = None,
+        detect_device: str = "cpu",
+        backend: str = "auto",
     ) -> Predictor:
-        """Load ``model.ckpt`` of a finished run.
+        """Load ``model.ckpt`` of a finished run, or its copy as ``.safetensors``.
 
         Raises:
             CheckpointError: If the file is missing, damaged, not ours or unfinished.
-            UsageError: If the device does not exist or a setting is out of range.
+            UsageError: If the device does not exist, the backend is not installed, or a setting is
+                out of range.
         """
-        checkpoint = load_checkpoint(Path(path))
         return cls(
-            checkpoint, device, batch_size, workers, timeout_s, max_pixels, sampling, aggregation
+            load_checkpoint(Path(path)),
+            device,
+            batch_size,
+            workers,
+            timeout_s,
+            max_pixels,
+            sampling,
+            aggregation,
+            detect_device,
+            backend,
         )
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the network: scores of another backend differ by up to 1e-5."""
+        return self._scorers[0].backend
 
     def predict(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[MediaScore]:
         """Score files, lazily: exactly one ``MediaScore`` per path, in order.
@@ -112,13 +143,48 @@ class Predictor:
         for batch in self.score_batches(sources):
             yield from batch
 
-    def score_batches(self, sources: Iterable[Source]) -> Iterator[list[MediaScore]]:
+    def score_batches(
+        self, sources: Iterable[Source], block_size: int = LARGEST_BLOCK, first: int = 0
+    ) -> Iterator[list[MediaScore]]:
         """The same, in the groups of files whose faces go through the network together.
 
-        Which files form a group depends on the files alone: a job that starts again after a group
-        goes on with the groups that it would have had.
+        Which files form a group depends on the files of a block alone: a job that starts again
+        after a group, or that is given a part of the blocks, has the groups that the whole job
+        would have had, and therefore the same scores to the last digit.
+
+        Args:
+            sources: The files from number ``first`` on.
+            block_size: No group reaches beyond a multiple of this number of files.
+            first: Number of the first file in its job, counted from 0.
         """
-        held: list[tuple[Source, Extraction]] = []
+        with ExitStack() as stack:
+            groups = stack.enter_context(closing(self._iter_groups(sources, block_size, first)))
+            scorers = self._scorers
+            if len(scorers) == 1 and self.devices[0].type == "cpu":
+                # Workers and network want the same cores; a thread would only make both slower.
+                for group in groups:
+                    yield self._answer_group(group, _score_group(scorers[0], group))
+                return
+            threads = []
+            for number in range(len(scorers)):
+                thread = ThreadPoolExecutor(1, f"deepfake-score-{number}")
+                stack.callback(thread.shutdown, cancel_futures=True)
+                threads.append(thread)
+            flying: deque[tuple[_Group, Future[list[float]]]] = deque()
+            for number, group in enumerate(groups):
+                if len(flying) == _GROUPS_PER_DEVICE * len(scorers):
+                    done, scores = flying.popleft()
+                    yield self._answer_group(done, scores.result())
+                turn = number % len(scorers)
+                job = threads[turn].submit(_score_group, scorers[turn], group)
+                flying.append((group, job))
+            for done, scores in flying:
+                yield self._answer_group(done, scores.result())
+
+    def _iter_groups(
+        self, sources: Iterable[Source], block_size: int, first: int
+    ) -> Generator[_Group]:
+        held: _Group = []
         faces = 0
         extractions = iter_extractions(
             sources,
@@ -127,36 +193,39 @@ class Predictor:
             self.timeout_s,
             self.max_pixels,
             self.sampling,
+            self.detect_device,
         )
         with closing(extractions):
-            for source, extraction in extractions:
+            for number, (source, extraction) in enumerate(extractions, first + 1):
                 held.append((source, extraction))
                 faces += len(extraction.crops)
                 # Files without faces fill no batch; they must not pile up either.
-                if faces >= self.batch_size or len(held) >= 4 * self.batch_size:
-                    yield self._score_held(held)
+                full = faces >= self.batch_size or len(held) >= 4 * self.batch_size
+                if full or number % block_size == 0:
+                    yield held
                     held, faces = [], 0
         if held:
-            yield self._score_held(held)
+            yield held
 
-    def _score_held(self, held: list[tuple[Source, Extraction]]) -> list[MediaScore]:
-        crops = [crop for _, extraction in held for crop in extraction.crops]
-        scores = iter(self._score_crops(crops))
+    def _answer_group(self, group: _Group, p_fake: list[float]) -> list[MediaScore]:
+        scores = iter(p_fake)
         answers = []
-        for source, extraction in held:
-            boxes = [_box_of(crop) for crop in extraction.crops]
-            tracks = link_tracks([crop.frame_index for crop in extraction.crops], boxes)
+        for source, extraction in group:
+            tracks = link_tracks(
+                [crop.frame_index for crop in extraction.crops],
+                [crop.face for crop in extraction.crops],
+            )
             faces = tuple(
                 FaceScore(
                     frame_index=crop.frame_index,
                     time_s=crop.time_s,
                     face_index=crop.face_index,
-                    box_xyxy=box,
+                    box_xyxy=_box_of(crop),
                     confidence=crop.face.confidence,
                     p_fake=next(scores),
                     track=track,
                 )
-                for crop, box, track in zip(extraction.crops, boxes, tracks, strict=True)
+                for crop, track in zip(extraction.crops, tracks, strict=True)
             )
             answers.append(self._answer(source, extraction, faces))
         return answers
@@ -178,57 +247,17 @@ class Predictor:
             faces=faces,
         )
 
-    def _score_crops(self, crops: list[FaceCrop]) -> list[float]:
-        scores: list[float] = []
-        for start in range(0, len(crops), self.batch_size):
-            part = crops[start : start + self.batch_size]
-            images = np.stack([decode_crop(crop.encoded) for crop in part])
-            scores += self._score_what_fits(torch.from_numpy(images))
-        return scores
 
-    def _score_what_fits(self, images: Tensor) -> list[float]:
-        """Score a batch; where the device's memory cannot hold it, in halves from now on."""
-        try:
-            return self._score_images(images).tolist()
-        except torch.OutOfMemoryError:
-            if len(images) == 1:
-                raise
-        half = len(images) // 2
-        self.batch_size = max(1, min(self.batch_size, half))
-        logger.warning("the device is out of memory; going on with %d faces a batch", half)
-        torch.cuda.empty_cache()
-        return self._score_what_fits(images[:half]) + self._score_what_fits(images[half:])
-
-    @torch.inference_mode()
-    def _score_images(self, images: Tensor) -> Tensor:
-        """``(N, S, S, 3)`` uint8 to ``(N,)`` float64."""
-        # The classifier runs on the CPU: Apple's devices have no float64.
-        batch = images.permute(0, 3, 1, 2).to(self.device)
-        p_fake: Tensor = self._classifier(self._embedder(batch).cpu())
-        return p_fake
+def _score_group(scorer: Scorer, group: _Group) -> list[float]:
+    """``p_fake`` of every crop of a group, in order."""
+    crops = [crop for _, extraction in group for crop in extraction.crops]
+    scores: list[float] = []
+    while len(scores) < len(crops):
+        part = crops[len(scores) : len(scores) + scorer.batch_size]
+        scores += scorer.score(np.stack([decode_crop(crop.encoded) for crop in part]))
+    return scores
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device of a name; ``auto`` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        UsageError: If this machine does not have it.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(
-            f"device {name!r} is not usable here ({str(error).splitlines()[0]}); "
-            "use auto, cpu, cuda or mps"
-        ) from error
-    return device
-
-
-def _box_of(crop: FaceCrop) -> Box:
+def _box_of(crop: FaceCrop) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = (float(value) for value in crop.face.box_xyxy)
     return (x0, y0, x1, y1)

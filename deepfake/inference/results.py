@@ -6,12 +6,12 @@ Every table has exactly one row per input (or per row of the sample), in order. 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from deepfake.dataset.manifest import format_table
+from deepfake.dataset.manifest import format_lines, format_table
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.media.tables import read_csv
@@ -51,21 +51,21 @@ class Totals:
 
 def count(scores: Iterable[MediaScore]) -> Totals:
     """Count statuses and decisions."""
-    scores = list(scores)
-    return Totals(
-        Counter(score.status.value for score in scores),
-        sum(score.label == "fake" for score in scores),
-    )
+    statuses, fakes = Counter[str](), 0
+    for score in scores:
+        statuses[score.status.value] += 1
+        fakes += score.label == "fake"
+    return Totals(statuses, fakes)
 
 
-def format_scores(scores: Iterable[MediaScore]) -> str:
-    """``scores.csv``: a row per input; a file without an answer has an empty ``p_fake``."""
-    return format_table(SCORE_COLUMNS, (_score_cells(score) for score in scores))
+def format_scores(scores: Iterable[MediaScore]) -> Iterator[str]:
+    """Lines of ``scores.csv``: one per input; no answer, no ``p_fake``."""
+    return format_lines(SCORE_COLUMNS, (_score_cells(score) for score in scores))
 
 
-def format_faces(scores: Iterable[MediaScore]) -> str:
-    """``faces.csv``: a row per scored face."""
-    return format_table(
+def format_faces(scores: Iterable[MediaScore]) -> Iterator[str]:
+    """Lines of ``faces.csv``: one per scored face."""
+    return format_lines(
         FACE_COLUMNS,
         (
             [
@@ -98,7 +98,7 @@ class Submission:
 
 def fill_submission(
     sample: Path,
-    scores: Sequence[MediaScore],
+    scores: Iterable[MediaScore],
     fallback: float,
     value: Literal["p_fake", "label"] = "p_fake",
 ) -> Submission:
@@ -109,7 +109,7 @@ def fill_submission(
 
     Args:
         sample: CSV with a ``y`` column and one that names files (``path``, ``id``, ...).
-        scores: The answers.
+        scores: The answers; read once, and only path, score and threshold of each are kept.
         fallback: Written where there is no answer.
         value: ``p_fake``, or ``label`` for a hard 1 = fake, 0 = real.
 
@@ -124,13 +124,15 @@ def fill_submission(
             f"{sample} has columns {', '.join(columns) or '(no rows)'}; one of "
             f"{', '.join(_SAMPLE_PATH_COLUMNS)} must name the files"
         )
-    by_path = {_parts(score.path): score for score in scores}
-    by_name: dict[str, list[MediaScore]] = defaultdict(list)
-    by_stem: dict[str, list[MediaScore]] = defaultdict(list)
-    for score in by_path.values():  # not `scores`: a file that was asked for twice is one file
-        path = PurePosixPath(score.path.replace("\\", "/"))
-        by_name[path.name].append(score)
-        by_stem[path.stem].append(score)
+    by_path = {
+        _parts(score.path): _Answer(score.path, score.p_fake, score.threshold) for score in scores
+    }
+    by_name: dict[str, list[_Answer]] = defaultdict(list)
+    by_stem: dict[str, list[_Answer]] = defaultdict(list)
+    for answer in by_path.values():  # not `scores`: a file that was asked for twice is one file
+        path = PurePosixPath(answer.path.replace("\\", "/"))
+        by_name[path.name].append(answer)
+        by_stem[path.stem].append(answer)
     counts = Counter[str]()
     cells = []
     for row in rows:
@@ -155,12 +157,18 @@ def fill_submission(
     )
 
 
+class _Answer(NamedTuple):
+    path: str
+    p_fake: float | None
+    threshold: float
+
+
 def _find(
     name: str,
-    by_path: dict[tuple[str, ...], MediaScore],
-    by_last_part: tuple[dict[str, list[MediaScore]], ...],
+    by_path: dict[tuple[str, ...], _Answer],
+    by_last_part: tuple[dict[str, list[_Answer]], ...],
     where: str,
-) -> MediaScore | None:
+) -> _Answer | None:
     exact = by_path.get(_parts(name))
     if exact is not None:
         return exact

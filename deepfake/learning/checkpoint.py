@@ -1,14 +1,15 @@
 """One file that holds everything a prediction needs, read without trusting it.
 
 A checkpoint is a Lightning ``.ckpt`` of plain types and tensors, loaded with
-``weights_only=True``; classes are built here by name, never from what the file says. Knows no
-Trainer and no data.
+``weights_only=True``, or its copy as ``.safetensors`` for passing on, where no pickle is involved
+at all; classes are built here by name, never from what the file says. Knows no Trainer and no data.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -16,19 +17,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from deepfake import __version__
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.records import LABEL_NAMES, CropSpec, Sampling
+from deepfake.records import LABEL_NAMES, Aggregation, CropSpec, Sampling
 from deepfake.storage import write_atomic
 
 KEY = "deepfake"
 """Where our part of a Lightning checkpoint lives."""
-FORMAT = 1
+FORMAT = 2  # 1 had no aggregation
+SAFETENSORS_SUFFIX = ".safetensors"
+_PARTS = ("embedder", "classifier")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _MODEL_KEYS = ("backbone", "image_size", "embedding_dim", "dropout", "drop_path_rate")
@@ -44,6 +49,7 @@ class Checkpoint:
         classifier: Embeddings to probabilities.
         crop_spec: How crops must be cut for it.
         sampling: Which frames of videos it was trained on, the default for prediction.
+        aggregation: How faces make the score of a file, the default for prediction.
         threshold: ``p_fake`` at or above it means fake.
         info: Everything else that it remembers: provenance, counts, versions, configuration.
         sha256: Of the file.
@@ -54,6 +60,7 @@ class Checkpoint:
     classifier: SVMClassifier
     crop_spec: CropSpec
     sampling: Sampling
+    aggregation: Aggregation
     threshold: float
     info: dict[str, Any]
     sha256: str
@@ -97,6 +104,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         spec = CropSpec.from_dict(info["crop_spec"])
         sampling = Sampling.from_dict(info["sampling"])
+        aggregation = Aggregation.from_dict(info["aggregation"])
         if not 1 <= hyper["embedding_dim"] <= 65536:
             raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
         if hyper["image_size"] != spec.size:
@@ -110,7 +118,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         threshold = float(info["threshold"])
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
-    for name, module in (("embedder", embedder), ("classifier", classifier)):
+    for name, module in zip(_PARTS, (embedder, classifier), strict=True):
         _load_part(path, content["state_dict"], name, module)
     return Checkpoint(
         path=path,
@@ -118,6 +126,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         classifier=classifier.eval(),
         crop_spec=spec,
         sampling=sampling,
+        aggregation=aggregation,
         threshold=threshold,
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -140,7 +149,11 @@ def derive_checkpoint(
         changes: Replaces what ``info`` remembers under these names, the threshold among them.
         event: What was done, in plain types; it is added to ``info["history"]``, together with
             what it replaces.
+
+    Raises:
+        UsageError: If one of the two is a ``.safetensors`` file.
     """
+    refuse_safetensors(checkpoint.path, output)
     content = _load(checkpoint.path)
     ours = content[KEY]
     replaced = {name: ours.get(name) for name in changes}
@@ -157,22 +170,48 @@ def derive_checkpoint(
     write_atomic(output, buffer.getvalue())
 
 
+def refuse_safetensors(source: Path, output: Path) -> None:
+    """Say that a checkpoint can be derived from and to a ``.ckpt`` only.
+
+    Raises:
+        UsageError: If one of the two is a ``.safetensors`` file.
+    """
+    for path, word in ((source, "reads"), (output, "writes")):
+        if path.suffix.lower() == SAFETENSORS_SUFFIX:
+            raise UsageError(
+                f"{path}: this {word} a .ckpt; name that one, and make a {SAFETENSORS_SUFFIX} of "
+                f"the result with deepfake export --format safetensors"
+            )
+
+
+def to_safetensors(path: Path) -> bytes:
+    """The same checkpoint as the bytes of a ``.safetensors`` file.
+
+    It holds the network, the classifier and all that the checkpoint remembers, but nothing that
+    only training needs. The header carries a digest of all of it, because this format, unlike the
+    archive of a ``.ckpt``, has no checksums of its own.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
+    """
+    content = _load(path)
+    state = {
+        key: value.contiguous()
+        for key, value in content.pop("state_dict").items()
+        if key.startswith(tuple(f"{part}." for part in _PARTS))
+    }
+    kept = (KEY, "hyper_parameters", "epoch", "global_step")
+    text = json.dumps({key: content.get(key) for key in kept})
+    header = json.dumps({"sha256": _digest(text, state), "content": text})
+    data: bytes = safetensors.torch.save(state, metadata={KEY: header})
+    return data
+
+
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path}: there is no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"checkpoint {path} holds more than tensors and plain values, or is no checkpoint; it "
-            "was not opened, because it could run code"
-        ) from error
-    except (
-        *(RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile),
-        # What torch's reader stumbles over in a damaged pickle.
-        *(LookupError, TypeError, AttributeError, AssertionError),
-    ) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+    read = _read_safetensors if path.suffix.lower() == SAFETENSORS_SUFFIX else _read_lightning
+    content = read(path)
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
         raise CheckpointError(
             f"checkpoint {path} was not written by deepfake (it has no {KEY!r} part)"
@@ -186,6 +225,51 @@ def _load(path: Path) -> dict[str, Any]:
         if not isinstance(content.get(part), dict):
             raise CheckpointError(f"checkpoint {path} is damaged: it has no {part}")
     return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The content of the ``.ckpt`` that a ``.safetensors`` file was made from."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = (file.metadata() or {}).get(KEY)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header is None:
+            return {}
+        sealed = json.loads(header)
+        text = sealed["content"]
+        if sealed["sha256"] != _digest(text, state):
+            raise ValueError("its digest is another one")
+        content: dict[str, Any] = json.loads(text)
+        # JSON has no whole numbers for keys.
+        labels = content[KEY]["labels"]
+        content[KEY]["labels"] = {int(key): value for key, value in labels.items()}
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+    return content | {"state_dict": state}
+
+
+def _digest(text: str, state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_lightning(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"checkpoint {path} holds more than tensors and plain values, or is no checkpoint; it "
+            "was not opened, because it could run code"
+        ) from error
+    except (
+        *(RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile),
+        # What torch's reader stumbles over in a damaged pickle.
+        *(LookupError, TypeError, AttributeError, AssertionError),
+    ) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
 
 
 def _info_of(content: dict[str, Any]) -> dict[str, Any]:
@@ -222,7 +306,7 @@ def make_info(
     seed: int,
     configuration: str,
 ) -> dict[str, Any]:
-    """Our part of a checkpoint, in plain types; the threshold is filled in by ``FitClassifier``."""
+    """Our part of a checkpoint, in plain types; ``FitClassifier`` fills in what decides."""
     return {
         "format": FORMAT,
         "crop_spec": crop_spec.to_dict(),
@@ -236,6 +320,7 @@ def make_info(
         "versions": describe_versions(),
         "seed": seed,
         "configuration": configuration,
+        "aggregation": None,
         "threshold": None,
         "threshold_origin": None,
         "metrics": {},

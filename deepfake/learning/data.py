@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from deepfake.dataset.manifest import CropRow, Manifest, read_manifest
-from deepfake.dataset.splits import SPLITS, find_leaks, split_by_group
+from deepfake.dataset.splits import SPLITS, assign_splits, find_leaks
 from deepfake.errors import JobError, MediaError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.learning.augmentation import Augmentation, sample_seed
@@ -88,7 +88,7 @@ class CropDataset(Dataset[Sample]):
             self._augmentation = self._augmentation or Augmentation(self.augmentation)
             image = self._augmentation(image, sample_seed(self.seed, epoch, index))
         return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
             "label": torch.tensor(row.label),
             "index": torch.tensor(index),
         }
@@ -158,7 +158,11 @@ class EpochBatches(Sampler[list[SampleKey]]):
             the only one.
         augment_share: Share of each batch that is augmented.
         rank: Number of this process.
-        world_size: Number of processes; they take equal parts of each global batch.
+        world_size: Number of processes; they take equal parts of each global batch, and of
+            balanced batches each takes both classes.
+
+    Attributes:
+        done: Batches of one epoch that a resumed run has behind it, as ``(epoch, number)``.
     """
 
     def __init__(
@@ -171,12 +175,18 @@ class EpochBatches(Sampler[list[SampleKey]]):
     ) -> None:
         if batch_size % world_size:
             raise UsageError(
-                f"data.batch_size={batch_size} cannot be divided among {world_size} processes"
+                f"data.batch_size={batch_size} cannot be divided among {world_size} processes; it "
+                f"counts all of them together, so take {-(-batch_size // world_size) * world_size}"
+            )
+        if len(sampler) < world_size:
+            raise UsageError(
+                f"{len(sampler)} crops to train on cannot be divided among {world_size} processes"
             )
         self.sampler = sampler
         self.batch_size = min(batch_size, len(sampler) - len(sampler) % world_size)
         self.n_augmented = int(augment_share * self.batch_size + 1e-9)
         self.rank, self.world_size = rank, world_size
+        self.done = (0, 0)
 
     def __len__(self) -> int:
         return len(self.sampler) // self.batch_size
@@ -184,12 +194,13 @@ class EpochBatches(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.sampler.epoch
         order = list(self.sampler)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        first = self.done[1] if epoch == self.done[0] else 0
+        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
             batch = [
                 SampleKey(epoch, index, place < self.n_augmented)
                 for place, index in enumerate(order[start : start + self.batch_size])
             ]
-            yield batch[self.rank :: self.world_size]
+            yield [batch[place] for place in deal(len(batch), self.rank, self.world_size)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +231,9 @@ class CropDataModule(LightningDataModule):
         crop_preset: Refuse crops of another preset; ``crop.py --config`` reads it too.
         num_workers: Loader processes.
         seed: Seed of order, augmentation and split.
+        allow_leak: Go on, with a warning, where a group stands in two splits. Near-duplicates are
+            not looked for here, which would read every crop before the first step: that is
+            ``deepfake doctor``.
     """
 
     def __init__(
@@ -234,6 +248,7 @@ class CropDataModule(LightningDataModule):
         crop_preset: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        allow_leak: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 2:
@@ -244,8 +259,8 @@ class CropDataModule(LightningDataModule):
         self.batch_size, self.augment_share, self.balance = batch_size, augment_share, balance
         self.augmentation = augmentation
         self.split, self.shares, self.crop_preset = split, shares, crop_preset
-        self.num_workers, self.seed = num_workers, seed
-        self._resumed_epoch = 0
+        self.num_workers, self.seed, self.allow_leak = num_workers, seed, allow_leak
+        self._resumed = (0, 0)
         self.datasets: dict[str, CropDataset] = {}
         self.description: DataDescription | None = None
 
@@ -279,26 +294,30 @@ class CropDataModule(LightningDataModule):
         self.description = DataDescription(manifest, counts)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data: the epoch that comes next."""
-        return {"epoch": _next_epoch(self.trainer) if self.trainer else 0}
+        """What a checkpoint keeps of the data: the epoch and the batch that come next."""
+        epoch, batch = _next_batch(self.trainer) if self.trainer else (0, 0)
+        return {"epoch": epoch, "batch": batch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the epoch that a checkpoint names."""
-        self._resumed_epoch = int(state_dict["epoch"])
+        """Go on where a checkpoint says."""
+        self._resumed = (int(state_dict["epoch"]), int(state_dict.get("batch", 0)))
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented batches of this process."""
         trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         dataset = self.datasets["train"]
         order = EpochOrder([row.label or 0 for row in dataset.rows], self.seed, self.balance)
         if trainer is not None:
             # Lightning sets the epoch too, but on a resume only after a loader with workers has
             # fetched its first batches (Lightning issue 21938). Where a schedule asks for the
             # number of steps, this is even called before Lightning restores its own count.
-            order.set_epoch(max(_next_epoch(trainer), self._resumed_epoch))
-        batches = EpochBatches(order, self.batch_size, self.augment_share, rank, world_size)
-        return self._loader(dataset, batch_sampler=batches)
+            order.set_epoch(max(_next_batch(trainer)[0], self._resumed[0]))
+        batches = EpochBatches(order, self.batch_size, self.augment_share, *self._place)
+        # Lightning counts on from the batch where it stopped, but starts the loader anew.
+        batches.done = self._resumed
+        # What is random about a sample comes with its key: workers may live as long as the run.
+        persistent = self.num_workers > 0
+        return self._loader(dataset, batch_sampler=batches, persistent_workers=persistent)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Plain batches of the validation split."""
@@ -309,22 +328,27 @@ class CropDataModule(LightningDataModule):
         return self.plain_dataloader("test")
 
     def plain_dataloader(self, split: str) -> DataLoader[Sample]:
-        """Every crop of a split once, in order, without augmentation."""
+        """A split as ``load`` gives it."""
         return self.load(self.datasets[split])
 
     def load(self, dataset: CropDataset) -> DataLoader[Sample]:
-        """Every crop of a data set once, in order, without augmentation."""
-        return self._loader(dataset, batch_size=min(self.batch_size, 64))
+        """This process's share of a data set, in order, without augmentation.
+
+        All shares have one length, so that no process waits for another that is done: where the
+        rows do not divide, the first ones come twice. ``each_once`` takes them out again.
+        """
+        rank, world_size = self._place
+        padded = -(-len(dataset) // world_size) * world_size
+        share = [place % len(dataset) for place in deal(padded, rank, world_size)]
+        return self._loader(dataset, batch_size=min(self.batch_size, 64), sampler=share)
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """Number of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, dataset: CropDataset, **options: Any) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            num_workers=self.num_workers,
-            persistent_workers=False,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_use_one_thread,
-            **options,
-        )
+        return make_loader(dataset, self.num_workers, torch.cuda.is_available(), **options)
 
     def _assign_splits(self, manifest: Manifest) -> list[str]:
         rows = manifest.rows
@@ -334,22 +358,18 @@ class CropDataModule(LightningDataModule):
                 f"{unlabelled} of {len(rows)} crops in {self.root} have no label; crop from "
                 "real/ and fake/ folders or from a CSV with path,label"
             )
-        given = sum(bool(row.split) for row in rows)
-        if self.split == "group" or (self.split == "auto" and not given):
-            labels = [row.label or 0 for row in rows]
-            return split_by_group([row.group for row in rows], labels, self.shares, self.seed)
-        if given < len(rows):
-            raise UsageError(
-                f"{len(rows) - given} of {len(rows)} crops in {self.root} have no split; fill the "
-                "split column, or set data.split to 'group'"
-            )
-        unknown = next((row.split for row in rows if row.split not in SPLITS), None)
-        if unknown is not None:
-            raise UsageError(
-                f"the manifest of {self.root} names a split {unknown!r}; there are "
-                f"{', '.join(SPLITS)}"
-            )
-        return [row.split for row in rows]
+        given = [row.split for row in rows]
+        names = assign_splits(
+            [row.group for row in rows],
+            [row.label or 0 for row in rows],
+            given,
+            self.split,
+            self.shares,
+            self.seed,
+        )
+        if any(given) and names != given and self.split == "auto":
+            logger.info("%s brings no validation split; one was drawn from train", self.root)
+        return names
 
     def _check(
         self, manifest: Manifest, names: list[str], counts: dict[str, dict[str, int]]
@@ -365,11 +385,16 @@ class CropDataModule(LightningDataModule):
                 )
         leaks = find_leaks([row.group for row in manifest.rows], names)
         if leaks:
-            raise UsageError(
+            problem = (
                 f"{len(leaks)} groups stand in more than one split, which makes every figure "
-                f"worthless: {', '.join(leaks[:3])}; mend the split column, or set data.split to "
-                "'group'"
+                f"worthless: {', '.join(leaks[:3])}"
             )
+            if not self.allow_leak:
+                raise UsageError(
+                    f"{problem}; mend the split column, set data.split to 'group', or go on with "
+                    "data.allow_leak true"
+                )
+            logger.warning("%s; going on because data.allow_leak is true", problem)
         rarer, commoner = sorted(counts["train"].values())
         if commoner > _LARGE_IMBALANCE * rarer and not self.balance:
             logger.warning(
@@ -381,9 +406,68 @@ class CropDataModule(LightningDataModule):
             logger.warning("the test split lacks a class (%s): no test figures", shown)
 
 
-def _next_epoch(trainer: Trainer) -> int:
-    progress: Any = trainer.fit_loop.epoch_progress
-    return int(progress.current.processed)
+def _next_batch(trainer: Trainer) -> tuple[int, int]:
+    """Epoch and batch that come next, also while a callback of the present batch runs."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    if progress.ready == progress.processed:
+        return int(progress.processed), 0  # between two epochs
+    batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return int(progress.processed), int(batches.processed)
+
+
+def deal(n_places: int, rank: int, world_size: int) -> list[int]:
+    """Places of a batch that one process takes; ``TripletTask.gather`` puts them together again.
+
+    They are dealt out in turns, each turn beginning one process later: where the classes alternate,
+    every second place would give each of two processes one class only.
+
+    Example:
+        >>> [deal(8, rank, world_size=2) for rank in range(2)]
+        [[0, 3, 4, 7], [1, 2, 5, 6]]
+    """
+    turns = range(n_places // world_size)
+    return [turn * world_size + (rank + turn) % world_size for turn in turns]
+
+
+def each_once(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    """Columns in the order of the samples that ``index`` names, each sample once.
+
+    Example:
+        >>> each_once(torch.tensor([2, 0, 1, 0]), torch.tensor([7, 5, 6, 5]))
+        (tensor([5, 6, 7]),)
+    """
+    _, places = np.unique(index.numpy(), return_index=True)
+    return tuple(column[torch.from_numpy(places)] for column in columns)
+
+
+def make_loader(
+    dataset: CropDataset, num_workers: int, pin_memory: bool, **options: Any
+) -> DataLoader[Sample]:
+    """A loader whose workers have one thread each and are some batches ahead.
+
+    Args:
+        dataset: The crops.
+        num_workers: Loader processes; 0 loads in this one.
+        pin_memory: Lay batches where a GPU can fetch them by itself.
+        options: Of ``DataLoader``: what to sample, and how.
+    """
+    return DataLoader(
+        dataset,
+        num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_use_one_thread,
+        collate_fn=stack_samples,
+        **options,
+    )
+
+
+def stack_samples(samples: list[Sample]) -> Sample:
+    """A batch of samples; images stay interleaved in memory, as decoders write them."""
+    rows = [{**sample, "image": sample["image"].permute(1, 2, 0)} for sample in samples]
+    batch: Sample = default_collate(rows)
+    batch["image"] = batch["image"].permute(0, 3, 1, 2)
+    return batch
 
 
 def _use_one_thread(worker: int) -> None:

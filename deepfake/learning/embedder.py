@@ -43,6 +43,7 @@ class EmbeddingModel(nn.Module):
 
     Attributes:
         resolved_backbone: Model name with the weights tag that timm resolved it to.
+        memory_format: How images lie in memory on their way through; see ``use_memory_format``.
 
     Raises:
         UsageError: If timm does not know the backbone, or the weights cannot be loaded.
@@ -82,6 +83,12 @@ class EmbeddingModel(nn.Module):
         # The entry's head was a Keras Dense layer: Glorot uniform weights and a zero bias.
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.memory_format = torch.contiguous_format
+
+    def use_memory_format(self, memory_format: torch.memory_format) -> None:
+        """Lay filters and images out so; values stay, sums may be rounded otherwise."""
+        self.to(memory_format=memory_format)
+        self.memory_format = memory_format
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed a batch of crops.
@@ -101,6 +108,7 @@ class EmbeddingModel(nn.Module):
                 f"images have shape {tuple(images.shape)}; this model expects (B, 3, {size}, "
                 f"{size}): crop with --size {size}, or set image_size to the size of the crops"
             )
+        images = images.contiguous(memory_format=self.memory_format)
         if images.dtype == torch.uint8:
             images = images.float() / 255
         features = self.backbone((images - self.mean) / self.std)

@@ -1,7 +1,7 @@
 """The entry's objective: semi-hard triplet loss over every positive pair of the batch.
 
-The mining is ours, the loss, distance and reducer are pytorch-metric-learning's. Knows no
-network.
+Distances are pytorch-metric-learning's; the choice of negatives is ours, dense and without a single
+look from the host, so that a step can be compiled, captured and queued ahead. Knows no network.
 
 References:
     Schroff et al., "FaceNet: A Unified Embedding for Face Recognition and Clustering", CVPR 2015.
@@ -10,13 +10,34 @@ References:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from pytorch_metric_learning.distances import LpDistance
-from pytorch_metric_learning.losses import TripletMarginLoss
-from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor, nn
 
-Triplets = tuple[Tensor, Tensor, Tensor]
+# Distances that differ by less than this many units of rounding are equal: a matrix product may sum
+# two identical columns in different orders.
+_TIE_UNITS = 8
+
+
+class TripletOutcome(NamedTuple):
+    """What a batch gave; scalars on its device, none of them read by the host yet.
+
+    Args:
+        loss: With graph.
+        n_triplets: Ordered positive pairs, each with one negative; 0 where a batch holds no
+            positive or no negative pair, and then everything else is 0 too.
+        ap_mean: Mean squared distance from anchor to positive.
+        an_mean: Mean squared distance from anchor to the chosen negative.
+        active_share: Share of the triplets that cost something.
+    """
+
+    loss: Tensor
+    n_triplets: Tensor
+    ap_mean: Tensor
+    an_mean: Tensor
+    active_share: Tensor
 
 
 class SemiHardTripletLoss(nn.Module):
@@ -25,6 +46,8 @@ class SemiHardTripletLoss(nn.Module):
     ``D`` is the squared Euclidean distance of unit vectors, in [0, 4]. For each pair ``(a, p)``
     of one label, ``n(a, p)`` is the nearest negative that is strictly farther from ``a`` than
     ``p`` is; where there is none, the farthest negative. Pairs with zero loss count in the mean.
+    Time ``O(B^2 (D + log B))``, memory ``O(B^2)``; computed in float32 at least, also under
+    autocast.
 
     Two edges are ours: a batch without a positive pair, or without a negative, has loss 0 (with a
     graph, so that distributed training goes on), where the original gives NaN and
@@ -39,75 +62,66 @@ class SemiHardTripletLoss(nn.Module):
         if margin < 0:
             raise ValueError(f"margin={margin} is negative")
         self.margin = margin
-        self.loss = TripletMarginLoss(
-            margin=margin,
-            swap=False,
-            smooth_loss=False,
-            distance=LpDistance(normalize_embeddings=True, p=2, power=2),
-            # The library's default reducer would divide by the active pairs only.
-            reducer=MeanReducer(),
-        )
+        self.distance = LpDistance(normalize_embeddings=True, p=2, power=2)
 
-    def forward(
-        self, embeddings: Tensor, labels: Tensor, triplets: Triplets | None = None
-    ) -> Tensor:
-        """The loss of a batch.
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of ``(B, D)`` unit embeddings with ``(B,)`` labels, a scalar."""
+        return self.evaluate(embeddings, labels).loss
+
+    def evaluate(self, embeddings: Tensor, labels: Tensor) -> TripletOutcome:
+        """The loss with the figures that tell whether it still teaches.
 
         Args:
             embeddings: ``(B, D)``, unit norm.
             labels: ``(B,)``.
-            triplets: As ``mine_triplets`` gave them; mined here if absent.
 
         Returns:
-            Scalar.
+            Scalars, all on the device of the embeddings.
         """
-        if triplets is None:
-            triplets = mine_triplets(embeddings, labels)
-        if not len(triplets[0]):
-            return embeddings.sum() * 0
-        value: Tensor = self.loss(embeddings, labels, triplets)
-        return value
+        with torch.autocast(embeddings.device.type, enabled=False):
+            if embeddings.dtype != torch.float64:
+                embeddings = embeddings.float()
+            distances: Tensor = self.distance(embeddings)  # (B, B)
+            with torch.no_grad():
+                pairs, negatives = choose_negatives(distances, labels)
+                an = distances.gather(1, negatives)
+                active = pairs & (self.margin + distances - an > 0)
+                n_triplets = pairs.sum()
+                divisor = n_triplets.clamp_min(1)
+                # The loss is linear in the distances once the negatives are chosen. Its weights
+                # are whole numbers, so that the order in which a GPU adds them changes nothing.
+                pulls = active.to(distances.dtype)
+                slope = pulls.scatter_add(1, negatives, -pulls) / divisor
+                n_active = pulls.sum()
+                ap_mean = distances.where(pairs, 0).sum() / divisor
+                an_mean = an.where(pairs, 0).sum() / divisor
+            loss = (slope * distances).sum() + self.margin * n_active / divisor
+        return TripletOutcome(loss, n_triplets, ap_mean, an_mean, n_active / divisor)
 
 
-@torch.no_grad()
-def mine_triplets(embeddings: Tensor, labels: Tensor) -> Triplets:
-    """Choose one negative for each ordered positive pair, as ``SemiHardTripletLoss`` describes.
+def choose_negatives(distances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """One negative for each ordered positive pair, as ``SemiHardTripletLoss`` describes.
 
-    Sorting each anchor's negatives once and looking every positive up by bisection costs
-    ``O(B^2 log B)`` time and ``O(B^2)`` memory.
+    Each anchor's negatives are sorted once, and every positive is looked up by bisection.
 
     Args:
-        embeddings: ``(B, D)``, unit norm.
+        distances: ``(B, B)`` squared distances.
         labels: ``(B,)``.
 
     Returns:
-        Indices of anchors, positives and negatives, one entry per ordered positive pair; empty if
-        the batch holds no positive or no negative pair.
+        ``(B, B)`` mask of the pairs (anchor, positive) that form a triplet, and ``(B, B)`` column
+        of the negative that belongs to each; columns outside of the mask mean nothing.
     """
-    distances = squared_distances(embeddings)
     same = labels[:, None] == labels[None, :]
-    negative = ~same
-    anchors, positives = (
-        same & ~torch.eye(len(labels), dtype=torch.bool, device=same.device)
-    ).nonzero(as_tuple=True)
-    if not len(anchors) or not bool(negative.any()):
-        empty = anchors[:0]
-        return empty, empty, empty
+    n_negatives = (~same).sum(dim=1, keepdim=True)
     # Row a: distances to its negatives in rising order; everything else behind, at infinity.
     ordered, order = distances.masked_fill(same, torch.inf).sort(dim=1)
-    count = negative.sum(dim=1)
-    place = torch.searchsorted(ordered, distances, right=True)[anchors, positives]
-    has_farther = place < count[anchors]
+    tie = _TIE_UNITS * torch.finfo(distances.dtype).eps
+    place = torch.searchsorted(ordered, distances + tie, right=True)
     # No negative is farther than the positive: take the farthest, the last of the finite ones.
-    place = torch.where(has_farther, place, count[anchors] - 1)
-    return anchors, positives, order[anchors, place]
-
-
-def squared_distances(embeddings: Tensor) -> Tensor:
-    """Squared Euclidean distances of all pairs, ``(B, D) -> (B, B)``, with an exact diagonal."""
-    norms = embeddings.pow(2).sum(dim=1)
-    squared = norms[:, None] + norms[None, :] - 2 * embeddings @ embeddings.T
-    return squared.clamp_min(0).fill_diagonal_(0)
+    place = place.minimum(n_negatives - 1).clamp_min(0)
+    oneself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return same & ~oneself & (n_negatives > 0), order.gather(1, place)
 
 
 class AuxiliaryCrossEntropy(nn.Module):
@@ -127,5 +141,6 @@ class AuxiliaryCrossEntropy(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of ``(B, D)`` embeddings and ``(B,)`` labels, a scalar."""
-        logits = self.linear(embeddings * self.scale).squeeze(1)
-        return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            logits = self.linear(embeddings * self.scale).squeeze(1)
+            return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))

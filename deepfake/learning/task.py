@@ -5,28 +5,35 @@ Knows no file format of crops and no command line; ``callbacks.FitClassifier`` a
 
 from __future__ import annotations
 
+import logging
 from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from deepfake.errors import JobError, UsageError
 from deepfake.learning.augmentation import sample_seed
+from deepfake.learning.averaging import WeightAverage
 from deepfake.learning.checkpoint import KEY, make_info
 from deepfake.learning.classifier import SVMClassifier
-from deepfake.learning.data import CropDataModule, Sample
+from deepfake.learning.data import CropDataModule, Sample, each_once
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.learning.losses import (
-    AuxiliaryCrossEntropy,
-    SemiHardTripletLoss,
-    mine_triplets,
-    squared_distances,
-)
+from deepfake.learning.losses import AuxiliaryCrossEntropy, SemiHardTripletLoss, TripletOutcome
+from deepfake.learning.replay import Replay, count_chunks
+from deepfake.learning.tuning import CompileMode, can_fuse, compile_forward, time_memory_formats
+from deepfake.learning.watch import EpochMeans, LossWatch, Step
 from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
 
+logger = logging.getLogger(__name__)
+RUN_KEY = "deepfake_run"
+"""Where a checkpoint keeps what only its own run needs, to go on."""
 _CLASSIFIER_PREFIX = "classifier."
+_FIXED = ("backbone", "image_size", "embedding_dim", "optimizer", "schedule", "ema_decay")
 _RECENT_ROWS = 4096  # embeddings of the running epoch that the validation figures are fitted on
 
 
@@ -57,6 +64,14 @@ class TripletTask(LightningModule):
         weight_decay: Of the optimiser, on matrices and filters except the head's.
         schedule: ``constant``, or ``one_cycle`` over the whole training.
         svm_c: Inverse regularisation of the linear SVM.
+        ema_decay: Use a moving average of the weights for validation and for the final model;
+            0 leaves it out.
+        chunk_size: Most crops in a forward of one process; a larger batch is embedded in parts,
+            its triplets are still those of the whole batch. ``null`` embeds it at once.
+        channels_last: Memory format of the network; ``auto`` times both on a GPU and takes the
+            faster, and takes channels-last on a CPU.
+        compile: Compile the training's forward: ``default``, or ``reduce-overhead`` for CUDA
+            graphs.
         seed: Seed of dropout and stochastic depth.
     """
 
@@ -79,10 +94,16 @@ class TripletTask(LightningModule):
         weight_decay: float = 0.0,
         schedule: Literal["constant", "one_cycle"] = "constant",
         svm_c: float = 2.0,
+        ema_decay: float = 0.0,
+        chunk_size: int | None = None,
+        channels_last: bool | Literal["auto"] = "auto",
+        compile: Literal[False, "default", "reduce-overhead"] = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if chunk_size is not None and chunk_size < 1:
+            raise UsageError(f"model.chunk_size={chunk_size}; expected 1 or more, or null")
         if triplet_weight <= 0 and cross_entropy_weight <= 0:
             raise UsageError(
                 "model.triplet_weight and model.cross_entropy_weight are both 0; nothing to learn"
@@ -101,10 +122,21 @@ class TripletTask(LightningModule):
         self.head_l2 = head_l2
         self.optimizer_name, self.lr, self.momentum = optimizer, lr, momentum
         self.weight_decay, self.schedule, self.seed = weight_decay, schedule, seed
+        self.chunk_size, self.channels_last = chunk_size, channels_last
+        self.average = WeightAverage(self, ema_decay) if ema_decay else None
         self.configuration = ""
         self.info: dict[str, Any] = {}
-        self.step_figures: dict[str, Tensor] = {}
-        self._n_triplets = 0
+        self.outcome: TripletOutcome | None = None  # of the last step, for callbacks
+        self.history: list[dict[str, float]] = []  # figures of each epoch, by name
+        self.means = EpochMeans()
+        self.watch = LossWatch()
+        mode: CompileMode | Literal[False] = compile
+        self._embed: Callable[[Tensor], Tensor] = (
+            compile_forward(self.embedder.forward, mode) if mode else self.embedder.forward
+        )
+        self._captured = mode == "reduce-overhead"
+        self._replay: Replay | None = None
+        self._step_seed = 0
         self._recent: deque[tuple[Tensor, Tensor]] = deque()
         self._validation: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -115,6 +147,8 @@ class TripletTask(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check that network and crops fit, and note where everything comes from."""
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            self._use_channels_last(self._choose_channels_last())
         data = self._data
         if data is None or data.description is None:
             return
@@ -152,59 +186,111 @@ class TripletTask(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Forget the embeddings of the last epoch."""
         self._recent.clear()
-        self._n_triplets = 0
+        self.means.clear()
 
     def on_train_epoch_end(self) -> None:
-        """Refuse to go on without anything to learn from.
+        """Log the epoch's figures.
 
         Raises:
-            JobError: If not one batch of the epoch held a triplet.
+            JobError: If a loss of the epoch was no number, or not one batch of it held a triplet.
         """
-        if self._n_triplets == 0 and self.cross_entropy is None:
+        self._refuse_nan(self.watch.check_all())
+        means = self.means.read()
+        if not means.get("train_triplets") and self.cross_entropy is None:
             raise JobError(
                 f"no batch of epoch {self.current_epoch} held two crops of one class and one of "
                 "the other: nothing was learnt; use a larger data.batch_size, or data.balance true"
             )
+        means["head_norm"] = float(self.embedder.head.weight.detach().norm())
+        self.log_dict(means)
+        figures = self.trainer.callback_metrics
+        validated = {name: float(v) for name, v in figures.items() if name.startswith("val_")}
+        self.history.append({"epoch": self.current_epoch, "lr": self._lr} | means | validated)
 
     def on_train_batch_start(self, batch: Sample, batch_idx: int) -> None:
         """Make dropout depend on (seed, epoch, batch) alone, so that a resume changes nothing."""
-        step_seed = sample_seed(self.seed, self.current_epoch, batch_idx)
-        torch.manual_seed(step_seed + self.global_rank)
+        self._step_seed = sample_seed(self.seed, self.current_epoch, batch_idx) + self.global_rank
+        torch.manual_seed(self._step_seed)
+        if self._captured:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        parallel = self.trainer.strategy.model
+        if isinstance(parallel, DistributedDataParallel):
+            # In chunks, a weight gets its gradient in several parts; `backward` averages the whole.
+            parallel.require_backward_grad_sync = not self._is_chunked(batch["image"])
+            parallel.require_forward_param_sync = True
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         """Loss of one batch; triplets are mined over all processes' embeddings together."""
-        embeddings = self._gather(self.embedder(batch["image"]))
-        labels = self._gather(batch["label"])
-        triplets = mine_triplets(embeddings, labels)
-        triplet = self.triplet_loss(embeddings, labels, triplets)
+        embeddings = self.gather(self._embed_batch(batch["image"]))
+        labels = self.gather(batch["label"])
+        outcome = self.triplet_loss.evaluate(embeddings, labels)
+        triplet, n_triplets, ap_mean, an_mean, active_share = outcome
         penalty = self.head_l2 / 2 * self.embedder.head.weight.pow(2).sum()
         loss: Tensor = self.triplet_weight * triplet + penalty
         if self.cross_entropy is not None:
             loss = loss + self.cross_entropy_weight * self.cross_entropy(embeddings, labels)
-        self._refuse_nan(loss, batch)
-        distances = squared_distances(embeddings.detach())
-        anchors, positives, negatives = triplets
-        self._n_triplets += len(anchors)
-        figures = {"train_loss": loss, "train_triplet_loss": triplet}
-        figures["train_triplets"] = torch.tensor(float(len(anchors)))
-        if len(anchors):
-            ap, an = distances[anchors, positives], distances[anchors, negatives]
-            figures |= {
-                "train_ap_distance": ap.mean(),
-                "train_an_distance": an.mean(),
-                "train_active_share": (ap - an + self.triplet_loss.margin > 0).float().mean(),
-            }
-        self.step_figures = {name: value.detach() for name, value in figures.items()}
-        self.log_dict(self.step_figures, on_step=False, on_epoch=True, batch_size=len(labels))
+        self._refuse_nan(
+            self.watch.add(loss, batch["index"], self.current_epoch, self.global_step, self._lr)
+        )
+        self.outcome = outcome._replace(loss=triplet.detach())
+        self.means.add(
+            {"train_loss": loss, "train_triplet_loss": triplet, "train_triplets": n_triplets},
+            {
+                "train_ap_distance": ap_mean,
+                "train_an_distance": an_mean,
+                "train_active_share": active_share,
+            },
+            n_triplets,
+        )
         self.log("loss", triplet.detach(), prog_bar=True, logger=False, batch_size=len(labels))
         self._remember(embeddings.detach(), labels)
         return loss
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gradient of the loss; for a batch in chunks, handed on to the weights chunk by chunk."""
+        super().backward(loss, *args, **kwargs)
+        if self._replay is None:
+            return
+        self._replay.backward(self._step_context)
+        self._replay = None
+        if self.trainer.world_size > 1:
+            _average_gradients(self)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step of the optimiser, and then of the average."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update(self)
+
+    def on_fit_start(self) -> None:
+        """The average follows the network to its device."""
+        if self.average is not None:
+            self.average.to(self)
+
+    def on_validation_start(self) -> None:
+        """Validate the average, if there is one; all processes that of the first."""
+        if self.average is not None:
+            if self.trainer.world_size > 1:
+                for tensor in self.average.tensors():
+                    torch.distributed.broadcast(tensor, src=0)
+            self.average.swap(self)
+
+    def on_validation_end(self) -> None:
+        """Go on with the network itself."""
+        if self.average is not None:
+            self.average.swap(self)
+
+    def take_average(self) -> None:
+        """Become the average for good, at the end of a training."""
+        if self.average is not None:
+            self.average.swap(self)
+            self.average = None
+
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
-        """Collect embeddings; figures come at the end of the epoch, from all of them."""
-        self._validation.append(
-            (batch["index"].cpu(), batch["label"].cpu(), self.embedder(batch["image"]).cpu())
-        )
+        """Collect all processes' embeddings; figures come at the end of the epoch, from them."""
+        parts = (batch["index"], batch["label"], self.embedder(batch["image"]))
+        index, labels, embeddings = (self.gather(part).cpu() for part in parts)
+        self._validation.append((index, labels, embeddings))
 
     def on_validation_epoch_end(self) -> None:
         """Log loss, AUC, equal error rate and accuracy of the current embedding.
@@ -212,7 +298,8 @@ class TripletTask(LightningModule):
         The scores come from an SVM on the running epoch's own training embeddings, so that these
         figures cost no extra pass and never see a validation label.
         """
-        _, labels, embeddings = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
+        columns = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
+        labels, embeddings = each_once(*columns)
         self._validation.clear()
         if not torch.isfinite(embeddings).all():
             raise JobError(
@@ -224,7 +311,10 @@ class TripletTask(LightningModule):
             "val_auc": float("nan"),
         }
         if self._recent:
-            seen, truth = (torch.cat(parts) for parts in zip(*self._recent, strict=True))
+            seen, truth = (
+                torch.cat([part.cpu() for part in parts])
+                for parts in zip(*self._recent, strict=True)
+            )
             if int(truth.bincount(minlength=2).min()) >= 2:
                 machine = SVMClassifier(seen.shape[1], self.classifier.C).fit(seen, truth)
                 scores, answers = machine(embeddings).numpy(), labels.numpy()
@@ -245,11 +335,15 @@ class TripletTask(LightningModule):
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
+        # Lightning cannot clip what a fused step would unscale by itself.
+        trainer = self._trainer
+        clipped = bool(trainer and trainer.gradient_clip_val and "mixed" in str(trainer.precision))
+        fused = can_fuse(head.device) and not clipped
         optimizer: torch.optim.Optimizer
         if self.optimizer_name == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+            optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=fused)
         else:
-            optimizer = torch.optim.AdamW(groups, lr=self.lr)
+            optimizer = torch.optim.AdamW(groups, lr=self.lr, fused=fused)
         if self.schedule == "constant":
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
@@ -267,7 +361,26 @@ class TripletTask(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add everything that a prediction needs."""
+        """Add everything that a prediction needs, and everything to go on exactly.
+
+        Raises:
+            JobError: If the network to be kept is no longer made of numbers.
+        """
+        if "optimizer_states" in checkpoint:
+            self._refuse_nan(self.watch.check_all())
+            checkpoint[RUN_KEY] = {
+                "channels_last": self.embedder.memory_format == torch.channels_last,
+                "history": [dict(row) for row in self.history],
+                "means": self.means.state_dict(),
+                "recent": [(rows.cpu(), labels.cpu()) for rows, labels in self._recent],
+            }
+            if self.average is not None:
+                # As everywhere, `state_dict` is the network to predict with.
+                checkpoint[RUN_KEY]["network"] = checkpoint["state_dict"]
+                checkpoint[RUN_KEY]["n_updates"] = self.average.n_updates
+                checkpoint["state_dict"] = self.average.state_dict()
+        checkpoint["state_dict"] = dict(checkpoint["state_dict"])
+        self._refuse_broken(checkpoint["state_dict"])
         checkpoint[KEY] = self.info
         for name, value in self.classifier.state_dict().items():
             checkpoint["state_dict"][f"{_CLASSIFIER_PREFIX}{name}"] = value
@@ -275,7 +388,7 @@ class TripletTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with other data or another network than a checkpoint was begun with."""
         old: dict[str, Any] = checkpoint.get("hyper_parameters", {})
-        for name in ("backbone", "image_size", "embedding_dim", "optimizer", "schedule"):
+        for name in _FIXED:
             if name in old and old[name] != self.hparams[name]:
                 raise UsageError(
                     f"the checkpoint to resume from was begun with model.{name}={old[name]!r}, "
@@ -289,6 +402,18 @@ class TripletTask(LightningModule):
                 f"sha256 {before[:12]}, this one {now[:12]}); start a new run"
             )
         checkpoint["state_dict"] = without_classifier(checkpoint["state_dict"])
+        kept: dict[str, Any] = checkpoint.get(RUN_KEY, {})
+        if kept:
+            self.history = list(kept["history"])
+            self.means.load_state_dict(kept["means"])
+            self._recent = deque(kept["recent"])
+        if self.channels_last == "auto":
+            self._use_channels_last(kept.get("channels_last", False))
+        else:
+            self._use_channels_last(self.channels_last)
+        if self.average is not None and "network" in kept:
+            self.average.load_state_dict(checkpoint["state_dict"], kept["n_updates"])
+            checkpoint["state_dict"] = kept["network"]
 
     @property
     def classifier(self) -> SVMClassifier:
@@ -299,36 +424,106 @@ class TripletTask(LightningModule):
         """Load a checkpoint's ``state_dict`` without its classifier."""
         self.load_state_dict(without_classifier(state))
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Put the ``(B / N, ...)`` of N processes together to ``(B, ...)``, in the batch's order.
+
+        Every process then computes the loss of the whole batch. Backwards, the gather adds up the
+        gradients that all N of them have for a row: N times the true one. Distributed training
+        divides by N when it averages, so that what the optimiser sees is exactly the gradient of
+        one process with the whole batch, also of terms that are computed N times (the penalty,
+        the cross-entropy's own weights).
+        """
+        if self.trainer.world_size == 1:
+            return values
+        gathered: Any = self.all_gather(values, sync_grads=values.requires_grad)
+        n_processes, n_turns = gathered.shape[:2]
+        turns = torch.arange(n_turns, device=gathered.device)[:, None]
+        ranks = (torch.arange(n_processes, device=gathered.device) - turns) % n_processes
+        together: Tensor = gathered[ranks, turns].flatten(0, 1)
+        return together
+
     @property
     def _data(self) -> CropDataModule | None:
         return getattr(self.trainer, "datamodule", None)
 
     @property
     def _advice(self) -> str:
-        written = [getattr(c, "best_model_path", "") for c in self.trainer.checkpoint_callbacks]
+        written = [
+            getattr(callback, name, "")
+            for name in ("best_model_path", "saved_path")
+            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+        ]
         last = next((path for path in reversed(written) if path), None)
         good = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
         return f"{good}; try a smaller model.lr or trainer.gradient_clip_val"
 
-    def _refuse_nan(self, loss: Tensor, batch: Sample) -> None:
-        if not bool(torch.isfinite(loss.detach())):
-            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+    @property
+    def _lr(self) -> float:
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def _refuse_nan(self, bad: Step | None) -> None:
+        if bad is not None:
             raise JobError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch}, step "
-                f"{self.global_step}, at lr {lr:g}, on the crops with indices "
-                f"{batch['index'].tolist()[:8]}...; {self._advice}"
+                f"the loss became {bad.loss.item()} in epoch {bad.epoch}, step {bad.step}, at lr "
+                f"{bad.lr:g}, on the crops with indices {bad.indices.tolist()[:8]}...; "
+                f"{self._advice}"
             )
 
-    def _gather(self, values: Tensor) -> Tensor:
-        """Concatenate over processes, in order; gradients flow back to each."""
-        if self.trainer.world_size == 1:
-            return values
-        gathered: Any = self.all_gather(values, sync_grads=values.requires_grad)
-        together: Tensor = gathered.flatten(0, 1)
-        return together
+    def _refuse_broken(self, state: dict[str, Tensor]) -> None:
+        floats = [value for value in state.values() if value.is_floating_point()]
+        if not bool(torch.stack([torch.isfinite(value).all() for value in floats]).all()):
+            raise JobError(
+                f"the weights became NaN by the end of step {self.global_step}; {self._advice}"
+            )
+
+    def _embed_batch(self, images: Tensor) -> Tensor:
+        if not self._is_chunked(images):
+            embeddings = self._embed(images)
+            # The memory that a CUDA graph answers in is written again by the next step.
+            return embeddings.clone() if self._captured else embeddings
+        size = self.chunk_size or len(images)
+        seeds = [
+            sample_seed(self._step_seed, self.global_rank, chunk)
+            for chunk in range(count_chunks(len(images), size))
+        ]
+        self._replay = Replay(self._embed, self.embedder, images, size, seeds)
+        return self._replay.embeddings
+
+    def _is_chunked(self, images: Tensor) -> bool:
+        return self.chunk_size is not None and len(images) > self.chunk_size
+
+    def _step_context(self) -> AbstractContextManager[None]:
+        context: AbstractContextManager[None] = self.trainer.precision_plugin.forward_context()
+        return context
+
+    def _choose_channels_last(self) -> bool:
+        if self.channels_last != "auto":
+            return self.channels_last
+        trainer: Trainer = self.trainer
+        device = trainer.strategy.root_device
+        if device.type != "cuda" or torch.are_deterministic_algorithms_enabled():
+            # The two formats round differently: what decides must not be a stopwatch where the
+            # same seed promises the same weights.
+            return device.type == "cpu"
+        size = self._data.batch_size // trainer.world_size if self._data else 28
+        side = self.embedder.image_size
+        shape = (min(size, self.chunk_size or size), 3, side, side)
+        images = torch.zeros(shape, dtype=torch.uint8, device=device)
+        planar_s, interleaved_s = time_memory_formats(self.embedder, images, self._step_context)
+        faster: bool = trainer.strategy.broadcast(interleaved_s < planar_s)
+        logger.info(
+            "memory format: channels_last %.1f ms a step, contiguous %.1f ms: %s",
+            interleaved_s * 1e3,
+            planar_s * 1e3,
+            "channels_last" if faster else "contiguous",
+        )
+        return faster
+
+    def _use_channels_last(self, wanted: bool) -> None:
+        self.embedder.use_memory_format(torch.channels_last if wanted else torch.contiguous_format)
 
     def _remember(self, embeddings: Tensor, labels: Tensor) -> None:
-        self._recent.append((embeddings.cpu(), labels.cpu()))
+        self._recent.append((embeddings, labels))  # moving them now would wait for the device
         while len(self._recent) * len(labels) > _RECENT_ROWS:
             self._recent.popleft()
 
@@ -341,3 +536,15 @@ class TripletTask(LightningModule):
             for part in torch.split(order, size)
         ]
         return sum(losses) / len(losses)
+
+
+def _average_gradients(module: LightningModule) -> None:
+    """What distributed training does in the background, once and for all weights together."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    start = 0
+    for gradient in gradients:
+        gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+        start += gradient.numel()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from deepfake.media.clips import Clip
 from deepfake.media.images import MAX_PIXELS, is_picture, open_picture, open_regular_file
-from deepfake.media.video import HEAD_BYTES, is_video, open_video
+from deepfake.media.packets import HEAD_BYTES, is_video
+from deepfake.media.video import open_video
 from deepfake.records import Sampling
 
 

@@ -366,7 +366,8 @@ def _to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
     rows = max(1, _STRIP_PX // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        strip = image.crop((0, top, image.width, bottom))
+        # Cutting costs as much as decoding does, and most photos are one strip.
+        strip = image.crop((0, top, image.width, bottom)) if rows < image.height else image
         if scale is None:
             rgb[top:bottom] = np.asarray(_on_white(strip))
         else:
@@ -407,7 +408,8 @@ def _on_white(strip: Image.Image) -> Image.Image:
         white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
         white.alpha_composite(strip.convert("RGBA"))
         strip = white
-    return strip.convert("RGB")
+    # Converting what is RGB would copy it.
+    return strip if strip.mode == "RGB" else strip.convert("RGB")
 
 
 def _to_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

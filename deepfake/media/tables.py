@@ -51,7 +51,7 @@ def read_csv(path: Path, required: Sequence[str]) -> list[Row]:
         UsageError: If the file cannot be read, is not UTF-8 text, lacks a column or names one
             twice, has an open quote, or has a row with more or fewer fields than the header.
     """
-    text = _read_text(path)
+    text = read_text(path)
     records = _split_records(path, text)
     if not records:
         raise UsageError(f"{path}: empty; expected a header line with {_names(required)}")
@@ -67,14 +67,23 @@ def read_csv(path: Path, required: Sequence[str]) -> list[Row]:
     return [Row(line, dict(zip(header, fields, strict=True))) for line, fields in records[1:]]
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, kind: str = "CSV file") -> str:
+    """Read a text file that must be UTF-8.
+
+    Args:
+        path: The file.
+        kind: What it should have been, for the error.
+
+    Raises:
+        UsageError: If it cannot be read or is not UTF-8 text.
+    """
     # A fifo or device would block or never end.
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: not a regular file; expected a CSV file")
+        raise UsageError(f"{path}: not a regular file; expected a {kind}")
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; expected a CSV file") from error
+        raise UsageError(f"{path}: no such file; expected a {kind}") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from error
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):

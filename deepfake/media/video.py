@@ -1,34 +1,21 @@
 """Turn one video file into its chosen frames: upright, RGB, 8 bit, with their times.
 
-A first pass reads the packets of the file without decoding any: that is the true number of frames,
-the time of each and where decoding can start. From there on only what is needed is decoded, once
-and in order. The frames are those that decoding everything and picking from it would give.
-
-The file is hostile: it is opened as a plain file, in one of a few containers, with one of a few
-decoders, on one thread. The room knows nothing of photos beyond how a file is opened safely.
-
-References:
-    What FFmpeg opens by name alone: https://ffmpeg.org/ffmpeg-protocols.html
+From the packets that the choice is made of, only what is needed is decoded, once and in order. The
+frames are those that decoding everything and picking from it would give. The room knows nothing of
+photos beyond how a file is opened safely.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 from array import array
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
@@ -38,44 +25,11 @@ from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
 from deepfake.media.clips import Clip, choose_frames, snap_to_nearest
-from deepfake.media.images import MAX_PIXELS, are_boxes_cut, one_line, open_regular_file
+from deepfake.media.images import MAX_PIXELS, one_line, open_regular_file
+from deepfake.media.packets import PacketReader, Timeline, read_timeline
 from deepfake.records import Frame, Sampling
 
-MAX_PACKETS = 2_000_000
-"""Longest video that is opened, in packets: 18 hours at 30 frames a second."""
-
-CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "asf", "flv", "mpeg")
-"""FFmpeg's names of the containers that are opened; none of them refers to other files or hosts."""
-
-CODECS = frozenset(
-    {
-        *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mjpeg"),
-        *("mpeg1video", "mpeg2video", "mpeg4", "h263", "flv"),
-        *("msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1"),
-    }
-)
-"""FFmpeg's names of the decoders that are used; it has hundreds of hardly tested ones."""
-
-HEAD_BYTES = 2048
-"""How much of a file's beginning ``is_video`` wants to see."""
-
-# Containers whose demuxer jumps to a packet by its index. The others guess by bisection, and some
-# then give packets other times than in one pass; there, unneeded packets are read and dropped.
-_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
-_JUMP_BYTES = 256 * 1024
-_MAX_DEMUX_ERRORS = 32
 _RATE = 25
-
-_BOXES = frozenset(
-    {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof"}
-)
-_MATROSKA = b"\x1a\x45\xdf\xa3"
-_SIGNATURES = {
-    _MATROSKA: "matroska",
-    bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"): "asf",
-    b"FLV\x01": "flv",
-    b"\0\0\1\xba": "mpeg",
-}
 
 
 class _UntrustedIndexError(Exception):
@@ -83,35 +37,7 @@ class _UntrustedIndexError(Exception):
 
 
 class _BadJumpError(Exception):
-    """After skipping to a keyframe, other frames came than in decoding from the start."""
-
-
-def is_video(head: bytes) -> bool:
-    """Whether a file that begins so is of a container that ``open_video`` opens.
-
-    Args:
-        head: The first ``HEAD_BYTES`` of the file, or all of it.
-    """
-    return _find_container(head) is not None
-
-
-def _find_container(head: bytes) -> str | None:
-    """FFmpeg's name of the container; its own guess takes a short recording for other things."""
-    if head[4:8] in _BOXES:
-        return "mov"
-    if head[:4] + head[8:12] == b"RIFFAVI ":
-        return "avi"
-    for start, name in _SIGNATURES.items():
-        if head.startswith(start):
-            return name
-    # Transport stream: packets of 188 bytes, on Blu-ray behind 4 more. Long recordings may begin
-    # within a packet; of short ones there are too few marks to search for.
-    for size in (188, 192):
-        n_marks = min(5, len(head) // size)
-        for first in range(size) if n_marks == 5 else (size - 188,):
-            if n_marks > 1 and head[first::size][:n_marks] == b"\x47" * n_marks:
-                return "mpegts"
-    return None
+    """After packets were skipped, other frames came than in decoding all of them."""
 
 
 def open_video(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_PIXELS) -> Clip:
@@ -140,9 +66,9 @@ def open_video(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_
     resources = ExitStack()
     try:
         file = resources.enter_context(open_regular_file(path, name))
-        reader = _Reader(file, name, max_pixels)
+        reader = PacketReader(file, name, max_pixels)
         resources.callback(reader.close)
-        timeline = _read_timeline(reader)
+        timeline = read_timeline(reader)
         if not timeline.sizes_end:
             raise MediaError(name, "no_frames", _describe_nothing(reader))
         return Clip(_Decoding(reader, timeline, sampling, max_pixels).run(), resources)
@@ -151,398 +77,9 @@ def open_video(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_
         raise
 
 
-def _describe_nothing(reader: _Reader) -> str:
+def _describe_nothing(reader: PacketReader) -> str:
     cut = "; the file ends before its own header says" if reader.is_cut else ""
     return f"the {reader.codec} stream holds no data{cut}"
-
-
-class _Source:
-    """What PyAV needs of a file: a seek to nowhere is answered with an error code.
-
-    Broken files ask for such seeks, and PyAV reports exceptions about them on the terminal.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.read = file.read
-        self.tell = file.tell
-        self._seek = file.seek
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            return self._seek(offset, whence)
-        except (OSError, ValueError, OverflowError):
-            return -errno.EINVAL
-
-
-class _Reader:
-    """An open container and its one video stream; counts packets in file order from 0.
-
-    Args:
-        file: The video; the reader moves about in it but leaves it open.
-        name: The file as the user knows it, for errors.
-        max_pixels: Larger frames are not decoded.
-
-    Attributes:
-        position: Number of the packet that ``read`` gives next.
-        stream: The stream; its ``codec_context`` is the decoder.
-        is_cut: The file is shorter than it says itself.
-        n_damaged: Stretches of the file that could not be taken apart into packets.
-    """
-
-    def __init__(self, file: BinaryIO, name: str, max_pixels: int) -> None:
-        self.name = name
-        self._file = file
-        self._max_pixels = max_pixels
-        self.is_cut = _is_cut(file)
-        self._format = self._find_format()
-        self._open()
-
-    def _find_format(self) -> str:
-        self._file.seek(0)
-        head = self._file.read(HEAD_BYTES)
-        if not head:
-            raise MediaError(self.name, "decode_error", "empty file (0 bytes)")
-        container = _find_container(head)
-        if container is None:
-            raise MediaError(
-                self.name,
-                "decode_error",
-                f"no readable video container (starts with bytes {head[:12].hex(' ')})",
-            )
-        return container
-
-    def _open(self) -> None:
-        self._file.seek(0)
-        # Nothing of FFmpeg's chatter about broken files may reach the terminal.
-        av.logging.set_level(None)
-        options = {
-            # A container must not make FFmpeg open anything else, by whatever kind of address.
-            "protocol_whitelist": "file",
-            "format_whitelist": ",".join(CONTAINERS),
-            "threads": "1",
-            # Opening decodes a little, and learns sizes that way: the caller's own limit comes
-            # later, with a better message.
-            "max_pixels": str(max(self._max_pixels, MAX_PIXELS)),
-        }
-        try:
-            # An open file and not its name: `http:x.mp4` and `concat:a|b` are names of files, too.
-            self._container: InputContainer = av.open(
-                _Source(self._file), "r", self._format, options, metadata_errors="replace"
-            )
-        except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-            raise self._refuse(error) from error
-        try:
-            self.stream = self._choose_stream()
-            self._set_up_decoder()
-        except BaseException:
-            self._container.close()
-            raise
-        self._begin()
-
-    def _refuse(self, error: Exception) -> MediaError:
-        if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
-            return MediaError(self.name, "io_error", one_line(error.strerror or str(error)))
-        if self.is_cut:
-            return MediaError(self.name, "truncated", "the file ends before its own header says")
-        text = one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__
-        return MediaError(self.name, "decode_error", f"no readable video ({text})")
-
-    def _choose_stream(self) -> VideoStream:
-        # The cover of a music file is a video stream of one picture to FFmpeg.
-        streams = [
-            stream
-            for stream in self._container.streams.video
-            if not stream.disposition & av.stream.Disposition.attached_pic
-        ]
-        if not streams:
-            raise MediaError(self.name, "no_video_stream", "the file holds no moving picture")
-        best = self._container.streams.best("video")
-        chosen = next((stream for stream in streams if stream is best), streams[0])
-        for stream in self._container.streams:
-            if stream is not chosen:
-                stream.discard = av.stream.Discard.all
-        return chosen
-
-    def _set_up_decoder(self) -> None:
-        decoder = self.stream.codec_context
-        if decoder is None or decoder.name not in CODECS:
-            what = "unknown" if decoder is None else decoder.name
-            raise MediaError(
-                self.name, "unsupported", f"video codec {what}; convert the file to H.264"
-            )
-        if decoder.width * decoder.height > self._max_pixels:
-            raise MediaError(
-                self.name,
-                "too_large",
-                f"frames of {decoder.width}x{decoder.height} pixels; at most {self._max_pixels}"
-                " are decoded",
-            )
-        # Worker processes share the cores; threads of decoders would only fight over them.
-        decoder.thread_count = 1
-        decoder.options = {"max_pixels": str(max(self._max_pixels, MAX_PIXELS))}
-        self.codec = decoder.name
-
-    def _begin(self) -> None:
-        self.position = 0
-        self.n_damaged = 0
-        self._ahead: Packet[VideoStream] | None = None
-        self._packets = self._demux()
-
-    @property
-    def container_name(self) -> str:
-        return self._container.format.name
-
-    @property
-    def duration_s(self) -> float:
-        """What the header says, 0 if nothing."""
-        return (self._container.duration or 0) / 1e6
-
-    @property
-    def time_base(self) -> Fraction:
-        return self.stream.time_base or Fraction(1, 1000)
-
-    def _demux(self) -> Iterator[Packet[VideoStream]]:
-        while True:
-            try:
-                for packet in self._container.demux(self.stream):
-                    # The empty one at the end only asks decoders for what they hold back.
-                    if packet.size:
-                        yield packet
-                return
-            except av.FFmpegError:
-                # Behind a damaged stretch there may be more.
-                self.n_damaged += 1
-                if self.n_damaged >= _MAX_DEMUX_ERRORS:
-                    return
-            except IndexError:
-                # PyAV 18, at the end of a file in which streams turn up late.
-                return
-            except OSError as error:
-                raise MediaError(
-                    self.name, "io_error", one_line(error.strerror or str(error))
-                ) from error
-
-    def read(self) -> Packet[VideoStream] | None:
-        """The next packet; ``None`` at the end."""
-        packet = self._ahead if self._ahead is not None else next(self._packets, None)
-        self._ahead = None
-        if packet is not None:
-            self.position += 1
-        return packet
-
-    def decode(self, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-        """Frames that the decoder has ready after this packet; after ``None``, all it has left.
-
-        Raises:
-            av.FFmpegError: If the packet is broken; the next one may not be.
-        """
-        return self.stream.codec_context.decode(packet)
-
-    def flush(self) -> None:
-        """Make the decoder forget what it has seen, so that it can start at another keyframe."""
-        self.stream.codec_context.flush_buffers()
-
-    def rewind(self, timeline: _Timeline | None = None) -> None:
-        """Go back to packet 0 and a fresh decoder."""
-        if timeline is not None and self._seek(0, timeline) and self.position == 0:
-            return
-        self.close()
-        self._open()
-
-    def jump(self, ordinal: int, timeline: _Timeline) -> None:
-        """Go on to a packet further on, without decoding those between."""
-        far = timeline.n_bytes(self.position, ordinal) > _JUMP_BYTES
-        if (
-            far
-            and self.container_name in _INDEXED
-            and (not self._seek(ordinal, timeline) or self.position > ordinal)
-        ):
-            self.rewind()
-        while self.position < ordinal and self.read() is not None:
-            pass
-        self.flush()
-
-    def _seek(self, ordinal: int, timeline: _Timeline) -> bool:
-        """Have the container seek, and find out by the packet's own data where that led to."""
-        try:
-            self._container.seek(timeline.pts[ordinal], stream=self.stream)
-        except (av.FFmpegError, OverflowError):
-            return False
-        self._begin()
-        self._ahead = next(self._packets, None)
-        if self._ahead is None:
-            return False
-        landed = timeline.find_packet(self._ahead)
-        if landed is None:
-            return False
-        self.position = landed
-        return True
-
-    def close(self) -> None:
-        # Without this, memory of the decoder lives on until the garbage collector runs.
-        self._container.close()
-
-
-def _is_cut(file: BinaryIO) -> bool:
-    """Whether a file ends before its own header says, where the header tells."""
-    n_bytes = file.seek(0, 2)
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-    if head[:4] + head[8:12] == b"RIFFAVI ":
-        return int.from_bytes(head[4:8], "little") + 8 > n_bytes
-    if head.startswith(_MATROSKA):
-        return _matroska_end(head) > n_bytes
-    if head[4:8] not in _BOXES:
-        return False
-    return are_boxes_cut(file, n_bytes)
-
-
-def _matroska_end(head: bytes) -> int:
-    """Where the segment of a Matroska file ends; 0 if it does not say."""
-    at, size = _read_matroska_size(head, 4)
-    at += size
-    if head[at : at + 4] != b"\x18\x53\x80\x67":
-        return 0
-    at, size = _read_matroska_size(head, at + 4)
-    return at + size if size else 0
-
-
-def _read_matroska_size(head: bytes, at: int) -> tuple[int, int]:
-    first = head[at] if at < len(head) else 0
-    length = 9 - first.bit_length()
-    value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
-    # All bits set means that the writer did not know.
-    return at + length, 0 if first == 0 or value == (1 << 7 * length) - 1 else value
-
-
-@dataclass(frozen=True, slots=True)
-class _Timeline:
-    """All frames of a video in presentation order, and the packets that they come from.
-
-    Args:
-        pts: Presentation time of each packet in file order, in ticks.
-        sizes_end: Bytes of all packets up to and including each.
-        keys: Packets at which decoding can start, ascending; those that show nothing included.
-        shown: Packets in presentation order, those left out that show nothing.
-        times_s: Time of each frame since the first, in seconds.
-        is_trusted: The times of packets tell the frames apart; without that, frames can only be
-            counted while decoding everything.
-        key_frames: Which frames are keyframes.
-        n_expected: How many frames there should be: those there are, or what the header promises.
-        is_damaged: Parts of the file could not be taken apart into packets.
-    """
-
-    pts: array[int]
-    sizes_end: array[int]
-    keys: array[int]
-    shown: array[int]
-    times_s: array[float]
-    is_trusted: bool
-    key_frames: array[int]
-    n_expected: int
-    is_damaged: bool
-
-    def __len__(self) -> int:
-        return len(self.times_s)
-
-    def n_bytes(self, start: int, end: int) -> int:
-        """Bytes of the packets from ``start`` to before ``end``."""
-        before = self.sizes_end[start - 1] if start else 0
-        return (self.sizes_end[end - 1] if end else 0) - before
-
-    def find(self, pts: int | None) -> int | None:
-        """Which frame has this presentation time."""
-        if pts is None:
-            return None
-        index = bisect_left(self.shown, pts, key=self.pts.__getitem__)
-        found = index < len(self.shown) and self.pts[self.shown[index]] == pts
-        return index if found else None
-
-    def find_shown(self, ordinal: int) -> int | None:
-        """Which frame a packet gives; ``None`` if it shows nothing."""
-        index = self.find(self.pts[ordinal])
-        return index if index is not None and self.shown[index] == ordinal else None
-
-    def find_packet(self, packet: Packet[VideoStream]) -> int | None:
-        """Which packet this is, if it is one that decoding can start at."""
-        if not packet.is_keyframe or packet.pts is None:
-            return None
-        # Keyframes come in order of time in any sane file; in others nothing is found, is all.
-        at = bisect_left(self.keys, packet.pts, key=self.pts.__getitem__)
-        if at == len(self.keys):
-            return None
-        ordinal = self.keys[at]
-        same = self.pts[ordinal] == packet.pts
-        return ordinal if same and self.n_bytes(ordinal, ordinal + 1) == packet.size else None
-
-    def start_for(self, index: int) -> int:
-        """The last packet that decoding can start at to reach a frame."""
-        ordinal = self.shown[index]
-        at = bisect_left(self.keys, ordinal + 1) - 1
-        # Frames that come after a keyframe in the file but are shown before it may need the
-        # pictures before it.
-        while at > 0 and self.pts[self.keys[at]] > self.pts[ordinal]:
-            at -= 1
-        return self.keys[at] if at >= 0 else 0
-
-
-def _read_timeline(reader: _Reader) -> _Timeline:
-    """Walk through the packets of the whole file, decoding none."""
-    pts, sizes_end, keys = array("q"), array("q"), array("q")
-    hidden = set()
-    has_times = True
-    n_bytes = 0
-    last_dts: int | None = None
-    while (packet := reader.read()) is not None:
-        ordinal = len(pts)
-        if ordinal >= MAX_PACKETS:
-            raise MediaError(
-                reader.name, "too_large", f"more than {MAX_PACKETS} frames; cut the video"
-            )
-        n_bytes += packet.size
-        if packet.pts is None or (
-            packet.dts is not None and last_dts is not None and packet.dts < last_dts
-        ):
-            has_times = False
-        last_dts = packet.dts if packet.dts is not None else last_dts
-        pts.append(packet.pts or 0)
-        sizes_end.append(n_bytes)
-        if packet.is_keyframe:
-            keys.append(ordinal)
-        if packet.is_discard or (reader.codec == "vp8" and not memoryview(packet)[0] & 0x10):
-            # Cut away by an edit list; or a picture that VP8 only stores to refer to.
-            hidden.add(ordinal)
-    shown = array("q", sorted((i for i in range(len(pts)) if i not in hidden), key=pts.__getitem__))
-    seconds = float(reader.time_base)
-    start = pts[shown[0]] if shown else 0
-    times_s = array("d", ((pts[ordinal] - start) * seconds for ordinal in shown))
-    unique = all(a < b for a, b in pairwise(times_s))
-    starts = set(keys)
-    return _Timeline(
-        pts=pts,
-        sizes_end=sizes_end,
-        keys=keys,
-        shown=shown,
-        times_s=times_s,
-        is_trusted=has_times and unique and len(shown) > 0,
-        key_frames=array("q", (i for i, ordinal in enumerate(shown) if ordinal in starts)),
-        n_expected=_count_expected(reader, len(hidden), start, times_s),
-        is_damaged=reader.n_damaged > 0,
-    )
-
-
-def _count_expected(reader: _Reader, n_hidden: int, start: int, times_s: array[float]) -> int:
-    present = len(times_s)
-    # Of whole files the header's number says nothing: AVI counts pictures that were never recorded,
-    # MP4 those that an edit list cuts away.
-    if not reader.is_cut:
-        return present
-    promised = reader.stream.frames - n_hidden
-    if promised > 0 or present < 2 or times_s[-1] <= 0:
-        return max(present, promised)
-    # Matroska: the header has the end of the last frame, on the clock of the packets.
-    length_s = reader.duration_s - start * float(reader.time_base)
-    return max(present, round(length_s * (present - 1) / times_s[-1]))
 
 
 class _Decoding:
@@ -556,7 +93,7 @@ class _Decoding:
     """
 
     def __init__(
-        self, reader: _Reader, timeline: _Timeline, sampling: Sampling, max_pixels: int
+        self, reader: PacketReader, timeline: Timeline, sampling: Sampling, max_pixels: int
     ) -> None:
         self._reader = reader
         self._timeline = timeline
@@ -612,25 +149,42 @@ class _Decoding:
         return self._describe(len(timeline))
 
     def _run_exact(self, chosen: list[int]) -> Generator[Frame, None, str]:
-        try:
-            yield from self._walk(chosen, may_jump=not self._is_damaged)
-        except _BadJumpError:
-            yield from self._walk(chosen, may_jump=False)
+        # From the quickest way to the surest; each goes on where the one before has failed.
+        for may_jump, may_omit in ((True, True), (True, False), (False, False)):
+            try:
+                if may_jump and self._is_damaged:
+                    continue
+                yield from self._walk(chosen, may_jump=may_jump, may_omit=may_omit)
+                break
+            except _BadJumpError:
+                continue
         if self._n_delivered == 0:
             raise self._no_frames(self._timeline.n_expected)
         return self._describe(self._n_decoded)
 
-    def _walk(self, chosen: list[int], *, may_jump: bool) -> Generator[Frame, None, None]:
-        """Go forward only, skipping to any keyframe between here and the next choice."""
+    def _walk(
+        self, chosen: list[int], *, may_jump: bool, may_omit: bool
+    ) -> Generator[Frame, None, None]:
+        """Go forward only.
+
+        Args:
+            chosen: The frames to deliver, unless they are out already.
+            may_jump: Skip to any keyframe between here and the next choice.
+            may_omit: Between there and the choice, do not decode what nothing else depends on.
+        """
         timeline = self._timeline
         waiting = deque(index for index in chosen if index > self._last_index)
         spare: tuple[int, VideoFrame] | None = None
-        self._start_over(may_jump=may_jump)
+        self._start_over(may_jump=may_jump, may_omit=may_omit)
+        for wanted in waiting:
+            self._omittable[timeline.shown[wanted]] = 0
         # Of a damaged video all is decoded, to tell how much of it is left.
         while waiting or self._is_damaged:
-            frame = self._decode_next(waiting[0] if waiting else None)
+            frame = self._decode_next(waiting)
             if frame is None:
-                self._check_end()
+                self._check_gap(
+                    0 if self._last_seen is None else self._last_seen + 1, len(timeline)
+                )
                 break
             index = self._place(frame)
             if index is None or index <= self._last_index:
@@ -638,6 +192,9 @@ class _Decoding:
             if not waiting or index < waiting[0]:
                 spare = (index, frame)
                 continue
+            if self._may_omit and frame.interlaced_frame:
+                # Its two fields may come in a packet each.
+                raise _BadJumpError
             # Where the wanted frame is lost, the next one stands in for it.
             while waiting and waiting[0] <= index:
                 waiting.popleft()
@@ -647,48 +204,79 @@ class _Decoding:
             index, frame = spare
             yield self._deliver(frame, index, timeline.times_s[index])
 
-    def _start_over(self, *, may_jump: bool) -> None:
+    def _start_over(self, *, may_jump: bool, may_omit: bool) -> None:
         self._reader.rewind(self._timeline)
         self._ready: deque[VideoFrame] = deque()
         self._has_ended = False
         self._may_jump = may_jump
-        self._has_jumped = False
+        self._may_omit = may_omit
+        self._has_skipped = False
+        self._omittable = bytearray(self._timeline.unreferenced)
         self._landing: int | None = None
-        self._last_seen = -1
+        self._last_seen: int | None = -1
         self._n_errors = 0
         self._n_decoded = 0
 
-    def _decode_next(self, wanted: int | None) -> VideoFrame | None:
-        """The next frame in presentation order; with a wanted one, perhaps from further on."""
-        reader, timeline = self._reader, self._timeline
+    def _decode_next(self, waiting: Sequence[int] = ()) -> VideoFrame | None:
+        """The next frame in presentation order; with some waited for, perhaps from further on."""
+        reader = self._reader
+        if waiting and self._may_jump:
+            self._jump_towards(waiting[0])
         while not self._ready:
             if self._has_ended:
                 return None
-            if wanted is not None and self._may_jump:
-                start = timeline.start_for(wanted)
-                if start > reader.position:
-                    reader.jump(start, timeline)
-                    self._has_jumped = True
-                    # A keyframe that an edit list cuts away does not come out.
-                    self._landing = timeline.find_shown(start)
-                    self._last_seen = -1
-            packet = reader.read()
+            packet = None if self._is_complete(waiting) else self._read_needed()
             self._has_ended = packet is None
             try:
                 self._ready.extend(reader.decode(packet))
             except av.FFmpegError:
-                if self._has_jumped:
+                if self._has_skipped:
                     raise _BadJumpError from None
                 self._n_errors += 1
-                self._may_jump = False
+                self._may_jump = self._may_omit = False
         self._n_decoded += 1
         return self._ready.popleft()
+
+    def _jump_towards(self, wanted: int) -> None:
+        """Skip to the keyframe that a wanted frame is decoded from, if that lies ahead."""
+        reader, timeline = self._reader, self._timeline
+        start = timeline.start_for(wanted)
+        if start <= reader.position:
+            return
+        reader.jump(start, timeline)
+        self._ready.clear()
+        self._has_skipped = True
+        self._has_ended = False
+        # A keyframe that an edit list cuts away does not come out.
+        self._landing = timeline.find_shown(start)
+        self._last_seen = None
+
+    def _is_complete(self, waiting: Sequence[int]) -> bool:
+        """Whether the decoder has all of the last wanted frame before a jump or the end.
+
+        It then gives out what it holds back, without being fed more.
+        """
+        reader, timeline = self._reader, self._timeline
+        if not (waiting and self._may_omit) or reader.position <= timeline.shown[waiting[0]]:
+            return False
+        self._has_skipped = len(waiting) == 1 or timeline.start_for(waiting[1]) > reader.position
+        return self._has_skipped
+
+    def _read_needed(self) -> Packet[VideoStream] | None:
+        """The next packet that is wanted or that others may need."""
+        reader = self._reader
+        while self._is_omittable(reader.position) and reader.read() is not None:
+            self._has_skipped = True
+        return reader.read()
+
+    def _is_omittable(self, ordinal: int) -> bool:
+        return self._may_omit and ordinal < len(self._omittable) and bool(self._omittable[ordinal])
 
     def _place(self, frame: VideoFrame) -> int | None:
         """Which frame this is; ``None`` for one on the way to the keyframe of a jump.
 
         Raises:
-            _BadJumpError: If a jump led to something other than it should.
+            _BadJumpError: If skipping led to something other than it should.
             _UntrustedIndexError: If frames come, or fail to come, that do not fit the packets.
         """
         index = self._timeline.find(frame.pts)
@@ -698,23 +286,27 @@ class _Decoding:
             # Decoding that began where it cannot begin shows pictures made of nothing.
             if index > self._landing or not frame.key_frame:
                 raise _BadJumpError
-        elif index is None or index <= self._last_seen:
-            raise _BadJumpError if self._has_jumped else _UntrustedIndexError
-        elif index > self._last_seen + 1 and not (self._has_jumped and self._last_seen < 0):
-            if self._has_jumped:
-                raise _BadJumpError
-            if not self._is_damaged:
-                raise _UntrustedIndexError
+        elif index is None or (self._last_seen is not None and index <= self._last_seen):
+            raise self._misfit()
+        elif self._last_seen is not None:
+            self._check_gap(self._last_seen + 1, index)
         self._landing = None
         self._last_seen = index
         return index
 
-    def _check_end(self) -> None:
-        if self._last_seen + 1 < len(self._timeline):
-            if self._has_jumped:
-                raise _BadJumpError
-            if not self._is_damaged:
-                raise _UntrustedIndexError
+    def _check_gap(self, start: int, end: int) -> None:
+        """Refuse frames that fail to come, unless they were left out."""
+        if self._is_damaged and not self._has_skipped:
+            return
+        missing = (self._timeline.shown[index] for index in range(start, end))
+        # Where decoding ends with the packet of a wanted frame, packets behind it do not count,
+        # even if they are shown before it.
+        fed = self._reader.position if self._has_ended else len(self._timeline.pts)
+        if any(ordinal < fed and not self._is_omittable(ordinal) for ordinal in missing):
+            raise self._misfit()
+
+    def _misfit(self) -> Exception:
+        return _BadJumpError() if self._has_skipped else _UntrustedIndexError()
 
     @property
     def _is_damaged(self) -> bool:
@@ -738,9 +330,9 @@ class _Decoding:
             if index > self._last_index and times_s[index] > self._last_time_s
         ][:limit]
         waiting = deque(chosen)
-        self._start_over(may_jump=False)
+        self._start_over(may_jump=False, may_omit=False)
         index = 0
-        while waiting and (frame := self._decode_next(None)) is not None:
+        while waiting and (frame := self._decode_next()) is not None:
             if index == waiting[0]:
                 waiting.popleft()
                 yield self._deliver(frame, index, times_s[index])
@@ -749,11 +341,11 @@ class _Decoding:
 
     def _count(self) -> tuple[Sequence[float], list[int]]:
         """Decode everything; times of the frames, and which are keyframes."""
-        self._start_over(may_jump=False)
+        self._start_over(may_jump=False, may_omit=False)
         ticks = array("q")
         key_frames = []
         has_times = True
-        while (frame := self._decode_next(None)) is not None:
+        while (frame := self._decode_next()) is not None:
             if frame.key_frame:
                 key_frames.append(len(ticks))
             previous = ticks[-1] if ticks else None

@@ -7,20 +7,21 @@ import hashlib
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from deepfake.dataset import cropping
-from deepfake.dataset.cropping import CropReport, crop_media
+from deepfake.dataset.crop_folder import CropReport
+from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import (
     JOB_FILE,
     MANIFEST_FILE,
@@ -36,7 +37,7 @@ from deepfake.media.discovery import discover
 from deepfake.media.tables import read_csv
 from deepfake.records import CropSpec, Extraction, Source, Status
 from deepfake.storage import LOCK_NAMES
-from tests.fakes import montage, portrait, tree_hashes, write_photo, write_portraits
+from tests.fakes import montage, portrait, run_and_die, tree_hashes, write_photo, write_portraits
 
 REPO = Path(__file__).resolve().parents[2]
 SPEC = CropSpec(size=64)
@@ -198,33 +199,6 @@ def test_killed_ten_times_and_resumed_is_the_same(many_done: Done, tmp_path: Pat
     kill_and_resume(many_done, tmp_path / "crops", workers=1, kills=10, seed=1)
 
 
-def run_and_die(source: Path, output: Path, event: int, limit: int = 1000) -> bool:
-    """Run in a forked process that is killed just before its n-th change; whether it was."""
-    child = os.fork()
-    if child == 0:
-        changes = 0
-
-        def count(name: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal changes
-            if name == "open":
-                flags = arguments[2] if isinstance(arguments[2], int) else 0
-                if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                    return
-            elif name not in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod"):
-                return
-            changes += 1
-            if changes > event:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        try:
-            sys.addaudithook(count)
-            run(source, output)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
-
-
 def test_killed_before_any_change_and_resumed_is_the_same(
     few_done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +208,7 @@ def test_killed_before_any_change_and_resumed_is_the_same(
         cropping, "iter_extractions", lambda sources, *rest: ((s, found[s.id]) for s in sources)
     )
     event = 0
-    while run_and_die(few_done.photos, tmp_path / f"{event}", event):
+    while run_and_die(partial(run, few_done.photos, tmp_path / f"{event}"), event):
         run(few_done.photos, tmp_path / f"{event}")
         assert tree_hashes(tmp_path / f"{event}") == few_done.tree, f"killed before {event}"
         event += 1
@@ -310,7 +284,9 @@ def run_with(source: Path, output: Path) -> None:
             "begun with preset='square', now it is 'dacon'; name a new folder",
             id="preset",
         ),
-        pytest.param({"shard_size": 5}, "begun with --shard-size 4; name a new", id="shard-size"),
+        pytest.param(
+            {"shard_size": 5}, "begun with shard_size=4, now it is 5; name a new", id="shard-size"
+        ),
     ],
 )
 def test_refuses_to_go_on_with_other_settings(
@@ -475,24 +451,12 @@ def test_stops_before_the_disk_is_full_and_goes_on(
     assert tree_hashes(tmp_path / "crops") == few_done.tree
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 512 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    options = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)]
-    if not shutil.which("mount") or subprocess.run(options, capture_output=True).returncode:
-        pytest.skip("this process may not mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 @pytest.mark.parametrize("room_kb", [0, 8, 24, 60])
 def test_a_full_disk_is_survived(
     few_done: Done, small_disk: Path, room_kb: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without the check beforehand, so that the writes themselves fail.
-    monkeypatch.setattr(cropping._Job, "_check_space", lambda self, shard: None)
+    monkeypatch.setattr(cropping._Job, "check_space", lambda self, shard, spec: None)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes((512 - room_kb) * 1024))
     for _ in range(2):  # nor does it help to try again

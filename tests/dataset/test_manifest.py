@@ -30,6 +30,7 @@ from deepfake.dataset.manifest import (
     make_source_row,
     read_job,
     read_manifest,
+    read_sources,
 )
 from deepfake.errors import UsageError
 from deepfake.media.tables import read_csv
@@ -50,6 +51,7 @@ ROW = CropRow(
     confidence=0.987654,
     landmarks=(1.0, 2.0, 3.5, 4.0, 5.0, 6.0, 7.25, 8.0, 9.0, 10.0),
     rotation=180,
+    original="fedcba9876543210",
 )
 SOURCE = Source(id="0123456789abcdef", path=Path("/x/a.jpg"), name="a.jpg", label=0)
 CROP = FaceCrop(2, 0.5, 1, make_face((10, 20, 50, 80), 0.75), 180, b"jpeg")
@@ -73,7 +75,7 @@ def write_folder(
 def test_round_trip(tmp_path: Path) -> None:
     spec = CropSpec.from_preset("dacon", size=96)
     rows = (ROW, replace(ROW, label=None, method="", split="", rotation=0, landmarks=()))
-    text = format_manifest(rows)
+    text = "".join(format_manifest(rows))
     manifest = read_manifest(write_folder(tmp_path, text, spec))
     assert manifest == Manifest(
         *(tmp_path, rows, spec, Sampling(), {"torch": "2"}),
@@ -101,7 +103,10 @@ def test_round_trip(tmp_path: Path) -> None:
 )
 def test_odd_characters_survive(tmp_path: Path, odd: str) -> None:
     row = replace(ROW, crop=odd, method=odd, group=odd, split=odd)
-    assert read_manifest(write_folder(tmp_path, format_manifest([row, ROW]))).rows == (row, ROW)
+    assert read_manifest(write_folder(tmp_path, "".join(format_manifest([row, ROW])))).rows == (
+        row,
+        ROW,
+    )
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1))
@@ -116,7 +121,7 @@ def test_every_table_reads_back(
 
 
 def test_tables_are_plain_and_have_words_for_labels() -> None:
-    text = format_manifest([ROW, replace(ROW, label=0), replace(ROW, label=None)])
+    text = "".join(format_manifest([ROW, replace(ROW, label=0), replace(ROW, label=None)]))
     header, *lines = text.splitlines()
     assert header == ",".join(MANIFEST_COLUMNS)
     assert "\r" not in text
@@ -124,20 +129,22 @@ def test_tables_are_plain_and_have_words_for_labels() -> None:
     assert lines[0] == (
         "shards/00000/crops/0123456789abcdef_0_0.jpg,0123456789abcdef,3,1.250000,1,fake,face swap,"
         "id1,train,1.50,-2.25,30.00,40.75,0.987654,1.00 2.00 3.50 4.00 5.00 6.00 7.25 8.00 9.00 "
-        "10.00,180"
+        "10.00,180,fedcba9876543210"
     )
 
 
 def test_an_empty_manifest_is_a_manifest(tmp_path: Path) -> None:
-    assert read_manifest(write_folder(tmp_path, format_manifest([]))).rows == ()
+    assert read_manifest(write_folder(tmp_path, "".join(format_manifest([])))).rows == ()
 
 
 def test_crop_row_describes_source_and_face() -> None:
-    source = replace(SOURCE, label=1, group="g", split="test", method="blend")
+    source = replace(SOURCE, label=1, group="g", split="test", method="blend", original="0f")
     row = make_crop_row(source, CROP, "shards/00000/crops/x.jpg")
     assert (row.crop, row.source) == ("shards/00000/crops/x.jpg", source.id)
     assert (row.frame, row.time_s, row.face, row.rotation) == (2, 0.5, 1, 180)
-    assert (row.method, row.group, row.split) == ("blend", "g", "test")
+    assert (row.method, row.group, row.split, row.original) == ("blend", "g", "test", "0f")
+    assert make_source_row(source, Status.OK, "", 1).original == "0f"
+    assert make_crop_row(SOURCE, CROP, "x").original == ""
     assert row.label == 1
     assert list(row.box_xyxy) == [10, 20, 50, 80]
     assert row.confidence == 0.75
@@ -154,21 +161,21 @@ def test_names_that_are_not_text_can_be_written_and_restored(tmp_path: Path) -> 
     odd = os.fsdecode(b"id\xfe\r1")
     source = replace(SOURCE, name=name, group=odd, method=odd)
     row = make_source_row(source, Status.UNREADABLE, f"decode_error: {name}", 0)
-    (tmp_path / SOURCES_FILE).write_bytes(format_sources([row]).encode())
+    (tmp_path / SOURCES_FILE).write_bytes("".join(format_sources([row])).encode())
     (read,) = read_csv(tmp_path / SOURCES_FILE, SOURCE_COLUMNS)
     assert os.fsdecode(unquote_to_bytes(read["path_uri"])) == name
     assert read["path"] == r"a\xff\n\x1b,.jpg"
     assert read["reason"] == r"decode_error: a\xff\n\x1b,.jpg"
     assert (read["group"], read["method"]) == (r"id\xfe\r1", r"id\xfe\r1")
     crop = make_crop_row(source, CROP, "x.jpg")
-    assert read_manifest(write_folder(tmp_path, format_manifest([crop]))).rows[0].group == (
-        r"id\xfe\r1"
-    )
+    assert read_manifest(write_folder(tmp_path, "".join(format_manifest([crop])))).rows[
+        0
+    ].group == (r"id\xfe\r1")
 
 
 def test_sources_table_has_the_columns_and_words() -> None:
     row = make_source_row(SOURCE, Status.NO_FACE, "no_face: none", 0)
-    header, line = csv.reader(format_sources([row]).splitlines())
+    header, line = csv.reader(format_sources([row]))
     cells = dict(zip(header, line, strict=True))
     assert tuple(header) == SOURCE_COLUMNS
     assert cells == {
@@ -182,7 +189,39 @@ def test_sources_table_has_the_columns_and_words() -> None:
         "split": "",
         "id": SOURCE.id,
         "path_uri": "a.jpg",
+        "original": "",
     }
+
+
+def test_sources_table_survives_the_way_to_the_disk(tmp_path: Path) -> None:
+    fake = replace(SOURCE, label=1, group="g", split="test", method="blend", original="0f")
+    rows = (
+        make_source_row(SOURCE, Status.NO_FACE, "no_face: none, at all", 0),
+        make_source_row(fake, Status.OK, "", 3),
+        make_source_row(replace(SOURCE, label=None), Status.UNREADABLE, "x", 0),
+    )
+    (tmp_path / SOURCES_FILE).write_text("".join(format_sources(rows)), newline="")
+    assert read_sources(tmp_path) == rows
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "no_face,",
+            "lost,",
+            r"sources\.csv:2: 'lost' is not a valid Status; was the table edited",
+        ),
+        (",0,real", ",many,real", r"sources\.csv:2: .*'many'"),
+        (",real,", ",1,", r"sources\.csv:2: label '1'; expected real or fake"),
+        ("status", "state", r"sources\.csv:1: no column 'status'"),
+    ],
+)
+def test_an_edited_sources_table_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = "".join(format_sources([make_source_row(SOURCE, Status.NO_FACE, "", 0)]))
+    (tmp_path / SOURCES_FILE).write_text(text.replace(old, new, 1), newline="")
+    with pytest.raises(UsageError, match=message):
+        read_sources(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +236,9 @@ def test_sources_table_has_the_columns_and_words() -> None:
     ],
 )
 def test_an_edited_cell_is_named(tmp_path: Path, column: str, value: str, message: str) -> None:
-    cells = format_manifest([ROW]).splitlines()[1].split(",")
+    cells = "".join(format_manifest([ROW])).splitlines()[1].split(",")
     cells[MANIFEST_COLUMNS.index(column)] = f'"{value}"'
-    write_folder(tmp_path, format_manifest([ROW]) + ",".join(cells) + "\n")
+    write_folder(tmp_path, "".join(format_manifest([ROW])) + ",".join(cells) + "\n")
     with pytest.raises(UsageError, match=message):
         read_manifest(tmp_path)
 
@@ -209,11 +248,13 @@ def test_an_edited_cell_is_named(tmp_path: Path, column: str, value: str, messag
     [
         pytest.param("", r"manifest\.csv: empty", id="empty"),
         pytest.param(
-            format_manifest([ROW]).replace("rotation", "turn", 1),
+            "".join(format_manifest([ROW])).replace("rotation", "turn", 1),
             r"manifest\.csv:1: no column 'rotation'",
             id="column",
         ),
-        pytest.param(format_manifest([ROW])[:-20], r"manifest\.csv:2: 15 fields", id="cut"),
+        pytest.param(
+            "".join(format_manifest([ROW]))[:-20], r"manifest\.csv:2: 16 fields", id="cut"
+        ),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -248,7 +289,7 @@ def test_a_damaged_job_file(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_recipe_of_another_version(tmp_path: Path) -> None:
-    write_folder(tmp_path, format_manifest([]))
+    write_folder(tmp_path, "".join(format_manifest([])))
     job = read_job(tmp_path)
     del job["crop_spec"]["faces"]
     (tmp_path / JOB_FILE).write_text(json.dumps(job | {"crop_spec": job["crop_spec"] | {"x": 1}}))

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepfake.dataset.splits import SPLITS, find_leaks, split_by_group
+from deepfake.dataset.splits import (
+    SPLITS,
+    assign_splits,
+    find_leaks,
+    join_identities,
+    split_by_group,
+)
 from deepfake.errors import UsageError
 
 Rows = list[tuple[str, int]]
@@ -126,3 +132,75 @@ def test_finds_leaks() -> None:
         "b",
     ]
     assert find_leaks([], []) == []
+
+
+# Splits that the data bring
+
+GROUPS = [str(i // 2) for i in range(24)]
+LABELS = [i % 2 for i in range(24)]
+OFFICIAL = ["train"] * 18 + ["test"] * 6
+
+
+def test_a_filled_column_is_taken() -> None:
+    given = ["train"] * 12 + ["validation"] * 6 + ["test"] * 6
+    for mode in ("auto", "given"):
+        assert assign_splits(GROUPS, LABELS, given, mode) == given
+    assert assign_splits(GROUPS, LABELS, given, "group") == split_by_group(GROUPS, LABELS)
+
+
+def test_an_empty_column_is_divided() -> None:
+    assert assign_splits(GROUPS, LABELS, [""] * 24, seed=3) == split_by_group(
+        GROUPS, LABELS, seed=3
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_validation_is_drawn_from_the_groups_of_train(seed: int) -> None:
+    splits = assign_splits(GROUPS, LABELS, OFFICIAL, shares=(0.6, 0.3, 0.1), seed=seed)
+    assert splits[18:] == ["test"] * 6
+    assert Counter(splits[:18]) == {"train": 12, "validation": 6}
+    assert find_leaks(GROUPS, splits) == []
+    assert assign_splits(GROUPS, LABELS, OFFICIAL, "given", seed=seed) == OFFICIAL
+
+
+def test_a_set_for_testing_only_stays_one() -> None:
+    assert assign_splits(GROUPS, LABELS, ["test"] * 24) == ["test"] * 24
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["train"] * 23 + [""], "1 of 24 crops have no split; fill the split column, or set data"),
+        (["train"] * 23 + ["val"], "the manifest names a split 'val'; there are train, validation"),
+        (["train"] * 2 + ["test"] * 22, "got 0 real and 0 fake crops out of 1 groups"),
+    ],
+)
+def test_refuses_a_column(given: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        assign_splits(GROUPS, LABELS, given)
+
+
+# Identities
+
+ties = st.lists(st.lists(st.sampled_from("abcdefghijkl"), min_size=1, max_size=3), max_size=12)
+
+
+@given(ties)
+def test_groups_are_the_connected_components(ties: list[list[str]]) -> None:
+    names = join_identities(ties)
+    assert set(names) == {name for tie in ties for name in tie}
+    # The obvious way: spread the smallest name until nothing changes.
+    smallest = {name: name for name in names}
+    for _ in names:
+        for tie in ties:
+            least = min(smallest[name] for name in tie)
+            smallest.update(dict.fromkeys(tie, least))
+    for one in names:
+        for other in names:
+            assert (names[one] == names[other]) == (smallest[one] == smallest[other])
+    assert join_identities(reversed(ties)) == names
+
+
+def test_a_group_is_named_after_its_first_members() -> None:
+    names = join_identities([["v/9"], ["v/1", "v/2"], ["a/1", "b/2", "b/3", "b/4", "b/5"]])
+    assert set(names.values()) == {"v/9", "v/1+2", "a/1+4 more"}

@@ -34,7 +34,7 @@ def add_unanswered(root: Path) -> None:
         ),
         SourceRow("wall.jpg", "no_face", "no_face: none", 0, 0, "", "y", "test", "e" * 16, "b"),
     ]
-    (root / "sources.csv").write_text(format_sources([*read_sources(root), *rows]))
+    (root / "sources.csv").write_text("".join(format_sources([*read_sources(root), *rows])))
 
 
 @pytest.fixture(scope="session")

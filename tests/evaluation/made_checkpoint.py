@@ -13,6 +13,7 @@ from deepfake.faces.extraction import decode_crop
 from deepfake.learning.checkpoint import KEY, make_info
 from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.embedder import EmbeddingModel
+from deepfake.records import Aggregation
 from deepfake.storage import write_atomic
 
 BACKBONE, DIM = "test_efficientnet", 16
@@ -71,7 +72,12 @@ def write_checkpoint(
         },
         "epoch": 0,
         "global_step": 1,
-        KEY: info | {"threshold": threshold, "threshold_origin": "made up"},
+        KEY: info
+        | {
+            "threshold": threshold,
+            "threshold_origin": "made up",
+            "aggregation": Aggregation().to_dict(),
+        },
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)

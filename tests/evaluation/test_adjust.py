@@ -14,6 +14,7 @@ from deepfake.evaluation.adjust import calibrate, fit_head
 from deepfake.evaluation.material import embed_crops, read_material, score_material
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint, read_info
+from deepfake.records import Aggregation
 from tests.evaluation.conftest import Made
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.made_crops import write_crop_folder
@@ -22,7 +23,7 @@ from tests.made_crops import write_crop_folder
 def scores_of(checkpoint: Checkpoint, crops: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     data = read_material(crops, checkpoint, split=split)
     embeddings = embed_crops(crops, data.faces, checkpoint, device="cpu")
-    scored = score_material(data, embeddings, checkpoint, "mean")
+    scored = score_material(data, embeddings, checkpoint, Aggregation())
     return np.array([row.label for row in data.faces]), scored.p_fake
 
 

@@ -24,6 +24,7 @@ from deepfake.evaluation.evaluate import (
 )
 from deepfake.evaluation.material import Material, Scored
 from deepfake.metrics import FIGURES, compute_auc
+from deepfake.records import Aggregation
 
 FACE = CropRow(
     *("a.jpg", "s0", 0, 0.0, 0, 0, "", "g0", "test"),
@@ -71,7 +72,7 @@ TWO = make_set("two", [(0, "", [(0, 0.2)]), (1, "swap", [(0, 0.7)]), (1, "", [(0
 
 
 def test_levels_hold_their_own_rows() -> None:
-    result = evaluate([ONE], 0.5, "mean", rounds=0)
+    result = evaluate([ONE], 0.5, Aggregation(), rounds=0)
     file, track, face = (result.levels[name].overall for name in ("file", "track", "face"))
     assert (file.n_real, file.n_fake) == (2, 2)
     assert (track.n_real, track.n_fake) == (3, 2)
@@ -86,7 +87,7 @@ def test_levels_hold_their_own_rows() -> None:
 
 
 def test_data_sets_and_methods() -> None:
-    level = evaluate([ONE, TWO], 0.5, "mean", rounds=0).levels["file"]
+    level = evaluate([ONE, TWO], 0.5, Aggregation(), rounds=0).levels["file"]
     assert list(level.datasets) == ["one", "two"]
     assert (level.overall.n_real, level.overall.n_fake) == (3, 4)
     assert list(level.methods) == ["(not named)", "mask", "swap"]
@@ -98,7 +99,7 @@ def test_data_sets_and_methods() -> None:
 
 
 def test_files_without_an_answer_under_either_reading() -> None:
-    readings = evaluate([ONE, TWO], 0.5, "mean", rounds=0).readings
+    readings = evaluate([ONE, TWO], 0.5, Aggregation(), rounds=0).readings
     one = readings["one"]
     assert one.statuses == {"ok": 4, "no_face": 3, "too_small": 0, "unreadable": 0}
     assert one.files == 7
@@ -114,14 +115,14 @@ def test_files_without_a_label_are_counted_and_not_judged() -> None:
     material = ONE.material
     files = tuple(replace(f, label=None) if f.status != "ok" else f for f in material.files)
     scored = replace(ONE, material=replace(material, files=files))
-    readings = evaluate([scored], 0.5, "mean", rounds=0).readings["one"]
+    readings = evaluate([scored], 0.5, Aggregation(), rounds=0).readings["one"]
     assert readings.files == 7
     assert readings.answered == readings.all_wrong == readings.all_real == 0.5
 
 
 def test_nothing_answered_has_no_accuracy() -> None:
     silent = make_set("none", [(0, "", []), (1, "", [])])
-    result = evaluate([silent], 0.5, "mean", rounds=10)
+    result = evaluate([silent], 0.5, Aggregation(), rounds=10)
     assert math.isnan(result.readings["none"].answered)
     assert result.readings["none"].all_wrong == 0
     assert result.readings["none"].all_real == 0.5
@@ -130,7 +131,7 @@ def test_nothing_answered_has_no_accuracy() -> None:
 
 
 def test_result_for_machines_is_json_without_nan() -> None:
-    result = to_json(evaluate([ONE, TWO], 0.5, "mean", rounds=20), {"command": "so"})
+    result = to_json(evaluate([ONE, TWO], 0.5, Aggregation(), rounds=20), {"command": "so"})
     text = json.dumps(result, allow_nan=False)
     assert json.loads(text) == result
     figures = result["levels"]["file"]["overall"]["figures"]
@@ -145,7 +146,7 @@ def test_result_for_machines_is_json_without_nan() -> None:
 
 
 def test_tables_have_a_row_per_file_and_per_face() -> None:
-    result = evaluate([ONE, TWO], 0.5, "mean", rounds=0)
+    result = evaluate([ONE, TWO], 0.5, Aggregation(), rounds=0)
     files = list(csv.DictReader(io.StringIO(format_files(result))))
     assert len(files) == 10
     assert files[1]["called"] == "fake"
@@ -158,7 +159,7 @@ def test_tables_have_a_row_per_file_and_per_face() -> None:
 
 
 def test_terminal_table_is_aligned_and_says_why() -> None:
-    text = describe(evaluate([ONE, TWO], 0.5, "mean", rounds=20))
+    text = describe(evaluate([ONE, TWO], 0.5, Aggregation(), rounds=20))
     lines = text.splitlines()
     head = next(line for line in lines if line.startswith("by file"))
     row = next(line for line in lines if line.startswith("all together"))
@@ -176,7 +177,7 @@ def test_terminal_table_is_aligned_and_says_why() -> None:
 
 
 def test_one_face_per_file_is_shown_once() -> None:
-    result = evaluate([TWO], 0.5, "mean", rounds=0)
+    result = evaluate([TWO], 0.5, Aggregation(), rounds=0)
     assert list(result.distinct_levels()) == ["file, track, face"]
     assert result.levels["face"] is result.levels["file"]
     assert "by file, track, face" in describe(result)

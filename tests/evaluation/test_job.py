@@ -13,7 +13,7 @@ from deepfake import cli
 from deepfake.errors import UsageError
 from deepfake.evaluation import material
 from deepfake.evaluation.job import run_evaluation
-from deepfake.learning.checkpoint import load_checkpoint, read_info
+from deepfake.learning.checkpoint import load_checkpoint, read_info, to_safetensors
 from deepfake.media.tables import read_csv
 from tests.evaluation.conftest import Made
 from tests.fakes import portrait
@@ -108,7 +108,7 @@ def test_own_training_data_warns_of_the_leak(
 def test_evaluate_refuses(made: Made, tmp_path: Path) -> None:
     data = [str(made.crops)]
     with pytest.raises(UsageError, match="no aggregation 'mode'"):
-        run_evaluation(made.checkpoint, data, None, aggregation="mode")
+        run_evaluation(made.checkpoint, data, None, aggregation="mode")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="rounds=-1"):
         run_evaluation(made.checkpoint, data, None, rounds=-1)
     (tmp_path / "file").touch()
@@ -147,3 +147,17 @@ def test_fit_head(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "would replace the checkpoint itself" in capsys.readouterr().err
     assert cli.main([*command, str(tmp_path / "no" / "x.ckpt")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["calibrate", "fit-head"])
+def test_safetensors_are_refused(
+    command: str, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "model.safetensors"
+    copy.write_bytes(to_safetensors(made.path))
+    options = [command, "--data", str(made.crops), "--quiet", "--checkpoint"]
+    assert cli.main([*options, str(copy), "--output", str(tmp_path / "new.ckpt")]) == 2
+    assert "model.safetensors: this reads a .ckpt; name that one" in capsys.readouterr().err
+    assert cli.main([*options, str(made.path), "--output", str(tmp_path / "a.safetensors")]) == 2
+    assert "a.safetensors: this writes a .ckpt" in capsys.readouterr().err
+    assert cli.main(["evaluate", *options[1:], str(copy), "--rounds", "0"]) == 0

@@ -24,7 +24,7 @@ from deepfake.evaluation.material import (
 )
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import load_checkpoint
-from deepfake.records import Sampling
+from deepfake.records import Aggregation, Sampling
 from tests.evaluation.conftest import Made
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.fakes import portrait
@@ -41,7 +41,7 @@ def test_media_scores_as_a_prediction_does(made: Made, tmp_path: Path) -> None:
     root = open_crops(str(photos), made.checkpoint, tmp_path / "crops")
     data = read_material(root, made.checkpoint)
     embeddings = embed_crops(root, data.faces, made.checkpoint, device="cpu")
-    scored = score_material(data, embeddings, made.checkpoint, "mean")
+    scored = score_material(data, embeddings, made.checkpoint, Aggregation())
     answers = {file.path: scored.file_p_fake.get(file.id) for file in data.files}
 
     predictor = Predictor(made.checkpoint, device="cpu")
@@ -63,16 +63,17 @@ def test_frames_of_a_file_make_tracks_and_one_score(made: Made) -> None:
         *((0, 0, left), (0, 1, right), (5, 0, right), (5, 1, left)),
     ]
     faces = tuple(
-        replace(row, source="clip", frame=frame, face=face, box_xyxy=box)
+        # Landmarks move with their box.
+        replace(row, source="clip", frame=frame, face=face, box_xyxy=box, landmarks=box[:2] * 5)
         for row, (frame, face, box) in zip(data.faces, shape, strict=False)
     )
     data = replace(data, faces=faces)
     embeddings = embed_crops(made.crops, faces, made.checkpoint, device="cpu")
-    scored = score_material(data, embeddings, made.checkpoint, "mean")
+    scored = score_material(data, embeddings, made.checkpoint, Aggregation())
     assert scored.tracks == (0, 1, 1, 0)
     p = scored.p_fake
     assert scored.file_p_fake["clip"] == pytest.approx((max(p[0], p[1]) + max(p[2], p[3])) / 2)
-    best = score_material(data, embeddings, made.checkpoint, "tracks")
+    best = score_material(data, embeddings, made.checkpoint, Aggregation("tracks"))
     assert best.file_p_fake["clip"] == pytest.approx(max(p[0] + p[3], p[1] + p[2]) / 2)
 
 

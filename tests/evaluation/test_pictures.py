@@ -49,3 +49,12 @@ def test_predict_writes_a_page(made: Made, inbox: Path, tmp_path: Path) -> None:
     assert f"deepfake predict {inbox}" in text
     # Asked for again, nothing is replaced unasked.
     assert cli.main(["predict", str(inbox), *options]) == 2
+
+
+def test_a_part_has_no_page(
+    made: Made, inbox: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--checkpoint", str(made.path), "--output", str(tmp_path / "s.csv"), "--quiet"]
+    options += ["--report", str(tmp_path / "page.html"), "--shard", "1/2"]
+    assert cli.main(["predict", str(inbox), *options]) == 2
+    assert "give it to a predict without --shard" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from deepfake.evaluation.report import (
     make_thumbnail,
 )
 from deepfake.faces.extraction import encode_crop
-from deepfake.records import FaceScore, MediaScore, Status
+from deepfake.records import Aggregation, FaceScore, MediaScore, Status
 from tests.evaluation.conftest import HOSTILE, Made
 
 BROWSER = next(
@@ -47,8 +47,8 @@ def evaluation(made: Made) -> Evaluation:
     for name, split in (("first", "test"), ("second <set>", "validation")):
         data = read_material(made.crops, made.checkpoint, name, "crops/", split)
         embeddings = embed_crops(made.crops, data.faces, made.checkpoint, device="cpu")
-        sets.append(score_material(data, embeddings, made.checkpoint, "mean"))
-    return evaluate(sets, made.checkpoint.threshold, "mean", rounds=50)
+        sets.append(score_material(data, embeddings, made.checkpoint, Aggregation()))
+    return evaluate(sets, made.checkpoint.threshold, Aggregation(), rounds=50)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_mistakes_are_the_worst_first(evaluation: Evaluation, made: Made) -> Non
         replace(s, file_p_fake={k: 1 - p for k, p in s.file_p_fake.items()})
         for s in evaluation.sets
     ]
-    alarms, missed = report._mistakes(evaluate(turned, 0.5, "mean", rounds=0))
+    alarms, missed = report._mistakes(evaluate(turned, 0.5, Aggregation(), rounds=0))
     assert 0 < len(alarms) <= report.MISTAKES
     assert [item["score"] for item in alarms] == sorted(
         (item["score"] for item in alarms), reverse=True
@@ -200,14 +200,14 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
         tracks=tuple(scored.tracks[n] for n in fakes),
     )
     text = format_report(
-        evaluate([only], 0.999, "mean", rounds=5), describe_origin(made.checkpoint, "")
+        evaluate([only], 0.999, Aggregation(), rounds=5), describe_origin(made.checkpoint, "")
     )
     assert "n/a" in text
     assert "one class only: 0 real and 10 fake rows" in text
     assert "No picture: the crop is gone" in text
     assert "first: LEAK: &lt;b&gt;" in text
     perfect = format_report(
-        evaluate([only], 0.0, "mean", rounds=5), describe_origin(made.checkpoint, "")
+        evaluate([only], 0.0, Aggregation(), rounds=5), describe_origin(made.checkpoint, "")
     )
     assert "None: every file with an answer was called right." in perfect
 

@@ -6,16 +6,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import facenet_pytorch
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import interpolate
 
-from deepfake.faces.detector import MTCNN, _cells, _shrink
-from deepfake.media.images import read_image
-from deepfake.records import Face
+from deepfake.faces import detector as cascade
+from deepfake.faces.detector import MTCNN
+from deepfake.media.decoding import open_media
+from deepfake.media.images import MAX_PIXELS, read_image
+from deepfake.records import Face, Sampling
 from tests.fakes import Picture, montage, portrait, upside_down
 
 Settings = tuple[int, float, tuple[float, float, float]]
@@ -210,60 +210,12 @@ def test_number_of_threads_is_restored() -> None:
         ours(DEFAULT).detect([flat(40, 40)])
         assert torch.get_num_threads() == 2
         broken = MTCNN()
-        broken._pnet = torch.nn.Linear(1, 1)
-        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        broken._onet.conv1.weight.data = torch.zeros(1, 1, 1, 1)
+        with pytest.raises(RuntimeError, match="to have 1 channels"):
             broken.detect([flat(40, 40)])
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def integral(image: Picture) -> np.ndarray:
-    return np.asarray(cv2.integral(image, sdepth=cv2.CV_32S), dtype=np.int32)
-
-
-def area_resize(image: Picture, height: int, width: int) -> np.ndarray:
-    planes = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].double()
-    return interpolate(planes, (height, width), mode="area")[0].permute(1, 2, 0).numpy()
-
-
-@pytest.mark.parametrize(
-    ("height", "width"), [(97, 131), (41, 60), (13, 12), (1, 1), (120, 150)], ids=str
-)
-def test_shrink_equals_adaptive_area(height: int, width: int) -> None:
-    image = np.random.default_rng(1).integers(0, 256, (97, 131, 3), dtype=np.uint8)
-    shrunk = _shrink(integral(image), height, width)
-    assert shrunk.dtype == np.float32
-    np.testing.assert_allclose(shrunk, area_resize(image, height, width), atol=1e-4)
-
-
-@pytest.mark.parametrize("size", [24, 48])
-def test_cells_equal_adaptive_area(size: int) -> None:
-    rng = np.random.default_rng(size)
-    image = rng.integers(0, 256, (97, 131, 3), dtype=np.uint8)
-    x0, y0 = rng.integers(0, 100, 40), rng.integers(0, 70, 40)
-    x1, y1 = (
-        np.minimum(x0 + rng.integers(1, 90, 40), 131),
-        np.minimum(y0 + rng.integers(1, 90, 40), 97),
-    )
-    cells = _cells(integral(image), (x0, y0, x1, y1), size)
-    for index, cell in enumerate(cells):
-        window = image[y0[index] : y1[index], x0[index] : x1[index]]
-        np.testing.assert_allclose(cell, area_resize(window, size, size), atol=1e-4)
-
-
-def test_sums_that_wrap_are_still_right() -> None:
-    rng = np.random.default_rng(2)
-    image = rng.integers(240, 256, (2900, 3000, 3), dtype=np.uint8)  # 8.7 megapixels
-    table = integral(image)
-    assert table[-1, -1].min() < 0  # it did wrap
-    shrunk = _shrink(table, 58, 60)
-    np.testing.assert_allclose(
-        shrunk, image.reshape(58, 50, 60, 50, 3).mean(axis=(1, 3)), atol=1e-3
-    )
-    windows = tuple(np.array([edge]) for edge in (2600, 2500, 2984, 2884))
-    expected = area_resize(image[2500:2884, 2600:2984], 48, 48)
-    np.testing.assert_allclose(_cells(table, windows, 48)[0], expected, atol=1e-3)
 
 
 def test_a_face_is_found_in_a_huge_bright_picture() -> None:
@@ -290,14 +242,14 @@ def levels_searched(
     detector: MTCNN, image: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Face], int]:
     scales: list[float] = []
-    original = detector._propose_at
+    original = detector._propose
 
-    def count(table: Any, scale: float) -> Any:
-        scales.append(scale)
-        return original(table, scale)
+    def count(tables: Any, some: list[float], near: Any = None) -> Any:
+        scales.extend(some if near is None else [])
+        return original(tables, some, near)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detector, "_propose_at", count)
+        patch.setattr(detector, "_propose", count)
         (faces,) = detector.detect([image])
     assert scales == sorted(scales)  # from coarse to fine, none of them twice
     return faces, len(set(scales))
@@ -310,7 +262,7 @@ def test_main_mode_finds_the_largest_face_of_exact_mode(size: int) -> None:
         (exact,) = ours(DEFAULT).detect([picture])
         (main,) = MTCNN(mode="main").detect([picture])
         assert len(main) == 1
-        assert overlap(main[0], exact[0]) > 0.85
+        assert overlap(main[0], exact[0]) > 0.99
 
 
 def test_main_mode_stops_early_at_a_large_face(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,3 +302,106 @@ def test_main_mode_finds_the_main_face_on_photos(shared_media: Path, name: str) 
     (exact,) = MTCNN(40).detect([image])
     assert len(main) == min(len(exact), 1)
     assert not main or overlap(main[0], exact[0]) > 0.85
+
+
+def test_main_mode_goes_on_below_a_face_that_finer_levels_could_exceed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    picture = montage()
+    with monkeypatch.context() as patch:
+        patch.setattr(cascade, "_SIZE_GUARD", 1e9)  # every finer level is a rival
+        detector = MTCNN(mode="main")
+        faces, searched = levels_searched(detector, picture, monkeypatch)
+    (exact,) = ours(DEFAULT).detect([picture])
+    assert searched == len(detector._pyramid_scales(*picture.shape[:2]))
+    np.testing.assert_allclose(faces[0].box_xyxy, exact[0].box_xyxy, atol=0.01)
+
+
+def test_main_mode_weighs_two_faces_of_nearly_one_size() -> None:
+    one, other = portrait(0, 0, 400), portrait(2, 0, 400)
+    for picture in (np.hstack([one, other]), np.hstack([other, one])):
+        (exact,) = ours(DEFAULT).detect([picture])
+        (main,) = MTCNN(mode="main").detect([picture])
+        assert len(exact) >= 2
+        assert overlap(main[0], exact[0]) > 0.99
+
+
+# --- batches: what a GPU does, on whatever device there is ---------------------------------------
+
+
+def batched(settings: Settings, device: str = "cpu", mode: Any = "exact") -> MTCNN:
+    """A detector that works on many frames and whole levels at once, as on a GPU."""
+    detector = MTCNN(*settings, mode=mode, device=device)
+    detector._portions = cascade._GPU
+    return detector
+
+
+def assert_same(found: list[list[Face]], expected: list[list[Face]]) -> None:
+    assert [len(faces) for faces in found] == [len(faces) for faces in expected]
+    for faces, others in zip(found, expected, strict=True):
+        for face, other in zip(faces, others, strict=True):
+            np.testing.assert_allclose(face.box_xyxy, other.box_xyxy, atol=0.01)
+            np.testing.assert_allclose(face.landmarks, other.landmarks, atol=0.01)
+            assert face.confidence == pytest.approx(other.confidence, abs=1e-4)
+
+
+def mixed_pictures() -> list[Picture]:
+    """Several sizes, some of them several times, some without a face or smaller than any."""
+    pictures = [portrait(index, index % 2, 256) for index in range(5)]
+    pictures += [flat(256, 256), montage(), np.ascontiguousarray(montage()[::-1]), flat(9, 9)]
+    pictures += [portrait(1, 0, 97), portrait(2, 0, 97), flat(0, 40), portrait(6, 0, 256)]
+    return pictures
+
+
+@pytest.mark.parametrize("settings", [DEFAULT, DACON], ids=["default", "dacon"])
+def test_batches_find_the_same_faces(settings: Settings) -> None:
+    pictures = mixed_pictures()
+    expected = ours(settings).detect(pictures)
+    assert sum(len(faces) for faces in expected) >= 8
+    assert_same(batched(settings).detect(pictures), expected)
+
+
+def test_batches_equal_facenet_pytorch() -> None:
+    pictures = [portrait(index, 0, 256) for index in range(4)] + [flat(256, 256)]
+    boxes, scores = theirs(DEFAULT).detect(np.stack(pictures))
+    found = batched(DEFAULT).detect(pictures)
+    assert found[-1] == []
+    assert boxes[-1] is None
+    for faces, other, their_scores in zip(found[:-1], boxes[:-1], scores[:-1], strict=True):
+        assert len(faces) == len(other)
+        for face, box, score in zip(faces, other, their_scores, strict=True):
+            np.testing.assert_allclose(face.box_xyxy, box.astype(float), atol=0.01)
+            assert face.confidence == pytest.approx(float(score), abs=1e-4)
+
+
+def test_batches_in_main_mode_hold_the_largest_face_of_exact_mode() -> None:
+    pictures = mixed_pictures()
+    largest = [faces[:1] for faces in ours(DEFAULT).detect(pictures)]
+    assert_same(batched(DEFAULT, mode="main").detect(pictures), largest)
+
+
+def test_a_small_portion_at_a_time_changes_nothing() -> None:
+    detector = MTCNN(*DEFAULT)
+    detector._portions = cascade._Portions(frame_px=150_000, tile_px=56, rnet=3, onet=2)
+    pictures = mixed_pictures()
+    assert_same(detector.detect(pictures), ours(DEFAULT).detect(pictures))
+
+
+@pytest.mark.data
+def test_batches_of_frames_find_the_same_faces(shared_media: Path) -> None:
+    clip = shared_media / "videos" / "unlabelled_real" / "facenet-pytorch_video.mp4"
+    with open_media(clip, clip.name, Sampling(frames=3), MAX_PIXELS) as frames:
+        pictures = [frame.image for frame in frames]
+    settings = (60, 0.709, (0.6, 0.7, 0.7))
+    expected = ours(settings).detect(pictures)
+    assert sum(len(faces) for faces in expected) >= 6
+    assert_same(batched(settings).detect(pictures), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [DEFAULT, DACON], ids=["default", "dacon"])
+def test_a_gpu_finds_what_a_cpu_finds(settings: Settings) -> None:
+    huge = np.full((2900, 3000, 3), 250, np.uint8)  # its sums wrap
+    huge[2500:2900, 2600:3000] = portrait(0, 0, 400)
+    pictures = [*mixed_pictures(), huge]
+    assert_same(MTCNN(*settings, device="cuda").detect(pictures), ours(settings).detect(pictures))

@@ -14,9 +14,9 @@ import pytest
 from deepfake.errors import JobError, UsageError
 from deepfake.faces import pipeline
 from deepfake.faces.extraction import FaceExtractor
-from deepfake.faces.pipeline import iter_extractions
+from deepfake.faces.pipeline import check_detect_device, iter_extractions
 from deepfake.media.discovery import discover
-from deepfake.records import CropSpec, Source, Status
+from deepfake.records import CropSpec, Sampling, Source, Status
 from tests import fakes
 from tests.fakes import CUT_SHORT, HANG, KILL, KILL_ONCE, NONE, hostile_source, write_photo
 
@@ -169,3 +169,44 @@ def test_workers_that_do_not_get_ready_in_time_are_an_error(
 def test_refuses_a_negative_number_of_workers() -> None:
     with pytest.raises(UsageError, match="workers=-1; expected 0 or more"):
         list(iter_extractions([], SPEC, -1))
+
+
+def test_the_detector_runs_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for device in ("cpu", "cuda", "cuda:0", "cuda:1"):
+        check_detect_device(device)
+    with pytest.raises(UsageError, match=r"'cuda:2': this machine has 2 CUDA devices"):
+        next(iter_extractions([], SPEC, 0, detect_device="cuda:2"))
+    devices = []
+
+    class Noted(FaceExtractor):
+        def __init__(self, *args: Any, device: str = "cpu", **kwargs: Any) -> None:
+            devices.append(device)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "FaceExtractor", Noted)
+    list(iter_extractions([], SPEC, 0, detect_device="cuda:1"))
+    monkeypatch.setattr(pipeline, "_mute_c_libraries", lambda: None)
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    with pytest.raises(BrokenPipeError):
+        pipeline._serve(theirs, (SPEC, 10**6, Sampling(), "cuda:0"))
+    assert devices == ["cuda:1", "cuda:0"]
+
+
+@pytest.mark.gpu
+def test_a_gpu_cuts_the_same_crops(tmp_path: Path) -> None:
+    fakes.write_portraits(tmp_path, 9)
+    sources = discover(tmp_path).sources
+    cut = {
+        device: [
+            (crop.face.box_xyxy.tolist(), crop.rotation)
+            for _, result in iter_extractions(sources, SPEC, 2, TIMEOUT_S, detect_device=device)
+            for crop in result.crops
+        ]
+        for device in ("cpu", "cuda")
+    }
+    assert len(cut["cpu"]) == len(cut["cuda"]) >= 8
+    for (one, turned), (other, also_turned) in zip(cut["cpu"], cut["cuda"], strict=True):
+        assert one == pytest.approx(other, abs=0.02)
+        assert turned == also_turned

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from deepfake import Predictor
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.faces.extraction import decode_crop
-from deepfake.inference.predictor import choose_device
+from deepfake.inference.scoring import TorchScorer
 from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.media.discovery import list_sources
 from deepfake.media.tables import read_csv
-from deepfake.records import MediaScore, Status
+from deepfake.records import Aggregation, MediaScore, Status
 from tests.conftest import Trained
 
 
@@ -145,46 +151,143 @@ def test_errors(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="batch_size=0"):
         Predictor.from_checkpoint(trained.checkpoint, batch_size=0)
     with pytest.raises(UsageError, match="no aggregation 'mode'"):
-        Predictor.from_checkpoint(trained.checkpoint, aggregation="mode")
+        Predictor.from_checkpoint(trained.checkpoint, aggregation="mode")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="detect device 'gpu'; expected cpu, cuda or cuda:N"):
+        Predictor.from_checkpoint(trained.checkpoint, detect_device="gpu")
     with pytest.raises(UsageError, match="device 'gpu' is not usable here"):
         Predictor.from_checkpoint(trained.checkpoint, device="gpu")
 
 
-def test_auto_takes_the_best_device_there_is() -> None:
-    best = "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.backends.mps.is_available():
-        best = "mps"
-    assert choose_device("auto").type == best
+def test_the_numbers_of_the_checkpoint_count_with_any_policy(trained: Trained) -> None:
+    numbers = Aggregation("median", top_share=0.5)
+    checkpoint = replace(load_checkpoint(trained.checkpoint), aggregation=numbers)
+    assert Predictor(checkpoint).aggregation == numbers
+    assert Predictor(checkpoint, aggregation="top").aggregation == replace(numbers, policy="top")
 
 
-def test_out_of_memory_halves_the_batch_and_changes_no_score(
-    trained: Trained,
-    mixed: list[Path],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+# Several devices
+
+
+@pytest.mark.parametrize("devices", [["cpu", "cpu"], ["cpu"] * 3], ids=len)
+def test_several_devices_change_nothing(
+    trained: Trained, mixed: list[Path], devices: list[str]
 ) -> None:
-    expected = summary(list(Predictor.from_checkpoint(trained.checkpoint).predict(mixed)))
-    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu", batch_size=16)
-    real, sizes = predictor._score_images, list[int]()
+    photos = mixed + mixed[::-1]
+    checkpoint = load_checkpoint(trained.checkpoint)
+    sources = [list_sources([str(path)], Path())[0] for path in photos]
+    alone = Predictor(checkpoint, device="cpu", batch_size=1)
+    together = Predictor(checkpoint, device=devices, batch_size=1)
+    expected = list(alone.score_batches(sources))
+    assert list(together.score_batches(sources)) == expected
+    assert len(expected) > 2 * len(devices) + 1
 
-    def small(images: torch.Tensor) -> torch.Tensor:
+
+class _Device:
+    """Scores in its own time, and notes what it does."""
+
+    backend, name, batch_size = "torch", "slow", 2
+
+    def __init__(self, seconds: float, fail_at: int | None = None) -> None:
+        self.seconds, self.fail_at, self.calls = seconds, fail_at, 0
+        self.threads: set[str] = set()
+
+    def score(self, images: NDArray[np.uint8]) -> list[float]:
+        self.calls += 1
+        self.threads.add(threading.current_thread().name)
+        if self.calls == self.fail_at:
+            raise RuntimeError("the device fell off the bus")
+        time.sleep(self.seconds)
+        return [float(image.mean()) / 255 for image in images]
+
+
+def with_devices(trained: Trained, *scorers: _Device) -> Predictor:
+    predictor = Predictor.from_checkpoint(
+        trained.checkpoint, device=["cpu"] * len(scorers), batch_size=2
+    )
+    predictor._scorers = list(scorers)  # type: ignore[arg-type]
+    return predictor
+
+
+def test_devices_take_turns_and_a_slow_one_does_not_mix_up_the_order(trained: Trained) -> None:
+    photos = sorted(trained.photos.rglob("*.png"))[:16]
+    slow, fast = _Device(0.05), _Device(0)
+    scores = list(with_devices(trained, slow, fast).predict(photos))
+    assert [score.path for score in scores] == [str(path) for path in photos]
+    again = list(with_devices(trained, _Device(0)).predict(photos))
+    assert scores == again
+    assert abs(slow.calls - fast.calls) <= 1
+    assert slow.threads.isdisjoint(fast.threads)
+    assert threading.current_thread().name not in slow.threads | fast.threads
+
+
+def test_few_groups_are_ahead_of_what_was_yielded(trained: Trained, mixed: list[Path]) -> None:
+    asked = 0
+
+    def paths() -> Iterator[Path]:
+        nonlocal asked
+        for _ in range(10_000):
+            asked += 1
+            yield mixed[0]
+
+    first, second = _Device(0), _Device(0)
+    answers = with_devices(trained, first, second).predict(paths())
+    next(answers)
+    assert asked <= 2 * (2 * 2 + 1)
+    answers.close()  # type: ignore[attr-defined]
+    assert first.calls + second.calls <= 5
+    assert not [thread for thread in threading.enumerate() if "deepfake-score" in thread.name]
+
+
+def test_what_fails_on_a_device_fails_the_job(trained: Trained) -> None:
+    photos = sorted(trained.photos.rglob("*.png"))[:16]
+    predictor = with_devices(trained, _Device(0), _Device(0, fail_at=2))
+    answers = predictor.predict(photos)
+    # The groups before it are answered: 3 of 2 faces each.
+    got = [next(answers).path for _ in range(6)]
+    assert got == [str(path) for path in photos[:6]]
+    with pytest.raises(RuntimeError, match="the device fell off the bus"):
+        next(answers)
+    assert not [thread for thread in threading.enumerate() if "deepfake-score" in thread.name]
+
+
+def test_a_batch_that_shrinks_loses_no_crop(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out in the middle of a group of several batches."""
+    photos = sorted(trained.photos.rglob("*.png"))[:12]
+    expected = summary(list(Predictor.from_checkpoint(trained.checkpoint).predict(photos)))
+    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu", batch_size=12)
+    (scorer,) = predictor._scorers
+    assert isinstance(scorer, TorchScorer)
+    real, sizes = scorer.run, list[int]()
+
+    def small(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         sizes.append(len(images))
-        if len(images) > 2:
+        if len(images) > 3 and len(sizes) > 1:
             raise torch.OutOfMemoryError("too much")
         return real(images)
 
-    monkeypatch.setattr(predictor, "_score_images", small)
-    assert summary(list(predictor.predict(mixed))) == expected
-    assert max(sizes) == 5
-    assert predictor.batch_size <= 2
-    assert "out of memory; going on with 2 faces a batch" in caplog.text
+    monkeypatch.setattr(scorer, "run", small)
+    assert summary(list(predictor.predict(photos))) == expected
+    assert sizes == [4, 4, 2, 2, 2, 2]
 
-    def never(images: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("too much")
 
-    monkeypatch.setattr(predictor, "_score_images", never)
-    with pytest.raises(torch.OutOfMemoryError, match="too much"):
-        list(predictor.predict(mixed[:1]))
+def test_onnx_runtime_gives_the_same_answers(
+    trained: Trained, mixed: list[Path], graph: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(trained.checkpoint.read_bytes())
+    path.with_suffix(".onnx").write_bytes(graph)
+    torch_side = Predictor.from_checkpoint(path, device="cpu", backend="torch")
+    onnx_side = Predictor.from_checkpoint(path, device="cpu")
+    assert (torch_side.backend, onnx_side.backend) == ("torch", "onnx")
+    expected, found = (list(side.predict(mixed)) for side in (torch_side, onnx_side))
+    for one, other in zip(expected, found, strict=True):
+        assert (one.path, one.status, one.label) == (other.path, other.status, other.label)
+        if one.p_fake is not None:
+            assert other.p_fake == pytest.approx(one.p_fake, abs=1e-5)
+    shared = Predictor.from_checkpoint(path, device=["cpu", "cpu"], batch_size=2, backend="onnx")
+    assert list(shared.predict(mixed)) == found
 
 
 @pytest.mark.gpu

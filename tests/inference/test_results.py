@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -48,7 +49,7 @@ def test_one_row_per_input_in_order(statuses: list[Status]) -> None:
         else no_answer(f"{index}.jpg", status)
         for index, status in enumerate(statuses)
     ]
-    rows = parse(format_scores(scores))
+    rows = parse("".join(format_scores(scores)))
     assert [row["path"] for row in rows] == [score.path for score in scores]
     assert [row["status"] for row in rows] == [status.value for status in statuses]
     assert all((row["p_fake"] == "") == (row["status"] != "ok") for row in rows)
@@ -62,15 +63,28 @@ def test_one_row_per_input_in_order(statuses: list[Status]) -> None:
 def test_cells_of_a_score() -> None:
     header, ok, bad = format_scores(
         [answer("a b.jpg", 0.75, 0.6, box_xyxy=(1, 2.5, 30.127, 40)), no_answer("c.jpg")]
-    ).splitlines()
-    assert header == ",".join(SCORE_COLUMNS)
-    assert ok == "a b.jpg,ok,,0.750000,fake,0.600000,1,1.00,2.50,30.13,40.00,a%20b.jpg"
-    assert bad == "c.jpg,no_face,no_face: so it is,,,0.500000,0,,,,,c.jpg"
+    )
+    assert header == ",".join(SCORE_COLUMNS) + "\n"
+    assert ok == "a b.jpg,ok,,0.750000,fake,0.600000,1,1.00,2.50,30.13,40.00,a%20b.jpg\n"
+    assert bad == "c.jpg,no_face,no_face: so it is,,,0.500000,0,,,,,c.jpg\n"
+
+
+def test_tables_are_written_as_the_answers_come() -> None:
+    given = []
+
+    def scores() -> Iterator[MediaScore]:
+        for number in range(100):
+            given.append(number)
+            yield answer(f"{number}.jpg", 0.5)
+
+    lines = format_scores(scores())
+    assert [next(lines) for _ in range(3)][-1].startswith("1.jpg,")
+    assert given == [0, 1]
 
 
 def test_odd_names_stay_one_row_and_can_be_restored() -> None:
     name = os.fsdecode(b'a\n"b",\r\xff\x1b.jpg')
-    text = format_scores([answer(name, 0.1), answer("z.jpg", 0.2)])
+    text = "".join(format_scores([answer(name, 0.1), answer("z.jpg", 0.2)]))
     text.encode("utf-8")
     assert len(text.splitlines()) == 3
     assert "\x1b" not in text
@@ -84,7 +98,7 @@ def test_faces_have_a_row_each() -> None:
         FaceScore(0, 0.0, index, (0, 1, 20, 30.5), 0.99, p) for index, p in enumerate((0.2, 0.8))
     )
     scores = [no_answer("x.jpg"), answer("a\n.jpg", 0.8, faces=faces), answer("b.jpg", 0.1)]
-    header, *lines = format_faces(scores).splitlines()
+    header, *lines = "".join(format_faces(scores)).splitlines()
     assert header == ",".join(FACE_COLUMNS)
     assert lines == [
         r"a\n.jpg,0,0.000000,0,0,0.200000,0.990000,0.00,1.00,20.00,30.50",

@@ -15,10 +15,12 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import JobError
-from deepfake.learning.callbacks import CollapseGuard, EpochLog, FitClassifier, embed
+from deepfake.learning import callbacks as callbacks_module
+from deepfake.learning.callbacks import CollapseGuard, EpochLog, FitClassifier, RunRecord, embed
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.data import CropDataModule
+from deepfake.learning.losses import TripletOutcome
 from deepfake.learning.task import TripletTask
 from tests import oracles
 from tests.made_crops import write_crop_folder, write_tables
@@ -191,7 +193,7 @@ def test_embed_keeps_order_and_mode(crops: Path, workers: int) -> None:
     data = CropDataModule(str(crops), batch_size=5, num_workers=workers)
     data.setup()
     task = make_task(dropout=0.5).train()
-    trainer = make_trainer(crops)
+    task.trainer = trainer = make_trainer(crops)
     trainer.datamodule = data  # type: ignore[attr-defined]
     rows = data.datasets["validation"]
     found = embed(trainer, task, rows)
@@ -210,13 +212,10 @@ def test_embed_keeps_order_and_mode(crops: Path, workers: int) -> None:
 def watch(guard: CollapseGuard, steps: list[tuple[float, float] | None]) -> None:
     task = make_task()
     for step in steps:
-        task.step_figures = {"train_triplet_loss": torch.tensor(0.0)}
-        if step is not None:
-            loss, distance = step
-            task.step_figures = {
-                "train_triplet_loss": torch.tensor(loss),
-                "train_an_distance": torch.tensor(distance),
-            }
+        loss, distance = step or (0.0, 0.0)
+        n_triplets = torch.tensor(0 if step is None else 12)
+        rest = torch.tensor(distance)
+        task.outcome = TripletOutcome(torch.tensor(loss), n_triplets, rest, rest, rest)
         guard.on_train_batch_end(Trainer(logger=False, accelerator="cpu"), task, None, None, 0)
 
 
@@ -268,3 +267,118 @@ def test_a_line_per_epoch(crops: Path, caplog: pytest.LogCaptureFixture) -> None
     assert [line.split("  ")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
     assert all(0 <= float(line.split("val_auc ")[1][:6]) <= 1 for line in lines)
     assert ["left" in line for line in lines] == [True, False]
+
+
+class _Clock:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    made = _Clock()
+    monkeypatch.setattr(callbacks_module, "time", made)
+    return made
+
+
+class _Progress:
+    """What the log asks a Trainer: epoch 1 of 0 to 2, ten steps each."""
+
+    def __init__(self, data: CropDataModule | None = None) -> None:
+        self.current_epoch, self.max_epochs, self.num_training_batches = 1, 3, 10
+        self.datamodule = data
+        self.callback_metrics: dict[str, float] = {}
+
+
+def walk(log: EpochLog, clock: _Clock, trainer: Any, steps: int, step_s: float) -> None:
+    for step in range(steps):
+        clock.now_s += step_s if step else 50.0  # the first one compiles
+        log.on_train_batch_end(trainer, make_task(), None, None, step)
+
+
+def test_time_left_counts_what_this_process_did(clock: _Clock, crops: Path) -> None:
+    log, trainer = EpochLog(every_s=1e9), _Progress()
+    log.on_train_start(trainer, make_task())  # type: ignore[arg-type]
+    assert log.seconds_left(trainer, 0) is None  # type: ignore[arg-type]
+    walk(log, clock, trainer, 10, 2.0)
+    log.on_validation_start(trainer, make_task())  # type: ignore[arg-type]
+    clock.now_s += 7.0
+    log.on_validation_end(trainer, make_task())  # type: ignore[arg-type]
+    # A resumed run did the first epoch elsewhere; one epoch of 10 steps and 7 s is left.
+    assert log.seconds_left(trainer, 10) == pytest.approx(10 * 2.0 + 7.0)  # type: ignore[arg-type]
+
+
+def test_time_left_before_the_first_epoch_ends(clock: _Clock, crops: Path) -> None:
+    data = CropDataModule(str(crops), batch_size=8)
+    data.setup()
+    log, trainer = EpochLog(every_s=1e9), _Progress(data)
+    log.on_train_start(trainer, make_task())  # type: ignore[arg-type]
+    walk(log, clock, trainer, 4, 2.0)
+    # 6 + 10 steps of 2 s, and two validations of 16 crops at a third of 2 s per 8.
+    expected = 16 * 2.0 + 2 * (2.0 / 3 * 16 / 8)
+    assert log.seconds_left(trainer, 4) == pytest.approx(expected)  # type: ignore[arg-type]
+    trainer.max_epochs = -1
+    assert log.seconds_left(trainer, 4) is None  # type: ignore[arg-type]
+
+
+def test_a_line_now_and_then_within_an_epoch(
+    clock: _Clock, caplog: pytest.LogCaptureFixture, crops: Path
+) -> None:
+    caplog.set_level(logging.INFO, logger="deepfake.learning.callbacks")
+    data = CropDataModule(str(crops), batch_size=8)
+    data.setup()
+    log, trainer = EpochLog(every_s=30.0), _Progress(data)
+    log.on_train_start(trainer, make_task())  # type: ignore[arg-type]
+    walk(log, clock, trainer, 8, 20.0)
+    lines = [r.getMessage() for r in caplog.records]
+    assert [line.split("  ")[:2] for line in lines] == [
+        ["epoch 2/3", "step 1/10"],
+        ["epoch 2/3", "step 3/10"],
+        ["epoch 2/3", "step 5/10"],
+        ["epoch 2/3", "step 7/10"],
+    ]
+    assert "left" not in lines[0]
+    assert lines[1].endswith("6 min left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, ""),
+        (0.0, ""),
+        (20.0, "  less than a minute left"),
+        (3000.0, "  50 min left"),
+        (11_100.0, "  3 h 05 min left"),
+    ],
+)
+def test_words_for_the_time_left(seconds: float | None, text: str) -> None:
+    assert callbacks_module._format_left(seconds) == text
+
+
+def test_the_warning_names_the_heads_norm(caplog: pytest.LogCaptureFixture) -> None:
+    watch(CollapseGuard(steps=2), [STUCK] * 3)
+    assert "norm of the head: " in caplog.text
+
+
+def test_a_run_that_fails_leaves_its_curves(crops: Path, tmp_path: Path) -> None:
+    task, record = make_task(), RunRecord(str(tmp_path))
+    trainer = make_trainer(tmp_path, record, max_epochs=2)
+    start = task.on_train_epoch_start
+
+    def fail() -> None:
+        start()
+        if task.current_epoch == 1:
+            raise JobError("as if")
+
+    task.on_train_epoch_start = fail  # type: ignore[method-assign]
+    with pytest.raises(JobError, match="as if"):
+        trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8))
+    assert (tmp_path / "curves.png").is_file()
+    (tmp_path / "curves.png").unlink()
+    record.on_exception(trainer, task, OSError(28, "no space"))
+    assert not (tmp_path / "curves.png").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from deepfake.errors import JobError
+from deepfake.learning import classifier as classifier_module
 from deepfake.learning.classifier import SVMClassifier, _folds
 
 Rows = NDArray[np.float64]
@@ -55,7 +57,9 @@ def test_equals_scikit_learn(n_real: int, n_fake: int, dim: int, c: float, group
     rows, truth = draw(n_real, n_fake, dim)
     groups = [f"g{i // 2}" for i in range(len(truth))] if grouped else None
     folds = list(_folds(truth, groups))
-    oracle = CalibratedClassifierCV(LinearSVC(C=c, dual=False), ensemble=False, cv=folds)
+    # At its default tolerance liblinear stops while decision values are off by a hundredth.
+    machine = LinearSVC(C=c, dual=False, tol=1e-10, max_iter=10_000)
+    oracle = CalibratedClassifierCV(machine, ensemble=False, cv=folds)
     oracle.fit(rows, truth)
     fitted = SVMClassifier(dim, c).fit(rows, truth, groups)
     fresh = np.random.default_rng(1).normal(size=(200, dim))
@@ -65,6 +69,78 @@ def test_equals_scikit_learn(n_real: int, n_fake: int, dim: int, c: float, group
             p_fake = classifier(torch.from_numpy(queries))
             assert (p_fake.dtype, tuple(p_fake.shape)) == (torch.float64, (len(queries),))
             np.testing.assert_allclose(p_fake.numpy(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("c", [0.5, 2.0, 1000.0], ids="C{}".format)
+@pytest.mark.parametrize("shift", [0.0, 0.4, 50.0], ids="shift{}".format)
+def test_decision_values_are_liblinears(shift: float, c: float) -> None:
+    # Classes that cannot be told apart, that overlap, that a plane parts; the last is C to 1e3.
+    rows, truth = draw(120, 90, 12, shift)
+    exact = LinearSVC(C=c, dual=False, tol=1e-12, max_iter=100_000).fit(rows, truth)
+    fitted = SVMClassifier(12, c).fit(rows, truth)
+    decisions = rows @ fitted.weight_.numpy() + float(fitted.intercept_)
+    np.testing.assert_allclose(decisions, exact.decision_function(rows), rtol=0, atol=1e-6)
+
+
+def test_the_solution_is_the_minimum() -> None:
+    rows, truth = draw(200, 150, 16)
+    signs = 2.0 * truth - 1
+    fitted = SVMClassifier(16, C=2.0).fit(rows, truth)
+    weights = torch.cat([fitted.weight_, fitted.intercept_[None]]).requires_grad_()
+    ones = torch.ones(len(rows), 1, dtype=torch.float64)
+    inputs = torch.cat([torch.from_numpy(rows), ones], dim=1)
+    missing = torch.relu(1 - torch.from_numpy(signs) * (inputs @ weights))
+    (slope,) = torch.autograd.grad(weights.pow(2).sum() / 2 + 2.0 * missing.pow(2).sum(), weights)
+    assert float(slope.abs().max()) < 1e-8
+
+
+def test_embeddings_that_are_all_alike_settle() -> None:
+    # A collapsed network: the sum of outer products has one direction only.
+    rows = np.ones((300, 32), dtype=np.float32) / np.float32(32) ** 0.5
+    fitted = SVMClassifier(32).fit(rows, np.arange(300) % 3 == 0)
+    p_fake = fitted(torch.from_numpy(rows))
+    assert float(p_fake.std()) < 1e-12
+    assert float(p_fake[0]) == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_an_unsettled_machine_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(classifier_module, "_MAX_STEPS", 1)
+    SVMClassifier(8).fit(*draw(60, 60))
+    assert "did not settle in 1 steps; its decision values may be off by" in caplog.text
+
+
+def test_a_step_that_goes_too_far_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, truth = draw(80, 80)
+    plain = SVMClassifier(8).fit(rows, truth)
+    descend = classifier_module._descend
+    monkeypatch.setattr(
+        classifier_module, "_descend", lambda hessian, slope: 5 * descend(hessian, slope)
+    )
+    monkeypatch.setattr(classifier_module, "_MAX_STEPS", 1000)
+    again = SVMClassifier(8).fit(rows, truth)
+    torch.testing.assert_close(again.weight_, plain.weight_, rtol=0, atol=1e-6)
+
+
+def test_more_rows_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, truth = draw(100, 100)
+    whole = SVMClassifier(8).fit(rows, truth)
+    monkeypatch.setattr(classifier_module, "_CHUNK_ROWS", 7)
+    torch.testing.assert_close(SVMClassifier(8).fit(rows, truth).weight_, whole.weight_)
+
+
+def test_float32_rows_are_never_widened_as_a_whole() -> None:
+    rows = np.random.default_rng(0).normal(size=(40_000, 64)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    truth = np.arange(40_000) % 2
+    tracemalloc.start()
+    try:
+        SVMClassifier(64).fit(rows, truth)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * rows.nbytes
 
 
 def test_float32_embeddings_score_as_float64_ones() -> None:
@@ -212,7 +288,8 @@ def test_calibrate_equals_scikit_learn_on_a_frozen_machine() -> None:
     labels = rng.integers(0, 2, 300)
     rows = rng.normal(size=(300, 6)) + labels[:, None] * 0.7
     svm = SVMClassifier(6).fit(rows[:150], labels[:150])
-    machine = LinearSVC(C=2.0, dual=False).fit(rows[:150], labels[:150])
+    machine = LinearSVC(C=2.0, dual=False, tol=1e-12, max_iter=100_000)
+    machine.fit(rows[:150], labels[:150])
     expected = CalibratedClassifierCV(FrozenEstimator(machine)).fit(rows[150:], labels[150:])
     weight = svm.weight_.clone()
     assert svm.calibrate(rows[150:], labels[150:]) is svm

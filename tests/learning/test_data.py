@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,14 @@ from torch.utils.data import DataLoader
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import JobError, UsageError
 from deepfake.learning.augmentation import Augmentation, sample_seed
-from deepfake.learning.data import CropDataModule, EpochBatches, EpochOrder, SampleKey
+from deepfake.learning.data import (
+    CropDataModule,
+    EpochBatches,
+    EpochOrder,
+    SampleKey,
+    deal,
+    each_once,
+)
 from tests.made_crops import write_crop_folder, write_tables
 
 Edit = Callable[[CropRow], CropRow]
@@ -153,6 +161,29 @@ def test_processes_divide_the_global_batch(rows: int, size: int, world: int) -> 
         if rows >= size:
             (whole,) = make_batches(0, 1)[step : step + 1]
             assert sorted(together) == sorted(whole)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("turns", [1, 2, 8])
+def test_dealing_gives_every_place_to_one_process(world: int, turns: int) -> None:
+    parts = [deal(world * turns, rank, world) for rank in range(world)]
+    assert {len(part) for part in parts} == {turns}
+    assert sorted(place for part in parts for place in part) == list(range(world * turns))
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_of_balanced_batches_every_process_takes_both_classes(world: int) -> None:
+    labels = [0] * 40 + [1] * 40
+    for rank in range(world):
+        order = EpochOrder(labels, seed=0, balance=True)
+        for batch in EpochBatches(order, 4 * world, 0.5, rank, world):
+            assert 0 < sum(labels[key.row] for key in batch) < 4
+            assert 0 < sum(key.augment for key in batch) < 4
+
+
+def test_refuses_fewer_crops_than_processes() -> None:
+    with pytest.raises(UsageError, match="2 crops to train on cannot be divided among 3"):
+        EpochBatches(EpochOrder([0, 1], seed=0), 6, 0.5, 0, 3)
 
 
 def test_refuses_a_batch_that_processes_cannot_divide() -> None:
@@ -301,6 +332,31 @@ def test_setup_reads_once(folder: Path) -> None:
     assert data.description is first
 
 
+def test_a_validation_split_is_drawn_from_train_where_there_is_none(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edited(folder, change(lambda row: row.split == "validation", split="test"))
+    given = {row.crop: row.split for row in read_manifest(folder).rows}
+    with caplog.at_level("INFO", "deepfake"):
+        data = make(folder)
+    drawn = names(data)
+    assert {crop for crop in given if drawn[crop] == "test"} == {
+        crop for crop, split in given.items() if split == "test"
+    }
+    validation = data.datasets["validation"].rows
+    assert {row.label for row in validation} == {0, 1}
+    assert {row.split for row in validation} == {"train"}
+    assert "no validation split; one was drawn from train" in caplog.text
+    assert names(make(folder, seed=1)) != drawn
+
+
+def test_a_leak_can_be_let_pass_aloud(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edited(folder, change(lambda row: row.group in ("train-0", "test-0"), group="shared"))
+    data = make(folder, allow_leak=True)
+    assert len(data.datasets["train"]) == sum(COUNTS["train"])
+    assert "every figure worthless: shared; going on because data.allow_leak" in caplog.text
+
+
 def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
     return lambda row: replace(row, **values) if condition(row) else row
 
@@ -328,20 +384,20 @@ def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
         ),
         pytest.param(
             change(lambda row: row.split == "validation", split="test"),
-            {},
+            {"split": "given"},
             "the validation split needs both classes, but .* validation: 0 real, 0 fake",
             id="no-validation",
         ),
         pytest.param(
             change(lambda row: row.split == "test", split=""),
             {},
-            "8 of 40 crops in .* have no split; fill the split column",
+            "8 of 40 crops have no split; fill the split column",
             id="partly-filled",
         ),
         pytest.param(
             change(lambda row: True, split=""),
             {"split": "given"},
-            "40 of 40 crops in .* have no split",
+            "40 of 40 crops have no split",
             id="given-but-empty",
         ),
         pytest.param(
@@ -353,7 +409,7 @@ def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
         pytest.param(
             change(lambda row: row.group in ("train-0", "test-0"), group="shared"),
             {},
-            r"1 groups stand in more than one split, .*: shared; mend",
+            r"1 groups stand in more than one split, .*: shared; mend .*data\.allow_leak true",
             id="leak",
         ),
         pytest.param(
@@ -448,3 +504,57 @@ def test_a_broken_crop_stops_the_training(
         path.write_bytes(next(other.rglob("*.jpg")).read_bytes())
     with pytest.raises(JobError, match=problem):
         list(data.val_dataloader())
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_plain_shares_are_of_one_length_and_miss_nobody(crops: Path, world: int) -> None:
+    data = CropDataModule(str(crops), batch_size=3)
+    data.setup()
+    indices = []
+    for rank in range(world):
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+        batches = [batch["index"] for batch in data.val_dataloader()]
+        indices.append((len(batches), torch.cat(batches)))
+    assert len({(n_batches, len(part)) for n_batches, part in indices}) == 1
+    together = torch.cat([part for _, part in indices])
+    assert len(together) - 8 == -8 % world
+    (once,) = each_once(together, together * 10)
+    assert once.tolist() == [0, 10, 20, 30, 40, 50, 60, 70]
+
+
+# Going on in mid-epoch, and batches
+
+
+def test_a_resumed_epoch_begins_where_it_was_left() -> None:
+    batches = EpochBatches(EpochOrder([0, 1] * 20, seed=0), 8, 0.5)
+    batches.sampler.set_epoch(3)
+    whole = list(batches)
+    batches.done = (3, 2)
+    assert list(batches) == whole[2:]
+    assert len(batches) == 5  # Lightning counts the whole epoch
+    batches.sampler.set_epoch(4)
+    assert len(list(batches)) == 5
+
+
+def test_the_state_names_epoch_and_batch(crops: Path) -> None:
+    data = make(crops)
+    assert data.state_dict() == {"epoch": 0, "batch": 0}
+    data.load_state_dict({"epoch": 2, "batch": 1})
+    loader: Any = data.train_dataloader()
+    assert loader.batch_sampler.done == (2, 1)
+    data.load_state_dict({"epoch": 5})  # as checkpoints of ends of epochs once were
+    assert data.train_dataloader().batch_sampler.done == (5, 0)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_interleaved_in_memory(crops: Path, workers: int) -> None:
+    data = make(crops, num_workers=workers)
+    batch = next(iter(data.train_dataloader()))
+    images = batch["image"]
+    assert images.shape == (8, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    rows = data.datasets["train"]
+    plain = next(iter(data.plain_dataloader("train")))
+    for i in range(8):
+        assert torch.equal(plain["image"][i], rows[i]["image"])

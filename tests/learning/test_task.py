@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,12 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
 from deepfake.errors import JobError, UsageError
+from deepfake.learning import task as task_module
+from deepfake.learning import tuning
 from deepfake.learning.checkpoint import KEY
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import TripletTask
@@ -36,15 +41,15 @@ def make(**options: Any) -> TripletTask:
 
 
 def fit(task: TripletTask, crops: Path, *, batch_size: int = 16, **options: Any) -> Trainer:
+    chosen: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu"} | options
     trainer = Trainer(
-        accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=crops,
-        **({"max_epochs": 1} | options),
+        **chosen,
     )
     trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size, augment_share=0.0))
     return trainer
@@ -132,6 +137,25 @@ def test_logs_what_the_mining_found(crops: Path) -> None:
     assert 0 < float(figures["train_active_share"]) <= 1
     assert {"val_loss", "val_auc", "val_eer", "val_accuracy"} <= set(figures)
     assert all(torch.isfinite(value) for value in figures.values())
+
+
+def test_distances_are_means_over_the_triplets_of_the_epoch(crops: Path) -> None:
+    # Two batches of one epoch hold different numbers of triplets.
+    seen: list[tuple[float, ...]] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            assert isinstance(pl_module, TripletTask)
+            assert pl_module.outcome is not None
+            seen.append(tuple(float(figure) for figure in pl_module.outcome))
+
+    figures = fit(make(), crops, batch_size=4, callbacks=[Watch()]).callback_metrics
+    assert len({n_triplets for _, n_triplets, *_ in seen}) > 1
+    total = sum(n_triplets for _, n_triplets, *_ in seen)
+    names = ("train_ap_distance", "train_an_distance", "train_active_share")
+    for place, name in enumerate(names, start=2):
+        expected = sum(row[1] * row[place] for row in seen) / total
+        assert float(figures[name]) == pytest.approx(expected, abs=1e-6), name
 
 
 def test_a_batch_without_triplets_does_no_harm(tmp_path: Path) -> None:
@@ -234,3 +258,219 @@ def test_validation_figures_come_from_training_embeddings_only(crops: Path) -> N
     task.on_validation_epoch_end = count  # type: ignore[method-assign]
     fit(task, crops, batch_size=8, max_epochs=2)
     assert seen == [16, 16]
+
+
+# Large batches, averages, compiled forwards
+
+
+CHUNKS = {"lr": 0.5, "head_l2": 0.02, "cross_entropy_weight": 0.5}
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_chunks_make_the_step_of_the_whole_batch(crops: Path, clip: float | None) -> None:
+    results = []
+    for chunk_size in (None, 6, 16):
+        task = make(backbone="test_efficientnet_ln", dropout=0.0, chunk_size=chunk_size, **CHUNKS)
+        fit(task, crops, limit_val_batches=0, gradient_clip_val=clip)
+        results.append(weights(task))
+    start = weights(make(backbone="test_efficientnet_ln", **CHUNKS))
+    assert any(not torch.equal(results[0][name], start[name]) for name in start)
+    for name in start:
+        torch.testing.assert_close(results[1][name], results[0][name], rtol=0, atol=1e-6, msg=name)
+        assert torch.equal(results[2][name], results[0][name])
+
+
+def test_chunks_with_accumulation_dropout_and_half_precision(crops: Path) -> None:
+    task = make(dropout=0.5, chunk_size=3, schedule="one_cycle", optimizer="adamw", lr=1e-3)
+    trainer = fit(
+        task, crops, batch_size=8, max_epochs=2, accumulate_grad_batches=2, precision="bf16-mixed"
+    )
+    assert trainer.global_step == 2
+    assert all(bool(torch.isfinite(p).all()) for p in task.parameters())
+    assert all(p.dtype == torch.float32 for p in task.parameters())
+
+
+@pytest.mark.parametrize("init_scale", [1.0, 1024.0])
+def test_chunks_take_their_part_of_a_scaled_gradient(crops: Path, init_scale: float) -> None:
+    results = []
+    for chunk_size in (None, 6):
+        task = make(backbone="test_efficientnet_ln", dropout=0.0, chunk_size=chunk_size, **CHUNKS)
+        scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
+        # Where autocast does nothing, what differs can only be the scaling.
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        plugin.autocast_context_manager = nullcontext  # type: ignore[assignment,method-assign]
+        fit(task, crops, limit_val_batches=0, plugins=[plugin])
+        results.append(weights(task))
+    for name in results[0]:
+        torch.testing.assert_close(results[1][name], results[0][name], rtol=0, atol=1e-6, msg=name)
+    start = weights(make(backbone="test_efficientnet_ln", **CHUNKS))
+    assert any(not torch.equal(results[1][name], start[name]) for name in start)
+
+
+def test_a_chunk_needs_a_crop() -> None:
+    with pytest.raises(UsageError, match=r"model\.chunk_size=0; expected 1 or more"):
+        make(chunk_size=0)
+
+
+def test_the_average_is_validated_and_the_network_goes_on(crops: Path) -> None:
+    validated: list[Tensor] = []
+    task, plain = make(ema_decay=0.9, dropout=0.0), make(dropout=0.0)
+    original = task.validation_step
+
+    def note(batch: Any, batch_idx: int) -> None:
+        validated.append(task.embedder.head.weight.detach().clone())
+        original(batch, batch_idx)
+
+    task.validation_step = note  # type: ignore[method-assign]
+    for each in (task, plain):
+        fit(each, crops, batch_size=4, max_epochs=2)
+    for name, value in weights(plain).items():
+        assert torch.equal(weights(task)[name], value), name
+    assert task.average is not None
+    kept = task.average.state_dict()["embedder.head.weight"].clone()
+    assert torch.equal(validated[-1], kept)
+    assert not torch.equal(validated[-1], task.embedder.head.weight)
+    task.take_average()
+    assert torch.equal(task.embedder.head.weight, kept)
+    task.take_average()  # nothing is left to take
+    assert torch.equal(task.embedder.head.weight, kept)
+
+
+def test_losses_and_mining_are_not_computed_in_half_precision(crops: Path) -> None:
+    seen: list[torch.dtype] = []
+    task = make()
+    original = task.triplet_loss.evaluate
+
+    def note(embeddings: Tensor, labels: Tensor) -> Any:
+        seen.append(embeddings.dtype)
+        outcome = original(embeddings, labels)
+        seen.append(outcome.loss.dtype)
+        return outcome
+
+    task.triplet_loss.evaluate = note  # type: ignore[method-assign]
+    fit(task, crops, precision="bf16-mixed", limit_val_batches=0)
+    assert set(seen) == {torch.float32}
+
+
+def test_a_patient_watch_still_stops_the_run(crops: Path) -> None:
+    # As on a GPU, where the answer comes late: the bad step is named, not the one that is running.
+    task = make(lr=1e30)
+    task.watch.patience = 2
+    with pytest.raises(
+        JobError, match=r"the loss became (nan|inf) in epoch 0, step 1, at lr 1e\+30"
+    ):
+        fit(task, crops, batch_size=2, max_epochs=1, limit_val_batches=0)
+
+
+def test_weights_that_are_no_numbers_are_never_kept(crops: Path) -> None:
+    task = make()
+    trainer = fit(task, crops, limit_val_batches=0)
+    with torch.no_grad():  # as the last step of a run may leave it: no loss sees it any more
+        task.embedder.head.bias[3] = torch.nan
+    with pytest.raises(JobError, match=r"the weights became NaN by the end of step 1"):
+        trainer.save_checkpoint(crops / "never.ckpt")
+    assert not (crops / "never.ckpt").exists()
+
+
+@pytest.mark.parametrize("wanted", ["auto", True, False])
+def test_memory_format_is_set_and_kept(crops: Path, tmp_path: Path, wanted: Any) -> None:
+    task = make(channels_last=wanted)
+    trainer = fit(task, crops)
+    convolution = next(m for m in task.modules() if isinstance(m, torch.nn.Conv2d))
+    interleaved = convolution.weight.is_contiguous(memory_format=torch.channels_last)
+    assert interleaved == (wanted is not False)  # a CPU is faster so
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    content = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    assert content["deepfake_run"]["channels_last"] == interleaved
+    again = make(channels_last="auto")
+    again.on_load_checkpoint(content)
+    kept = again.embedder.memory_format
+    assert kept == (torch.channels_last if interleaved else torch.contiguous_format)
+
+
+def test_on_a_gpu_the_faster_format_is_taken_and_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shapes: list[tuple[int, ...]] = []
+    real_zeros = torch.zeros
+
+    def zeros(shape: Any, **options: Any) -> Tensor:
+        return real_zeros(shape, dtype=options["dtype"])
+
+    def timed(module: Any, images: Tensor, context: Any) -> tuple[float, float]:
+        shapes.append(tuple(images.shape))
+        return seconds
+
+    class _Strategy:
+        root_device = torch.device("cuda")
+
+        def broadcast(self, value: bool) -> bool:
+            return value
+
+    class _Trainer:
+        strategy, world_size, datamodule = _Strategy(), 2, CropDataModule("none", batch_size=32)
+
+    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(task_module, "time_memory_formats", timed)
+    for times, chosen in (((0.2, 0.1), True), ((0.1, 0.2), False)):
+        seconds = times
+        task = make(chunk_size=12)
+        task._trainer = _Trainer()  # type: ignore[assignment]
+        assert task._choose_channels_last() is chosen
+    assert shapes == [(12, 3, 32, 32)] * 2
+    assert "channels_last 100.0 ms a step, contiguous 200.0 ms: channels_last" in caplog.text
+    assert "channels_last 200.0 ms a step, contiguous 100.0 ms: contiguous" in caplog.text
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiling_changes_no_weight(
+    crops: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(tuning, "COMPILER", backend)
+    results = []
+    for mode in (False, "default"):
+        task = make(compile=mode, dropout=0.0, lr=0.05)
+        fit(task, crops, batch_size=8, limit_val_batches=0)
+        results.append(task.state_dict())
+    assert set(results[0]) == set(results[1])
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"compile": "reduce-overhead"}, {"chunk_size": 6}])
+def test_a_step_on_a_gpu_never_waits(crops: Path, options: dict[str, Any]) -> None:
+    class _Strict(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            torch.cuda.set_sync_debug_mode("error" if args[-1] else "default")
+
+        def on_train_epoch_end(self, *args: Any) -> None:
+            torch.cuda.set_sync_debug_mode("default")
+
+    task = make(**options)
+    try:
+        fit(
+            *(task, crops),
+            batch_size=8,
+            accelerator="gpu",
+            devices=1,
+            precision="bf16-mixed",
+            callbacks=[_Strict()],
+            limit_val_batches=0,
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(("clip", "fused"), [(None, True), (1.0, False)])
+def test_a_fused_step_where_lightning_allows_it(
+    crops: Path, clip: float | None, fused: bool
+) -> None:
+    trainer = fit(
+        *(make(optimizer="adamw"), crops),
+        gradient_clip_val=clip,
+        precision="bf16-mixed",
+        limit_val_batches=0,
+    )
+    assert trainer.optimizers[0].defaults["fused"] is fused

@@ -17,9 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
-from deepfake.media import video
+from deepfake.media import packets, video
 from deepfake.media.clips import choose_frames
-from deepfake.media.video import is_video, open_video
+from deepfake.media.packets import is_video
+from deepfake.media.video import open_video
 from deepfake.records import Frame, Sampling
 from tests.media.drawn_videos import draw_number, read_number, write_video
 
@@ -51,6 +52,8 @@ M2TS = {"mpegts_m2ts_mode": "1"}
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
 OPEN_GOP = {"x264-params": "open-gop=1"}
 REFRESH = {"x264-params": "intra-refresh=1"}
+NO_PYRAMID: dict[str, Any] = {"x264-params": "b-pyramid=0"}
+INTERLACED: dict[str, Any] = {"x264-params": "interlaced=1"}
 ALT_REF = {"auto-alt-ref": "1", "lag-in-frames": "8"}
 
 
@@ -86,7 +89,7 @@ def test_gives_the_frames_asked_for(
     tmp_path: Path, name: str, codec: str, options: dict[str, Any]
 ) -> None:
     path = write_video(tmp_path / name, 60, codec, **options)
-    assert is_video(path.read_bytes()[: video.HEAD_BYTES])
+    assert is_video(path.read_bytes()[: packets.HEAD_BYTES])
     for sampling, expected in (
         (Sampling(frames=5), [6, 18, 30, 42, 54]),
         (Sampling(frames=1), [30]),
@@ -117,15 +120,15 @@ def test_keyframes_are_the_nearest_ones(tmp_path: Path) -> None:
 
 def count_decoded(path: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> int:
     n_packets = 0
-    decode = video._Reader.decode
+    decode = packets.PacketReader.decode
 
-    def counted(reader: video._Reader, packet: Any) -> list[av.VideoFrame]:
+    def counted(reader: packets.PacketReader, packet: Any) -> list[av.VideoFrame]:
         nonlocal n_packets
         n_packets += packet is not None
         return decode(reader, packet)
 
     with monkeypatch.context() as patch:
-        patch.setattr(video._Reader, "decode", counted)
+        patch.setattr(packets.PacketReader, "decode", counted)
         read(path, sampling)
     return n_packets
 
@@ -135,26 +138,65 @@ def count_decoded(path: Path, sampling: Sampling, monkeypatch: pytest.MonkeyPatc
 def test_decodes_nothing_twice_and_skips_what_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, jump_bytes: int
 ) -> None:
-    monkeypatch.setattr(video, "_JUMP_BYTES", jump_bytes)
+    monkeypatch.setattr(packets, "_JUMP_BYTES", jump_bytes)
     path = write_video(tmp_path / name, 120, gop=20, b_frames=2)
-    # Frames 20, 60 and 100 are keyframes: one packet each, and those that the decoder holds back.
-    assert count_decoded(path, Sampling(frames=3), monkeypatch) <= 3 * 8
+    # Frames 20, 60 and 100 are keyframes: one packet each.
+    assert count_decoded(path, Sampling(frames=3), monkeypatch) == 3
     assert count_decoded(path, Sampling(frames=40), monkeypatch) <= 120
     assert count_decoded(path, Sampling(frames=2, mode="keyframes"), monkeypatch) == 2
     assert numbers(read(path, Sampling(frames=3))[0]) == [20, 60, 100]
     assert numbers(read(path, Sampling(frames=40))[0]) == list(range(1, 120, 3))
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.flv"])
+def test_leaves_out_pictures_that_nothing_depends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Lengths part the units of H.264 in MP4, Matroska and FLV, start codes in transport streams.
+
+    Of ``I B B P B B P ...`` without a second keyframe, only each third picture is needed, and what
+    is wanted.
+    """
+    path = write_video(tmp_path / name, 90, gop=250, b_frames=2, size=(160, 120), **NO_PYRAMID)
+    everything, _ = read(path)
+    for sampling in (Sampling(frames=3), Sampling(frames=5), Sampling(frames=None, every=7)):
+        frames, note = read(path, sampling)
+        assert note == ""
+        assert numbers(frames) == indexes(frames)
+        for frame in frames:
+            assert np.array_equal(frame.image, everything[frame.index].image)
+        n_decoded = count_decoded(path, sampling, monkeypatch)
+        assert n_decoded <= frames[-1].index / 3 + len(frames) + 3
+    assert count_decoded(path, EVERY, monkeypatch) == 90
+
+
+def test_pictures_of_two_fields_are_decoded_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each field may have a packet of its own: no shortcut is taken that ends between the two."""
+    path = write_video(tmp_path / "a.mp4", 90, gop=30, b_frames=2, **INTERLACED)
+    walks = []
+    walk = video._Decoding._walk
+
+    def noted(decoding: Any, chosen: list[int], **how: bool) -> Any:
+        walks.append(tuple(how.values()))
+        return walk(decoding, chosen, **how)
+
+    monkeypatch.setattr(video._Decoding, "_walk", noted)
+    assert numbers(read(path, Sampling(frames=3))[0]) == [15, 45, 75]
+    assert walks == [(True, True), (True, False)]
+
+
 def test_a_wrong_seek_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.mp4", 60, b_frames=2)
-    monkeypatch.setattr(video, "_JUMP_BYTES", 0)
-    seek = video._Reader._seek
+    monkeypatch.setattr(packets, "_JUMP_BYTES", 0)
+    seek = packets.PacketReader._seek
 
-    def miss(reader: video._Reader, ordinal: int, timeline: video._Timeline) -> bool:
+    def miss(reader: packets.PacketReader, ordinal: int, timeline: packets.Timeline) -> bool:
         return seek(reader, min(59, ordinal + 20), timeline)
 
     for wrong in (miss, lambda *_: False):
-        monkeypatch.setattr(video._Reader, "_seek", wrong)
+        monkeypatch.setattr(packets.PacketReader, "_seek", wrong)
         frames, note = read(path, Sampling(frames=5))
         assert (numbers(frames), note) == ([6, 18, 30, 42, 54], "")
         assert numbers(read(path, KEYFRAMES)[0]) == [0, 10, 20, 30, 40, 50]
@@ -444,7 +486,7 @@ def test_refuses_frames_of_too_many_pixels(tmp_path: Path, name: str) -> None:
 
 def test_refuses_endless_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.mp4", 5)
-    monkeypatch.setattr(video, "MAX_PACKETS", 4)
+    monkeypatch.setattr(packets, "MAX_PACKETS", 4)
     assert refusal(path) == "too_large: more than 4 frames; cut the video"
 
 

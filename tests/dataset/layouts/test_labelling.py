@@ -15,14 +15,7 @@ from deepfake.dataset.layouts import (
     list_inputs,
 )
 from deepfake.errors import UsageError
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    return root
+from tests.dataset.layouts.made_trees import by_name, groups, originals, touch
 
 
 def write_table(tmp_path: Path, text: str) -> Path:
@@ -39,7 +32,7 @@ def test_reads_a_table(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "d/b.dat")
     table = write_table(
         tmp_path,
-        "path,label,group,split,method,original\r\n"
+        "path,label,group,split,method,more\r\n"
         "a.jpg,real,p1,train,,x\r\n"
         f"{tmp_path}/d/b.dat, FAKE , p2 ,Val,faceswap,y\r\n"
         "\r\n"
@@ -308,3 +301,126 @@ def test_a_prediction_needs_an_input(tmp_path: Path) -> None:
     for given in (tmp_path, tmp_path / "none.csv", tmp_path / "none"):
         with pytest.raises(UsageError, match=r"no photo found|no such file"):
             list_inputs(given)
+
+
+# Originals
+
+
+def test_a_fake_of_a_table_names_its_original_by_path_or_stem(tmp_path: Path) -> None:
+    table = write_table(
+        tmp_path,
+        "path,label,original\n"
+        "real/a.jpg,real,a\n"
+        "real/b.jpg,real,\n"
+        "fake/c.jpg,fake,a\n"
+        f"fake/d.jpg,fake,{tmp_path}/real/b.jpg\n"
+        "fake/e.jpg,fake,./real/b.jpg\n"
+        "fake/f.jpg,fake,gone\n"
+        "fake/g.jpg,fake,\n"
+        "fake/h.jpg,fake,c\n",
+    )
+    labelled = label_sources(table)
+    assert originals(labelled) == {
+        "fake/c.jpg": "real/a.jpg",
+        "fake/d.jpg": "real/b.jpg",
+        "fake/e.jpg": "real/b.jpg",
+    }
+    assert labelled.layout == "csv"
+    assert labelled.notes == ("2 fakes name an original that is not among the inputs",)
+
+
+def test_a_stem_that_several_reals_have_is_no_name(tmp_path: Path) -> None:
+    table = write_table(tmp_path, "path,label,original\n1/a.jpg,0,\n2/a.jpg,0,\nc.jpg,1,a\n")
+    with pytest.raises(UsageError, match=r":4: original 'a' could be any of 2 real files"):
+        label_sources(table)
+
+
+# Plain trees
+
+
+def test_folders_above_real_and_fake_are_groups(tmp_path: Path) -> None:
+    names = [
+        f"data/vid{video}/{label}/{i}.jpg"
+        for video in (1, 2)
+        for label in ("real", "fake")
+        for i in (0, 1)
+    ]
+    labelled = label_sources(touch(tmp_path, *names))
+    assert {source.group for source in labelled.sources} == {"vid1", "vid2"}
+    assert groups(labelled) == {
+        frozenset(name for name in names if video in name) for video in ("vid1", "vid2")
+    }
+    assert labelled.notes == ()
+
+
+def test_folders_of_all_files_and_above_a_split_are_no_group(tmp_path: Path) -> None:
+    names = [
+        "set/train/real/a.jpg",
+        "set/test/fake/b.jpg",
+        "set/train/vid1/real/c.jpg",
+        "set/test/vid2/fake/d.jpg",
+    ]
+    labelled = label_sources(touch(tmp_path, *names))
+    assert [by_name(labelled)[name].group for name in names] == [None, None, "vid1", "vid2"]
+    assert labelled.notes[0].startswith("2 files lie directly in real/ or fake/ and are groups of")
+
+
+# Recognition
+
+
+def test_names_that_nothing_gives_away_are_unlabelled(tmp_path: Path) -> None:
+    labelled = label_sources(touch(tmp_path, "x/a.jpg"))
+    assert (labelled.layout, labelled.notes) == ("none", ())
+
+
+def test_no_layout_means_no_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.jpg", "fake/b.jpg", "stray.jpg")
+    assert facts(label_sources(tmp_path, layout="none")) == dict.fromkeys(
+        ("fake/b.jpg", "real/a.jpg", "stray.jpg"), (None, None, None)
+    )
+
+
+def test_two_data_sets_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
+    touch(tmp_path, "ffhq/train/a.png", "fake_train/0/1/1.png")
+    with pytest.raises(UsageError, match="looks like wild-deepfake and like dffd; choose one with"):
+        label_sources(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["auto", "celeb-df"])
+def test_a_data_set_further_down_is_not_read_without_its_split(tmp_path: Path, layout: str) -> None:
+    touch(tmp_path, "sets/cdf/Celeb-real/id0_0000.mp4", "sets/x/manipulated_videos/e/000_M101.mp4")
+    message = {
+        "auto": r"further down: celeb-df in 'sets/cdf', deeper-forensics in 'sets/x'; give that",
+        "celeb-df": r"2 of 2 files do not fit .*'sets/cdf/Celeb-real/id0_0000\.mp4'.*; expected C",
+    }[layout]
+    with pytest.raises(UsageError, match=message):
+        label_sources(tmp_path, layout=layout)
+
+
+def test_words_of_data_sets_below_real_and_fake_mean_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "real/celeb-real/a.jpg", "fake/celeb-synthesis/b.jpg")
+    assert label_sources(tmp_path).layout == "tree"
+
+
+def test_a_named_layout_must_fit(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a.jpg")
+    with pytest.raises(
+        UsageError, match=r"none of 1 files fits the layout tree, such as 'x/a.jpg'"
+    ):
+        label_sources(tmp_path, layout="tree")
+    touch(tmp_path / "ff", "manipulated_sequences/Deepfakes/masks/videos/000_003.mp4")
+    with pytest.raises(UsageError, match=r"fits the layout faceforensics; passed over 1 \(masks\)"):
+        label_sources(tmp_path / "ff", layout="faceforensics")
+
+
+def test_layouts_are_of_folders(tmp_path: Path) -> None:
+    photo = touch(tmp_path, "a.jpg") / "a.jpg"
+    for given in (photo, write_table(tmp_path, "path,label\na.jpg,0\n")):
+        with pytest.raises(
+            UsageError, match=r"the layout dfdc is a kind of folder, and .* is none"
+        ):
+            label_sources(given, layout="dfdc")
+    with pytest.raises(
+        UsageError, match=r"no layout 'faces'; there are auto, tree, dacon, .*, none"
+    ):
+        label_sources(tmp_path, layout="faces")

@@ -1,0 +1,287 @@
+"""Prediction on photos, on a CPU, against the loop that people write.
+
+    python benchmarks/predict.py [--photos FOLDER] [--limit 16] [--rounds 3] [--side 1920]
+
+Theirs, photo by photo: Pillow, ``facenet_pytorch.MTCNN.detect``, a square around the largest face,
+a timm network in torch's eager mode, scikit-learn's ``predict_proba``. Ours: ``Predictor`` with
+ONNX Runtime, everything in this process. Both sides have the same (random) weights, the same fitted
+machine, one thread, and look for faces of 20 pixels or more; they take turns. Gated on the same
+main face in 99 % of the photos and on an equal ``p_fake`` (1e-5) of equal crops. The graph is made
+before the clock runs; how long that takes is printed. The clock is this process's processor time,
+which on one thread is the time itself, but does not count what other jobs of a busy machine take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from facenet_pytorch import MTCNN as REFERENCE
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.model_selection import StratifiedKFold
+from sklearn.svm import LinearSVC
+from torch import nn
+
+from deepfake.errors import MediaError
+from deepfake.faces.extraction import FaceExtractor, decode_crop
+from deepfake.inference.export import export_checkpoint
+from deepfake.inference.predictor import Predictor
+from deepfake.inference.scoring import OnnxScorer
+from deepfake.learning.checkpoint import load_checkpoint, make_info
+from deepfake.learning.task import TripletTask
+from deepfake.media.discovery import discover
+from deepfake.media.images import read_image
+from deepfake.records import CropSpec, Sampling
+
+BACKBONES = {"tf_efficientnet_b4": 380, "mobilenetv2_100": 224}
+Box = tuple[float, float, float, float]
+T = TypeVar("T")
+
+
+def main() -> None:
+    """Print ratios, spreads and stages."""
+    data = Path(os.environ.get("DEEPFAKE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, default=data / "faces")
+    parser.add_argument("--limit", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", type=int, default=1920, help="longer side of the second row")
+    parser.add_argument("--backbone", choices=[*BACKBONES], help="this one only")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = Path(folder) / "small", Path(folder) / "large"
+        collect(options.photos, small, options.limit)
+        enlarge(small, large, options.side)
+        for backbone, size in BACKBONES.items():
+            if options.backbone not in (None, backbone):
+                continue
+            path = write_checkpoint(Path(folder) / f"{backbone}.ckpt", backbone, size)
+            start = time.process_time()
+            export_checkpoint(path, "onnx", path.with_suffix(".onnx"))
+            print(f"{backbone} at {size} px; its graph took {time.process_time() - start:.0f} s")
+            for photos in (small, large):
+                compare(path, sorted(photos.iterdir()), backbone, size, options.rounds)
+
+
+def compare(path: Path, photos: list[Path], backbone: str, size: int, rounds: int) -> None:
+    """Both sides over the same photos, in turns."""
+    plain = PlainLoop(path, backbone, size)
+    ours = Predictor.from_checkpoint(path, device="cpu", backend="onnx")
+    check_network(plain, path, photos)
+    list(ours.predict(photos[:2]))
+    plain.run(photos[:2])
+    ratios, times = [], []
+    for _ in range(rounds):
+        plain.spent.clear()
+        start = time.process_time()
+        theirs = plain.run(photos)
+        middle = time.process_time()
+        scores = list(ours.predict(photos))
+        end = time.process_time()
+        ratios.append((middle - start) / (end - middle))
+        times.append((middle - start, end - middle))
+    same = sum(
+        agree(theirs.get(photo), score.box_xyxy)
+        for photo, score in zip(photos, scores, strict=True)
+    )
+    if same < 0.99 * len(photos):
+        raise SystemExit(f"not equal: the same main face on {same} of {len(photos)} photos only")
+    sides = [max(Image.open(photo).size) for photo in photos]
+    per_photo = [1000 * statistics.median(side) / len(photos) for side in zip(*times, strict=True)]
+    print(
+        f"  {len(photos)} photos of {statistics.median(sides):.0f} px: "
+        f"x{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}); same main face "
+        f"on {same}; {per_photo[0]:.0f} ms -> {per_photo[1]:.0f} ms a photo"
+    )
+    mine = our_stages(path, photos)
+    for stage, spent in plain.spent.items():
+        theirs_ms, ours_ms = (1000 * seconds / len(photos) for seconds in (spent, mine[stage]))
+        print(f"    {stage}: {theirs_ms:.0f} ms -> {ours_ms:.0f} ms, x{theirs_ms / ours_ms:.1f}")
+
+
+@dataclass
+class PlainLoop:
+    """What people write, with the weights of a checkpoint."""
+
+    checkpoint: Path
+    backbone: str
+    size: int
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        embedder = load_checkpoint(self.checkpoint).embedder
+        self.detector = REFERENCE(min_face_size=20, keep_all=True)
+        self.network = timm.create_model(self.backbone, pretrained=False, num_classes=0).eval()
+        self.network.load_state_dict(embedder.backbone.state_dict())
+        self.head: nn.Module = embedder.head
+        self.mean, self.std = embedder.mean, embedder.std
+        rows, labels = made_embeddings()
+        folds = StratifiedKFold(5, shuffle=True, random_state=0)
+        self.machine = CalibratedClassifierCV(
+            LinearSVC(C=2.0, dual=False), ensemble=False, cv=folds
+        )
+        self.machine.fit(rows, labels)
+
+    def run(self, photos: list[Path]) -> dict[Path, Box]:
+        """Score every photo; the boxes of the main faces."""
+        boxes = {}
+        for photo in photos:
+            image = self._timed("decode", partial(open_photo, photo))
+            found = self._timed("detect and crop", partial(self._find, image))
+            if found is not None:
+                boxes[photo], crop = found
+                self._timed("network and machine", partial(self.score, crop))
+        return boxes
+
+    @torch.inference_mode()
+    def score(self, crop: NDArray[np.uint8]) -> float:
+        """``p_fake`` of one crop, ``(S, S, 3)``."""
+        batch = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255
+        embedding = F.normalize(self.head(self.network((batch - self.mean) / self.std)))
+        return float(self.machine.predict_proba(embedding.numpy().astype(np.float64))[0, 1])
+
+    def _find(self, image: Image.Image) -> tuple[Box, NDArray[np.uint8]] | None:
+        found, _ = self.detector.detect(image)
+        if found is None:
+            return None
+        x0, y0, x1, y1 = (float(value) for value in found[0])
+        side = 1.4 * max(x1 - x0, y1 - y0) / 2
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        face = image.crop((round(x - side), round(y - side), round(x + side), round(y + side)))
+        resized = face.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        return (x0, y0, x1, y1), np.asarray(resized)
+
+    def _timed(self, stage: str, work: Callable[[], T]) -> T:
+        start = time.process_time()
+        result = work()
+        self.spent[stage] = self.spent.get(stage, 0.0) + time.process_time() - start
+        return result
+
+
+def open_photo(path: Path) -> Image.Image:
+    """An upright RGB picture."""
+    return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+
+
+def our_stages(path: Path, photos: list[Path]) -> dict[str, float]:
+    """Seconds of the stages of our side, one after another over all photos."""
+    checkpoint = load_checkpoint(path)
+    extractor = FaceExtractor(checkpoint.crop_spec)
+    scorer = OnnxScorer(path.with_suffix(".onnx").read_bytes(), 32)
+    start = time.process_time()
+    frames = [read_image(photo, photo.name) for photo in photos]
+    decoded = time.process_time()
+    crops = [crop for frame in frames for crop in extractor.extract_frame(frame).crops]
+    detected = time.process_time()
+    images = np.stack([decode_crop(crop.encoded) for crop in crops])
+    for first in range(0, len(images), scorer.batch_size):
+        scorer.score(images[first : first + scorer.batch_size])
+    return {
+        "decode": decoded - start,
+        "detect and crop": detected - decoded,
+        "network and machine": time.process_time() - detected,
+    }
+
+
+def check_network(plain: PlainLoop, path: Path, photos: list[Path]) -> None:
+    """Stop where equal crops do not give an equal ``p_fake``."""
+    extractor = FaceExtractor(load_checkpoint(path).crop_spec)
+    scorer = OnnxScorer(path.with_suffix(".onnx").read_bytes(), 1)
+    for photo in photos[:4]:
+        for found in extractor.extract_frame(read_image(photo, photo.name)).crops:
+            crop = decode_crop(found.encoded)
+            theirs, (ours,) = plain.score(crop), scorer.score(crop[None])
+            if not abs(theirs - ours) <= 1e-5:
+                raise SystemExit(f"not equal: p_fake {theirs} there, {ours} here ({photo})")
+
+
+def write_checkpoint(path: Path, backbone: str, size: int) -> Path:
+    """A finished checkpoint with random weights and a machine fitted on made embeddings."""
+    torch.manual_seed(0)
+    task = TripletTask(backbone, size, drop_path_rate=None)
+    task.classifier.fit(*made_embeddings())
+    spec = CropSpec(size=size, min_face=20, min_face_ratio=0.0, rotate_retry=False)
+    task.info = make_info(
+        crop_spec=spec,
+        sampling=Sampling(),
+        backbone=task.embedder.resolved_backbone,
+        mean=task.embedder.mean.flatten().tolist(),
+        std=task.embedder.std.flatten().tolist(),
+        counts={"train": {"real": 200, "fake": 200}},
+        manifest_sha256="",
+        crop_versions={},
+        seed=0,
+        configuration="",
+    ) | {"threshold": 0.5, "threshold_origin": "made by a benchmark"}
+    content = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
+    task.on_save_checkpoint(content)
+    torch.save(content, path)
+    return path
+
+
+def made_embeddings() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Unit vectors of two classes that overlap, so that no ``p_fake`` is stuck at 0 or 1."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(400, 512))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    labels = (rows[:, 0] + rng.normal(0, 0.02, 400) > 0).astype(np.int64)
+    return rows, labels
+
+
+def collect(source: Path, target: Path, limit: int) -> None:
+    """Copy JPEGs with a face and a longer side of 600 to 2000 px."""
+    target.mkdir()
+    detector = REFERENCE(min_face_size=40, keep_all=True)
+    chosen = []
+    for found in discover(source).sources:
+        if found.path.suffix.lower() not in (".jpg", ".jpeg"):
+            continue  # Pillow's plain conversion spoils 16-bit and transparent PNGs
+        try:
+            image = read_image(found.path, found.name).image
+        except MediaError:
+            continue
+        if 600 <= max(image.shape[:2]) <= 2000 and detector.detect(image)[0] is not None:
+            chosen.append(found.path)
+    chosen = chosen[:: max(1, len(chosen) // limit)][:limit]
+    for number, path in enumerate(chosen):
+        (target / f"{number:03d}.jpg").write_bytes(path.read_bytes())
+
+
+def enlarge(source: Path, target: Path, side: int) -> None:
+    """The same photos at the size of a video frame or a phone's picture."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        image = open_photo(path)
+        scale = side / max(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        image.resize(size, Image.Resampling.BICUBIC).save(target / path.name, quality=92)
+
+
+def agree(one: Box | None, other: Box | None) -> bool:
+    """Whether two boxes mean the same face: they overlap by more than half."""
+    if one is None or other is None:
+        return one is other
+    a, b = np.array(one), np.array(other)
+    shared = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+    return bool(shared > 0.5 * (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Celeb-DF, versions 1 and 2.
+
+::
+
+    Celeb-real/id0_0000.mp4            celebrity 0
+    YouTube-real/00170.mp4             somebody else
+    Celeb-synthesis/id0_id1_0000.mp4   made from Celeb-real/id0_0000.mp4 with the face of id1
+    List_of_testing_videos.txt         lines such as "1 YouTube-real/00170.mp4"
+
+**In the list, 1 means real**, the other way round than here; it is only compared with the folders.
+Videos may lie in ``videos/`` and frames in ``frames/CLIP/``. The list is of videos, not of people:
+celebrities of the test videos are in the rest, too, and so are originals of test fakes (of id0 it
+has the real video 0001, and fakes of 0000, 0003, 0004, 0005, 0007 and 0009). Trained and tested on
+its own list, Celeb-DF measures how well faces are remembered; the groups are people, so training
+refuses it.
+
+References:
+    Li et al., "Celeb-DF: A Large-scale Challenging Dataset for DeepFake Forensics", CVPR 2020;
+    yuezunli/celeb-deepfakeforensics, ``Celeb-DF-v1/README.md``, ``Celeb-DF-v2/README.md`` and
+    issue 6 (what the ids of a fake mean); a copy of the list in
+    AKASH2907/deepfakes_video_classification.
+
+Knows no other layout.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from deepfake.dataset.layouts.facts import (
+    Fact,
+    Layout,
+    Reading,
+    Tree,
+    get_clip_name,
+    get_folders,
+    get_frame_name,
+)
+from deepfake.errors import UsageError
+from deepfake.media.discovery import display_name
+from deepfake.records import Source
+
+TEST_LIST = "List_of_testing_videos.txt"
+_FOLDERS = {"celeb-real": 0, "youtube-real": 0, "celeb-synthesis": 1}
+_NAMES = {
+    "celeb-real": re.compile(r"(id\d+)_\d+"),
+    "youtube-real": re.compile(r"(\d+)"),
+    "celeb-synthesis": re.compile(r"(id\d+)_(id\d+)_(\d+)"),
+}
+
+
+def recognise(tree: Tree) -> bool:
+    """Whether one of the three folders is at the top."""
+    return any(_get_folder(source) in _FOLDERS for source in tree.sources)
+
+
+def read(tree: Tree) -> Reading:
+    """Label Celeb-DF; the videos of the list are the test split, all others train.
+
+    Raises:
+        UsageError: If a folder or name does not fit, or the list is damaged or contradicts the
+            folders.
+    """
+    test = _read_list(tree)
+    facts: dict[str, Fact] = {}
+    wrong: list[Source] = []
+    seen = set()
+    for source in tree.sources:
+        folder, clip = _get_folder(source), get_clip_name(source)
+        names = _NAMES[folder].fullmatch(clip) if folder in _FOLDERS else None
+        if names is None:
+            wrong.append(source)
+            continue
+        seen.add((folder, clip))
+        frame = get_frame_name(source)
+        split = None
+        if test:
+            split = "test" if (folder, clip) in test else "train"
+        if folder == "celeb-synthesis":
+            facts[source.id] = Fact(
+                1,
+                method="Celeb-synthesis",
+                identities=(f"celeb/{names[1]}", f"celeb/{names[2]}"),
+                split=split,
+                original=("celeb-real", f"{names[1]}_{names[3]}", frame),
+            )
+        else:
+            who = f"{'celeb' if folder == 'celeb-real' else 'youtube'}/{names[1]}"
+            facts[source.id] = Fact(0, identities=(who,), split=split, key=(folder, clip, frame))
+    LAYOUT.check(tree, wrong, "unknown folder or name")
+    if not test:
+        note = f"no official split: there is no {TEST_LIST}; training will divide the groups"
+        return Reading(facts, notes=(note,))
+    notes = ["no official validation split: training will take one from train, by group"]
+    if len(seen & test) < len(test):
+        notes.append(f"{len(seen & test):,} of the {len(test):,} videos of {TEST_LIST} are here")
+    return Reading(facts, notes=tuple(notes))
+
+
+def _get_folder(source: Source) -> str:
+    return "".join(get_folders(source)[:1]).lower()
+
+
+def _read_list(tree: Tree) -> set[tuple[str, str]]:
+    path = tree.root / TEST_LIST
+    if not path.is_file():
+        return set()
+    videos = set()
+    for number, line in tree.read_lines(path):
+        word, _, name = line.partition(" ")
+        folder = "".join(PurePosixPath(name.strip()).parts[:1]).lower()
+        if word not in ("0", "1") or folder not in _FOLDERS:
+            raise UsageError(
+                f"{path}:{number}: {display_name(line)!r}; expected lines such as"
+                " '1 YouTube-real/00170.mp4', where 1 means real"
+            )
+        if int(word) == _FOLDERS[folder]:
+            raise UsageError(
+                f"{path}:{number}: {display_name(line)!r} contradicts its folder; in this list 1"
+                " means real and 0 fake"
+            )
+        videos.add((folder, PurePosixPath(name).stem))
+    if not videos:
+        raise UsageError(f"{path}: empty; expected lines such as '1 YouTube-real/00170.mp4'")
+    return videos
+
+
+LAYOUT = Layout(
+    "celeb-df",
+    "Celeb-real/id0_0000.mp4, YouTube-real/00170.mp4 and Celeb-synthesis/id0_id1_0000.mp4",
+    frozenset(_FOLDERS),
+    recognise,
+    read,
+)

@@ -1,0 +1,207 @@
+"""What a layout says of one input, and how such facts become labels, groups and originals.
+
+A layout only names things: the label, the identities that a file shows, what it was made from.
+What must stay together follows from that here, once for all layouts. Knows no layout by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from deepfake.dataset.splits import join_identities
+from deepfake.errors import UsageError
+from deepfake.media.discovery import IMAGE_SUFFIXES, display_name
+from deepfake.media.tables import read_text
+from deepfake.records import LABEL_NAMES, Source
+
+LABEL_WORDS = {
+    "real": 0,
+    "0": 0,
+    "genuine": 0,
+    "original": 0,
+    "pristine": 0,
+    "fake": 1,
+    "1": 1,
+    "manipulated": 1,
+    "synthetic": 1,
+    "deepfake": 1,
+}
+"""Words of a CSV's ``label`` column, in any case."""
+
+SPLIT_WORDS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""Words of a CSV's ``split`` column, in any case."""
+
+# As a folder name, `dev` is too often something else.
+SPLIT_FOLDERS = {word: split for word, split in SPLIT_WORDS.items() if word != "dev"}
+LABEL_FOLDERS = {word: label for label, word in enumerate(LABEL_NAMES)}
+
+Key = tuple[str, ...]
+"""Name of a file within its layout; a fake points at its original by such a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What a layout says of one input.
+
+    Args:
+        label: 1 = fake, 0 = real.
+        method: Name of the manipulation.
+        identities: Whom or what it shows; two inputs that share one stay in one split, and an
+            input that names two ties them together.
+        split: ``train``, ``validation`` or ``test``, where the data set has an official one.
+        key: What an ``original`` may point at.
+        original: Key of the input that a fake was made from; need not be there.
+    """
+
+    label: int
+    method: str | None = None
+    identities: tuple[str, ...] = ()
+    split: str | None = None
+    key: Key = ()
+    original: Key = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a layout says of a whole folder.
+
+    Args:
+        facts: By source id. A source without one is left out of the job.
+        left_out: What was passed over on purpose, by kind.
+        notes: What a user must know: no official split, no real part, a choice that was made.
+    """
+
+    facts: Mapping[str, Fact]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A folder as discovery saw it.
+
+    Args:
+        root: The folder.
+        sources: Its photos and videos, named relative to it.
+    """
+
+    root: Path
+    sources: tuple[Source, ...]
+
+    def read_lines(self, path: Path) -> list[tuple[int, str]]:
+        """The numbered lines of a text file that say something."""
+        lines = enumerate(read_text(path, "text file").splitlines(), start=1)
+        return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One kind of folder tree.
+
+    Args:
+        name: What ``--layout`` calls it.
+        shape: What the tree looks like, in a few words, for error messages.
+        markers: Folder names, in lower case, that no other kind of tree has at its top.
+        recognise: Whether a folder is of this kind.
+        read: Read it.
+    """
+
+    name: str
+    shape: str
+    markers: frozenset[str]
+    recognise: Callable[[Tree], bool]
+    read: Callable[[Tree], Reading]
+
+    def check(self, tree: Tree, wrong: Sequence[Source], why: str) -> None:
+        """Refuse files that do not fit; what cannot be opened has no say and passes.
+
+        Raises:
+            UsageError: It shows what was seen and what was expected.
+        """
+        wrong = [source for source in wrong if source.problem is None]
+        if not wrong:
+            return
+        raise UsageError(
+            f"{os.fspath(tree.root)!r}: {len(wrong):,} of {len(tree.sources):,} files do not fit"
+            f" the layout {self.name} ({why}), such as {name_examples(wrong)}; expected"
+            f" {self.shape}; other trees can be listed in a CSV with the columns path,label"
+        )
+
+
+def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ...], int]:
+    """Give sources the facts of a reading.
+
+    Sources that cannot be opened pass as they are: they get their row, without a label.
+
+    Returns:
+        The sources, and how many fakes name an original that is not among them.
+    """
+    by_key = _index_keys(reading, sources)
+    groups = join_identities(fact.identities for fact in reading.facts.values())
+    result = []
+    orphans = 0
+    for source in sources:
+        fact = reading.facts.get(source.id)
+        if fact is None:
+            if source.problem is not None:
+                result.append(source)
+            continue
+        original = by_key.get(fact.original) if fact.original else None
+        orphans += bool(fact.original) and original is None
+        result.append(
+            replace(
+                source,
+                label=fact.label,
+                method=fact.method,
+                group=groups[fact.identities[0]] if fact.identities else None,
+                split=fact.split,
+                original=original,
+            )
+        )
+    return tuple(result), orphans
+
+
+def _index_keys(reading: Reading, sources: Iterable[Source]) -> dict[Key, str]:
+    keys: dict[Key, str] = {}
+    for source in sources:
+        fact = reading.facts.get(source.id)
+        if fact is not None and fact.key and fact.label == 0:
+            keys.setdefault(fact.key, source.id)
+    return keys
+
+
+def get_folders(source: Source) -> list[str]:
+    """Names of the folders above a source, from the top of its tree."""
+    return source.name.split("/")[:-1]
+
+
+def get_clip_name(source: Source) -> str:
+    """Name of the clip that a source is, or that it is a frame of: a frame lies in its folder."""
+    path = PurePosixPath(source.name)
+    return path.parent.name if is_photo(source) else path.stem
+
+
+def get_frame_name(source: Source) -> str:
+    """Name of a frame within its clip; empty for a video."""
+    return PurePosixPath(source.name).stem if is_photo(source) else ""
+
+
+def is_photo(source: Source) -> bool:
+    """Whether the suffix is a photo's."""
+    return PurePosixPath(source.name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def name_examples(sources: Sequence[Source]) -> str:
+    """The first few names, safe to show."""
+    shown = ", ".join(repr(display_name(source.name)) for source in sources[:3])
+    return shown + (", ..." if len(sources) > 3 else "")

@@ -1,0 +1,226 @@
+"""Turn whatever a user names into ``Source``s that carry label, group, split, method and original.
+
+A table says it itself; a folder is read by the layout that it is recognised as, or that the user
+names; lists, patterns and single files carry no labels. Opens no photo.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepfake.dataset.layouts import (
+    celeb_df,
+    dacon,
+    deeper_forensics,
+    dfdc,
+    dffd,
+    faceforensics,
+    tree,
+    wild_deepfake,
+)
+from deepfake.dataset.layouts.facts import (
+    LABEL_FOLDERS,
+    Layout,
+    Tree,
+    apply,
+    get_folders,
+    name_examples,
+)
+from deepfake.dataset.layouts.table import read_table
+from deepfake.dataset.splits import find_leaks
+from deepfake.errors import UsageError
+from deepfake.media.discovery import discover, display_name
+from deepfake.records import Source
+
+DATA_SETS = (
+    dacon.LAYOUT,
+    faceforensics.LAYOUT,
+    faceforensics.LAYOUT_DFD,
+    celeb_df.LAYOUT,
+    dfdc.LAYOUT,
+    deeper_forensics.LAYOUT,
+    wild_deepfake.LAYOUT,
+    dffd.LAYOUT,
+)
+AUTO, NONE = "auto", "none"
+LAYOUTS = {layout.name: layout for layout in (tree.LAYOUT, *DATA_SETS)}
+"""Every kind of folder tree, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Sources with whatever their layout says about them.
+
+    Args:
+        sources: In the order of the folder tree, list or table.
+        skipped: Files of a folder that were passed over, by suffix or kind.
+        duplicates: Rows of a table that repeat the path of an earlier row.
+        layout: Name of the layout that was taken; ``csv`` for a table, ``none`` for no labels.
+        notes: What a user must know about labels and splits.
+    """
+
+    sources: tuple[Source, ...]
+    skipped: dict[str, int]
+    duplicates: int = 0
+    layout: str = NONE
+    notes: tuple[str, ...] = ()
+
+
+def label_sources(
+    input: str | os.PathLike[str],
+    *,
+    layout: str = AUTO,
+    follow_links: bool = False,
+    exclude: Path | None = None,
+    require_labels: bool = False,
+    keep_duplicates: bool = False,
+) -> Labelled:
+    """Find the photos and videos of an input and what it says about them.
+
+    A **table** (``.csv``) is read as ``read_table`` says, a **folder** as one of ``LAYOUTS`` says.
+    ``auto`` takes the one data set whose folders and names it finds, else the plain tree if there
+    is a ``real/`` or ``fake/``, else no labels. **Lists, patterns and single files** carry none.
+
+    Args:
+        input: Table, folder, list file, pattern or single file, see ``discover``.
+        layout: ``auto``, a name of ``LAYOUTS``, or ``none`` for no labels.
+        follow_links: Follow symbolic links that stay inside the folder.
+        exclude: A folder that is not searched: the output of the job.
+        require_labels: Every source must have a label, as training needs.
+        keep_duplicates: Keep rows that repeat a path, as one answer per row needs.
+
+    Raises:
+        UsageError: If nothing is found, the folder does not fit its layout or fits two, a label
+            or split is unknown, contradictory or (where required) missing, or the table is not
+            well formed.
+    """
+    path = Path(input)
+    is_folder = path.is_dir()
+    if layout not in (AUTO, NONE, *LAYOUTS):
+        raise UsageError(f"no layout {layout!r}; there are {AUTO}, {', '.join(LAYOUTS)}, {NONE}")
+    if layout in LAYOUTS and not is_folder:
+        raise UsageError(f"the layout {layout} is a kind of folder, and {str(path)!r} is none")
+    if path.suffix.lower() == ".csv" and not is_folder:
+        return _label_table(path, require_labels, keep_duplicates)
+    found = discover(input, follow_links=follow_links, exclude=exclude)
+    labelled = Labelled(found.sources, found.skipped)
+    if is_folder and layout != NONE:
+        chosen = LAYOUTS[layout] if layout != AUTO else _recognise(path, found.sources)
+        if chosen is not None:
+            labelled = _label_folder(Tree(path, found.sources), labelled, chosen)
+    if require_labels:
+        _require_labels(path, labelled.sources)
+    return labelled
+
+
+def list_inputs(
+    input: str | os.PathLike[str], *, follow_links: bool = False
+) -> tuple[tuple[Source, ...], dict[str, int]]:
+    """The inputs of a prediction: every file of a folder, every line of a list or table.
+
+    Folder names and labels mean nothing here, and a repeated line gets its own answer.
+
+    Returns:
+        The sources, and the files of a folder that were passed over, by suffix.
+
+    Raises:
+        UsageError: If nothing is found or a table is not well formed.
+    """
+    found = label_sources(input, layout=NONE, follow_links=follow_links, keep_duplicates=True)
+    return found.sources, found.skipped
+
+
+def _label_table(path: Path, require_labels: bool, keep_duplicates: bool) -> Labelled:
+    sources, duplicates, orphans = read_table(path, require_labels, keep_duplicates)
+    notes = (*_note_orphans(orphans), *_note_leaks(sources))
+    return Labelled(sources, {}, duplicates, "csv", notes)
+
+
+def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
+    reading = layout.read(seen)
+    if not reading.facts and seen.sources:
+        passed_over = ", ".join(f"{count:,} {kind}" for kind, count in reading.left_out.items())
+        raise UsageError(
+            f"{str(seen.root)!r}: none of {len(seen.sources):,} files fits the layout {layout.name}"
+            + (f"; passed over {passed_over}" if passed_over else "")
+            + f", such as {name_examples(seen.sources)}; expected {layout.shape}"
+        )
+    sources, orphans = apply(reading, labelled.sources)
+    skipped = dict(sorted((labelled.skipped | dict(reading.left_out)).items()))
+    notes = (*reading.notes, *_note_orphans(orphans), *_note_leaks(sources))
+    return Labelled(sources, skipped, layout=layout.name, notes=notes)
+
+
+def _note_orphans(orphans: int) -> tuple[str, ...]:
+    if not orphans:
+        return ()
+    return (f"{orphans:,} fakes name an original that is not among the inputs",)
+
+
+def _note_leaks(sources: Sequence[Source]) -> tuple[str, ...]:
+    divided = [source for source in sources if source.split is not None]
+    leaks = find_leaks(
+        [source.group or source.id for source in divided],
+        [source.split or "" for source in divided],
+    )
+    if not leaks:
+        return ()
+    shown = ", ".join(display_name(group) for group in leaks[:3])
+    return (
+        f"the split leaks: {len(leaks):,} groups stand in more than one part ({shown}); training"
+        " refuses it unless data.split is group or data.allow_leak true",
+    )
+
+
+def _recognise(root: Path, sources: Sequence[Source]) -> Layout | None:
+    # What cannot be opened has no say in what kind of tree this is.
+    seen = Tree(root, tuple(source for source in sources if source.problem is None))
+    fitting = [layout for layout in DATA_SETS if layout.recognise(seen)]
+    if len(fitting) > 1:
+        raise UsageError(
+            f"{str(seen.root)!r} looks like {' and like '.join(layout.name for layout in fitting)};"
+            " choose one with --layout, or give a folder that holds one data set"
+        )
+    if fitting:
+        return fitting[0]
+    _refuse_depth(seen)
+    return tree.LAYOUT if tree.recognise(seen) else None
+
+
+def _refuse_depth(seen: Tree) -> None:
+    """A data set below the given folder would be read without its labels and splits."""
+    below = set()
+    for source in seen.sources:
+        folders = get_folders(source)
+        for depth, folder in enumerate(folders):
+            if folder.lower() in LABEL_FOLDERS:
+                break
+            layout = next((one for one in DATA_SETS if folder.lower() in one.markers), None)
+            if depth and layout is not None:
+                below.add((layout.name, "/".join(folders[:depth])))
+                break
+    if below:
+        shown = ", ".join(f"{name} in {display_name(where)!r}" for name, where in sorted(below)[:3])
+        raise UsageError(
+            f"{str(seen.root)!r} holds a data set further down: {shown}; give that folder, one at"
+            " a time, or say --layout tree or none"
+        )
+
+
+def _require_labels(path: Path, sources: Sequence[Source]) -> None:
+    bare = [source for source in sources if source.label is None and source.problem is None]
+    if not bare:
+        return
+    hint = ""
+    own_name = path.resolve().name
+    if own_name.lower() in LABEL_FOLDERS:
+        hint = f"; the input's own name {own_name!r} does not count, give the folder above it"
+    raise UsageError(
+        f"{os.fspath(path)!r}: {len(bare)} of {len(sources)} files have no label, such as"
+        f" {name_examples(bare)}; expected a folder with real/ and fake/ in it, at any depth, a"
+        f" data set ({', '.join(layout.name for layout in DATA_SETS)}), or a CSV with the columns"
+        f" path,label{hint}"
+    )

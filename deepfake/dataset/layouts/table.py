@@ -1,0 +1,140 @@
+"""Tables: a CSV that names every input with its label, and whatever else is known of it.
+
+Labels are mapped by words and never guessed; a row in doubt is an error that names its line. Opens
+no input.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS
+from deepfake.errors import UsageError
+from deepfake.media.discovery import display_name, list_sources
+from deepfake.media.tables import Row, read_csv
+from deepfake.records import LABEL_NAMES, Source
+
+
+def read_table(
+    path: Path, require_labels: bool, keep_duplicates: bool
+) -> tuple[tuple[Source, ...], int, int]:
+    """Read a table of inputs.
+
+    It has the columns ``path`` and ``label`` and may have ``group``, ``split``, ``method`` and
+    ``original``; others are ignored. Paths are absolute or relative to the table's folder.
+    ``original`` names what a fake was made from: a path of the table, or the name of a real file
+    without folders and suffix. On a real row it says nothing.
+
+    Args:
+        path: The CSV.
+        require_labels: Every row must have a label.
+        keep_duplicates: Keep rows that repeat a path, as one answer per row needs.
+
+    Returns:
+        The sources, how many rows repeat a path, and how many fakes name an original that is not
+        in the table.
+
+    Raises:
+        UsageError: If the table is not well formed, or a row is in doubt or contradicts another.
+    """
+    rows = read_csv(path, ("path", "label") if require_labels else ("path",))
+    if not rows:
+        raise UsageError(f"{path}: no rows below the header; expected one per photo")
+    for row in rows:
+        if not row["path"].strip():
+            raise UsageError(f"{path}:{row.line}: empty path")
+
+    seen: dict[str, tuple[Row, Source]] = {}
+    kept: list[tuple[Row, Source]] = []
+    duplicates = 0
+    listed = list_sources([row["path"] for row in rows], path.parent)
+    for row, source in zip(rows, listed, strict=True):
+        source = replace(
+            source,
+            label=_parse_label(path, row, require_labels),
+            split=_parse_split(path, row),
+            group=row.get("group").strip() or None,
+            method=row.get("method").strip() or None,
+        )
+        # `a.jpg`, `./a.jpg` and the absolute path are one file.
+        place = os.path.normpath(source.path.absolute())
+        if place in seen:
+            _check_agreement(path, seen[place], (row, source))
+            duplicates += 1
+            if not keep_duplicates:
+                continue
+        else:
+            seen[place] = (row, source)
+        kept.append((row, source))
+    sources, orphans = _link_originals(path, kept)
+    return sources, duplicates, orphans
+
+
+def _link_originals(
+    path: Path, rows: Sequence[tuple[Row, Source]]
+) -> tuple[tuple[Source, ...], int]:
+    reals: dict[str, set[str]] = defaultdict(set)
+    for _, source in rows:
+        if source.label == 0:
+            reals[os.path.normpath(source.path.absolute())].add(source.id)
+            reals[PurePosixPath(source.name).stem].add(source.id)
+    sources = []
+    orphans = 0
+    for row, source in rows:
+        word = row.get("original").strip()
+        if word and source.label == 1:
+            found = reals.get(os.path.normpath((path.parent / word).absolute())) or reals.get(word)
+            if found and len(found) > 1:
+                raise UsageError(
+                    f"{path}:{row.line}: original {display_name(word)!r} could be any of"
+                    f" {len(found)} real files of that name; give its path"
+                )
+            source = replace(source, original=min(found) if found else None)
+            orphans += not found
+        sources.append(source)
+    return tuple(sources), orphans
+
+
+def _parse_label(path: Path, row: Row, required: bool) -> int | None:
+    word = row.get("label").strip()
+    if not word and not required:
+        return None
+    label = LABEL_WORDS.get(word.lower())
+    if label is None:
+        raise UsageError(
+            f"{path}:{row.line}: label {word!r}; expected {_words_for(0)} or {_words_for(1)}"
+        )
+    return label
+
+
+def _words_for(label: int) -> str:
+    words = (word for word, value in LABEL_WORDS.items() if value == label)
+    return f"{LABEL_NAMES[label]} ({', '.join(words)})"
+
+
+def _parse_split(path: Path, row: Row) -> str | None:
+    word = row.get("split").strip()
+    if not word:
+        return None
+    split = SPLIT_WORDS.get(word.lower())
+    if split is None:
+        raise UsageError(f"{path}:{row.line}: split {word!r}; expected {', '.join(SPLIT_WORDS)}")
+    return split
+
+
+def _check_agreement(path: Path, first: tuple[Row, Source], second: tuple[Row, Source]) -> None:
+    for column in ("label", "split", "group", "method"):
+        values = [getattr(source, column) for _, source in (first, second)]
+        if values[0] != values[1]:
+            lines = " and ".join(
+                f"line {row.line} says {row.get(column) or 'nothing'!r}"
+                for row, _ in (first, second)
+            )
+            raise UsageError(
+                f"{path}:{second[0].line}: {display_name(second[1].name)!r} is listed twice with"
+                f" another {column}: {lines}; remove one"
+            )

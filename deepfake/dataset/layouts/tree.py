@@ -1,0 +1,123 @@
+"""Plain trees: a file below ``real/`` is real, a file below ``fake/`` is fake, at any depth.
+
+Labels are never guessed; a file whose label is in doubt is an error that names it. Reads no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deepfake.dataset.layouts.facts import (
+    LABEL_FOLDERS,
+    SPLIT_FOLDERS,
+    Fact,
+    Layout,
+    Reading,
+    Tree,
+    get_folders,
+    name_examples,
+)
+from deepfake.errors import UsageError
+from deepfake.media.discovery import display_name
+from deepfake.records import Source
+
+
+def recognise(tree: Tree) -> bool:
+    """Whether any file lies below a ``real/`` or ``fake/`` folder."""
+    return any(_label_at(get_folders(source)) is not None for source in tree.sources)
+
+
+def read(tree: Tree) -> Reading:
+    """Label a plain tree.
+
+    ::
+
+        data/train/real/id1/a.jpg       split train, real, group id1
+        data/train/fake/id1/b.jpg       split train, fake, group id1
+        data/vid1/fake/c.jpg            fake, group vid1 (if there is a vid2/ beside vid1/)
+        data/test/fake/d.jpg            split test, fake, no group
+
+    Only folders below the input count, whatever the input itself is called. A folder ``train``,
+    ``val``, ``valid``, ``validation`` or ``test`` above the label is the split. The group is the
+    rest of the folder path. For a file directly in ``real/`` or ``fake/`` the rest is what lies
+    between split and label, less the folders that all files share: those are the name of the data
+    set, not of a person.
+
+    Raises:
+        UsageError: If a file is below both words, below none while others are, or below folders
+            of two splits.
+    """
+    labelled = [one for one in tree.sources if _label_at(get_folders(one)) is not None]
+    # What cannot be opened has no say in what kind of tree this is.
+    bare = [
+        one for one in tree.sources if one.problem is None and _label_at(get_folders(one)) is None
+    ]
+    if labelled and bare:
+        raise UsageError(
+            f"{str(tree.root)!r}: {len(bare)} of {len(tree.sources)} files are in no real/ or fake/"
+            f" folder while the others are: {name_examples(bare)}; move them, or list the files in"
+            " a CSV with the columns path,label"
+        )
+    shared = _count_shared(labelled)
+    facts = {source.id: _read_folders(source, shared) for source in labelled}
+    lonely = sum(not fact.identities for fact in facts.values())
+    notes: tuple[str, ...] = ()
+    if lonely:
+        notes = (
+            f"{lonely:,} files lie directly in real/ or fake/ and are groups of one; if several"
+            " show one person or video, list them in a CSV with a column group",
+        )
+    return Reading(facts, notes=notes)
+
+
+def _label_at(folders: Sequence[str]) -> int | None:
+    found = (i for i, folder in enumerate(folders) if folder.lower() in LABEL_FOLDERS)
+    return next(found, None)
+
+
+def _count_shared(sources: Sequence[Source]) -> int:
+    """How many folders above the label all files have in common."""
+    above = []
+    for source in sources:
+        folders = get_folders(source)
+        above.append(folders[: _label_at(folders)])
+    # What the first and the last in order share, all between them share.
+    first, last = min(above, default=[]), max(above, default=[])
+    same = [one == other for one, other in zip(first, last, strict=False)]
+    return [*same, False].index(False)
+
+
+def _read_folders(source: Source, shared: int) -> Fact:
+    folders = get_folders(source)
+    words = [folder.lower() for folder in folders]
+    labels = {LABEL_FOLDERS[word] for word in words if word in LABEL_FOLDERS}
+    if len(labels) > 1:
+        raise UsageError(
+            f"{display_name(source.name)!r} is below a real/ and a fake/ folder; move it, or list"
+            " the files in a CSV with the columns path,label"
+        )
+    label_at = next(i for i, word in enumerate(words) if word in LABEL_FOLDERS)
+    split_at = [i for i, word in enumerate(words[:label_at]) if word in SPLIT_FOLDERS]
+    splits = {SPLIT_FOLDERS[words[i]] for i in split_at}
+    if len(splits) > 1:
+        raise UsageError(
+            f"{display_name(source.name)!r} is below folders of different splits"
+            f" ({', '.join(sorted(splits))}); rename one, or list the files in a CSV"
+        )
+    start = 0
+    if words[-1] in LABEL_FOLDERS:
+        start = max([shared, *(i + 1 for i in split_at)])
+    rest = [
+        folder
+        for i, (folder, word) in enumerate(zip(folders, words, strict=True))
+        if i >= start and word not in LABEL_FOLDERS and i not in split_at
+    ]
+    group = "/".join(rest)
+    return Fact(
+        labels.pop(),
+        identities=(group,) if group else (),
+        split=splits.pop() if splits else None,
+    )
+
+
+LAYOUT = Layout("tree", "folders real/ and fake/, at any depth", frozenset(), recognise, read)

@@ -1,0 +1,147 @@
+"""The challenge's part folders and tables on a tiny tree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepfake.dataset.layouts import label_sources
+from deepfake.errors import UsageError
+from tests.dataset.layouts.made_trees import by_name, groups, originals, splits, touch
+
+PARTS: dict[str, dict[str, dict[str, Any]]] = {
+    "dfdc_train_part_0": {
+        "aa.mp4": {"label": "FAKE", "split": "train", "original": "bb.mp4"},
+        "bb.mp4": {"label": "REAL", "split": "train"},
+        "cc.mp4": {"label": "FAKE", "split": "train", "original": "bb.mp4"},
+    },
+    "dfdc_train_part_1": {
+        "dd.mp4": {"label": "FAKE", "split": "train", "original": "gone.mp4"},
+        "ee.mp4": {"label": "REAL", "split": "train", "original": None},
+    },
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for part, entries in PARTS.items():
+        touch(tmp_path / part, *entries)
+        write(tmp_path, entries, part)
+    return tmp_path
+
+
+def write(root: Path, content: object, part: str = "dfdc_train_part_0") -> None:
+    (root / part / "metadata.json").write_text(json.dumps(content))
+
+
+def test_reads_parts(root: Path) -> None:
+    labelled = label_sources(root, require_labels=True)
+    assert labelled.layout == "dfdc"
+    assert {Path(name).stem: one.label for name, one in by_name(labelled).items()} == {
+        "aa": 1,
+        "bb": 0,
+        "cc": 1,
+        "dd": 1,
+        "ee": 0,
+    }
+    part = "dfdc_train_part_0"
+    assert originals(labelled) == {
+        f"{part}/aa.mp4": f"{part}/bb.mp4",
+        f"{part}/cc.mp4": f"{part}/bb.mp4",
+    }
+    assert {frozenset(Path(name).stem for name in group) for group in groups(labelled)} == {
+        frozenset({"aa", "bb", "cc"}),
+        frozenset({"dd"}),
+        frozenset({"ee"}),
+    }
+    # "train" on every video is no split.
+    assert set(splits(labelled).values()) == {None}
+    assert labelled.notes == (
+        "no official split: every video is 'train'; training will divide the groups",
+        "1 fakes name an original that is not among the inputs",
+    )
+
+
+def test_a_single_part_can_be_given(root: Path) -> None:
+    labelled = label_sources(root / "dfdc_train_part_0")
+    assert (labelled.layout, len(labelled.sources)) == ("dfdc", 3)
+
+
+@pytest.mark.parametrize(
+    ("table", "videos", "split"),
+    [("test/labels.csv", "test/videos/", "test"), ("labels.csv", "videos/", None)],
+)
+def test_reads_a_table_of_labels(
+    tmp_path: Path, table: str, videos: str, split: str | None
+) -> None:
+    touch(tmp_path, f"{videos}x.mp4", f"{videos}y.mp4")
+    (tmp_path / table).write_text("filename,label\nx.mp4,1\ny.mp4,0\nz.mp4,0\n")
+    # Such a table may be anybody's, with 1 for real: only a user can say that it is not.
+    assert label_sources(tmp_path).layout == "none"
+    labelled = label_sources(tmp_path, layout="dfdc")
+    assert {Path(name).stem: one.label for name, one in by_name(labelled).items()} == {
+        "x": 1,
+        "y": 0,
+    }
+    assert set(splits(labelled).values()) == {split}
+
+
+def test_with_a_test_set_the_parts_are_train(root: Path) -> None:
+    touch(root, "test/videos/x.mp4")
+    (root / "test" / "labels.csv").write_text("filename,label\nx.mp4,1\n")
+    found = splits(label_sources(root))
+    assert found.pop("test/videos/x.mp4") == "test"
+    assert set(found.values()) == {"train"}
+
+
+def test_frames_in_folders(root: Path) -> None:
+    part = root / "dfdc_train_part_0"
+    for video in part.glob("*.mp4"):
+        video.unlink()
+        touch(part / "frames" / video.stem, "000.png", "001.png")
+    labelled = label_sources(part)
+    assert originals(labelled)["frames/aa/001.png"] == "frames/bb/001.png"
+    assert len(groups(labelled)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"aa.mp4": {"label": "MAYBE"}}, r"metadata\.json: 'aa\.mp4' has .*; expected \"label\""),
+        ({"aa.mp4": {"label": "REAL", "split": "x"}}, "'aa.mp4' has split 'x'; expected train"),
+        ({"aa.mp4": {"label": "REAL"}}, r"2 of 3 files .*not in the folder's table.*'bb\.mp4'"),
+    ],
+)
+def test_refuses_a_table(root: Path, content: object, message: str) -> None:
+    write(root, content)
+    with pytest.raises(UsageError, match=message):
+        label_sources(root / "dfdc_train_part_0", layout="dfdc")
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "expected an object")])
+def test_refuses_damaged_metadata(root: Path, text: str, message: str) -> None:
+    (root / "dfdc_train_part_1" / "metadata.json").write_text(text)
+    with pytest.raises(UsageError, match=f"part_1/metadata.json: {message}"):
+        label_sources(root, layout="dfdc")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"name": "set"}', '{"a": {"size": 1}}'])
+def test_metadata_of_others_is_not_the_challenges(tmp_path: Path, text: str) -> None:
+    (touch(tmp_path, "real/a.mp4", "fake/b.mp4") / "metadata.json").write_text(text)
+    assert label_sources(tmp_path).layout == "tree"
+
+
+def test_refuses_a_label_that_is_no_number(root: Path) -> None:
+    touch(root, "test/x.mp4")
+    (root / "test" / "labels.csv").write_text("filename,label\nx.mp4,FAKE\n")
+    with pytest.raises(UsageError, match=r"labels\.csv:2: label 'FAKE'; expected 0 or 1 = fake"):
+        label_sources(root)
+
+
+def test_refuses_a_folder_without_a_table(root: Path) -> None:
+    touch(root, "test_videos/x.mp4")
+    with pytest.raises(UsageError, match=r"1 of 6 .*no metadata\.json or labels\.csv in or above"):
+        label_sources(root)

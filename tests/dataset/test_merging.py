@@ -1,0 +1,359 @@
+"""Parts of a crop job become the very folder of the undivided job, whatever happens on the way."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepfake.dataset import crop_folder, cropping
+from deepfake.dataset.cropping import crop_media
+from deepfake.dataset.manifest import JOB_FILE, MANIFEST_FILE, SOURCES_FILE, read_manifest
+from deepfake.dataset.merging import merge_crops
+from deepfake.dataset.parts import Part
+from deepfake.errors import JobError, UsageError
+from deepfake.faces.pipeline import iter_extractions
+from deepfake.media.discovery import discover
+from deepfake.records import CropSpec, Extraction, Source, Status
+from tests.fakes import portrait, run_and_die, tree_hashes, write_photo, write_portraits
+
+REPO = Path(__file__).resolve().parents[2]
+SPEC = CropSpec(size=64)
+Found = dict[str, Extraction]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven photos, one of them bad: three shards of two, and one of one."""
+    root = write_portraits(tmp_path_factory.mktemp("photos"), 6)
+    (root / "fake" / "broken.jpg").write_bytes(b"\xff\xd8 broken")
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(photos: Path) -> Found:
+    return {s.id: e for s, e in iter_extractions(discover(photos).sources, SPEC, 0)}
+
+
+@pytest.fixture
+def known(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Extraction is not what is tried here."""
+    monkeypatch.setattr(
+        cropping, "iter_extractions", lambda sources, *rest: ((s, found[s.id]) for s in sources)
+    )
+
+
+def crop(photos: Path, output: Path, part: str | None = None, **options: Any) -> Path:
+    settings: dict[str, Any] = {"workers": 0, "shard_size": 2, "quiet": True} | options
+    spec = settings.pop("spec", SPEC)
+    number = None if part is None else Part.parse(part)
+    crop_media(str(photos), output, spec, part=number, **settings)
+    return output
+
+
+def crop_parts(photos: Path, folder: Path, of: int) -> list[Path]:
+    return [crop(photos, folder / f"{i}", f"{i}/{of}") for i in range(1, of + 1)]
+
+
+@pytest.fixture
+def whole(photos: Path, known: None, tmp_path: Path) -> dict[str, str]:
+    return tree_hashes(crop(photos, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 5])
+def test_merged_is_what_was_never_divided(
+    photos: Path, whole: dict[str, str], tmp_path: Path, of: int
+) -> None:
+    parts = crop_parts(photos, tmp_path / "parts", of)
+    before = [tree_hashes(part) for part in parts]
+    report = merge_crops(tmp_path / "merged", parts[::-1])
+    assert tree_hashes(tmp_path / "merged") == whole
+    assert [tree_hashes(part) for part in parts] == before
+    assert (report.inputs, report.crops) == (7, 6)
+    # It goes on like any crop folder, and merging again is no work.
+    crop(photos, tmp_path / "merged")
+    merge_crops(tmp_path / "merged", parts)
+    assert tree_hashes(tmp_path / "merged") == whole
+
+
+def test_a_part_without_inputs_is_a_part(photos: Path, known: None, tmp_path: Path) -> None:
+    parts = crop_parts(photos, tmp_path, 5)
+    assert sum(len([*part.glob("shards/*")]) for part in parts) == 4
+    (empty,) = [part for part in parts if not [*part.glob("shards/*")]]
+    assert (empty / SOURCES_FILE).read_text().count("\n") == 1
+
+
+def test_the_disk_is_not_filled_twice(photos: Path, known: None, tmp_path: Path) -> None:
+    parts = crop_parts(photos, tmp_path / "parts", 2)
+    merge_crops(tmp_path / "merged", parts)
+    crops = [*(tmp_path / "merged").rglob("*.jpg")]
+    assert len(crops) == 6
+    assert {path.stat().st_nlink for path in crops} == {2}
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EMLINK], ids=os.strerror)
+def test_without_links_files_are_copied(
+    photos: Path,
+    whole: dict[str, str],
+    tmp_path: Path,
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(number, "no links")
+
+    parts = crop_parts(photos, tmp_path / "parts", 2)
+    monkeypatch.setattr(os, "link", refuse)
+    merge_crops(tmp_path / "merged", parts)
+    assert tree_hashes(tmp_path / "merged") == whole
+
+
+def test_killed_before_any_change_and_run_again_is_the_same(
+    photos: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    parts = crop_parts(photos, tmp_path / "parts", 3)
+    event = 0
+    while run_and_die(partial(merge_crops, tmp_path / f"{event}", parts), event):
+        merge_crops(tmp_path / f"{event}", parts)
+        assert tree_hashes(tmp_path / f"{event}") == whole, f"killed before {event}"
+        event += 1
+    assert event > 40  # it did die on the way
+
+
+def run_command(*words: object) -> None:
+    command = [sys.executable, "crop.py", *map(str, words), "--size", "64", "--quiet"]
+    subprocess.run(
+        [*command, "--shard-size", "2", "--workers", "0"],
+        cwd=REPO,
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_killed_by_the_system_and_run_again_is_the_same(
+    photos: Path, whole: dict[str, str], tmp_path: Path
+) -> None:
+    parts = crop_parts(photos, tmp_path / "parts", 3)
+    output = tmp_path / "merged"
+    code = "import sys; from deepfake.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "merge", str(output), *map(str, parts)]
+    for number in range(4):
+        process = subprocess.Popen(command, cwd=REPO)
+        while len([*output.glob("shards/*")]) < number and process.poll() is None:
+            time.sleep(0.0005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, cwd=REPO).returncode == 0
+    assert tree_hashes(output) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", [1, 2, 3, 5])
+def test_processes_that_do_not_know_each_other(photos: Path, tmp_path: Path, of: int) -> None:
+    crop(photos, tmp_path / "whole")
+    parts = [tmp_path / f"{number}" for number in range(1, of + 1)]
+    for number, part in enumerate(parts, 1):
+        run_command(photos, part, "--shard", f"{number}/{of}")
+    merge_crops(tmp_path / "merged", parts)
+    assert tree_hashes(tmp_path / "merged") == tree_hashes(tmp_path / "whole")
+
+
+def test_a_full_disk_is_survived(
+    photos: Path, whole: dict[str, str], small_disk: Path, tmp_path: Path
+) -> None:
+    parts = crop_parts(photos, tmp_path / "parts", 2)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes((512 - 40) * 1024))
+    with pytest.raises(JobError, match=r"no space left while writing .*merged; .* run the same"):
+        merge_crops(small_disk / "merged", parts)
+    finished = tree_hashes(small_disk / "merged" / "shards")
+    assert 0 < len([name for name in finished if "/" not in name]) < 4
+    ballast.unlink()
+    merge_crops(small_disk / "merged", parts)
+    assert tree_hashes(small_disk / "merged") == whole
+    assert finished.items() <= tree_hashes(small_disk / "merged" / "shards").items()
+
+
+@pytest.mark.parametrize("fits", [0, 3, 9, 16, 25, 30])
+def test_no_space_at_any_write_is_survived(
+    photos: Path, whole: dict[str, str], tmp_path: Path, fits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = crop_parts(photos, tmp_path / "parts", 2)
+    real, calls = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > fits:
+            raise OSError(errno.ENOSPC, "full")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(JobError, match=r"no space left while writing .*; .* run the same command"):
+        merge_crops(tmp_path / "merged", parts)
+    monkeypatch.undo()
+    merge_crops(tmp_path / "merged", parts)
+    assert tree_hashes(tmp_path / "merged") == whole
+
+
+# Refusals
+
+
+def drop(name: str) -> Callable[[Path], object]:
+    return lambda part: (part / name).unlink()
+
+
+def edit_job(**changes: object) -> Callable[[Path], object]:
+    def edit(part: Path) -> None:
+        job = json.loads((part / JOB_FILE).read_text())
+        (part / JOB_FILE).write_text(json.dumps(job | changes))
+
+    return edit
+
+
+def edit_version(part: Path) -> None:
+    job = json.loads((part / JOB_FILE).read_text())
+    job["versions"]["torch"] = "1.0"
+    (part / JOB_FILE).write_text(json.dumps(job))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            drop(MANIFEST_FILE),
+            r"part 2/3 in .*2 is unfinished; go on with .*: deepfake crop INPUT .*2 --shard 2/3",
+        ),
+        (drop(SOURCES_FILE), "part 2/3 in .* is unfinished"),
+        (
+            lambda part: next(part.rglob("*.jpg")).unlink(),
+            r"part 2/3 in .* is damaged \(00001\); mend it with .* --shard 2/3",
+        ),
+        (lambda part: shutil.rmtree(part / "shards" / "00001"), "is damaged"),
+        (edit_version, r"1 and .*2 are of different jobs: torch='.*' and '1\.0'; parts of one job"),
+        (edit_job(shard_size=5), "are of different jobs: shard_size=2 and 5"),
+        (edit_job(part="2/4"), "is part 1/3 and .* is part 2/4"),
+        (edit_job(part="1/3"), "are both part 1/3"),
+        (edit_job(part=None), "is a whole crop job, not a part of one"),
+        (edit_job(part="x"), "shard 'x': expected I/N"),
+        (
+            lambda part: (part / "plan.csv").write_text("x"),
+            "is not the plan that job.json tells of",
+        ),
+        (drop("plan.csv"), r"plan\.csv cannot be read"),
+        (drop(JOB_FILE), r"is not a crop folder \(no job\.json\)"),
+    ],
+    ids=[
+        *("unfinished", "no-sources", "crop-gone", "shard-gone", "versions", "shard-size", "of"),
+        *("number", "whole", "nonsense", "plan", "no-plan", "no-job"),
+    ],
+)
+def test_refuses_parts_that_do_not_fit(
+    photos: Path, known: None, tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    parts = crop_parts(photos, tmp_path / "parts", 3)
+    damage(parts[1])
+    with pytest.raises(UsageError, match=message):
+        merge_crops(tmp_path / "merged", parts)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_refuses_parts_of_other_recipes_and_inputs(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(sources: list[Source], *rest: object) -> Iterator[tuple[Source, Extraction]]:
+        return ((source, Extraction(Status.NO_FACE, "no_face: none")) for source in sources)
+
+    monkeypatch.setattr(cropping, "iter_extractions", none)
+    first = crop(photos, tmp_path / "1", "1/2")
+    other = crop(photos, tmp_path / "2", "2/2", spec=replace(SPEC, min_face=50))
+    with pytest.raises(UsageError, match="of different jobs: min_face=40 and 50; parts of one"):
+        merge_crops(tmp_path / "merged", [first, other])
+    shutil.copytree(photos, tmp_path / "more")
+    write_photo(tmp_path / "more" / "real" / "new.png", portrait())
+    changed = crop(tmp_path / "more", tmp_path / "3", "2/2")
+    with pytest.raises(UsageError, match="one to the other, inputs were 1 added, 0 removed, 0 mod"):
+        merge_crops(tmp_path / "merged", [first, changed])
+    with pytest.raises(UsageError, match="part 2/2 is missing"):
+        merge_crops(tmp_path / "merged", [first])
+    with pytest.raises(UsageError, match="are both part 1/2"):
+        merge_crops(tmp_path / "merged", [first, first])
+
+
+def test_refuses_an_output_that_is_something_else(
+    photos: Path, known: None, tmp_path: Path
+) -> None:
+    parts = crop_parts(photos, tmp_path / "parts", 2)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        merge_crops(tmp_path / "file", parts)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.jpg").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty and holds no crop job"):
+        merge_crops(tmp_path / "mine", parts)
+    with pytest.raises(UsageError, match="begun with part='1/2', now it is None"):
+        merge_crops(parts[0], parts)
+    other = crop(photos, tmp_path / "other", spec=replace(SPEC, jpeg_quality=90))
+    with pytest.raises(UsageError, match="begun with jpeg_quality=90, now it is 95"):
+        merge_crops(other, parts)
+
+
+def test_goes_on_with_its_own_part_only(photos: Path, known: None, tmp_path: Path) -> None:
+    part = crop(photos, tmp_path / "part", "1/2")
+    with pytest.raises(UsageError, match="begun with part='1/2', now it is '2/2'; name a new"):
+        crop(photos, part, "2/2")
+    with pytest.raises(UsageError, match="begun with part='1/2', now it is None"):
+        crop(photos, part)
+    before = tree_hashes(part)
+    crop(photos, part, "1/2")
+    assert tree_hashes(part) == before
+
+
+def test_a_part_is_not_trained_on_by_mistake(photos: Path, known: None, tmp_path: Path) -> None:
+    part = crop(photos, tmp_path / "part", "1/2")
+    with pytest.raises(UsageError, match=r"holds part 1/2 of a crop job; put .* deepfake merge"):
+        read_manifest(part)
+
+
+def test_a_job_file_without_its_numbers_is_refused(
+    photos: Path, known: None, tmp_path: Path
+) -> None:
+    part = crop(photos, tmp_path / "part", "1/1")
+    job = json.loads((part / JOB_FILE).read_text())
+    del job["inputs"]
+    (part / JOB_FILE).write_text(json.dumps(job))
+    with pytest.raises(UsageError, match=r"job\.json lacks 'inputs'; was it edited"):
+        merge_crops(tmp_path / "merged", [part])
+
+
+def test_merging_imports_no_network() -> None:
+    code = (
+        "import sys, deepfake.dataset.merging, deepfake.inference.merging\n"
+        "print(sorted({'torch', 'cv2', 'av', 'pytorch_lightning'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_a_shard_is_joined_without_its_header(tmp_path: Path) -> None:
+    folder = crop_folder.CropFolder(tmp_path)
+    for shard, text in ((0, "h\na\n"), (1, "h\n"), (2, 'h\n"b, b"\n')):
+        folder.folder_of(shard).mkdir(parents=True)
+        (folder.folder_of(shard) / "t.csv").write_text(text)
+    assert b"".join(folder._join("t.csv", ["h"], range(3))) == b'h\na\n"b, b"\n'

@@ -1,0 +1,231 @@
+"""Several processes against one with the whole batch: real ones, through the real command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from deepfake.dataset.manifest import read_manifest
+from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.learning.classifier import SVMClassifier
+from deepfake.learning.data import CropDataset, EpochBatches, EpochOrder
+from deepfake.training import run_training
+from tests.made_crops import write_crop_folder
+
+REPO = Path(__file__).resolve().parents[1]
+CONFIGS = [
+    word
+    for name in ("default", "smoke")
+    for word in ("--config", str(REPO / "configs" / f"{name}.yaml"))
+]
+# Batches hold many reals and few fakes. Seven samples cannot be divided, nor can 31.
+COUNTS = {"train": (24, 7), "validation": (4, 3), "test": (3, 4)}
+BATCH_SIZE = 12
+EPOCHS = 2
+OPTIONS = [
+    *("--trainer.max_epochs", str(EPOCHS), "--trainer.limit_train_batches", "1.0"),
+    *("--data.batch_size", str(BATCH_SIZE), "--data.balance", "false"),
+    *("--model.dropout", "0.0", "--model.optimizer", "sgd", "--model.schedule", "constant"),
+    *("--model.lr", "0.05", "--model.head_l2", "0.01", "--weights", "last"),
+]
+# Layer norm looks at one sample only: N processes must do what one does.
+LAYER_NORM = ["--model.backbone", "test_efficientnet_ln"]
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_crop_folder(tmp_path_factory.mktemp("processes") / "crops", COUNTS)
+
+
+@pytest.fixture(scope="module")
+def alone(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEEPFAKE_RUN_FOLDER", "")
+        run_training(arguments(crops, run, *LAYER_NORM), io.StringIO())
+    return run
+
+
+def arguments(crops: Path, run: Path, *options: str) -> list[str]:
+    return [*CONFIGS, *OPTIONS, "--data.root", str(crops), "--run", str(run), *options]
+
+
+@contextmanager
+def started(
+    commands: Sequence[Sequence[str]], log: Path, settings: Sequence[dict[str, str]] | None = None
+) -> Iterator[None]:
+    """Run programs side by side; leaves none behind, and fails with their words if one fails.
+
+    ``settings`` has the environment variables of each.
+    """
+    base = {k: v for k, v in os.environ.items() if k != "DEEPFAKE_RUN_FOLDER"}
+    with log.open("wb") as output:
+        children = [
+            subprocess.Popen(
+                command, stdout=output, stderr=output, env=base | own, start_new_session=True
+            )
+            for command, own in zip(commands, settings or [{}] * len(commands), strict=True)
+        ]
+    try:
+        codes = [child.wait(timeout=400) for child in children]
+    finally:
+        for child in children:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+    assert codes == [0] * len(commands), log.read_text()
+    yield
+
+
+def train_together(crops: Path, run: Path, n_processes: int, *options: str) -> str:
+    words = ["--trainer.devices", str(n_processes), "--trainer.strategy", "ddp"]
+    command = [sys.executable, str(REPO / "train.py"), *arguments(crops, run, *words, *options)]
+    log = run.parent / "log.txt"
+    with started([command], log):
+        return log.read_text()
+
+
+def logged(run: Path, name: str) -> list[float]:
+    with (run / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
+def weights_of(run: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(run / "model.ckpt", weights_only=True)["state_dict"]
+    return {name: value for name, value in state.items() if not name.startswith("classifier.")}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, logged figures and final figures."""
+    expected, found = weights_of(one), weights_of(other)
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)
+    for name in ("train_loss", "train_triplet_loss", "train_triplets", "train_active_share"):
+        assert logged(other, name) == pytest.approx(logged(one, name), abs=1e-6), name
+    for name in ("train_ap_distance", "train_an_distance", "val_loss"):
+        assert logged(other, name) == pytest.approx(logged(one, name), abs=1e-6), name
+    # These come from a fitted machine, whose solver stops at a tolerance of its own.
+    for name in ("val_auc", "val_eer", "val_accuracy"):
+        assert logged(other, name) == pytest.approx(logged(one, name), abs=1e-4), name
+    reports = [json.loads((run / "metrics.json").read_text()) for run in (one, other)]
+    for split, (n_real, n_fake) in COUNTS.items():
+        for report in reports:
+            assert (report[split]["n_real"], report[split]["n_fake"]) == (n_real, n_fake)
+        assert reports[1][split] == pytest.approx(reports[0][split], abs=1e-4)
+    queries = torch.nn.functional.normalize(torch.randn(50, 512))
+    first, second = (
+        load_checkpoint(run / "model.ckpt").classifier(queries) for run in (one, other)
+    )
+    torch.testing.assert_close(second, first, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_as_one_process_with_the_whole_batch(
+    crops: Path, alone: Path, tmp_path: Path, n_processes: int
+) -> None:
+    run = tmp_path / "run"
+    text = train_together(crops, run, n_processes, *LAYER_NORM)
+    assert text.count("checkpoint: ") == 1
+    assert (run / "config.yaml").is_file()
+    assert_same_run(alone, run)
+
+
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_the_batches_of_that_test_are_uneven(n_processes: int) -> None:
+    labels = [0] * COUNTS["train"][0] + [1] * COUNTS["train"][1]
+    counts = []
+    for epoch in range(EPOCHS):
+        order = EpochOrder(labels, seed=0)
+        order.set_epoch(epoch)
+        parts = [
+            list(EpochBatches(order, BATCH_SIZE, 1.0, rank, n_processes))
+            for rank in range(n_processes)
+        ]
+        counts += [
+            [sum(labels[key.row] for key in part[step]) for part in parts]
+            for step in range(len(parts[0]))
+        ]
+    assert any(len(set(step)) > 1 for step in counts), counts
+    assert any(0 in step and sum(step) for step in counts), counts
+
+
+def test_batch_norm_ends_with_one_network(crops: Path, tmp_path: Path) -> None:
+    # Statistics are those of each process's part; the classifier must fit what was saved.
+    run = tmp_path / "run"
+    train_together(crops, run, 2, "--trainer.check_val_every_n_epoch", "5")
+    model = load_checkpoint(run / "model.ckpt")
+    rows = CropDataset(crops, [r for r in read_manifest(crops).rows if r.split == "train"], 64)
+    with torch.inference_mode():
+        embeddings = model.embedder(torch.stack([rows[i]["image"] for i in range(len(rows))]))
+    labels, groups = [row.label or 0 for row in rows.rows], [row.group for row in rows.rows]
+    fitted = SVMClassifier(512).fit(embeddings, labels, groups)
+    torch.testing.assert_close(model.classifier(embeddings), fitted(embeddings), rtol=0, atol=1e-4)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# The recipes of docs/distributed.md; both machines are this one.
+TWO_MACHINES = [
+    *("--config", str(REPO / "configs" / "ddp.yaml"), "--trainer.accelerator", "cpu"),
+    *("--trainer.devices", "2", "--trainer.num_nodes", "2", "--trainer.sync_batchnorm", "false"),
+]
+
+
+@pytest.mark.slow
+def test_two_machines_by_torchrun(crops: Path, alone: Path, tmp_path: Path) -> None:
+    run, port = tmp_path / "run", free_port()
+    commands = [
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"),
+            *("--node_rank", str(node), "--nproc_per_node", "2"),
+            *("--master_addr", "127.0.0.1", "--master_port", str(port)),
+            # Without the dashes torchrun takes --run for a misspelt option of its own.
+            *("--", str(REPO / "train.py"), *arguments(crops, run, *LAYER_NORM, *TWO_MACHINES)),
+        ]
+        for node in range(2)
+    ]
+    with started(commands, tmp_path / "log.txt"):
+        assert_same_run(alone, run)
+
+
+@pytest.mark.slow
+def test_two_machines_by_the_variables_of_slurm(crops: Path, alone: Path, tmp_path: Path) -> None:
+    run, port = tmp_path / "run", free_port()
+    command = [sys.executable, str(REPO / "train.py")]
+    command += arguments(crops, run, *LAYER_NORM, *TWO_MACHINES)
+    settings = [
+        {
+            "SLURM_JOB_ID": "1",
+            "SLURM_JOB_NAME": "train",
+            "SLURM_NNODES": "2",
+            "SLURM_NTASKS": "4",
+            "SLURM_NTASKS_PER_NODE": "2",
+            "SLURM_NODEID": str(task // 2),
+            "SLURM_LOCALID": str(task % 2),
+            "SLURM_PROCID": str(task),
+            "SLURM_NODELIST": "127.0.0.1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        for task in range(4)
+    ]
+    with started([command] * 4, tmp_path / "log.txt", settings):
+        assert_same_run(alone, run)
