@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from deepfake.inference.journal import Journal
     from deepfake.inference.predictor import Predictor
     from deepfake.inference.results import Totals
+    from deepfake.learning.checkpoint import Checkpoint
     from deepfake.records import CropSpec, MediaScore, Sampling, Source
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
@@ -41,21 +43,27 @@ usage: deepfake COMMAND ...
 Find manipulated faces in photos and videos.
 
 commands, with an example of each:
-  crop     cut faces out of photos and videos
+  crop       cut faces out of photos and videos
              deepfake crop photos/ crops/
-  train    train a detector on crops
+  train      train a detector on crops
              deepfake train --config configs/default.yaml --data.root crops/
-  doctor   look for leaks, duplicates and other faults in crops
+  doctor     look for leaks, duplicates and other faults in crops
              deepfake doctor crops/
-  predict  score photos and videos
+  predict    score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
-  merge    put together what several machines cropped or predicted with --shard
+  evaluate   measure a checkpoint on labelled data, with a report
+             deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/
+  calibrate  choose its threshold and sigmoid anew on validation data
+             deepfake calibrate --checkpoint model.ckpt --data crops/ --output new.ckpt
+  fit-head   fit its classifier anew on other crops
+             deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt
+  merge      put together what several machines cropped or predicted with --shard
              deepfake merge scores.csv part1.csv part2.csv
-  info     show what a checkpoint holds
+  info       show what a checkpoint holds
              deepfake info model.ckpt
-  export   write a checkpoint as ONNX graph or safetensors
+  export     write a checkpoint as ONNX graph or safetensors
              deepfake export model.ckpt --format onnx
-  demo     all of it, offline, in a minute or two
+  demo       all of it, offline, in a minute or two
              deepfake demo
 
 deepfake COMMAND --help says more. python crop.py, train.py and predict.py are the same commands.
@@ -120,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The ``deepfake`` command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {"crop": crop, "doctor": doctor, "train": train, "predict": predict}
+    commands |= {"evaluate": evaluate, "calibrate": calibrate, "fit-head": fit_head}
     commands |= {"merge": merge, "info": info, "export": export, "demo": demo}
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_TOP_HELP)
@@ -285,6 +294,7 @@ examples:
   python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
   python predict.py one.jpg --checkpoint model.ckpt --output - --device cpu
   python predict.py clip.mp4 --checkpoint model.ckpt --output clip.csv --faces frames.csv
+  python predict.py photos/ --checkpoint model.ckpt --output scores.csv --report scores.html
   python predict.py test/ --checkpoint model.ckpt --output scores.csv \\
       --submission sample_submission.csv
   python predict.py photos/ --checkpoint model.ckpt --output part2.csv --shard 2/4
@@ -296,12 +306,11 @@ examples:
         "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
     )
     parser.add_argument("--output", required=True, help="CSV to write; - for standard output")
-    _add_table_options(parser)
     parser.add_argument(
-        "--aggregate",
-        choices=["mean", "median", "top", "confident", "max", "tracks"],
-        help="how the frames of a video make its score (default: as the checkpoint says)",
+        "--report", type=Path, help="also write an HTML page with faces and scores over time"
     )
+    _add_table_options(parser)
+    _add_aggregation(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     where.add_argument(
@@ -318,6 +327,7 @@ examples:
     _add_media_options(parser)
     _add_shard_option(parser)
     options = parser.parse_args(argv)
+    options.command = _command_line("predict", argv)
     return _run(lambda: _predict(options), "run the same command again to go on")
 
 
@@ -327,7 +337,9 @@ def _predict(options: argparse.Namespace) -> int:
         raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
     if part is not None and options.submission is not None:
         raise UsageError("--submission is filled from all parts: give it to deepfake merge")
-    outputs = _choose_outputs(options)
+    if part is not None and options.report is not None:
+        raise UsageError("--report shows all inputs: give it to a predict without --shard")
+    outputs = _choose_outputs(options, options.report)
     _refuse_existing(outputs, options)
     from deepfake.dataset.layouts import list_inputs
     from deepfake.inference.backend import expect_faces, parse_devices
@@ -335,7 +347,7 @@ def _predict(options: argparse.Namespace) -> int:
     from deepfake.inference.predictor import Predictor
     from deepfake.inference.results import format_scores
     from deepfake.learning.checkpoint import load_checkpoint
-    from deepfake.storage import sync_file
+    from deepfake.storage import sync_file, write_atomic
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
     checkpoint = load_checkpoint(options.checkpoint)
@@ -382,6 +394,10 @@ def _predict(options: argparse.Namespace) -> int:
             for _ in answers:
                 pass
         totals, lines = _write_tables(options, outputs, journal.scores, settings["prior"])
+        if options.report is not None:
+            page = _report_on(predictor, sources, journal.scores(), options.command)
+            write_atomic(options.report, page)
+            lines.append(f"report: {options.report}")
         # Of a part, the journal is what is merged.
         journal.remove() if part is None else sync_file(journal.path)
     if skipped:
@@ -513,11 +529,26 @@ def _merge(options: argparse.Namespace) -> int:
     return _answer_code(totals.answers, totals.inputs, options.strict)
 
 
-def _choose_outputs(options: argparse.Namespace) -> dict[str, Path]:
+def _report_on(
+    predictor: Predictor, sources: Sequence[Source], scores: Iterable[MediaScore], command: str
+) -> str:
+    from deepfake.evaluation.job import describe_origin
+    from deepfake.evaluation.pictures import picture_faces
+    from deepfake.evaluation.report import digest_scores, format_prediction_report
+
+    digest = digest_scores(scores)
+    pictures = picture_faces(predictor, sources, digest.shown)
+    origin = describe_origin(predictor.checkpoint, command)
+    return format_prediction_report(digest, pictures, origin, predictor.checkpoint.threshold)
+
+
+def _choose_outputs(options: argparse.Namespace, report: Path | None = None) -> dict[str, Path]:
     """All files that will be written; refuse before any work what could not be written after."""
     outputs = {} if options.output == "-" else {"output": Path(options.output)}
     if options.faces is not None:
         outputs["faces"] = options.faces
+    if report is not None:
+        outputs["report"] = report
     if options.submission is not None:
         beside = Path() if options.output == "-" else Path(options.output).parent
         outputs["submission"] = options.submission_output or beside / "submission.csv"
@@ -543,6 +574,204 @@ def _refuse_existing(outputs: dict[str, Path], options: argparse.Namespace) -> N
     for name, path in outputs.items():
         if path.exists() and not options.overwrite and not goes_on:
             raise UsageError(f"--{name} {path} exists; name another file or pass --overwrite")
+
+
+def evaluate(argv: Sequence[str] | None = None) -> int:
+    """Measure a checkpoint: ``deepfake evaluate --checkpoint FILE --data CROPS``."""
+    parser = _Parser(
+        prog="deepfake evaluate",
+        description="Measure a checkpoint on labelled crops or media: figures at face, track and\n"
+        "file level with 95 % intervals, at the checkpoint's own threshold.",
+        epilog="""\
+DATA is a crop folder, or labelled media: a folder with real/ and fake/ at any depth, or a CSV
+with path,label[,group,split,method,original]. Media is cropped by the checkpoint's own recipe
+first. Several give a table across data sets.
+
+examples:
+  deepfake evaluate --checkpoint runs/001/model.ckpt --data crops/
+  deepfake evaluate --checkpoint model.ckpt --data crops/ other_photos/ --output report/
+  deepfake evaluate --checkpoint model.ckpt --data videos/ --aggregate tracks --output report/
+""",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
+    parser.add_argument(
+        "--data", nargs="+", action="extend", required=True, help="crop folders or labelled media"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for report.html, metrics.json, tables, embeddings; may be that of an earlier "
+        "evaluation, whose embeddings are used again",
+    )
+    parser.add_argument(
+        "--split",
+        choices=["train", "validation", "test", "all"],
+        help="which crops (default: test where there are splits, else all)",
+    )
+    _add_aggregation(parser)
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=1000,
+        help="drawings behind each interval; 0 for none (default %(default)s)",
+    )
+    _add_scoring_options(parser)
+    options = parser.parse_args(argv)
+
+    def job() -> int:
+        from deepfake.evaluation.evaluate import describe
+        from deepfake.evaluation.job import run_evaluation
+        from deepfake.learning.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(options.checkpoint)
+        evaluation = run_evaluation(
+            checkpoint,
+            options.data,
+            options.output,
+            split=options.split,
+            aggregation=options.aggregate,
+            rounds=options.rounds,
+            device=options.device,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            timeout_s=options.timeout,
+            max_pixels=options.max_pixels,
+            command=_command_line("evaluate", argv),
+            quiet=options.quiet,
+        )
+        origin = checkpoint.info.get("threshold_origin")
+        sys.stdout.write(f"threshold {checkpoint.threshold:.4f} ({origin})\n\n")
+        sys.stdout.write(describe(evaluation))
+        if options.output is not None:
+            sys.stdout.write(f"report: {options.output / 'report.html'}\n")
+        return EXIT_OK
+
+    return _run(job, "run the same command again to go on")
+
+
+def calibrate(argv: Sequence[str] | None = None) -> int:
+    """New threshold and sigmoid: ``deepfake calibrate --checkpoint FILE --data CROPS ...``."""
+    parser = _Parser(
+        prog="deepfake calibrate",
+        description="Choose threshold and sigmoid of a checkpoint anew, on labelled data that it\n"
+        "did not learn from. The network is not touched; the new file remembers what was done.",
+        epilog="""\
+examples:
+  deepfake calibrate --checkpoint model.ckpt --data crops/ --output strict.ckpt \\
+      --false-alarm-rate 0.01
+  deepfake calibrate --checkpoint model.ckpt --data photos/ --output rare.ckpt --prevalence 0.02
+""",
+    )
+    _add_derivation(parser)
+    parser.add_argument(
+        "--split",
+        choices=["train", "validation", "test", "all"],
+        help="which crops (default: validation where there are splits, else all)",
+    )
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument(
+        "--false-alarm-rate", type=float, metavar="R", help="share of real files called fake"
+    )
+    goal.add_argument(
+        "--prevalence", type=float, metavar="P", help="share of fakes where it will be used"
+    )
+    _add_scoring_options(parser)
+    options = parser.parse_args(argv)
+
+    def adjust(checkpoint: Checkpoint, root: Path, settings: dict[str, Any]) -> object:
+        from deepfake.evaluation.adjust import calibrate
+
+        return calibrate(
+            checkpoint,
+            root,
+            options.output,
+            split=options.split,
+            false_alarm_rate=options.false_alarm_rate,
+            prevalence=options.prevalence,
+            **settings,
+        )
+
+    return _run(lambda: _derive(options, adjust), "nothing was written")
+
+
+def fit_head(argv: Sequence[str] | None = None) -> int:
+    """A new classifier: ``deepfake fit-head --checkpoint FILE --data CROPS --output FILE``."""
+    parser = _Parser(
+        prog="deepfake fit-head",
+        description="Fit the classifier of a checkpoint anew on other crops: the train\n"
+        "split fits, validation chooses the threshold, test is only measured.",
+        epilog="examples:\n"
+        "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt\n"
+        "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt "
+        "--head logistic\n",
+    )
+    _add_derivation(parser)
+    parser.add_argument(
+        "--head",
+        choices=["svm", "logistic"],
+        default="svm",
+        help="support vector machine or logistic regression (default %(default)s)",
+    )
+    parser.add_argument(
+        "--inverse-regularisation",
+        type=float,
+        default=2.0,
+        metavar="C",
+        help="of the head (default %(default)s)",
+    )
+    _add_scoring_options(parser)
+    options = parser.parse_args(argv)
+
+    def adjust(checkpoint: Checkpoint, root: Path, settings: dict[str, Any]) -> object:
+        from deepfake.evaluation.adjust import fit_head
+
+        return fit_head(
+            checkpoint,
+            root,
+            options.output,
+            head=options.head,
+            C=options.inverse_regularisation,
+            **settings,
+        )
+
+    return _run(lambda: _derive(options, adjust), "nothing was written")
+
+
+def _derive(
+    options: argparse.Namespace,
+    adjust: Callable[[Checkpoint, Path, dict[str, Any]], object],
+) -> int:
+    output: Path = options.output
+    if output.exists() and not options.overwrite:
+        raise UsageError(f"--output {output} exists; name another file or pass --overwrite")
+    if output.resolve() == options.checkpoint.resolve():
+        raise UsageError("--output would replace the checkpoint itself; name another file")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}")
+    from deepfake.evaluation.material import open_crops
+    from deepfake.learning.checkpoint import load_checkpoint, refuse_safetensors
+
+    refuse_safetensors(options.checkpoint, output)
+    checkpoint = load_checkpoint(options.checkpoint)
+    with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
+        root = open_crops(
+            options.data,
+            checkpoint,
+            Path(folder) / "crops",
+            workers=options.workers,
+            timeout_s=options.timeout,
+            max_pixels=options.max_pixels,
+            quiet=options.quiet,
+        )
+        settings = {
+            "origin": options.data,
+            "device": options.device,
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+            "quiet": options.quiet,
+        }
+        sys.stdout.write(str(adjust(checkpoint, root, settings)))
+    return EXIT_OK
 
 
 def info(argv: Sequence[str] | None = None) -> int:
@@ -663,6 +892,34 @@ def train(argv: Sequence[str] | None = None) -> int:
     return _run(job, "go on with: --resume RUN_FOLDER")
 
 
+def _command_line(command: str, argv: Sequence[str] | None) -> str:
+    words = sys.argv[1:] if argv is None else argv
+    return shlex.join(["deepfake", command, *words])
+
+
+def _add_derivation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True, help="the old model.ckpt")
+    parser.add_argument("--data", required=True, help="crop folder or labelled media")
+    parser.add_argument("--output", type=Path, required=True, help="the new checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+
+
+def _add_aggregation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--aggregate",
+        choices=["mean", "median", "top", "confident", "max", "tracks"],
+        help="how the frames of a video make its score (default: as the checkpoint says)",
+    )
+
+
+def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that score labelled data."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--batch-size", type=int, default=64, help="crops per call of the network")
+    _add_extraction_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
 def _add_table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
     parser.add_argument(
@@ -686,15 +943,7 @@ def _add_table_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_media_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=_default_workers(),
-        help="processes that decode and detect; changes nothing but the speed (default: cores)",
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=60.0, help="seconds for one file (default %(default)s)"
-    )
+    _add_extraction_options(parser)
     clips = parser.add_argument_group("frames of videos and animations")
     rate = clips.add_mutually_exclusive_group()
     rate.add_argument(
@@ -722,12 +971,6 @@ def _add_media_options(parser: argparse.ArgumentParser) -> None:
         help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
     )
     parser.add_argument(
-        "--max-pixels",
-        type=int,
-        default=100_000_000,
-        help="larger pictures are unreadable (default %(default)s)",
-    )
-    parser.add_argument(
         "--follow-links", action="store_true", help="follow symbolic links inside a folder"
     )
     _add_strict_option(parser)
@@ -750,6 +993,24 @@ def _choose_part(options: argparse.Namespace) -> Part | None:
     from deepfake.dataset.parts import Part
 
     return None if options.shard is None else Part.parse(options.shard)
+
+
+def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=_default_workers(),
+        help="processes that decode and detect; changes nothing but the speed (default: cores)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds for one file (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=100_000_000,
+        help="larger pictures are unreadable (default %(default)s)",
+    )
 
 
 def _choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling:

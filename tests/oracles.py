@@ -98,3 +98,20 @@ def balanced_accuracy(labels: Sequence[int], scores: Sequence[float], threshold:
 def best_balanced_accuracy(labels: Sequence[int], scores: Sequence[float]) -> float:
     candidates = [*scores, float(np.max(scores)) + 1.0]
     return max(balanced_accuracy(labels, scores, threshold) for threshold in candidates)
+
+
+def calibration_error(labels: Sequence[int], scores: Sequence[float], n_bins: int) -> float:
+    """Bin by bin: distance between mean score and share of fakes, weighted by rows."""
+    total = 0.0
+    for number in range(n_bins):
+        low, high = number / n_bins, (number + 1) / n_bins
+        inside = [
+            (y, s)
+            for y, s in zip(labels, scores, strict=True)
+            if low <= s < high or (s == 1 and number == n_bins - 1)
+        ]
+        if inside:
+            share = sum(y for y, _ in inside) / len(inside)
+            mean = sum(s for _, s in inside) / len(inside)
+            total += len(inside) / len(labels) * abs(share - mean)
+    return total

@@ -36,7 +36,10 @@ def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "crop", "doctor", "train", "predict", "merge", "info", "export", "demo"],
+    [
+        *("", "crop", "doctor", "train", "predict", "evaluate", "calibrate", "fit-head"),
+        *("merge", "info", "export", "demo"),
+    ],
 )
 def test_help_has_examples_and_imports_nothing_heavy(command: str) -> None:
     words = [command] if command else []

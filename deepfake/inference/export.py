@@ -191,7 +191,7 @@ class _Whole(nn.Module):
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.embedder(crops)
-        return self.classifier.calibrate(embedding), embedding
+        return self.classifier.to_probability(embedding), embedding
 
 
 def _describe(checkpoint: Checkpoint) -> dict[str, object]:

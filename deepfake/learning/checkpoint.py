@@ -8,6 +8,7 @@ at all; classes are built here by name, never from what the file says. Knows no 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import zipfile
@@ -26,6 +27,7 @@ from deepfake.errors import CheckpointError, UsageError
 from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import LABEL_NAMES, Aggregation, CropSpec, Sampling
+from deepfake.storage import write_atomic
 
 KEY = "deepfake"
 """Where our part of a Lightning checkpoint lives."""
@@ -129,6 +131,57 @@ def load_checkpoint(path: Path) -> Checkpoint:
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+
+
+def derive_checkpoint(
+    checkpoint: Checkpoint,
+    output: Path,
+    classifier: SVMClassifier,
+    changes: dict[str, Any],
+    event: dict[str, Any],
+) -> None:
+    """Write a checkpoint with the same network and another classifier or threshold.
+
+    Args:
+        checkpoint: Where everything else comes from; its file is read again and stays as it is.
+        output: New file; it appears whole or not at all.
+        classifier: Replaces the old one.
+        changes: Replaces what ``info`` remembers under these names, the threshold among them.
+        event: What was done, in plain types; it is added to ``info["history"]``, together with
+            what it replaces.
+
+    Raises:
+        UsageError: If one of the two is a ``.safetensors`` file.
+    """
+    refuse_safetensors(checkpoint.path, output)
+    content = _load(checkpoint.path)
+    ours = content[KEY]
+    replaced = {name: ours.get(name) for name in changes}
+    entry = event | {
+        "replaced": replaced,
+        "from_sha256": checkpoint.sha256,
+        "deepfake": __version__,
+    }
+    content[KEY] = ours | changes | {"history": [*ours.get("history", []), entry]}
+    for name, value in classifier.state_dict().items():
+        content["state_dict"][f"classifier.{name}"] = value.clone()
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(output, buffer.getvalue())
+
+
+def refuse_safetensors(source: Path, output: Path) -> None:
+    """Say that a checkpoint can be derived from and to a ``.ckpt`` only.
+
+    Raises:
+        UsageError: If one of the two is a ``.safetensors`` file.
+    """
+    for path, word in ((source, "reads"), (output, "writes")):
+        if path.suffix.lower() == SAFETENSORS_SUFFIX:
+            raise UsageError(
+                f"{path}: this {word} a .ckpt; name that one, and make a {SAFETENSORS_SUFFIX} of "
+                f"the result with deepfake export --format safetensors"
+            )
 
 
 def to_safetensors(path: Path) -> bytes:

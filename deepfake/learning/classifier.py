@@ -11,24 +11,28 @@ References:
     SVMs", JMLR 2005.
     Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
     Lin, Lin and Weng, "A Note on Platt's Probabilistic Outputs for Support Vector Machines", 2007.
+    Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
+    Probabilities", 2002.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
 from deepfake.errors import JobError
 
+Head = Literal["svm", "logistic"]
 logger = logging.getLogger(__name__)
 _FOLDS = 5
 _MIN_PER_CLASS = 2
@@ -83,6 +87,7 @@ class SVMClassifier(nn.Module):
         embeddings: Tensor | NDArray[np.floating[Any]],
         labels: Sequence[int] | Tensor | NDArray[np.integer[Any]],
         groups: Sequence[str] | None = None,
+        head: Head = "svm",
     ) -> SVMClassifier:
         """Fit the machine and its calibration.
 
@@ -91,6 +96,8 @@ class SVMClassifier(nn.Module):
             labels: ``(N,)``, 1 = fake, 0 = real.
             groups: Group of each row; rows of a group never sit on both sides of a calibration
                 fold. Without groups (or with too few of them) folds are by row.
+            head: ``svm``, or ``logistic`` for a logistic regression of the same ``C``. That one
+                needs no calibration: its sigmoid is the plain one.
 
         Returns:
             Itself.
@@ -99,6 +106,72 @@ class SVMClassifier(nn.Module):
             ValueError: If the width is another one, or a number is not finite.
             JobError: If a class is missing or has too few rows.
         """
+        rows, truth = self._check(embeddings, labels)
+        if head == "logistic":
+            regression = LogisticRegression(C=self.C, max_iter=1000).fit(rows, truth)
+            return self._keep(regression.coef_[0], regression.intercept_[0], -1.0, 0.0)
+        signs = np.where(truth == 1, 1.0, -1.0)
+        everywhere = np.ones(len(rows), dtype=bool)
+        whole = _solve(rows, signs, everywhere, self.C, _nothing(rows))
+        held_out = np.empty(len(rows))
+        for train, test in _folds(truth, groups):
+            used = np.zeros(len(rows), dtype=bool)
+            used[train] = True
+            part = _solve(rows, signs, used, self.C, whole)
+            held_out[test] = part.decisions[test]
+        slope, offset = _fit_sigmoid(held_out, truth)
+        return self._keep(whole.weights[:-1], whole.weights[-1], slope, offset)
+
+    def calibrate(
+        self,
+        embeddings: Tensor | NDArray[np.floating[Any]],
+        labels: Sequence[int] | Tensor | NDArray[np.integer[Any]],
+    ) -> SVMClassifier:
+        """Fit the sigmoid anew, on rows that the machine was not fitted on; ``w`` and ``b`` stay.
+
+        Args:
+            embeddings: ``(N, D)``.
+            labels: ``(N,)``, 1 = fake, 0 = real.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: If the width is another one, or a number is not finite.
+            JobError: If a class is missing, or decisions do not rise with fake on these rows.
+        """
+        rows, truth = self._check(embeddings, labels)
+        weight, intercept = self.weight_.numpy(), float(self.intercept_)
+        slope, offset = _fit_sigmoid(_decide(rows, np.append(weight, intercept)), truth)
+        if slope >= 0:
+            n_real, n_fake = np.bincount(truth, minlength=2)
+            raise JobError(
+                f"on these {n_real} real and {n_fake} fake rows the decisions do not rise with "
+                "fake; a calibration would turn the detector around. Fit a new head instead"
+            )
+        return self._keep(weight, intercept, slope, offset)
+
+    def shift_prevalence(self, before: float, after: float) -> SVMClassifier:
+        """Turn probabilities at one share of fakes into those at another: odds times odds ratio.
+
+        Args:
+            before: Share of fakes in the rows that the sigmoid was fitted on.
+            after: Share of fakes where it will be used.
+
+        Raises:
+            ValueError: If a share is not between 0 and 1.
+        """
+        if not (0 < before < 1 and 0 < after < 1):
+            raise ValueError(f"prevalence {before:g} to {after:g}; expected shares between 0 and 1")
+        with torch.no_grad():
+            self.offset_ -= float(np.log(after / (1 - after)) - np.log(before / (1 - before)))
+        return self
+
+    def _check(
+        self,
+        embeddings: Tensor | NDArray[np.floating[Any]],
+        labels: Sequence[int] | Tensor | NDArray[np.integer[Any]],
+    ) -> tuple[Rows, NDArray[np.int64]]:
         rows: NDArray[Any] = torch.as_tensor(embeddings).detach().cpu().numpy()
         if rows.dtype != np.float32:
             rows = rows.astype(np.float64, copy=False)
@@ -116,19 +189,12 @@ class SVMClassifier(nn.Module):
                 f"cannot fit a classifier on {counts[0]} real and {counts[1]} fake rows; "
                 f"it needs {_MIN_PER_CLASS} of each"
             )
-        signs = np.where(truth == 1, 1.0, -1.0)
-        everywhere = np.ones(len(rows), dtype=bool)
-        whole = _solve(rows, signs, everywhere, self.C, _nothing(rows))
-        held_out = np.empty(len(rows))
-        for train, test in _folds(truth, groups):
-            used = np.zeros(len(rows), dtype=bool)
-            used[train] = True
-            part = _solve(rows, signs, used, self.C, whole)
-            held_out[test] = part.decisions[test]
-        slope, offset = _fit_sigmoid(held_out, truth)
+        return rows, truth
+
+    def _keep(self, weight: Vector, intercept: float, slope: float, offset: float) -> SVMClassifier:
         with torch.no_grad():
-            self.weight_.copy_(torch.from_numpy(whole.weights[:-1]))
-            self.intercept_.fill_(float(whole.weights[-1]))
+            self.weight_.copy_(torch.from_numpy(weight))
+            self.intercept_.fill_(float(intercept))
             self.slope_.fill_(slope)
             self.offset_.fill_(offset)
             self.fitted_.fill_(True)
@@ -148,9 +214,9 @@ class SVMClassifier(nn.Module):
                 f"embeddings have shape {tuple(embeddings.shape)}; expected (N, "
                 f"{len(self.weight_)})"
             )
-        return self.calibrate(embeddings)
+        return self.to_probability(embeddings)
 
-    def calibrate(self, embeddings: Tensor) -> Tensor:
+    def to_probability(self, embeddings: Tensor) -> Tensor:
         """The formula alone, without a look at any value: what a graph can be traced from."""
         decision = embeddings.double() @ self.weight_ + self.intercept_
         return torch.sigmoid(-(self.slope_ * decision + self.offset_))

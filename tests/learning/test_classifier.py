@@ -12,6 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.svm import LinearSVC
 
@@ -301,3 +303,53 @@ def test_scoring_refuses_before_the_fit() -> None:
         SVMClassifier(8)(torch.zeros(1, 8))
     with pytest.raises(JobError, match="not fitted"):
         reload(SVMClassifier(8))(torch.zeros(1, 8))
+
+
+def test_calibrate_equals_scikit_learn_on_a_frozen_machine() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 300)
+    rows = rng.normal(size=(300, 6)) + labels[:, None] * 0.7
+    svm = SVMClassifier(6).fit(rows[:150], labels[:150])
+    machine = LinearSVC(C=2.0, dual=False, tol=1e-12, max_iter=100_000)
+    machine.fit(rows[:150], labels[:150])
+    expected = CalibratedClassifierCV(FrozenEstimator(machine)).fit(rows[150:], labels[150:])
+    weight = svm.weight_.clone()
+    assert svm.calibrate(rows[150:], labels[150:]) is svm
+    assert torch.equal(svm.weight_, weight)
+    np.testing.assert_allclose(
+        svm(torch.from_numpy(rows)).numpy(), expected.predict_proba(rows)[:, 1], atol=1e-5
+    )
+
+
+def test_calibrate_refuses_to_turn_the_detector_around() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 100)
+    rows = rng.normal(size=(100, 3)) + labels[:, None]
+    svm = SVMClassifier(3).fit(rows, labels)
+    with pytest.raises(JobError, match=r"\d+ real and \d+ fake rows the decisions do not rise"):
+        svm.calibrate(rows, 1 - labels)
+    with pytest.raises(JobError, match="cannot fit a classifier on 0 real"):
+        svm.calibrate(rows, np.ones(100, dtype=int))
+
+
+def test_shifted_prevalence_is_odds_times_the_ratio_of_odds() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 100)
+    rows = rng.normal(size=(100, 3)) + labels[:, None]
+    svm = SVMClassifier(3).fit(rows, labels)
+    before = svm(torch.from_numpy(rows)).numpy()
+    after = svm.shift_prevalence(0.5, 0.1)(torch.from_numpy(rows)).numpy()
+    np.testing.assert_allclose(after / (1 - after), before / (1 - before) / 9, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"prevalence 0.5 to 1; expected shares between"):
+        svm.shift_prevalence(0.5, 1.0)
+
+
+def test_a_logistic_head_is_scikit_learns() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, 100)
+    rows = rng.normal(size=(100, 3)) + labels[:, None]
+    head = SVMClassifier(3, C=0.5).fit(rows, labels, head="logistic")
+    expected = LogisticRegression(C=0.5, max_iter=1000).fit(rows, labels)
+    np.testing.assert_allclose(
+        head(torch.from_numpy(rows)).numpy(), expected.predict_proba(rows)[:, 1], atol=1e-12
+    )

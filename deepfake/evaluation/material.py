@@ -1,0 +1,389 @@
+"""Labelled crops or media in, scored faces and files out.
+
+Media is cropped first, by the checkpoint's own recipe and the very job that cuts training crops,
+so there is one path from here on. Embeddings are computed once and kept: they depend on network
+and crops alone, not on classifier, threshold or aggregation. Knows no figure and no picture of
+one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from deepfake.dataset.cropping import crop_media
+from deepfake.dataset.manifest import (
+    JOB_FILE,
+    CropRow,
+    Manifest,
+    SourceRow,
+    read_manifest,
+    read_sources,
+)
+from deepfake.dataset.splits import SPLITS
+from deepfake.errors import UsageError
+from deepfake.faces.tracking import link_tracks
+from deepfake.inference.aggregation import aggregate
+from deepfake.inference.backend import choose_devices
+from deepfake.learning.checkpoint import Checkpoint
+from deepfake.learning.data import CropDataModule, CropDataset
+from deepfake.media.images import MAX_PIXELS
+from deepfake.progress import track
+from deepfake.records import Aggregation, CropSpec, Face, FaceScore
+from deepfake.storage import write_atomic
+
+logger = logging.getLogger(__name__)
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The labelled faces and files of one data set.
+
+    Args:
+        name: What tables call it.
+        origin: What the user named: crop folder, media folder or table.
+        root: Crop folder.
+        split: ``train``, ``validation``, ``test`` or ``all``.
+        faces: Rows of its manifest.
+        files: Rows of its source table, with or without faces.
+        manifest_sha256: Of the whole manifest.
+        sha256: Of the manifest and the choice of rows.
+        remarks: What a reader of its figures must know.
+    """
+
+    name: str
+    origin: str
+    root: Path
+    split: str
+    faces: tuple[CropRow, ...]
+    files: tuple[SourceRow, ...]
+    manifest_sha256: str
+    sha256: str
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A data set with the answers of a checkpoint.
+
+    Args:
+        material: The data set.
+        embeddings: ``(N, D)`` float32, a row per face.
+        p_fake: ``(N,)`` float64 score of each face.
+        tracks: Track of each face within its file.
+        file_p_fake: Score of each file, by id; files without an answer are not in it.
+    """
+
+    material: Material
+    embeddings: NDArray[np.float32]
+    p_fake: NDArray[np.float64]
+    tracks: tuple[int, ...]
+    file_p_fake: dict[str, float]
+
+
+def open_crops(
+    data: str,
+    checkpoint: Checkpoint,
+    crops: Path,
+    *,
+    workers: int = 0,
+    timeout_s: float = 60.0,
+    max_pixels: int = MAX_PIXELS,
+    quiet: bool = True,
+) -> Path:
+    """The crop folder of a data set; labelled media is cropped into one first.
+
+    Args:
+        data: Crop folder, or labelled media: a folder with ``real/`` and ``fake/``, or a CSV.
+        checkpoint: Has the recipe.
+        crops: New folder for the crops of media, or one that was begun by the same job.
+        workers: Processes that decode and detect.
+        timeout_s: Longest time for one file in seconds.
+        max_pixels: Larger pictures are ``unreadable``.
+        quiet: Show no progress.
+
+    Raises:
+        UsageError: If there are no labels, or nothing is found.
+    """
+    if (Path(data) / JOB_FILE).is_file():
+        return Path(data)
+    crop_media(
+        data,
+        crops,
+        checkpoint.crop_spec,
+        workers=workers,
+        timeout_s=timeout_s,
+        max_pixels=max_pixels,
+        sampling=checkpoint.sampling,
+        require_labels=True,
+        quiet=quiet,
+    )
+    return crops
+
+
+def read_material(
+    root: Path,
+    checkpoint: Checkpoint,
+    name: str = "",
+    origin: str = "",
+    split: str | None = None,
+    preferred_split: str = "test",
+) -> Material:
+    """Read a crop folder and choose what is evaluated.
+
+    Args:
+        root: The crop folder.
+        checkpoint: Must have been trained on crops of the same recipe.
+        name: What tables call it.
+        origin: What the user named.
+        split: ``train``, ``validation``, ``test`` or ``all``. Crops that the checkpoint was
+            trained on are split as its training split them.
+        preferred_split: What is taken without ``split`` where there are splits; else everything.
+
+    Raises:
+        UsageError: If the recipe is another one, labels are missing, or the split is empty.
+    """
+    manifest = read_manifest(root)
+    require_same_recipe(manifest, checkpoint)
+    unlabelled = sum(row.label is None for row in manifest.rows)
+    if unlabelled:
+        raise UsageError(
+            f"{unlabelled} of {len(manifest.rows)} crops in {root} have no label; crop from "
+            "real/ and fake/ folders or from a CSV with path,label"
+        )
+    seen = was_trained_on(checkpoint, manifest)
+    split_of_crop = (
+        divide(manifest, checkpoint) if seen else {row.crop: row.split for row in manifest.rows}
+    )
+    has_splits = any(split_of_crop.values())
+    chosen = split or (preferred_split if has_splits else ALL)
+    if chosen not in (*SPLITS, ALL):
+        raise UsageError(f"no split {chosen!r}; there are {', '.join(SPLITS)} and {ALL}")
+    faces = tuple(row for row in manifest.rows if chosen in (ALL, split_of_crop[row.crop]))
+    if not faces:
+        there = sorted({word for word in split_of_crop.values() if word})
+        raise UsageError(
+            f"{root} holds no crop of split {chosen!r}; "
+            + (f"it has {', '.join(there)}" if there else "it has no splits: use --split all")
+        )
+    files, lost = _choose_files(root, manifest, split_of_crop, chosen)
+    remarks = []
+    if seen and chosen != "test":
+        use = "chose its threshold on" if chosen == "validation" else "learnt from"
+        remarks.append(
+            f"LEAK: the checkpoint {use} these crops; figures on split {chosen!r} of its own "
+            "training data say nothing about new files"
+        )
+    if lost:
+        remarks.append(f"{lost} files without a face belong to no split and are not counted")
+    digest = hashlib.sha256(f"{manifest.sha256}\n".encode())
+    digest.update("\n".join(row.crop for row in faces).encode())
+    return Material(
+        name=name or root.name,
+        origin=origin or str(root),
+        root=root,
+        split=chosen,
+        faces=faces,
+        files=files,
+        manifest_sha256=manifest.sha256,
+        sha256=digest.hexdigest(),
+        remarks=tuple(remarks),
+    )
+
+
+def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
+    """Refuse crops that were cut otherwise than those that a checkpoint was trained on.
+
+    Raises:
+        UsageError: If a setting differs; it names all of them.
+    """
+    theirs, ours = manifest.spec.to_dict(), checkpoint.crop_spec.to_dict()
+    other = [key for key in ours if key != "preset" and ours[key] != theirs[key]]
+    if other:
+        shown = ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in other)
+        raise UsageError(
+            f"the crops in {manifest.root} were cut by another recipe than {checkpoint.path} was "
+            f"trained on ({shown}): crop again with {_crop_options(checkpoint.crop_spec)}, or "
+            "give the photos and videos themselves as --data"
+        )
+
+
+def _crop_options(spec: CropSpec) -> str:
+    return f"deepfake crop ... --preset {spec.preset} --size {spec.size} (deepfake info shows all)"
+
+
+def was_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:
+    """Whether a checkpoint comes from these very crops."""
+    return bool(manifest.sha256 == checkpoint.info["manifest_sha256"])
+
+
+def divide(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, str]:
+    """Split of each crop: as the manifest says, else by group, as training divides.
+
+    Crops that the checkpoint was trained on are divided as its own training did it.
+
+    Raises:
+        UsageError: If they cannot be divided so that every split has both classes.
+    """
+    settings: dict[str, Any] = {}
+    if was_trained_on(checkpoint, manifest):
+        try:
+            content = yaml.safe_load(checkpoint.info.get("configuration") or "")
+        except yaml.YAMLError:
+            content = None
+        section = content.get("data") if isinstance(content, dict) else None
+        if isinstance(section, dict):
+            settings = {key: section[key] for key in ("split", "shares") if key in section}
+        settings["seed"] = int(checkpoint.info.get("seed", 0))
+    data = CropDataModule(str(manifest.root), **settings)
+    data.setup()
+    return {row.crop: split for split in SPLITS for row in data.datasets[split].rows}
+
+
+def _choose_files(
+    root: Path, manifest: Manifest, split_of_crop: dict[str, str], chosen: str
+) -> tuple[tuple[SourceRow, ...], int]:
+    """The files of a split, and how many belong to none because nothing says to which."""
+    files = read_sources(root)
+    if chosen == ALL:
+        return files, 0
+    by_source = {row.source: split_of_crop[row.crop] for row in manifest.rows}
+    by_group = {row.group: split_of_crop[row.crop] for row in manifest.rows}
+    splits = [
+        by_source.get(file.id) or file.split or by_group.get(file.group, "") for file in files
+    ]
+    return (
+        tuple(file for file, split in zip(files, splits, strict=True) if split == chosen),
+        sum(not split for split in splits),
+    )
+
+
+def embed_crops(
+    root: Path,
+    rows: Sequence[CropRow],
+    checkpoint: Checkpoint,
+    *,
+    device: str = "auto",
+    batch_size: int = 64,
+    workers: int = 0,
+    quiet: bool = True,
+) -> NDArray[np.float32]:
+    """Embed crops of a folder, once each and in order, ``(N, D)``.
+
+    Raises:
+        JobError: If a crop is missing or damaged.
+        UsageError: If the device does not exist.
+    """
+    place = choose_devices(device)[0]
+    embedder = checkpoint.embedder.to(place)
+    dataset = CropDataset(root, rows, checkpoint.crop_spec.size)
+    # On a CPU the network needs the cores itself.
+    loading = CropDataModule(
+        str(root), batch_size=batch_size, num_workers=0 if place.type == "cpu" else workers
+    )
+    batches = loading.load(dataset)
+    parts = [np.zeros((0, embedder.head.out_features), dtype=np.float32)]
+    with torch.inference_mode():
+        parts += [
+            embedder(batch["image"].to(place)).cpu().numpy()
+            for batch in track(batches, total=len(batches), unit="batch", quiet=quiet)
+        ]
+    return np.concatenate(parts)
+
+
+def embed_once(
+    material: Material, checkpoint: Checkpoint, kept: Path | None, **options: Any
+) -> NDArray[np.float32]:
+    """Embed a data set, or read the embeddings that an earlier call has kept.
+
+    Args:
+        material: The data set.
+        checkpoint: Has the network; another classifier or threshold changes nothing here.
+        kept: Folder of kept embeddings, ``None`` keeps nothing.
+        **options: As of ``embed_crops``.
+    """
+    if kept is None:
+        return embed_crops(material.root, material.faces, checkpoint, **options)
+    path = kept / f"{hash_network(checkpoint)[:16]}-{material.sha256[:16]}.npy"
+    wanted = (len(material.faces), checkpoint.embedder.head.out_features)
+    if path.is_file():
+        try:
+            known = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            logger.warning("%s is damaged (%s); computing the embeddings again", path, error)
+        else:
+            if known.shape == wanted and known.dtype == np.float32:
+                return np.asarray(known)
+            logger.warning("%s holds other rows; computing the embeddings again", path)
+    embeddings = embed_crops(material.root, material.faces, checkpoint, **options)
+    kept.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.save(buffer, embeddings, allow_pickle=False)
+    write_atomic(path, buffer.getvalue())
+    return embeddings
+
+
+def hash_network(checkpoint: Checkpoint) -> str:
+    """SHA-256 of the network's weights alone: a new classifier leaves it as it is."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(checkpoint.embedder.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def score_material(
+    material: Material,
+    embeddings: NDArray[np.float32],
+    checkpoint: Checkpoint,
+    aggregation: Aggregation,
+) -> Scored:
+    """Turn embeddings into scores of faces and files, as ``Predictor`` does.
+
+    Args:
+        material: The data set.
+        embeddings: Of its faces.
+        checkpoint: Has the classifier.
+        aggregation: How the faces of a file make its score.
+    """
+    with torch.inference_mode():
+        p_fake = checkpoint.classifier(torch.from_numpy(embeddings)).numpy()
+    by_file: dict[str, list[int]] = defaultdict(list)
+    for place, row in enumerate(material.faces):
+        by_file[row.source].append(place)
+    tracks = [0] * len(material.faces)
+    answers: dict[str, float] = {}
+    for source, places in by_file.items():
+        rows = [material.faces[place] for place in places]
+        numbers = link_tracks([row.frame for row in rows], [_face_of(row) for row in rows])
+        faces = []
+        for place, row, number in zip(places, rows, numbers, strict=True):
+            tracks[place] = number
+            faces.append(
+                FaceScore(
+                    *(row.frame, row.time_s, row.face, row.box_xyxy, row.confidence),
+                    p_fake=float(p_fake[place]),
+                    track=number,
+                )
+            )
+        answer = aggregate(faces, aggregation)
+        if answer is not None:
+            answers[source] = answer
+    return Scored(material, embeddings, p_fake, tuple(tracks), answers)
+
+
+def _face_of(row: CropRow) -> Face:
+    landmarks = np.array(row.landmarks, np.float32).reshape(5, 2)
+    return Face(np.array(row.box_xyxy, np.float32), row.confidence, landmarks)

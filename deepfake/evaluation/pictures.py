@@ -1,0 +1,50 @@
+"""Answers in, the crops that made them out: the most suspicious face of chosen files.
+
+A prediction keeps no pictures, so the chosen files go through the shared extraction once more, in
+the same killable workers and with the same result. Knows no page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from deepfake.faces.pipeline import iter_extractions
+from deepfake.inference.predictor import Predictor
+from deepfake.records import MediaScore, Source
+
+
+def picture_faces(
+    predictor: Predictor, sources: Sequence[Source], chosen: Sequence[tuple[int, MediaScore]]
+) -> dict[int, bytes]:
+    """Cut out the face with the highest score of each chosen file.
+
+    Args:
+        predictor: What scored them; has the recipe, the sampling and the workers.
+        sources: All inputs.
+        chosen: Places among the inputs, with their answers; those without a face are passed over.
+
+    Returns:
+        Encoded crops by place; a file that has changed or gone since it was scored is not in it.
+    """
+    peaks = {
+        place: max(score.faces, key=lambda face: face.p_fake)
+        for place, score in chosen
+        if score.faces
+    }
+    extractions = iter_extractions(
+        (sources[place] for place in peaks),
+        predictor.checkpoint.crop_spec,
+        min(predictor.workers, len(peaks)),
+        predictor.timeout_s,
+        predictor.max_pixels,
+        predictor.sampling,
+        predictor.detect_device,
+    )
+    pictures = {}
+    with closing(extractions):
+        for (place, peak), (_, extraction) in zip(peaks.items(), extractions, strict=True):
+            for crop in extraction.crops:
+                if (crop.frame_index, crop.face_index) == (peak.frame_index, peak.face_index):
+                    pictures[place] = crop.encoded
+    return pictures

@@ -1,0 +1,85 @@
+"""A finished checkpoint without a training: a random network, a head fitted on a crop folder."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepfake.dataset.manifest import read_manifest
+from deepfake.faces.extraction import decode_crop
+from deepfake.learning.checkpoint import KEY, make_info
+from deepfake.learning.classifier import SVMClassifier
+from deepfake.learning.embedder import EmbeddingModel
+from deepfake.records import Aggregation
+from deepfake.storage import write_atomic
+
+BACKBONE, DIM = "test_efficientnet", 16
+
+
+def write_checkpoint(
+    path: Path,
+    crops: Path,
+    *,
+    threshold: float = 0.5,
+    manifest_sha256: str | None = None,
+    configuration: str = "",
+) -> Path:
+    """Fit the head on all crops of the folder and write everything as a training does.
+
+    Args:
+        path: New file.
+        crops: Finished crop folder.
+        threshold: Written as chosen.
+        manifest_sha256: Of the training data; by default that of the folder.
+        configuration: As if trained so.
+    """
+    torch.manual_seed(0)
+    manifest = read_manifest(crops)
+    size = manifest.spec.size
+    embedder = EmbeddingModel(BACKBONE, size, DIM, dropout=0.0).eval()
+    pictures = [decode_crop((crops / row.crop).read_bytes()) for row in manifest.rows]
+    batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        embeddings = embedder(batch)
+    labels = [row.label or 0 for row in manifest.rows]
+    classifier = SVMClassifier(DIM).fit(embeddings, labels)
+    info = make_info(
+        crop_spec=manifest.spec,
+        sampling=manifest.sampling,
+        backbone=BACKBONE,
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+        counts={"train": {"real": 1, "fake": 1}},
+        manifest_sha256=manifest_sha256 or manifest.sha256,
+        crop_versions={},
+        seed=0,
+        configuration=configuration,
+    )
+    content = {
+        "state_dict": {
+            **{f"embedder.{name}": value for name, value in embedder.state_dict().items()},
+            **{f"classifier.{name}": value for name, value in classifier.state_dict().items()},
+        },
+        "hyper_parameters": {
+            "backbone": BACKBONE,
+            "image_size": size,
+            "embedding_dim": DIM,
+            "dropout": 0.0,
+            "drop_path_rate": None,
+        },
+        "epoch": 0,
+        "global_step": 1,
+        KEY: info
+        | {
+            "threshold": threshold,
+            "threshold_origin": "made up",
+            "aggregation": Aggregation().to_dict(),
+        },
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
+    return path

@@ -1,0 +1,164 @@
+"""New thresholds, sigmoids and heads: the network stays, the numbers hold, the history tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from deepfake.errors import JobError, UsageError
+from deepfake.evaluation.adjust import calibrate, fit_head
+from deepfake.evaluation.material import embed_crops, read_material, score_material
+from deepfake.inference.predictor import Predictor
+from deepfake.learning.checkpoint import Checkpoint, load_checkpoint, read_info
+from deepfake.records import Aggregation
+from tests.evaluation.conftest import Made
+from tests.evaluation.made_checkpoint import write_checkpoint
+from tests.made_crops import write_crop_folder
+
+
+def scores_of(checkpoint: Checkpoint, crops: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    data = read_material(crops, checkpoint, split=split)
+    embeddings = embed_crops(crops, data.faces, checkpoint, device="cpu")
+    scored = score_material(data, embeddings, checkpoint, Aggregation())
+    return np.array([row.label for row in data.faces]), scored.p_fake
+
+
+def assert_same_network(one: Path, other: Path) -> None:
+    before, after = (torch.load(path, weights_only=True) for path in (one, other))
+    names = [name for name in before["state_dict"] if name.startswith("embedder.")]
+    assert names
+    for name in names:
+        tensors = [content["state_dict"][name] for content in (before, after)]
+        assert tensors[0].numpy().tobytes() == tensors[1].numpy().tobytes(), name
+    assert set(before) == set(after)
+    assert set(before["state_dict"]) == set(after["state_dict"])
+    assert before["hyper_parameters"] == after["hyper_parameters"]
+
+
+def test_calibrate_holds_the_false_alarm_rate(made: Made, tmp_path: Path) -> None:
+    output = tmp_path / "new.ckpt"
+    result = calibrate(
+        *(made.checkpoint, made.crops, output),
+        origin="crops/",
+        false_alarm_rate=0.25,
+        device="cpu",
+    )
+    assert_same_network(made.path, output)
+    new = load_checkpoint(output)
+    assert new.threshold == result.threshold != made.checkpoint.threshold
+    labels, scores = scores_of(new, made.crops, "validation")
+    reals = scores[labels == 0]
+    assert (reals >= new.threshold).mean() <= 0.25
+    # One step lower would accuse one more.
+    assert (reals >= np.sort(reals)[::-1][3]).mean() > 0.25
+
+    old = read_info(made.path)
+    info = read_info(output)
+    (event,) = info["history"]
+    assert event["what"] == "calibrate"
+    assert event["false_alarm_rate"] == 0.25
+    assert (event["split"], event["counts"]) == ("validation", {"real": 12, "fake": 12})
+    assert event["replaced"]["threshold"] == old["threshold"] == 0.5
+    assert event["replaced"]["threshold_origin"] == "made up"
+    assert event["from_sha256"] == made.checkpoint.sha256
+    assert info["threshold_origin"] == (
+        "false-alarm rate of at most 0.25 on 24 files of crops (validation)"
+    )
+    assert list(info["metrics"]) == ["calibration"]
+    assert f"threshold 0.5000 -> {result.threshold:.4f}" in str(result)
+    for key in set(old) - {"threshold", "threshold_origin", "metrics", "history"}:
+        assert info[key] == old[key], key
+
+
+def test_prediction_uses_the_new_numbers(made: Made, tmp_path: Path) -> None:
+    output = tmp_path / "new.ckpt"
+    calibrate(made.checkpoint, made.crops, output, prevalence=0.02, device="cpu")
+    new = load_checkpoint(output)
+    assert new.threshold == 0.5
+    labels, before = scores_of(made.checkpoint, made.crops, "validation")
+    _, after = scores_of(new, made.crops, "validation")
+    assert (np.argsort(before) == np.argsort(after)).all()
+    assert Predictor(new, device="cpu").checkpoint.threshold == 0.5
+    # The same calibration at the share of the data, then odds times the ratio of the odds.
+    same = tmp_path / "same.ckpt"
+    calibrate(made.checkpoint, made.crops, same, prevalence=float(labels.mean()), device="cpu")
+    _, fitted = scores_of(load_checkpoint(same), made.crops, "validation")
+    odds = fitted / (1 - fitted) * (0.02 / 0.98) / (labels.mean() / (1 - labels.mean()))
+    np.testing.assert_allclose(after, odds / (1 + odds), atol=1e-9)
+
+
+def test_calibrate_twice_keeps_both_events(made: Made, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.ckpt", tmp_path / "2.ckpt"
+    calibrate(made.checkpoint, made.crops, first, device="cpu")
+    one = load_checkpoint(first)
+    assert one.info["threshold_origin"].startswith("best balanced accuracy on 24 files of crops")
+    calibrate(one, made.crops, second, false_alarm_rate=0.5, device="cpu")
+    events = read_info(second)["history"]
+    assert [event["replaced"]["threshold"] for event in events] == [0.5, one.threshold]
+    assert events[1]["from_sha256"] == one.sha256
+
+
+def test_calibrate_refuses(made: Made, tmp_path: Path) -> None:
+    output = tmp_path / "new.ckpt"
+    with pytest.raises(UsageError, match=r"rate of 0.01 cannot be measured on 12 reals; it takes"):
+        calibrate(made.checkpoint, made.crops, output, false_alarm_rate=0.01, device="cpu")
+    with pytest.raises(UsageError, match="prevalence 1; expected a share between 0 and 1"):
+        calibrate(made.checkpoint, made.crops, output, prevalence=1.0, device="cpu")
+    own = load_checkpoint(write_checkpoint(tmp_path / "own.ckpt", made.crops))
+    with pytest.raises(UsageError, match="the checkpoint learnt from split 'train'"):
+        calibrate(own, made.crops, output, split="train", device="cpu")
+    own.classifier.weight_.mul_(-1)
+    with pytest.raises(JobError, match="do not rise with fake; a calibration would turn"):
+        calibrate(own, made.crops, output, device="cpu")
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("head", ["svm", "logistic"])
+def test_fit_head_learns_new_crops(made: Made, tmp_path: Path, head: str) -> None:
+    crops = write_crop_folder(
+        tmp_path / "new", {"train": (16, 16), "validation": (8, 8)}, size=32, seed=7
+    )
+    output = tmp_path / "new.ckpt"
+    result = fit_head(
+        *(made.checkpoint, crops, output),
+        head=head,  # type: ignore[arg-type]
+        C=1.0,
+        device="cpu",
+    )
+    assert_same_network(made.path, output)
+    new = load_checkpoint(output)
+    assert list(result.after) == ["train", "validation"]
+    labels, scores = scores_of(new, crops, "validation")
+    assert result.after["validation"].n_fake == 8
+    assert result.after["validation"].accuracy == pytest.approx(
+        ((scores >= new.threshold) == (labels == 1)).mean()
+    )
+    info = read_info(output)
+    assert info["head"] == head
+    assert info["history"][0]["what"] == "fit-head"
+    assert info["history"][0]["counts"] == {"real": 24, "fake": 24}
+    assert info["history"][0]["replaced"]["head"] is None
+    data = read_material(crops, new, split="train")
+    embeddings = embed_crops(crops, data.faces, new, device="cpu")
+    truth = np.array([row.label for row in data.faces])
+    if head == "logistic":
+        expected = LogisticRegression(C=1.0, max_iter=1000).fit(embeddings.astype(float), truth)
+        np.testing.assert_allclose(
+            new.classifier(torch.from_numpy(embeddings)).numpy(),
+            expected.predict_proba(embeddings.astype(float))[:, 1],
+            atol=1e-9,
+        )
+
+
+def test_fit_head_refuses(made: Made, tmp_path: Path) -> None:
+    output = tmp_path / "new.ckpt"
+    with pytest.raises(UsageError, match="inverse regularisation 0"):
+        fit_head(made.checkpoint, made.crops, output, C=0.0)
+    one = write_crop_folder(tmp_path / "one", {"train": (4, 4), "validation": (0, 4)}, size=32)
+    with pytest.raises(UsageError, match="the validation split needs both classes"):
+        fit_head(made.checkpoint, one, output)
+    assert not output.exists()

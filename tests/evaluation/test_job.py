@@ -1,0 +1,163 @@
+"""The commands ``evaluate``, ``calibrate`` and ``fit-head``, from words to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+import cv2
+import pytest
+
+from deepfake import cli
+from deepfake.errors import UsageError
+from deepfake.evaluation import material
+from deepfake.evaluation.job import run_evaluation
+from deepfake.learning.checkpoint import load_checkpoint, read_info, to_safetensors
+from deepfake.media.tables import read_csv
+from tests.evaluation.conftest import Made
+from tests.fakes import portrait
+
+FILES = ["embeddings", "faces.csv", "metrics.json", "predictions.csv", "report.html"]
+
+
+def words(made: Made, *more: object) -> list[str]:
+    start = ["--checkpoint", str(made.path), "--quiet", "--device", "cpu"]
+    return [*start, *map(str, more)]
+
+
+def test_evaluate_writes_everything(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "report"
+    options = words(made, "--data", made.crops, "--output", output, "--rounds", 20)
+    assert cli.main(["evaluate", *options]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("threshold 0.5000 (made up)\n")
+    assert "22 files = 20 ok + 1 no_face + 0 too_small + 1 unreadable" in shown
+    assert f"report: {output / 'report.html'}" in shown
+    assert sorted(path.name for path in output.iterdir()) == FILES
+    result = json.loads((output / "metrics.json").read_text())
+    assert result["provenance"]["checkpoint_sha256"] == made.checkpoint.sha256
+    assert result["provenance"]["command"].startswith("deepfake evaluate --checkpoint ")
+    assert result["levels"]["file"]["overall"]["n_fake"] == 10
+    rows = read_csv(output / "predictions.csv", ["path", "p_fake"])
+    assert len(rows) == 22
+    assert sum(row["p_fake"] == "" for row in rows) == 2
+
+
+def test_second_evaluation_needs_no_network(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, data = tmp_path / "report", [str(made.crops)]
+    first = run_evaluation(made.checkpoint, data, output, rounds=0, device="cpu")
+    first_bytes = (output / "predictions.csv").read_bytes()
+
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        raise AssertionError("a second pass of the network")
+
+    monkeypatch.setattr(material, "embed_crops", refuse)
+    second = run_evaluation(made.checkpoint, data, output, rounds=30, aggregation="max")
+    assert second.levels["file"].overall.figures["auc"].low >= 0
+    assert (output / "predictions.csv").read_bytes() == first_bytes
+    assert first.levels["file"].overall.n_real == second.levels["file"].overall.n_real
+
+
+def test_same_words_same_bytes(made: Made, tmp_path: Path) -> None:
+    data = [str(made.crops)]
+    for name in ("a", "b"):
+        run_evaluation(made.checkpoint, data, tmp_path / name, rounds=20, device="cpu")
+    for name in FILES[1:]:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_labelled_media_and_several_sets(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / made.crops.name
+    for number, word in enumerate(["real", "fake"]):
+        (photos / word).mkdir(parents=True)
+        picture = cv2.cvtColor(portrait(number), cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(photos / word / "a.png"), picture)
+    options = words(made, "--data", made.crops, photos, "--rounds", 10, "--workers", 0)
+    assert cli.main(["evaluate", *options]) == 0
+    shown = capsys.readouterr().out
+    assert "crops-2: 2 files = 2 ok" in shown
+    assert "all together" in shown
+    assert "report:" not in shown
+    output = tmp_path / "report"
+    run_evaluation(made.checkpoint, [str(photos)], output, rounds=0, device="cpu")
+    assert (output / "crops" / "crops" / "manifest.csv").is_file()
+    # The crops are kept, too: the same folder again is no new job.
+    run_evaluation(made.checkpoint, [str(photos)], output, rounds=0, device="cpu")
+
+
+def test_own_training_data_warns_of_the_leak(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.evaluation.made_checkpoint import write_checkpoint
+
+    own = write_checkpoint(tmp_path / "own.ckpt", made.crops)
+    options = ["--checkpoint", str(own), "--data", str(made.crops), "--quiet", "--rounds", "0"]
+    assert cli.main(["evaluate", *options, "--split", "train"]) == 0
+    assert "crops: LEAK: the checkpoint learnt from these crops" in capsys.readouterr().out
+    assert cli.main(["evaluate", *options]) == 0
+    assert "LEAK" not in capsys.readouterr().out
+
+
+def test_evaluate_refuses(made: Made, tmp_path: Path) -> None:
+    data = [str(made.crops)]
+    with pytest.raises(UsageError, match="no aggregation 'mode'"):
+        run_evaluation(made.checkpoint, data, None, aggregation="mode")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="rounds=-1"):
+        run_evaluation(made.checkpoint, data, None, rounds=-1)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file; name a folder for the report"):
+        run_evaluation(made.checkpoint, data, tmp_path / "file")
+    with pytest.raises(UsageError, match=r"other things than an evaluation \('file'\)"):
+        run_evaluation(made.checkpoint, data, tmp_path)
+
+
+def test_calibrate_and_info(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new.ckpt"
+    options = words(made, "--data", made.crops, "--output", output)
+    assert cli.main(["calibrate", *options, "--false-alarm-rate", "0.25"]) == 0
+    assert "false-alarm rate of at most 0.25 on 24 files" in capsys.readouterr().out
+    assert cli.main(["info", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "history:\n- what: calibrate" in shown
+    assert "threshold: 0.5" in shown.split("history:")[1]
+    assert cli.main(["calibrate", *options]) == 2
+    assert "exists; name another file or pass --overwrite" in capsys.readouterr().err
+    assert cli.main(["calibrate", *options, "--overwrite", "--prevalence", "0.1"]) == 0
+    assert load_checkpoint(output).threshold == 0.5
+    with pytest.raises(SystemExit):
+        cli.main(["calibrate", *options, "--prevalence", "0.1", "--false-alarm-rate", "0.1"])
+
+
+def test_fit_head(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new.ckpt"
+    options = words(made, "--data", made.crops, "--output", output, "--head", "logistic")
+    assert cli.main(["fit-head", *options]) == 0
+    assert "test        after" in capsys.readouterr().out
+    event = read_info(output)["history"][0]
+    assert (event["head"], event["C"], event["data"]) == ("logistic", 2.0, str(made.crops))
+    command = ["fit-head", "--checkpoint", str(made.path), "--data", "x", "--output"]
+    assert cli.main([*command, str(made.path), "--overwrite"]) == 2
+    assert "would replace the checkpoint itself" in capsys.readouterr().err
+    assert cli.main([*command, str(tmp_path / "no" / "x.ckpt")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["calibrate", "fit-head"])
+def test_safetensors_are_refused(
+    command: str, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "model.safetensors"
+    copy.write_bytes(to_safetensors(made.path))
+    options = [command, "--data", str(made.crops), "--quiet", "--checkpoint"]
+    assert cli.main([*options, str(copy), "--output", str(tmp_path / "new.ckpt")]) == 2
+    assert "model.safetensors: this reads a .ckpt; name that one" in capsys.readouterr().err
+    assert cli.main([*options, str(made.path), "--output", str(tmp_path / "a.safetensors")]) == 2
+    assert "a.safetensors: this writes a .ckpt" in capsys.readouterr().err
+    assert cli.main(["evaluate", *options[1:], str(copy), "--rounds", "0"]) == 0
