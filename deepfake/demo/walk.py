@@ -1,12 +1,11 @@
 """Walks the whole path once, offline: draw portraits, crop, train, evaluate, predict.
 
-Runs the very functions behind ``deepfake crop``, ``train`` and ``predict`` and shows the command
-that would do the same.
+Runs the very functions behind ``deepfake crop``, ``train``, ``evaluate`` and ``predict`` and shows
+the command that would do the same.
 """
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import TextIO
 
@@ -17,11 +16,13 @@ from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.layouts import list_inputs
 from deepfake.demo.portraits import write_dataset
 from deepfake.errors import JobError, UsageError
+from deepfake.evaluation.evaluate import describe
+from deepfake.evaluation.job import REPORT_FILE, run_evaluation
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.results import count, format_scores
 from deepfake.learning.callbacks import MODEL_FILE
-from deepfake.metrics import format_figure, summarise
-from deepfake.records import CropSpec, MediaScore
+from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.records import CropSpec
 from deepfake.storage import write_atomic
 from deepfake.training import run_training
 
@@ -87,14 +88,23 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     write_atomic(config, _CONFIGURATION)
     run_training(["--config", str(config), "--data.root", str(crops), "--run", str(run)], terminal)
 
-    tell("\n4. People that nobody has seen yet, a wall without a face, a broken file")
+    model = run / MODEL_FILE
     new.mkdir()
     write_dataset(new, identities=12, shots=4, seed=1)
+    known, report = new / "labels.csv", output / "report"
+    tell("\n4. People that nobody has seen yet, with labels")
+    command = f"deepfake evaluate --checkpoint {model} --data {known} --output {report}"
+    tell(f"   $ {command}\n")
+    evaluation = run_evaluation(
+        load_checkpoint(model), [str(known)], report, device="cpu", workers=workers, command=command
+    )
+    tell(describe(evaluation))
+
+    tell("5. The same without labels, a wall without a face and a broken file among them")
     write_atomic(new / "broken.jpg", b"\xff\xd8 this is no photo")
     wall = np.full((240, 320, 3), 200, np.uint8)
     wall[::24], wall[:, ::48] = 150, 150
     cv2.imwrite(str(new / "wall.png"), wall)
-    model = run / MODEL_FILE
     tell(f"   $ deepfake predict {new} --checkpoint {model} --output {scores_path}")
     sources, _ = list_inputs(new)
     predictor = Predictor.from_checkpoint(model, device="cpu", workers=workers)
@@ -102,8 +112,10 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     write_atomic(scores_path, "".join(format_scores(scores)))
     tell(f"   {count(scores)}")
 
-    auc = _tell_table(new / "labels.csv", scores, terminal)
-    tell(f"\ncheckpoint  {model}\nscores      {scores_path}\nfigures     {run / 'metrics.json'}")
+    tell(
+        f"\ncheckpoint  {model}\nscores      {scores_path}\nreport      {report / REPORT_FILE}\n"
+        f"figures     {run / 'metrics.json'}"
+    )
     tell(
         "\nYour own photos next:\n"
         f"  deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv\n"
@@ -111,26 +123,6 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
         "  deepfake crop YOUR_PHOTOS crops/      # with real/ and fake/ folders\n"
         "  deepfake train --config configs/default.yaml --data.root crops/"
     )
+    auc = evaluation.levels["file"].overall.figures["auc"].value
     if not auc > 0.7:
         raise JobError(f"the demo learnt nothing: AUC {auc:.3f} on new portraits")
-
-
-def _tell_table(labels: Path, scores: list[MediaScore], terminal: TextIO) -> float:
-    """Held-out results per group of people, and overall; returns the overall AUC."""
-    with labels.open(newline="", encoding="utf-8") as file:
-        truth = {row["path"]: row for row in csv.DictReader(file)}
-    answered = [score for score in scores if score.path in truth and score.p_fake is not None]
-    y = np.array([int(truth[score.path]["label"] == "fake") for score in answered])
-    p = np.array([score.p_fake for score in answered], dtype=np.float64)
-    groups = np.array([truth[score.path]["group"] for score in answered])
-    threshold = scores[0].threshold
-    header = f"{'held-out people':<16}{'real':>6}{'fake':>6}{'AUC':>8}{'EER':>8}{'accuracy':>10}"
-    terminal.write(f"\n   {header}\n")
-    for name in [*sorted(set(groups.tolist())), "all"]:
-        chosen = np.ones(len(y), bool) if name == "all" else groups == name
-        row = summarise(y[chosen], p[chosen], threshold)
-        terminal.write(
-            f"   {name:<16}{row.n_real:>6}{row.n_fake:>6}{format_figure(row.auc, 8, 3)}"
-            f"{format_figure(row.eer, 8, 3)}{format_figure(row.accuracy, 10, 3)}\n"
-        )
-    return summarise(y, p, threshold).auc
