@@ -591,6 +591,7 @@ examples:
   deepfake evaluate --checkpoint runs/001/model.ckpt --data crops/
   deepfake evaluate --checkpoint model.ckpt --data crops/ other_photos/ --output report/
   deepfake evaluate --checkpoint model.ckpt --data videos/ --aggregate tracks --output report/
+  deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/ --corruptions jpeg blur
 """,
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
@@ -609,6 +610,13 @@ examples:
         help="which crops (default: test where there are splits, else all)",
     )
     _add_aggregation(parser)
+    parser.add_argument(
+        "--corruptions",
+        nargs="*",
+        metavar="NAME",
+        help="also measure damaged crops, at five strengths: jpeg, video, blur, noise, downscale, "
+        "brightness, jitter, and flip (one strength); without a name all of them",
+    )
     parser.add_argument(
         "--rounds",
         type=int,
@@ -631,6 +639,7 @@ examples:
             split=options.split,
             aggregation=options.aggregate,
             rounds=options.rounds,
+            corruptions=options.corruptions,
             device=options.device,
             batch_size=options.batch_size,
             workers=options.workers,

@@ -33,11 +33,15 @@ class Series:
         name: For the legend.
         x: Horizontal values.
         y: Vertical values.
+        low: Lower ends of the intervals of y, where there are any.
+        high: Their upper ends.
     """
 
     name: str
     x: Values
     y: Values
+    low: Values = ()
+    high: Values = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,11 @@ def draw_lines(
         points = _thin(list(zip(map(float, line.x), map(float, line.y), strict=True)))
         if points:
             parts.append(f'<path class="line s{number % 6}" d="{_path(points, axes)}"/>')
+        for x, low, high in zip(line.x, line.low, line.high, strict=False):
+            if math.isfinite(low) and math.isfinite(high):
+                at = _n(axes.x_px(float(x)))
+                ends = _n(axes.y_px(float(low))), _n(axes.y_px(float(high)))
+                parts.append(f'<path class="whisker s{number % 6}" d="M{at} {ends[0]}V{ends[1]}"/>')
         if dots:
             parts += [
                 f'<circle class="dot s{number % 6}" cx="{_n(axes.x_px(x))}" '

@@ -37,13 +37,16 @@ from deepfake.evaluation.charts import (
 )
 from deepfake.evaluation.evaluate import (
     FIGURE_NAMES,
+    ROBUST,
     TOGETHER,
     UNNAMED,
+    Curve,
     Evaluation,
     Level,
     Rows,
     Slice,
     explain,
+    name_strength,
 )
 from deepfake.evaluation.material import Scored
 from deepfake.faces.extraction import decode_crop, encode_crop
@@ -116,6 +119,9 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
         pictures_note="Made of files, unless a picture says otherwise. Reals are dots and blue, "
         "fakes are crosses and orange; the dashed line is the threshold.",
         charts=_evaluation_charts(evaluation),
+        curves=[_curve_chart(curve) for curve in evaluation.curves],
+        curve_names=[FIGURE_NAMES[name] for name in ROBUST],
+        curve_rows=_curve_rows(evaluation.curves),
         confusion=_confusion(level.rows, threshold),
         false_alarms=alarms,
         missed=missed,
@@ -476,6 +482,51 @@ def _map_chart(evaluation: Evaluation) -> dict[str, Any]:
         "legend": _class_legend(),
         "caption": text,
     }
+
+
+def _curve_chart(curve: Curve) -> dict[str, Any]:
+    series = []
+    for name in ROBUST:
+        found = [(point.strength, point.figures[name]) for point in curve.points]
+        found = [(strength, figure) for strength, figure in found if not figure.reason]
+        series.append(
+            Series(
+                FIGURE_NAMES[name],
+                [strength for strength, _ in found],
+                [figure.value for _, figure in found],
+                [figure.low for _, figure in found],
+                [figure.high for _, figure in found],
+            )
+        )
+    first, last = curve.points[0].figures["auc"], curve.points[-1].figures["auc"]
+    strengths = ", ".join(name_strength(point) for point in curve.points[1:])
+    text = f"AUC {_show(first.value)} falls to " if last.value < first.value else "AUC "
+    text += f"{_show(last.value)} at the last strength. {curve.unit.capitalize()}: {strengths}."
+    count = len(curve.points) - 1
+    axes = Axes("strength", "figure", (0, count), x_ticks=range(count + 1))
+    svg = draw_lines(axes, series, f"Robustness: {curve.title}", text, dots=True)
+    title = curve.title[0].upper() + curve.title[1:]
+    return _line_chart(title, svg, series, text)
+
+
+def _curve_rows(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    points = [("as they are", "", curve.points[0]) for curve in curves[:1]]
+    points += [
+        (curve.title, f"{curve.unit}: {name_strength(point)}", point)
+        for curve in curves
+        for point in curve.points[1:]
+    ]
+    return [
+        {
+            "name": name,
+            "value": value,
+            "cells": [
+                {"value": _show(figure.value), "interval": _interval(figure)}
+                for figure in point.figures.values()
+            ],
+        }
+        for name, value, point in points
+    ]
 
 
 def _score_chart(values: NDArray[np.float64], threshold: float) -> dict[str, Any]:
