@@ -128,10 +128,7 @@ def draw_lines(
                 f'cy="{_n(axes.y_px(y))}" r="3.5"/>'
                 for x, y in points
             ]
-    parts += [
-        f'<circle class="mark" cx="{_n(axes.x_px(x))}" cy="{_n(axes.y_px(y))}" r="5"/>'
-        for x, y in marks
-    ]
+    parts += _rings(axes, marks)
     return _svg(parts, axes, title, description)
 
 
@@ -203,9 +200,14 @@ def draw_points(
 
 
 def draw_timeline(
-    times_s: Values, scores: Values, threshold: float, title: str, description: str
+    times_s: Values,
+    scores: Values,
+    threshold: float,
+    title: str,
+    description: str,
+    marks: Sequence[tuple[float, float]] = (),
 ) -> str:
-    """The score of a clip over its time, with the threshold."""
+    """The score of a clip over its time, with the threshold, and rings around some points."""
     last = max([float(value) for value in times_s], default=0.0) or 1.0
     ticks = [round(last * share, 1) for share in (0, 0.25, 0.5, 0.75, 1)]
     axes = Axes(
@@ -226,6 +228,7 @@ def draw_timeline(
         f'<circle class="dot s0" cx="{_n(axes.x_px(a))}" cy="{_n(axes.y_px(b))}" r="3"/>'
         for a, b in points
     ]
+    parts += _rings(axes, marks)
     return _svg(parts, axes, title, description)
 
 
@@ -319,6 +322,13 @@ def _bars(
                 f'width="{_n(right - left)}" height="{_n(abs(end - zero))}"/>'
             )
     return bars
+
+
+def _rings(axes: Axes, marks: Sequence[tuple[float, float]]) -> list[str]:
+    return [
+        f'<circle class="mark" cx="{_n(axes.x_px(x))}" cy="{_n(axes.y_px(y))}" r="5"/>'
+        for x, y in marks
+    ]
 
 
 def _threshold_line(axes: Axes, threshold: float) -> str:
