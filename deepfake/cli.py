@@ -51,6 +51,8 @@ commands, with an example of each:
              deepfake doctor crops/
   predict    score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
+  explain    show what the score of one file rests on
+             deepfake explain clip.mp4 --checkpoint model.ckpt --output why.html
   evaluate   measure a checkpoint on labelled data, with a report
              deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/
   calibrate  choose its threshold and sigmoid anew on validation data
@@ -128,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The ``deepfake`` command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {"crop": crop, "doctor": doctor, "train": train, "predict": predict}
-    commands |= {"evaluate": evaluate, "calibrate": calibrate, "fit-head": fit_head}
+    commands |= {"explain": explain, "evaluate": evaluate}
+    commands |= {"calibrate": calibrate, "fit-head": fit_head}
     commands |= {"merge": merge, "info": info, "export": export, "demo": demo}
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_TOP_HELP)
@@ -576,6 +579,105 @@ def _refuse_existing(outputs: dict[str, Path], options: argparse.Namespace) -> N
             raise UsageError(f"--{name} {path} exists; name another file or pass --overwrite")
 
 
+def explain(argv: Sequence[str] | None = None) -> int:
+    """Look into the score of one file: ``deepfake explain FILE --checkpoint X --output PAGE``."""
+    parser = _Parser(
+        prog="deepfake explain",
+        description="Show what the score of one photo or video rests on, as one HTML page: the\n"
+        "frames at the peaks, where in the face the score comes from (and whether that map holds\n"
+        "against its check), and the nearest training faces.",
+        epilog="""\
+examples:
+  deepfake explain photo.jpg --checkpoint model.ckpt --output why.html
+  deepfake explain clip.mp4 --checkpoint model.ckpt --output why.html --train-crops crops/ \\
+      --embeddings report/embeddings
+""",
+    )
+    parser.add_argument("input", help="photo or video")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="HTML page to write")
+    parser.add_argument("--train-crops", type=Path, help="crop folder to find similar faces in")
+    parser.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the embeddings of --train-crops there for the next time, as evaluate does in "
+        "its output",
+    )
+    parser.add_argument(
+        "--peaks", type=int, default=6, help="faces to look into, at most (default %(default)s)"
+    )
+    parser.add_argument("--neighbours", type=int, default=5, help="of each face (default 5)")
+    _add_aggregation(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--overwrite", action="store_true", help="replace a page that exists")
+    _add_media_options(parser)
+    options = parser.parse_args(argv)
+    command = _command_line("explain", argv)
+    return _run(lambda: _explain(options, command), "nothing was written")
+
+
+def _explain(options: argparse.Namespace, command: str) -> int:
+    output: Path = options.output
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}")
+    if output.exists() and not options.overwrite:
+        raise UsageError(f"--output {output} exists; name another file or pass --overwrite")
+    if options.embeddings is not None and options.train_crops is None:
+        raise UsageError("--embeddings needs --train-crops")
+    for name in ("peaks", "neighbours"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} {getattr(options, name)}; expected 1 or more")
+    from deepfake.dataset.layouts import list_inputs
+    from deepfake.evaluation.explain import explain_file
+    from deepfake.evaluation.explain_page import format_explanation
+    from deepfake.evaluation.job import describe_origin
+    from deepfake.inference.predictor import Predictor
+    from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.storage import write_atomic
+
+    sources, _ = list_inputs(options.input, follow_links=options.follow_links)
+    if len(sources) != 1:
+        raise UsageError(f"{options.input} is {len(sources):,} files; explain looks into one")
+    checkpoint = load_checkpoint(options.checkpoint)
+    predictor = Predictor(
+        checkpoint,
+        device=options.device,
+        workers=options.workers,
+        timeout_s=options.timeout,
+        max_pixels=options.max_pixels,
+        sampling=_choose_sampling(options, checkpoint.sampling),
+        aggregation=options.aggregate,
+        detect_device=options.detect_device,
+        backend="torch",
+    )
+    explanation = explain_file(
+        predictor,
+        sources[0],
+        options.peaks,
+        options.train_crops,
+        options.embeddings,
+        options.neighbours,
+        options.quiet,
+    )
+    origin = describe_origin(checkpoint, command)
+    write_atomic(output, format_explanation(explanation, predictor.aggregation, origin))
+    score = explanation.score
+    shown = score.status.value if score.p_fake is None else f"{score.label} {score.p_fake:.6f}"
+    sys.stdout.write(f"{score.path}: {shown}\n")
+    if explanation.peaks:
+        word = "holds" if explanation.holds else "FAILS"
+        sys.stdout.write(
+            f"deletion check {word}: log-odds {-explanation.hot_drop:+.2f} without the hot "
+            f"regions, {-explanation.random_drop:+.2f} without as much elsewhere, mean of "
+            f"{len(explanation.peaks)} crops\n"
+        )
+    sys.stdout.write(f"page: {output}\n")
+    return _answer_code(int(score.p_fake is not None), 1, options.strict)
+
+
 def evaluate(argv: Sequence[str] | None = None) -> int:
     """Measure a checkpoint: ``deepfake evaluate --checkpoint FILE --data CROPS``."""
     parser = _Parser(
@@ -591,6 +693,7 @@ examples:
   deepfake evaluate --checkpoint runs/001/model.ckpt --data crops/
   deepfake evaluate --checkpoint model.ckpt --data crops/ other_photos/ --output report/
   deepfake evaluate --checkpoint model.ckpt --data videos/ --aggregate tracks --output report/
+  deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/ --corruptions jpeg blur
 """,
     )
     parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
@@ -609,6 +712,13 @@ examples:
         help="which crops (default: test where there are splits, else all)",
     )
     _add_aggregation(parser)
+    parser.add_argument(
+        "--corruptions",
+        nargs="*",
+        metavar="NAME",
+        help="also measure damaged crops, at five strengths: jpeg, video, blur, noise, downscale, "
+        "brightness, jitter, and flip (one strength); without a name all of them",
+    )
     parser.add_argument(
         "--rounds",
         type=int,
@@ -631,6 +741,7 @@ examples:
             split=options.split,
             aggregation=options.aggregate,
             rounds=options.rounds,
+            corruptions=options.corruptions,
             device=options.device,
             batch_size=options.batch_size,
             workers=options.workers,

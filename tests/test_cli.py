@@ -37,7 +37,7 @@ def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "command",
     [
-        *("", "crop", "doctor", "train", "predict", "evaluate", "calibrate", "fit-head"),
+        *("", "crop", "doctor", "train", "predict", "explain", "evaluate", "calibrate", "fit-head"),
         *("merge", "info", "export", "demo"),
     ],
 )

@@ -33,11 +33,15 @@ class Series:
         name: For the legend.
         x: Horizontal values.
         y: Vertical values.
+        low: Lower ends of the intervals of y, where there are any.
+        high: Their upper ends.
     """
 
     name: str
     x: Values
     y: Values
+    low: Values = ()
+    high: Values = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +117,18 @@ def draw_lines(
         points = _thin(list(zip(map(float, line.x), map(float, line.y), strict=True)))
         if points:
             parts.append(f'<path class="line s{number % 6}" d="{_path(points, axes)}"/>')
+        for x, low, high in zip(line.x, line.low, line.high, strict=False):
+            if math.isfinite(low) and math.isfinite(high):
+                at = _n(axes.x_px(float(x)))
+                ends = _n(axes.y_px(float(low))), _n(axes.y_px(float(high)))
+                parts.append(f'<path class="whisker s{number % 6}" d="M{at} {ends[0]}V{ends[1]}"/>')
         if dots:
             parts += [
                 f'<circle class="dot s{number % 6}" cx="{_n(axes.x_px(x))}" '
                 f'cy="{_n(axes.y_px(y))}" r="3.5"/>'
                 for x, y in points
             ]
-    parts += [
-        f'<circle class="mark" cx="{_n(axes.x_px(x))}" cy="{_n(axes.y_px(y))}" r="5"/>'
-        for x, y in marks
-    ]
+    parts += _rings(axes, marks)
     return _svg(parts, axes, title, description)
 
 
@@ -194,9 +200,14 @@ def draw_points(
 
 
 def draw_timeline(
-    times_s: Values, scores: Values, threshold: float, title: str, description: str
+    times_s: Values,
+    scores: Values,
+    threshold: float,
+    title: str,
+    description: str,
+    marks: Sequence[tuple[float, float]] = (),
 ) -> str:
-    """The score of a clip over its time, with the threshold."""
+    """The score of a clip over its time, with the threshold, and rings around some points."""
     last = max([float(value) for value in times_s], default=0.0) or 1.0
     ticks = [round(last * share, 1) for share in (0, 0.25, 0.5, 0.75, 1)]
     axes = Axes(
@@ -217,6 +228,7 @@ def draw_timeline(
         f'<circle class="dot s0" cx="{_n(axes.x_px(a))}" cy="{_n(axes.y_px(b))}" r="3"/>'
         for a, b in points
     ]
+    parts += _rings(axes, marks)
     return _svg(parts, axes, title, description)
 
 
@@ -310,6 +322,13 @@ def _bars(
                 f'width="{_n(right - left)}" height="{_n(abs(end - zero))}"/>'
             )
     return bars
+
+
+def _rings(axes: Axes, marks: Sequence[tuple[float, float]]) -> list[str]:
+    return [
+        f'<circle class="mark" cx="{_n(axes.x_px(x))}" cy="{_n(axes.y_px(y))}" r="5"/>'
+        for x, y in marks
+    ]
 
 
 def _threshold_line(axes: Axes, threshold: float) -> str:

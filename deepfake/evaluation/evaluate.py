@@ -34,6 +34,8 @@ FIGURE_NAMES = {
     "tpr_at_fpr_5": "TPR@5%",
 }
 """Column heads."""
+ROBUST = ("auc", "accuracy")
+"""Figures that are followed along a corruption."""
 TOGETHER = "all together"
 UNNAMED = "(not named)"
 FACE_COLUMNS = (
@@ -136,6 +138,38 @@ class Readings:
 
 
 @dataclass(frozen=True, slots=True)
+class Point:
+    """What is left of the figures at one strength of a corruption.
+
+    Args:
+        strength: 0 is the crops as they are.
+        value: What the strength stands for, ``nan`` at 0.
+        figures: Of files, all data sets together; ``ROBUST`` of them.
+    """
+
+    strength: int
+    value: float
+    figures: dict[str, Figure]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A corruption from strength 0 on.
+
+    Args:
+        name: Short name.
+        title: For people.
+        unit: What its values are.
+        points: By rising strength.
+    """
+
+    name: str
+    title: str
+    unit: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Everything that an evaluation found.
 
@@ -146,6 +180,7 @@ class Evaluation:
         sets: The data sets with their scores.
         levels: By name: ``file``, ``track``, ``face``.
         readings: Of all files, by data set, and ``TOGETHER``.
+        curves: What corruptions do, where that was asked for.
     """
 
     threshold: float
@@ -154,6 +189,7 @@ class Evaluation:
     sets: tuple[Scored, ...]
     levels: dict[str, Level]
     readings: dict[str, Readings]
+    curves: tuple[Curve, ...] = ()
 
     def distinct_levels(self) -> dict[str, Level]:
         """The levels without repetition: those of the same rows share a name."""
@@ -182,6 +218,21 @@ def evaluate(
     readings = {scored.material.name: _read_accuracy([scored], threshold) for scored in sets}
     readings[TOGETHER] = _read_accuracy(sets, threshold)
     return Evaluation(threshold, aggregation, rounds, tuple(sets), levels, readings)
+
+
+def measure_point(
+    sets: Sequence[Scored], threshold: float, rounds: int, strength: int, value: float
+) -> Point:
+    """The figures of files whose crops were damaged, and then scored as ever."""
+    rows = _join([file_rows(scored) for scored in sets])
+    figures = measure_with_intervals(rows.labels, rows.p_fake, rows.groups, threshold, rounds)
+    return Point(strength, value, {name: figures[name] for name in ROBUST})
+
+
+def start_of_curves(evaluation: Evaluation) -> Point:
+    """The figures of files as they are, as the first point of every curve."""
+    figures = evaluation.levels["file"].overall.figures
+    return Point(0, math.nan, {name: figures[name] for name in ROBUST})
 
 
 def _face_rows(scored: Scored) -> Rows:
@@ -336,6 +387,20 @@ def to_json(evaluation: Evaluation, provenance: dict[str, Any]) -> dict[str, Any
             }
             for name, level in evaluation.levels.items()
         },
+        "robustness": {
+            curve.name: {
+                "unit": curve.unit,
+                "points": [
+                    {
+                        "strength": point.strength,
+                        "value": _number(point.value),
+                        "figures": _figures_json(point.figures),
+                    }
+                    for point in curve.points
+                ],
+            }
+            for curve in evaluation.curves
+        },
     }
 
 
@@ -356,16 +421,20 @@ def _slice_json(part: Slice) -> dict[str, Any]:
         "n_fake": part.n_fake,
         "n_groups": part.n_groups,
         "prevalence": part.n_fake / total if total else None,
-        "figures": {
-            name: {
-                "value": _number(figure.value),
-                "low": _number(figure.low),
-                "high": _number(figure.high),
-                **({"reason": figure.reason} if figure.reason else {}),
-                **({"note": figure.note} if figure.note else {}),
-            }
-            for name, figure in part.figures.items()
-        },
+        "figures": _figures_json(part.figures),
+    }
+
+
+def _figures_json(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    return {
+        name: {
+            "value": _number(figure.value),
+            "low": _number(figure.low),
+            "high": _number(figure.high),
+            **({"reason": figure.reason} if figure.reason else {}),
+            **({"note": figure.note} if figure.note else {}),
+        }
+        for name, figure in figures.items()
     }
 
 
@@ -427,6 +496,7 @@ def describe(evaluation: Evaluation) -> str:
         blocks.append(_align(f"by {name}", parts))
         if list(level.methods) != [UNNAMED]:
             blocks.append(_align(f"methods, by {name}", level.methods))
+    blocks += [_align_curve(curve) for curve in evaluation.curves]
     lines = ["\n\n".join(blocks), ""]
     for name, readings in evaluation.readings.items():
         if name == TOGETHER and len(evaluation.sets) == 1:
@@ -459,15 +529,36 @@ def _align(title: str, parts: dict[str, Slice]) -> str:
         intervals = [_show_interval(part.figures[f]) for f in FIGURES]
         if any(intervals):
             table.append(["", "", "", "", *intervals])
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    text = [
+    return "\n".join([*_columns(table), *(f"  {line}" for line in explain(parts))])
+
+
+def _align_curve(curve: Curve) -> str:
+    table = [[f"{curve.title} ({curve.unit})", *(FIGURE_NAMES[name] for name in ROBUST)]]
+    table[0][1:] = [cell for name in table[0][1:] for cell in (name, "")]
+    for point in curve.points:
+        cells = [
+            cell
+            for figure in point.figures.values()
+            for cell in (_show(figure.value), _show_interval(figure))
+        ]
+        table.append([name_strength(point), *cells])
+    return "\n".join(_columns(table))
+
+
+def name_strength(point: Point) -> str:
+    """The value of a strength, or that there is none."""
+    return f"{point.value:g}" if point.strength else "as they are"
+
+
+def _columns(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
         "  ".join(
             cell.ljust(width) if column == 0 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in table
     ]
-    return "\n".join([*text, *(f"  {line}" for line in explain(parts))])
 
 
 def explain(parts: Mapping[str, Slice]) -> list[str]:

@@ -10,20 +10,28 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from deepfake.errors import UsageError
 from deepfake.evaluation.bootstrap import ROUNDS
 from deepfake.evaluation.evaluate import (
     TOGETHER,
+    Curve,
     Evaluation,
     evaluate,
     format_faces,
     format_files,
+    measure_point,
+    start_of_curves,
     to_json,
 )
 from deepfake.evaluation.material import (
+    Change,
     Scored,
     embed_once,
     hash_network,
@@ -32,6 +40,7 @@ from deepfake.evaluation.material import (
     score_material,
 )
 from deepfake.evaluation.report import format_report
+from deepfake.evaluation.robustness import CORRUPTIONS, choose_corruptions, corrupt
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.media.images import MAX_PIXELS
 from deepfake.records import Policy
@@ -58,6 +67,7 @@ def run_evaluation(
     workers: int = 0,
     timeout_s: float = 60.0,
     max_pixels: int = MAX_PIXELS,
+    corruptions: Sequence[str] | None = None,
     command: str = "",
     quiet: bool = True,
 ) -> Evaluation:
@@ -80,6 +90,8 @@ def run_evaluation(
         workers: Processes that decode and detect.
         timeout_s: Longest time for one file in seconds.
         max_pixels: Larger pictures are ``unreadable``.
+        corruptions: Damage to the stored crops, names of ``CORRUPTIONS``, at every strength; an
+            empty list means all. Boxes and files without an answer stay as they are.
         command: The command line, for the record.
         quiet: Show no progress.
 
@@ -87,6 +99,7 @@ def run_evaluation(
         UsageError: If data or output are not usable.
         JobError: If a crop is missing, or the disk is full.
     """
+    damages = () if corruptions is None else choose_corruptions(corruptions)
     how = checkpoint.aggregation
     if aggregation is not None:
         how = replace(how, policy=aggregation)
@@ -99,7 +112,7 @@ def run_evaluation(
             folder = output
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepfake-")))
-        sets: list[Scored] = []
+        materials = []
         for name, origin in _name_sets(data).items():
             root = open_crops(
                 origin,
@@ -110,18 +123,38 @@ def run_evaluation(
                 max_pixels=max_pixels,
                 quiet=quiet,
             )
-            material = read_material(root, checkpoint, name, origin, split)
-            embeddings = embed_once(
-                material,
-                checkpoint,
-                None if output is None else output / _EMBEDDINGS,
-                device=device,
-                batch_size=batch_size,
-                workers=workers,
-                quiet=quiet,
-            )
-            sets.append(score_material(material, embeddings, checkpoint, how))
-        evaluation = evaluate(sets, checkpoint.threshold, how, rounds)
+            materials.append(read_material(root, checkpoint, name, origin, split))
+
+        def score(kind: str = "", change: Change | None = None) -> list[Scored]:
+            return [
+                score_material(
+                    material,
+                    embed_once(
+                        material,
+                        checkpoint,
+                        None if output is None else output / _EMBEDDINGS,
+                        kind,
+                        device=device,
+                        batch_size=batch_size,
+                        workers=workers,
+                        quiet=quiet,
+                        change=change,
+                    ),
+                    checkpoint,
+                    how,
+                )
+                for material in materials
+            ]
+
+        evaluation = evaluate(score(), checkpoint.threshold, how, rounds)
+        start, curves = start_of_curves(evaluation), []
+        for name in damages:
+            damage, points = CORRUPTIONS[name], [start]
+            for strength, value in enumerate(damage.values, 1):
+                sets = score(f"{name}-{value:g}", partial(_damage, name, strength))
+                points.append(measure_point(sets, checkpoint.threshold, rounds, strength, value))
+            curves.append(Curve(name, damage.title, damage.unit, tuple(points)))
+        evaluation = replace(evaluation, curves=tuple(curves))
         if output is not None:
             provenance = describe_origin(checkpoint, command)
             result = json.dumps(to_json(evaluation, provenance), indent=2) + "\n"
@@ -130,6 +163,10 @@ def run_evaluation(
             write_atomic(output / REPORT_FILE, format_report(evaluation, provenance))
             write_atomic(output / METRICS_FILE, result)
     return evaluation
+
+
+def _damage(name: str, strength: int, crop: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    return corrupt(crop, name, strength, seed)
 
 
 def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:

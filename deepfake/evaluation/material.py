@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from deepfake.faces.tracking import link_tracks
 from deepfake.inference.aggregation import aggregate
 from deepfake.inference.backend import choose_devices
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.data import CropDataModule, CropDataset
+from deepfake.learning.data import CropDataModule, CropDataset, Sample, SampleKey
 from deepfake.media.images import MAX_PIXELS
 from deepfake.progress import track
 from deepfake.records import Aggregation, CropSpec, Face, FaceScore
@@ -45,6 +46,7 @@ from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
 ALL = "all"
+Change = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +281,19 @@ def embed_crops(
     batch_size: int = 64,
     workers: int = 0,
     quiet: bool = True,
+    change: Change | None = None,
 ) -> NDArray[np.float32]:
     """Embed crops of a folder, once each and in order, ``(N, D)``.
+
+    Args:
+        root: The crop folder.
+        rows: Rows of its manifest.
+        checkpoint: Has the network.
+        device: As of ``Predictor``; of several the first one is used.
+        batch_size: Crops per call of the network.
+        workers: Processes that read crops for a GPU.
+        quiet: Show no progress.
+        change: Is given every crop and a number of its own, and what it returns is embedded.
 
     Raises:
         JobError: If a crop is missing or damaged.
@@ -288,7 +301,7 @@ def embed_crops(
     """
     place = choose_devices(device)[0]
     embedder = checkpoint.embedder.to(place)
-    dataset = CropDataset(root, rows, checkpoint.crop_spec.size)
+    dataset = _ChangedCrops(root, rows, checkpoint.crop_spec.size, change)
     # On a CPU the network needs the cores itself.
     loading = CropDataModule(
         str(root), batch_size=batch_size, num_workers=0 if place.type == "cpu" else workers
@@ -303,8 +316,25 @@ def embed_crops(
     return np.concatenate(parts)
 
 
+class _ChangedCrops(CropDataset):
+    def __init__(
+        self, root: Path, rows: Sequence[CropRow], size: int, change: Change | None
+    ) -> None:
+        super().__init__(root, rows, size)
+        self._change = change
+
+    def __getitem__(self, key: SampleKey | int) -> Sample:
+        sample = super().__getitem__(key)
+        if self._change is not None:
+            row = self.rows[int(sample["index"])]
+            crop = sample["image"].permute(1, 2, 0).numpy()
+            changed = self._change(np.ascontiguousarray(crop), zlib.crc32(row.crop.encode()))
+            sample["image"] = torch.from_numpy(changed).permute(2, 0, 1)
+        return sample
+
+
 def embed_once(
-    material: Material, checkpoint: Checkpoint, kept: Path | None, **options: Any
+    material: Material, checkpoint: Checkpoint, kept: Path | None, kind: str = "", **options: Any
 ) -> NDArray[np.float32]:
     """Embed a data set, or read the embeddings that an earlier call has kept.
 
@@ -312,11 +342,12 @@ def embed_once(
         material: The data set.
         checkpoint: Has the network; another classifier or threshold changes nothing here.
         kept: Folder of kept embeddings, ``None`` keeps nothing.
+        kind: Name of the ``change`` among the options, if there is one.
         **options: As of ``embed_crops``.
     """
     if kept is None:
         return embed_crops(material.root, material.faces, checkpoint, **options)
-    path = kept / f"{hash_network(checkpoint)[:16]}-{material.sha256[:16]}.npy"
+    path = kept / f"{hash_network(checkpoint)[:16]}-{material.sha256[:16]}{kind and f'-{kind}'}.npy"
     wanted = (len(material.faces), checkpoint.embedder.head.out_features)
     if path.is_file():
         try:

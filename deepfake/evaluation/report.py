@@ -37,13 +37,16 @@ from deepfake.evaluation.charts import (
 )
 from deepfake.evaluation.evaluate import (
     FIGURE_NAMES,
+    ROBUST,
     TOGETHER,
     UNNAMED,
+    Curve,
     Evaluation,
     Level,
     Rows,
     Slice,
     explain,
+    name_strength,
 )
 from deepfake.evaluation.material import Scored
 from deepfake.faces.extraction import decode_crop, encode_crop
@@ -76,7 +79,7 @@ _TILE_NAMES = {
     "tpr_at_fpr_5": "Found at 5 % false alarms",
     "ece": "Calibration error",
 }
-_LIMITS = (
+LIMITS = (
     "A score says how much a face resembles the fakes that the detector was trained on. It is "
     "evidence, not proof: a kind of forgery that was never trained on can score like a real face, "
     "and compression, filters or make-up can make a real face score like a fake. "
@@ -96,7 +99,7 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
     tables, notes = _figure_tables(evaluation)
     alarms, missed = _mistakes(evaluation)
     threshold = evaluation.threshold
-    return _render(
+    return render(
         "evaluation.html",
         title=f"Evaluation on {', '.join(names)}",
         subtitle=f"Checkpoint {display_name(str(provenance['checkpoint']))}, threshold "
@@ -116,6 +119,9 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
         pictures_note="Made of files, unless a picture says otherwise. Reals are dots and blue, "
         "fakes are crosses and orange; the dashed line is the threshold.",
         charts=_evaluation_charts(evaluation),
+        curves=[_curve_chart(curve) for curve in evaluation.curves],
+        curve_names=[FIGURE_NAMES[name] for name in ROBUST],
+        curve_rows=_curve_rows(evaluation.curves),
         confusion=_confusion(level.rows, threshold),
         false_alarms=alarms,
         missed=missed,
@@ -132,8 +138,7 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
             for file in scored.material.files
             if file.id not in scored.file_p_fake
         ],
-        meaning=_LIMITS
-        + "These figures hold for files like the ones measured here; other sources, "
+        meaning=LIMITS + "These figures hold for files like the ones measured here; other sources, "
         "other forgeries and other shares of fakes have other figures. Intervals say what another "
         "drawing of the same kind of people and videos would change, nothing more.",
         provenance=_provenance(evaluation, provenance),
@@ -216,7 +221,7 @@ def format_prediction_report(
     rest = len(values) - len(digest.shown) - len(digest.others)
     parts = " + ".join(f"{number:,} {status}" for status, number in digest.statuses.items())
     more = f", {rest:,} further ones are in the table of scores alone" if rest else ""
-    return _render(
+    return render(
         "prediction.html",
         title="Scores of photos and videos",
         subtitle=f"Checkpoint {display_name(str(provenance['checkpoint']))}, threshold "
@@ -239,13 +244,14 @@ def format_prediction_report(
             for score in digest.unanswered
         ],
         n_unanswered=digest.n_silent,
-        meaning=_LIMITS + "A file without an answer was not judged: it is neither real nor fake. "
+        meaning=LIMITS + "A file without an answer was not judged: it is neither real nor fake. "
         "Nobody should be accused on a score alone.",
-        provenance=_origin_entries(provenance),
+        provenance=list_origins(provenance),
     )
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Fill in a template; whatever is not ``Markup`` is escaped."""
     environment = Environment(
         loader=PackageLoader("deepfake.evaluation"),
         autoescape=True,
@@ -478,6 +484,51 @@ def _map_chart(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def _curve_chart(curve: Curve) -> dict[str, Any]:
+    series = []
+    for name in ROBUST:
+        found = [(point.strength, point.figures[name]) for point in curve.points]
+        found = [(strength, figure) for strength, figure in found if not figure.reason]
+        series.append(
+            Series(
+                FIGURE_NAMES[name],
+                [strength for strength, _ in found],
+                [figure.value for _, figure in found],
+                [figure.low for _, figure in found],
+                [figure.high for _, figure in found],
+            )
+        )
+    first, last = curve.points[0].figures["auc"], curve.points[-1].figures["auc"]
+    strengths = ", ".join(name_strength(point) for point in curve.points[1:])
+    text = f"AUC {_show(first.value)} falls to " if last.value < first.value else "AUC "
+    text += f"{_show(last.value)} at the last strength. {curve.unit.capitalize()}: {strengths}."
+    count = len(curve.points) - 1
+    axes = Axes("strength", "figure", (0, count), x_ticks=range(count + 1))
+    svg = draw_lines(axes, series, f"Robustness: {curve.title}", text, dots=True)
+    title = curve.title[0].upper() + curve.title[1:]
+    return _line_chart(title, svg, series, text)
+
+
+def _curve_rows(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    points = [("as they are", "", curve.points[0]) for curve in curves[:1]]
+    points += [
+        (curve.title, f"{curve.unit}: {name_strength(point)}", point)
+        for curve in curves
+        for point in curve.points[1:]
+    ]
+    return [
+        {
+            "name": name,
+            "value": value,
+            "cells": [
+                {"value": _show(figure.value), "interval": _interval(figure)}
+                for figure in point.figures.values()
+            ],
+        }
+        for name, value, point in points
+    ]
+
+
 def _score_chart(values: NDArray[np.float64], threshold: float) -> dict[str, Any]:
     text = f"Median {np.median(values):.2f}; threshold {threshold:.2f}."
     svg = draw_counts(values, threshold, "Scores of all files", text)
@@ -593,14 +644,21 @@ def make_thumbnail(encoded: bytes) -> str | None:
         crop = decode_crop(encoded)
     except MediaError:
         return None
-    side = (_THUMBNAIL_PX, _THUMBNAIL_PX)
-    small = np.asarray(cv2.resize(crop, side, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    data = base64.b64encode(encode_crop(small, _THUMBNAIL_QUALITY)).decode("ascii")
+    return embed_picture(crop, _THUMBNAIL_PX)
+
+
+def embed_picture(image: NDArray[np.uint8], longest_px: int) -> str:
+    """A picture inside the page, no larger than this."""
+    factor = longest_px / max(image.shape[:2])
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    sized = np.asarray(cv2.resize(image, (width, height), interpolation=way), dtype=np.uint8)
+    data = base64.b64encode(encode_crop(sized, _THUMBNAIL_QUALITY)).decode("ascii")
     return f"data:image/jpeg;base64,{data}"
 
 
 def _file_card(score: MediaScore, picture: bytes | None, threshold: float) -> dict[str, Any]:
-    frames = _frame_scores(score)
+    frames = frame_scores(score)
     detail = [f"{score.n_faces:,} face{'s' if score.n_faces != 1 else ''}"]
     people = len({face.track for face in score.faces})
     if people > 1:
@@ -626,7 +684,7 @@ def _file_card(score: MediaScore, picture: bytes | None, threshold: float) -> di
     }
 
 
-def _frame_scores(score: MediaScore) -> list[tuple[float, float]]:
+def frame_scores(score: MediaScore) -> list[tuple[float, float]]:
     """Time in seconds and highest face score of each frame with a face."""
     return [
         (faces[0].time_s, max(face.p_fake for face in faces))
@@ -636,7 +694,7 @@ def _frame_scores(score: MediaScore) -> list[tuple[float, float]]:
 
 
 def _provenance(evaluation: Evaluation, provenance: Mapping[str, Any]) -> list[Any]:
-    entries = _origin_entries(provenance)
+    entries = list_origins(provenance)
     for scored in evaluation.sets:
         material = scored.material
         entries += [
@@ -653,7 +711,8 @@ def _provenance(evaluation: Evaluation, provenance: Mapping[str, Any]) -> list[A
     return entries
 
 
-def _origin_entries(provenance: Mapping[str, Any]) -> list[Any]:
+def list_origins(provenance: Mapping[str, Any]) -> list[Any]:
+    """The rows of "where this comes from"."""
     trained = provenance.get("trained_with") or {}
     used = provenance["evaluated_with"]
     entries = [

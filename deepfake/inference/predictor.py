@@ -181,6 +181,11 @@ class Predictor:
             for done, scores in flying:
                 yield self._answer_group(done, scores.result())
 
+    def answer(self, source: Source, extraction: Extraction) -> MediaScore:
+        """Score one source whose faces were extracted with this recipe and sampling already."""
+        group = [(source, extraction)]
+        return self._answer_group(group, _score_group(self._scorers[0], group))[0]
+
     def _iter_groups(
         self, sources: Iterable[Source], block_size: int, first: int
     ) -> Generator[_Group]:

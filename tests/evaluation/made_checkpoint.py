@@ -26,6 +26,7 @@ def write_checkpoint(
     threshold: float = 0.5,
     manifest_sha256: str | None = None,
     configuration: str = "",
+    embedder: EmbeddingModel | None = None,
 ) -> Path:
     """Fit the head on all crops of the folder and write everything as a training does.
 
@@ -35,11 +36,12 @@ def write_checkpoint(
         threshold: Written as chosen.
         manifest_sha256: Of the training data; by default that of the folder.
         configuration: As if trained so.
+        embedder: Of the crops' size; by default a random one.
     """
     torch.manual_seed(0)
     manifest = read_manifest(crops)
     size = manifest.spec.size
-    embedder = EmbeddingModel(BACKBONE, size, DIM, dropout=0.0).eval()
+    embedder = (embedder or EmbeddingModel(BACKBONE, size, DIM, dropout=0.0)).eval()
     pictures = [decode_crop((crops / row.crop).read_bytes()) for row in manifest.rows]
     batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     with torch.inference_mode():

@@ -1,0 +1,288 @@
+"""Where a score comes from: a network that knows one kind of seam must be caught looking at it."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from deepfake import cli
+from deepfake.evaluation import explain, material
+from deepfake.evaluation.explain import (
+    Explanation,
+    check_deletion,
+    choose_peaks,
+    cover,
+    explain_file,
+    find_heat,
+    find_neighbours,
+    hot_region,
+    log_odds,
+    read_reference,
+    smear,
+)
+from deepfake.evaluation.explain_page import format_explanation
+from deepfake.evaluation.job import describe_origin
+from deepfake.inference.predictor import Predictor
+from deepfake.learning.embedder import EmbeddingModel
+from deepfake.media.discovery import list_sources
+from deepfake.records import Aggregation, FaceScore
+from tests.evaluation.conftest import Made
+from tests.evaluation.made_checkpoint import BACKBONE, DIM
+from tests.evaluation.test_report import BROWSER, probe
+from tests.fakes import portrait
+from tests.made_crops import draw_crop
+
+SIDE = 64
+
+
+def draw_patch(rng: np.random.Generator, fake: bool) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A real crop; in a fake there is a small round patch with a rim and another grain."""
+    crop, (y, x) = draw_crop(rng, SIDE, fake=False), rng.integers(12, SIDE - 12, 2)
+    rows, columns = np.mgrid[0:SIDE, 0:SIDE]
+    distance = np.hypot(rows - y, columns - x)
+    seam = distance < 9 if fake else np.zeros((SIDE, SIDE), bool)
+    checks = np.where((rows + columns) % 2, 18, -18) + 40 * (np.abs(distance - 8) < 1.2)
+    return np.clip(crop + np.where(seam, checks, 0)[..., None], 0, 255).astype(np.uint8), seam
+
+
+class Network:
+    """Scores crops; trained on ``draw_patch``."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.embedder = EmbeddingModel(BACKBONE, SIDE, DIM, dropout=0.0)
+        self.head = torch.nn.Linear(DIM, 1)
+
+    def train(self, steps: int) -> Network:
+        rng = np.random.default_rng(0)
+        parameters = [*self.embedder.parameters(), *self.head.parameters()]
+        optimiser = torch.optim.AdamW(parameters, lr=3e-3)
+        labels = torch.arange(24) % 2
+        for _ in range(steps):
+            crops = np.stack([draw_patch(rng, bool(label))[0] for label in labels])
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                self._logits(crops), labels.float()
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        self.embedder.eval()
+        return self
+
+    def _logits(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+        images = torch.from_numpy(crops).permute(0, 3, 1, 2)
+        logits: torch.Tensor = 8 * self.head(self.embedder(images))[:, 0]
+        return logits
+
+    def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+        with torch.inference_mode():
+            return np.asarray(torch.sigmoid(self._logits(crops).double()))
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return Network().train(60)
+
+
+def test_the_hot_region_is_where_the_seam_is(network: Network) -> None:
+    rng = np.random.default_rng(9)
+    inside, chance, hot_drops, random_drops = [], [], [], []
+    for number in range(12):
+        crop, seam = draw_patch(rng, fake=True)
+        assert network(crop[None])[0] > 0.5
+        hot = hot_region(find_heat(crop, network))
+        hot_drop, random_drop, p_without = check_deletion(crop, hot, network, number)
+        assert p_without == pytest.approx(network(cover(crop, smear(crop), hot)[None])[0])
+        inside.append(seam[hot].mean())
+        chance.append(seam.mean())
+        hot_drops.append(hot_drop)
+        random_drops.append(random_drop)
+    assert np.mean(inside) > 3 * np.mean(chance)
+    assert np.mean(hot_drops) > 2 * np.mean(random_drops)
+    assert np.mean(np.array(hot_drops) > random_drops) > 0.8
+
+
+def test_heat_is_what_a_known_score_depends_on() -> None:
+    """Of a score that sees the grain of one corner only, the heat is in that corner."""
+
+    def score(crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+        corner = crops[:, :16, 48:].astype(np.float64).std(axis=(1, 2, 3))
+        return np.asarray(1 / (1 + np.exp(-corner / 10)))
+
+    crop = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+    heat = find_heat(crop, score)
+    assert heat.shape == (SIDE, SIDE)
+    top, left = np.unravel_index(heat.argmax(), heat.shape)
+    assert top < 16
+    assert left >= 48
+    assert heat[32:, :32].max() == pytest.approx(0, abs=1e-9)
+    hot = hot_region(heat)
+    assert hot.sum() == round(0.15 * SIDE * SIDE)
+    hot_drop, random_drop, _ = check_deletion(crop, hot, score)
+    assert hot_drop > 2 * random_drop > 0
+    assert hot_region(np.zeros((10, 10)), 0.25).sum() == 25
+
+
+def test_log_odds_of_sure_scores_are_finite() -> None:
+    odds = log_odds(np.array([0.0, 0.5, 1.0]))
+    assert np.isfinite(odds).all()
+    assert odds[1] == 0
+    assert odds[0] == pytest.approx(-odds[2], rel=1e-4)
+
+
+def face_at(frame: int, p_fake: float, index: int = 0) -> FaceScore:
+    return FaceScore(frame, frame / 10, index, (0.0, 0.0, 9.0, 9.0), 0.9, p_fake)
+
+
+def test_peaks_are_apart_and_in_order() -> None:
+    scores = [0.1, 0.95, 0.9, 0.2, 0.3, 0.8, 0.1, 0.1, 0.1, 0.2]
+    faces = [face_at(frame, p_fake) for frame, p_fake in enumerate(scores)]
+    assert [face.frame_index for face in choose_peaks(faces, 2)] == [1, 5]
+    together = [face_at(0, 0.2), face_at(0, 0.7, 1), face_at(0, 0.5, 2)]
+    assert [face.face_index for face in choose_peaks(together, 2)] == [1, 2]
+    assert choose_peaks([], 3) == ()
+
+
+def test_neighbours_are_the_nearest_by_cosine(made: Made, tmp_path: Path) -> None:
+    reference = read_reference(made.crops, made.checkpoint)
+    assert reference.split == "train"
+    known = np.random.default_rng(0).normal(size=(len(reference.faces), 5)).astype(np.float32)
+    known /= np.linalg.norm(known, axis=1, keepdims=True)
+    near = find_neighbours(known[3], reference, known, 4)
+    order = np.argsort(-known @ known[3])[:4]
+    assert [item.row for item in near] == [reference.faces[place] for place in order]
+    assert near[0].similarity == pytest.approx(1)
+    assert near[0].encoded == (made.crops / reference.faces[3].crop).read_bytes()
+    gone = find_neighbours(known[3], replace(reference, root=tmp_path), known, 1)
+    assert gone[0].encoded is None
+
+
+@dataclass
+class Files:
+    clip: Path
+    photo: Path
+    hostile: Path
+    wall: Path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("files")
+    made = Files(*(folder / name for name in ("c.gif", "p.png", "<b onload=x>&.png", "w.png")))
+    picture = cv2.cvtColor(portrait(1), cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(made.photo), picture)
+    made.hostile.write_bytes(made.photo.read_bytes())
+    cv2.imwrite(str(made.wall), np.full((90, 90, 3), 90, np.uint8))
+    frames = [Image.fromarray(portrait(number)) for number in range(3)]
+    frames[0].save(made.clip, save_all=True, append_images=frames[1:], duration=400)
+    return made
+
+
+def explain_made(made: Made, path: Path, **options: object) -> Explanation:
+    predictor = Predictor(made.checkpoint, device="cpu")
+    (source,) = list_sources([path.name], path.parent)
+    return explain_file(predictor, source, **options)  # type: ignore[arg-type]
+
+
+def test_a_clip_is_explained_frame_by_frame(
+    made: Made, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = explain_made(made, files.clip, train_crops=made.crops, kept=tmp_path, n_neighbours=3)
+    answer = next(Predictor(made.checkpoint, device="cpu").predict([files.clip]))
+    assert found.score.p_fake == pytest.approx(answer.p_fake, abs=1e-6)
+    assert [peak.face.frame_index for peak in found.peaks] == [0, 1, 2]
+    assert found.foreign  # the checkpoint says that it was trained on others
+    for peak in found.peaks:
+        assert peak.frame is not None
+        assert peak.frame.shape == portrait(0).shape
+        assert len(peak.neighbours) == 3
+        values = [near.similarity for near in peak.neighbours]
+        assert values == sorted(values, reverse=True)
+    assert len(list(tmp_path.glob("*.npy"))) == 1
+    # What was kept is used again, and is what evaluate keeps.
+    monkeypatch.setattr(material, "embed_crops", lambda *_, **__: pytest.fail("embedded again"))
+    again = explain_made(made, files.clip, train_crops=made.crops, kept=tmp_path, n_neighbours=3)
+    assert [p.neighbours for p in again.peaks] == [p.neighbours for p in found.peaks]
+
+    text = html.unescape(
+        format_explanation(found, Aggregation(), describe_origin(made.checkpoint, "so"))
+    )
+    assert "3 faces in 3 frames" in text
+    assert "its score is the mean over them" in text
+    assert text.count('<section class="peak"') == 3
+    assert text.count('aria-label="Score over time') == 1
+    assert text.count('class="mark"') == 3
+    assert "NOT the crops that this checkpoint was trained on" in text
+    assert text.count("nearest training faces are fakes.") == 3
+
+
+def test_the_page_says_when_the_map_fails(made: Made, files: Files) -> None:
+    found = explain_made(made, files.photo, n_faces=1)
+    assert len(found.peaks) == 1
+    origin = describe_origin(made.checkpoint, "")
+    peak = found.peaks[0]
+    for hot, random, holds in ((2.0, 1.0, True), (1.0, 1.5, False)):
+        turned = replace(found, peaks=(replace(peak, hot_drop=hot, random_drop=random),))
+        text = format_explanation(turned, Aggregation(), origin)
+        assert turned.holds is holds
+        assert ("The maps FAIL their check on this file" in text) is not holds
+        assert ("The hot region wins in 1 of 1." in text) is holds
+        assert f"takes {hot:.2f} off the log-odds" in text
+    cold = replace(peak, heat=-np.ones_like(peak.heat), frame=None)
+    text = format_explanation(replace(found, peaks=(cold,)), Aggregation(), origin)
+    assert "the frame cannot be decoded again" in text
+
+
+def test_a_turned_face_is_shown_as_it_was_searched(made: Made, files: Files) -> None:
+    (source,) = list_sources([files.photo.name], files.photo.parent)
+    predictor = Predictor(made.checkpoint, device="cpu")
+    crop = explain._extract(predictor, source).crops[0]
+    frame = portrait(1)
+    turned = explain._turned(frame, replace(crop, rotation=180))
+    assert turned is not None
+    assert np.array_equal(turned[::-1, ::-1], frame)
+    assert explain._turned(None, crop) is None
+
+
+def test_explain_command(
+    made: Made, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "why.html"
+    options = ["--checkpoint", str(made.path), "--output", str(page), "--quiet", "--workers", "0"]
+    options += ["--device", "cpu"]
+    command = ["explain", str(files.hostile), *options]
+    assert cli.main([*command, "--train-crops", str(made.crops), "--peaks", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "deletion check" in shown
+    text = page.read_text(encoding="utf-8")
+    assert "<b onload" not in text
+    assert "&lt;b onload=x&gt;&amp;.png" in text
+    assert "<i>swap" not in text
+    assert "&lt;i&gt;swap" in text
+    if BROWSER is not None:
+        for seen, width in zip(
+            probe(tmp_path, [(text, 390), (text, 1440)]), (390, 1440), strict=True
+        ):
+            assert (seen["scroll"] <= width, seen["wide"], seen["loads"]) == (True, [], [])
+            assert all(seen["pictures"])
+    assert cli.main(command) == 2
+    assert "exists; name another file" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite", "--embeddings", "x"]) == 2
+    assert "--embeddings needs --train-crops" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite", "--peaks", "0"]) == 2
+    assert "--peaks 0; expected 1 or more" in capsys.readouterr().err
+    assert cli.main(["explain", str(files.wall.parent), *options, "--overwrite"]) == 2
+    assert "is 4 files; explain looks into one" in capsys.readouterr().err
+    assert cli.main(["explain", str(files.wall), *options, "--overwrite"]) == 4
+    assert "w.png: no_face" in capsys.readouterr().out
+    assert "There is no answer: no_face" in page.read_text(encoding="utf-8")
+    assert cli.main([*command[:-2], "--output", str(tmp_path / "no" / "x.html")]) == 2
+    assert "there is no folder" in capsys.readouterr().err

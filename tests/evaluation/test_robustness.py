@@ -1,0 +1,122 @@
+"""Damage: none at strength 0, more at each strength, the same each time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deepfake import cli
+from deepfake.errors import UsageError
+from deepfake.evaluation import material
+from deepfake.evaluation.evaluate import describe
+from deepfake.evaluation.job import run_evaluation
+from deepfake.evaluation.robustness import CORRUPTIONS, choose_corruptions, corrupt
+from tests.evaluation.conftest import Made
+from tests.made_crops import draw_crop
+
+CROP = draw_crop(np.random.default_rng(0), 96, fake=True)
+GRADED = [name for name in CORRUPTIONS if name != "flip"]
+
+
+def damage(crop: NDArray[np.uint8], name: str, strength: int, seed: int = 3) -> float:
+    difference = corrupt(crop, name, strength, seed).astype(float) - crop
+    return float(np.abs(difference).mean())
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_strength_0_changes_nothing_and_the_crop_stays(name: str) -> None:
+    before = CROP.copy()
+    unchanged = corrupt(CROP, name, 0)
+    assert np.array_equal(unchanged, CROP)
+    assert unchanged is not CROP
+    first, again = (corrupt(CROP, name, 1, seed=5) for _ in range(2))
+    assert first.shape == CROP.shape
+    assert first.dtype == np.uint8
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, CROP)
+    assert np.array_equal(CROP, before)
+
+
+@pytest.mark.parametrize("name", GRADED)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_damage_grows_with_strength(name: str, seed: int) -> None:
+    # A soft picture: of one that is all noise, a shift by more pixels is no more of a change.
+    rng = np.random.default_rng(seed)
+    soft = corrupt(draw_crop(rng, 128, fake=False), "blur", 5)
+    soft[40:90, 30:98] //= 2
+    assert len(CORRUPTIONS[name].values) == 5
+    levels = [damage(soft, name, strength, seed) for strength in range(6)]
+    assert levels[0] == 0
+    assert np.all(np.diff(levels) > 0), levels
+
+
+def test_a_mirror_image_has_one_strength() -> None:
+    assert np.array_equal(corrupt(CROP, "flip", 1), CROP[:, ::-1])
+    with pytest.raises(UsageError, match="flip has strengths 0 to 1, not 2"):
+        corrupt(CROP, "flip", 2)
+    with pytest.raises(UsageError, match="no corruption 'fog'; there are jpeg, video"):
+        corrupt(CROP, "fog", 1)
+
+
+@pytest.mark.parametrize("name", ["noise", "brightness", "jitter"])
+def test_chance_is_the_seeds(name: str) -> None:
+    assert len({corrupt(CROP, name, 3, seed).tobytes() for seed in range(8)}) > 1
+
+
+def test_jitter_shows_nothing_that_was_not_in_the_crop() -> None:
+    ramp = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 200, axis=0).repeat(3, axis=2)
+    for seed in range(20):
+        moved = corrupt(np.ascontiguousarray(ramp), "jitter", 5, seed)[100, :, 0].astype(int)
+        assert np.all(np.diff(moved) >= 0)  # reflected borders would turn back
+        assert moved[-1] - moved[0] == pytest.approx(0.76 * 199, abs=3)
+
+
+def test_names_are_chosen_once() -> None:
+    assert choose_corruptions([]) == tuple(CORRUPTIONS)
+    assert choose_corruptions(["blur", "jpeg", "blur"]) == ("blur", "jpeg")
+
+
+def test_evaluate_follows_damage(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "report"
+    words = ["evaluate", "--checkpoint", str(made.path), "--data", str(made.crops), "--quiet"]
+    words += ["--device", "cpu", "--rounds", "20", "--output", str(output)]
+    assert cli.main([*words, "--corruptions", "noise", "flip"]) == 0
+    shown = capsys.readouterr().out
+    assert "noise (std, % of the range)" in shown
+    robustness = json.loads((output / "metrics.json").read_text())["robustness"]
+    points = robustness["noise"]["points"]
+    assert [point["value"] for point in points] == [None, 2, 4, 8, 12, 20]
+    assert len(robustness["flip"]["points"]) == 2
+    metrics = json.loads((output / "metrics.json").read_text())
+    clean = metrics["levels"]["file"]["overall"]["figures"]
+    assert points[0]["figures"] == {name: clean[name] for name in ("auc", "accuracy")}
+    assert all(0 <= point["figures"]["auc"]["low"] <= 1 for point in points)
+    aucs = [point["figures"]["auc"]["value"] for point in points]
+    assert len(set(aucs)) > 1  # damage reaches the network
+    page = (output / "report.html").read_text()
+    assert "<h2>Robustness</h2>" in page
+    assert page.count("Robustness: noise") == 1
+    assert len(list((output / "embeddings").glob("*-noise-*.npy"))) == 5
+
+    # What was kept is used again; without an output nothing is kept and the figures are the same.
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("embedded again")
+
+    monkeypatch.setattr(material, "embed_crops", fail)
+    assert cli.main([*words, "--corruptions", "noise", "flip"]) == 0
+    monkeypatch.undo()
+    again = run_evaluation(
+        made.checkpoint, [str(made.crops)], None, rounds=20, device="cpu", corruptions=["flip"]
+    )
+    assert (
+        describe(again).split("mirrored")[1].splitlines()[2].split()[1]
+        == (shown.split("mirrored")[1].splitlines()[2].split()[1])
+    )
+    assert cli.main([*words, "--corruptions", "fog"]) == 2
+    assert "no corruption 'fog'" in capsys.readouterr().err
