@@ -30,6 +30,8 @@ from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
 from deepfake.errors import MediaError
 from deepfake.media.clips import Clip, choose_frames
+from deepfake.media.jpeg import MAX_BYTES as MAX_JPEG_BYTES
+from deepfake.media.jpeg import decode_whole_jpeg
 from deepfake.records import Frame, Sampling
 
 MAX_PIXELS = 100_000_000
@@ -233,16 +235,33 @@ def _decode(
         _shrink_jpeg(image, file, name, max_pixels)
         notes.append(f"decoded at half size of {full_size[0]}x{full_size[1]}")
     _check_size(image, name, max_pixels)
-    image.load()
-    pixels, remarks = _convert(image, name)
+    pixels = None if notes else _decode_jpeg(image, file, n_bytes)
+    if pixels is None:
+        image.load()
+        pixels = _to_rgb(image, name)
+    orientation, remarks = _read_metadata(image)
+    pixels = _to_upright(pixels, orientation)
     notes += remarks
     note = _describe_frames(image, n_bytes)
     notes += [note] if note else []
     return pixels, notes
 
 
-def _convert(image: Image.Image, name: str) -> tuple[NDArray[np.uint8], list[str]]:
-    """Pixels of a loaded picture as ``Frame`` has them, and remarks on its metadata."""
+def _decode_jpeg(image: Image.Image, file: BinaryIO, n_bytes: int) -> NDArray[np.uint8] | None:
+    """Pixels of a JPEG that nothing is wrong with; ``None`` for all other pictures."""
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
+        return None
+    if n_bytes > MAX_JPEG_BYTES:
+        return None
+    position = file.tell()
+    file.seek(0)
+    pixels = decode_whole_jpeg(file.read(MAX_JPEG_BYTES))
+    file.seek(position)
+    return pixels if pixels is not None and pixels.shape[1::-1] == image.size else None
+
+
+def _read_metadata(image: Image.Image) -> tuple[int, list[str]]:
+    """EXIF orientation of a decoded picture, and remarks on its metadata."""
     notes = []
     # After load(): TIFF turns itself while loading, PNG may carry its EXIF behind the pixels.
     orientation, note = _read_orientation(image)
@@ -250,7 +269,7 @@ def _convert(image: Image.Image, name: str) -> tuple[NDArray[np.uint8], list[str
     profile = image.info.get("icc_profile")
     if profile and (not isinstance(profile, bytes) or profile[36:40] != b"acsp"):
         notes.append("broken colour profile ignored")
-    return _to_upright(_to_rgb(image, name), orientation), notes
+    return orientation, notes
 
 
 def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
@@ -530,7 +549,9 @@ def _iter_frames(
     for index, time_s, image in _iter_loaded(file, name, chosen, max_pixels):
         if index in wanted:
             with _decoder_errors(file, name, index) as heard:
-                pixels, notes = _convert(image, name)
+                pixels = _to_rgb(image, name)
+                orientation, notes = _read_metadata(image)
+                pixels = _to_upright(pixels, orientation)
             notes += [f"broken metadata ignored ({one_line(text)})" for text in heard]
             yield Frame(index=index, time_s=time_s, image=pixels, note="; ".join(notes))
 

@@ -262,7 +262,26 @@ def test_main_mode_finds_the_largest_face_of_exact_mode(size: int) -> None:
         (exact,) = ours(DEFAULT).detect([picture])
         (main,) = MTCNN(mode="main").detect([picture])
         assert len(main) == 1
-        assert overlap(main[0], exact[0]) > 0.99
+        # The same face; but levels that might still have moved its box by a little were left out.
+        assert overlap(main[0], exact[0]) > 0.8
+
+
+def test_main_mode_shows_no_rectangle_to_a_network_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, detector = montage(), MTCNN(mode="main")
+    seen = []
+    average = cascade.average_cells
+
+    def watch(tables: torch.Tensor, owners: torch.Tensor, rows: Any, columns: Any) -> torch.Tensor:
+        if rows[0].shape[1] == 24:
+            ends = (rows[0][:, 0], rows[1][:, -1], columns[0][:, 0], columns[1][:, -1])
+            seen.extend(map(tuple, torch.stack(ends, dim=1).tolist()))
+        return average(tables, owners, rows, columns)
+
+    monkeypatch.setattr(cascade, "_SIZE_GUARD", 1e9)  # every finer level is a rival
+    monkeypatch.setattr(cascade, "average_cells", watch)
+    detector.detect([picture])
+    assert seen
+    assert len(seen) == len(set(seen))
 
 
 def test_main_mode_stops_early_at_a_large_face(monkeypatch: pytest.MonkeyPatch) -> None:
