@@ -288,6 +288,21 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
     return 0
 
 
+def read_data_module(configs: Sequence[str], root: str, seed: int) -> CropDataModule:
+    """The data of training configurations, set up; later files win.
+
+    Raises:
+        UsageError: If a configuration or the crops are not usable.
+    """
+    parser = _Parser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(CropDataModule, "data")
+    # What else a configuration holds is checked by the training.
+    parsed = parser.parse_object(_read_data_settings(configs) | {})
+    data = parser.instantiate_classes(parsed).data
+    return data
+
+
 def _finish(cli: _TrainCLI, source: Path) -> None:
     """Fit the classifier of a run that was stopped after its last epoch, before it had one."""
     if (source.parent.parent / MODEL_FILE).exists():
