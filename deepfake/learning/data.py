@@ -428,9 +428,7 @@ class CropDataModule(LightningDataModule):
         if steps_per_epoch is not None and steps_per_epoch < 1:
             raise UsageError(f"data.steps_per_epoch={steps_per_epoch}; expected 1 or more, or null")
         if paired and batch_size % 2:
-            raise UsageError(
-                f"data.batch_size={batch_size} is odd; data.paired needs pairs"
-            )
+            raise UsageError(f"data.batch_size={batch_size} is odd; data.paired needs pairs")
         self.root = Path(root)
         self.batch_size, self.augment_share, self.balance = batch_size, augment_share, balance
         self.augmentation, self.extra, self.self_blend = augmentation, tuple(extra), self_blend

@@ -21,7 +21,7 @@ from deepfake.learning.augmentation import (
 )
 from deepfake.learning.blending import self_blend
 from deepfake.learning.data import CropDataModule, CropDataset, SampleKey
-from deepfake.learning.face_parts import Picture, Points, to_five, to_68
+from deepfake.learning.face_parts import Picture, Points, to_68, to_five
 
 _NAME_WIDTH = 190
 _TILE = 128
