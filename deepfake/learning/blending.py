@@ -110,7 +110,7 @@ def _random_hull(points: Points, size: int, rng: np.random.Generator) -> Floats:
     hull = choices[int(rng.integers(len(choices)))]
     extent = float(np.ptp(hull, axis=0).max())
     shaken = hull + rng.normal(0, 0.03 * extent, hull.shape)
-    return hull_mask(shaken.astype(np.float32), size).astype(np.float32) / 255
+    return np.asarray(hull_mask(shaken.astype(np.float32), size) / 255, np.float32)
 
 
 def _deform(mask: Floats, rng: np.random.Generator) -> Floats:
@@ -155,8 +155,8 @@ def _move(source: Picture, mask: Floats, rng: np.random.Generator) -> tuple[Pict
     affine = np.array(
         [[scale, 0, (1 - scale) * centre + shift[0]], [0, scale, (1 - scale) * centre + shift[1]]]
     )
-    options = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REFLECT_101}
-    moved = cv2.warpAffine(source, affine, (size, size), **options)
+    mirrored = cv2.BORDER_REFLECT_101
+    moved = cv2.warpAffine(source, affine, (size, size), borderMode=mirrored)
     return np.asarray(moved), np.asarray(cv2.warpAffine(mask, affine, (size, size)), np.float32)
 
 

@@ -37,7 +37,7 @@ def face(scale: float = 20.0, tilt: float = 0.0) -> Points:
     """68 points in the middle of the crop, turned by ``tilt`` degrees."""
     turn = np.deg2rad(tilt)
     matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    return (draw_frontal_face() @ matrix * scale + (64, 46)).astype(np.float32)
+    return np.asarray(draw_frontal_face() @ matrix * scale + (64, 46), np.float32)
 
 
 def grey() -> Picture:
@@ -46,7 +46,7 @@ def grey() -> Picture:
 
 def hidden(picture: Picture) -> Picture:
     assert set(np.unique(picture)) <= {0, 150}
-    return (picture[..., 0] == 0).astype(np.uint8)
+    return np.asarray(picture[..., 0] == 0, np.uint8)
 
 
 def covers(mask: Picture, point: Points) -> bool:
