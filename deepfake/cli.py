@@ -49,6 +49,9 @@ commands, with an example of each:
              deepfake train --config configs/default.yaml --data.root crops/
   doctor     look for leaks, duplicates and other faults in crops
              deepfake doctor crops/
+  show-augmentations
+             draw what the augmentations of a configuration do to crops
+             deepfake show-augmentations configs/default.yaml --data.root crops/
   predict    score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
   explain    show what the score of one file rests on
@@ -133,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands |= {"explain": explain, "evaluate": evaluate}
     commands |= {"calibrate": calibrate, "fit-head": fit_head}
     commands |= {"merge": merge, "info": info, "export": export, "demo": demo}
+    commands |= {"show-augmentations": show_augmentations}
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_TOP_HELP)
         return EXIT_OK if arguments else EXIT_USAGE
@@ -278,6 +282,42 @@ examples:
             sys.stderr.write("warning: a leak was let pass by --allow-leak\n")
             return EXIT_OK
         return EXIT_FAILED
+
+    return _run(job, "nothing was written")
+
+
+def show_augmentations(argv: Sequence[str] | None = None) -> int:
+    """Draw a contact sheet: ``deepfake show-augmentations CONFIG --data.root CROPS``."""
+    parser = _Parser(
+        prog="deepfake show-augmentations",
+        description="Draw every augmentation on training crops: a row for each, the last one as "
+        "CONFIG has it,\na column for each crop, real and fake in turns.",
+        epilog="""\
+examples:
+  deepfake show-augmentations configs/default.yaml --data.root crops/
+  deepfake show-augmentations configs/dacon.yaml configs/ablations/12-blind-face.yaml \\
+      --data.root crops/ --rows crop "as configured" --output blind.png
+""",
+    )
+    parser.add_argument("config", nargs="+", help="training configuration; later files win")
+    parser.add_argument("--data.root", dest="root", required=True, help="folder of crop.py")
+    parser.add_argument(
+        "--output", type=Path, default=Path("augmentations.png"), help="PNG (default %(default)s)"
+    )
+    parser.add_argument("--crops", type=int, default=10, help="columns (default %(default)s)")
+    parser.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="only these rows")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice and of what happens")
+    options = parser.parse_args(argv)
+
+    def job() -> int:
+        from deepfake.learning.sheet import draw_sheet
+        from deepfake.storage import write_atomic
+        from deepfake.training import read_data_module
+
+        data = read_data_module(options.config, options.root, options.seed)
+        write_atomic(options.output, draw_sheet(data, options.crops, options.rows))
+        sys.stdout.write(f"{options.output}\n")
+        return EXIT_OK
 
     return _run(job, "nothing was written")
 

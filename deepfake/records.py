@@ -163,6 +163,8 @@ class FaceCrop:
         rotation: 0, or 180 if the face was only found in the frame turned upside down; box and
             landmarks then refer to the turned frame.
         encoded: The stored file (JPEG or PNG bytes); decoding it gives the network's input.
+        window: ``(x0, y0, x1, y1)`` of the frame that the crop shows, in whole pixels, ``x1`` and
+            ``y1`` exclusive; may leave the frame.
     """
 
     frame_index: int
@@ -171,6 +173,7 @@ class FaceCrop:
     face: Face
     rotation: int
     encoded: bytes
+    window: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
 import torch
+import yaml
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.io import TorchCheckpointIO
 from pytorch_lightning import Trainer
@@ -286,6 +287,31 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
             )
         output.write(_describe(cli.model.info, model))
     return 0
+
+
+def read_data_module(configs: Sequence[str], root: str, seed: int) -> CropDataModule:
+    """The data of training configurations, set up; later files win.
+
+    Raises:
+        UsageError: If a configuration or the crops are not usable.
+    """
+    settings: dict[str, Any] = {}
+    for config in configs:
+        try:
+            content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UsageError(f"configuration {config}: {error}") from error
+        # What else it holds is checked by the training.
+        part = content.get("data", {}) if isinstance(content, dict) else None
+        if not isinstance(part, dict):
+            raise UsageError(f"configuration {config}: no settings, or none under data")
+        settings |= part
+    parser = _Parser()
+    parser.add_class_arguments(CropDataModule, "data")
+    parsed = parser.parse_object({"data": settings | {"root": root, "seed": seed}})
+    data: CropDataModule = parser.instantiate_classes(parsed).data
+    data.setup()
+    return data
 
 
 def _finish(cli: _TrainCLI, source: Path) -> None:

@@ -29,6 +29,8 @@ COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {"train": (16, 16), "validation": (8, 8), "test": (8, 8)}
 )
 """Real and fake crops of each split."""
+LANDMARKS = (0.36, 0.42, 0.64, 0.42, 0.5, 0.55, 0.39, 0.68, 0.61, 0.68)
+"""Eyes, nose and mouth of the oval, as shares of the side."""
 
 
 def draw_crop(rng: np.random.Generator, size: int, fake: bool) -> NDArray[np.uint8]:
@@ -115,8 +117,9 @@ def _make_row(file: Path, source: str, label: int, group: str, split: str, size:
         split=split,
         box_xyxy=(0.0, 0.0, float(size), float(size)),
         confidence=0.99,
-        landmarks=tuple(float(value) for value in range(10)),
+        landmarks=tuple(size * value for value in LANDMARKS),
         rotation=0,
+        window=(0, 0, size, size),
     )
 
 

@@ -38,7 +38,7 @@ def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     "command",
     [
         *("", "crop", "doctor", "train", "predict", "explain", "evaluate", "calibrate", "fit-head"),
-        *("merge", "info", "export", "demo"),
+        *("merge", "info", "export", "demo", "show-augmentations"),
     ],
 )
 def test_help_has_examples_and_imports_nothing_heavy(command: str) -> None:
@@ -237,6 +237,30 @@ def test_doctor_exits_with_one_on_a_leak(
 def test_doctor_needs_a_crop_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.doctor([str(tmp_path)]) == 2
     assert "is not a crop folder" in capsys.readouterr().err
+
+
+# --- show-augmentations -------------------------------------------------------------------------
+
+
+def test_show_augmentations_draws_a_sheet(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet, config = tmp_path / "sheet.png", ROOT / "configs" / "default.yaml"
+    words = [str(config), "--data.root", str(trained.crops), "--output", str(sheet)]
+    assert cli.show_augmentations([*words, "--crops", "3"]) == 0
+    assert capsys.readouterr().out == f"{sheet}\n"
+    with Image.open(sheet) as picture:
+        assert picture.size[1] > picture.size[0]
+    (tmp_path / "bad.yaml").write_text("data:\n  augmentation: heavy\n")
+    assert cli.show_augmentations([*words, str(tmp_path / "bad.yaml")]) == 2
+    assert "heavy" in capsys.readouterr().err
+    (tmp_path / "bad.yaml").write_text("- a list\n")
+    assert cli.show_augmentations([str(tmp_path / "bad.yaml"), *words[1:]]) == 2
+    assert "no settings, or none under data" in capsys.readouterr().err
+    assert cli.show_augmentations([str(tmp_path / "none.yaml"), *words[1:]]) == 2
+    assert "No such file" in capsys.readouterr().err
+    assert cli.show_augmentations([*words, "--rows", "crop", "glow"]) == 2
+    assert "no augmentation 'glow'; there are crop, landmarks, entry" in capsys.readouterr().err
 
 
 # --- predict ------------------------------------------------------------------------------------

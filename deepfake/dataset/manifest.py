@@ -28,6 +28,7 @@ SOURCES_FILE = "sources.csv"
 MANIFEST_COLUMNS = (
     *("crop", "source", "frame", "time_s", "face", "label", "method", "group", "split"),
     *("x0", "y0", "x1", "y1", "confidence", "landmarks", "rotation", "original"),
+    "window",
 )
 SOURCE_COLUMNS = (
     *("path", "status", "reason", "faces", "label", "method", "group", "split", "id", "path_uri"),
@@ -54,6 +55,8 @@ class CropRow:
         landmarks: Five points, ``x y x y ...``, in pixels.
         rotation: 0 or 180 degrees.
         original: Id of the input that a fake was made from, empty where it is not known.
+        window: What the crop shows of the frame, ``(x0, y0, x1, y1)`` in whole pixels; ``None`` in
+            tables from before this was noted.
     """
 
     crop: str
@@ -70,6 +73,7 @@ class CropRow:
     landmarks: tuple[float, ...]
     rotation: int
     original: str = ""
+    window: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ def make_crop_row(source: Source, crop: FaceCrop, file: str) -> CropRow:
         landmarks=tuple(float(value) for value in crop.face.landmarks.ravel()),
         rotation=crop.rotation,
         original=source.original or "",
+        window=crop.window,
     )
 
 
@@ -198,7 +203,8 @@ def read_manifest(root: Path) -> Manifest:
             "run the same crop command again to finish it"
         )
     rows = tuple(
-        _parse_crop_row(row, manifest_path) for row in read_csv(manifest_path, MANIFEST_COLUMNS)
+        _parse_crop_row(row, manifest_path)
+        for row in read_csv(manifest_path, MANIFEST_COLUMNS[:-1])  # without window: an old table
     )
     digest = hashlib.sha256(manifest_path.read_bytes()).hexdigest()
     spec, sampling = CropSpec.from_dict(job["crop_spec"]), Sampling.from_dict(job["sampling"])
@@ -248,6 +254,7 @@ def _crop_cells(row: CropRow) -> list[object]:
         f"{row.confidence:.6f}",
         " ".join(f"{value:.2f}" for value in row.landmarks),
         *(row.rotation, row.original),
+        " ".join(str(value) for value in row.window or ()),
     ]
 
 
@@ -259,6 +266,15 @@ def _parse_label(word: str) -> int | None:
     if word not in ("", *LABEL_NAMES):
         raise ValueError(f"label {word!r}; expected real or fake")
     return LABEL_NAMES.index(word) if word else None
+
+
+def _parse_window(text: str) -> tuple[int, int, int, int] | None:
+    if not text:
+        return None
+    x0, y0, x1, y1 = (int(value) for value in text.split())
+    if x1 <= x0 or y1 <= y0:
+        raise ValueError(f"window {text!r} has no area")
+    return (x0, y0, x1, y1)
 
 
 def _parse_source_row(row: Row, path: Path) -> SourceRow:
@@ -297,6 +313,7 @@ def _parse_crop_row(row: Row, path: Path) -> CropRow:
             landmarks=tuple(float(value) for value in row["landmarks"].split()),
             rotation=int(row["rotation"]),
             original=row["original"],
+            window=_parse_window(row.get("window")),
         )
     except ValueError as error:
         raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error

@@ -206,6 +206,7 @@ class FaceExtractor:
                 face=face,
                 rotation=found.rotation,
                 encoded=encode_crop(cut_face(image, face, spec), spec.jpeg_quality),
+                window=_window(image, face, spec),
             )
             for index, face in enumerate(found.faces)
         )

@@ -98,6 +98,31 @@ def square_window(
     return (left, top, left + side, top + side)
 
 
+def to_crop(points: NDArray[np.float32], window: Window, size: int) -> NDArray[np.float32]:
+    """Where points of a picture lie in the crop that ``cut_window`` makes of it.
+
+    Coordinates name pixel centres, as OpenCV's resize takes them: the picture's ``x`` becomes
+    ``(x - x0 + 0.5) * size / (x1 - x0) - 0.5``.
+
+    Args:
+        points: ``(N, 2)``, ``(x, y)`` in pixels of the picture, turned as it was when it was cut.
+        window: With area.
+        size: Side of the crop in pixels.
+
+    Returns:
+        ``(N, 2)`` in pixels of the crop; outside of it where a point lay outside the window.
+
+    Example:
+        >>> corners = np.array([[20, 30], [79, 89]], dtype=np.float32)
+        >>> to_crop(corners, (20, 30, 80, 90), 120).tolist()
+        [[0.5, 0.5], [118.5, 118.5]]
+    """
+    x0, y0, x1, y1 = window
+    scale = np.array([size / (x1 - x0), size / (y1 - y0)], dtype=np.float32)
+    origin = np.array([x0, y0], dtype=np.float32)
+    return np.asarray((points - origin + 0.5) * scale - 0.5, dtype=np.float32)
+
+
 def cut_window(
     image: NDArray[np.uint8], window: Window, size: int, interpolation: Literal["linear", "auto"]
 ) -> NDArray[np.uint8]:

@@ -1,7 +1,11 @@
-"""Random changes of training crops, by name: the entry's, and a lighter one.
+"""Random changes of training crops, by name: whole recipes, and single extras before them.
 
-A pure function ``(uint8 crop, seed) -> uint8 crop``: the same seed gives the same result in any
-process. Knows no data set and no loader.
+A pure function ``(uint8 crop, seed, landmarks) -> uint8 crop``: the same seed gives the same result
+in any process. Knows no data set and no loader.
+
+References:
+    Seferbekov, winner of the Deepfake Detection Challenge, 2020 (recipe ``dfdc``, extras
+    ``face_parts`` and ``half_face``).
 """
 
 from __future__ import annotations
@@ -9,11 +13,15 @@ from __future__ import annotations
 import os
 import random
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+
+from deepfake.learning.blending import blend_pattern, lower_resolution
+from deepfake.learning.face_parts import Picture, Points, blind_face, cut_out_part, hide_half
 
 # albumentations asks a server for a newer version of itself while it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -56,8 +64,73 @@ def _make_light() -> list[A.BasicTransform | A.BaseCompose]:
     ]
 
 
-RECIPES = MappingProxyType({"entry": _make_entry, "light": _make_light})
+def _make_dfdc() -> list[A.BasicTransform | A.BaseCompose]:
+    """The DFDC winner's: JPEG, noise, blur, flip, resize, colour, grey, shift-scale-rotate.
+
+    JPEG of quality 60 to 100, flip; brightness and contrast, PCA colours or hue and saturation
+    with 0.7, grey with 0.2; up to 10 % shifted, 20 % scaled and 10 degrees turned. Our crops have
+    their final size: where the winner enlarged small ones by an interpolation drawn each time,
+    these are shrunk by up to 2 and enlarged again by the same pairs of interpolations.
+    """
+    area, linear, cubic = cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC
+    resizes = [
+        A.Downscale(
+            scale_range=(0.5, 0.99), interpolation_pair={"downscale": down, "upscale": up}, p=1.0
+        )
+        for down, up in ((area, cubic), (area, linear), (linear, linear))
+    ]
+    colours = [A.RandomBrightnessContrast(p=1.0), A.FancyPCA(p=1.0), A.HueSaturationValue(p=1.0)]
+    return [
+        A.ImageCompression(quality_range=(60, 100), p=0.5),
+        A.GaussNoise(std_range=(0.012, 0.028), p=0.1),  # its variance was 10 to 50
+        A.GaussianBlur(blur_limit=(3, 3), p=0.05),
+        A.HorizontalFlip(p=0.5),
+        A.OneOf(resizes, p=0.5),
+        A.OneOf(colours, p=0.7),
+        A.ToGray(p=0.2),
+        A.Affine(
+            scale=(0.8, 1.2),
+            translate_percent=(-0.1, 0.1),
+            rotate=(-10, 10),
+            border_mode=cv2.BORDER_CONSTANT,
+            p=0.5,
+        ),
+    ]
+
+
+RECIPES = MappingProxyType({"entry": _make_entry, "light": _make_light, "dfdc": _make_dfdc})
 """Augmentations by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A change that needs more than the picture, or that no recipe has.
+
+    Args:
+        change: Picture, landmarks in its pixels and a generator to a new picture.
+        probability: Of its use.
+        source: Who did it so.
+        needs_landmarks: Whether the points may not be ``None``.
+    """
+
+    change: Callable[[Picture, Points, np.random.Generator], Picture]
+    probability: float
+    source: str
+    needs_landmarks: bool = True
+
+
+EXTRAS = MappingProxyType(
+    {
+        "blind_face": Extra(blind_face, 0.5, "the entry's released code"),
+        "pattern": Extra(blend_pattern, 0.3, "the entry's attempts", needs_landmarks=False),
+        "face_parts": Extra(cut_out_part, 0.7, "DFDC winner"),
+        "half_face": Extra(hide_half, 0.2, "DFDC winner"),
+        "downscale": Extra(
+            lower_resolution, 0.3, "Shiohara and Yamasaki, CVPR 2022", needs_landmarks=False
+        ),
+    }
+)
+"""Single changes by name."""
 
 
 class Augmentation:
@@ -65,36 +138,67 @@ class Augmentation:
 
     Args:
         recipe: A name of ``RECIPES``: ``entry`` is the contest entry's (compression, then flip,
-            noise and blur in random order), ``light`` a gentler one for every sample.
+            noise and blur in random order), ``light`` a gentler one for every sample, ``dfdc``
+            the one of the winner of the Deepfake Detection Challenge.
+        extra: Names of ``EXTRAS``, applied before the recipe, in this order.
 
     Raises:
-        ValueError: If there is no such recipe.
+        ValueError: If there is no such recipe or extra.
     """
 
-    def __init__(self, recipe: str = "entry") -> None:
+    def __init__(self, recipe: str = "entry", extra: Sequence[str] = ()) -> None:
         if recipe not in RECIPES:
             raise ValueError(f"no augmentation {recipe!r}; there are {', '.join(RECIPES)}")
+        for name in extra:
+            if name not in EXTRAS:
+                raise ValueError(f"no extra augmentation {name!r}; there are {', '.join(EXTRAS)}")
+        self.extra = tuple(extra)
         with warnings.catch_warnings():
             # albumentations answers an unknown argument with a mere warning.
             warnings.simplefilter("error", UserWarning)
             self._pipeline = A.Compose(RECIPES[recipe]())
 
-    def __call__(self, image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    def __call__(self, image: Picture, seed: int, points: Points | None = None) -> Picture:
         """Augment one crop.
 
         Args:
             image: ``(S, S, 3)`` uint8 RGB.
             seed: Decides everything that is random, so that neither the number of loader workers
                 nor their order matters (albumentations 2.0.8 repeats itself across workers).
+            points: ``(5, 2)`` or ``(68, 2)`` landmarks in pixels of the crop.
 
         Returns:
             ``(S, S, 3)`` uint8 RGB.
+
+        Raises:
+            ValueError: If an extra needs landmarks and there are none.
         """
+        for name in self.extra:
+            # A generator of its own: one more extra leaves what the others draw as it was.
+            rng = np.random.default_rng((seed, list(EXTRAS).index(name) + 1))
+            if rng.random() < EXTRAS[name].probability:
+                image = apply_extra(name, image, points, rng)
         # One generator for all steps: set_random_seed would start each step at the same number, so
         # that all of them happen or none.
         self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        augmented: NDArray[np.uint8] = self._pipeline(image=image)["image"]
+        augmented: Picture = self._pipeline(image=image)["image"]
         return augmented
+
+
+def apply_extra(
+    name: str, image: Picture, points: Points | None, rng: np.random.Generator
+) -> Picture:
+    """Apply a single change for certain.
+
+    Raises:
+        ValueError: If it needs landmarks and there are none.
+    """
+    extra = EXTRAS[name]
+    if points is None:
+        if extra.needs_landmarks:
+            raise ValueError(f"augmentation {name!r} needs landmarks, and this crop has none")
+        points = np.empty((0, 2), np.float32)
+    return extra.change(image, points, rng)
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

@@ -11,12 +11,14 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
@@ -25,15 +27,31 @@ from deepfake.dataset.manifest import CropRow, Manifest, read_manifest
 from deepfake.dataset.splits import SPLITS, assign_splits, find_leaks
 from deepfake.errors import JobError, MediaError, UsageError
 from deepfake.faces.extraction import decode_crop
-from deepfake.learning.augmentation import Augmentation, sample_seed
+from deepfake.faces.geometry import to_crop
+from deepfake.learning.augmentation import EXTRAS, Augmentation, sample_seed
+from deepfake.learning.blending import self_blend
+from deepfake.learning.face_parts import POINT_COUNTS, Picture, Points, face_area
 from deepfake.records import LABEL_NAMES
 
 logger = logging.getLogger(__name__)
 _LARGE_IMBALANCE = 20
+_BLEND_TRIES = 8
+_SMALLEST_FACE = 0.05  # share of a crop that a face must fill to be blended
+
+
+ExtraName = Literal["blind_face", "pattern", "face_parts", "half_face", "downscale"]
+"""Single changes of ``augmentation.EXTRAS``, for the command line to check."""
 
 
 class SampleKey(NamedTuple):
-    """Names one sample of one epoch."""
+    """Names one sample of one epoch.
+
+    Args:
+        epoch: Pass over the training data that drew it; where ``steps_per_epoch`` cuts passes into
+            epochs, that is another number than the epoch's.
+        row: Of the data set.
+        augment: Whether it is changed at random.
+    """
 
     epoch: int
     row: int
@@ -57,6 +75,8 @@ class CropDataset(Dataset[Sample]):
         size: Side S of the crops in pixels.
         seed: Seed of the augmentation.
         augmentation: Name of its recipe.
+        extra: Names of single changes before it.
+        blend_share: Share of the augmented fakes that give way to a self-blended real.
     """
 
     def __init__(
@@ -66,10 +86,14 @@ class CropDataset(Dataset[Sample]):
         size: int,
         seed: int = 0,
         augmentation: str = "entry",
+        extra: Sequence[str] = (),
+        blend_share: float = 0.0,
     ) -> None:
         self.root, self.rows, self.size, self.seed = root, rows, size, seed
-        self.augmentation = augmentation
+        self.augmentation, self.extra, self.blend_share = augmentation, extra, blend_share
         self._augmentation: Augmentation | None = None
+        self._reals = [number for number, row in enumerate(rows) if row.label == 0]
+        self._pairs: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -82,18 +106,60 @@ class CropDataset(Dataset[Sample]):
         """
         epoch, index, augment = key if isinstance(key, tuple) else (0, key, False)
         row = self.rows[index]
-        image = self._read(row)
-        if augment:
-            # Made where it is used: a pipeline does not survive the way into a worker process.
-            self._augmentation = self._augmentation or Augmentation(self.augmentation)
-            image = self._augmentation(image, sample_seed(self.seed, epoch, index))
+        image = self._augment(epoch, index) if augment else self.read(row)
         return {
             "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
             "label": torch.tensor(row.label),
             "index": torch.tensor(index),
         }
 
-    def _read(self, row: CropRow) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def points(self, row: CropRow) -> Points | None:
+        """Landmarks in pixels of the crop, ``(5, 2)`` or ``(68, 2)``; ``None`` without any."""
+        if row.window is None or len(row.landmarks) not in [2 * count for count in POINT_COUNTS]:
+            return None
+        points = np.array(row.landmarks, dtype=np.float32).reshape(-1, 2)
+        return to_crop(points, row.window, self.size)
+
+    @property
+    def pairs(self) -> NDArray[np.int64]:
+        """For every row, the row of the real picture that it was made from, or -1."""
+        if self._pairs is None:
+            self._pairs = find_originals(self.rows)
+        return self._pairs
+
+    def _augment(self, epoch: int, index: int) -> Picture:
+        seed = sample_seed(self.seed, epoch, index)
+        # Made where it is used: a pipeline does not survive the way into a worker process.
+        self._augmentation = self._augmentation or Augmentation(self.augmentation, self.extra)
+        row = self.rows[index]
+        if row.label == 1 and self.blend_share:
+            rng = np.random.default_rng((seed, 0))
+            real = self._find_real(index, rng) if rng.random() < self.blend_share else None
+            if real is not None:
+                row, points = real
+                blended = self_blend(self.read(row), points, rng)
+                return self._augmentation(blended, seed, points)
+        return self._augmentation(self.read(row), seed, self.points(row))
+
+    def _find_real(self, index: int, rng: np.random.Generator) -> tuple[CropRow, Points] | None:
+        """A real crop whose landmarks span a face: a fake's own original first, then any.
+
+        ``None`` where none is found in a few tries; the fake then stays.
+        """
+        tries = rng.choice(self._reals, _BLEND_TRIES).tolist()
+        for number in [self.pairs[index], *tries]:
+            row = self.rows[number]
+            points = self.points(row) if number >= 0 else None
+            if points is not None and face_area(points) >= _SMALLEST_FACE * self.size**2:
+                return row, points
+        return None
+
+    def read(self, row: CropRow) -> Picture:
+        """The pixels of one crop, ``(S, S, 3)`` uint8 RGB.
+
+        Raises:
+            JobError: If the file is missing, damaged or of another size.
+        """
         path = self.root / row.crop
         try:
             image = decode_crop(path.read_bytes(), str(path))
@@ -116,10 +182,31 @@ class EpochOrder(Sampler[int]):
         seed: Same seed and epoch, same order.
         balance: Repeat rows of the smaller class until both are equally frequent, and alternate
             the classes, so that every batch is half fake.
+        groups: Group of each row, for ``per_group``.
+        per_group: So many rows of a group come together (of each class, where they alternate);
+            what is left of a group comes together too.
+        originals: For every row, the row that it was made from, or -1. If given, every fake comes
+            once, its own original just before it, or any real where that is not known.
     """
 
-    def __init__(self, labels: Sequence[int], seed: int, balance: bool = False) -> None:
+    def __init__(
+        self,
+        labels: Sequence[int],
+        seed: int,
+        balance: bool = False,
+        groups: Sequence[str] | None = None,
+        per_group: int = 1,
+        originals: NDArray[np.int64] | None = None,
+    ) -> None:
         self.labels, self.seed, self.balance = np.asarray(labels), seed, balance
+        self.per_group, self.originals = per_group, originals
+        self._group_numbers: NDArray[np.int64] | None = None
+        if per_group > 1:
+            if groups is None:
+                raise ValueError(f"per_group={per_group} needs groups")
+            self._group_numbers = np.unique(np.asarray(groups, dtype=object), return_inverse=True)[
+                1
+            ]
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -127,22 +214,48 @@ class EpochOrder(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        if not self.balance:
-            return len(self.labels)
-        return 2 * int(np.bincount(self.labels, minlength=2).max())
+        counts = np.bincount(self.labels, minlength=2)
+        if self.originals is not None:
+            return 2 * int(counts[1])
+        return 2 * int(counts.max()) if self.balance else len(self.labels)
 
     def __iter__(self) -> Iterator[int]:
-        generator = np.random.default_rng((self.seed, self.epoch))
+        yield from self.arrange(self.epoch).tolist()
+
+    def arrange(self, epoch: int) -> NDArray[np.int64]:
+        """One pass over the data, ``(len(self),)``."""
+        generator = np.random.default_rng((self.seed, epoch))
+        if self.originals is not None:
+            fakes = self._shuffle(np.flatnonzero(self.labels == 1), generator)
+            reals = self.originals[fakes]
+            unknown = reals < 0
+            others = np.flatnonzero(self.labels == 0)
+            reals = np.where(unknown, generator.choice(others, len(fakes)), reals)
+            return np.stack([reals, fakes], axis=1).ravel()
         if not self.balance:
-            yield from generator.permutation(len(self.labels)).tolist()
-            return
+            return self._shuffle(np.arange(len(self.labels)), generator)
         longest = len(self) // 2
         columns = []
         for label in (0, 1):
             rows = np.flatnonzero(self.labels == label)
-            rounds = [generator.permutation(rows) for _ in range(-(-longest // len(rows)))]
+            rounds = [self._shuffle(rows, generator) for _ in range(-(-longest // len(rows)))]
             columns.append(np.concatenate(rounds)[:longest])
-        yield from np.stack(columns, axis=1).ravel().tolist()
+        return np.stack(columns, axis=1).ravel()
+
+    def _shuffle(
+        self, rows: NDArray[np.int64], generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Every row once, in random order; with groups, in random order of their parts."""
+        shuffled: NDArray[np.int64] = generator.permutation(rows)
+        if self._group_numbers is None:
+            return shuffled
+        numbers = self._group_numbers[shuffled]
+        by_group = np.argsort(numbers, kind="stable")
+        shuffled, numbers = shuffled[by_group], numbers[by_group]
+        first = np.flatnonzero(np.r_[True, np.diff(numbers) != 0])
+        place = np.arange(len(rows)) - np.repeat(first, np.diff(np.r_[first, len(rows)]))
+        part = np.cumsum(place % self.per_group == 0) - 1
+        return shuffled[np.argsort(generator.permutation(part[-1] + 1)[part], kind="stable")]
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
@@ -160,6 +273,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
         rank: Number of this process.
         world_size: Number of processes; they take equal parts of each global batch, and of
             balanced batches each takes both classes.
+        steps: Batches of an epoch. The passes over the data then form one endless row, an epoch
+            is a piece of it, and nothing is dropped: the next epoch goes on where it ended.
 
     Attributes:
         done: Batches of one epoch that a resumed run has behind it, as ``(epoch, number)``.
@@ -172,6 +287,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
         augment_share: float,
         rank: int = 0,
         world_size: int = 1,
+        steps: int | None = None,
     ) -> None:
         if batch_size % world_size:
             raise UsageError(
@@ -183,24 +299,58 @@ class EpochBatches(Sampler[list[SampleKey]]):
                 f"{len(sampler)} crops to train on cannot be divided among {world_size} processes"
             )
         self.sampler = sampler
-        self.batch_size = min(batch_size, len(sampler) - len(sampler) % world_size)
+        self.batch_size, self.steps = batch_size, steps
+        if steps is None:
+            self.batch_size = min(batch_size, len(sampler) - len(sampler) % world_size)
         self.n_augmented = int(augment_share * self.batch_size + 1e-9)
         self.rank, self.world_size = rank, world_size
         self.done = (0, 0)
 
     def __len__(self) -> int:
-        return len(self.sampler) // self.batch_size
+        return self.steps or len(self.sampler) // self.batch_size
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch = self.sampler.epoch
-        order = list(self.sampler)
         first = self.done[1] if epoch == self.done[0] else 0
-        for start in range(first * self.batch_size, len(self) * self.batch_size, self.batch_size):
+        draws = self._draw(epoch, first)
+        for _ in range(first, len(self)):
             batch = [
-                SampleKey(epoch, index, place < self.n_augmented)
-                for place, index in enumerate(order[start : start + self.batch_size])
+                SampleKey(number, row, place < self.n_augmented)
+                for place, (number, row) in enumerate(islice(draws, self.batch_size))
             ]
             yield [batch[place] for place in deal(len(batch), self.rank, self.world_size)]
+
+    def _draw(self, epoch: int, first: int) -> Iterator[tuple[int, int]]:
+        """Pass and row of the samples of an epoch, from its ``first`` batch on."""
+        length = len(self.sampler)
+        # Without mini-epochs each epoch is a pass of its own, whose remainder is dropped.
+        begin = epoch * (length if self.steps is None else self.steps * self.batch_size)
+        number, place = divmod(begin + first * self.batch_size, length)
+        while True:
+            for row in self.sampler.arrange(number)[place:].tolist():
+                yield number, row
+            number, place = number + 1, 0
+
+
+def find_originals(rows: Sequence[CropRow]) -> NDArray[np.int64]:
+    """For every fake, the row of the real crop that it was made from; -1 where there is none.
+
+    Of several crops of the original, that of the nearest frame, and of the same face of it.
+    """
+    reals: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        if row.label == 0:
+            reals.setdefault(row.source, []).append(number)
+
+    def find(row: CropRow) -> int:
+        candidates = reals.get(row.original, []) if row.label == 1 else []
+        return min(
+            candidates,
+            key=lambda n: (abs(rows[n].frame - row.frame), rows[n].face != row.face),
+            default=-1,
+        )
+
+    return np.array([find(row) for row in rows], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +372,20 @@ class CropDataModule(LightningDataModule):
     Args:
         root: Crop folder, as ``crop.py`` wrote it.
         batch_size: Crops per step, over all processes together.
-        augmentation: ``entry`` is the contest entry's, ``light`` a gentler one.
+        augmentation: ``entry`` is the contest entry's, ``light`` a gentler one, ``dfdc`` that of
+            the DFDC winner.
         augment_share: Share of each batch that is augmented; the entry's code had 8 of 28.
+        extra: Single changes before the augmentation, in this order: ``blind_face``, ``pattern``,
+            ``face_parts``, ``half_face``, ``downscale``.
+        self_blend: Share of the augmented fakes that give way to a real training crop blended
+            with itself: the fake's own original where it is known.
         balance: Fill every batch half with real and half with fake.
+        per_group: So many crops of a group come together (of each class, where classes
+            alternate).
+        paired: Fill every batch with pairs of a fake and its own original; every fake comes once
+            in a pass, with any real where its original is not known.
+        steps_per_epoch: Steps of an epoch, which then ends in the middle of the data; the next one
+            goes on there. ``null``: an epoch is a pass over the data.
         split: ``given`` takes the split column of the manifest, ``group`` divides by group,
             ``auto`` takes the column if it is filled.
         shares: Shares of train, validation and test for ``group``.
@@ -240,9 +401,14 @@ class CropDataModule(LightningDataModule):
         self,
         root: str,
         batch_size: int = 28,
-        augmentation: Literal["entry", "light"] = "entry",
+        augmentation: Literal["entry", "light", "dfdc"] = "entry",
         augment_share: float = 8 / 28,
+        extra: Sequence[ExtraName] = (),
+        self_blend: float = 0.0,
         balance: bool = False,
+        per_group: int = 1,
+        paired: bool = False,
+        steps_per_epoch: int | None = None,
         split: Literal["auto", "given", "group"] = "auto",
         shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
         crop_preset: str | None = None,
@@ -255,9 +421,18 @@ class CropDataModule(LightningDataModule):
             raise UsageError(f"data.batch_size={batch_size}; triplets need 2 or more")
         if not 0 <= augment_share <= 1:
             raise UsageError(f"data.augment_share={augment_share}; expected 0 to 1")
+        if not 0 <= self_blend <= 1:
+            raise UsageError(f"data.self_blend={self_blend}; expected 0 to 1")
+        if per_group < 1:
+            raise UsageError(f"data.per_group={per_group}; expected 1 or more")
+        if steps_per_epoch is not None and steps_per_epoch < 1:
+            raise UsageError(f"data.steps_per_epoch={steps_per_epoch}; expected 1 or more, or null")
+        if paired and batch_size % 2:
+            raise UsageError(f"data.batch_size={batch_size} is odd; data.paired needs pairs")
         self.root = Path(root)
         self.batch_size, self.augment_share, self.balance = batch_size, augment_share, balance
-        self.augmentation = augmentation
+        self.augmentation, self.extra, self.self_blend = augmentation, tuple(extra), self_blend
+        self.per_group, self.paired, self.steps_per_epoch = per_group, paired, steps_per_epoch
         self.split, self.shares, self.crop_preset = split, shares, crop_preset
         self.num_workers, self.seed, self.allow_leak = num_workers, seed, allow_leak
         self._resumed = (0, 0)
@@ -269,7 +444,8 @@ class CropDataModule(LightningDataModule):
 
         Raises:
             UsageError: If crops are unlabelled, a split is empty or holds one class only, a
-                group stands in two splits, or the crops are of another preset.
+                group stands in two splits, the crops are of another preset, or they lack the
+                landmarks or originals that a setting needs.
         """
         if self.description is not None:
             return
@@ -288,9 +464,11 @@ class CropDataModule(LightningDataModule):
             number = Counter(row.label for row in rows)
             counts[split] = {word: number[label] for label, word in enumerate(LABEL_NAMES)}
             self.datasets[split] = CropDataset(
-                self.root, rows, spec.size, self.seed, self.augmentation
+                *(self.root, rows, spec.size, self.seed),
+                *(self.augmentation, self.extra, self.self_blend),
             )
         self._check(manifest, names, counts)
+        self._check_faces()
         self.description = DataDescription(manifest, counts)
 
     def state_dict(self) -> dict[str, Any]:
@@ -306,13 +484,22 @@ class CropDataModule(LightningDataModule):
         """Shuffled, augmented batches of this process."""
         trainer = self.trainer
         dataset = self.datasets["train"]
-        order = EpochOrder([row.label or 0 for row in dataset.rows], self.seed, self.balance)
+        order = EpochOrder(
+            [row.label or 0 for row in dataset.rows],
+            self.seed,
+            self.balance,
+            [row.group for row in dataset.rows],
+            self.per_group,
+            dataset.pairs if self.paired else None,
+        )
         if trainer is not None:
             # Lightning sets the epoch too, but on a resume only after a loader with workers has
             # fetched its first batches (Lightning issue 21938). Where a schedule asks for the
             # number of steps, this is even called before Lightning restores its own count.
             order.set_epoch(max(_next_batch(trainer)[0], self._resumed[0]))
-        batches = EpochBatches(order, self.batch_size, self.augment_share, *self._place)
+        batches = EpochBatches(
+            order, self.batch_size, self.augment_share, *self._place, self.steps_per_epoch
+        )
         # Lightning counts on from the batch where it stopped, but starts the loader anew.
         batches.done = self._resumed
         # What is random about a sample comes with its key: workers may live as long as the run.
@@ -370,6 +557,35 @@ class CropDataModule(LightningDataModule):
         if any(given) and names != given and self.split == "auto":
             logger.info("%s brings no validation split; one was drawn from train", self.root)
         return names
+
+    def _check_faces(self) -> None:
+        """Refuse settings that ask for what the training crops do not bring."""
+        dataset = self.datasets["train"]
+        wanted = [f"data.extra {name}" for name in self.extra if EXTRAS[name].needs_landmarks]
+        wanted += ["data.self_blend"] if self.self_blend else []
+        lacking = sum(dataset.points(row) is None for row in dataset.rows) if wanted else 0
+        if lacking:
+            raise UsageError(
+                f"{wanted[0]} needs landmarks, but {lacking} of {len(dataset)} training crops in "
+                f"{self.root} have none (or no window, as crops from before it was noted): crop "
+                "again with this version"
+            )
+        if not self.paired:
+            return
+        n_fakes = sum(row.label == 1 for row in dataset.rows)
+        n_pairs = int((dataset.pairs >= 0).sum())
+        if not n_pairs:
+            raise UsageError(
+                f"data.paired needs the original of fakes, but no training fake in {self.root} "
+                "names one that is there: fill the column original of the CSV, or leave it out"
+            )
+        if n_pairs < n_fakes:
+            logger.warning(
+                "data.paired: %d of %d training fakes have no original among the training crops; "
+                "any real stands in",
+                n_fakes - n_pairs,
+                n_fakes,
+            )
 
     def _check(
         self, manifest: Manifest, names: list[str], counts: dict[str, dict[str, int]]

@@ -57,6 +57,10 @@ class TripletTask(LightningModule):
         margin: Margin of the triplet loss.
         triplet_weight: Factor of the triplet loss.
         cross_entropy_weight: Factor of a cross-entropy on the embedding; 0 leaves it out.
+        triplet_after_epoch: The triplet loss joins in after so many epochs of cross-entropy alone.
+        freeze_epochs: The backbone stands still for so many epochs, its batch normalisation too,
+            while the head learns.
+        freeze_lr: Learning rate of those epochs, for a constant schedule; ``null`` takes ``lr``.
         head_l2: Strength of the L2 penalty ``head_l2 / 2 * sum(w^2)`` on the head's weight alone.
         optimizer: ``sgd`` or ``adamw``.
         lr: Learning rate (the peak, for ``one_cycle``).
@@ -87,6 +91,9 @@ class TripletTask(LightningModule):
         margin: float = 1.0,
         triplet_weight: float = 1.0,
         cross_entropy_weight: float = 0.0,
+        triplet_after_epoch: int = 0,
+        freeze_epochs: int = 0,
+        freeze_lr: float | None = None,
         head_l2: float = 1e-4,
         optimizer: Literal["sgd", "adamw"] = "sgd",
         lr: float = 0.01,
@@ -108,6 +115,21 @@ class TripletTask(LightningModule):
             raise UsageError(
                 "model.triplet_weight and model.cross_entropy_weight are both 0; nothing to learn"
             )
+        if triplet_after_epoch < 0 or freeze_epochs < 0:
+            raise UsageError(
+                f"model.triplet_after_epoch={triplet_after_epoch}, model.freeze_epochs="
+                f"{freeze_epochs}; expected 0 or more"
+            )
+        if triplet_after_epoch and (triplet_weight <= 0 or cross_entropy_weight <= 0):
+            raise UsageError(
+                f"model.triplet_after_epoch={triplet_after_epoch} needs both losses: set "
+                "model.triplet_weight and model.cross_entropy_weight above 0"
+            )
+        if freeze_lr is not None and (not freeze_epochs or schedule != "constant"):
+            raise UsageError(
+                f"model.freeze_lr={freeze_lr:g} is for model.freeze_epochs above 0 and "
+                "model.schedule constant"
+            )
         self.embedder = EmbeddingModel(
             backbone, image_size, embedding_dim, dropout, pretrained, drop_path_rate, bn_momentum
         )
@@ -119,6 +141,8 @@ class TripletTask(LightningModule):
             AuxiliaryCrossEntropy(embedding_dim) if cross_entropy_weight > 0 else None
         )
         self.triplet_weight, self.cross_entropy_weight = triplet_weight, cross_entropy_weight
+        self.triplet_after_epoch = triplet_after_epoch
+        self.freeze_epochs, self.freeze_lr = freeze_epochs, freeze_lr
         self.head_l2 = head_l2
         self.optimizer_name, self.lr, self.momentum = optimizer, lr, momentum
         self.weight_decay, self.schedule, self.seed = weight_decay, schedule, seed
@@ -211,6 +235,8 @@ class TripletTask(LightningModule):
         """Make dropout depend on (seed, epoch, batch) alone, so that a resume changes nothing."""
         self._step_seed = sample_seed(self.seed, self.current_epoch, batch_idx) + self.global_rank
         torch.manual_seed(self._step_seed)
+        if self.freeze_epochs:
+            self._set_frozen()
         if self._captured:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         parallel = self.trainer.strategy.model
@@ -226,7 +252,8 @@ class TripletTask(LightningModule):
         outcome = self.triplet_loss.evaluate(embeddings, labels)
         triplet, n_triplets, ap_mean, an_mean, active_share = outcome
         penalty = self.head_l2 / 2 * self.embedder.head.weight.pow(2).sum()
-        loss: Tensor = self.triplet_weight * triplet + penalty
+        waits = self.current_epoch < self.triplet_after_epoch
+        loss: Tensor = (0.0 if waits else self.triplet_weight) * triplet + penalty
         if self.cross_entropy is not None:
             loss = loss + self.cross_entropy_weight * self.cross_entropy(embeddings, labels)
         self._refuse_nan(
@@ -255,6 +282,13 @@ class TripletTask(LightningModule):
         self._replay = None
         if self.trainer.world_size > 1:
             _average_gradients(self)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """A frozen backbone takes no part: no step, no moments, no decay."""
+        if self._is_frozen:
+            # Not by requires_grad: distributed training asks once which weights have a gradient.
+            for parameter in self.embedder.backbone.parameters():
+                parameter.grad = None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of the optimiser, and then of the average."""
@@ -460,6 +494,18 @@ class TripletTask(LightningModule):
     @property
     def _lr(self) -> float:
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    @property
+    def _is_frozen(self) -> bool:
+        return self.current_epoch < self.freeze_epochs
+
+    def _set_frozen(self) -> None:
+        frozen = self._is_frozen
+        if self.embedder.backbone.training == frozen:
+            self.embedder.backbone.train(not frozen)
+        if self.freeze_lr is not None:
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = self.freeze_lr if frozen else self.lr
 
     def _refuse_nan(self, bad: Step | None) -> None:
         if bad is not None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +36,9 @@ def decode_whole_jpeg(data: bytes) -> NDArray[np.uint8] | None:
     """
     if not _is_whole(data):
         return None
+    # Here: commands that only list files read this room's names, and have no use for OpenCV.
+    import cv2
+
     try:
         pixels = cv2.imdecode(
             np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

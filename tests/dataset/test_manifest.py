@@ -52,9 +52,10 @@ ROW = CropRow(
     landmarks=(1.0, 2.0, 3.5, 4.0, 5.0, 6.0, 7.25, 8.0, 9.0, 10.0),
     rotation=180,
     original="fedcba9876543210",
+    window=(-3, 0, 40, 43),
 )
 SOURCE = Source(id="0123456789abcdef", path=Path("/x/a.jpg"), name="a.jpg", label=0)
-CROP = FaceCrop(2, 0.5, 1, make_face((10, 20, 50, 80), 0.75), 180, b"jpeg")
+CROP = FaceCrop(2, 0.5, 1, make_face((10, 20, 50, 80), 0.75), 180, b"jpeg", (0, 1, 64, 65))
 # All but NUL, which no path and no CSV cell of ours can hold, and surrogates, which UTF-8 cannot.
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
@@ -120,6 +121,12 @@ def test_every_table_reads_back(
     assert [(row["a"], row["b"], int(row["n"])) for row in read_csv(path, ["a"])] == rows
 
 
+def test_a_table_from_before_windows_were_noted(tmp_path: Path) -> None:
+    lines = "".join(format_manifest([ROW])).splitlines()
+    text = "".join(f"{line.rsplit(',', 1)[0]}\n" for line in lines)
+    assert read_manifest(write_folder(tmp_path, text)).rows == (replace(ROW, window=None),)
+
+
 def test_tables_are_plain_and_have_words_for_labels() -> None:
     text = "".join(format_manifest([ROW, replace(ROW, label=0), replace(ROW, label=None)]))
     header, *lines = text.splitlines()
@@ -129,7 +136,7 @@ def test_tables_are_plain_and_have_words_for_labels() -> None:
     assert lines[0] == (
         "shards/00000/crops/0123456789abcdef_0_0.jpg,0123456789abcdef,3,1.250000,1,fake,face swap,"
         "id1,train,1.50,-2.25,30.00,40.75,0.987654,1.00 2.00 3.50 4.00 5.00 6.00 7.25 8.00 9.00 "
-        "10.00,180,fedcba9876543210"
+        "10.00,180,fedcba9876543210,-3 0 40 43"
     )
 
 
@@ -233,6 +240,8 @@ def test_an_edited_sources_table_is_named(tmp_path: Path, old: str, new: str, me
         pytest.param("x0", "", r"manifest\.csv:3: could not convert .* float", id="box"),
         pytest.param("landmarks", "1 a", r"manifest\.csv:3: could not .*'a'", id="landmarks"),
         pytest.param("confidence", "1,5", r"manifest\.csv:3: .*'1,5'", id="confidence"),
+        pytest.param("window", "1 2 3", r"manifest\.csv:3: not enough values", id="window"),
+        pytest.param("window", "5 0 5 9", r"window '5 0 5 9' has no area", id="empty-window"),
     ],
 )
 def test_an_edited_cell_is_named(tmp_path: Path, column: str, value: str, message: str) -> None:
@@ -253,7 +262,7 @@ def test_an_edited_cell_is_named(tmp_path: Path, column: str, value: str, messag
             id="column",
         ),
         pytest.param(
-            "".join(format_manifest([ROW]))[:-20], r"manifest\.csv:2: 16 fields", id="cut"
+            "".join(format_manifest([ROW]))[:-20], r"manifest\.csv:2: 17 fields", id="cut"
         ),
     ],
 )

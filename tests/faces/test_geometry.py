@@ -10,7 +10,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from deepfake.faces.geometry import Window, clip_box, cut_window, entry_window, square_window
+from deepfake.faces.geometry import (
+    Window,
+    clip_box,
+    cut_window,
+    entry_window,
+    square_window,
+    to_crop,
+)
 
 sides = st.integers(20, 300)
 ratios = st.floats(0, 1)
@@ -170,3 +177,28 @@ def test_square_keeps_the_aspect_and_entry_squashes_it() -> None:
     # 80 + 2 * 16 by 120 + 2 * 8 pixels become a square.
     assert window == (94, 82, 206, 218)
     assert spread(squashed) == pytest.approx(40 / 60 * 136 / 112, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("window", "size"),
+    [
+        pytest.param((20, 30, 100, 110), 80, id="as-it-is"),
+        pytest.param((20, 30, 100, 110), 37, id="smaller"),
+        pytest.param((40, 10, 90, 120), 160, id="squashed-and-enlarged"),
+        pytest.param((-30, -20, 110, 120), 96, id="beyond-the-border"),
+    ],
+)
+@pytest.mark.parametrize("interpolation", ["linear", "auto"])
+def test_points_lie_in_the_crop_where_their_spots_do(
+    window: Window, size: int, interpolation: Any
+) -> None:
+    points = np.array([[55.0, 60.0], [80.0, 70.0], [62.0, 95.0]], dtype=np.float32)
+    found = to_crop(points, window, size)
+    y, x = np.mgrid[0:130, 0:130]
+    for (centre_x, centre_y), (crop_x, crop_y) in zip(points, found, strict=True):
+        spot = 250 * np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / 2 / 3**2)
+        picture = np.repeat(spot[..., None], 3, axis=2).astype(np.uint8)
+        crop = cut_window(picture, window, size, interpolation)[..., 0].astype(float)
+        rows, columns = np.mgrid[0:size, 0:size]
+        assert (crop * columns).sum() / crop.sum() == pytest.approx(crop_x, abs=0.3)
+        assert (crop * rows).sum() / crop.sum() == pytest.approx(crop_y, abs=0.3)

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deepfake.learning import augmentation
-from deepfake.learning.augmentation import RECIPES, Augmentation, sample_seed
+from deepfake.learning.augmentation import EXTRAS, RECIPES, Augmentation, sample_seed
 
 REPO = Path(__file__).resolve().parents[2]
 Picture = NDArray[np.uint8]
@@ -169,7 +169,7 @@ def test_the_light_recipe_leaves_traces_visible() -> None:
 
 
 def test_unknown_recipe() -> None:
-    with pytest.raises(ValueError, match="no augmentation 'heavy'; there are entry, light"):
+    with pytest.raises(ValueError, match="no augmentation 'heavy'; there are entry, light, dfdc"):
         Augmentation("heavy")
 
 
@@ -211,3 +211,61 @@ def test_another_process_gets_the_same_bytes_in_silence() -> None:
         command, cwd=REPO, env=environment, capture_output=True, text=True, check=False
     )
     assert (child.stdout, child.stderr, child.returncode) == (child_digest(), "", 0)
+
+
+# Extras
+
+
+def points(size: int = 48) -> NDArray[np.float32]:
+    """Eyes, nose and mouth of a face in the middle."""
+    shares = np.array([(0.36, 0.4), (0.64, 0.4), (0.5, 0.55), (0.39, 0.7), (0.61, 0.7)])
+    return (shares * size).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", list(EXTRAS))
+def test_extras_happen_as_often_as_they_say(name: str) -> None:
+    picture, seeds = draw(), range(DRAWS)
+    with_extra, without = Augmentation("light", [name]), Augmentation("light")
+    happened = [
+        not np.array_equal(with_extra(picture, seed, points()), without(picture, seed))
+        for seed in seeds
+    ]
+    # Of the winner's cut-outs, an eighth hides nothing.
+    expected = EXTRAS[name].probability * (7 / 8 if name == "face_parts" else 1)
+    assert share(happened) == pytest.approx(expected, abs=0.12)
+
+
+def test_one_more_extra_leaves_the_others_as_they_were() -> None:
+    picture = draw()
+    one, two = Augmentation("light", ["pattern"]), Augmentation("light", ["half_face", "pattern"])
+    same = [
+        np.array_equal(one(picture, seed, points()), two(picture, seed, points()))
+        for seed in range(100)
+    ]
+    assert share(same) == pytest.approx(1 - EXTRAS["half_face"].probability, abs=0.15)
+
+
+def test_extras_are_refused_by_name_and_without_landmarks() -> None:
+    with pytest.raises(ValueError, match="no extra augmentation 'glow'; there are blind_face"):
+        Augmentation("entry", ["glow"])
+    augment = Augmentation("entry", ["blind_face"])
+    with pytest.raises(ValueError, match="'blind_face' needs landmarks, and this crop has none"):
+        [augment(draw(), seed) for seed in range(20)]
+    assert Augmentation("entry", ["pattern"])(draw(), 0).shape == (48, 48, 3)
+
+
+def test_the_dfdc_recipe_changes_colour_geometry_and_detail() -> None:
+    augment, picture = Augmentation("dfdc"), draw()
+    results = [augment(picture, seed) for seed in range(DRAWS)]
+    grey = [bool((np.ptp(result, axis=2) <= 1).all()) for result in results]
+    assert share(grey) == pytest.approx(0.2, abs=0.12)
+    black_border = [
+        bool(
+            (result[[0, -1], :].max() == 0)
+            or (result[:, [0, -1]].max() == 0)
+            or (result[0, 0].max() == 0)
+            or (result[-1, -1].max() == 0)
+        )
+        for result in results
+    ]
+    assert 0.1 < share(black_border) < 0.6

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import JobError, UsageError
 from deepfake.learning.augmentation import Augmentation, sample_seed
+from deepfake.learning.blending import self_blend
 from deepfake.learning.data import (
     CropDataModule,
     EpochBatches,
@@ -25,6 +27,7 @@ from deepfake.learning.data import (
     SampleKey,
     deal,
     each_once,
+    find_originals,
 )
 from tests.made_crops import write_crop_folder, write_tables
 
@@ -558,3 +561,258 @@ def test_batches_are_interleaved_in_memory(crops: Path, workers: int) -> None:
     plain = next(iter(data.plain_dataloader("train")))
     for i in range(8):
         assert torch.equal(plain["image"][i], rows[i]["image"])
+
+
+# Groups, pairs, mini-epochs
+
+
+def runs_of(values: list[Any]) -> list[int]:
+    """Lengths of runs of equal values."""
+    return [len(list(run)) for _, run in groupby(values)]
+
+
+@pytest.mark.parametrize("balance", [False, True], ids=["plain", "balanced"])
+@pytest.mark.parametrize("per_group", [2, 3, 4])
+def test_rows_of_a_group_come_together(balance: bool, per_group: int) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200).tolist()
+    groups = [f"g{n}" for n in rng.integers(0, 12, 200)]
+    order = EpochOrder(labels, 1, balance, groups, per_group)
+    seen = []
+    for epoch in (0, 1):
+        order.set_epoch(epoch)
+        rows = list(order)
+        seen.append(rows)
+        assert len(rows) == len(order)
+        columns = [rows]
+        if balance:
+            columns = [rows[label::2] for label in (0, 1)]
+            assert [labels[row] for row in rows] == [0, 1] * (len(rows) // 2)
+        else:
+            assert sorted(rows) == list(range(200))
+        for column in columns:
+            lengths = runs_of([groups[row] for row in column])
+            # Two parts of one group may meet; what is left of a group is shorter.
+            assert np.mean(lengths) > 0.7 * per_group
+    assert seen[0] != seen[1]
+    assert list(EpochOrder(labels, 1, balance, groups, 1)) == list(EpochOrder(labels, 1, balance))
+
+
+def test_a_group_in_parts_is_spread_over_the_pass() -> None:
+    order = EpochOrder([0, 1] * 50, 0, groups=["a"] * 100, per_group=4)
+    assert sorted(order) == list(range(100))
+    order = EpochOrder([0, 1] * 50, 0, groups=["a"] * 60 + ["b"] * 40, per_group=4)
+    lengths = runs_of([row < 60 for row in order])
+    assert all(length % 4 == 0 for length in lengths)
+    assert max(lengths) < 60
+    with pytest.raises(ValueError, match="per_group=2 needs groups"):
+        EpochOrder([0, 1], 0, per_group=2)
+
+
+def test_a_fake_comes_with_its_original() -> None:
+    labels = [0, 0, 0, 1, 1, 1, 1, 1]
+    originals = np.array([-1, -1, -1, 0, 0, 2, -1, 1])
+    order = EpochOrder(labels, 0, originals=originals)
+    strangers = set()
+    for epoch in range(20):
+        order.set_epoch(epoch)
+        rows = list(order)
+        assert len(rows) == len(order) == 10
+        reals, fakes = rows[::2], rows[1::2]
+        assert sorted(fakes) == [3, 4, 5, 6, 7]
+        for real, fake in zip(reals, fakes, strict=True):
+            if fake == 6:
+                strangers.add(real)
+            else:
+                assert real == originals[fake]
+    assert strangers == {0, 1, 2}
+
+
+def pair_up(row: CropRow) -> CropRow:
+    """The n-th fake of a split was made from its n-th real."""
+    group = row.group
+    return replace(row, source=f"{group}-{row.label}", original=f"{group}-0" if row.label else "")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_crop_folder(tmp_path / "pairs", COUNTS, size=16, edit=pair_up)
+
+
+def test_paired_batches_hold_pairs(pairs: Path) -> None:
+    data = make(pairs, paired=True, batch_size=4)
+    rows = data.datasets["train"].rows
+    seen = []
+    for batch in data.train_dataloader():
+        reals, fakes = batch["index"][::2].tolist(), batch["index"][1::2].tolist()
+        assert [rows[real].source for real in reals] == [rows[fake].original for fake in fakes]
+        seen += fakes
+    assert len(seen) == len(set(seen)) == COUNTS["train"][1]
+
+
+def test_the_nearest_frame_of_the_original_is_taken() -> None:
+    base = CropRow(
+        *("a.jpg", "s", 0, 0.0, 0, 0, "", "g", "train", (0.0, 0.0, 1.0, 1.0), 1.0, (), 0)
+    )
+    reals = [replace(base, frame=frame, face=face) for frame in (0, 10, 20) for face in (0, 1)]
+    fake = replace(base, source="f", label=1, original="s")
+    rows = [
+        *reals,
+        replace(fake, frame=13),
+        replace(fake, frame=19, face=1),
+        replace(fake, original="x"),
+        replace(base, source="f", label=0, original="s"),
+    ]
+    assert find_originals(rows).tolist() == [-1] * 6 + [2, 5, -1, -1]
+
+
+def test_pairs_must_be_there(folder: Path, pairs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UsageError, match="needs the original of fakes"):
+        make(folder, paired=True)
+    with pytest.raises(UsageError, match=r"data\.batch_size=9 is odd; data\.paired"):
+        make(pairs, paired=True, batch_size=9)
+    edited(pairs, change(lambda row: row.group == "train-3", original=""))
+    make(pairs, paired=True)
+    assert "1 of 10 training fakes have no original" in caplog.text
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_mini_epochs_are_pieces_of_an_endless_row(steps: int) -> None:
+    order = EpochOrder([0, 1] * 13, seed=0)
+    passes = [(number, int(row)) for number in range(60) for row in order.arrange(number)]
+    batches = EpochBatches(order, 8, 0.5, steps=steps)
+    drawn = []
+    for epoch in range(7):
+        order.set_epoch(epoch)
+        found = list(batches)
+        assert len(found) == len(batches) == steps
+        assert all([key.augment for key in batch] == [True] * 4 + [False] * 4 for batch in found)
+        drawn += [(key.epoch, key.row) for batch in found for key in batch]
+    assert drawn == passes[: len(drawn)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [{"steps_per_epoch": 5}, {"paired": True}, {"per_group": 2, "balance": True}],
+    ids=["mini-epochs", "paired", "per-group"],
+)
+def test_processes_and_a_resume_see_the_same_batches(
+    pairs: Path, world: int, options: dict[str, Any]
+) -> None:
+    def batches(rank: int, world: int, epoch: int, done: int = 0) -> list[list[SampleKey]]:
+        data = make(pairs, batch_size=6, augment_share=0.5, **options)
+        data.trainer = SimpleNamespace(  # type: ignore[assignment]
+            global_rank=rank,
+            world_size=world,
+            fit_loop=SimpleNamespace(
+                epoch_progress=SimpleNamespace(current=SimpleNamespace(ready=0, processed=0))
+            ),
+        )
+        data.load_state_dict({"epoch": epoch, "batch": done})
+        return list(data.train_dataloader().batch_sampler)  # type: ignore[arg-type]
+
+    for epoch in (0, 2):
+        whole = batches(0, 1, epoch)
+        parts = [batches(rank, world, epoch) for rank in range(world)]
+        assert {len(part) for part in parts} == {len(whole)}
+        for step, batch in enumerate(whole):
+            together: list[SampleKey | None] = [None] * 6
+            for rank, part in enumerate(parts):
+                for place, key in zip(deal(6, rank, world), part[step], strict=True):
+                    together[place] = key
+            assert together == batch
+        for rank in range(world):
+            assert batches(rank, world, epoch, done=2) == parts[rank][2:]
+
+
+# Landmarks and self-blended reals
+
+
+def test_self_blended_reals_take_the_place_of_fakes(pairs: Path) -> None:
+    plain = make(pairs, augment_share=1.0).datasets["train"]
+    data = make(pairs, augment_share=1.0, self_blend=1.0).datasets["train"]
+    augment = Augmentation("entry")
+    for index, row in enumerate(data.rows):
+        sample = data[SampleKey(2, index, True)]
+        same = torch.equal(sample["image"], plain[SampleKey(2, index, True)]["image"])
+        assert same == (row.label == 0)
+        assert int(sample["label"]) == row.label
+        assert torch.equal(data[SampleKey(2, index, False)]["image"], plain[index]["image"])
+        if row.label:
+            # The picture comes from the fake's own original.
+            seed = sample_seed(0, 2, index)
+            rng = np.random.default_rng((seed, 0))
+            rng.random()
+            rng.choice(data._reals, 8)
+            real = data.rows[int(data.pairs[index])]
+            points = data.points(real)
+            assert points is not None
+            blended = augment(self_blend(data.read(real), points, rng), seed, points)
+            assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), blended)
+
+
+def test_half_of_the_fakes_are_blended_whatever_the_workers(crops: Path) -> None:
+    options = {"augment_share": 1.0, "self_blend": 0.5, "extra": ["blind_face", "pattern"]}
+    streams = [
+        stream(make(crops, num_workers=workers, **options).train_dataloader()) for workers in (0, 2)
+    ]
+    assert streams[0] == streams[1]
+    unblended = stream(make(crops, **(options | {"self_blend": 0.0})).train_dataloader())
+    changed = [one != other for one, other in zip(streams[0], unblended, strict=True)]
+    fakes = [label == 1 for _, label, _ in unblended]
+    assert not any(blended and not fake for blended, fake in zip(changed, fakes, strict=True))
+    assert 0 < sum(changed) < sum(fakes)
+
+
+def test_a_fake_stays_where_no_real_has_a_face(pairs: Path) -> None:
+    edited(pairs, change(lambda row: row.label == 0, landmarks=(3.0,) * 10))
+    plain = make(pairs, augment_share=1.0).datasets["train"]
+    data = make(pairs, augment_share=1.0, self_blend=1.0).datasets["train"]
+    for index in range(len(data)):
+        key = SampleKey(0, index, True)
+        assert torch.equal(data[key]["image"], plain[key]["image"])
+
+
+@pytest.mark.parametrize("count", [5, 68])
+def test_landmarks_in_pixels_of_the_crop(pairs: Path, count: int) -> None:
+    values = tuple(float(n) for n in range(2 * count))
+    edited(pairs, change(lambda row: True, landmarks=values, window=(0, 0, 32, 32)))
+    dataset = make(pairs, extra=["blind_face"]).datasets["train"]
+    points = dataset.points(dataset.rows[0])
+    assert points is not None
+    np.testing.assert_allclose(points.ravel(), (np.arange(2 * count) + 0.5) / 2 - 0.5)
+
+
+@pytest.mark.parametrize(
+    ("edit", "options"),
+    [
+        ({"window": None}, {"extra": ["pattern", "blind_face"]}),
+        ({"landmarks": ()}, {"extra": ["blind_face"]}),
+        ({"landmarks": (1.0,) * 12}, {"extra": ["blind_face"]}),
+        ({"window": None}, {"self_blend": 0.5}),
+    ],
+    ids=["no-window", "no-landmarks", "twelve-numbers", "blend"],
+)
+def test_landmarks_must_be_there(
+    pairs: Path, edit: dict[str, Any], options: dict[str, Any]
+) -> None:
+    edited(pairs, change(lambda row: row.group == "train-1", **edit))
+    name = "extra blind_face" if "extra" in options else "self_blend"
+    with pytest.raises(UsageError, match=rf"data\.{name} needs landmarks, but 2 of 24 training"):
+        make(pairs, **options)
+    assert len(make(pairs, extra=["pattern", "downscale"]).datasets["train"]) == 24
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"self_blend": 1.5}, r"self_blend=1\.5; expected 0 to 1"),
+        ({"per_group": 0}, "per_group=0; expected 1 or more"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch=0; expected 1 or more, or null"),
+    ],
+    ids=["blend", "group", "steps"],
+)
+def test_refuses_sampling_out_of_range(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        CropDataModule("crops", **options)

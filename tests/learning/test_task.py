@@ -474,3 +474,83 @@ def test_a_fused_step_where_lightning_allows_it(
         limit_val_batches=0,
     )
     assert trainer.optimizers[0].defaults["fused"] is fused
+
+
+# Frozen backbone, triplets later
+
+
+class Snapshots(Callback):
+    """Weights, statistics and learning rate after each epoch."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+        self.lr: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.states.append({k: v.detach().clone() for k, v in pl_module.state_dict().items()})
+        self.lr.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor], prefix: str) -> bool:
+    return any(
+        not torch.equal(before[name], after[name]) for name in before if name.startswith(prefix)
+    )
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4], ids=["whole", "chunks"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_frozen_backbone_stands_still(
+    crops: Path, optimizer: str, chunk_size: int | None
+) -> None:
+    task = make(
+        **{"optimizer": optimizer, "freeze_epochs": 2, "freeze_lr": 0.003, "lr": 0.01},
+        **{"weight_decay": 0.1, "chunk_size": chunk_size, "dropout": 0.0},
+    )
+    snapshots = Snapshots()
+    fit(task, crops, max_epochs=3, callbacks=[snapshots], batch_size=8)
+    start, *after = snapshots.states
+    backbone, head = "embedder.backbone.", "embedder.head."
+    assert not moved(start, after[1], backbone)
+    assert moved(start, after[0], head)
+    assert moved(after[0], after[1], head)
+    assert moved(after[1], after[2], backbone)  # statistics of batch normalisation too
+    assert moved(after[1], after[2], f"{backbone}bn1.running_mean")
+    assert snapshots.lr[1:] == [0.003, 0.003, 0.01]
+
+
+def test_triplets_join_in_after_cross_entropy(crops: Path) -> None:
+    options = {"cross_entropy_weight": 1.0, "dropout": 0.0, "head_l2": 0.0}
+    runs = {}
+    for name, more in (
+        ("later", {"triplet_after_epoch": 1}),
+        ("never", {"triplet_weight": 0.0}),
+        ("always", {}),
+    ):
+        snapshots = Snapshots()
+        fit(make(**options, **more), crops, max_epochs=2, callbacks=[snapshots], batch_size=8)
+        runs[name] = snapshots.states
+    first, second = 1, 2
+    assert not moved(runs["later"][first], runs["never"][first], "embedder.")
+    assert moved(runs["later"][first], runs["always"][first], "embedder.")
+    assert moved(runs["later"][second], runs["never"][second], "embedder.")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"freeze_epochs": -1}, r"freeze_epochs=-1; expected 0 or more"),
+        ({"triplet_after_epoch": 1}, r"triplet_after_epoch=1 needs both losses"),
+        ({"freeze_lr": 0.1}, r"freeze_lr=0\.1 is for model\.freeze_epochs above 0"),
+        (
+            {"freeze_lr": 0.1, "freeze_epochs": 1, "schedule": "one_cycle"},
+            r"model\.schedule constant",
+        ),
+    ],
+    ids=["negative", "one-loss", "no-freeze", "one-cycle"],
+)
+def test_refuses_phases_that_do_not_fit(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        make(**options)

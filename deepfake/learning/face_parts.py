@@ -1,0 +1,201 @@
+"""Where the parts of a face lie in its crop, and crops with some of them hidden.
+
+Everything follows from landmarks in pixels of the crop, ``(x, y)``: the detector's five (eyes,
+nose, corners of the mouth; the picture's left first), or the 68 of the iBUG scheme where a manifest
+brings them. Of five points the others are inferred: a drawn frontal face with all 68 is laid over
+them. Pure functions of picture, points and a random generator; knows no recipe and no file.
+
+References:
+    Sagonas et al., "300 Faces in-the-Wild Challenge", ICCV workshops 2013 (the 68 points).
+    Seferbekov, winner of the Deepfake Detection Challenge, 2020 (face-part cut-out, half face).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+Points = NDArray[np.float32]
+
+POINT_COUNTS = (5, 68)
+"""How many landmarks a face may have."""
+_JAW, _BROWS, _NOSE = range(17), range(17, 27), range(27, 36)
+_EYES, _LEFT_EYE, _RIGHT_EYE = range(36, 48), range(36, 42), range(42, 48)
+_LEFT_BROW, _RIGHT_BROW = range(17, 22), range(22, 27)
+_RIDGE = range(27, 31)
+# How far the forehead rises above the brows, as a share of the way from chin to brows.
+_FOREHEAD = 0.3
+
+
+def draw_frontal_face() -> Points:
+    """68 points of a plain frontal face, ``(68, 2)``; its eyes lie at (-1, 0) and (1, 0)."""
+    angle = np.linspace(np.pi, 2 * np.pi, 17)
+    jaw = np.stack([1.95 * np.cos(angle), 0.1 - 3.3 * np.sin(angle)], axis=1)
+    arch = np.linspace(0, np.pi, 5)
+    brow = np.stack([np.linspace(-1.6, -0.4, 5), -0.5 - 0.2 * np.sin(arch)], axis=1)
+    ridge = [(0, y) for y in np.linspace(0, 1.14, 4)]
+    nostrils = [(x, 1.5 - 0.25 * abs(x)) for x in np.linspace(-0.45, 0.45, 5)]
+    eye = np.array(
+        [(-0.4, 0), (-0.15, -0.15), (0.15, -0.15), (0.4, 0), (0.15, 0.15), (-0.15, 0.15)]
+    )
+    eyes = [eye + np.array([x, 0]) for x in (-1, 1)]
+    lips = [_draw_lips(12, 0.83, 0.35), _draw_lips(8, 0.65, 0.12)]
+    parts = [jaw, brow, brow[::-1] * (-1, 1), ridge, nostrils, *eyes, *lips]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _draw_lips(count: int, width: float, height: float) -> NDArray[np.float64]:
+    """Points on an ellipse around the mouth, from its left corner over the upper lip."""
+    angle = np.arange(count) * 2 * np.pi / count
+    return np.stack([-width * np.cos(angle), 2.31 - height * np.sin(angle)], axis=1)
+
+
+def to_five(points: Points) -> Points:
+    """Eyes, nose and corners of the mouth, ``(5, 2)``, of five or 68 points."""
+    if len(points) == POINT_COUNTS[0]:
+        return points
+    eyes = [points[list(eye)].mean(axis=0) for eye in (_LEFT_EYE, _RIGHT_EYE)]
+    return np.stack([*eyes, points[30], points[48], points[54]]).astype(np.float32)
+
+
+def to_68(points: Points) -> Points:
+    """All 68 points, ``(68, 2)``; of five, the others are inferred by the best affine map."""
+    if len(points) == POINT_COUNTS[1]:
+        return points
+    face = draw_frontal_face()
+    known = np.c_[to_five(face), np.ones(5)]
+    affine = np.linalg.lstsq(known, points.astype(np.float64), rcond=None)[0]
+    return np.asarray(np.c_[face, np.ones(len(face))] @ affine, dtype=np.float32)
+
+
+def outline(points: Points, with_forehead: bool = True) -> Points:
+    """Jaw and brows, or jaw and forehead: the points whose hull is the face."""
+    face = to_68(points)
+    brows = face[list(_BROWS)]
+    top = _raise_brows(face) if with_forehead else brows
+    return np.concatenate([face[list(_JAW)], top])
+
+
+def face_area(points: Points) -> float:
+    """Area of the face in square pixels of the crop."""
+    return float(cv2.contourArea(cv2.convexHull(outline(points).astype(np.float32))))
+
+
+def _raise_brows(face: Points) -> Points:
+    brows = face[list(_BROWS)]
+    return np.asarray(brows + _FOREHEAD * (brows.mean(axis=0) - face[8]), dtype=np.float32)
+
+
+def _upper(face: Points) -> Points:
+    return np.concatenate([face[[0, 1, 2, 14, 15, 16]], _raise_brows(face)])
+
+
+def _left(face: Points) -> Points:
+    return np.concatenate([face[:9], face[list(_LEFT_BROW)], face[list(_RIDGE)]])
+
+
+def _right(face: Points) -> Points:
+    return np.concatenate([face[8:17], face[list(_RIGHT_BROW)], face[list(_RIDGE)]])
+
+
+def _forehead(face: Points) -> Points:
+    return np.concatenate([face[list(_BROWS)], _raise_brows(face)])
+
+
+REGIONS = MappingProxyType(
+    {
+        "upper": _upper,
+        "eyes": lambda face: face[[*_EYES, *_BROWS]],
+        "left": _left,
+        "right": _right,
+        "nose": lambda face: face[list(_NOSE)],
+        "forehead": _forehead,
+    }
+)
+"""Parts that ``blind_face`` hides, by name: 68 points to the points whose hull is the part."""
+# The entry drew one of seven cases, and two of them were the same polygon.
+BLIND_CASES = ("upper", "eyes", "left", "right", "nose", "upper", "forehead")
+
+
+def hull_mask(points: Points, size: int) -> Picture:
+    """The hull of some points as a ``(size, size)`` mask of 0 and 255."""
+    mask = np.zeros((size, size), np.uint8)
+    # OpenCV draws in fixed-point numbers: a point far outside must not wrap around.
+    near = np.clip(np.rint(points), -4 * size, 5 * size).astype(np.int32)
+    cv2.fillConvexPoly(mask, cv2.convexHull(near), 255)
+    return mask
+
+
+def blind_face(image: Picture, points: Points, rng: np.random.Generator) -> Picture:
+    """Blacken a part of the face: the entry's seven cases.
+
+    The upper face with probability 2/7; eyes, left half, right half, nose and forehead with 1/7
+    each. The entry filled polygons that were not convex with a function for convex ones; here it
+    is the hull of the same points.
+    """
+    part = REGIONS[BLIND_CASES[rng.integers(len(BLIND_CASES))]](to_68(points))
+    return _blacken(image, hull_mask(part, len(image)))
+
+
+def cut_out_part(image: Picture, points: Points, rng: np.random.Generator) -> Picture:
+    """Blacken eyes, mouth or nose by a thick line between landmarks: the DFDC winner's.
+
+    Eyes with probability 1/2, mouth 1/4, nose 1/8, nothing 1/8. The line is as wide as half the
+    distance of its ends for eyes and nose (the nose's from the eyes'), two thirds for the mouth.
+    """
+    left, right, nose, mouth_left, mouth_right = to_five(points)
+    between = (left + right) / 2
+    eyes_apart = float(np.linalg.norm(right - left))
+    choice = rng.random()
+    if choice < 1 / 2:
+        return _blacken_line(image, left, right, eyes_apart / 4)
+    if choice < 3 / 4:
+        mouth = float(np.linalg.norm(mouth_right - mouth_left))
+        return _blacken_line(image, mouth_left, mouth_right, mouth / 3)
+    if choice < 7 / 8:
+        return _blacken_line(image, nose, between, eyes_apart / 4)
+    return image
+
+
+def hide_half(image: Picture, points: Points, rng: np.random.Generator) -> Picture:
+    """Blacken the upper, lower, left or right half of the face: the DFDC winner's.
+
+    The face is the hull of jaw and brows; it is halved at its centre of gravity.
+    """
+    mask = hull_mask(outline(points, with_forehead=False), len(image))
+    moments = cv2.moments(mask, binaryImage=True)
+    choice = int(rng.integers(4))
+    if not moments["m00"]:
+        return image
+    x, y = int(moments["m10"] / moments["m00"]), int(moments["m01"] / moments["m00"])
+    kept: Sequence[tuple[slice, slice]] = [
+        (slice(0, y), slice(None)),
+        (slice(y, None), slice(None)),
+        (slice(None), slice(0, x)),
+        (slice(None), slice(x, None)),
+    ]
+    mask[kept[choice]] = 0
+    return _blacken(image, mask)
+
+
+def _blacken(image: Picture, mask: Picture) -> Picture:
+    hidden = image.copy()
+    hidden[mask > 0] = 0
+    return hidden
+
+
+def _blacken_line(image: Picture, start: Points, end: Points, half_width: float) -> Picture:
+    hidden = image.copy()
+    size = len(image)
+    ends = [
+        tuple(int(value) for value in np.clip(np.rint(point), -size, 2 * size))
+        for point in (start, end)
+    ]
+    thickness = 2 * min(max(round(half_width), 1), size) + 1
+    cv2.line(hidden, ends[0], ends[1], (0, 0, 0), thickness)
+    return hidden
