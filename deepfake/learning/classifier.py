@@ -17,18 +17,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor, nn
 
 from deepfake.errors import JobError
 
+Head = Literal["svm", "logistic"]
 logger = logging.getLogger(__name__)
 _FOLDS = 5
 _MIN_PER_CLASS = 2
@@ -82,6 +84,7 @@ class SVMClassifier(nn.Module):
         embeddings: Tensor | NDArray[np.floating[Any]],
         labels: Sequence[int] | Tensor | NDArray[np.integer[Any]],
         groups: Sequence[str] | None = None,
+        head: Head = "svm",
     ) -> SVMClassifier:
         """Fit the machine and its calibration.
 
@@ -90,6 +93,8 @@ class SVMClassifier(nn.Module):
             labels: ``(N,)``, 1 = fake, 0 = real.
             groups: Group of each row; rows of a group never sit on both sides of a calibration
                 fold. Without groups (or with too few of them) folds are by row.
+            head: ``svm``, or ``logistic`` for a logistic regression of the same ``C``. That one
+                needs no calibration: its sigmoid is the plain one.
 
         Returns:
             Itself.
@@ -115,6 +120,9 @@ class SVMClassifier(nn.Module):
                 f"cannot fit a classifier on {counts[0]} real and {counts[1]} fake rows; "
                 f"it needs {_MIN_PER_CLASS} of each"
             )
+        if head == "logistic":
+            regression = LogisticRegression(C=self.C, max_iter=1000).fit(rows, truth)
+            return self._keep(regression.coef_[0], regression.intercept_[0], -1.0, 0.0)
         signs = np.where(truth == 1, 1.0, -1.0)
         everywhere = np.ones(len(rows), dtype=bool)
         whole = _solve(rows, signs, everywhere, self.C, _nothing(rows))
@@ -125,9 +133,12 @@ class SVMClassifier(nn.Module):
             part = _solve(rows, signs, used, self.C, whole)
             held_out[test] = part.decisions[test]
         slope, offset = _fit_sigmoid(held_out, truth)
+        return self._keep(whole.weights[:-1], whole.weights[-1], slope, offset)
+
+    def _keep(self, weight: Vector, intercept: float, slope: float, offset: float) -> SVMClassifier:
         with torch.no_grad():
-            self.weight_.copy_(torch.from_numpy(whole.weights[:-1]))
-            self.intercept_.fill_(float(whole.weights[-1]))
+            self.weight_.copy_(torch.from_numpy(weight))
+            self.intercept_.fill_(float(intercept))
             self.slope_.fill_(slope)
             self.offset_.fill_(offset)
             self.fitted_.fill_(True)

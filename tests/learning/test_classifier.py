@@ -279,3 +279,14 @@ def test_scoring_refuses_before_the_fit() -> None:
         SVMClassifier(8)(torch.zeros(1, 8))
     with pytest.raises(JobError, match="not fitted"):
         reload(SVMClassifier(8))(torch.zeros(1, 8))
+
+
+def test_a_logistic_head_is_scikit_learns() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 3))
+    labels = (rows[:, 0] + rng.normal(0, 0.5, 60) > 0).astype(int)
+    head = SVMClassifier(3, C=0.5).fit(rows, labels, head="logistic")
+    expected = LogisticRegression(C=0.5, max_iter=1000).fit(rows, labels).predict_proba(rows)[:, 1]
+    np.testing.assert_allclose(head(torch.from_numpy(rows)).numpy(), expected, atol=1e-9)
