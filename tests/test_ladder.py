@@ -1,4 +1,4 @@
-"""The ladder: every rung parses over the entry's configuration, some take a step, the table adds up."""
+"""The ladder: every rung parses over the entry's configuration, some train, the table adds up."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ CURVES_FILE = "curves.png"
 
 
 class FitClassifier(Callback):
-    """After training: fit the classifier on training embeddings, choose the threshold on validation.
+    """After training: fit the classifier on training rows, choose the threshold on validation.
 
     The entry fitted its SVM on the validation set and had nothing left to validate it. Here the
     training split fits, the validation split chooses the threshold (best balanced accuracy), and
