@@ -39,7 +39,7 @@ CURVES_FILE = "curves.png"
 
 
 class FitClassifier(Callback):
-    """After training: fit the SVM on training embeddings, choose the threshold on validation.
+    """After training: fit the classifier on training rows, choose the threshold on validation.
 
     The entry fitted its SVM on the validation set and had nothing left to validate it. Here the
     training split fits, the validation split chooses the threshold (best balanced accuracy), and
@@ -100,7 +100,7 @@ class FitClassifier(Callback):
             split: np.array([row.label for row in data.datasets[split].rows]) for split in SPLITS
         }
         groups = [row.group for row in data.datasets["train"].rows]
-        task.classifier.fit(embeddings["train"], labels["train"], groups)
+        task.classifier.fit(embeddings["train"], labels["train"], groups, task.head)
         scores = {split: task.classifier(rows).numpy() for split, rows in embeddings.items()}
         threshold = choose_threshold(labels["validation"], scores["validation"])
         metrics = {

@@ -612,7 +612,7 @@ class CropDataModule(LightningDataModule):
                 )
             logger.warning("%s; going on because data.allow_leak is true", problem)
         rarer, commoner = sorted(counts["train"].values())
-        if commoner > _LARGE_IMBALANCE * rarer and not self.balance:
+        if commoner > _LARGE_IMBALANCE * rarer and not (self.balance or self.paired):
             logger.warning(
                 "the training split is imbalanced (%s); data.balance true fills every batch half "
                 "and half",

@@ -20,7 +20,7 @@ from deepfake.errors import JobError, UsageError
 from deepfake.learning.augmentation import sample_seed
 from deepfake.learning.averaging import WeightAverage
 from deepfake.learning.checkpoint import KEY, make_info
-from deepfake.learning.classifier import SVMClassifier
+from deepfake.learning.classifier import Head, SVMClassifier
 from deepfake.learning.data import CropDataModule, Sample, each_once
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import AuxiliaryCrossEntropy, SemiHardTripletLoss, TripletOutcome
@@ -67,7 +67,9 @@ class TripletTask(LightningModule):
         momentum: Of SGD.
         weight_decay: Of the optimiser, on matrices and filters except the head's.
         schedule: ``constant``, or ``one_cycle`` over the whole training.
-        svm_c: Inverse regularisation of the linear SVM.
+        svm_c: Inverse regularisation of the classifier.
+        head: Classifier on the finished embedding: ``svm`` is linear and calibrated, ``logistic`` a
+            logistic regression. The figures of each epoch come from an SVM either way.
         ema_decay: Use a moving average of the weights for validation and for the final model;
             0 leaves it out.
         chunk_size: Most crops in a forward of one process; a larger batch is embedded in parts,
@@ -101,6 +103,7 @@ class TripletTask(LightningModule):
         weight_decay: float = 0.0,
         schedule: Literal["constant", "one_cycle"] = "constant",
         svm_c: float = 2.0,
+        head: Head = "svm",
         ema_decay: float = 0.0,
         chunk_size: int | None = None,
         channels_last: bool | Literal["auto"] = "auto",
@@ -136,6 +139,7 @@ class TripletTask(LightningModule):
         # Kept out of the module tree, so that nobody moves it: Apple's devices have no float64,
         # and distributed training would broadcast it at every step.
         self._classifier = (SVMClassifier(embedding_dim, svm_c),)
+        self.head: Head = head
         self.triplet_loss = SemiHardTripletLoss(margin)
         self.cross_entropy = (
             AuxiliaryCrossEntropy(embedding_dim) if cross_entropy_weight > 0 else None

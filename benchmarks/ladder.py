@@ -1,0 +1,274 @@
+"""The entry's ladder of experiments: every rung trained with the same seeds and budget, one table.
+
+A rung is an overlay in ``configs/ablations`` over ``configs/dacon.yaml``; ``--base`` lies between
+the two and says what all rungs share on this machine (backbone, size, length). Each run is a
+``train.py`` of its own. Killed at any time, the same command goes on; finished runs are kept. The
+table has AUC, accuracy at the threshold chosen on validation, and equal error rate on the test
+split, means over the seeds, with 95 % intervals from drawing whole groups with replacement.
+
+    python benchmarks/ladder.py --data CROPS --base configs/cpu.yaml --output ladder/
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from deepfake.dataset.manifest import read_manifest
+from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
+from deepfake.storage import write_atomic
+from deepfake.training import read_data_module
+
+REPO = Path(__file__).resolve().parents[1]
+DACON = REPO / "configs" / "dacon.yaml"
+ABLATIONS = REPO / "configs" / "ablations"
+FIGURES = ("AUC", "accuracy", "EER")
+MIN_GROUPS = 5
+
+# What the entry says of itself: "on average", of data that it does not name.
+ENTRY = {
+    "00-no-augmentation": "70 %",
+    "01-augmentation": "80 %",
+    "02-inception-resnet-v2": "80-85 %",
+    "03-xception": "80-85 %",
+    "04-b4-cross-entropy": "85-90 %",
+    "05-triplet": "90-92 %",
+    "06-head-l2": "94-97 %",
+    "12-blind-face": "best single score, no gain on average",
+} | dict.fromkeys(
+    (
+        *("10-frozen-backbone", "11-pattern", "13-b5-380", "14-b5-456"),
+        *("15-margin-0.2", "16-margin-0.5", "17-margin-1.5"),
+    ),
+    "no gain",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The test split of one run.
+
+    Args:
+        groups: ``(N,)`` names.
+        labels: ``(N,)``, 1 = fake.
+        p_fake: ``(N,)``.
+        threshold: Chosen on the run's validation split.
+    """
+
+    groups: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    p_fake: NDArray[np.float64]
+    threshold: float
+
+
+def main() -> int:
+    """Train what is missing, score, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="crop folder")
+    parser.add_argument("--base", type=Path, help="overlay that all rungs share")
+    parser.add_argument("--rungs", nargs="+", metavar="NAME", help="default: all of them")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder of runs and table")
+    parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
+    options = parser.parse_args()
+    rungs = choose_rungs(options.rungs)
+    claim(options.output, options.data, options.base)
+    size = read_manifest(options.data).spec.size
+    results: dict[str, list[Scored]] = {}
+    n_failed = 0
+    for rung in rungs:
+        wanted = merged(options.base, rung)["model"]["image_size"]
+        if wanted != size:
+            print(f"{rung}: skipped, it wants crops of {wanted} px, these have {size} px")
+            continue
+        for seed in options.seeds:
+            run = options.output / rung / f"seed-{seed}"
+            if not (run / "model.ckpt").exists() and not train(options, rung, seed, run):
+                n_failed += 1
+                continue
+            results.setdefault(rung, []).append(score(run, options.data, seed))
+        if rung in results:
+            table = [describe(name, scored, options.rounds) for name, scored in results.items()]
+            write_atomic(options.output / "ladder.csv", as_csv(table))
+            write_atomic(options.output / "ladder.md", as_markdown(table))
+    if results:
+        print((options.output / "ladder.md").read_text(encoding="utf-8"))
+    return 1 if n_failed or not results else 0
+
+
+def choose_rungs(names: Sequence[str] | None) -> list[str]:
+    """Rungs by name or by the number that their name begins with, in the ladder's order."""
+    known = sorted(path.stem for path in ABLATIONS.glob("*.yaml"))
+    if names is None:
+        return known
+    for name in names:
+        if not any(name in (rung, rung.split("-")[0]) for rung in known):
+            sys.exit(f"no rung {name!r}; there are {', '.join(known)}")
+    return [rung for rung in known if rung in names or rung.split("-")[0] in names]
+
+
+def claim(output: Path, data: Path, base: Path | None) -> None:
+    """Note what all runs in a folder share; refuse to mix them with others."""
+    content = {
+        "manifest_sha256": read_manifest(data).sha256,
+        "base_sha256": hashlib.sha256(base.read_bytes()).hexdigest() if base else None,
+    }
+    note = output / "ladder.json"
+    output.mkdir(parents=True, exist_ok=True)
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != content:
+        sys.exit(f"{output} holds runs of other crops or another --base; choose another --output")
+    write_atomic(note, json.dumps(content))
+
+
+def merged(base: Path | None, rung: str) -> dict[str, Any]:
+    """The settings of a rung, as training merges them: later files win, key by key."""
+    settings: dict[str, Any] = {}
+    for path in configs_of(base, rung):
+        _update(settings, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    return settings
+
+
+def configs_of(base: Path | None, rung: str) -> list[Path]:
+    """Configuration files of a rung, the strongest last."""
+    return [DACON, *([base] if base else []), ABLATIONS / f"{rung}.yaml"]
+
+
+def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(settings.get(key), dict):
+            _update(settings[key], value)
+        else:
+            settings[key] = value
+
+
+def train(options: argparse.Namespace, rung: str, seed: int, run: Path) -> bool:
+    """Train one rung with one seed, or go on with it; whether it came to its end."""
+    words = [word for path in configs_of(options.base, rung) for word in ("--config", str(path))]
+    words += ["--data.root", str(options.data), "--seed_everything", str(seed)]
+    words += ["--run", str(run), "--resume", "auto"]
+    run.parent.mkdir(parents=True, exist_ok=True)
+    log = run.with_suffix(".log")
+    print(f"{rung}, seed {seed}: training, see {log}", flush=True)
+    environment = {k: v for k, v in os.environ.items() if k != "DEEPFAKE_RUN_FOLDER"}
+    with log.open("ab") as output:
+        command = [sys.executable, str(REPO / "train.py"), *words]
+        code = subprocess.run(
+            command, stdout=output, stderr=output, env=environment, check=False
+        ).returncode
+    if code:
+        last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        print(f"{rung}, seed {seed}: failed with exit code {code}: {''.join(last)}")
+    return code == 0
+
+
+def score(run: Path, data: Path, seed: int) -> Scored:
+    """Score the test split with a finished run, or read the scores of an earlier call."""
+    checkpoint = load_checkpoint(run / "model.ckpt")
+    kept = run / "test-scores.csv"
+    if not kept.exists():
+        module = read_data_module([str(run / "config.yaml")], str(data), seed)
+        dataset = module.datasets["test"]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        embedder = checkpoint.embedder.to(device)
+        with torch.inference_mode():
+            parts = [
+                checkpoint.classifier(embedder(batch["image"].to(device)).cpu())
+                for batch in module.test_dataloader()
+            ]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("group", "label", "p_fake"))
+        for row, p_fake in zip(dataset.rows, torch.cat(parts).tolist(), strict=True):
+            writer.writerow((row.group, row.label, repr(p_fake)))
+        write_atomic(kept, text.getvalue())
+    with kept.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return Scored(
+        np.array([row["group"] for row in rows]),
+        np.array([int(row["label"]) for row in rows]),
+        np.array([float(row["p_fake"]) for row in rows]),
+        checkpoint.threshold,
+    )
+
+
+def measure(scored: Scored, chosen: NDArray[np.int64] | slice = slice(None)) -> list[float]:
+    """The figures of some rows of a run, rows may repeat; ``nan`` where one class only is left."""
+    labels, p_fake = scored.labels[chosen], scored.p_fake[chosen]
+    accuracy = compute_accuracy(labels, p_fake, scored.threshold)
+    return [compute_auc(labels, p_fake), accuracy, compute_eer(labels, p_fake)]
+
+
+def intervals(scored: Sequence[Scored], rounds: int) -> list[tuple[float, float]] | None:
+    """95 % intervals of the figures' means over the runs; ``None`` with too few groups.
+
+    A round draws whole groups, the same ones for all runs: they share the test split.
+    """
+    names = np.unique(np.concatenate([run.groups for run in scored]))
+    if len(names) < MIN_GROUPS:
+        return None
+    places = [{name: np.flatnonzero(run.groups == name) for name in names} for run in scored]
+    rng = np.random.default_rng(0)
+    drawn = np.empty((rounds, len(FIGURES)))
+    for number in range(rounds):
+        groups = names[rng.integers(0, len(names), len(names))]
+        parts = [
+            measure(run, np.concatenate([at[name] for name in groups]))
+            for run, at in zip(scored, places, strict=True)
+        ]
+        drawn[number] = np.mean(parts, axis=0)
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def describe(rung: str, scored: Sequence[Scored], rounds: int) -> dict[str, str]:
+    """One line of the table."""
+    figures = np.mean([measure(run) for run in scored], axis=0)
+    spans = intervals(scored, rounds)
+    line = {"rung": rung, "the entry reports": ENTRY.get(rung, "not tried")}
+    for place, name in enumerate(FIGURES):
+        line[name] = f"{figures[place]:.4f}"
+        line[f"{name} from"] = f"{spans[place][0]:.4f}" if spans else ""
+        line[f"{name} to"] = f"{spans[place][1]:.4f}" if spans else ""
+    return line | {"seeds": str(len(scored)), "test crops": str(len(scored[0].labels))}
+
+
+def as_csv(table: Sequence[dict[str, str]]) -> str:
+    """For machines."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def as_markdown(table: Sequence[dict[str, str]]) -> str:
+    """For people: a figure and its interval in one cell."""
+    head = ["rung", "the entry reports", *FIGURES, "seeds", "test crops"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in table:
+        cells = [row[name] for name in head]
+        for place, name in enumerate(FIGURES, start=2):
+            if row[f"{name} from"]:
+                cells[place] += f" [{row[f'{name} from']}, {row[f'{name} to']}]"
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

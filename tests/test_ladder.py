@@ -1,0 +1,113 @@
+"""The ladder: every rung parses over the entry's configuration, some train, the table adds up."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+
+from benchmarks import ladder
+from deepfake.learning.data import CropDataModule
+from deepfake.learning.task import TripletTask
+from deepfake.metrics import compute_auc
+from deepfake.training import _Parser, run_training
+from tests.made_crops import write_crop_folder
+
+REPO = Path(__file__).resolve().parents[1]
+RUNGS = ladder.choose_rungs(None)
+SMOKE = REPO / "configs" / "smoke.yaml"
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    counts = {"train": (12, 12), "validation": (6, 6), "test": (6, 6)}
+    return write_crop_folder(tmp_path_factory.mktemp("ladder") / "crops", counts)
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_every_rung_is_a_valid_configuration_and_changes_something(rung: str) -> None:
+    settings, plain = ladder.merged(None, rung), ladder.merged(None, "06-head-l2")
+    assert (settings != plain) == (rung not in ("06-head-l2",))
+    parser = _Parser()
+    parser.add_class_arguments(TripletTask, "model")
+    parser.add_class_arguments(CropDataModule, "data")
+    parts = {name: settings[name] for name in ("model", "data")}
+    parts["data"]["root"] = "crops"
+    parsed = parser.parse_object(parts)
+    assert parsed.data.steps_per_epoch == 300
+    assert timm.is_model(parsed.model.backbone)
+    assert timm.is_model_pretrained(parsed.model.backbone)
+
+
+@pytest.mark.parametrize(
+    "rung", ["10-frozen-backbone", "12-blind-face", "20-self-blend", "22-logistic"]
+)
+def test_a_rung_takes_a_step(
+    crops: Path, tmp_path: Path, rung: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DEEPFAKE_RUN_FOLDER", raising=False)
+    words = [w for path in ladder.configs_of(SMOKE, rung) for w in ("--config", str(path))]
+    words += ["--data.root", str(crops), "--run", str(tmp_path / "run")]
+    assert run_training([*words, "--trainer.limit_train_batches", "1"], io.StringIO()) == 0
+    scored = ladder.score(tmp_path / "run", crops, 0)
+    assert scored.labels.tolist() == [0] * 6 + [1] * 6
+    again = ladder.score(tmp_path / "run", crops, 0)
+    assert again.p_fake.tolist() == scored.p_fake.tolist()
+
+
+def scored(seed: int, n_groups: int = 30, per_group: int = 4) -> ladder.Scored:
+    rng = np.random.default_rng(seed)
+    labels = np.tile([0, 1], n_groups * per_group // 2)
+    groups = np.repeat([f"g{n}" for n in range(n_groups)], per_group)
+    noise = np.repeat(rng.normal(0, 1, n_groups), per_group) + rng.normal(0, 1, len(labels))
+    return ladder.Scored(groups, labels, 1 / (1 + np.exp(-(2 * labels - 1 + noise))), 0.5)
+
+
+def test_intervals_hold_the_figure_and_shrink_with_groups() -> None:
+    few, many = [scored(0, 10)], [scored(0, 160)]
+    spans = [ladder.intervals(runs, 200) for runs in (few, many)]
+    assert spans[0] is not None
+    assert spans[1] is not None
+    for figure, (low, high) in zip(ladder.measure(many[0]), spans[1], strict=True):
+        assert low < figure < high
+    assert np.ptp(spans[1][0]) < np.ptp(spans[0][0])
+    assert ladder.intervals([scored(0, 4)], 50) is None
+
+
+def test_the_table_has_means_and_intervals() -> None:
+    runs = [scored(1), scored(2)]
+    line = ladder.describe("05-triplet", runs, 50)
+    expected = np.mean([compute_auc(run.labels, run.p_fake) for run in runs])
+    assert line["AUC"] == f"{expected:.4f}"
+    text = ladder.as_markdown([line, ladder.describe("20-self-blend", [scored(3, 4)], 50)])
+    assert f"| 05-triplet | 90-92 % | {line['AUC']} [{line['AUC from']}, " in text
+    assert "| 20-self-blend | not tried |" in text
+    assert ladder.as_csv([line]).splitlines()[0].startswith("rung,the entry reports,AUC,AUC from")
+
+
+def test_rungs_by_name_or_number() -> None:
+    assert ladder.choose_rungs(["05", "00-no-augmentation"]) == ["00-no-augmentation", "05-triplet"]
+    with pytest.raises(SystemExit, match="no rung '99'; there are 00-no-augmentation"):
+        ladder.choose_rungs(["99"])
+    assert set(ladder.ENTRY) <= set(RUNGS)
+
+
+def test_a_folder_is_for_one_base_and_one_set_of_crops(crops: Path, tmp_path: Path) -> None:
+    ladder.claim(tmp_path / "out", crops, SMOKE)
+    ladder.claim(tmp_path / "out", crops, SMOKE)
+    with pytest.raises(SystemExit, match="holds runs of other crops or another --base"):
+        ladder.claim(tmp_path / "out", crops, None)
+
+
+def test_a_failed_run_is_said(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text("model:\n  backbone: no_such_net\n  pretrained: false\n")
+    options = argparse.Namespace(base=base, data=crops)
+    assert not ladder.train(options, "05-triplet", 0, tmp_path / "out" / "seed-0")
+    assert "failed with exit code 2: error: timm knows no backbone" in capsys.readouterr().out
