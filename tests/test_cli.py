@@ -252,7 +252,7 @@ def test_show_augmentations_draws_a_sheet(
     with Image.open(sheet) as picture:
         assert picture.size[1] > picture.size[0]
     (tmp_path / "bad.yaml").write_text("data:\n  augmentation: heavy\n")
-    assert cli.show_augmentations([*words, str(tmp_path / "bad.yaml")]) == 2
+    assert cli.show_augmentations([words[0], str(tmp_path / "bad.yaml"), *words[1:]]) == 2
     assert "heavy" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("- a list\n")
     assert cli.show_augmentations([str(tmp_path / "bad.yaml"), *words[1:]]) == 2
