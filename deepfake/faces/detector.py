@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from deepfake.faces.boxes import Boxes, join_boxes, suppress_contained
-from deepfake.faces.pyramid import average_cells, average_level, cell_edges, sum_areas
+from deepfake.faces.pyramid import Tables, average_cells, average_level, cell_edges, sum_areas
 from deepfake.records import Face
 
 _CELL = 12  # side of PNet's window in pixels
@@ -132,8 +132,8 @@ class MTCNN:
         """Find the faces of every image.
 
         Args:
-            images: Each ``(H, W, 3)`` uint8 RGB; sizes may differ. On a GPU, frames of one size
-                are worth handing over together.
+            images: Each ``(H, W, 3)`` uint8 RGB, which may be a view of another picture; sizes may
+                differ. On a GPU, frames of one size are worth handing over together.
 
         Returns:
             One list per image, largest box first (in mode ``main`` that one alone); empty where
@@ -172,13 +172,13 @@ class MTCNN:
             shorter *= self.factor
         return scales
 
-    def _search(self, tables: Tensor, scales: list[float]) -> list[list[Face]]:
+    def _search(self, tables: Tables, scales: list[float]) -> list[list[Face]]:
         if self.mode == "main" and len(tables) == 1:
             return [self._find_main(tables, scales[::-1])]
         faces = self._decide(tables, self._refine(tables, [self._propose(tables, scales)]))
         return [found[:1] for found in faces] if self.mode == "main" else faces
 
-    def _find_main(self, table: Tensor, scales: list[float]) -> list[Face]:
+    def _find_main(self, table: Tables, scales: list[float]) -> list[Face]:
         """The largest face of one picture, or none, from the coarsest scale to the finest.
 
         Once what is as good as a face is larger than anything that finer levels can hold, those of
@@ -212,7 +212,7 @@ class MTCNN:
             finer = finer[len(batch) :]
 
     def _propose(
-        self, tables: Tensor, scales: list[float], near: NDArray[np.float32] | None = None
+        self, tables: Tables, scales: list[float], near: NDArray[np.float32] | None = None
     ) -> Boxes:
         """PNet at some levels, or at their parts near a box: each hit with its regression."""
         extents = tables.shape[1] - 1, tables.shape[2] - 1
@@ -242,7 +242,7 @@ class MTCNN:
         return boxes.suppressed(0.5, groups=owners * len(scales) + levels)
 
     def _look_at_level(
-        self, tables: Tensor, tiles: list[_Tile], shape: tuple[int, int]
+        self, tables: Tables, tiles: list[_Tile], shape: tuple[int, int]
     ) -> Iterator[_Hits]:
         """PNet on a window of one level in every picture, tile by tile."""
         (level, *cells, top, left, _, _), last = tiles[0], tiles[-1]
@@ -274,7 +274,7 @@ class MTCNN:
                 features[where],
             )
 
-    def _look_at_tiles(self, tables: Tensor, tiles: list[_Tile]) -> _Hits:
+    def _look_at_tiles(self, tables: Tables, tiles: list[_Tile]) -> _Hits:
         """PNet on small tiles of any levels in every picture, all together."""
         n_tables, device = len(tables), tables.device
         owners = torch.arange(n_tables, device=device).repeat_interleave(len(tiles))
@@ -300,7 +300,7 @@ class MTCNN:
         )
 
     def _refine(
-        self, tables: Tensor, levels: list[Boxes], seen_before: _Memory | None = None
+        self, tables: Tables, levels: list[Boxes], seen_before: _Memory | None = None
     ) -> Boxes:
         """RNet on what PNet proposed at some levels: fewer and better boxes, each a square."""
         # Here, unlike after RNet and ONet, the regression is relative to the side itself and not
@@ -314,7 +314,7 @@ class MTCNN:
         boxes = Boxes(boxes.corners, score, regression, boxes.owners)[passed]
         return boxes.suppressed(0.7).moved(1).squared()
 
-    def _decide(self, tables: Tensor, boxes: Boxes) -> list[list[Face]]:
+    def _decide(self, tables: Tables, boxes: Boxes) -> list[list[Face]]:
         """ONet on each box that is left: the faces of each picture, largest first."""
         boxes, (regression, points, probability) = self._look(
             self._onet, tables, boxes, 48, self._portions.onet
@@ -342,7 +342,7 @@ class MTCNN:
     def _look(
         self,
         net: nn.Module,
-        tables: Tensor,
+        tables: Tables,
         boxes: Boxes,
         side: int,
         at_once: int,
@@ -371,7 +371,7 @@ class MTCNN:
     def _run(
         self,
         net: nn.Module,
-        tables: Tensor,
+        tables: Tables,
         owners: Tensor,
         start: Tensor,
         end: Tensor,

@@ -234,7 +234,7 @@ def _take(clip: Iterator[Frame], frames: list[Frame]) -> bool:
 
 
 def _turn(image: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(image[::-1, ::-1]) if rotation == 180 else image
+    return image[::-1, ::-1] if rotation == 180 else image  # a view: pictures may be huge
 
 
 def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:

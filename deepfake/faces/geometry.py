@@ -141,6 +141,7 @@ def cut_window(
     height, width = image.shape[:2]
     x0, y0, x1, y1 = window
     inside = image[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+    inside = np.ascontiguousarray(inside)  # the picture may be a turned view
     if inside.shape[:2] != (y1 - y0, x1 - x0):
         borders = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
         bordered = cv2.copyMakeBorder(inside, *borders, borderType=cv2.BORDER_REPLICATE)
@@ -150,5 +151,5 @@ def cut_window(
     else:
         method = cv2.INTER_AREA if max(inside.shape[:2]) >= size else cv2.INTER_CUBIC
     if inside.shape[:2] == (size, size):
-        return np.ascontiguousarray(inside)
+        return inside
     return np.asarray(cv2.resize(inside, (size, size), interpolation=method), dtype=np.uint8)

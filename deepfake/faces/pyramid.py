@@ -10,7 +10,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -18,23 +19,93 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+TABLE_PX = 16_000_000
+"""Largest picture whose table is held as a whole on a CPU, at 12 bytes a pixel."""
 
-def sum_areas(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
-    """Summed-area tables of pictures of one size, ``(B, H + 1, W + 1, 3)`` int32.
+# At most so many have a table at a time where it is not: tables that stay in the cache take a tenth
+# of the time.
+_STRIP_PX = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Strips:
+    """The table of one picture that is too large for it: made anew for each part that is asked for.
+
+    Args:
+        image: ``(H, W, 3)`` uint8.
+    """
+
+    image: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return 1
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the table, if it were there."""
+        return torch.Size((1, self.image.shape[0] + 1, self.image.shape[1] + 1, 3))
+
+    @property
+    def device(self) -> torch.device:
+        """Pictures lie in the memory of the CPU."""
+        return torch.device("cpu")
+
+    def average(
+        self, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
+    ) -> Iterator[Tensor]:
+        """``average_level``, some rows of cells at a time."""
+        (top, bottom), left = rows, int(columns[0].min())
+        width = int(columns[1].max()) - left
+        # Edges only grow, but where they repeat the last.
+        tops, bottoms = top.tolist(), bottom.tolist()
+        first = 0
+        while first < len(tops):
+            end = first + 1
+            while end < len(tops) and (bottoms[end] - tops[first]) * width <= _STRIP_PX:
+                end += 1
+            start = tops[first]
+            part = self.image[start : bottoms[end - 1], left : left + width]
+            table = _sum_on_cpu(part)[None]
+            yield average_level(
+                table,
+                (top[first:end] - start, bottom[first:end] - start),
+                (columns[0] - left, columns[1] - left),
+            )
+            first = end
+
+
+Tables = Tensor | Strips
+"""Summed-area tables of pictures of one size, ``(B, H + 1, W + 1, 3)`` int32."""
+
+
+def sum_areas(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tables:
+    """Summed-area tables of pictures of one size.
 
     A table may wrap beyond 8.4 megapixels; differences of wrapped sums are still right as long as
     the rectangle itself sums to less than ``2 ** 31``.
 
     Args:
-        images: Each ``(H, W, 3)`` uint8.
+        images: Each ``(H, W, 3)`` uint8, and possibly a view of another.
         device: Where the tables are made and stay; what travels there is uint8.
+
+    Returns:
+        ``(B, H + 1, W + 1, 3)`` int32, or ``Strips`` for one picture that is too large for it.
     """
     if device.type == "cpu":
-        tables = [
-            np.asarray(cv2.integral(image, sdepth=cv2.CV_32S), dtype=np.int32) for image in images
-        ]
-        return torch.from_numpy(tables[0][None] if len(tables) == 1 else np.stack(tables))
+        if len(images) == 1:
+            image = images[0]
+            is_large = image.shape[0] * image.shape[1] > TABLE_PX
+            return Strips(image) if is_large else _sum_on_cpu(image)[None]
+        return torch.stack([_sum_on_cpu(image) for image in images])
     return accumulate(torch.from_numpy(np.stack(images)).to(device))
+
+
+def _sum_on_cpu(image: NDArray[np.uint8]) -> Tensor:
+    if image.strides[0] < 0 and image.strides[1] < 0:
+        # A view that is turned by 180 degrees: copying it pixel by pixel takes ten times as long.
+        image = np.asarray(cv2.flip(image[::-1, ::-1], -1), dtype=np.uint8)
+    table = cv2.integral(np.ascontiguousarray(image), sdepth=cv2.CV_32S)
+    return torch.from_numpy(np.asarray(table, dtype=np.int32))
 
 
 def accumulate(pixels: Tensor) -> Tensor:
@@ -63,7 +134,7 @@ def cell_edges(
 
 
 def average_cells(
-    tables: Tensor, owners: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
+    tables: Tables, owners: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Means of a grid of cells in each of N rectangles.
 
@@ -76,6 +147,11 @@ def average_cells(
     Returns:
         Means in 0..255, ``(N, h, w, 3)`` float32.
     """
+    if isinstance(tables, Strips):
+        edges = zip(*rows, *columns, strict=True)
+        return torch.cat(
+            [average_level(tables, (one[0], one[1]), (one[2], one[3])) for one in edges]
+        )
     _, height, width, channels = tables.shape
     flat = tables.reshape(-1, channels)
     (top, bottom), (left, right) = rows, columns
@@ -91,7 +167,7 @@ def average_cells(
 
 
 def average_level(
-    tables: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
+    tables: Tables, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Means of one and the same grid of cells in every picture, or of a part of it.
 
@@ -103,6 +179,8 @@ def average_level(
     Returns:
         Means in 0..255, ``(B, h, w, 3)`` float32.
     """
+    if isinstance(tables, Strips):
+        return torch.cat(list(tables.average(rows, columns)), dim=1)
     (top, bottom), (left, right) = rows, columns
     # Whole rows first: they are copied in one go.
     strips = tables.index_select(1, bottom).sub_(tables.index_select(1, top))

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from deepfake.faces import detector as cascade
+from deepfake.faces import pyramid
 from deepfake.faces.detector import MTCNN
 from deepfake.media.decoding import open_media
 from deepfake.media.images import MAX_PIXELS, read_image
@@ -266,10 +267,27 @@ def test_main_mode_finds_the_largest_face_of_exact_mode(size: int) -> None:
         assert overlap(main[0], exact[0]) > 0.8
 
 
+@pytest.mark.parametrize("mode", ["exact", "main"])
+def test_large_pictures_are_searched_strip_by_strip(
+    mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, detector = montage(), MTCNN(mode=mode)
+    turned = picture[::-1, ::-1]
+    expected = detector.detect([picture, np.ascontiguousarray(turned)])
+    monkeypatch.setattr(pyramid, "TABLE_PX", 0)
+    monkeypatch.setattr(pyramid, "_STRIP_PX", 20_000)
+    found = detector.detect([picture, turned])
+    assert expected[0]
+    for faces, others in zip(found, expected, strict=True):
+        assert len(faces) == len(others)
+        for face, other in zip(faces, others, strict=True):
+            np.testing.assert_array_equal(face.box_xyxy, other.box_xyxy)
+
+
 def test_main_mode_shows_no_rectangle_to_a_network_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     picture, detector = montage(), MTCNN(mode="main")
-    seen = []
-    average = cascade.average_cells
+    seen: list[tuple[int, ...]] = []
+    average = pyramid.average_cells
 
     def watch(tables: torch.Tensor, owners: torch.Tensor, rows: Any, columns: Any) -> torch.Tensor:
         if rows[0].shape[1] == 24:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
@@ -544,3 +546,27 @@ def test_memory_is_bounded_by_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
         "faces in 200 of 200 frames; boxes of 159 of 200 frames interpolated"
     )
     assert most <= 16 + 5 + 18
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of its own memory")
+def test_a_huge_picture_takes_little_more_memory_than_its_pixels(tmp_path: Path) -> None:
+    picture = np.full((8250, 12000, 3), 90, dtype=np.uint8)  # 99 megapixels, 297 MB
+    picture[:, :, 0] = np.linspace(0, 255, 8250, dtype=np.uint8)[:, None]
+    cv2.imwrite(str(tmp_path / "huge.jpg"), picture)
+    code = (
+        "import pathlib, resource, sys\n"
+        "from deepfake.faces.extraction import FaceExtractor\n"
+        "from deepfake.records import CropSpec, Source\n"
+        "def peak_mb():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "extractor = FaceExtractor(CropSpec.from_preset('square', rotate_retry=True))\n"
+        "before = peak_mb()\n"
+        "result = extractor.extract(Source('0' * 16, pathlib.Path(sys.argv[1]), 'huge.jpg'))\n"
+        "print(result.status.value, peak_mb() - before)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "huge.jpg")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    status, growth_mb = run.stdout.split()
+    assert status == "no_face"
+    assert float(growth_mb) < 750

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from deepfake.faces import pyramid
 from deepfake.faces.pyramid import (
+    Strips,
+    Tables,
     accumulate,
     average_cells,
     average_level,
@@ -29,13 +32,13 @@ def area_resize(image: Picture, height: int, width: int) -> np.ndarray:
     return interpolate(planes, (height, width), mode="area")[0].permute(1, 2, 0).numpy()
 
 
-def shrink(tables: Tensor, height: int, width: int) -> np.ndarray:
+def shrink(tables: Tables, height: int, width: int) -> np.ndarray:
     rows = cell_edges(0, tables.shape[1] - 1, height, torch.arange(height))
     columns = cell_edges(0, tables.shape[2] - 1, width, torch.arange(width))
     return average_level(tables, rows, columns).numpy()
 
 
-def crop(tables: Tensor, owners: Tensor, windows: Tensor, side: int) -> np.ndarray:
+def crop(tables: Tables, owners: Tensor, windows: Tensor, side: int) -> np.ndarray:
     steps = torch.arange(side)
     columns, rows = (
         cell_edges(windows[:, i, None], (windows[:, i + 2] - windows[:, i])[:, None], side, steps)
@@ -77,9 +80,33 @@ def test_crops_equal_adaptive_area(side: int) -> None:
         np.testing.assert_allclose(cells, area_resize(window, side, side), atol=1e-4)
 
 
+@pytest.mark.parametrize("strip_px", [1, 700, 4000, 10**6])
+def test_strips_give_what_a_whole_table_gives(
+    strip_px: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyramid, "_STRIP_PX", strip_px)
+    image = noise(97, 131)[::-1, ::-1]
+    whole, strips = sum_areas([image], CPU), Strips(image)
+    assert (strips.shape, len(strips), strips.device) == (whole.shape, 1, CPU)
+    for height, width in ((97, 131), (41, 60), (13, 12), (1, 1)):
+        np.testing.assert_array_equal(shrink(strips, height, width), shrink(whole, height, width))
+    windows = torch.tensor([[0, 0, 131, 97], [5, 90, 6, 97], [100, 3, 131, 80]])
+    owners = torch.zeros(3, dtype=torch.int64)
+    np.testing.assert_array_equal(
+        crop(strips, owners, windows, 24), crop(whole, owners, windows, 24)
+    )
+
+
+def test_a_large_picture_has_no_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyramid, "TABLE_PX", 97 * 131 - 1)
+    assert isinstance(sum_areas([noise(97, 131)], CPU), Strips)
+    assert isinstance(sum_areas([noise(97, 130)], CPU), Tensor)
+
+
 def test_sums_that_wrap_are_still_right() -> None:
     image = noise(2900, 3000, low=240)  # 8.7 megapixels
     tables = sum_areas([image], CPU)
+    assert isinstance(tables, Tensor)
     assert tables[0, -1, -1].min() < 0  # it did wrap
     expected = image.reshape(58, 50, 60, 50, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(shrink(tables, 58, 60)[0], expected, atol=1e-3)
@@ -91,9 +118,10 @@ def test_sums_that_wrap_are_still_right() -> None:
 def test_tables_made_on_a_device_are_the_same() -> None:
     images = [noise(97, 131), np.ascontiguousarray(noise(97, 131)[:, ::-1])]
     tables = accumulate(torch.from_numpy(np.stack(images)))
-    assert torch.equal(tables, sum_areas(images, CPU))
+    np.testing.assert_array_equal(tables, sum_areas(images, CPU))
 
 
 def test_a_table_made_on_a_device_wraps_alike() -> None:
     image = noise(2900, 3000, low=240)
-    assert torch.equal(accumulate(torch.from_numpy(image)[None]), sum_areas([image], CPU))
+    table = accumulate(torch.from_numpy(image)[None])
+    np.testing.assert_array_equal(table, sum_areas([image], CPU))
