@@ -72,7 +72,7 @@ class Network:
                 self._logits(crops), labels.float()
             )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         self.embedder.eval()
         return self
