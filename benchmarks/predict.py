@@ -46,7 +46,7 @@ from deepfake.learning.checkpoint import load_checkpoint, make_info
 from deepfake.learning.task import TripletTask
 from deepfake.media.discovery import discover
 from deepfake.media.images import read_image
-from deepfake.records import CropSpec, Sampling
+from deepfake.records import Aggregation, CropSpec, Sampling
 
 BACKBONES = {"tf_efficientnet_b4": 380, "mobilenetv2_100": 224}
 Box = tuple[float, float, float, float]
@@ -229,7 +229,11 @@ def write_checkpoint(path: Path, backbone: str, size: int) -> Path:
         crop_versions={},
         seed=0,
         configuration="",
-    ) | {"threshold": 0.5, "threshold_origin": "made by a benchmark"}
+    ) | {
+        "threshold": 0.5,
+        "threshold_origin": "made by a benchmark",
+        "aggregation": Aggregation().to_dict(),
+    }
     content = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
     task.on_save_checkpoint(content)
     torch.save(content, path)
