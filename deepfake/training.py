@@ -309,7 +309,7 @@ def read_data_module(configs: Sequence[str], root: str, seed: int) -> CropDataMo
     parser = _Parser()
     parser.add_class_arguments(CropDataModule, "data")
     parsed = parser.parse_object({"data": settings | {"root": root, "seed": seed}})
-    data: CropDataModule = parser.instantiate_classes(parsed).data
+    data: CropDataModule = parser.instantiate(parsed).data
     data.setup()
     return data
 

@@ -408,6 +408,26 @@ def test_a_signal_in_mid_epoch_loses_nothing(
     assert_same_run(straight, resumed)
 
 
+def test_mini_epochs_blends_and_a_frozen_backbone_survive_a_stop(
+    many_crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [
+        *("--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "3"),
+        *("--data.steps_per_epoch", "5", "--data.augment_share", "1.0", "--data.per_group", "2"),
+        *("--data.extra", "[blind_face, pattern]", "--data.self_blend", "0.5"),
+        *("--model.optimizer", "sgd", "--model.schedule", "constant", "--model.lr", "0.01"),
+        *("--model.freeze_epochs", "1", "--model.freeze_lr", "0.001"),
+        *("--model.triplet_after_epoch", "2", "--model.head", "logistic", "--weights", "last"),
+    ]
+    straight, stopped, resumed = (tmp_path / name for name in ("straight", "stopped", "resumed"))
+    train(many_crops, straight, *options)
+    step = 7  # in the second epoch, whose batches go on in the first pass over the data
+    assert run_until_signal(many_crops, stopped, monkeypatch, step, *options) == 143
+    train(many_crops, resumed, *options, "--resume", str(stopped))
+    assert_same_run(straight, resumed)
+    assert read_info(straight / "model.ckpt")["global_step"] == 15
+
+
 @pytest.mark.slow
 def test_a_signal_at_any_step_loses_nothing(
     many_crops: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -204,9 +204,8 @@ class EpochOrder(Sampler[int]):
         if per_group > 1:
             if groups is None:
                 raise ValueError(f"per_group={per_group} needs groups")
-            self._group_numbers = np.unique(np.asarray(groups, dtype=object), return_inverse=True)[
-                1
-            ]
+            names = np.asarray(groups, dtype=object)
+            _, self._group_numbers = np.unique(names, return_inverse=True)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
