@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.manifold import TSNE
 
 Values = NDArray[np.floating[Any]] | Sequence[float]
 
@@ -22,6 +23,8 @@ WIDTH, HEIGHT = 360, 270
 _LOW_HEIGHT = 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 10, 40
 _BINS = 20
+LEAST_SPREAD = 10
+"""Rows that ``spread`` needs."""
 _MAX_POINTS = 200  # of a curve: more cannot be told apart
 
 
@@ -275,6 +278,22 @@ def project(embeddings: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64],
     plane[:, : shown.shape[1]] = shown
     total = float(values.sum())
     return plane, float(values[-2:].sum() / total) if total > 0 else 0.0
+
+
+def spread(embeddings: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """A plane in which near rows stay near, whatever becomes of far ones (t-SNE).
+
+    Returns:
+        ``(N, 2)`` coordinates without a unit; of fewer than ``LEAST_SPREAD`` rows none.
+
+    References:
+        van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008.
+    """
+    if len(embeddings) < LEAST_SPREAD:
+        return np.zeros((0, 2))
+    # Up to the 30 neighbours that are usual; a cloud that is smaller has fewer.
+    machine = TSNE(perplexity=min(30.0, (len(embeddings) - 1) / 3), random_state=0, n_jobs=1)
+    return np.asarray(machine.fit_transform(np.asarray(embeddings)), dtype=np.float64)
 
 
 def _frame(axes: Axes, absolute: bool = False) -> list[str]:

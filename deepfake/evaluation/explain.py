@@ -232,8 +232,8 @@ def find_heat(crop: Crop, score: Score) -> NDArray[np.float64]:
         score: Scores crops.
 
     Returns:
-        ``(S, S)``, the mean drop of the log-odds over the windows around each pixel; negative
-        where smearing makes the crop more of a fake.
+        ``(S, S)``, the mean drop of the log-odds over the windows around each pixel, without the
+        edges of the windows; negative where smearing makes the crop more of a fake.
     """
     side = crop.shape[0]
     window = max(1, round(side * _WINDOW))
@@ -242,8 +242,8 @@ def find_heat(crop: Crop, score: Score) -> NDArray[np.float64]:
     for number, (top, left) in enumerate((a, b) for a in starts for b in starts):
         masks[number, top : top + window, left : left + window] = True
     drops = _drops(crop, masks, score)[0]
-    heat: NDArray[np.float64] = np.tensordot(drops, masks.astype(np.float64), 1) / masks.sum(axis=0)
-    return heat
+    heat = np.tensordot(drops, masks.astype(np.float64), 1) / masks.sum(axis=0)
+    return np.asarray(cv2.GaussianBlur(heat, (0, 0), window / 5), dtype=np.float64)
 
 
 def hot_region(heat: NDArray[np.float64], share: float = HOT_SHARE) -> NDArray[np.bool_]:

@@ -116,7 +116,7 @@ def _note(explanation: Explanation) -> str:
         f"{which}, by time. First the frame, with the face in a white box and others in grey; "
         "then what the detector saw; then where its score comes from: the brighter, the more the "
         "score falls when that part is smeared, on one scale for the page. The line is around the "
-        f"hottest {HOT_SHARE:.0%}."
+        f"hottest {HOT_SHARE:.0%}. Log-odds: a change by 0.7 doubles or halves the odds of fake."
     )
 
 
@@ -125,9 +125,10 @@ def _describe_check(explanation: Explanation) -> str:
     hot, random = explanation.hot_drop, explanation.random_drop
     wins = sum(peak.hot_drop > peak.random_drop for peak in explanation.peaks)
     text = (
-        f"Smearing the hottest {HOT_SHARE:.0%} of these {number:,} crop{_s(number)} takes "
-        f"{hot:.2f} off the log-odds on average; smearing as much elsewhere ({DRAWS} places each) "
-        f"takes off {random:.2f}. The hot region wins in {wins:,} of {number:,}. "
+        f"Checked by deletion: smearing the hottest {HOT_SHARE:.0%} of these {number:,} "
+        f"crop{_s(number)} changes the log-odds of fake by {_signed(-hot)} on average, smearing as "
+        f"much elsewhere ({DRAWS} places each) by {_signed(-random)}. The hot region takes off "
+        f"more in {wins:,} of {number:,}. "
     )
     if explanation.holds:
         return text + "The maps point at what the score depends on."

@@ -37,6 +37,7 @@ from deepfake.errors import UsageError
 from deepfake.faces.tracking import link_tracks
 from deepfake.inference.aggregation import aggregate
 from deepfake.inference.backend import choose_devices
+from deepfake.inference.scoring import CPU_FACES
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.data import CropDataModule, CropDataset, Sample, SampleKey
 from deepfake.media.images import MAX_PIXELS
@@ -303,9 +304,9 @@ def embed_crops(
     embedder = checkpoint.embedder.to(place)
     dataset = _ChangedCrops(root, rows, checkpoint.crop_spec.size, change)
     # On a CPU the network needs the cores itself.
-    loading = CropDataModule(
-        str(root), batch_size=batch_size, num_workers=0 if place.type == "cpu" else workers
-    )
+    if place.type == "cpu":
+        batch_size, workers = min(batch_size, CPU_FACES), 0
+    loading = CropDataModule(str(root), batch_size=batch_size, num_workers=workers)
     batches = loading.load(dataset)
     parts = [np.zeros((0, embedder.head.out_features), dtype=np.float32)]
     with torch.inference_mode():

@@ -34,6 +34,7 @@ from deepfake.evaluation.charts import (
     map_axes,
     project,
     size_axes,
+    spread,
 )
 from deepfake.evaluation.evaluate import (
     FIGURE_NAMES,
@@ -354,7 +355,7 @@ def _evaluation_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
     rows = level.rows
     charts = [_class_histogram(rows, threshold)]
     charts += [_roc_chart(level, threshold), _precision_chart(level, threshold)]
-    charts += [_calibration_chart(level), _size_chart(evaluation), _map_chart(evaluation)]
+    charts += [_calibration_chart(level), _size_chart(evaluation), *_map_charts(evaluation)]
     return charts
 
 
@@ -457,7 +458,7 @@ def _size_chart(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _map_chart(evaluation: Evaluation) -> dict[str, Any]:
+def _map_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
     embeddings = np.concatenate([scored.embeddings for scored in evaluation.sets])
     labels = np.array(
         [face.label for scored in evaluation.sets for face in scored.material.faces],
@@ -469,19 +470,22 @@ def _map_chart(evaluation: Evaluation) -> dict[str, Any]:
         f"The embeddings of all faces in their plane of greatest variance (PCA), which holds "
         f"{share:.0%} of it."
     )
-    if len(shown) < len(labels):
-        text += f" {len(shown):,} of {len(labels):,} faces are drawn."
-    svg = draw_points(
-        map_axes(plane[shown]),
-        *(plane[shown, 0], plane[shown, 1], labels[shown]),
-        *("Map of embeddings", text),
-    )
-    return {
-        "title": "Map of embeddings",
-        "svg": Markup(svg),
-        "legend": _class_legend(),
-        "caption": text,
-    }
+    maps = [("Map of embeddings", plane[shown], text)]
+    near = spread(embeddings[shown])
+    if len(near):
+        text = "The same faces so that near ones stay near (t-SNE); distances between clouds and "
+        text += "sizes of clouds mean nothing."
+        maps.append(("Map of neighbourhoods", near, text))
+    charts = []
+    for title, points, caption in maps:
+        if len(shown) < len(labels):
+            caption += f" {len(shown):,} of {len(labels):,} faces are drawn."
+        svg = draw_points(
+            *(map_axes(points), points[:, 0], points[:, 1], labels[shown], title, caption)
+        )
+        legend = _class_legend()
+        charts.append({"title": title, "svg": Markup(svg), "legend": legend, "caption": caption})
+    return charts
 
 
 def _curve_chart(curve: Curve) -> dict[str, Any]:
@@ -501,12 +505,15 @@ def _curve_chart(curve: Curve) -> dict[str, Any]:
     first, last = curve.points[0].figures["auc"], curve.points[-1].figures["auc"]
     strengths = ", ".join(name_strength(point) for point in curve.points[1:])
     text = f"AUC {_show(first.value)} falls to " if last.value < first.value else "AUC "
-    text += f"{_show(last.value)} at the last strength. {curve.unit.capitalize()}: {strengths}."
+    text += f"{_show(last.value)} at the last strength. {_capital(curve.unit)}: {strengths}."
     count = len(curve.points) - 1
     axes = Axes("strength", "figure", (0, count), x_ticks=range(count + 1))
     svg = draw_lines(axes, series, f"Robustness: {curve.title}", text, dots=True)
-    title = curve.title[0].upper() + curve.title[1:]
-    return _line_chart(title, svg, series, text)
+    return _line_chart(_capital(curve.title), svg, series, text)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _curve_rows(curves: Sequence[Curve]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 Backend = Literal["torch", "onnx"]
 CROPS, P_FAKE, EMBEDDING = "crops", "p_fake", "embedding"
 """Names of the input and the outputs of a graph."""
-_CPU_FACES = 4  # more at once cost memory and gain nothing on a CPU
+CPU_FACES = 4  # more at once cost memory and gain nothing on a CPU
 
 
 class Scorer(Protocol):
@@ -58,7 +58,7 @@ class TorchScorer:
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, batch_size: int) -> None:
         self.device, self.name = device, f"torch {torch.__version__}"
-        self.batch_size = min(batch_size, _CPU_FACES) if device.type == "cpu" else batch_size
+        self.batch_size = min(batch_size, CPU_FACES) if device.type == "cpu" else batch_size
         self._embedder = deepcopy(checkpoint.embedder).to(device)
         self._classifier = checkpoint.classifier
 
@@ -107,7 +107,7 @@ class OnnxScorer:
         import onnxruntime
 
         self.name = f"ONNX Runtime {onnxruntime.__version__}"
-        self.batch_size = min(batch_size, _CPU_FACES)
+        self.batch_size = min(batch_size, CPU_FACES)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1

@@ -20,6 +20,7 @@ from deepfake.evaluation.charts import (
     map_axes,
     project,
     size_axes,
+    spread,
 )
 
 HOSTILE = "<script>&\"'\x00"
@@ -34,6 +35,18 @@ def parse(svg: str) -> ElementTree.Element:
 
 def found(root: ElementTree.Element, kind: str, css: str) -> list[ElementTree.Element]:
     return [e for e in root.iter(kind) if css in e.attrib.get("class", "").split()]
+
+
+def test_spread_keeps_near_rows_near() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(at, 0.1, (20, 8)) for at in (0, 5)])
+    plane = spread(rows)
+    assert plane.shape == (40, 2)
+    assert np.array_equal(plane, spread(rows))
+    distances = np.linalg.norm(plane[:, None] - plane, axis=-1) + 1e9 * np.eye(40)
+    nearest = distances.argmin(axis=1)
+    assert np.array_equal(nearest < 20, np.arange(40) < 20)
+    assert spread(rows[:9]).shape == (0, 2)
 
 
 def test_lines_go_through_their_values() -> None:
