@@ -135,7 +135,7 @@ class PlainLoop:
         rows, labels = made_embeddings()
         folds = StratifiedKFold(5, shuffle=True, random_state=0)
         self.machine = CalibratedClassifierCV(
-            LinearSVC(C=2.0, dual=False), ensemble=False, cv=folds
+            LinearSVC(C=2.0, dual=False, tol=1e-10, max_iter=10_000), ensemble=False, cv=folds
         )
         self.machine.fit(rows, labels)
 
