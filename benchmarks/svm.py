@@ -1,9 +1,9 @@
 """The classifier: this package beside scikit-learn, from two thousand embeddings to a million.
 
-The baseline up to 6,000 rows is ``SVC(kernel="linear", probability=True)``, whose time grows
-faster than the square of the rows; AUC on fresh rows must agree within 0.002 at 6,000. Up to
-20,000 rows ``CalibratedClassifierCV(LinearSVC)`` runs too, converged and on the same folds; its
-probabilities must equal ours, or the run fails. Rows are unit vectors of 512 numbers, in groups of ten, of two
+The baseline up to 6,000 rows is ``SVC(kernel="linear", probability=True)``, whose time grows faster
+than the square of the rows; AUC on fresh rows must agree within 0.002 at 6,000. Up to 20,000 rows
+``CalibratedClassifierCV(LinearSVC)`` runs too, converged and on the same folds; its probabilities
+must equal ours, or the run fails. Rows are unit vectors of 512 numbers, in groups of ten, of two
 classes that overlap or that a plane can part. All ways run in one process on one thread, in turn.
 
     python benchmarks/svm.py [--rounds 3] [--large]
