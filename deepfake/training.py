@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import warnings
@@ -272,6 +273,11 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
         if cli.trainer.is_global_zero:
             logger.warning("%s; %s", stop, _say_how_to_go_on(cli))
         return 128 + (stop.number or signal.SIGTERM)
+    except UsageError:
+        # Refused before there was anything to keep: the same --run can be given again.
+        if cli.trainer.is_global_zero and not (cli.folder / _CHECKPOINTS).exists():
+            shutil.rmtree(cli.folder)
+        raise
     except SystemExit:
         # Lightning has turned Ctrl-C into an exit after tearing everything down.
         if cli.trainer.interrupted:
