@@ -1,12 +1,16 @@
-"""The entry's ladder of experiments: every rung trained with the same seeds and budget, one table.
+r"""The entry's ladder of experiments: every rung trained with the same seeds and budget, one table.
 
-A rung is an overlay in ``configs/ablations`` over ``configs/dacon.yaml``; ``--base`` lies between
-the two and says what all rungs share on this machine (backbone, size, length). Each run is a
-``train.py`` of its own. Killed at any time, the same command goes on; finished runs are kept. The
-table has AUC, accuracy at the threshold chosen on validation, and equal error rate on the test
-split, means over the seeds, with 95 % intervals from drawing whole groups with replacement.
+A rung is an overlay in ``configs/ablations`` (or ``--overlays``) over ``configs/dacon.yaml``;
+``--base`` lies between the two and says what all rungs share on this machine (backbone, size,
+length); words that are not listed here go to every ``train.py``. Killed at any time, the same
+command goes on; finished runs are kept, so that several calls with different ``--seeds`` may share
+an ``--output``. The table has AUC, accuracy at the threshold chosen on validation, and equal error
+rate on the test split, means over the seeds, with 95 % intervals from drawing whole groups with
+replacement; the lowest and the highest AUC of the seeds; and with ``--against`` the difference in
+AUC to another rung, from the same draws.
 
-    python benchmarks/ladder.py --data CROPS --base configs/cpu.yaml --output ladder/
+    python benchmarks/ladder.py --data CROPS --base configs/small.yaml --output ladder/ \
+        --model.pretrained WEIGHTS
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,18 +86,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="crop folder")
     parser.add_argument("--base", type=Path, help="overlay that all rungs share")
+    parser.add_argument("--overlays", type=Path, default=ABLATIONS, help="folder of the rungs")
     parser.add_argument("--rungs", nargs="+", metavar="NAME", help="default: all of them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of runs and table")
+    parser.add_argument("--against", metavar="NAME", help="rung that the others are compared with")
     parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
-    options = parser.parse_args()
-    rungs = choose_rungs(options.rungs)
-    claim(options.output, options.data, options.base)
+    options, options.more = parser.parse_known_args()
+    rungs = choose_rungs(options.rungs, options.overlays)
+    if options.against is not None:
+        (options.against,) = choose_rungs([options.against], options.overlays)
+    claim(options)
     size = read_manifest(options.data).spec.size
     results: dict[str, list[Scored]] = {}
     n_failed = 0
     for rung in rungs:
-        wanted = merged(options.base, rung)["model"]["image_size"]
+        wanted = merged(options.base, options.overlays / f"{rung}.yaml")["model"]["image_size"]
         if wanted != size:
             print(f"{rung}: skipped, it wants crops of {wanted} px, these have {size} px")
             continue
@@ -104,7 +112,7 @@ def main() -> int:
                 continue
             results.setdefault(rung, []).append(score(run, options.data, seed))
         if rung in results:
-            table = [describe(name, scored, options.rounds) for name, scored in results.items()]
+            table = describe_all(results, options.against, options.rounds)
             write_atomic(options.output / "ladder.csv", as_csv(table))
             write_atomic(options.output / "ladder.md", as_markdown(table))
     if results:
@@ -112,9 +120,9 @@ def main() -> int:
     return 1 if n_failed or not results else 0
 
 
-def choose_rungs(names: Sequence[str] | None) -> list[str]:
+def choose_rungs(names: Sequence[str] | None, overlays: Path = ABLATIONS) -> list[str]:
     """Rungs by name or by the number that their name begins with, in the ladder's order."""
-    known = sorted(path.stem for path in ABLATIONS.glob("*.yaml"))
+    known = sorted(path.stem for path in overlays.glob("*.yaml"))
     if names is None:
         return known
     for name in names:
@@ -123,30 +131,36 @@ def choose_rungs(names: Sequence[str] | None) -> list[str]:
     return [rung for rung in known if rung in names or rung.split("-")[0] in names]
 
 
-def claim(output: Path, data: Path, base: Path | None) -> None:
+def claim(options: argparse.Namespace) -> None:
     """Note what all runs in a folder share; refuse to mix them with others."""
+    base: Path | None = options.base
     content = {
-        "manifest_sha256": read_manifest(data).sha256,
+        "manifest_sha256": read_manifest(options.data).sha256,
         "base_sha256": hashlib.sha256(base.read_bytes()).hexdigest() if base else None,
+        "more": options.more,
     }
+    output: Path = options.output
     note = output / "ladder.json"
     output.mkdir(parents=True, exist_ok=True)
     if note.exists() and json.loads(note.read_text(encoding="utf-8")) != content:
-        sys.exit(f"{output} holds runs of other crops or another --base; choose another --output")
+        sys.exit(
+            f"{output} holds runs of other crops, another --base or other settings; choose another "
+            "--output"
+        )
     write_atomic(note, json.dumps(content))
 
 
-def merged(base: Path | None, rung: str) -> dict[str, Any]:
+def merged(base: Path | None, overlay: Path) -> dict[str, Any]:
     """The settings of a rung, as training merges them: later files win, key by key."""
     settings: dict[str, Any] = {}
-    for path in configs_of(base, rung):
+    for path in configs_of(base, overlay):
         _update(settings, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     return settings
 
 
-def configs_of(base: Path | None, rung: str) -> list[Path]:
+def configs_of(base: Path | None, overlay: Path) -> list[Path]:
     """Configuration files of a rung, the strongest last."""
-    return [DACON, *([base] if base else []), ABLATIONS / f"{rung}.yaml"]
+    return [DACON, *([base] if base else []), overlay]
 
 
 def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:
@@ -159,7 +173,8 @@ def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:
 
 def train(options: argparse.Namespace, rung: str, seed: int, run: Path) -> bool:
     """Train one rung with one seed, or go on with it; whether it came to its end."""
-    words = [word for path in configs_of(options.base, rung) for word in ("--config", str(path))]
+    configs = configs_of(options.base, options.overlays / f"{rung}.yaml")
+    words = [word for path in configs for word in ("--config", str(path))] + options.more
     words += ["--data.root", str(options.data), "--seed_everything", str(seed)]
     words += ["--run", str(run), "--resume", "auto"]
     run.parent.mkdir(parents=True, exist_ok=True)
@@ -214,10 +229,11 @@ def measure(scored: Scored, chosen: NDArray[np.int64] | slice = slice(None)) -> 
     return [compute_auc(labels, p_fake), accuracy, compute_eer(labels, p_fake)]
 
 
-def intervals(scored: Sequence[Scored], rounds: int) -> list[tuple[float, float]] | None:
-    """95 % intervals of the figures' means over the runs; ``None`` with too few groups.
+def draw(scored: Sequence[Scored], rounds: int) -> NDArray[np.float64] | None:
+    """The figures' means over the runs in every round of the bootstrap, ``(rounds, 3)``.
 
-    A round draws whole groups, the same ones for all runs: they share the test split.
+    A round draws whole groups, the same ones for all runs and all rungs: they share the test
+    split. ``None`` with too few groups.
     """
     names = np.unique(np.concatenate([run.groups for run in scored]))
     if len(names) < MIN_GROUPS:
@@ -232,20 +248,42 @@ def intervals(scored: Sequence[Scored], rounds: int) -> list[tuple[float, float]
             for run, at in zip(scored, places, strict=True)
         ]
         drawn[number] = np.mean(parts, axis=0)
-    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    return drawn
 
 
-def describe(rung: str, scored: Sequence[Scored], rounds: int) -> dict[str, str]:
-    """One line of the table."""
-    figures = np.mean([measure(run) for run in scored], axis=0)
-    spans = intervals(scored, rounds)
-    line = {"rung": rung, "the entry reports": ENTRY.get(rung, "not tried")}
-    for place, name in enumerate(FIGURES):
-        line[name] = f"{figures[place]:.4f}"
-        line[f"{name} from"] = f"{spans[place][0]:.4f}" if spans else ""
-        line[f"{name} to"] = f"{spans[place][1]:.4f}" if spans else ""
-    return line | {"seeds": str(len(scored)), "test crops": str(len(scored[0].labels))}
+def describe_all(
+    results: Mapping[str, Sequence[Scored]], against: str | None, rounds: int
+) -> list[dict[str, str]]:
+    """The table, a line for each rung."""
+    drawn = {rung: draw(scored, rounds) for rung, scored in results.items()}
+    table = []
+    for rung, scored in results.items():
+        each = np.array([measure(run) for run in scored])
+        figures, rounds_of = each.mean(axis=0), drawn[rung]
+        line = {"rung": rung}
+        if any(name in ENTRY for name in results):
+            line["the entry reports"] = ENTRY.get(rung, "not tried")
+        for place, name in enumerate(FIGURES):
+            spread = None if rounds_of is None else rounds_of[:, place]
+            line |= with_interval(name, figures[place], spread, "")
+        line["AUC of the seeds"] = f"{each[:, 0].min():.4f} to {each[:, 0].max():.4f}"
+        if against in results:
+            other = drawn[against]
+            difference = figures[0] - np.mean([measure(run)[0] for run in results[against]])
+            apart = None if rounds_of is None or other is None else rounds_of[:, 0] - other[:, 0]
+            line |= with_interval(f"AUC against {against}", difference, apart, "+")
+        table.append(line | {"seeds": str(len(scored)), "test crops": str(len(scored[0].labels))})
+    return table
+
+
+def with_interval(
+    name: str, figure: float, drawn: NDArray[np.float64] | None, sign: str
+) -> dict[str, str]:
+    """A figure and the bounds of its 95 % interval, as cells of the table."""
+    bounds = ["", ""]
+    if drawn is not None:
+        bounds = [f"{bound:{sign}.4f}" for bound in np.nanquantile(drawn, [0.025, 0.975])]
+    return {name: f"{figure:{sign}.4f}", f"{name} from": bounds[0], f"{name} to": bounds[1]}
 
 
 def as_csv(table: Sequence[dict[str, str]]) -> str:
@@ -259,13 +297,16 @@ def as_csv(table: Sequence[dict[str, str]]) -> str:
 
 def as_markdown(table: Sequence[dict[str, str]]) -> str:
     """For people: a figure and its interval in one cell."""
-    head = ["rung", "the entry reports", *FIGURES, "seeds", "test crops"]
+    bounds = [f"{name} {end}" for name in table[0] for end in ("from", "to")]
+    head = [name for name in table[0] if name not in bounds]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in table:
-        cells = [row[name] for name in head]
-        for place, name in enumerate(FIGURES, start=2):
-            if row[f"{name} from"]:
-                cells[place] += f" [{row[f'{name} from']}, {row[f'{name} to']}]"
+        cells = [
+            f"{row[name]} [{row[f'{name} from']}, {row[f'{name} to']}]"
+            if row.get(f"{name} from")
+            else row[name]
+            for name in head
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -20,6 +20,7 @@ from tests.made_crops import write_crop_folder
 REPO = Path(__file__).resolve().parents[1]
 RUNGS = ladder.choose_rungs(None)
 SMOKE = REPO / "configs" / "smoke.yaml"
+GAP = REPO / "configs" / "gap"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,9 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("rung", RUNGS)
 def test_every_rung_is_a_valid_configuration_and_changes_something(rung: str) -> None:
-    settings, plain = ladder.merged(None, rung), ladder.merged(None, "06-head-l2")
+    settings, plain = (
+        ladder.merged(None, ladder.ABLATIONS / f"{name}.yaml") for name in (rung, "06-head-l2")
+    )
     assert (settings != plain) == (rung not in ("06-head-l2",))
     parser = _Parser()
     parser.add_class_arguments(TripletTask, "model")
@@ -50,7 +53,8 @@ def test_a_rung_takes_a_step(
     crops: Path, tmp_path: Path, rung: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DEEPFAKE_RUN_FOLDER", raising=False)
-    words = [w for path in ladder.configs_of(SMOKE, rung) for w in ("--config", str(path))]
+    overlay = ladder.ABLATIONS / f"{rung}.yaml"
+    words = [w for path in ladder.configs_of(SMOKE, overlay) for w in ("--config", str(path))]
     words += ["--data.root", str(crops), "--run", str(tmp_path / "run")]
     assert run_training([*words, "--trainer.limit_train_batches", "1"], io.StringIO()) == 0
     scored = ladder.score(tmp_path / "run", crops, 0)
@@ -69,24 +73,42 @@ def scored(seed: int, n_groups: int = 30, per_group: int = 4) -> ladder.Scored:
 
 def test_intervals_hold_the_figure_and_shrink_with_groups() -> None:
     few, many = [scored(0, 10)], [scored(0, 160)]
-    spans = [ladder.intervals(runs, 200) for runs in (few, many)]
-    assert spans[0] is not None
-    assert spans[1] is not None
+    spans = []
+    for runs in (few, many):
+        drawn = ladder.draw(runs, 200)
+        assert drawn is not None
+        spans.append(np.nanquantile(drawn, [0.025, 0.975], axis=0).T)
     for figure, (low, high) in zip(ladder.measure(many[0]), spans[1], strict=True):
         assert low < figure < high
     assert np.ptp(spans[1][0]) < np.ptp(spans[0][0])
-    assert ladder.intervals([scored(0, 4)], 50) is None
+    assert ladder.draw([scored(0, 4)], 50) is None
 
 
 def test_the_table_has_means_and_intervals() -> None:
     runs = [scored(1), scored(2)]
-    line = ladder.describe("05-triplet", runs, 50)
-    expected = np.mean([compute_auc(run.labels, run.p_fake) for run in runs])
-    assert line["AUC"] == f"{expected:.4f}"
-    text = ladder.as_markdown([line, ladder.describe("20-self-blend", [scored(3, 4)], 50)])
+    aucs = [compute_auc(run.labels, run.p_fake) for run in runs]
+    line, few = ladder.describe_all({"05-triplet": runs, "20-self-blend": [scored(3, 4)]}, None, 50)
+    assert line["AUC"] == f"{np.mean(aucs):.4f}"
+    assert line["AUC of the seeds"] == f"{min(aucs):.4f} to {max(aucs):.4f}"
+    text = ladder.as_markdown([line, few])
     assert f"| 05-triplet | 90-92 % | {line['AUC']} [{line['AUC from']}, " in text
-    assert "| 20-self-blend | not tried |" in text
+    assert f"| 20-self-blend | not tried | {few['AUC']} | " in text
     assert ladder.as_csv([line]).splitlines()[0].startswith("rung,the entry reports,AUC,AUC from")
+
+
+def test_a_difference_is_surer_than_its_sides() -> None:
+    plain = scored(1, 40)
+    better = ladder.Scored(
+        plain.groups, plain.labels, plain.p_fake + 0.2 * plain.labels, plain.threshold
+    )
+    first, second = ladder.describe_all({"a": [plain], "b": [better]}, "a", 200)
+    assert "the entry reports" not in first
+    assert first["AUC against a"] == first["AUC against a from"] == "+0.0000"
+    gain = compute_auc(better.labels, better.p_fake) - compute_auc(plain.labels, plain.p_fake)
+    assert second["AUC against a"] == f"{gain:+.4f}"
+    low, high = (float(second[f"AUC against a {end}"]) for end in ("from", "to"))
+    assert 0 < low < gain < high
+    assert high - low < float(first["AUC to"]) - float(first["AUC from"])
 
 
 def test_rungs_by_name_or_number() -> None:
@@ -96,11 +118,32 @@ def test_rungs_by_name_or_number() -> None:
     assert set(ladder.ENTRY) <= set(RUNGS)
 
 
+@pytest.mark.parametrize("arm", ladder.choose_rungs(None, GAP))
+def test_every_arm_of_the_gap_has_the_same_budget(arm: str) -> None:
+    settings = ladder.merged(GAP.with_suffix(".yaml"), GAP / f"{arm}.yaml")
+    parser = _Parser()
+    parser.add_class_arguments(TripletTask, "model")
+    parser.add_class_arguments(CropDataModule, "data")
+    parts = {name: settings[name] for name in ("model", "data")}
+    parts["data"]["root"] = "crops"
+    parser.parse_object(parts)
+    kept = ("backbone", "image_size", "optimizer", "lr", "schedule", "dropout", "head_l2")
+    shared = ladder.merged(GAP.with_suffix(".yaml"), GAP / "02-triplet.yaml")
+    assert {name: settings["model"][name] for name in kept} == {
+        name: shared["model"][name] for name in kept
+    }
+    assert settings["trainer"] == shared["trainer"]
+    assert settings["data"]["augmentation"] == "light"
+
+
 def test_a_folder_is_for_one_base_and_one_set_of_crops(crops: Path, tmp_path: Path) -> None:
-    ladder.claim(tmp_path / "out", crops, SMOKE)
-    ladder.claim(tmp_path / "out", crops, SMOKE)
-    with pytest.raises(SystemExit, match="holds runs of other crops or another --base"):
-        ladder.claim(tmp_path / "out", crops, None)
+    options = argparse.Namespace(output=tmp_path / "out", data=crops, base=SMOKE, more=[])
+    ladder.claim(options)
+    ladder.claim(options)
+    for change in ({"base": None}, {"more": ["--model.lr", "1"]}):
+        other = argparse.Namespace(**(vars(options) | change))
+        with pytest.raises(SystemExit, match="holds runs of other crops, another --base or other"):
+            ladder.claim(other)
 
 
 def test_a_failed_run_is_said(
@@ -108,6 +151,6 @@ def test_a_failed_run_is_said(
 ) -> None:
     base = tmp_path / "base.yaml"
     base.write_text("model:\n  backbone: no_such_net\n  pretrained: false\n")
-    options = argparse.Namespace(base=base, data=crops)
+    options = argparse.Namespace(base=base, data=crops, overlays=ladder.ABLATIONS, more=[])
     assert not ladder.train(options, "05-triplet", 0, tmp_path / "out" / "seed-0")
     assert "failed with exit code 2: error: timm knows no backbone" in capsys.readouterr().out
