@@ -40,6 +40,7 @@ from deepfake.inference.backend import choose_devices
 from deepfake.inference.scoring import CPU_FACES
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.data import CropDataModule, CropDataset, Sample, SampleKey
+from deepfake.learning.tuning import keep_freed_memory
 from deepfake.media.images import MAX_PIXELS
 from deepfake.progress import track
 from deepfake.records import Aggregation, CropSpec, Face, FaceScore
@@ -301,6 +302,7 @@ def embed_crops(
         UsageError: If the device does not exist.
     """
     place = choose_devices(device)[0]
+    keep_freed_memory(place)
     embedder = checkpoint.embedder.to(place)
     dataset = _ChangedCrops(root, rows, checkpoint.crop_spec.size, change)
     # On a CPU the network needs the cores itself.

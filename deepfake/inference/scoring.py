@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from deepfake.errors import JobError
 from deepfake.learning.checkpoint import KEY, Checkpoint
+from deepfake.learning.tuning import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class TorchScorer:
     def __init__(self, checkpoint: Checkpoint, device: torch.device, batch_size: int) -> None:
         self.device, self.name = device, f"torch {torch.__version__}"
         self.batch_size = min(batch_size, CPU_FACES) if device.type == "cpu" else batch_size
+        keep_freed_memory(device)
         self._embedder = deepcopy(checkpoint.embedder).to(device)
         self._classifier = checkpoint.classifier
 

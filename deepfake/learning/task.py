@@ -25,7 +25,13 @@ from deepfake.learning.data import CropDataModule, Sample, each_once
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import AuxiliaryCrossEntropy, SemiHardTripletLoss, TripletOutcome
 from deepfake.learning.replay import Replay, count_chunks
-from deepfake.learning.tuning import CompileMode, can_fuse, compile_forward, time_memory_formats
+from deepfake.learning.tuning import (
+    CompileMode,
+    can_fuse,
+    compile_forward,
+    keep_freed_memory,
+    time_memory_formats,
+)
 from deepfake.learning.watch import EpochMeans, LossWatch, Step
 from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
 
@@ -302,6 +308,7 @@ class TripletTask(LightningModule):
 
     def on_fit_start(self) -> None:
         """The average follows the network to its device."""
+        keep_freed_memory(self.device)
         if self.average is not None:
             self.average.to(self)
 

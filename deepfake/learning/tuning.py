@@ -1,4 +1,4 @@
-"""What a device does best: number format, memory format, compiled forward, fused optimiser.
+"""What a device does best: number and memory format, compiled forward, fused optimiser, memory.
 
 Whatever is found out by timing is found out on copies, so that weights, statistics and random
 numbers of the training stay as they were. Knows no loss, no data and no Trainer.
@@ -7,6 +7,8 @@ numbers of the training stay as they were. Knows no loss, no data and no Trainer
 from __future__ import annotations
 
 import copy
+import ctypes
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from torch import Tensor, nn
 CompileMode = Literal["default", "reduce-overhead"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 COMPILER = "inductor"
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_NEVER = 2**31 - 1
 _FUSED = ("cuda", "cpu", "mps")  # where torch's optimisers have one kernel for all weights
 
 
@@ -102,6 +106,29 @@ def time_memory_formats(
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def keep_freed_memory(device: torch.device) -> bool:
+    """Let this process keep what a network on the CPU frees, for its next tensors.
+
+    Activations are blocks of megabytes. glibc fetches such a block from the system and hands it
+    back as soon as it is free, so that every layer of every batch waits for thousands of pages to
+    be found and zeroed again. Kept, a forward pays for them once; the peak grows a little, because
+    blocks of other sizes lie between.
+
+    Args:
+        device: Where the network runs; for other devices nothing is changed.
+
+    Returns:
+        Whether it is so now; not with other C libraries than glibc.
+
+    References:
+        ``mallopt(3)``: ``M_MMAP_MAX``, ``M_TRIM_THRESHOLD``.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
 def _wait_for(device: torch.device) -> None:
