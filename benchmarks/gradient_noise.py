@@ -1,0 +1,112 @@
+"""How much of a batch's gradient is signal: semi-hard triplets beside cross-entropy.
+
+For each state of the network and each batch size, the gradients of many batches are taken over all
+weights of the embedder. Printed is the *agreement* of two batches, the mean inner product of their
+gradients over their mean squared length: 1 if all batches ask for the same step, 0 if what one asks
+for says nothing about the next (in expectation the share of the squared length that the mean
+gradient has). Both losses see the same batches, embedded once, dropout and augmentation included.
+Beside it stands how far the classes are apart, ``|mean(fake) - mean(real)|^2`` of unit embeddings,
+less the same of shuffled labels.
+
+    python benchmarks/gradient_noise.py --data CROPS --pretrained WEIGHTS [--checkpoint RUN/model.ckpt]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.learning.data import CropDataModule, Sample
+from deepfake.learning.embedder import EmbeddingModel
+from deepfake.learning.losses import AuxiliaryCrossEntropy, SemiHardTripletLoss
+from deepfake.training import read_data_module
+
+REPO = Path(__file__).resolve().parents[1]
+CONFIGS = [str(REPO / "configs" / name) for name in ("dacon.yaml", "gap.yaml")]
+BACKBONE = "mobilenetv2_100"
+
+
+def main() -> int:
+    """Print one line for each state and batch size."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="crop folder")
+    parser.add_argument("--pretrained", required=True, help=f"weights of {BACKBONE}: the start")
+    parser.add_argument("--checkpoint", type=Path, nargs="*", default=[], help="later states")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[24, 48, 96])
+    parser.add_argument("--images", type=int, default=2880, help="for each line")
+    options = parser.parse_args()
+    data = read_data_module(CONFIGS, str(options.data), seed=0)
+    print(f"{'state':<28}{'batch':>6}{'batches':>9}{'apart':>9}{'triplet':>9}{'cross-entropy':>15}")
+    for checkpoint in [None, *options.checkpoint]:
+        for size in options.batch_sizes:
+            torch.manual_seed(0)
+            embedder = (
+                load_checkpoint(checkpoint).embedder
+                if checkpoint
+                else EmbeddingModel(
+                    BACKBONE, data.datasets["train"].size, 512, 0.4, options.pretrained
+                )
+            )
+            batches = list(take(data, size, options.images))
+            apart, triplet, entropy = measure(embedder.train().requires_grad_(True), batches)
+            name = str(checkpoint)[-27:] if checkpoint else "start"
+            print(
+                f"{name:<28}{size:>6}{len(batches):>9}{apart:>9.4f}{triplet:>9.3f}{entropy:>15.3f}",
+                flush=True,
+            )
+    return 0
+
+
+def take(data: CropDataModule, size: int, images: int) -> list[Sample]:
+    """Augmented training batches of a size, the same crops for every size."""
+    data.batch_size = size
+    batches: list[Sample] = []
+    for batch in data.train_dataloader():
+        batches.append(batch)
+        if len(batches) * size >= images:
+            break
+    return batches
+
+
+def measure(embedder: EmbeddingModel, batches: list[Sample]) -> tuple[float, float, float]:
+    """Distance of the classes, agreement of the triplets' gradients and of cross-entropy's."""
+    weights = list(embedder.parameters())
+    losses: list[nn.Module] = [
+        SemiHardTripletLoss(margin=1.0),
+        AuxiliaryCrossEntropy(embedder.head.out_features),
+    ]
+    sums = [torch.zeros(sum(weight.numel() for weight in weights)) for _ in losses]
+    squares = [0.0 for _ in losses]
+    rows, labels = [], []
+    for batch in batches:
+        embeddings = embedder(batch["image"])
+        for place, loss in enumerate(losses):
+            value: Tensor = loss(embeddings, batch["label"])
+            gradients = torch.autograd.grad(value, weights, retain_graph=place == 0)
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            sums[place] += flat
+            squares[place] += float(flat.square().sum())
+        rows.append(embeddings.detach())
+        labels.append(batch["label"])
+    n = len(batches)
+    agreements = [
+        (float(total.square().sum()) - square) / (n * (n - 1)) / (square / n)
+        for total, square in zip(sums, squares, strict=True)
+    ]
+    together, truth = torch.cat(rows), torch.cat(labels)
+    apart = distance(together, truth) - distance(together, truth[torch.randperm(len(truth))])
+    return apart, agreements[0], agreements[1]
+
+
+def distance(rows: Tensor, labels: Tensor) -> float:
+    """Squared distance of the means of both classes."""
+    return float((rows[labels == 1].mean(dim=0) - rows[labels == 0].mean(dim=0)).square().sum())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
