@@ -408,20 +408,30 @@ def test_a_signal_in_mid_epoch_loses_nothing(
     assert_same_run(straight, resumed)
 
 
+FROZEN_STOPS = [  # the frozen epoch has five steps
+    pytest.param("one_cycle", 2),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [("one_cycle", 7), ("constant", 2), ("constant", 7)]
+    ),
+]
+
+
+@pytest.mark.parametrize(("schedule", "step"), FROZEN_STOPS)
 def test_mini_epochs_blends_and_a_frozen_backbone_survive_a_stop(
-    many_crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    many_crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, step: int
 ) -> None:
+    # The second epoch's batches go on in the first pass over the data.
     options = [
         *("--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "3"),
         *("--data.steps_per_epoch", "5", "--data.augment_share", "1.0", "--data.per_group", "2"),
         *("--data.extra", "[blind_face, pattern]", "--data.self_blend", "0.5"),
-        *("--model.optimizer", "sgd", "--model.schedule", "constant", "--model.lr", "0.01"),
+        *("--model.optimizer", "adamw", "--model.schedule", schedule, "--model.lr", "0.01"),
         *("--model.freeze_epochs", "1", "--model.freeze_lr", "0.001"),
         *("--model.triplet_after_epoch", "2", "--model.head", "logistic", "--weights", "last"),
     ]
     straight, stopped, resumed = (tmp_path / name for name in ("straight", "stopped", "resumed"))
     train(many_crops, straight, *options)
-    step = 7  # in the second epoch, whose batches go on in the first pass over the data
     assert run_until_signal(many_crops, stopped, monkeypatch, step, *options) == 143
     train(many_crops, resumed, *options, "--resume", str(stopped))
     assert_same_run(straight, resumed)
