@@ -1,20 +1,24 @@
 """Near-duplicates among many hashes, against comparing all pairs.
 
-    python benchmarks/duplicates.py [--sizes 100000 1000000]
+    python benchmarks/duplicates.py [--sizes 100000 1000000] [--crops CROPS]
 
 Random 64-bit hashes in three splits, with 1,000 planted twins of 0 to 4 changed bits. Gated on the
-same pairs as brute force at 20,000 hashes; beyond that, on all planted twins being found.
+same pairs as brute force at 20,000 hashes; beyond that, on all planted twins being found. Of a crop
+folder also what it takes to read and hash it, as training does before its first step.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.dataset.duplicates import MAX_DISTANCE, find_pairs
+from deepfake.dataset.looks import Looks
+from deepfake.dataset.manifest import read_manifest
 
 _TWINS = 1000
 _GATED = 20_000
@@ -25,6 +29,7 @@ def main() -> None:
     """Print the times."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--crops", type=Path, help="folder that crop.py wrote")
     options = parser.parse_args()
 
     hashes, parts = _make(_GATED)
@@ -50,6 +55,16 @@ def main() -> None:
         per_million = ours_s / size * 1e6
         print(
             f"{size:>9,} hashes: {ours_s:.2f} s, {per_million:.1f} s per million; all twins found"
+        )
+    if options.crops:
+        manifest = read_manifest(options.crops)
+        start, start_cpu = time.perf_counter(), time.process_time()
+        looks = Looks.take(manifest)
+        wall_s, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
+        count = len(manifest.rows)
+        print(
+            f"{count:>9,} crops of {manifest.spec.size} px: {wall_s:.1f} s, "
+            f"{1e3 * cpu_s / count:.2f} ms of processor time each; {looks.seen.sum():,} hashed"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -58,6 +59,7 @@ def write_crop_folder(
     jpeg_quality: int | None = 95,
     preset: str = "square",
     group_size: int = 1,
+    originals: bool = False,
     seed: int = 0,
     edit: Callable[[CropRow], CropRow] = lambda row: row,
 ) -> Path:
@@ -70,6 +72,7 @@ def write_crop_folder(
         jpeg_quality: ``None`` stores PNG.
         preset: Name of the recipe, as the job remembers it.
         group_size: Reals (and as many fakes) that share a group.
+        originals: The n-th fake of a split names its n-th real as its original.
         seed: Other seed, other pictures.
         edit: Changes rows before they are written, e.g. empties their split.
     """
@@ -81,13 +84,15 @@ def write_crop_folder(
     for split, numbers in counts.items():
         for label, number in enumerate(numbers):
             for i in range(number):
-                name = f"{split}-{label}-{i}"
-                source = hashlib.sha1(f"{seed}-{name}".encode()).hexdigest()[:16]
+                source = _make_id(seed, split, label, i)
                 file = crops / f"{source}_0_0{spec.suffix}"
                 picture = draw_crop(rng, size, fake=label == 1)
                 (root / file).write_bytes(encode_crop(picture, jpeg_quality))
                 group = f"{split}-{i // group_size}"
-                rows.append(edit(_make_row(file, source, label, group, split, size)))
+                row = _make_row(file, source, label, group, split, size)
+                if originals and label:
+                    row = replace(row, original=_make_id(seed, split, 0, i))
+                rows.append(edit(row))
     write_tables(root, rows)
     job = {
         "crop_spec": spec.to_dict(),
@@ -102,6 +107,10 @@ def write_tables(root: Path, rows: list[CropRow]) -> None:
     """Write ``manifest.csv`` and ``sources.csv``."""
     write_atomic(root / MANIFEST_FILE, "".join(format_manifest(rows)))
     write_atomic(root / SOURCES_FILE, "".join(format_sources(_source_row(row) for row in rows)))
+
+
+def _make_id(seed: int, split: str, label: int, number: int) -> str:
+    return hashlib.sha1(f"{seed}-{split}-{label}-{number}".encode()).hexdigest()[:16]
 
 
 def _make_row(file: Path, source: str, label: int, group: str, split: str, size: int) -> CropRow:
@@ -136,4 +145,5 @@ def _source_row(row: CropRow) -> SourceRow:
         split=row.split,
         id=row.source,
         path_uri=name,
+        original=row.original,
     )

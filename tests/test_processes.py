@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,11 +34,13 @@ CONFIGS = [
 ]
 # Batches hold many reals and few fakes. Seven samples cannot be divided, nor can 31.
 COUNTS = {"train": (24, 7), "validation": (4, 3), "test": (3, 4)}
-BATCH_SIZE = 12
-EPOCHS = 2
+BATCH_SIZE, STEPS, EPOCHS = 12, 3, 2
+GROUP_SIZE, PER_GROUP = 3, 2
 OPTIONS = [
     *("--trainer.max_epochs", str(EPOCHS), "--trainer.limit_train_batches", "1.0"),
     *("--data.batch_size", str(BATCH_SIZE), "--data.balance", "false"),
+    # The third batch of an epoch goes on into the next pass over the data.
+    *("--data.steps_per_epoch", str(STEPS), "--data.per_group", str(PER_GROUP)),
     *("--model.dropout", "0.0", "--model.optimizer", "sgd", "--model.schedule", "constant"),
     *("--model.lr", "0.05", "--model.head_l2", "0.01", "--weights", "last"),
 ]
@@ -47,7 +50,8 @@ LAYER_NORM = ["--model.backbone", "test_efficientnet_ln"]
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_crop_folder(tmp_path_factory.mktemp("processes") / "crops", COUNTS)
+    folder = tmp_path_factory.mktemp("processes") / "crops"
+    return write_crop_folder(folder, COUNTS, group_size=GROUP_SIZE, originals=True)
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +70,14 @@ def arguments(crops: Path, run: Path, *options: str) -> list[str]:
 
 @contextmanager
 def started(
-    commands: Sequence[Sequence[str]], log: Path, settings: Sequence[dict[str, str]] | None = None
+    commands: Sequence[Sequence[str]],
+    log: Path,
+    settings: Sequence[dict[str, str]] | None = None,
+    codes: AbstractSet[int] = frozenset({0}),
 ) -> Iterator[None]:
     """Run programs side by side; leaves none behind, and fails with their words if one fails.
 
-    ``settings`` has the environment variables of each.
+    ``settings`` has the environment variables of each, ``codes`` the ends that are welcome.
     """
     base = {k: v for k, v in os.environ.items() if k != "DEEPFAKE_RUN_FOLDER"}
     with log.open("wb") as output:
@@ -81,20 +88,27 @@ def started(
             for command, own in zip(commands, settings or [{}] * len(commands), strict=True)
         ]
     try:
-        codes = [child.wait(timeout=400) for child in children]
+        ends = {child.wait(timeout=400) for child in children}
     finally:
         for child in children:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
-    assert codes == [0] * len(commands), log.read_text()
+    assert ends <= codes, log.read_text()
     yield
 
 
-def train_together(crops: Path, run: Path, n_processes: int, *options: str) -> str:
+def train_together(
+    crops: Path,
+    run: Path,
+    n_processes: int,
+    *options: str,
+    script: Path = REPO / "train.py",
+    codes: AbstractSet[int] = frozenset({0}),
+) -> str:
     words = ["--trainer.devices", str(n_processes), "--trainer.strategy", "ddp"]
-    command = [sys.executable, str(REPO / "train.py"), *arguments(crops, run, *words, *options)]
+    command = [sys.executable, str(script), *arguments(crops, run, *words, *options)]
     log = run.parent / "log.txt"
-    with started([command], log):
+    with started([command], log, codes=codes):
         return log.read_text()
 
 
@@ -146,13 +160,14 @@ def test_as_one_process_with_the_whole_batch(
 
 @pytest.mark.parametrize("n_processes", [2, 3])
 def test_the_batches_of_that_test_are_uneven(n_processes: int) -> None:
-    labels = [0] * COUNTS["train"][0] + [1] * COUNTS["train"][1]
+    labels = [label for label in (0, 1) for _ in range(COUNTS["train"][label])]
+    groups = [str(i // GROUP_SIZE) for label in (0, 1) for i in range(COUNTS["train"][label])]
     counts = []
     for epoch in range(EPOCHS):
-        order = EpochOrder(labels, seed=0)
+        order = EpochOrder(labels, seed=0, groups=groups, per_group=PER_GROUP)
         order.set_epoch(epoch)
         parts = [
-            list(EpochBatches(order, BATCH_SIZE, 1.0, rank, n_processes))
+            list(EpochBatches(order, BATCH_SIZE, 1.0, rank, n_processes, STEPS))
             for rank in range(n_processes)
         ]
         counts += [
@@ -161,6 +176,63 @@ def test_the_batches_of_that_test_are_uneven(n_processes: int) -> None:
         ]
     assert any(len(set(step)) > 1 for step in counts), counts
     assert any(0 in step and sum(step) for step in counts), counts
+
+
+# Beside the mini-epochs and groups that all runs here have.
+SAMPLINGS = {"paired": ["--data.paired", "true"], "balanced": ["--data.balance", "true"]}
+STOPPING = """\
+import os, signal, sys
+
+from deepfake.cli import train
+from deepfake.learning.task import TripletTask
+
+step = TripletTask.training_step
+
+
+def hit(task, batch, batch_idx):
+    if task.global_step == 3 and task.global_rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(task, batch, batch_idx)
+
+
+TripletTask.training_step = hit
+sys.exit(train())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", list(SAMPLINGS))
+def test_pairs_and_balance_too_and_a_stop_in_mid_epoch(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling: str
+) -> None:
+    options = [*LAYER_NORM, *SAMPLINGS[sampling], "--data.augment_share", "0.5"]
+    alone, together, stopped, resumed = (
+        tmp_path / name / "run" for name in ("alone", "together", "stopped", "resumed")
+    )
+    for run in (alone, together, stopped, resumed):
+        run.parent.mkdir()
+    monkeypatch.setenv("DEEPFAKE_RUN_FOLDER", "")
+    run_training(arguments(crops, alone, *options), io.StringIO())
+    train_together(crops, together, 2, *options)
+    assert_same_run(alone, together)
+    script = tmp_path / "stopping.py"
+    script.write_text(STOPPING)
+    train_together(crops, stopped, 2, *options, script=script, codes={143, -signal.SIGTERM})
+    state = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["CropDataModule"] == {"epoch": 1, "batch": 2}
+    train_together(crops, resumed, 2, *options, "--resume", str(stopped))
+    expected, found = weights_of(together), weights_of(resumed)
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.slow
+def test_a_leak_that_one_process_finds_ends_them_all(tmp_path: Path) -> None:
+    crops = write_crop_folder(tmp_path / "crops", COUNTS)
+    files = [row.crop for row in read_manifest(crops).rows if row.label == 0]
+    (crops / files[-1]).write_bytes((crops / files[0]).read_bytes())
+    text = train_together(crops, tmp_path / "run", 2, *LAYER_NORM, codes={2})
+    assert "1 pairs of crops in two splits look alike" in text
 
 
 def test_batch_norm_ends_with_one_network(crops: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -17,6 +18,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 import yaml
@@ -25,7 +27,8 @@ from pytorch_lightning import Trainer
 from tensorboard.backend.event_processing import event_accumulator
 from torch import Tensor
 
-from deepfake.dataset.manifest import read_manifest
+from deepfake import cli
+from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.learning import task as task_module
 from deepfake.learning.checkpoint import KEY, load_checkpoint, read_info
@@ -257,6 +260,66 @@ def test_a_learning_rate_that_explodes_is_said(crops: Path, tmp_path: Path) -> N
     assert not (tmp_path / "run" / "model.ckpt").exists()
 
 
+# Leaks
+
+
+def plant_identity(crops: Path, rows: list[CropRow]) -> None:
+    """A person of the training split in the test split, under the same name."""
+    leaking = find_row(rows, "test", 0)
+    rows[rows.index(leaking)] = replace(leaking, group=find_row(rows, "train", 0).group)
+
+
+def plant_copy(crops: Path, rows: list[CropRow]) -> None:
+    """A training picture in the test split, compressed once more."""
+    picture = cv2.imread(str(crops / find_row(rows, "train", 0).crop))
+    target = str(crops / find_row(rows, "test", 0).crop)
+    assert picture is not None
+    assert cv2.imwrite(target, picture, [cv2.IMWRITE_JPEG_QUALITY, 60])
+
+
+def plant_parting(crops: Path, rows: list[CropRow]) -> None:
+    """A fake in the test split, of an original of the training split; their groups differ."""
+    leaking = find_row(rows, "test", 1)
+    rows[rows.index(leaking)] = replace(leaking, original=find_row(rows, "train", 0).source)
+
+
+def find_row(rows: list[CropRow], split: str, label: int) -> CropRow:
+    return next(row for row in rows if (row.split, row.label) == (split, label))
+
+
+@pytest.mark.parametrize(
+    ("plant", "topic", "problem"),
+    [
+        (plant_identity, "groups", "1 groups stand in more than one split.*: train-0"),
+        (
+            plant_copy,
+            "look-alikes",
+            r"1 pairs of crops in two splits look alike.*: train \S+ and te",
+        ),
+        (plant_parting, "originals", "1 fake crops stand in another split than their original: te"),
+    ],
+    ids=["identity", "recompressed", "original-and-fake"],
+)
+def test_a_planted_leak_is_found_by_doctor_and_training(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    plant: Callable[[Path, list[CropRow]], None],
+    topic: str,
+    problem: str,
+) -> None:
+    crops = write_crop_folder(tmp_path / "crops", originals=True)
+    assert cli.doctor([str(crops), "--quiet"]) == 0
+    rows = list(read_manifest(crops).rows)
+    plant(crops, rows)
+    write_tables(crops, rows)
+    capsys.readouterr()
+    assert cli.doctor([str(crops), "--quiet"]) == 1
+    assert re.findall(r"^LEAK +(\S+)", capsys.readouterr().out, re.MULTILINE) == [topic]
+    with pytest.raises(UsageError, match=problem + ".*; .*data.allow_leak true"):
+        train(crops, tmp_path / "run")
+    assert not (tmp_path / "run" / "model.ckpt").exists()
+
+
 # Going on
 
 
@@ -408,20 +471,30 @@ def test_a_signal_in_mid_epoch_loses_nothing(
     assert_same_run(straight, resumed)
 
 
+FROZEN_STOPS = [  # the frozen epoch has five steps
+    pytest.param("one_cycle", 2),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [("one_cycle", 7), ("constant", 2), ("constant", 7)]
+    ),
+]
+
+
+@pytest.mark.parametrize(("schedule", "step"), FROZEN_STOPS)
 def test_mini_epochs_blends_and_a_frozen_backbone_survive_a_stop(
-    many_crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    many_crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, step: int
 ) -> None:
+    # The second epoch's batches go on in the first pass over the data.
     options = [
         *("--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "3"),
         *("--data.steps_per_epoch", "5", "--data.augment_share", "1.0", "--data.per_group", "2"),
         *("--data.extra", "[blind_face, pattern]", "--data.self_blend", "0.5"),
-        *("--model.optimizer", "sgd", "--model.schedule", "constant", "--model.lr", "0.01"),
+        *("--model.optimizer", "adamw", "--model.schedule", schedule, "--model.lr", "0.01"),
         *("--model.freeze_epochs", "1", "--model.freeze_lr", "0.001"),
         *("--model.triplet_after_epoch", "2", "--model.head", "logistic", "--weights", "last"),
     ]
     straight, stopped, resumed = (tmp_path / name for name in ("straight", "stopped", "resumed"))
     train(many_crops, straight, *options)
-    step = 7  # in the second epoch, whose batches go on in the first pass over the data
     assert run_until_signal(many_crops, stopped, monkeypatch, step, *options) == 143
     train(many_crops, resumed, *options, "--resume", str(stopped))
     assert_same_run(straight, resumed)

@@ -7,32 +7,27 @@ the classes apart. Every crop is read once; nothing is written. Knows no network
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from deepfake.dataset.census import Census, align
-from deepfake.dataset.duplicates import (
-    MAX_DISTANCE,
-    MIN_CORRELATION,
-    correlate,
-    find_pairs,
-    hash_thumbnail,
-    make_thumbnail,
+from deepfake.dataset.duplicates import MAX_DISTANCE
+from deepfake.dataset.looks import Looks
+from deepfake.dataset.manifest import (
+    CropRow,
+    SourceRow,
+    name_crops,
+    read_manifest,
+    read_sources,
 )
-from deepfake.dataset.manifest import CropRow, Manifest, SourceRow, read_manifest, read_sources
-from deepfake.dataset.splits import SPLITS, assign_splits, find_leaks
+from deepfake.dataset.splits import SPLITS, assign_splits, find_leaks, find_parted
 from deepfake.errors import UsageError
 from deepfake.metrics import compute_auc
-from deepfake.progress import track
 from deepfake.records import LABEL_NAMES, Status
 
 Level = Literal["ok", "note", "warning", "unfit", "leak", "damage"]
@@ -42,7 +37,6 @@ _QUANTILES = (0.05, 0.5, 0.95)
 _TELLING_AUC = 0.65
 _MIN_TELLING = 20  # crops of a class; with fewer, an area under the curve means nothing
 _LARGE_IMBALANCE = 20
-_CHUNK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +220,8 @@ def examine(
         raise UsageError(f"{root} holds no crops: no input had a face; see its sources.csv")
     findings: list[Finding] = []
     splits = _choose_splits(rows, split, seed, findings)
-    looks = _Looks.take(manifest, workers, quiet)
-    names = _name_crops(rows, sources)
+    looks = Looks.take(manifest, workers, quiet)
+    names = name_crops(rows, sources)
 
     findings.append(_check_groups_across(rows, splits))
     findings.append(_check_alike(rows, splits, looks, names))
@@ -237,7 +231,7 @@ def examine(
     findings.append(_check_groups(rows))
     findings += _check_losses(sources)
     findings += _check_telling(rows, looks)
-    findings += _check_originals(rows, sources)
+    findings += _check_originals(rows, splits, sources, names)
     return Report(
         root,
         len(sources),
@@ -258,98 +252,6 @@ def examine(
         _measure_faces(rows),
         tuple(findings),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Looks:
-    """What reading the crops gave, a value per row.
-
-    Args:
-        root: The crop folder.
-        digests: Digest of the file, empty where it is missing.
-        hashes: Hash of how it looks; of no meaning where not ``seen``.
-        seen: Whether it shows something.
-        sizes: Bytes of the file.
-        problems: Why it cannot be read, by row.
-        files: Name of the file.
-        scale: Which reduced size it is decoded at.
-    """
-
-    root: Path
-    digests: list[bytes]
-    hashes: NDArray[np.uint64]
-    seen: NDArray[np.bool_]
-    sizes: NDArray[np.int64]
-    problems: dict[int, str]
-    files: list[str]
-    scale: int
-
-    @classmethod
-    def take(cls, manifest: Manifest, workers: int, quiet: bool) -> _Looks:
-        """Read every crop once."""
-        files = [row.crop for row in manifest.rows]
-        looks = cls(
-            manifest.root,
-            [],
-            np.zeros(len(files), np.uint64),
-            np.zeros(len(files), bool),
-            np.zeros(len(files), np.int64),
-            {},
-            files,
-            _choose_scale(manifest.spec.size),
-        )
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            for row, look in track(
-                enumerate(looks._read_all(pool)), len(files), unit="crop", quiet=quiet
-            ):
-                digest, size, hashed, problem = look
-                looks.digests.append(digest)
-                looks.sizes[row] = size
-                if hashed is not None:
-                    looks.hashes[row], looks.seen[row] = hashed, True
-                if problem:
-                    looks.problems[row] = problem
-        return looks
-
-    def _read_all(self, pool: ThreadPoolExecutor) -> Iterator[tuple[bytes, int, int | None, str]]:
-        # In chunks: a pool takes all the work that it is given into its queue at once.
-        for start in range(0, len(self.files), _CHUNK):
-            yield from pool.map(self._read, self.files[start : start + _CHUNK])
-
-    def _read(self, file: str) -> tuple[bytes, int, int | None, str]:
-        try:
-            data = (self.root / file).read_bytes()
-        except OSError as error:
-            return b"", 0, None, error.strerror or str(error)
-        picture = self._decode(data)
-        digest = hashlib.sha1(data, usedforsecurity=False).digest()
-        if picture is None:
-            return digest, len(data), None, "cannot be decoded"
-        return digest, len(data), hash_thumbnail(make_thumbnail(picture)), ""
-
-    def _decode(self, data: bytes) -> NDArray[np.uint8] | None:
-        if not data:
-            return None
-        picture: Any = cv2.imdecode(np.frombuffer(data, np.uint8), self.scale)
-        return None if picture is None else np.asarray(picture, np.uint8)
-
-    def correlate(self, one: int, other: int) -> float:
-        """How alike two crops are that were read before; 0 if one has gone since."""
-        thumbnails = []
-        for row in (one, other):
-            path = self.root / self.files[row]
-            picture = self._decode(path.read_bytes()) if path.is_file() else None
-            if picture is None:
-                return 0.0
-            thumbnails.append(make_thumbnail(picture))
-        return correlate(*thumbnails)
-
-
-def _choose_scale(size: int) -> int:
-    """Decode a JPEG at a fraction of its size, several times faster, with 64 px left at least."""
-    if size >= 256:
-        return cv2.IMREAD_REDUCED_GRAYSCALE_4
-    return cv2.IMREAD_REDUCED_GRAYSCALE_2 if size >= 128 else cv2.IMREAD_GRAYSCALE
 
 
 def _choose_splits(
@@ -381,19 +283,6 @@ def _choose_splits(
     return splits
 
 
-def _name_crops(rows: Sequence[CropRow], sources: Sequence[SourceRow]) -> list[str]:
-    """What a person knows a crop by: the path of its input, and its frame."""
-    paths = {source.id: source.path for source in sources}
-    frames: dict[str, set[int]] = defaultdict(set)
-    for row in rows:
-        frames[row.source].add(row.frame)
-    return [
-        paths.get(row.source, row.crop)
-        + (f" frame {row.frame}" if len(frames[row.source]) > 1 or row.frame else "")
-        for row in rows
-    ]
-
-
 def _check_groups_across(rows: Sequence[CropRow], splits: Sequence[str]) -> Finding:
     groups = [row.group for row in rows]
     leaks = find_leaks(groups, splits)
@@ -417,20 +306,13 @@ def _check_groups_across(rows: Sequence[CropRow], splits: Sequence[str]) -> Find
 
 
 def _check_alike(
-    rows: Sequence[CropRow], splits: Sequence[str], looks: _Looks, names: Sequence[str]
+    rows: Sequence[CropRow], splits: Sequence[str], looks: Looks, names: Sequence[str]
 ) -> Finding:
     """Crops of different splits that look alike."""
-    numbers = {split: number for number, split in enumerate(sorted(set(splits)))}
-    parts = np.array([numbers[split] for split in splits], np.int64)
-    where = np.flatnonzero(looks.seen)
-    pairs, stopped = find_pairs(looks.hashes[where], parts[where], limit=_MAX_PAIRS)
-    alike = []
-    for one, other in where[pairs].tolist():
-        correlation = looks.correlate(one, other)
-        if correlation >= MIN_CORRELATION:
-            alike.append((correlation, one, other))
+    alike, stopped = looks.find_alike(splits, _MAX_PAIRS)
+    n_seen = int(looks.seen.sum())
     topic = "look-alikes"
-    compared = f"{len(where):,} crops compared, up to {MAX_DISTANCE} of 64 bits"
+    compared = f"{n_seen:,} crops compared, up to {MAX_DISTANCE} of 64 bits"
     if not alike and stopped:
         text = f"none among the first {_MAX_PAIRS:,} pairs that could be some ({compared})"
         return Finding("warning", topic, text)
@@ -439,7 +321,7 @@ def _check_alike(
     examples = tuple(
         f"{splits[one]} {names[one]} ({_label_word(rows[one].label)}) ~ {splits[other]}"
         f" {names[other]} ({_label_word(rows[other].label)}), correlation {correlation:.3f}"
-        for correlation, one, other in sorted(alike, key=lambda pair: -pair[0])[:_EXAMPLES]
+        for correlation, one, other in alike[:_EXAMPLES]
     )
     more = " or more" if stopped else ""
     return Finding(
@@ -452,7 +334,7 @@ def _check_alike(
 
 
 def _check_identical(
-    rows: Sequence[CropRow], splits: Sequence[str], looks: _Looks, names: Sequence[str]
+    rows: Sequence[CropRow], splits: Sequence[str], looks: Looks, names: Sequence[str]
 ) -> list[Finding]:
     """Crops that are the same byte for byte."""
     same: dict[bytes, list[int]] = defaultdict(list)
@@ -485,7 +367,7 @@ def _check_identical(
     return findings
 
 
-def _check_damage(looks: _Looks) -> list[Finding]:
+def _check_damage(looks: Looks) -> list[Finding]:
     findings = []
     if looks.problems:
         examples = tuple(
@@ -574,7 +456,7 @@ def _check_losses(sources: Sequence[SourceRow]) -> list[Finding]:
     return [Finding("note", "losses", text)]
 
 
-def _check_telling(rows: Sequence[CropRow], looks: _Looks) -> list[Finding]:
+def _check_telling(rows: Sequence[CropRow], looks: Looks) -> list[Finding]:
     """Whether something that is not the face tells the classes apart."""
     known = [i for i, row in enumerate(rows) if row.label is not None]
     labels = np.array([rows[i].label for i in known], np.int64)
@@ -595,20 +477,34 @@ def _check_telling(rows: Sequence[CropRow], looks: _Looks) -> list[Finding]:
     return findings
 
 
-def _check_originals(rows: Sequence[CropRow], sources: Sequence[SourceRow]) -> list[Finding]:
+def _check_originals(
+    rows: Sequence[CropRow],
+    splits: Sequence[str],
+    sources: Sequence[SourceRow],
+    names: Sequence[str],
+) -> list[Finding]:
+    findings = []
+    parted = find_parted([row.source for row in rows], [row.original for row in rows], splits)
+    if parted:
+        examples = tuple(
+            f"{splits[fake]} {names[fake]} was made from {splits[real]} {names[real]}"
+            for fake, real in parted[:_EXAMPLES]
+        )
+        text = (
+            f"{len(parted):,} fake crops stand in another split than their original: give both the"
+            " same group"
+        )
+        findings.append(Finding("leak", "originals", text, _and_more(examples, len(parted))))
     fakes = [source for source in sources if source.label == 1]
     linked = sum(bool(source.original) for source in fakes)
-    if not linked:
-        return []
-    cropped = {row.source for row in rows}
-    both = sum(source.id in cropped and source.original in cropped for source in fakes)
-    return [
-        Finding(
-            "note",
-            "originals",
-            f"{linked:,} of {len(fakes):,} fakes name their original; {both:,} have crops of both",
+    if linked:
+        cropped = {row.source for row in rows}
+        both = sum(source.id in cropped and source.original in cropped for source in fakes)
+        text = (
+            f"{linked:,} of {len(fakes):,} fakes name their original; {both:,} have crops of both"
         )
-    ]
+        findings.append(Finding("note", "originals", text))
+    return findings
 
 
 def _count_groups(rows: Sequence[CropRow], splits: Sequence[str]) -> dict[str, int]:

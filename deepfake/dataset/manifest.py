@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import chain
@@ -219,6 +220,19 @@ def read_sources(root: Path) -> tuple[SourceRow, ...]:
     """
     path = root / SOURCES_FILE
     return tuple(_parse_source_row(row, path) for row in read_csv(path, SOURCE_COLUMNS))
+
+
+def name_crops(rows: Sequence[CropRow], sources: Sequence[SourceRow]) -> list[str]:
+    """What a person knows a crop by: the path of its input, and its frame."""
+    paths = {source.id: source.path for source in sources}
+    frames: dict[str, set[int]] = defaultdict(set)
+    for row in rows:
+        frames[row.source].add(row.frame)
+    return [
+        paths.get(row.source, row.crop)
+        + (f" frame {row.frame}" if len(frames[row.source]) > 1 or row.frame else "")
+        for row in rows
+    ]
 
 
 def read_job(root: Path) -> dict[str, Any]:

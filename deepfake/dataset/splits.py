@@ -172,3 +172,31 @@ def find_leaks(groups: Sequence[str], splits: Sequence[str]) -> list[str]:
     for group, split in zip(groups, splits, strict=True):
         seen[group].add(split)
     return sorted(group for group, where in seen.items() if len(where) > 1)
+
+
+def find_parted(
+    sources: Sequence[str], originals: Sequence[str], splits: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Fakes whose original stands in another split.
+
+    Args:
+        sources: Id of each row's input.
+        originals: Id of the input that a row was made from, or empty.
+        splits: Split of each row.
+
+    Returns:
+        Row of the fake and a row of its original, in order, a pair for each such fake.
+
+    Example:
+        >>> find_parted(["r", "f", "g"], ["", "r", "r"], ["train", "train", "test"])
+        [(2, 0)]
+    """
+    places: dict[str, dict[str, int]] = defaultdict(dict)
+    for row, (source, split) in enumerate(zip(sources, splits, strict=True)):
+        places[source].setdefault(split, row)
+    parted = []
+    for row, (original, split) in enumerate(zip(originals, splits, strict=True)):
+        elsewhere = [there for there in places.get(original, {}) if there != split]
+        if elsewhere:
+            parted.append((row, places[original][elsewhere[0]]))
+    return parted

@@ -322,9 +322,14 @@ class MTCNN:
         score = probability[:, 1]
         passed = score > self.thresholds[2]
         boxes = Boxes(boxes.corners, score, regression, boxes.owners)[passed]
-        sides = boxes.corners[:, 2:4] - boxes.corners[:, 0:2] + 1
+        # ONet's landmarks are shares of what it was shown, which ends where the picture does. The
+        # reference implementation takes them for shares of the whole box, and so misplaces those
+        # of a face that leaves the picture; only of one inside it are ours the same.
+        limits = boxes.corners.new_tensor([tables.shape[2] - 1, tables.shape[1] - 1])
+        start = boxes.corners[:, 0:2].clamp(min=1)
+        sides = torch.minimum(boxes.corners[:, 2:4], limits) - start + 1
         xy = points[passed].reshape(-1, 2, 5).transpose(1, 2)
-        marks = (xy * sides[:, None] + boxes.corners[:, None, 0:2] - 1).cpu().numpy()
+        marks = (xy * sides[:, None] + start[:, None] - 1).cpu().numpy()
         final = torch.cat([boxes.moved(1).corners, boxes.scores[:, None]], dim=1).cpu().numpy()
         owners = boxes.owners.cpu().numpy()
         faces = []

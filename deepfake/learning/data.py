@@ -23,8 +23,15 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from deepfake.dataset.manifest import CropRow, Manifest, read_manifest
-from deepfake.dataset.splits import SPLITS, assign_splits, find_leaks
+from deepfake.dataset.looks import Looks
+from deepfake.dataset.manifest import (
+    CropRow,
+    Manifest,
+    name_crops,
+    read_manifest,
+    read_sources,
+)
+from deepfake.dataset.splits import SPLITS, assign_splits, find_leaks, find_parted
 from deepfake.errors import JobError, MediaError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.geometry import to_crop
@@ -35,6 +42,7 @@ from deepfake.records import LABEL_NAMES
 
 logger = logging.getLogger(__name__)
 _LARGE_IMBALANCE = 20
+_MANY_CROPS = 20_000  # to look at them takes seconds, and shows how far it is
 _BLEND_TRIES = 8
 _SMALLEST_FACE = 0.05  # share of a crop that a face must fill to be blended
 
@@ -391,9 +399,10 @@ class CropDataModule(LightningDataModule):
         crop_preset: Refuse crops of another preset; ``crop.py --config`` reads it too.
         num_workers: Loader processes.
         seed: Seed of order, augmentation and split.
-        allow_leak: Go on, with a warning, where a group stands in two splits. Near-duplicates are
-            not looked for here, which would read every crop before the first step: that is
-            ``deepfake doctor``.
+        find_look_alikes: Look for near-duplicates in two splits before the first step of a run,
+            which reads every crop once, at a fraction of its size.
+        allow_leak: Go on, with a warning, where a group or a near-duplicate stands in two splits,
+            or a fake apart from its original.
     """
 
     def __init__(
@@ -413,6 +422,7 @@ class CropDataModule(LightningDataModule):
         crop_preset: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        find_look_alikes: bool = True,
         allow_leak: bool = False,
     ) -> None:
         super().__init__()
@@ -433,7 +443,8 @@ class CropDataModule(LightningDataModule):
         self.augmentation, self.extra, self.self_blend = augmentation, tuple(extra), self_blend
         self.per_group, self.paired, self.steps_per_epoch = per_group, paired, steps_per_epoch
         self.split, self.shares, self.crop_preset = split, shares, crop_preset
-        self.num_workers, self.seed, self.allow_leak = num_workers, seed, allow_leak
+        self.num_workers, self.seed = num_workers, seed
+        self.find_look_alikes, self.allow_leak = find_look_alikes, allow_leak
         self._resumed = (0, 0)
         self.datasets: dict[str, CropDataset] = {}
         self.description: DataDescription | None = None
@@ -442,9 +453,9 @@ class CropDataModule(LightningDataModule):
         """Read the manifest and divide it.
 
         Raises:
-            UsageError: If crops are unlabelled, a split is empty or holds one class only, a
-                group stands in two splits, the crops are of another preset, or they lack the
-                landmarks or originals that a setting needs.
+            UsageError: If crops are unlabelled, a split is empty or holds one class only,
+                something leaks from one split into another, the crops are of another preset, or
+                they lack the landmarks or originals that a setting needs.
         """
         if self.description is not None:
             return
@@ -468,6 +479,8 @@ class CropDataModule(LightningDataModule):
             )
         self._check(manifest, names, counts)
         self._check_faces()
+        if stage == "fit" and self.find_look_alikes:
+            self._check_looks(manifest, names)
         self.description = DataDescription(manifest, counts)
 
     def state_dict(self) -> dict[str, Any]:
@@ -600,16 +613,21 @@ class CropDataModule(LightningDataModule):
                 )
         leaks = find_leaks([row.group for row in manifest.rows], names)
         if leaks:
-            problem = (
+            self._refuse_leak(
                 f"{len(leaks)} groups stand in more than one split, which makes every figure "
-                f"worthless: {', '.join(leaks[:3])}"
+                f"worthless: {', '.join(leaks[:3])}",
+                "mend the split column, set data.split to 'group'",
             )
-            if not self.allow_leak:
-                raise UsageError(
-                    f"{problem}; mend the split column, set data.split to 'group', or go on with "
-                    "data.allow_leak true"
-                )
-            logger.warning("%s; going on because data.allow_leak is true", problem)
+        sources, originals = zip(
+            *((row.source, row.original) for row in manifest.rows), strict=True
+        )
+        parted = find_parted(sources, originals, names)
+        if parted:
+            self._refuse_leak(
+                f"{len(parted)} fake crops stand in another split than their original: "
+                + _describe_pairs(manifest, names, parted),
+                "give both the same group",
+            )
         rarer, commoner = sorted(counts["train"].values())
         if commoner > _LARGE_IMBALANCE * rarer and not (self.balance or self.paired):
             logger.warning(
@@ -619,6 +637,41 @@ class CropDataModule(LightningDataModule):
             )
         if min(counts["test"].values()) == 0:
             logger.warning("the test split lacks a class (%s): no test figures", shown)
+
+    def _check_looks(self, manifest: Manifest, names: list[str]) -> None:
+        """Refuse near-duplicates in two splits; the first of several processes looks for all."""
+        trainer = self.trainer
+        if trainer is None or trainer.ckpt_path is not None:
+            return  # a run that goes on was looked at when it began
+        problem = ""
+        if trainer.is_global_zero:
+            looks = Looks.take(manifest, quiet=len(names) < _MANY_CROPS)
+            alike, stopped = looks.find_alike(names)
+            if alike:
+                shown = _describe_pairs(manifest, names, [(one, other) for _, one, other in alike])
+                problem = (
+                    f"{len(alike)}{' or more' if stopped else ''} pairs of crops in two splits "
+                    f"look alike, which makes figures too good: {shown}"
+                )
+            elif stopped:
+                logger.warning("too many crops look somewhat alike to compare them all")
+        problem = trainer.strategy.broadcast(problem)
+        if problem:
+            self._refuse_leak(problem, "give both the same group, remove one")
+
+    def _refuse_leak(self, problem: str, remedy: str) -> None:
+        if not self.allow_leak:
+            raise UsageError(f"{problem}; {remedy}, or go on with data.allow_leak true")
+        logger.warning("%s; going on because data.allow_leak is true", problem)
+
+
+def _describe_pairs(
+    manifest: Manifest, splits: Sequence[str], pairs: Sequence[tuple[int, int]]
+) -> str:
+    names = name_crops(manifest.rows, read_sources(manifest.root))
+    return ", ".join(
+        f"{splits[one]} {names[one]} and {splits[other]} {names[other]}" for one, other in pairs[:3]
+    )
 
 
 def _next_batch(trainer: Trainer) -> tuple[int, int]:

@@ -66,7 +66,8 @@ class TripletTask(LightningModule):
         triplet_after_epoch: The triplet loss joins in after so many epochs of cross-entropy alone.
         freeze_epochs: The backbone stands still for so many epochs, its batch normalisation too,
             while the head learns.
-        freeze_lr: Learning rate of those epochs, for a constant schedule; ``null`` takes ``lr``.
+        freeze_lr: Learning rate of those epochs; after them the schedule goes on as if it had
+            ruled from the start. ``null`` leaves them to the schedule too.
         head_l2: Strength of the L2 penalty ``head_l2 / 2 * sum(w^2)`` on the head's weight alone.
         optimizer: ``sgd`` or ``adamw``.
         lr: Learning rate (the peak, for ``one_cycle``).
@@ -134,11 +135,8 @@ class TripletTask(LightningModule):
                 f"model.triplet_after_epoch={triplet_after_epoch} needs both losses: set "
                 "model.triplet_weight and model.cross_entropy_weight above 0"
             )
-        if freeze_lr is not None and (not freeze_epochs or schedule != "constant"):
-            raise UsageError(
-                f"model.freeze_lr={freeze_lr:g} is for model.freeze_epochs above 0 and "
-                "model.schedule constant"
-            )
+        if freeze_lr is not None and not freeze_epochs:
+            raise UsageError(f"model.freeze_lr={freeze_lr:g} is for model.freeze_epochs above 0")
         self.embedder = EmbeddingModel(
             backbone, image_size, embedding_dim, dropout, pretrained, drop_path_rate, bn_momentum
         )
@@ -504,6 +502,8 @@ class TripletTask(LightningModule):
 
     @property
     def _lr(self) -> float:
+        if self._is_frozen and self.freeze_lr is not None:
+            return self.freeze_lr  # also after a step, when the schedule has written its next one
         return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
     @property
@@ -515,8 +515,12 @@ class TripletTask(LightningModule):
         if self.embedder.backbone.training == frozen:
             self.embedder.backbone.train(not frozen)
         if self.freeze_lr is not None:
-            for group in self.trainer.optimizers[0].param_groups:
-                group["lr"] = self.freeze_lr if frozen else self.lr
+            # A schedule reckons from the number of the step, and writes its rate after each one.
+            schedule: Any = self.lr_schedulers()
+            groups = self.trainer.optimizers[0].param_groups
+            own = schedule.get_last_lr() if schedule else [self.lr] * len(groups)
+            for group, lr in zip(groups, own, strict=True):
+                group["lr"] = self.freeze_lr if frozen else lr
 
     def _refuse_nan(self, bad: Step | None) -> None:
         if bad is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deepfake.dataset import doctor
+from deepfake.dataset import doctor, looks
 from deepfake.dataset.doctor import Finding, Report, examine
 from deepfake.dataset.manifest import (
     MANIFEST_FILE,
@@ -209,7 +209,7 @@ def test_a_search_that_was_cut_short_is_no_clean_bill(
     monkeypatch.setattr(doctor, "_MAX_PAIRS", 2)
     (finding,) = find(look(folder), "look-alikes")
     assert finding.text.startswith("2 or more pairs across splits")
-    monkeypatch.setattr(doctor, "MIN_CORRELATION", 2)
+    monkeypatch.setattr(looks, "MIN_CORRELATION", 2)
     (finding,) = find(look(folder), "look-alikes")
     assert finding.level == "warning"
     assert finding.text.startswith("none among the first 2 pairs that could be some")
@@ -347,6 +347,17 @@ def test_originals_are_counted(folder: Path) -> None:
     (folder / SOURCES_FILE).write_text("".join(format_sources(write_sources)), newline="")
     text = find(look(folder), "originals")[0].text
     assert text == "20 of 20 fakes name their original; 0 have crops of both"
+
+
+def test_a_fake_apart_from_its_original_leaks(folder: Path) -> None:
+    real, fake = crop_of(folder, "train", 0), crop_of(folder, "test", 1)
+    name, original = name_of(folder, fake), name_of(folder, real)
+    edited(folder, lambda row: replace(row, original=real.source) if row == fake else row)
+    report = look(folder)
+    leak, note = find(report, "originals")
+    assert (leak.level, note.level, report.leaks) == ("leak", "note", 1)
+    assert leak.text.startswith("1 fake crops stand in another split than their original")
+    assert leak.examples == (f"test {name} was made from train {original}",)
 
 
 # Damage

@@ -10,6 +10,7 @@ import facenet_pytorch
 import numpy as np
 import pytest
 import torch
+from facenet_pytorch.models.utils import detect_face
 
 from deepfake.faces import detector as cascade
 from deepfake.faces import pyramid
@@ -53,13 +54,43 @@ def theirs(settings: Settings) -> facenet_pytorch.MTCNN:
     )
 
 
+def detect_by_theirs(image: Picture, settings: Settings) -> tuple[Any, Any, Any]:
+    """Boxes, scores and landmarks of the reference, the landmarks where they belong.
+
+    It takes them for shares of the last network's box, also where that leaves the picture and the
+    network was shown the part inside.
+    """
+    moved: list[tuple[Any, Any]] = []
+
+    def note(boxes: Any, regression: Any) -> Any:
+        before = boxes.numpy().copy()
+        after = bbreg(boxes, regression)
+        moved.append((before, after.numpy().copy()))
+        return after
+
+    bbreg = detect_face.bbreg
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(detect_face, "bbreg", note)
+        boxes, scores, marks = theirs(settings).detect(image.copy(), landmarks=True)
+    if boxes is None:
+        return None, None, None
+    height, width = image.shape[:2]
+    for box, points in zip(boxes, marks, strict=True):
+        before, after = moved[-1]  # of the last network
+        whole = before[np.abs(after[:, :4] - box.astype(float)).sum(axis=1).argmin(), :4]
+        share = (points - whole[:2] + 1) / (whole[2:] - whole[:2] + 1)
+        start, end = np.maximum(whole[:2], 1), np.minimum(whole[2:], (width, height))
+        points[:] = share * (end - start + 1) + start - 1
+    return boxes, scores, marks
+
+
 def assert_same_faces(image: Picture, settings: Settings) -> int:
     """Compare both detectors on one picture; the number of faces."""
     (found,) = ours(settings).detect([image])
     if min(image.shape[:2]) < settings[0]:  # the reference raises here
         assert found == []
         return 0
-    boxes, scores, marks = theirs(settings).detect(image.copy(), landmarks=True)
+    boxes, scores, marks = detect_by_theirs(image, settings)
     if boxes is None:
         assert found == []
         return 0
@@ -158,6 +189,23 @@ def test_faces_are_what_the_record_says() -> None:
     assert left_eye[0] < nose[0] < right_eye[0]
     assert left_mouth[0] < right_mouth[0]
     assert left_eye[1] < nose[1] < left_mouth[1]
+
+
+@pytest.mark.parametrize(("mode", "side"), [("exact", "left"), ("main", "right")])
+def test_landmarks_of_a_face_that_leaves_the_picture(mode: Any, side: str) -> None:
+    detector = MTCNN(40, mode=mode)
+    picture = portrait(0, 0, 400)
+    whole = detector.detect([picture])[0][0]
+    x0, _, x1, _ = whole.box_xyxy
+    tenth = 0.1 * (x1 - x0)
+    start, end = (int(x0 + tenth), 400) if side == "left" else (0, int(x1 - tenth))
+    tight = np.ascontiguousarray(picture[:, start:end])
+    cut = detector.detect([tight])[0][0]
+    assert cut.box_xyxy[0] < -5 or cut.box_xyxy[2] > tight.shape[1] + 5
+    apart = np.linalg.norm(whole.landmarks[1] - whole.landmarks[0])
+    found = cut.landmarks + np.array([start, 0])
+    offsets = np.linalg.norm(found - whole.landmarks, axis=1) / apart
+    assert offsets.max() < 0.12
 
 
 def test_input_is_left_alone() -> None:

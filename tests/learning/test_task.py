@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -220,15 +221,18 @@ def test_refuses_to_go_on_with_other_crops() -> None:
 
 
 class _Rates(Callback):
-    """The learning rate of every step."""
+    """The learning rate of every step, and the first moment's factor where there is one."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []
+        self.betas: list[float] = []
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.seen.append(optimizer.param_groups[0]["lr"])
+        rates = {group["lr"] for group in optimizer.param_groups}
+        self.seen.append(rates.pop() if len(rates) == 1 else float("nan"))
+        self.betas.append(optimizer.param_groups[0].get("betas", [0.0])[0])
 
 
 def test_one_cycle_spans_the_whole_training(crops: Path) -> None:
@@ -521,6 +525,47 @@ def test_a_frozen_backbone_stands_still(
     assert snapshots.lr[1:] == [0.003, 0.003, 0.01]
 
 
+def cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def one_cycle_rate(step: int, n_steps: int, peak: float) -> float:
+    """From peak / 25 to the peak in the first fifth, then down to peak / 25 / 10,000."""
+    top = 0.2 * n_steps - 1
+    if step <= top:
+        return cosine(peak / 25, peak, step / top)
+    return cosine(peak, peak / 25e4, (step - top) / (n_steps - 1 - top))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "optimizer", "accumulate"),
+    [("constant", "sgd", 1), ("one_cycle", "sgd", 1), ("one_cycle", "adamw", 3)],
+)
+def test_a_frozen_rate_gives_way_to_the_schedules_own(
+    crops: Path, schedule: str, optimizer: str, accumulate: int
+) -> None:
+    options: dict[str, Any] = {"schedule": schedule, "optimizer": optimizer, "lr": 0.01}
+    free, frozen = _Rates(), _Rates()
+    per_epoch = math.ceil(4 / accumulate)
+    for rates, more in ((free, {}), (frozen, {"freeze_epochs": 2, "freeze_lr": 0.003})):
+        task = make(**options, **more)
+        fit(
+            *(task, crops),
+            **{"max_epochs": 3, "batch_size": 4, "callbacks": [rates], "limit_val_batches": 0},
+            accumulate_grad_batches=accumulate,
+        )
+    n_steps = 3 * per_epoch
+    own = [0.01] * n_steps
+    if schedule == "one_cycle":
+        own = [one_cycle_rate(step, n_steps, 0.01) for step in range(n_steps)]
+    assert free.seen == pytest.approx(own, rel=1e-9)
+    n_frozen = 2 * per_epoch
+    assert frozen.seen[:n_frozen] == [0.003] * n_frozen
+    assert frozen.seen[n_frozen:] == free.seen[n_frozen:]
+    assert frozen.betas == free.betas
+    assert [row["lr"] for row in task.history[:2]] == [0.003] * 2
+
+
 def test_triplets_join_in_after_cross_entropy(crops: Path) -> None:
     options = {"cross_entropy_weight": 1.0, "dropout": 0.0, "head_l2": 0.0}
     runs = {}
@@ -545,8 +590,8 @@ def test_triplets_join_in_after_cross_entropy(crops: Path) -> None:
         ({"triplet_after_epoch": 1}, r"triplet_after_epoch=1 needs both losses"),
         ({"freeze_lr": 0.1}, r"freeze_lr=0\.1 is for model\.freeze_epochs above 0"),
         (
-            {"freeze_lr": 0.1, "freeze_epochs": 1, "schedule": "one_cycle"},
-            r"model\.schedule constant",
+            {"freeze_lr": 0.1, "schedule": "one_cycle"},
+            r"freeze_lr=0\.1 is for model\.freeze_epochs above 0",
         ),
     ],
     ids=["negative", "one-loss", "no-freeze", "one-cycle"],

@@ -27,7 +27,8 @@ def read_table(
     It has the columns ``path`` and ``label`` and may have ``group``, ``split``, ``method`` and
     ``original``; others are ignored. Paths are absolute or relative to the table's folder.
     ``original`` names what a fake was made from: a path of the table, or the name of a real file
-    without folders and suffix. On a real row it says nothing.
+    without folders and suffix; a fake without ``group`` takes that of its original. On a real row
+    it says nothing.
 
     Args:
         path: The CSV.
@@ -78,6 +79,7 @@ def _link_originals(
     path: Path, rows: Sequence[tuple[Row, Source]]
 ) -> tuple[tuple[Source, ...], int]:
     reals: dict[str, set[str]] = defaultdict(set)
+    groups = {source.id: source.group or source.id for _, source in rows}
     for _, source in rows:
         if source.label == 0:
             reals[os.path.normpath(source.path.absolute())].add(source.id)
@@ -93,8 +95,12 @@ def _link_originals(
                     f"{path}:{row.line}: original {display_name(word)!r} could be any of"
                     f" {len(found)} real files of that name; give its path"
                 )
-            source = replace(source, original=min(found) if found else None)
             orphans += not found
+            if found:
+                original = min(found)
+                # A fake of no group of its own must not stand apart from what it was made from.
+                group = source.group or groups[original]
+                source = replace(source, original=original, group=group)
         sources.append(source)
     return tuple(sources), orphans
 

@@ -329,6 +329,21 @@ def test_a_fake_of_a_table_names_its_original_by_path_or_stem(tmp_path: Path) ->
     assert labelled.notes == ("2 fakes name an original that is not among the inputs",)
 
 
+def test_a_fake_of_a_table_without_a_group_takes_that_of_its_original(tmp_path: Path) -> None:
+    table = write_table(
+        tmp_path,
+        "path,label,group,original\n"
+        "a.jpg,real,ann,\nb.jpg,real,,\n"
+        "c.jpg,fake,,a\nd.jpg,fake,,b\ne.jpg,fake,eve,a\nf.jpg,fake,,gone\ng.jpg,fake,,\n",
+    )
+    sources = {source.name: source for source in label_sources(table).sources}
+    found = {name: source.group or source.id for name, source in sources.items()}
+    assert found["c.jpg"] == "ann"
+    assert found["d.jpg"] == found["b.jpg"] == sources["b.jpg"].id
+    assert found["e.jpg"] == "eve"
+    assert len(set(found.values())) == 5
+
+
 def test_a_stem_that_several_reals_have_is_no_name(tmp_path: Path) -> None:
     table = write_table(tmp_path, "path,label,original\n1/a.jpg,0,\n2/a.jpg,0,\nc.jpg,1,a\n")
     with pytest.raises(UsageError, match=r":4: original 'a' could be any of 2 real files"):
