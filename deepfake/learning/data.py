@@ -390,7 +390,9 @@ class CropDataModule(LightningDataModule):
         per_group: So many crops of a group come together (of each class, where classes
             alternate).
         paired: Fill every batch with pairs of a fake and its own original; every fake comes once
-            in a pass, with any real where its original is not known.
+            in a pass, with any real where its original is not known. ``auto`` does so where most
+            training fakes have their original among the training crops; ``balance`` decides
+            elsewhere.
         steps_per_epoch: Steps of an epoch, which then ends in the middle of the data; the next one
             goes on there. ``null``: an epoch is a pass over the data.
         split: ``given`` takes the split column of the manifest, ``group`` divides by group,
@@ -415,7 +417,7 @@ class CropDataModule(LightningDataModule):
         self_blend: float = 0.0,
         balance: bool = False,
         per_group: int = 1,
-        paired: bool = False,
+        paired: bool | Literal["auto"] = False,
         steps_per_epoch: int | None = None,
         split: Literal["auto", "given", "group"] = "auto",
         shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
@@ -436,7 +438,7 @@ class CropDataModule(LightningDataModule):
             raise UsageError(f"data.per_group={per_group}; expected 1 or more")
         if steps_per_epoch is not None and steps_per_epoch < 1:
             raise UsageError(f"data.steps_per_epoch={steps_per_epoch}; expected 1 or more, or null")
-        if paired and batch_size % 2:
+        if paired is True and batch_size % 2:
             raise UsageError(f"data.batch_size={batch_size} is odd; data.paired needs pairs")
         self.root = Path(root)
         self.batch_size, self.augment_share, self.balance = batch_size, augment_share, balance
@@ -445,6 +447,7 @@ class CropDataModule(LightningDataModule):
         self.split, self.shares, self.crop_preset = split, shares, crop_preset
         self.num_workers, self.seed = num_workers, seed
         self.find_look_alikes, self.allow_leak = find_look_alikes, allow_leak
+        self.pairs_up = False
         self._resumed = (0, 0)
         self.datasets: dict[str, CropDataset] = {}
         self.description: DataDescription | None = None
@@ -477,6 +480,7 @@ class CropDataModule(LightningDataModule):
                 *(self.root, rows, spec.size, self.seed),
                 *(self.augmentation, self.extra, self.self_blend),
             )
+        self.pairs_up = self._choose_pairs()
         self._check(manifest, names, counts)
         self._check_faces()
         if stage == "fit" and self.find_look_alikes:
@@ -502,7 +506,7 @@ class CropDataModule(LightningDataModule):
             self.balance,
             [row.group for row in dataset.rows],
             self.per_group,
-            dataset.pairs if self.paired else None,
+            dataset.pairs if self.pairs_up else None,
         )
         if trainer is not None:
             # Lightning sets the epoch too, but on a resume only after a loader with workers has
@@ -582,10 +586,23 @@ class CropDataModule(LightningDataModule):
                 f"{self.root} have none (or no window, as crops from before it was noted): crop "
                 "again with this version"
             )
+
+    def _choose_pairs(self) -> bool:
+        """Whether batches are made of pairs."""
         if not self.paired:
-            return
+            return False
+        dataset = self.datasets["train"]
         n_fakes = sum(row.label == 1 for row in dataset.rows)
         n_pairs = int((dataset.pairs >= 0).sum())
+        if self.paired == "auto" and (2 * n_pairs <= n_fakes or self.batch_size % 2):
+            logger.info(
+                "data.paired auto: no pairs, %d of %d training fakes have their original among the "
+                "training crops, batches of %d",
+                n_pairs,
+                n_fakes,
+                self.batch_size,
+            )
+            return False
         if not n_pairs:
             raise UsageError(
                 f"data.paired needs the original of fakes, but no training fake in {self.root} "
@@ -598,6 +615,7 @@ class CropDataModule(LightningDataModule):
                 n_fakes - n_pairs,
                 n_fakes,
             )
+        return True
 
     def _check(
         self, manifest: Manifest, names: list[str], counts: dict[str, dict[str, int]]
@@ -629,7 +647,7 @@ class CropDataModule(LightningDataModule):
                 "give both the same group",
             )
         rarer, commoner = sorted(counts["train"].values())
-        if commoner > _LARGE_IMBALANCE * rarer and not (self.balance or self.paired):
+        if commoner > _LARGE_IMBALANCE * rarer and not (self.balance or self.pairs_up):
             logger.warning(
                 "the training split is imbalanced (%s); data.balance true fills every batch half "
                 "and half",

@@ -733,6 +733,21 @@ def test_pairs_must_be_there(folder: Path, pairs: Path, caplog: pytest.LogCaptur
     assert "1 of 10 training fakes have no original" in caplog.text
 
 
+def test_pairs_are_made_by_themselves_where_most_can_be(
+    folder: Path, pairs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    order = [batch["index"].tolist() for batch in make(pairs, paired=True).train_dataloader()]
+    data = make(pairs, paired="auto")
+    assert [batch["index"].tolist() for batch in data.train_dataloader()] == order
+    assert not make(pairs, paired="auto", batch_size=9).pairs_up
+    assert "no pairs, 10 of 10 training fakes have their original" in caplog.text
+    plain = [batch["index"].tolist() for batch in make(folder, balance=True).train_dataloader()]
+    data = make(folder, paired="auto", balance=True)
+    assert [batch["index"].tolist() for batch in data.train_dataloader()] == plain
+    assert "no pairs, 0 of" in caplog.text
+
+
 @pytest.mark.parametrize("steps", [1, 3, 20])
 def test_mini_epochs_are_pieces_of_an_endless_row(steps: int) -> None:
     order = EpochOrder([0, 1] * 13, seed=0)
