@@ -205,7 +205,10 @@ sys.exit(train())
 def test_pairs_and_balance_too_and_a_stop_in_mid_epoch(
     crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampling: str
 ) -> None:
-    options = [*LAYER_NORM, *SAMPLINGS[sampling], "--data.augment_share", "0.5"]
+    # At the rate of the other runs a rounding of 1e-7 in the first step grows until it chooses
+    # another negative in the sixth, in one process as well.
+    options = [*LAYER_NORM, *SAMPLINGS[sampling], "--model.lr", "0.005"]
+    options += ["--data.augment_share", "0.5"]
     alone, together, stopped, resumed = (
         tmp_path / name / "run" for name in ("alone", "together", "stopped", "resumed")
     )
