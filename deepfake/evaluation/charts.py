@@ -235,19 +235,27 @@ def draw_timeline(
     return _svg(parts, axes, title, description)
 
 
-def size_axes(sizes_px: Values, y_label: str) -> Axes:
-    """Axes for scores against face sizes, in doublings."""
-    low = max(min((float(size) for size in sizes_px), default=1.0), 1.0)
-    high = max(max((float(size) for size in sizes_px), default=2.0), low * 1.01)
+def doubling_axes(values: Values, x_label: str, y_label: str, y_top: float = 1.0) -> Axes:
+    """Axes for something against values of 1 and more, in doublings; what is smaller counts as 1.
+
+    Args:
+        values: What must fit in.
+        x_label: What they are.
+        y_label: What runs up.
+        y_top: Highest share of it that must fit in.
+    """
+    low = max(min((float(value) for value in values), default=1.0), 1.0)
+    high = max(max((float(value) for value in values), default=2.0), low * 1.01)
     first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
-    ticks = [float(2**power) for power in range(first, last + 1)]
-    if len(ticks) > 7:
-        ticks = ticks[:: math.ceil(len(ticks) / 7)]
+    powers = range(first, last + 1, math.ceil((last + 1 - first) / 7))
+    top = next(limit for limit in (0.1, 0.2, 0.5, 1.0) if y_top <= limit or limit == 1)
     return Axes(
-        "face size in pixels (doublings)",
+        f"{x_label} (doublings)",
         y_label,
         x_range=(float(2**first), float(2**last)),
-        x_ticks=ticks,
+        y_range=(0, top),
+        x_ticks=[float(2**power) for power in powers],
+        y_ticks=[top * quarter / 4 for quarter in range(5)],
         log_x=True,
     )
 

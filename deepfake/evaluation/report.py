@@ -10,7 +10,7 @@ import base64
 import heapq
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -26,6 +26,7 @@ from deepfake.errors import MediaError
 from deepfake.evaluation.charts import (
     Axes,
     Series,
+    doubling_axes,
     draw_counts,
     draw_histogram,
     draw_lines,
@@ -33,7 +34,6 @@ from deepfake.evaluation.charts import (
     draw_timeline,
     map_axes,
     project,
-    size_axes,
     spread,
 )
 from deepfake.evaluation.evaluate import (
@@ -50,6 +50,7 @@ from deepfake.evaluation.evaluate import (
     name_strength,
 )
 from deepfake.evaluation.material import Scored
+from deepfake.evaluation.traits import Part, Trait
 from deepfake.faces.extraction import decode_crop, encode_crop
 from deepfake.media.discovery import display_name
 from deepfake.metrics import (
@@ -120,6 +121,12 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
         pictures_note="Made of files, unless a picture says otherwise. Reals are dots and blue, "
         "fakes are crosses and orange; the dashed line is the threshold.",
         charts=_evaluation_charts(evaluation),
+        traits=[
+            chart
+            for trait in evaluation.traits
+            for chart in (_trait_chart(trait, evaluation), _parts_chart(trait))
+        ],
+        trait_tables=[_trait_table(trait) for trait in evaluation.traits],
         curves=[_curve_chart(curve) for curve in evaluation.curves],
         curve_names=[FIGURE_NAMES[name] for name in ROBUST],
         curve_rows=_curve_rows(evaluation.curves),
@@ -355,7 +362,7 @@ def _evaluation_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
     rows = level.rows
     charts = [_class_histogram(rows, threshold)]
     charts += [_roc_chart(level, threshold), _precision_chart(level, threshold)]
-    charts += [_calibration_chart(level), _size_chart(evaluation), *_map_charts(evaluation)]
+    charts += [_calibration_chart(level), *_map_charts(evaluation)]
     return charts
 
 
@@ -434,32 +441,89 @@ def _calibration_chart(level: Level) -> dict[str, Any]:
     return {"title": "Calibration", "svg": Markup(svg), "legend": [], "caption": text}
 
 
-def _size_chart(evaluation: Evaluation) -> dict[str, Any]:
-    faces = [face for scored in evaluation.sets for face in scored.material.faces]
-    boxes = np.array([face.box_xyxy for face in faces], dtype=np.float64).reshape(-1, 4)
-    sizes = np.maximum(np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]), 1.0)
-    labels = np.array([face.label for face in faces], dtype=np.int64)
+def _trait_chart(trait: Trait, evaluation: Evaluation) -> dict[str, Any]:
+    labels = np.array(
+        [face.label for scored in evaluation.sets for face in scored.material.faces],
+        dtype=np.int64,
+    )
     scores = np.concatenate([scored.p_fake for scored in evaluation.sets])
-    shown = _sample(len(faces))
-    text = f"Every face, by the longer side of its box: median {np.median(sizes):.0f} px."
-    if len(shown) < len(faces):
-        text += f" {len(shown):,} of {len(faces):,} faces are drawn."
+    shown = _sample(len(labels))
+    values = np.maximum(trait.values, 1.0)
+    text = f"Every face, by the {trait.unit}: median {np.median(trait.values):.0f}."
+    if len(shown) < len(labels):
+        text += f" {len(shown):,} of {len(labels):,} faces are drawn."
+    title = f"Score against {trait.title}"
     svg = draw_points(
-        size_axes(sizes, "score"),
-        *(sizes[shown], scores[shown], labels[shown]),
-        *("Score against face size", text),
+        doubling_axes(values, trait.unit, "score"),
+        *(values[shown], scores[shown], labels[shown]),
+        *(title, text),
         threshold=evaluation.threshold,
     )
+    return {"title": title, "svg": Markup(svg), "legend": _class_legend(), "caption": text}
+
+
+_ERRORS: dict[str, Callable[[Part], Figure]] = {
+    "reals accused": lambda part: part.accused,
+    "fakes missed": lambda part: part.missed,
+}
+
+
+def _parts_chart(trait: Trait) -> dict[str, Any]:
+    series = []
+    for name, figure_of in _ERRORS.items():
+        found = [(part.middle, figure_of(part)) for part in trait.parts]
+        found = [(middle, figure) for middle, figure in found if not figure.reason]
+        series.append(
+            Series(
+                name,
+                [max(middle, 1.0) for middle, _ in found],
+                [figure.value for _, figure in found],
+                [figure.low for _, figure in found],
+                [figure.high for _, figure in found],
+            )
+        )
+    parts = len(trait.parts)
+    text = f"{parts:,} part{'s' if parts != 1 else ''} of about equal numbers of faces, each drawn "
+    text += "at its median. Whiskers are 95 % intervals; the table has the numbers."
+    highest = max((float(v) for line in series for v in (*line.y, *line.high) if v == v), default=1)
+    title = f"Errors by {trait.title}"
+    axes = doubling_axes(trait.values, trait.unit, "share of its class", highest)
+    return _line_chart(title, draw_lines(axes, series, title, text, dots=True), series, text)
+
+
+def _trait_table(trait: Trait) -> dict[str, Any]:
+    rows = [
+        {
+            "name": f"{_number(part.low)} to {_number(part.high)}",
+            "counts": [f"{part.n_real:,}", f"{part.n_fake:,}"],
+            "cells": [_cell(figure_of(part)) for figure_of in _ERRORS.values()],
+        }
+        for part in trait.parts
+    ]
     return {
-        "title": "Score against face size",
-        "svg": Markup(svg),
-        "legend": _class_legend(),
-        "caption": text,
+        "caption": f"Faces by {trait.title}, at the threshold.",
+        "head": trait.unit,
+        "columns": ["real", "fake", *_ERRORS],
+        "rows": rows,
     }
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _cell(figure: Figure) -> dict[str, str]:
+    return {"value": _percent(figure.value), "remark": _percents(figure)}
+
+
+def _percents(figure: Figure) -> str:
+    if math.isfinite(figure.low):
+        return f"{100 * figure.low:.1f}\N{EN DASH}{100 * figure.high:.1f}"
+    return figure.reason or figure.note
+
+
 def _map_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
-    embeddings = np.concatenate([scored.embeddings for scored in evaluation.sets])
+    embeddings = np.concatenate([scored.embedded.vectors for scored in evaluation.sets])
     labels = np.array(
         [face.label for scored in evaluation.sets for face in scored.material.faces],
         dtype=np.int64,

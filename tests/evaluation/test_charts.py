@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from deepfake.evaluation.charts import (
     Axes,
     Series,
+    doubling_axes,
     draw_counts,
     draw_histogram,
     draw_lines,
@@ -19,7 +20,6 @@ from deepfake.evaluation.charts import (
     draw_timeline,
     map_axes,
     project,
-    size_axes,
     spread,
 )
 
@@ -113,8 +113,8 @@ def test_timeline_spans_the_clip() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[], [40.0], [33.0, 1000.0], [1.0, 1e6]], ids=str)
-def test_size_axes_hold_all_sizes(sizes: list[float]) -> None:
-    axes = size_axes(sizes, "y")
+def test_doubling_axes_hold_all_values(sizes: list[float]) -> None:
+    axes = doubling_axes(sizes, "x", "y")
     assert len(axes.x_ticks) <= 7
     for size in sizes:
         assert 50 <= axes.x_px(size) <= 344

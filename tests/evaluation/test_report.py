@@ -147,7 +147,8 @@ def test_the_page_adds_up_and_holds_every_part(page: str, evaluation: Evaluation
     for part in ("In short", "What went in", "Figures", "Worst mistakes", "What this is, and"):
         assert f"<h2>{part}" in text
     charts = ("Scores", "ROC", "Precision and recall", "Calibration", "Score against face size")
-    for title in (*charts, "Map of embeddings", "Confusion at the threshold"):
+    traits = ("Errors by face size", "Score against sharpness", "Errors by sharpness")
+    for title in (*charts, *traits, "Map of embeddings", "Confusion at the threshold"):
         assert f"<h3>{title}</h3>" in text
     auc = evaluation.levels["file"].overall.figures["auc"]
     assert f"<b>{auc.value:.3f}</b>" in text
@@ -195,7 +196,7 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
     only = replace(
         scored,
         material=material,
-        embeddings=scored.embeddings[fakes],
+        embedded=scored.embedded.where(np.isin(np.arange(len(scored.p_fake)), fakes)),
         p_fake=scored.p_fake[fakes],
         tracks=tuple(scored.tracks[n] for n in fakes),
     )
@@ -204,6 +205,7 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
     )
     assert "n/a" in text
     assert "one class only: 0 real and 10 fake rows" in text
+    assert text.count("<td>n/a<small>no rows</small></td>") == 2  # of reals, by size, sharpness
     assert "No picture: the crop is gone" in text
     assert "first: LEAK: &lt;b&gt;" in text
     perfect = format_report(

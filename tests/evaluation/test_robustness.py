@@ -102,7 +102,7 @@ def test_evaluate_follows_damage(
     page = (output / "report.html").read_text()
     assert "<h2>Robustness</h2>" in page
     assert page.count("Robustness: noise") == 1
-    assert len(list((output / "embeddings").glob("*-noise-*.npy"))) == 5
+    assert len(list((output / "embeddings").glob("*-noise-*.npz"))) == 5
 
     # What was kept is used again; without an output nothing is kept and the figures are the same.
     def fail(*_: object, **__: object) -> None:
