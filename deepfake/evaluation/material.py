@@ -36,6 +36,7 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.dataset.splits import SPLITS
 from deepfake.errors import UsageError
+from deepfake.faces.pipeline import check_detect_device
 from deepfake.faces.tracking import link_tracks
 from deepfake.inference.aggregation import aggregate
 from deepfake.inference.backend import choose_devices
@@ -123,6 +124,7 @@ def open_crops(
     workers: int = 0,
     timeout_s: float = 60.0,
     max_pixels: int = MAX_PIXELS,
+    detect_device: str = "cpu",
     quiet: bool = True,
 ) -> Path:
     """The crop folder of a data set; labelled media is cropped into one first.
@@ -134,11 +136,13 @@ def open_crops(
         workers: Processes that decode and detect.
         timeout_s: Longest time for one file in seconds.
         max_pixels: Larger pictures are ``unreadable``.
+        detect_device: Where faces are searched for: ``cpu``, ``cuda`` or ``cuda:N``.
         quiet: Show no progress.
 
     Raises:
-        UsageError: If there are no labels, or nothing is found.
+        UsageError: If there are no labels, nothing is found, or there is no such device.
     """
+    check_detect_device(detect_device)
     if (Path(data) / JOB_FILE).is_file():
         return Path(data)
     crop_media(
@@ -149,6 +153,7 @@ def open_crops(
         timeout_s=timeout_s,
         max_pixels=max_pixels,
         sampling=checkpoint.sampling,
+        detect_device=detect_device,
         require_labels=True,
         quiet=quiet,
     )
