@@ -39,7 +39,7 @@ from sklearn.metrics import (
 )
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from deepfake.evaluation import job, report
+from deepfake.evaluation import evaluation_charts, job
 from deepfake.evaluation.bootstrap import ROUNDS, draw_groups, weighted_figures
 from deepfake.learning.checkpoint import load_checkpoint
 
@@ -142,7 +142,7 @@ WATCHED = (
     (job, "embed_once", "crops to embeddings"),
     (job, "evaluate", "figures and intervals"),
     (job, "format_report", "page"),
-    (report, "spread", "t-SNE"),
+    (evaluation_charts, "spread", "t-SNE"),
 )
 
 

@@ -577,7 +577,7 @@ def _report_on(
 ) -> str:
     from deepfake.evaluation.job import describe_origin
     from deepfake.evaluation.pictures import picture_faces
-    from deepfake.evaluation.report import digest_scores, format_prediction_report
+    from deepfake.evaluation.prediction_page import digest_scores, format_prediction_report
 
     digest = digest_scores(scores)
     pictures = picture_faces(predictor, sources, digest.shown)

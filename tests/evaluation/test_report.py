@@ -16,16 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepfake.evaluation import report
+from deepfake.evaluation import evaluation_charts, report
+from deepfake.evaluation import prediction_page as prediction_room
 from deepfake.evaluation.evaluate import Evaluation, evaluate
 from deepfake.evaluation.job import describe_origin
 from deepfake.evaluation.material import embed_crops, read_material, score_material
-from deepfake.evaluation.report import (
-    digest_scores,
-    format_prediction_report,
-    format_report,
-    make_thumbnail,
-)
+from deepfake.evaluation.page import make_thumbnail
+from deepfake.evaluation.prediction_page import digest_scores, format_prediction_report
+from deepfake.evaluation.report import format_report
 from deepfake.faces.extraction import encode_crop
 from deepfake.records import Aggregation, FaceScore, MediaScore, Status
 from tests.evaluation.conftest import HOSTILE, Made
@@ -217,7 +215,7 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
 def test_large_clouds_are_drawn_in_part(
     evaluation: Evaluation, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "_POINTS", 10)
+    monkeypatch.setattr(evaluation_charts, "_POINTS", 10)
     text = format_report(evaluation, describe_origin(made.checkpoint, ""))
     assert text.count("10 of 44 faces are drawn.") >= 2
 
@@ -237,9 +235,9 @@ def test_prediction_page_shows_the_most_suspicious_first(prediction_page: str) -
 
 
 def test_long_predictions_are_cut_and_say_so(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "FILES", 1)
-    monkeypatch.setattr(report, "_OTHERS", 1)
-    monkeypatch.setattr(report, "_UNANSWERED", 1)
+    monkeypatch.setattr(prediction_room, "FILES", 1)
+    monkeypatch.setattr(prediction_room, "_OTHERS", 1)
+    monkeypatch.setattr(prediction_room, "_UNANSWERED", 1)
     scores, pictures = make_answers()
     origin = describe_origin(made.checkpoint, "")
     digest = digest_scores([*scores, scores[1]])
