@@ -139,7 +139,7 @@ def _trait_chart(trait: Trait, evaluation: Evaluation) -> dict[str, Any]:
     scores = np.concatenate([scored.p_fake for scored in evaluation.sets])
     shown = _sample(len(labels))
     values = np.maximum(trait.values, 1.0)
-    text = f"Every face, by the {trait.unit}: median {np.median(trait.values):.0f}."
+    text = f"Every face. Median of the {trait.unit}: {np.median(trait.values):,.0f}."
     if len(shown) < len(labels):
         text += f" {len(shown):,} of {len(labels):,} faces are drawn."
     title = f"Score against {trait.title}"
@@ -172,9 +172,10 @@ def _parts_chart(trait: Trait) -> dict[str, Any]:
                 [figure.high for _, figure in found],
             )
         )
-    parts = len(trait.parts)
-    text = f"{parts:,} part{'s' if parts != 1 else ''} of about equal numbers of faces, each drawn "
-    text += "at its median. Whiskers are 95 % intervals; the table has the numbers."
+    text = f"{len(trait.parts)} parts of about equal numbers of faces, each drawn at its median. "
+    if len(trait.parts) == 1:
+        text = "All faces together, drawn at their median: too few, or too alike, to be parted. "
+    text += "Whiskers are 95 % intervals; the table has the numbers."
     highest = max((float(v) for line in series for v in (*line.y, *line.high) if v == v), default=1)
     title = f"Errors by {trait.title}"
     axes = doubling_axes(trait.values, trait.unit, "share of its class", highest)
@@ -193,19 +194,17 @@ def _map_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
         f"The embeddings of all faces in their plane of greatest variance (PCA), which holds "
         f"{share:.0%} of it."
     )
-    maps = [("Map of embeddings", plane[shown], text)]
+    maps = [("Map of embeddings", plane[shown], map_axes(plane[shown]), text)]
     near = spread(embeddings[shown])
     if len(near):
         text = "The same faces so that near ones stay near (t-SNE); distances between clouds and "
         text += "sizes of clouds mean nothing."
-        maps.append(("Map of neighbourhoods", near, text))
+        maps.append(("Map of neighbourhoods", near, map_axes(near, ("", "")), text))
     charts = []
-    for title, points, caption in maps:
+    for title, points, axes, caption in maps:
         if len(shown) < len(labels):
             caption += f" {len(shown):,} of {len(labels):,} faces are drawn."
-        svg = draw_points(
-            *(map_axes(points), points[:, 0], points[:, 1], labels[shown], title, caption)
-        )
+        svg = draw_points(axes, points[:, 0], points[:, 1], labels[shown], title, caption)
         legend = _class_legend()
         charts.append({"title": title, "svg": Markup(svg), "legend": legend, "caption": caption})
     return charts
@@ -229,7 +228,11 @@ def draw_curve(curve: Curve) -> dict[str, Any]:
     first, last = curve.points[0].figures["auc"], curve.points[-1].figures["auc"]
     strengths = ", ".join(name_strength(point) for point in curve.points[1:])
     text = f"AUC {show(first.value)} falls to " if last.value < first.value else "AUC "
-    text += f"{show(last.value)} at the last strength. {_capital(curve.unit)}: {strengths}."
+    text += show(last.value)
+    if len(curve.points) > 2:
+        text += f" at the last strength. {_capital(curve.unit)}: {strengths}."
+    else:
+        text += f". {_capital(curve.unit)}."
     count = len(curve.points) - 1
     axes = Axes("strength", "figure", (0, count), x_ticks=range(count + 1))
     svg = draw_lines(axes, series, f"Robustness: {curve.title}", text, dots=True)

@@ -108,7 +108,7 @@ def format_prediction_report(
         subtitle=f"Checkpoint {display_name(str(provenance['checkpoint']))}, threshold "
         f"{threshold:.4f} ({provenance['threshold_origin']})",
         summary=f"{n_files:,} inputs = {parts}. Of the {len(values):,} with an answer, "
-        f"{digest.n_fake:,} are called fake.",
+        f"{digest.n_fake:,} {'is' if digest.n_fake == 1 else 'are'} called fake.",
         charts=[_score_chart(values, threshold)] if len(values) else [],
         files_note="Each picture is the most suspicious face of its file; the mark on the bar is "
         "the threshold. For videos, the line shows the most fake face of each frame.",

@@ -237,7 +237,11 @@ def _percents(figure: Figure) -> str:
 def _curve_rows(curves: Sequence[Curve]) -> list[dict[str, Any]]:
     points = [("as they are", "", curve.points[0]) for curve in curves[:1]]
     points += [
-        (curve.title, f"{curve.unit}: {name_strength(point)}", point)
+        (
+            curve.title,
+            f"{curve.unit}: {name_strength(point)}" if len(curve.points) > 2 else curve.unit,
+            point,
+        )
         for curve in curves
         for point in curve.points[1:]
     ]
