@@ -115,8 +115,9 @@ def measure_share(
         # Drawing alike rows again shows no spread; that is no reason to be sure.
         return replace(figure, note=f"no interval: all {len(hits)} rows are alike")
     counts = draw_groups(len(names), rounds, seed)
-    rows = np.stack([np.bincount(group_of_row), np.bincount(group_of_row, hits)], axis=1)
-    drawn = _in_parts(counts, rows)
+    columns = [np.ones_like(hits), hits]
+    sums: Floats = np.stack([np.bincount(group_of_row, column) for column in columns], axis=1)
+    drawn = _in_parts(counts, sums.astype(np.float64))
     return _with_interval(figure, drawn[:, 1] / drawn[:, 0])
 
 

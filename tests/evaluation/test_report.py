@@ -305,6 +305,9 @@ def test_a_browser_shows_the_pages_without_overflow_or_request(
     page: str, prediction_page: str, tmp_path: Path
 ) -> None:
     pages = [(text, width) for text in (page, prediction_page) for width in _WIDTHS]
+    # On paper, where nobody scrolls: A4 less two margins of a centimetre.
+    printed = [text.replace("@media print", "@media all") for text in (page, prediction_page)]
+    pages += [(text, 718) for text in printed]
     # What the probe must be able to see: a page that is too wide and asks for something.
     bad = '<main><p style="width:500px">x</p><img src="http://127.0.0.1:9/a.png" alt="a"></main>'
     *seen, control = probe(tmp_path, [*pages, (bad, 390)])
