@@ -38,7 +38,7 @@ from deepfake.evaluation.page import show, show_percent, show_with_interval
 from deepfake.evaluation.traits import Part, Trait
 from deepfake.metrics import Figure, trace_calibration, trace_precision, trace_roc
 
-_POINTS = 1500  # of a cloud: more cannot be told apart
+_POINTS = 1000  # of a cloud: more cannot be told apart
 
 
 def draw_evaluation(evaluation: Evaluation) -> list[dict[str, Any]]:
