@@ -577,7 +577,7 @@ def _report_on(
 ) -> str:
     from deepfake.evaluation.job import describe_origin
     from deepfake.evaluation.pictures import picture_faces
-    from deepfake.evaluation.report import digest_scores, format_prediction_report
+    from deepfake.evaluation.prediction_page import digest_scores, format_prediction_report
 
     digest = digest_scores(scores)
     pictures = picture_faces(predictor, sources, digest.shown)
@@ -787,6 +787,7 @@ examples:
             workers=options.workers,
             timeout_s=options.timeout,
             max_pixels=options.max_pixels,
+            detect_device=options.detect_device,
             command=_command_line("evaluate", argv),
             quiet=options.quiet,
         )
@@ -912,6 +913,7 @@ def _derive(
             workers=options.workers,
             timeout_s=options.timeout,
             max_pixels=options.max_pixels,
+            detect_device=options.detect_device,
             quiet=options.quiet,
         )
         settings = {
@@ -1116,12 +1118,6 @@ def _add_media_options(parser: argparse.ArgumentParser) -> None:
         "between, where less than a second lies between (default 1: search all)",
     )
     parser.add_argument(
-        "--detect-device",
-        default="cpu",
-        metavar="D",
-        help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
-    )
-    parser.add_argument(
         "--follow-links", action="store_true", help="follow symbolic links inside a folder"
     )
     _add_strict_option(parser)
@@ -1161,6 +1157,12 @@ def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=100_000_000,
         help="larger pictures are unreadable (default %(default)s)",
+    )
+    parser.add_argument(
+        "--detect-device",
+        default="cpu",
+        metavar="D",
+        help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
     )
 
 

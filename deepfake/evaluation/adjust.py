@@ -110,16 +110,16 @@ def calibrate(
     """
     material = read_material(root, checkpoint, "", origin, split, preferred_split="validation")
     _refuse_training_crops(material, checkpoint)
-    embeddings = embed_crops(root, material.faces, checkpoint, **options)
+    embedded = embed_crops(root, material.faces, checkpoint, **options)
     labels = np.array([row.label for row in material.faces])
-    classifier = copy.deepcopy(checkpoint.classifier).calibrate(embeddings, labels)
+    classifier = copy.deepcopy(checkpoint.classifier).calibrate(embedded.vectors, labels)
     if prevalence is not None:
         if not 0 < prevalence < 1:
             raise UsageError(f"prevalence {prevalence:g}; expected a share between 0 and 1")
         classifier.shift_prevalence(float(labels.mean()), prevalence)
-    old = score_material(material, embeddings, checkpoint, checkpoint.aggregation)
+    old = score_material(material, embedded, checkpoint, checkpoint.aggregation)
     new = score_material(
-        material, embeddings, _with_classifier(checkpoint, classifier), checkpoint.aggregation
+        material, embedded, _with_classifier(checkpoint, classifier), checkpoint.aggregation
     )
     before, after = file_rows(old), file_rows(new)
     where = f"on {len(after.labels)} files of {material.name} ({material.split})"
@@ -188,7 +188,7 @@ def fit_head(
     require_same_recipe(manifest, checkpoint)
     split_of_crop = divide(manifest, checkpoint)
     whole = read_material(root, checkpoint, "", origin, ALL)
-    embeddings = embed_crops(root, whole.faces, checkpoint, **options)
+    embedded = embed_crops(root, whole.faces, checkpoint, **options)
     places = {
         split: np.array([split_of_crop[row.crop] == split for row in whole.faces])
         for split in SPLITS
@@ -196,15 +196,15 @@ def fit_head(
     train = places["train"]
     labels = np.array([row.label for row in whole.faces])
     groups = [row.group for row, inside in zip(whole.faces, train, strict=True) if inside]
-    classifier = SVMClassifier(embeddings.shape[1], C).fit(
-        embeddings[train], labels[train], groups, head
+    classifier = SVMClassifier(embedded.vectors.shape[1], C).fit(
+        embedded.vectors[train], labels[train], groups, head
     )
     adjusted = _with_classifier(checkpoint, classifier)
 
     def score(split: str, scorer: Checkpoint) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         part = _choose(whole, places[split], split)
         rows = file_rows(
-            score_material(part, embeddings[places[split]], scorer, checkpoint.aggregation)
+            score_material(part, embedded.where(places[split]), scorer, checkpoint.aggregation)
         )
         return rows.labels, rows.p_fake
 

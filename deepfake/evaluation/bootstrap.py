@@ -67,14 +67,12 @@ def measure_with_intervals(
     figures = measure(labels, p_fake, threshold)
     if len(groups) != len(labels):
         raise ValueError(f"{len(labels)} labels but {len(groups)} groups")
-    names, group_of_row = np.unique(
-        np.asarray(groups, dtype=object).astype(str), return_inverse=True
-    )
+    names, group_of_row = _number(groups)
     exists = [name for name in FIGURES if not figures[name].reason]
     if not rounds or not exists:
         return figures
     if len(names) < _MIN_GROUPS:
-        note = f"no interval: {len(names)} groups, {_MIN_GROUPS} are needed"
+        note = _too_few(len(names))
         return {
             name: figure if figure.reason else replace(figure, note=note)
             for name, figure in figures.items()
@@ -85,6 +83,54 @@ def measure_with_intervals(
         name: figure if figure.reason else _with_interval(figure, drawn[name])
         for name, figure in figures.items()
     }
+
+
+def measure_share(
+    hits: NDArray[np.bool_],
+    groups: Sequence[str] | NDArray[np.str_],
+    rounds: int = ROUNDS,
+    seed: int = 0,
+) -> Figure:
+    """The share of rows that something is true of, with its interval where there can be one.
+
+    Args:
+        hits: ``(N,)``.
+        groups: What was drawn from the world together.
+        rounds: Number of drawings; 0 gives no interval.
+        seed: Same seed, same interval.
+
+    Example:
+        >>> measure_share(np.zeros(0, dtype=bool), []).reason
+        'no rows'
+    """
+    if not len(hits):
+        return Figure(float("nan"), "no rows")
+    figure = Figure(float(hits.mean()))
+    if not rounds:
+        return figure
+    names, group_of_row = _number(groups)
+    if len(names) < _MIN_GROUPS:
+        return replace(figure, note=_too_few(len(names)))
+    if hits.all() or not hits.any():
+        # Drawing alike rows again shows no spread; that is no reason to be sure.
+        return replace(figure, note=f"no interval: all {len(hits)} rows are alike")
+    counts = draw_groups(len(names), rounds, seed)
+    columns = [np.ones_like(hits), hits]
+    sums: Floats = np.stack([np.bincount(group_of_row, column) for column in columns], axis=1)
+    drawn = _in_parts(counts, sums.astype(np.float64))
+    return _with_interval(figure, drawn[:, 1] / drawn[:, 0])
+
+
+def _number(
+    groups: Sequence[str] | NDArray[np.str_],
+) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
+    """The names of groups, and which of them each row has."""
+    names, places = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    return names, places
+
+
+def _too_few(n_groups: int) -> str:
+    return f"no interval: {n_groups} groups, {_MIN_GROUPS} are needed"
 
 
 def draw_groups(n_groups: int, rounds: int, seed: int = 0) -> Counts:

@@ -122,7 +122,8 @@ def draw_lines(
             parts.append(f'<path class="line s{number % 6}" d="{_path(points, axes)}"/>')
         for x, low, high in zip(line.x, line.low, line.high, strict=False):
             if math.isfinite(low) and math.isfinite(high):
-                at = _n(axes.x_px(float(x)))
+                # Beside each other, not on top.
+                at = _n(axes.x_px(float(x)) + 3 * (number - (len(series) - 1) / 2))
                 ends = _n(axes.y_px(float(low))), _n(axes.y_px(float(high)))
                 parts.append(f'<path class="whisker s{number % 6}" d="M{at} {ends[0]}V{ends[1]}"/>')
         if dots:
@@ -166,9 +167,11 @@ def draw_histogram(
 def draw_counts(values: Values, threshold: float, title: str, description: str) -> str:
     """How many files have which score."""
     counts, edges = np.histogram(np.asarray(values), np.linspace(0, 1, _BINS + 1))
-    top = max(int(counts.max()), 1)
-    ticks = sorted({0, round(top / 2), top})
-    axes = Axes("score (0 real, 1 fake)", "files", y_range=(0, top), y_ticks=ticks)
+    top = max(float(counts.max()), 1.0)
+    step = max(_round_step(top), 1.0)  # there are no half files
+    limit = step * math.ceil(top / step)
+    ticks = np.arange(0, limit + step / 2, step).tolist()
+    axes = Axes("score (0 real, 1 fake)", "files", y_range=(0, limit), y_ticks=ticks)
     parts = [*_frame(axes), *_bars(axes, edges, counts, "all"), _threshold_line(axes, threshold)]
     return _svg(parts, axes, title, description)
 
@@ -212,7 +215,8 @@ def draw_timeline(
 ) -> str:
     """The score of a clip over its time, with the threshold, and rings around some points."""
     last = max([float(value) for value in times_s], default=0.0) or 1.0
-    ticks = [round(last * share, 1) for share in (0, 0.25, 0.5, 0.75, 1)]
+    step = _round_step(last)
+    ticks = np.arange(0, last * (1 + 1e-9), step).tolist()
     axes = Axes(
         *("time in seconds", "score"),
         x_range=(0, last),
@@ -235,30 +239,42 @@ def draw_timeline(
     return _svg(parts, axes, title, description)
 
 
-def size_axes(sizes_px: Values, y_label: str) -> Axes:
-    """Axes for scores against face sizes, in doublings."""
-    low = max(min((float(size) for size in sizes_px), default=1.0), 1.0)
-    high = max(max((float(size) for size in sizes_px), default=2.0), low * 1.01)
+def doubling_axes(values: Values, x_label: str, y_label: str, y_top: float = 1.0) -> Axes:
+    """Axes for something against values of 1 and more, in doublings; what is smaller counts as 1.
+
+    Args:
+        values: What must fit in.
+        x_label: What they are.
+        y_label: What runs up.
+        y_top: Highest share of it that must fit in.
+    """
+    low = max(min((float(value) for value in values), default=1.0), 1.0)
+    high = max(max((float(value) for value in values), default=2.0), low * 1.01)
     first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
-    ticks = [float(2**power) for power in range(first, last + 1)]
-    if len(ticks) > 7:
-        ticks = ticks[:: math.ceil(len(ticks) / 7)]
+    powers = range(first, last + 1, math.ceil((last + 1 - first) / 7))
+    tops = {0.1: 5, 0.2: 4, 0.5: 5, 1.0: 4}  # with as many steps that are round
+    top = next(limit for limit in tops if y_top <= limit or limit == 1)
     return Axes(
-        "face size in pixels (doublings)",
+        f"{x_label} (doublings)",
         y_label,
         x_range=(float(2**first), float(2**last)),
-        x_ticks=ticks,
+        y_range=(0, top),
+        x_ticks=[float(2**power) for power in powers],
+        y_ticks=[top * step / tops[top] for step in range(tops[top] + 1)],
         log_x=True,
     )
 
 
-def map_axes(points: NDArray[np.floating[Any]]) -> Axes:
+def map_axes(
+    points: NDArray[np.floating[Any]],
+    labels: tuple[str, str] = ("first component", "second component"),
+) -> Axes:
     """Axes without numbers around a cloud of points, ``(N, 2)``."""
     ranges = []
     for column in points.T if len(points) else np.zeros((2, 1)):
         margin = 0.05 * float(np.ptp(column)) or 0.5
         ranges.append((float(column.min()) - margin, float(column.max()) + margin))
-    return Axes("first component", "second component", ranges[0], ranges[1], (), ())
+    return Axes(*labels, ranges[0], ranges[1], (), ())
 
 
 def project(embeddings: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], float]:
@@ -292,7 +308,10 @@ def spread(embeddings: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     if len(embeddings) < LEAST_SPREAD:
         return np.zeros((0, 2))
     # Up to the 30 neighbours that are usual; a cloud that is smaller has fewer.
-    machine = TSNE(perplexity=min(30.0, (len(embeddings) - 1) / 3), random_state=0, n_jobs=1)
+    # Half of the usual 1000 steps: the rest takes as long and keeps no more neighbours together.
+    machine = TSNE(
+        perplexity=min(30.0, (len(embeddings) - 1) / 3), max_iter=500, random_state=0, n_jobs=1
+    )
     return np.asarray(machine.fit_transform(np.asarray(embeddings)), dtype=np.float64)
 
 
@@ -308,7 +327,7 @@ def _frame(axes: Axes, absolute: bool = False) -> list[str]:
         )
     for value in axes.y_ticks:
         y = axes.y_px(value)
-        shown = f"{abs(value) if absolute else value:.2g}"
+        shown = f"{abs(value) if absolute else value:.4g}"
         parts.append(f'<path class="grid" d="M{_LEFT} {_n(y)}H{right}"/>')
         parts.append(
             f'<text class="tick" x="{_LEFT - 5}" y="{_n(y + 3.5)}" text-anchor="end">{shown}</text>'
@@ -324,6 +343,12 @@ def _frame(axes: Axes, absolute: bool = False) -> list[str]:
         f'text-anchor="middle">{escape(axes.y_label)}</text>'
     )
     return parts
+
+
+def _round_step(top: float) -> float:
+    """A step of 1, 2 or 5 times a power of ten that reaches the top in 3 to 6 steps or so."""
+    power = 10.0 ** math.floor(math.log10(top / 3))
+    return power * max(factor for factor in (1, 2, 5) if power * factor <= top / 3)
 
 
 def _bars(

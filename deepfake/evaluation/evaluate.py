@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from deepfake.dataset.manifest import SourceRow, format_table
 from deepfake.evaluation.bootstrap import ROUNDS, measure_with_intervals
 from deepfake.evaluation.material import Scored
+from deepfake.evaluation.traits import Trait, measure_traits
 from deepfake.metrics import FIGURES, Figure
 from deepfake.records import LABEL_NAMES, Aggregation, Status
 
@@ -40,7 +41,7 @@ TOGETHER = "all together"
 UNNAMED = "(not named)"
 FACE_COLUMNS = (
     *("dataset", "path", "frame", "time_s", "face", "track", "label", "method", "group"),
-    *("p_fake", "confidence", "x0", "y0", "x1", "y1", "crop"),
+    *("p_fake", "confidence", "sharpness", "x0", "y0", "x1", "y1", "crop"),
 )
 FILE_COLUMNS = (
     *("dataset", "path", "status", "reason", "label", "method", "group", "p_fake", "called"),
@@ -180,6 +181,7 @@ class Evaluation:
         sets: The data sets with their scores.
         levels: By name: ``file``, ``track``, ``face``.
         readings: Of all files, by data set, and ``TOGETHER``.
+        traits: How often faces are called wrongly, by their size and by their sharpness.
         curves: What corruptions do, where that was asked for.
     """
 
@@ -189,6 +191,7 @@ class Evaluation:
     sets: tuple[Scored, ...]
     levels: dict[str, Level]
     readings: dict[str, Readings]
+    traits: tuple[Trait, ...]
     curves: tuple[Curve, ...] = ()
 
     def distinct_levels(self) -> dict[str, Level]:
@@ -217,7 +220,8 @@ def evaluate(
         levels[name] = twin or _measure_level(rows, threshold, rounds)
     readings = {scored.material.name: _read_accuracy([scored], threshold) for scored in sets}
     readings[TOGETHER] = _read_accuracy(sets, threshold)
-    return Evaluation(threshold, aggregation, rounds, tuple(sets), levels, readings)
+    traits = measure_traits(sets, threshold, rounds)
+    return Evaluation(threshold, aggregation, rounds, tuple(sets), levels, readings, traits)
 
 
 def measure_point(
@@ -387,6 +391,25 @@ def to_json(evaluation: Evaluation, provenance: dict[str, Any]) -> dict[str, Any
             }
             for name, level in evaluation.levels.items()
         },
+        "faces_by": {
+            trait.name: {
+                "unit": trait.unit,
+                "parts": [
+                    {
+                        "low": part.low,
+                        "median": part.middle,
+                        "high": part.high,
+                        "n_real": part.n_real,
+                        "n_fake": part.n_fake,
+                        "figures": _figures_json(
+                            {"reals_accused": part.accused, "fakes_missed": part.missed}
+                        ),
+                    }
+                    for part in trait.parts
+                ],
+            }
+            for trait in evaluation.traits
+        },
         "robustness": {
             curve.name: {
                 "unit": curve.unit,
@@ -474,13 +497,15 @@ def format_faces(evaluation: Evaluation) -> str:
                 *(scored.material.name, paths.get(face.source, ""), face.frame),
                 *(f"{face.time_s:.6f}", face.face, number, LABEL_NAMES[face.label or 0]),
                 *(face.method, face.group, f"{p_fake:.6f}", f"{face.confidence:.6f}"),
+                f"{sharpness:.4g}",
                 *(f"{value:.2f}" for value in face.box_xyxy),
                 face.crop,
             ]
             for scored in evaluation.sets
             for paths in [{file.id: file.path for file in scored.material.files}]
-            for face, number, p_fake in zip(
-                scored.material.faces, scored.tracks, scored.p_fake, strict=True
+            for face, number, p_fake, sharpness in zip(
+                *(scored.material.faces, scored.tracks, scored.p_fake, scored.embedded.sharpness),
+                strict=True,
             )
         ),
     )

@@ -171,7 +171,7 @@ def explain_file(
         foreign = not was_trained_on(checkpoint, read_manifest(reference.root))
         device = str(predictor.devices[0])
         known = embed_once(reference, checkpoint, kept, device=device, quiet=quiet)
-        near = [find_neighbours(row, reference, known, n_neighbours) for row in embeddings]
+        near = [find_neighbours(row, reference, known.vectors, n_neighbours) for row in embeddings]
     frames = _read_frames(predictor, source, {face.frame_index for face in chosen})
     peaks = []
     for number, (face, image, neighbours) in enumerate(zip(chosen, images, near, strict=True)):

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from deepfake.evaluation.charts import draw_timeline
 from deepfake.evaluation.explain import DRAWS, HOT_SHARE, Explanation, Neighbour, Peak
-from deepfake.evaluation.report import (
+from deepfake.evaluation.page import (
     LIMITS,
     embed_picture,
-    frame_scores,
     list_origins,
     make_thumbnail,
     render,
 )
+from deepfake.evaluation.prediction_page import frame_scores
 from deepfake.media.discovery import display_name
 from deepfake.records import LABEL_NAMES, Aggregation, FaceScore
 

@@ -67,6 +67,7 @@ def run_evaluation(
     workers: int = 0,
     timeout_s: float = 60.0,
     max_pixels: int = MAX_PIXELS,
+    detect_device: str = "cpu",
     corruptions: Sequence[str] | None = None,
     command: str = "",
     quiet: bool = True,
@@ -90,6 +91,7 @@ def run_evaluation(
         workers: Processes that decode and detect.
         timeout_s: Longest time for one file in seconds.
         max_pixels: Larger pictures are ``unreadable``.
+        detect_device: Where faces of media are searched for: ``cpu``, ``cuda`` or ``cuda:N``.
         corruptions: Damage to the stored crops, names of ``CORRUPTIONS``, at every strength; an
             empty list means all. Boxes and files without an answer stay as they are.
         command: The command line, for the record.
@@ -121,6 +123,7 @@ def run_evaluation(
                 workers=workers,
                 timeout_s=timeout_s,
                 max_pixels=max_pixels,
+                detect_device=detect_device,
                 quiet=quiet,
             )
             materials.append(read_material(root, checkpoint, name, origin, split))

@@ -146,7 +146,7 @@ CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(
         "downscale": Corruption("down-scaling", "factor", (1.5, 2, 3, 4, 8), _downscale),
         "brightness": Corruption("brightness", "% up or down", (10, 20, 30, 40, 50), _brightness),
         "jitter": Corruption("crop jitter", "% of the side", (2, 4, 6, 8, 12), _jitter),
-        "flip": Corruption("mirrored", "there is one strength", (1,), _flip),
+        "flip": Corruption("mirrored", "left and right swapped", (1,), _flip),
     }
 )
 """Corruptions by name; all have five strengths but a mirror image, which has one."""

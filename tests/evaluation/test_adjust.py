@@ -143,7 +143,7 @@ def test_fit_head_learns_new_crops(made: Made, tmp_path: Path, head: str) -> Non
     assert info["history"][0]["counts"] == {"real": 24, "fake": 24}
     assert info["history"][0]["replaced"]["head"] is None
     data = read_material(crops, new, split="train")
-    embeddings = embed_crops(crops, data.faces, new, device="cpu")
+    embeddings = embed_crops(crops, data.faces, new, device="cpu").vectors
     truth = np.array([row.label for row in data.faces])
     if head == "logistic":
         expected = LogisticRegression(C=1.0, max_iter=1000).fit(embeddings.astype(float), truth)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from deepfake.evaluation.bootstrap import (
     draw_groups,
+    measure_share,
     measure_with_intervals,
     weighted_figures,
 )
@@ -139,6 +140,18 @@ def test_what_does_not_exist_has_no_interval() -> None:
     assert math.isnan(none["auc"].high)
     with pytest.raises(ValueError, match="2 labels but 1 groups"):
         measure_with_intervals(np.array([0, 1]), np.array([0.1, 0.2]), ["a"], 0.5)
+
+
+def test_a_share_has_the_interval_of_an_accuracy() -> None:
+    labels, scores, groups = make_rows(3)
+    words = groups.astype(str)
+    hits = (scores >= 0.5) == (labels == 1)
+    share = measure_share(hits, words, rounds=200)
+    figure = measure_with_intervals(labels, scores, words, 0.5, rounds=200)["accuracy"]
+    assert (share.value, share.low, share.high) == pytest.approx(
+        (figure.value, figure.low, figure.high), abs=1e-12
+    )
+    assert math.isnan(measure_share(hits, words, rounds=0).low)
 
 
 def test_same_seed_same_interval() -> None:

@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from deepfake.evaluation.charts import (
     Axes,
     Series,
+    doubling_axes,
     draw_counts,
     draw_histogram,
     draw_lines,
@@ -19,7 +20,6 @@ from deepfake.evaluation.charts import (
     draw_timeline,
     map_axes,
     project,
-    size_axes,
     spread,
 )
 
@@ -112,10 +112,37 @@ def test_timeline_spans_the_clip() -> None:
     assert not found(parse(draw_timeline([0.0], [0.1], 0.5, "t", "d")), "path", "line")
 
 
+def numbers(svg: str, anchor: str) -> list[float]:
+    """The numbers along an axis: those in the middle of their place are along x."""
+    ticks = found(parse(svg), "text", "tick")
+    return [float(e.text or "") for e in ticks if e.attrib["text-anchor"] == anchor]
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"),
+    [(0.4, [0, 0.1, 0.2, 0.3, 0.4]), (3, [0, 1, 2, 3]), (28.2, [0, 5, 10, 15, 20, 25])],
+)
+def test_times_are_round(last: float, ticks: list[float]) -> None:
+    svg = draw_timeline([0, last], [0.1, 0.9], 0.5, "t", "d")
+    assert numbers(svg, "middle") == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    ("top", "ticks"), [(1, [0, 1]), (3, [0, 1, 2, 3]), (17, [0, 5, 10, 15, 20]), (1234, None)]
+)
+def test_counts_are_whole_and_round(top: int, ticks: list[float] | None) -> None:
+    found_ticks = numbers(draw_counts([0.5] * top, 0.5, "t", "d"), "end")
+    assert found_ticks == (ticks or [0, 200, 400, 600, 800, 1000, 1200, 1400])
+
+
 @pytest.mark.parametrize("sizes", [[], [40.0], [33.0, 1000.0], [1.0, 1e6]], ids=str)
-def test_size_axes_hold_all_sizes(sizes: list[float]) -> None:
-    axes = size_axes(sizes, "y")
+def test_doubling_axes_hold_all_values(sizes: list[float]) -> None:
+    axes = doubling_axes(sizes, "x", "y")
     assert len(axes.x_ticks) <= 7
+    for share, top in ((0.04, 0.1), (0.2, 0.2), (0.3, 0.5), (0.51, 1), (1.0, 1)):
+        ticks = doubling_axes(sizes, "x", "y", share).y_ticks
+        assert ticks[-1] == pytest.approx(top)
+        assert [float(f"{tick:.2g}") for tick in ticks] == pytest.approx(list(ticks))
     for size in sizes:
         assert 50 <= axes.x_px(size) <= 344
     assert axes.x_px(axes.x_range[0]) == 50

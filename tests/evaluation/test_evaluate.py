@@ -22,7 +22,7 @@ from deepfake.evaluation.evaluate import (
     format_files,
     to_json,
 )
-from deepfake.evaluation.material import Material, Scored
+from deepfake.evaluation.material import Embedded, Material, Scored
 from deepfake.metrics import FIGURES, compute_auc
 from deepfake.records import Aggregation
 
@@ -52,8 +52,9 @@ def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -
         *(name, f"data/{name}", Path(), "test", tuple(faces), tuple(sources), "m" * 64, "d" * 64),
         remarks=("a remark",) if name == "two" else (),
     )
-    embeddings = np.zeros((len(faces), 2), dtype=np.float32)
-    return Scored(material, embeddings, np.array(scores), tuple(tracks), answers)
+    sharpness = np.arange(1, len(faces) + 1, dtype=np.float32)
+    embedded = Embedded(np.zeros((len(faces), 2), dtype=np.float32), sharpness)
+    return Scored(material, embedded, np.array(scores), tuple(tracks), answers)
 
 
 ONE = make_set(

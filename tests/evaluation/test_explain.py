@@ -207,7 +207,7 @@ def test_a_clip_is_explained_frame_by_frame(
         assert len(peak.neighbours) == 3
         values = [near.similarity for near in peak.neighbours]
         assert values == sorted(values, reverse=True)
-    assert len(list(tmp_path.glob("*.npy"))) == 1
+    assert len(list(tmp_path.glob("*.npz"))) == 1
     # What was kept is used again, and is what evaluate keeps.
     monkeypatch.setattr(material, "embed_crops", lambda *_, **__: pytest.fail("embedded again"))
     again = explain_made(made, files.clip, train_crops=made.crops, kept=tmp_path, n_neighbours=3)

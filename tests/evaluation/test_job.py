@@ -15,6 +15,7 @@ from deepfake.evaluation import material
 from deepfake.evaluation.job import run_evaluation
 from deepfake.learning.checkpoint import load_checkpoint, read_info, to_safetensors
 from deepfake.media.tables import read_csv
+from deepfake.records import CropSpec
 from tests.evaluation.conftest import Made
 from tests.fakes import portrait
 
@@ -133,6 +134,35 @@ def test_calibrate_and_info(made: Made, tmp_path: Path, capsys: pytest.CaptureFi
     assert load_checkpoint(output).threshold == 0.5
     with pytest.raises(SystemExit):
         cli.main(["calibrate", *options, "--prevalence", "0.1", "--false-alarm-rate", "0.1"])
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate", "fit-head"])
+def test_faces_of_media_are_searched_for_where_it_says(
+    command: str,
+    made: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    devices = []
+
+    def cut(data: str, crops: Path, spec: CropSpec, **options: Any) -> NoReturn:
+        devices.append(options["detect_device"])
+        raise UsageError("seen")
+
+    monkeypatch.setattr(material, "crop_media", cut)
+    options = [command, *words(made, "--data", tmp_path)]
+    options += [] if command == "evaluate" else ["--output", str(tmp_path / "new.ckpt")]
+    assert cli.main(options) == 2
+    monkeypatch.setattr(material, "check_detect_device", lambda name: None)
+    assert cli.main([*options, "--detect-device", "cuda:1"]) == 2
+    assert devices == ["cpu", "cuda:1"]
+    monkeypatch.undo()
+    capsys.readouterr()
+    # A crop folder needs no search, but a wrong word is told all the same.
+    options[options.index(str(tmp_path))] = str(made.crops)
+    assert cli.main([*options, "--detect-device", "gpu"]) == 2
+    assert "detect device 'gpu'; expected cpu, cuda or cuda:N" in capsys.readouterr().err
 
 
 def test_fit_head(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,26 +10,30 @@ from typing import Any, NoReturn
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from deepfake.dataset.manifest import read_manifest, read_sources
 from deepfake.dataset.splits import split_by_group
 from deepfake.errors import UsageError
 from deepfake.evaluation import material
 from deepfake.evaluation.material import (
+    Embedded,
     embed_crops,
     embed_once,
     hash_network,
+    measure_sharpness,
     open_crops,
     read_material,
     score_material,
 )
+from deepfake.faces.extraction import decode_crop
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.records import Aggregation, Sampling
 from tests.evaluation.conftest import Made
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.fakes import portrait
-from tests.made_crops import write_crop_folder
+from tests.made_crops import draw_crop, write_crop_folder
 
 
 def test_media_scores_as_a_prediction_does(made: Made, tmp_path: Path) -> None:
@@ -159,8 +164,8 @@ def test_embeddings_are_computed_once(
 ) -> None:
     data = read_material(made.crops, made.checkpoint)
     first = embed_once(data, made.checkpoint, tmp_path / "kept", device="cpu")
-    assert np.array_equal(first, embed_once(data, made.checkpoint, None, device="cpu"))
-    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, atol=1e-5)
+    assert same(first, embed_once(data, made.checkpoint, None, device="cpu"))
+    np.testing.assert_allclose(np.linalg.norm(first.vectors, axis=1), 1, atol=1e-5)
     (file,) = (tmp_path / "kept").iterdir()
 
     real = embed_crops
@@ -169,17 +174,47 @@ def test_embeddings_are_computed_once(
         raise AssertionError("a second pass of the network")
 
     monkeypatch.setattr(material, "embed_crops", refuse)
-    assert np.array_equal(embed_once(data, made.checkpoint, tmp_path / "kept"), first)
+    assert same(embed_once(data, made.checkpoint, tmp_path / "kept"), first)
     monkeypatch.setattr(material, "embed_crops", real)
-    for damage, message in ((b"no array", "is damaged"), (None, "holds other rows")):
-        if damage is None:
-            np.save(file, first[:3])
-        else:
-            file.write_bytes(damage)
+    whole = file.read_bytes()
+    short = io.BytesIO()
+    np.savez(short, vectors=first.vectors[:3], sharpness=first.sharpness[:3])
+    for damage, message in (
+        (b"no array", "is damaged"),
+        (whole[:-9], "is damaged"),
+        (short.getvalue(), "holds other rows"),
+    ):
+        file.write_bytes(damage)
+        caplog.clear()
         again = embed_once(data, made.checkpoint, tmp_path / "kept", device="cpu")
-        assert np.array_equal(again, first)
+        assert same(again, first)
         assert message in caplog.text
-        assert np.array_equal(np.load(file, allow_pickle=False), first)
+        assert file.read_bytes() == whole
+
+
+def same(one: Embedded, other: Embedded) -> bool:
+    return np.array_equal(one.vectors, other.vectors) and np.array_equal(
+        one.sharpness, other.sharpness
+    )
+
+
+def test_sharpness_is_the_variance_of_opencvs_laplacian(made: Made) -> None:
+    data = read_material(made.crops, made.checkpoint)
+    found = embed_crops(made.crops, data.faces, made.checkpoint, device="cpu").sharpness
+    for row, value in zip(data.faces, found, strict=True):
+        crop = decode_crop((made.crops / row.crop).read_bytes()).astype(np.float64)
+        laplacian = cv2.Laplacian(crop @ [0.299, 0.587, 0.114], cv2.CV_64F)[1:-1, 1:-1]
+        assert value == pytest.approx(laplacian.var(), rel=1e-4)
+
+
+def test_blur_is_less_sharp_and_a_plain_picture_not_at_all() -> None:
+    crop = draw_crop(np.random.default_rng(0), 64, fake=False)
+    blurred = [crop, *(cv2.GaussianBlur(crop, (0, 0), sigma) for sigma in (1, 2, 4))]
+    plain = np.full_like(crop, 77)
+    images = torch.from_numpy(np.stack([*blurred, plain])).permute(0, 3, 1, 2)
+    found = measure_sharpness(images)
+    assert found.diff().max() < 0
+    assert found[-1] == pytest.approx(0, abs=1e-6)
 
 
 def test_network_hash_is_of_the_network_alone(made: Made) -> None:

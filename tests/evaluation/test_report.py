@@ -16,16 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepfake.evaluation import report
+from deepfake.evaluation import evaluation_charts, report
+from deepfake.evaluation import prediction_page as prediction_room
 from deepfake.evaluation.evaluate import Evaluation, evaluate
 from deepfake.evaluation.job import describe_origin
 from deepfake.evaluation.material import embed_crops, read_material, score_material
-from deepfake.evaluation.report import (
-    digest_scores,
-    format_prediction_report,
-    format_report,
-    make_thumbnail,
-)
+from deepfake.evaluation.page import make_thumbnail
+from deepfake.evaluation.prediction_page import digest_scores, format_prediction_report
+from deepfake.evaluation.report import format_report
 from deepfake.faces.extraction import encode_crop
 from deepfake.records import Aggregation, FaceScore, MediaScore, Status
 from tests.evaluation.conftest import HOSTILE, Made
@@ -147,7 +145,8 @@ def test_the_page_adds_up_and_holds_every_part(page: str, evaluation: Evaluation
     for part in ("In short", "What went in", "Figures", "Worst mistakes", "What this is, and"):
         assert f"<h2>{part}" in text
     charts = ("Scores", "ROC", "Precision and recall", "Calibration", "Score against face size")
-    for title in (*charts, "Map of embeddings", "Confusion at the threshold"):
+    traits = ("Errors by face size", "Score against sharpness", "Errors by sharpness")
+    for title in (*charts, *traits, "Map of embeddings", "Confusion at the threshold"):
         assert f"<h3>{title}</h3>" in text
     auc = evaluation.levels["file"].overall.figures["auc"]
     assert f"<b>{auc.value:.3f}</b>" in text
@@ -195,7 +194,7 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
     only = replace(
         scored,
         material=material,
-        embeddings=scored.embeddings[fakes],
+        embedded=scored.embedded.where(np.isin(np.arange(len(scored.p_fake)), fakes)),
         p_fake=scored.p_fake[fakes],
         tracks=tuple(scored.tracks[n] for n in fakes),
     )
@@ -204,6 +203,7 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
     )
     assert "n/a" in text
     assert "one class only: 0 real and 10 fake rows" in text
+    assert text.count("<td>n/a<small>no rows</small></td>") == 2  # of reals, by size, sharpness
     assert "No picture: the crop is gone" in text
     assert "first: LEAK: &lt;b&gt;" in text
     perfect = format_report(
@@ -215,7 +215,7 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
 def test_large_clouds_are_drawn_in_part(
     evaluation: Evaluation, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "_POINTS", 10)
+    monkeypatch.setattr(evaluation_charts, "_POINTS", 10)
     text = format_report(evaluation, describe_origin(made.checkpoint, ""))
     assert text.count("10 of 44 faces are drawn.") >= 2
 
@@ -235,9 +235,9 @@ def test_prediction_page_shows_the_most_suspicious_first(prediction_page: str) -
 
 
 def test_long_predictions_are_cut_and_say_so(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "FILES", 1)
-    monkeypatch.setattr(report, "_OTHERS", 1)
-    monkeypatch.setattr(report, "_UNANSWERED", 1)
+    monkeypatch.setattr(prediction_room, "FILES", 1)
+    monkeypatch.setattr(prediction_room, "_OTHERS", 1)
+    monkeypatch.setattr(prediction_room, "_UNANSWERED", 1)
     scores, pictures = make_answers()
     origin = describe_origin(made.checkpoint, "")
     digest = digest_scores([*scores, scores[1]])
@@ -305,6 +305,9 @@ def test_a_browser_shows_the_pages_without_overflow_or_request(
     page: str, prediction_page: str, tmp_path: Path
 ) -> None:
     pages = [(text, width) for text in (page, prediction_page) for width in _WIDTHS]
+    # On paper, where nobody scrolls: A4 less two margins of a centimetre.
+    printed = [text.replace("@media print", "@media all") for text in (page, prediction_page)]
+    pages += [(text, 718) for text in printed]
     # What the probe must be able to see: a page that is too wide and asks for something.
     bad = '<main><p style="width:500px">x</p><img src="http://127.0.0.1:9/a.png" alt="a"></main>'
     *seen, control = probe(tmp_path, [*pages, (bad, 390)])

@@ -22,9 +22,10 @@ CROP = draw_crop(np.random.default_rng(0), 96, fake=True)
 GRADED = [name for name in CORRUPTIONS if name != "flip"]
 
 
-def damage(crop: NDArray[np.uint8], name: str, strength: int, seed: int = 3) -> float:
-    difference = corrupt(crop, name, strength, seed).astype(float) - crop
-    return float(np.abs(difference).mean())
+def measure_psnr(crop: NDArray[np.uint8], name: str, strength: int, seed: int) -> float:
+    """Peak signal-to-noise ratio in dB; infinite if nothing has changed."""
+    squares = (corrupt(crop, name, strength, seed).astype(float) - crop) ** 2
+    return float(10 * np.log10(255**2 / squares.mean())) if squares.any() else np.inf
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -49,9 +50,10 @@ def test_damage_grows_with_strength(name: str, seed: int) -> None:
     soft = corrupt(draw_crop(rng, 128, fake=False), "blur", 5)
     soft[40:90, 30:98] //= 2
     assert len(CORRUPTIONS[name].values) == 5
-    levels = [damage(soft, name, strength, seed) for strength in range(6)]
-    assert levels[0] == 0
-    assert np.all(np.diff(levels) > 0), levels
+    levels = [measure_psnr(soft, name, strength, seed) for strength in range(6)]
+    assert levels[0] == np.inf
+    assert levels[1] > 25, "the weakest is hardly seen"
+    assert np.all(np.diff(levels[1:]) < 0), levels
 
 
 def test_a_mirror_image_has_one_strength() -> None:
@@ -102,7 +104,7 @@ def test_evaluate_follows_damage(
     page = (output / "report.html").read_text()
     assert "<h2>Robustness</h2>" in page
     assert page.count("Robustness: noise") == 1
-    assert len(list((output / "embeddings").glob("*-noise-*.npy"))) == 5
+    assert len(list((output / "embeddings").glob("*-noise-*.npz"))) == 5
 
     # What was kept is used again; without an output nothing is kept and the figures are the same.
     def fail(*_: object, **__: object) -> None:
