@@ -8,7 +8,7 @@ gradient has). Both losses see the same batches, embedded once, dropout and augm
 Beside it stands how far the classes are apart, ``|mean(fake) - mean(real)|^2`` of unit embeddings,
 less the same of shuffled labels.
 
-    python benchmarks/gradient_noise.py --data CROPS --pretrained WEIGHTS [--checkpoint RUN/model.ckpt]
+    python benchmarks/gradient_noise.py --data CROPS --pretrained WEIGHTS [--checkpoint M.ckpt]
 """
 
 from __future__ import annotations
