@@ -2,8 +2,9 @@
 
 A rung is an overlay in ``configs/ablations`` over ``configs/dacon.yaml``; ``--base`` lies between
 the two and says what all rungs share on this machine (backbone, size, length). Each run is a
-``train.py`` of its own. Killed at any time, the same command goes on; finished runs are kept. The
-table has AUC, accuracy at the threshold chosen on validation, and equal error rate on the test
+``train.py`` of its own. A rung that differs from the entry's finished run in its head alone takes that
+run's network and fits the head, as a training that was stopped after its last epoch would. Killed
+at any time, the same command goes on; finished runs are kept. The table has AUC, accuracy at the threshold chosen on validation, and equal error rate on the test
 split, means over the seeds, with 95 % intervals from drawing whole groups with replacement.
 
     python benchmarks/ladder.py --data CROPS --base configs/cpu.yaml --output ladder/
@@ -38,6 +39,7 @@ from deepfake.training import read_data_module
 REPO = Path(__file__).resolve().parents[1]
 DACON = REPO / "configs" / "dacon.yaml"
 ABLATIONS = REPO / "configs" / "ablations"
+FINISHED = "06-head-l2"
 FIGURES = ("AUC", "accuracy", "EER")
 MIN_GROUPS = 5
 
@@ -54,7 +56,7 @@ ENTRY = {
 } | dict.fromkeys(
     (
         *("10-frozen-backbone", "11-pattern", "13-b5-380", "14-b5-456"),
-        *("15-margin-0.2", "16-margin-0.5", "17-margin-1.5"),
+        *("15-margin-0.2", "16-margin-0.5", "17-margin-1.5", "18-lightgbm"),
     ),
     "no gain",
 )
@@ -106,7 +108,8 @@ def main() -> int:
         if rung in results:
             table = [describe(name, scored, options.rounds) for name, scored in results.items()]
             write_atomic(options.output / "ladder.csv", as_csv(table))
-            write_atomic(options.output / "ladder.md", as_markdown(table))
+            refitted = [name for name in results if differs_in_head_alone(options.base, name)]
+            write_atomic(options.output / "ladder.md", as_markdown(table, refitted))
     if results:
         print((options.output / "ladder.md").read_text(encoding="utf-8"))
     return 1 if n_failed or not results else 0
@@ -157,8 +160,32 @@ def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:
             settings[key] = value
 
 
+def differs_in_head_alone(base: Path | None, rung: str) -> bool:
+    """Whether a rung's network is that of the entry's finished run."""
+    settings, finished = merged(base, rung), merged(base, FINISHED)
+    heads = [part["model"].pop("head", None) for part in (settings, finished)]
+    return heads[0] != heads[1] and settings == finished
+
+
+def take_network(options: argparse.Namespace, seed: int, run: Path) -> bool:
+    """Make a run that has trained the finished run's network, but has no head; whether it could.
+
+    Not ``deepfake fit-head``: that one chooses its threshold on files, a training on crops.
+    """
+    finished = options.output / FINISHED / f"seed-{seed}"
+    if not (finished / "model.ckpt").exists() and not train(options, FINISHED, seed, finished):
+        return False
+    last = Path("checkpoints", "last.ckpt")
+    (run / last).parent.mkdir(parents=True, exist_ok=True)
+    for name in (last, Path("config.yaml")):
+        write_atomic(run / name, (finished / name).read_bytes())
+    return True
+
+
 def train(options: argparse.Namespace, rung: str, seed: int, run: Path) -> bool:
     """Train one rung with one seed, or go on with it; whether it came to its end."""
+    if differs_in_head_alone(options.base, rung) and not take_network(options, seed, run):
+        return False
     words = [word for path in configs_of(options.base, rung) for word in ("--config", str(path))]
     words += ["--data.root", str(options.data), "--seed_everything", str(seed)]
     words += ["--run", str(run), "--resume", "auto"]
@@ -257,8 +284,8 @@ def as_csv(table: Sequence[dict[str, str]]) -> str:
     return text.getvalue()
 
 
-def as_markdown(table: Sequence[dict[str, str]]) -> str:
-    """For people: a figure and its interval in one cell."""
+def as_markdown(table: Sequence[dict[str, str]], refitted: Sequence[str] = ()) -> str:
+    """For people: a figure and its interval in one cell, and whose network is not their own."""
     head = ["rung", "the entry reports", *FIGURES, "seeds", "test crops"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in table:
@@ -267,6 +294,8 @@ def as_markdown(table: Sequence[dict[str, str]]) -> str:
             if row[f"{name} from"]:
                 cells[place] += f" [{row[f'{name} from']}, {row[f'{name} to']}]"
         lines.append(f"| {' | '.join(cells)} |")
+    if refitted:
+        lines += ["", f"Of the network of {FINISHED}, with another head: {', '.join(refitted)}."]
     return "\n".join(lines) + "\n"
 
 
