@@ -2,10 +2,11 @@
 
 A rung is an overlay in ``configs/ablations`` over ``configs/dacon.yaml``; ``--base`` lies between
 the two and says what all rungs share on this machine (backbone, size, length). Each run is a
-``train.py`` of its own. A rung that differs from the entry's finished run in its head alone takes that
-run's network and fits the head, as a training that was stopped after its last epoch would. Killed
-at any time, the same command goes on; finished runs are kept. The table has AUC, accuracy at the threshold chosen on validation, and equal error rate on the test
-split, means over the seeds, with 95 % intervals from drawing whole groups with replacement.
+``train.py`` of its own; a rung that differs from the entry's finished run in its head alone goes on
+from the end of that run's training. Killed at any time, the same command goes on; finished runs
+are kept. The table has AUC, accuracy at the threshold chosen on validation, and equal error rate on
+the test split, means over the seeds, with 95 % intervals from drawing whole groups with
+replacement.
 
     python benchmarks/ladder.py --data CROPS --base configs/cpu.yaml --output ladder/
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tracemalloc
 from collections import Counter
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -22,28 +20,7 @@ from deepfake.learning import calibration as calibration_module
 from deepfake.learning import classifier as classifier_module
 from deepfake.learning.calibration import deal_folds
 from deepfake.learning.classifier import LogisticClassifier, SVMClassifier
-
-Rows = NDArray[np.float64]
-Truth = NDArray[np.int64]
-
-
-def draw(n_real: int, n_fake: int, dim: int = 8, shift: float = 0.4) -> tuple[Rows, Truth]:
-    """Two clouds that overlap, shuffled."""
-    rng = np.random.default_rng((n_real, n_fake, dim))
-    truth = rng.permutation(np.repeat([0, 1], [n_real, n_fake]))
-    rows = rng.normal(size=(len(truth), dim))
-    rows[:, 0] += shift * (2 * truth - 1)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True), truth
-
-
-def reload(classifier: SVMClassifier) -> SVMClassifier:
-    """What a checkpoint does: save the state, read it without trusting it."""
-    file = io.BytesIO()
-    torch.save(classifier.state_dict(), file)
-    file.seek(0)
-    fresh = SVMClassifier(len(classifier.weight_), C=123.0)
-    fresh.load_state_dict(torch.load(file, weights_only=True))
-    return fresh
+from tests.made_embeddings import draw, reload
 
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["by-row", "by-group"])
