@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from deepfake.dataset.manifest import CropRow, read_manifest
-from deepfake.errors import JobError
+from deepfake.errors import JobError, UsageError
 from deepfake.learning import callbacks as callbacks_module
+from deepfake.learning import kernel
 from deepfake.learning.callbacks import CollapseGuard, EpochLog, FitClassifier, RunRecord, embed
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.classifier import SVMClassifier
@@ -93,6 +95,20 @@ def test_metrics_are_those_of_the_model_that_was_written(crops: Path, tmp_path: 
         assert eer == pytest.approx(oracles.equal_error_rate(labels, scores), abs=1e-6)
         right = [(s >= model.threshold) == (y == 1) for y, s in zip(labels, scores, strict=True)]
         assert figures["accuracy"] == pytest.approx(sum(right) / len(right))
+
+
+def test_a_head_that_cannot_be_fitted_is_refused_before_the_training(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = CropDataModule(str(crops))
+    data.setup()
+    task = TripletTask("test_efficientnet", 32, 16, dropout=0.0, head="rbf")
+    trainer = SimpleNamespace(datamodule=data)
+    refuse = FitClassifier(str(tmp_path)).on_fit_start
+    refuse(trainer, task)  # type: ignore[arg-type]
+    monkeypatch.setattr(kernel, "MAX_ROWS", 3)
+    with pytest.raises(UsageError, match="would take hours"):
+        refuse(trainer, task)  # type: ignore[arg-type]
 
 
 def flipped(root: Path, split: str) -> Path:
