@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -111,7 +111,7 @@ class TreesClassifier(Classifier):
     def decide(self, embeddings: Tensor) -> Tensor:
         """Decision values: the sum of the leaves that a row falls into."""
         rows = embeddings.double()
-        node = self._roots.expand(len(rows), -1)
+        node = self._roots.expand(rows.shape[0], -1)  # a traced graph has no len
         for _ in range(self._depth):
             number = rows.gather(1, self._feature[node])
             goes_left = number <= self._threshold[node]
@@ -217,11 +217,8 @@ def read_forest(text: str | bytes, n_features: int) -> Forest:
 
 def _fields(part: str) -> dict[str, str]:
     """The lines ``name=value`` of a part of the text."""
-    return {name: value for name, _, value in _split(part)}
-
-
-def _split(part: str) -> Iterator[tuple[str, str, str]]:
-    return (line.partition("=") for line in part.splitlines())
+    lines = (line.partition("=") for line in part.splitlines())
+    return {name: value for name, _, value in lines}
 
 
 def _check_head(head: dict[str, str], n_features: int) -> None:
