@@ -119,7 +119,7 @@ def test_calibrate_refuses(made: Made, tmp_path: Path) -> None:
     own = load_checkpoint(write_checkpoint(tmp_path / "own.ckpt", made.crops))
     with pytest.raises(UsageError, match="the checkpoint learnt from split 'train'"):
         calibrate(own, made.crops, output, split="train", device="cpu")
-    own.classifier.weight_.mul_(-1)
+    own.classifier.state_dict()["weight_"].mul_(-1)
     with pytest.raises(JobError, match="do not rise with fake; a calibration would turn"):
         calibrate(own, made.crops, output, device="cpu")
     assert not output.exists()
