@@ -2,12 +2,15 @@ r"""The entry's ladder of experiments: every rung trained with the same seeds an
 
 A rung is an overlay in ``configs/ablations`` (or ``--overlays``) over ``configs/dacon.yaml``;
 ``--base`` lies between the two and says what all rungs share on this machine (backbone, size,
-length); words that are not listed here go to every ``train.py``. Killed at any time, the same
-command goes on; finished runs are kept, so that several calls with different ``--seeds`` may share
-an ``--output``. The table has AUC, accuracy at the threshold chosen on validation, and equal error
-rate on the test split, means over the seeds, with 95 % intervals from drawing whole groups with
-replacement; the lowest and the highest AUC of the seeds; and with ``--against`` the difference in
-AUC to another rung, from the same draws.
+length); words that are not listed here go to every ``train.py``. A rung that differs from the
+entry's finished run in its head alone goes on from the end of that run's training. Killed at any
+time, the same command goes on; finished runs are kept, so that several calls with different
+``--seeds`` may share an ``--output``.
+
+The table has AUC, accuracy at the threshold chosen on validation, and equal error rate on the test
+split, means over the seeds, with 95 % intervals from drawing whole groups with replacement; the
+lowest and the highest AUC of the seeds; and with ``--against`` the difference in AUC to another
+rung, from the same draws.
 
     python benchmarks/ladder.py --data CROPS --base configs/small.yaml --output ladder/ \
         --model.pretrained WEIGHTS
@@ -42,6 +45,7 @@ from deepfake.training import read_data_module
 REPO = Path(__file__).resolve().parents[1]
 DACON = REPO / "configs" / "dacon.yaml"
 ABLATIONS = REPO / "configs" / "ablations"
+FINISHED = "06-head-l2"
 FIGURES = ("AUC", "accuracy", "EER")
 MIN_GROUPS = 5
 
@@ -58,7 +62,7 @@ ENTRY = {
 } | dict.fromkeys(
     (
         *("10-frozen-backbone", "11-pattern", "13-b5-380", "14-b5-456"),
-        *("15-margin-0.2", "16-margin-0.5", "17-margin-1.5"),
+        *("15-margin-0.2", "16-margin-0.5", "17-margin-1.5", "18-lightgbm"),
     ),
     "no gain",
 )
@@ -92,7 +96,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of runs and table")
     parser.add_argument("--against", metavar="NAME", help="rung that the others are compared with")
     parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
-    options, options.more = parser.parse_known_args()
+    options, more = parser.parse_known_args()
+    options.more = more
     rungs = choose_rungs(options.rungs, options.overlays)
     if options.against is not None:
         (options.against,) = choose_rungs([options.against], options.overlays)
@@ -114,7 +119,12 @@ def main() -> int:
         if rung in results:
             table = describe_all(results, options.against, options.rounds)
             write_atomic(options.output / "ladder.csv", as_csv(table))
-            write_atomic(options.output / "ladder.md", as_markdown(table))
+            refitted = [
+                name
+                for name in results
+                if differs_in_head_alone(options.base, options.overlays / f"{name}.yaml")
+            ]
+            write_atomic(options.output / "ladder.md", as_markdown(table, refitted))
     if results:
         print((options.output / "ladder.md").read_text(encoding="utf-8"))
     return 1 if n_failed or not results else 0
@@ -171,9 +181,36 @@ def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:
             settings[key] = value
 
 
+def differs_in_head_alone(base: Path | None, overlay: Path) -> bool:
+    """Whether a rung's network is that of the entry's finished run."""
+    if overlay.parent != ABLATIONS:
+        return False  # whose runs have no such name
+    settings, finished = merged(base, overlay), merged(base, ABLATIONS / f"{FINISHED}.yaml")
+    heads = [part["model"].pop("head", None) for part in (settings, finished)]
+    return heads[0] != heads[1] and settings == finished
+
+
+def take_network(options: argparse.Namespace, seed: int, run: Path) -> bool:
+    """Make a run that has trained the finished run's network, but has no head; whether it could.
+
+    Not ``deepfake fit-head``: that one chooses its threshold on files, a training on crops.
+    """
+    finished = options.output / FINISHED / f"seed-{seed}"
+    if not (finished / "model.ckpt").exists() and not train(options, FINISHED, seed, finished):
+        return False
+    last = Path("checkpoints", "last.ckpt")
+    (run / last).parent.mkdir(parents=True, exist_ok=True)
+    for name in (last, Path("config.yaml")):
+        write_atomic(run / name, (finished / name).read_bytes())
+    return True
+
+
 def train(options: argparse.Namespace, rung: str, seed: int, run: Path) -> bool:
     """Train one rung with one seed, or go on with it; whether it came to its end."""
-    configs = configs_of(options.base, options.overlays / f"{rung}.yaml")
+    overlay = options.overlays / f"{rung}.yaml"
+    if differs_in_head_alone(options.base, overlay) and not take_network(options, seed, run):
+        return False
+    configs = configs_of(options.base, overlay)
     words = [word for path in configs for word in ("--config", str(path))] + options.more
     words += ["--data.root", str(options.data), "--seed_everything", str(seed)]
     words += ["--run", str(run), "--resume", "auto"]
@@ -267,7 +304,7 @@ def describe_all(
             spread = None if rounds_of is None else rounds_of[:, place]
             line |= with_interval(name, figures[place], spread, "")
         line["AUC of the seeds"] = f"{each[:, 0].min():.4f} to {each[:, 0].max():.4f}"
-        if against in results:
+        if against is not None and against in results:
             other = drawn[against]
             difference = figures[0] - np.mean([measure(run)[0] for run in results[against]])
             apart = None if rounds_of is None or other is None else rounds_of[:, 0] - other[:, 0]
@@ -295,8 +332,8 @@ def as_csv(table: Sequence[dict[str, str]]) -> str:
     return text.getvalue()
 
 
-def as_markdown(table: Sequence[dict[str, str]]) -> str:
-    """For people: a figure and its interval in one cell."""
+def as_markdown(table: Sequence[dict[str, str]], refitted: Sequence[str] = ()) -> str:
+    """For people: a figure and its interval in one cell, and whose network is not their own."""
     bounds = [f"{name} {end}" for name in table[0] for end in ("from", "to")]
     head = [name for name in table[0] if name not in bounds]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -308,6 +345,8 @@ def as_markdown(table: Sequence[dict[str, str]]) -> str:
             for name in head
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if refitted:
+        lines += ["", f"Of the network of {FINISHED}, with another head: {', '.join(refitted)}."]
     return "\n".join(lines) + "\n"
 
 

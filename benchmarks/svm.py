@@ -28,7 +28,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC, LinearSVC
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from deepfake.learning.classifier import SVMClassifier, _folds
+from deepfake.learning.calibration import deal_folds
+from deepfake.learning.classifier import SVMClassifier
 
 EMBEDDING_DIM = 512
 C = 2.0
@@ -79,7 +80,7 @@ def fit_linear(
 ) -> Callable[[Rows], NDArray[np.float64]]:
     """scikit-learn's linear machine on the same folds as ours."""
     # Our folds: their cost is counted on both sides, their choice would show in the figures.
-    folds = _folds(truth, name_groups(len(rows)))
+    folds = deal_folds(truth, name_groups(len(rows)))
     machine = CalibratedClassifierCV(
         LinearSVC(C=C, dual=False, tol=tol, max_iter=10_000), ensemble=False, cv=list(folds)
     ).fit(rows.astype(np.float64), truth)

@@ -860,16 +860,17 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
     _add_derivation(parser)
     parser.add_argument(
         "--head",
-        choices=["svm", "logistic"],
+        choices=["svm", "logistic", "rbf", "gbm"],
         default="svm",
-        help="support vector machine or logistic regression (default %(default)s)",
+        help="linear SVM, logistic regression, SVM with a Gaussian kernel, or LightGBM "
+        "(default %(default)s)",
     )
     parser.add_argument(
         "--inverse-regularisation",
         type=float,
         default=2.0,
         metavar="C",
-        help="of the head (default %(default)s)",
+        help="of the head; of gbm, lambda_l2 = 1 / C (default %(default)s)",
     )
     _add_scoring_options(parser)
     options = parser.parse_args(argv)
@@ -951,6 +952,7 @@ def info(argv: Sequence[str] | None = None) -> int:
             order = (
                 "threshold",
                 "threshold_origin",
+                "head",
                 "aggregation",
                 "backbone",
                 "n_parameters",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+import torch
 
 from benchmarks import ladder
 from deepfake.learning.data import CropDataModule
@@ -47,11 +48,17 @@ def test_every_rung_is_a_valid_configuration_and_changes_something(rung: str) ->
 
 
 @pytest.mark.parametrize(
-    "rung", ["10-frozen-backbone", "12-blind-face", "20-self-blend", "22-logistic"]
+    "rung",
+    [
+        *("10-frozen-backbone", "12-blind-face", "18-lightgbm", "20-self-blend", "21-rbf-svm"),
+        "22-logistic",
+    ],
 )
 def test_a_rung_takes_a_step(
     crops: Path, tmp_path: Path, rung: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if rung == "18-lightgbm":
+        pytest.importorskip("lightgbm", reason="head gbm is fitted by LightGBM")
     monkeypatch.delenv("DEEPFAKE_RUN_FOLDER", raising=False)
     overlay = ladder.ABLATIONS / f"{rung}.yaml"
     words = [w for path in ladder.configs_of(SMOKE, overlay) for w in ("--config", str(path))]
@@ -134,6 +141,41 @@ def test_every_arm_of_the_gap_has_the_same_budget(arm: str) -> None:
     }
     assert settings["trainer"] == shared["trainer"]
     assert settings["data"]["augmentation"] == "light"
+
+
+def test_rungs_that_differ_from_the_entry_in_their_head_alone(tmp_path: Path) -> None:
+    overlays = {rung: ladder.ABLATIONS / f"{rung}.yaml" for rung in RUNGS}
+    found = [rung for rung in RUNGS if ladder.differs_in_head_alone(SMOKE, overlays[rung])]
+    assert found == ["18-lightgbm", "21-rbf-svm", "22-logistic"]
+    base = tmp_path / "base.yaml"
+    base.write_text("model:\n  head: rbf\n")  # so that 06 and 21 are the same
+    assert not ladder.differs_in_head_alone(base, overlays["21-rbf-svm"])
+    assert not ladder.differs_in_head_alone(SMOKE, GAP / "02-triplet.yaml")
+    table = ladder.describe_all({"21-rbf-svm": [scored(1)]}, None, 20)
+    text = ladder.as_markdown(table, ["21-rbf-svm"])
+    assert text.endswith("\n\nOf the network of 06-head-l2, with another head: 21-rbf-svm.\n")
+
+
+@pytest.mark.slow
+def test_a_head_on_the_entrys_network_is_what_training_with_it_gives(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = argparse.Namespace(
+        base=SMOKE, data=crops, output=tmp_path / "shared", overlays=ladder.ABLATIONS, more=[]
+    )
+    run = options.output / "21-rbf-svm" / "seed-0"
+    assert ladder.train(options, "21-rbf-svm", 0, run)  # trains 06 first
+    assert (options.output / "06-head-l2" / "seed-0" / "model.ckpt").exists()
+    assert not (run / "metrics.csv").exists() or "loss" not in (run / "metrics.csv").read_text()
+    monkeypatch.setattr(ladder, "differs_in_head_alone", lambda base, rung: False)
+    own = tmp_path / "own" / "seed-0"
+    assert ladder.train(options, "21-rbf-svm", 0, own)
+    contents = [torch.load(folder / "model.ckpt", weights_only=True) for folder in (run, own)]
+    for name, value in contents[0]["state_dict"].items():
+        torch.testing.assert_close(value, contents[1]["state_dict"][name], rtol=0, atol=1e-6)
+    for name in ("threshold", "threshold_origin", "head", "weights", "counts"):
+        assert contents[0]["deepfake"][name] == contents[1]["deepfake"][name], name
+    assert contents[0]["deepfake"]["head"] == "rbf"
 
 
 def test_a_folder_is_for_one_base_and_one_set_of_crops(crops: Path, tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ from deepfake.evaluation.material import (
     score_material,
     was_trained_on,
 )
+from deepfake.learning.calibration import Classifier
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
-from deepfake.learning.classifier import Head, SVMClassifier
+from deepfake.learning.classifier import Head, make_classifier
 from deepfake.metrics import (
     Summary,
     choose_threshold,
@@ -174,13 +175,14 @@ def fit_head(
         root: Crop folder.
         output: The new one.
         origin: What the user named as data.
-        head: ``svm`` or ``logistic``.
+        head: ``svm``, ``logistic``, ``rbf`` or ``gbm``.
         C: Inverse strength of regularisation.
         **options: Of ``embed_crops``.
 
     Raises:
-        UsageError: If the crops were cut by another recipe or cannot be divided.
-        JobError: If a class has too few crops.
+        UsageError: If the crops were cut by another recipe or cannot be divided, or the head
+            cannot be fitted here or not on so many.
+        JobError: If a class has too few crops, or the head cannot be fitted on them.
     """
     if not C > 0:
         raise UsageError(f"inverse regularisation {C:g}; expected a number above 0")
@@ -188,6 +190,8 @@ def fit_head(
     require_same_recipe(manifest, checkpoint)
     split_of_crop = divide(manifest, checkpoint)
     whole = read_material(root, checkpoint, "", origin, ALL)
+    classifier = make_classifier(head, checkpoint.embedder.head.out_features, C)
+    classifier.check_fit(sum(split_of_crop[row.crop] == "train" for row in whole.faces))
     embedded = embed_crops(root, whole.faces, checkpoint, **options)
     places = {
         split: np.array([split_of_crop[row.crop] == split for row in whole.faces])
@@ -196,9 +200,7 @@ def fit_head(
     train = places["train"]
     labels = np.array([row.label for row in whole.faces])
     groups = [row.group for row, inside in zip(whole.faces, train, strict=True) if inside]
-    classifier = SVMClassifier(embedded.vectors.shape[1], C).fit(
-        embedded.vectors[train], labels[train], groups, head
-    )
+    classifier.fit(embedded.vectors[train], labels[train], groups)
     adjusted = _with_classifier(checkpoint, classifier)
 
     def score(split: str, scorer: Checkpoint) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -232,7 +234,7 @@ def _refuse_training_crops(material: Material, checkpoint: Checkpoint) -> None:
         )
 
 
-def _with_classifier(checkpoint: Checkpoint, classifier: SVMClassifier) -> Checkpoint:
+def _with_classifier(checkpoint: Checkpoint, classifier: Classifier) -> Checkpoint:
     return replace(checkpoint, classifier=classifier.eval())
 
 

@@ -61,6 +61,12 @@ class FitClassifier(Callback):
         self.weights = weights
         self.aggregation = aggregation
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a head that could not be fitted after the training."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(pl_module, TripletTask) and isinstance(data, CropDataModule):
+            pl_module.classifier.check_fit(len(data.datasets["train"]))
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Fit, choose, measure, write."""
         self.finish(trainer, pl_module)
@@ -100,7 +106,7 @@ class FitClassifier(Callback):
             split: np.array([row.label for row in data.datasets[split].rows]) for split in SPLITS
         }
         groups = [row.group for row in data.datasets["train"].rows]
-        task.classifier.fit(embeddings["train"], labels["train"], groups, task.head)
+        task.classifier.fit(embeddings["train"], labels["train"], groups)
         scores = {split: task.classifier(rows).numpy() for split, rows in embeddings.items()}
         threshold = choose_threshold(labels["validation"], scores["validation"])
         metrics = {
@@ -110,6 +116,7 @@ class FitClassifier(Callback):
             "aggregation": self.aggregation.to_dict(),
             "threshold": threshold,
             "threshold_origin": "best balanced accuracy on the validation split",
+            "head": task.head,
             "weights": f"epoch {epoch} ({self.weights})",
             "metrics": metrics,
         }

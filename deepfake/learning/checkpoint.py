@@ -14,6 +14,7 @@ import pickle
 import zipfile
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from torch import Tensor, nn
 
 from deepfake import __version__
 from deepfake.errors import CheckpointError, UsageError
-from deepfake.learning.classifier import SVMClassifier
+from deepfake.learning.calibration import Classifier
+from deepfake.learning.classifier import make_empty_classifier
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import LABEL_NAMES, Aggregation, CropSpec, Sampling
 from deepfake.storage import write_atomic
@@ -36,6 +38,7 @@ SAFETENSORS_SUFFIX = ".safetensors"
 _PARTS = ("embedder", "classifier")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
+_OPTIONAL_PACKAGES = ("lightgbm",)
 _MODEL_KEYS = ("backbone", "image_size", "embedding_dim", "dropout", "drop_path_rate")
 
 
@@ -57,7 +60,7 @@ class Checkpoint:
 
     path: Path
     embedder: EmbeddingModel
-    classifier: SVMClassifier
+    classifier: Classifier
     crop_spec: CropSpec
     sampling: Sampling
     aggregation: Aggregation
@@ -68,8 +71,9 @@ class Checkpoint:
 
 def describe_versions() -> dict[str, str]:
     """Versions of the packages that shape a result."""
+    optional = [name for name in _OPTIONAL_PACKAGES if find_spec(name)]
     return {"deepfake": __version__} | {
-        name: version(name) for name in (*_PACKAGES, *_MORE_PACKAGES)
+        name: version(name) for name in (*_PACKAGES, *_MORE_PACKAGES, *optional)
     }
 
 
@@ -114,7 +118,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         embedder = EmbeddingModel(
             **{key: hyper[key] for key in _MODEL_KEYS}, bn_momentum=None, pretrained=False
         )
-        classifier = SVMClassifier(hyper["embedding_dim"])
+        classifier = make_empty_classifier(
+            _part_of(content["state_dict"], "classifier"), hyper["embedding_dim"]
+        )
         threshold = float(info["threshold"])
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
@@ -136,7 +142,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def derive_checkpoint(
     checkpoint: Checkpoint,
     output: Path,
-    classifier: SVMClassifier,
+    classifier: Classifier,
     changes: dict[str, Any],
     event: dict[str, Any],
 ) -> None:
@@ -163,8 +169,11 @@ def derive_checkpoint(
         "deepfake": __version__,
     }
     content[KEY] = ours | changes | {"history": [*ours.get("history", []), entry]}
+    state = content["state_dict"]
+    for name in _part_of(state, "classifier"):
+        del state[f"classifier.{name}"]
     for name, value in classifier.state_dict().items():
-        content["state_dict"][f"classifier.{name}"] = value.clone()
+        state[f"classifier.{name}"] = value.clone()
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(output, buffer.getvalue())
@@ -279,15 +288,24 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
         "hyper_parameters": content["hyper_parameters"],
         "epoch": content.get("epoch"),
         "global_step": content.get("global_step"),
-        "n_parameters": sum(v.numel() for v in state.values() if isinstance(v, Tensor)),
+        # Bytes are text.
+        "n_parameters": sum(
+            value.numel()
+            for value in state.values()
+            if isinstance(value, Tensor) and value.dtype != torch.uint8
+        ),
     }
 
 
-def _load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -> None:
+def _part_of(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """The tensors of one of our parts, by their names within it."""
     prefix = f"{name}."
-    part = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+
+
+def _load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -> None:
     try:
-        module.load_state_dict(part, strict=True)
+        module.load_state_dict(_part_of(state, name), strict=True)
     except (RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())[:400]
         raise CheckpointError(f"{path}: the {name} does not fit its description: {text}") from error

@@ -1,53 +1,82 @@
-"""A linear SVM with sigmoid calibration that lives in a checkpoint as plain tensors.
+"""The heads by name, and the linear ones: an SVM and a logistic regression.
 
-What is kept is a weight vector, an intercept and the two numbers of the sigmoid, so that scoring
-needs neither scikit-learn nor a pickle. The machine is scikit-learn's ``LinearSVC``; it is solved
-here, because all folds of the calibration can start from one solution, and because liblinear would
-copy a million float32 embeddings to six times their size. Folds by row and the sigmoid are
-scikit-learn's. Knows no image and no network.
+A linear head is a weight vector, an intercept and the two numbers of the sigmoid. The linear SVM
+is scikit-learn's ``LinearSVC``; it is solved here, because all folds of the calibration can start
+from one solution, and because liblinear would copy a million float32 embeddings to six times their
+size. Knows no image and no network.
 
 References:
     Keerthi and DeCoste, "A Modified Finite Newton Method for Fast Solution of Large Scale Linear
     SVMs", JMLR 2005.
-    Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
-    Lin, Lin and Weng, "A Note on Platt's Probabilistic Outputs for Support Vector Machines", 2007.
-    Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
-    Probabilities", 2002.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
-from torch import Tensor, nn
+from torch import Tensor
 
-from deepfake.errors import JobError
+from deepfake.learning.calibration import (
+    Classifier,
+    Rows,
+    Truth,
+    Vector,
+    chunks,
+    fit_sigmoid,
+    hold_out,
+)
+from deepfake.learning.kernel import KernelClassifier
+from deepfake.learning.trees import TreesClassifier
 
-Head = Literal["svm", "logistic"]
+Head = Literal["svm", "logistic", "rbf", "gbm"]
+HEADS: tuple[Head, ...] = get_args(Head)
 logger = logging.getLogger(__name__)
-_FOLDS = 5
-_MIN_PER_CLASS = 2
 _MAX_STEPS = 100
 _DECREMENT = 1e-16  # of Newton's method; decision values of unit rows are then right to 2e-8
 _SMALLEST_STEP = 1e-6
 _RESOLUTION = 1e-15  # of a cost that is summed over many rows
-_CHUNK_ROWS = 1024  # widened to float64, they stay in a core's cache
 
-Rows = NDArray[np.floating[Any]]
-Vector = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-class SVMClassifier(nn.Module):
+def make_classifier(head: Head, embedding_dim: int, C: float) -> Classifier:  # noqa: N803
+    """An unfitted classifier.
+
+    Args:
+        head: ``svm``, ``logistic``, ``rbf`` or ``gbm``.
+        embedding_dim: Width D of the embeddings.
+        C: Inverse strength of regularisation.
+    """
+    kinds: dict[Head, type[Classifier]] = {
+        "svm": SVMClassifier,
+        "logistic": LogisticClassifier,
+        "rbf": KernelClassifier,
+        "gbm": TreesClassifier,
+    }
+    return kinds[head](embedding_dim, C)
+
+
+def make_empty_classifier(names: Collection[str], embedding_dim: int) -> Classifier:
+    """An unfitted classifier that can load a state: what it is, its tensors tell.
+
+    Args:
+        names: Of the tensors.
+        embedding_dim: Width D of the embeddings.
+    """
+    if "support_" in names:
+        return KernelClassifier(embedding_dim)
+    if "model_" in names:
+        return TreesClassifier(embedding_dim)
+    return SVMClassifier(embedding_dim)  # a logistic regression is kept alike
+
+
+class SVMClassifier(Classifier):
     """Linear support vector machine, ``(N, D)`` embeddings to ``(N,)`` probabilities of fake.
 
     ``p_fake = 1 / (1 + exp(A * (x . w + b) + B))``: ``w`` and ``b`` are fitted on all rows, ``A``
@@ -63,163 +92,50 @@ class SVMClassifier(nn.Module):
     Attributes:
         weight_: ``(D,)`` float64.
         intercept_: Scalar.
-        slope_: ``A`` of the sigmoid, scalar; negative.
-        offset_: ``B`` of the sigmoid, scalar.
-        fitted_: Whether ``fit`` was called.
     """
 
     weight_: Tensor
     intercept_: Tensor
-    slope_: Tensor
-    offset_: Tensor
-    fitted_: Tensor
 
     def __init__(self, embedding_dim: int = 512, C: float = 2.0) -> None:  # noqa: N803
-        super().__init__()
-        self.C = C
+        super().__init__(embedding_dim, C)
         self.register_buffer("weight_", torch.zeros(embedding_dim, dtype=torch.float64))
-        for name in ("intercept_", "slope_", "offset_"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
-        self.register_buffer("fitted_", torch.tensor(False))
+        self.register_buffer("intercept_", torch.zeros((), dtype=torch.float64))
 
-    def fit(
-        self,
-        embeddings: Tensor | NDArray[np.floating[Any]],
-        labels: Sequence[int] | Tensor | NDArray[np.integer[Any]],
-        groups: Sequence[str] | None = None,
-        head: Head = "svm",
-    ) -> SVMClassifier:
-        """Fit the machine and its calibration.
+    def decide(self, embeddings: Tensor) -> Tensor:
+        """Decision values ``x . w + b``."""
+        return embeddings.double() @ self.weight_ + self.intercept_
 
-        Args:
-            embeddings: ``(N, D)``.
-            labels: ``(N,)``, 1 = fake, 0 = real.
-            groups: Group of each row; rows of a group never sit on both sides of a calibration
-                fold. Without groups (or with too few of them) folds are by row.
-            head: ``svm``, or ``logistic`` for a logistic regression of the same ``C``. That one
-                needs no calibration: its sigmoid is the plain one.
-
-        Returns:
-            Itself.
-
-        Raises:
-            ValueError: If the width is another one, or a number is not finite.
-            JobError: If a class is missing or has too few rows.
-        """
-        rows, truth = self._check(embeddings, labels)
-        if head == "logistic":
-            regression = LogisticRegression(C=self.C, max_iter=1000).fit(rows, truth)
-            return self._keep(regression.coef_[0], regression.intercept_[0], -1.0, 0.0)
+    def _learn(self, rows: Rows, truth: Truth, groups: Sequence[str] | None) -> tuple[float, float]:
         signs = np.where(truth == 1, 1.0, -1.0)
         everywhere = np.ones(len(rows), dtype=bool)
         whole = _solve(rows, signs, everywhere, self.C, _nothing(rows))
-        held_out = np.empty(len(rows))
-        for train, test in _folds(truth, groups):
+
+        def decide(train: NDArray[np.int64], test: NDArray[np.int64]) -> Vector:
             used = np.zeros(len(rows), dtype=bool)
             used[train] = True
-            part = _solve(rows, signs, used, self.C, whole)
-            held_out[test] = part.decisions[test]
-        slope, offset = _fit_sigmoid(held_out, truth)
-        return self._keep(whole.weights[:-1], whole.weights[-1], slope, offset)
+            return _solve(rows, signs, used, self.C, whole).decisions[test]
 
-    def calibrate(
-        self,
-        embeddings: Tensor | NDArray[np.floating[Any]],
-        labels: Sequence[int] | Tensor | NDArray[np.integer[Any]],
-    ) -> SVMClassifier:
-        """Fit the sigmoid anew, on rows that the machine was not fitted on; ``w`` and ``b`` stay.
+        held_out = hold_out(truth, groups, decide)
+        self._keep(whole.weights[:-1], whole.weights[-1])
+        return fit_sigmoid(held_out, truth)
 
-        Args:
-            embeddings: ``(N, D)``.
-            labels: ``(N,)``, 1 = fake, 0 = real.
-
-        Returns:
-            Itself.
-
-        Raises:
-            ValueError: If the width is another one, or a number is not finite.
-            JobError: If a class is missing, or decisions do not rise with fake on these rows.
-        """
-        rows, truth = self._check(embeddings, labels)
-        weight, intercept = self.weight_.numpy(), float(self.intercept_)
-        slope, offset = _fit_sigmoid(_decide(rows, np.append(weight, intercept)), truth)
-        if slope >= 0:
-            n_real, n_fake = np.bincount(truth, minlength=2)
-            raise JobError(
-                f"on these {n_real} real and {n_fake} fake rows the decisions do not rise with "
-                "fake; a calibration would turn the detector around. Fit a new head instead"
-            )
-        return self._keep(weight, intercept, slope, offset)
-
-    def shift_prevalence(self, before: float, after: float) -> SVMClassifier:
-        """Turn probabilities at one share of fakes into those at another: odds times odds ratio.
-
-        Args:
-            before: Share of fakes in the rows that the sigmoid was fitted on.
-            after: Share of fakes where it will be used.
-
-        Raises:
-            ValueError: If a share is not between 0 and 1.
-        """
-        if not (0 < before < 1 and 0 < after < 1):
-            raise ValueError(f"prevalence {before:g} to {after:g}; expected shares between 0 and 1")
-        with torch.no_grad():
-            self.offset_ -= float(np.log(after / (1 - after)) - np.log(before / (1 - before)))
-        return self
-
-    def _check(
-        self,
-        embeddings: Tensor | NDArray[np.floating[Any]],
-        labels: Sequence[int] | Tensor | NDArray[np.integer[Any]],
-    ) -> tuple[Rows, NDArray[np.int64]]:
-        rows: NDArray[Any] = torch.as_tensor(embeddings).detach().cpu().numpy()
-        if rows.dtype != np.float32:
-            rows = rows.astype(np.float64, copy=False)
-        truth = np.asarray(torch.as_tensor(labels).cpu(), dtype=np.int64)
-        if rows.ndim != 2 or rows.shape[1] != len(self.weight_) or len(rows) != len(truth):
-            raise ValueError(
-                f"embeddings have shape {rows.shape} with {len(truth)} labels; expected "
-                f"(N, {len(self.weight_)}) with N labels"
-            )
-        if not all(np.isfinite(rows[part]).all() for part in _chunks(len(rows))):
-            raise ValueError("embeddings hold NaN or infinite values; the training diverged")
-        counts = np.bincount(truth, minlength=2)
-        if len(counts) > 2 or counts.min() < _MIN_PER_CLASS:
-            raise JobError(
-                f"cannot fit a classifier on {counts[0]} real and {counts[1]} fake rows; "
-                f"it needs {_MIN_PER_CLASS} of each"
-            )
-        return rows, truth
-
-    def _keep(self, weight: Vector, intercept: float, slope: float, offset: float) -> SVMClassifier:
+    def _keep(self, weight: Vector, intercept: float) -> None:
         with torch.no_grad():
             self.weight_.copy_(torch.from_numpy(weight))
             self.intercept_.fill_(float(intercept))
-            self.slope_.fill_(slope)
-            self.offset_.fill_(offset)
-            self.fitted_.fill_(True)
-        return self
 
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Probability of fake, ``(N, D) -> (N,)`` float64 in [0, 1].
 
-        Raises:
-            JobError: If the classifier was never fitted.
-            ValueError: If the width is another one.
-        """
-        if not bool(self.fitted_):
-            raise JobError("the classifier is not fitted; this checkpoint is from mid-training")
-        if embeddings.ndim != 2 or embeddings.shape[1] != len(self.weight_):
-            raise ValueError(
-                f"embeddings have shape {tuple(embeddings.shape)}; expected (N, "
-                f"{len(self.weight_)})"
-            )
-        return self.to_probability(embeddings)
+class LogisticClassifier(SVMClassifier):
+    """Logistic regression of the same ``C``, kept as the same tensors.
 
-    def to_probability(self, embeddings: Tensor) -> Tensor:
-        """The formula alone, without a look at any value: what a graph can be traced from."""
-        decision = embeddings.double() @ self.weight_ + self.intercept_
-        return torch.sigmoid(-(self.slope_ * decision + self.offset_))
+    It needs no calibration: its sigmoid is the plain one.
+    """
+
+    def _learn(self, rows: Rows, truth: Truth, groups: Sequence[str] | None) -> tuple[float, float]:
+        regression = LogisticRegression(C=self.C, max_iter=1000).fit(rows, truth)
+        self._keep(regression.coef_[0], regression.intercept_[0])
+        return -1.0, 0.0
 
 
 class _Solution(NamedTuple):
@@ -303,14 +219,10 @@ def _descend(hessian: Vector, gradient: Vector) -> Vector:
     return direction[:, 0]
 
 
-def _chunks(n_rows: int) -> Iterator[slice]:
-    return (slice(i, i + _CHUNK_ROWS) for i in range(0, n_rows, _CHUNK_ROWS))
-
-
 def _decide(rows: Rows, weights: Vector) -> Vector:
     """Decision values ``x . w`` of all rows, ``(N,)``."""
     decisions = np.full(len(rows), weights[-1])
-    for part in _chunks(len(rows)):
+    for part in chunks(len(rows)):
         decisions[part] += rows[part].astype(np.float64, copy=False) @ weights[:-1]
     return decisions
 
@@ -318,7 +230,7 @@ def _decide(rows: Rows, weights: Vector) -> Vector:
 def _pull(rows: Rows, factors: Vector) -> Vector:
     """Sum of the rows times their factors, ``(D + 1,)``."""
     total = np.zeros(rows.shape[1] + 1)
-    for part in _chunks(len(rows)):
+    for part in chunks(len(rows)):
         total[:-1] += factors[part] @ rows[part].astype(np.float64, copy=False)
     total[-1] = factors.sum()
     return total
@@ -329,84 +241,10 @@ def _multiply_out(rows: Rows, chosen: Mask) -> Vector:
     width = rows.shape[1] + 1
     total = np.zeros((width, width))
     indices = np.flatnonzero(chosen)
-    for part in _chunks(len(indices)):
+    for part in chunks(len(indices)):
         some = rows[indices[part]].astype(np.float64, copy=False)
         total[:-1, :-1] += some.T @ some
         total[-1, :-1] += some.sum(axis=0)
     total[:-1, -1] = total[-1, :-1]
     total[-1, -1] = len(indices)
     return total
-
-
-class _Decided(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """What scikit-learn's calibration sees: a machine whose decision values are its input."""
-
-    def fit(self, decisions: Vector, truth: NDArray[np.int64]) -> _Decided:
-        """Nothing is left to fit."""
-        self.classes_ = np.unique(truth)
-        return self
-
-    def decision_function(self, decisions: Vector) -> Vector:
-        """The one column as a vector."""
-        column: Vector = decisions[:, 0]
-        return column
-
-    def predict(self, decisions: Vector) -> NDArray[np.int64]:
-        """Asked for by scikit-learn's check of estimators only."""
-        return (decisions[:, 0] > 0).astype(np.int64)
-
-
-def _fit_sigmoid(decisions: Vector, truth: NDArray[np.int64]) -> tuple[float, float]:
-    """Platt's slope and offset for decision values of rows that did not train."""
-    machine = CalibratedClassifierCV(_Decided(), ensemble=False, cv=2)
-    (fitted,) = machine.fit(decisions[:, None], truth).calibrated_classifiers_
-    (sigmoid,) = fitted.calibrators
-    return float(sigmoid.a_), float(sigmoid.b_)
-
-
-def _folds(
-    labels: NDArray[np.int64], groups: Sequence[str] | None
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Calibration folds whose training and held-out parts both hold both classes."""
-    n_folds = min(_FOLDS, int(np.bincount(labels).min()))
-    # Groups of one ask for nothing.
-    if groups is not None and len(set(groups)) < len(labels):
-        fold_of = _deal_groups(labels, groups, n_folds)
-        held = [fold_of == k for k in range(n_folds)]
-        folds = [(np.flatnonzero(~part), np.flatnonzero(part)) for part in held]
-        if all(len(set(labels[part])) == 2 for fold in folds for part in fold):
-            yield from folds
-            return
-        logger.warning(
-            "the %d groups cannot be divided into %d parts that hold both classes; the calibration "
-            "sees rows of one group on both sides, and its probabilities may be too sure",
-            len(set(groups)),
-            n_folds,
-        )
-    yield from StratifiedKFold(n_folds, shuffle=True, random_state=0).split(labels, labels)
-
-
-def _deal_groups(
-    labels: NDArray[np.int64], groups: Sequence[str], n_folds: int
-) -> NDArray[np.int64]:
-    """Fold of each row, whole groups to a fold and every fold its share of both classes.
-
-    The largest group first, each to the fold that has least of what the group brings. As
-    scikit-learn's ``StratifiedGroupKFold`` does it, in a fiftieth of its time a group.
-    """
-    names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    sizes = np.stack([np.bincount(group_of[labels == k], minlength=len(names)) for k in (0, 1)])
-    shares = sizes / sizes.sum(axis=1, keepdims=True)
-    order = np.random.default_rng(0).permutation(len(names))  # equal groups fall to any fold
-    order = order[np.argsort(-shares.sum(axis=0)[order], kind="stable")]
-    real, fake = [0.0] * n_folds, [0.0] * n_folds
-    fold_of = np.empty(len(names), dtype=np.int64)
-    for group, r, f in zip(order.tolist(), *shares[:, order].tolist(), strict=True):
-        # What the squares of all shares grow by; their sum is least where folds are alike.
-        growth = [(2 * real[k] + r) * r + (2 * fake[k] + f) * f for k in range(n_folds)]
-        fold = growth.index(min(growth))
-        real[fold] += r
-        fake[fold] += f
-        fold_of[group] = fold
-    dealt: NDArray[np.int64] = fold_of[group_of]
-    return dealt

@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from deepfake.errors import JobError, UsageError
 from deepfake.learning.augmentation import sample_seed
 from deepfake.learning.averaging import WeightAverage
+from deepfake.learning.calibration import Classifier
 from deepfake.learning.checkpoint import KEY, make_info
-from deepfake.learning.classifier import Head, SVMClassifier
+from deepfake.learning.classifier import Head, SVMClassifier, make_classifier
 from deepfake.learning.data import CropDataModule, Sample, each_once
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import AuxiliaryCrossEntropy, SemiHardTripletLoss, TripletOutcome
@@ -74,9 +75,11 @@ class TripletTask(LightningModule):
         momentum: Of SGD.
         weight_decay: Of the optimiser, on matrices and filters except the head's.
         schedule: ``constant``, or ``one_cycle`` over the whole training.
-        svm_c: Inverse regularisation of the classifier.
-        head: Classifier on the finished embedding: ``svm`` is linear and calibrated, ``logistic`` a
-            logistic regression. The figures of each epoch come from an SVM either way.
+        svm_c: Inverse regularisation of the classifier; of ``gbm``, ``lambda_l2 = 1 / svm_c``.
+        head: Classifier on the finished embedding: ``svm`` is linear, ``rbf`` has a Gaussian
+            kernel (gamma: scikit-learn's ``scale``), ``gbm`` is LightGBM; these are calibrated on
+            held-out folds. ``logistic`` is a logistic regression. The figures of each epoch come
+            from a linear SVM always.
         ema_decay: Use a moving average of the weights for validation and for the final model;
             0 leaves it out.
         chunk_size: Most crops in a forward of one process; a larger batch is embedded in parts,
@@ -142,7 +145,7 @@ class TripletTask(LightningModule):
         )
         # Kept out of the module tree, so that nobody moves it: Apple's devices have no float64,
         # and distributed training would broadcast it at every step.
-        self._classifier = (SVMClassifier(embedding_dim, svm_c),)
+        self._classifier = (make_classifier(head, embedding_dim, svm_c),)
         self.head: Head = head
         self.triplet_loss = SemiHardTripletLoss(margin)
         self.cross_entropy = (
@@ -459,7 +462,7 @@ class TripletTask(LightningModule):
             checkpoint["state_dict"] = kept["network"]
 
     @property
-    def classifier(self) -> SVMClassifier:
+    def classifier(self) -> Classifier:
         """The classifier of the finished checkpoint; it lives on the CPU."""
         return self._classifier[0]
 

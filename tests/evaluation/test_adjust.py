@@ -13,7 +13,14 @@ from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.adjust import calibrate, fit_head
 from deepfake.evaluation.material import embed_crops, read_material, score_material
 from deepfake.inference.predictor import Predictor
-from deepfake.learning.checkpoint import Checkpoint, load_checkpoint, read_info
+from deepfake.learning import kernel, trees
+from deepfake.learning.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    read_info,
+    to_safetensors,
+)
+from deepfake.learning.classifier import HEADS, Head, make_classifier
 from deepfake.records import Aggregation
 from tests.evaluation.conftest import Made
 from tests.evaluation.made_checkpoint import write_checkpoint
@@ -27,7 +34,7 @@ def scores_of(checkpoint: Checkpoint, crops: Path, split: str) -> tuple[np.ndarr
     return np.array([row.label for row in data.faces]), scored.p_fake
 
 
-def assert_same_network(one: Path, other: Path) -> None:
+def assert_same_network(one: Path, other: Path, same_head: bool = True) -> None:
     before, after = (torch.load(path, weights_only=True) for path in (one, other))
     names = [name for name in before["state_dict"] if name.startswith("embedder.")]
     assert names
@@ -35,7 +42,8 @@ def assert_same_network(one: Path, other: Path) -> None:
         tensors = [content["state_dict"][name] for content in (before, after)]
         assert tensors[0].numpy().tobytes() == tensors[1].numpy().tobytes(), name
     assert set(before) == set(after)
-    assert set(before["state_dict"]) == set(after["state_dict"])
+    if same_head:
+        assert set(before["state_dict"]) == set(after["state_dict"])
     assert before["hyper_parameters"] == after["hyper_parameters"]
 
 
@@ -111,25 +119,30 @@ def test_calibrate_refuses(made: Made, tmp_path: Path) -> None:
     own = load_checkpoint(write_checkpoint(tmp_path / "own.ckpt", made.crops))
     with pytest.raises(UsageError, match="the checkpoint learnt from split 'train'"):
         calibrate(own, made.crops, output, split="train", device="cpu")
-    own.classifier.weight_.mul_(-1)
+    own.classifier.state_dict()["weight_"].mul_(-1)
     with pytest.raises(JobError, match="do not rise with fake; a calibration would turn"):
         calibrate(own, made.crops, output, device="cpu")
     assert not output.exists()
 
 
-@pytest.mark.parametrize("head", ["svm", "logistic"])
-def test_fit_head_learns_new_crops(made: Made, tmp_path: Path, head: str) -> None:
+@pytest.mark.parametrize("head", HEADS)
+def test_fit_head_learns_new_crops(
+    made: Made, tmp_path: Path, head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if head == "gbm":
+        pytest.importorskip("lightgbm", reason="head gbm is fitted by LightGBM")
+        monkeypatch.setattr(trees, "N_TREES", 8)
     crops = write_crop_folder(
         tmp_path / "new", {"train": (16, 16), "validation": (8, 8)}, size=32, seed=7
     )
     output = tmp_path / "new.ckpt"
     result = fit_head(
         *(made.checkpoint, crops, output),
-        head=head,  # type: ignore[arg-type]
+        head=head,
         C=1.0,
         device="cpu",
     )
-    assert_same_network(made.path, output)
+    assert_same_network(made.path, output, same_head=head in ("svm", "logistic"))
     new = load_checkpoint(output)
     assert list(result.after) == ["train", "validation"]
     labels, scores = scores_of(new, crops, "validation")
@@ -145,13 +158,38 @@ def test_fit_head_learns_new_crops(made: Made, tmp_path: Path, head: str) -> Non
     data = read_material(crops, new, split="train")
     embeddings = embed_crops(crops, data.faces, new, device="cpu").vectors
     truth = np.array([row.label for row in data.faces])
+    copy = tmp_path / "new.safetensors"
+    copy.write_bytes(to_safetensors(output))
+    queries = torch.from_numpy(embeddings)
+    assert torch.equal(load_checkpoint(copy).classifier(queries), new.classifier(queries))
+    assert type(new.classifier) is type(make_classifier(head, 16, 1.0)) or head == "logistic"
     if head == "logistic":
         expected = LogisticRegression(C=1.0, max_iter=1000).fit(embeddings.astype(float), truth)
         np.testing.assert_allclose(
-            new.classifier(torch.from_numpy(embeddings)).numpy(),
+            new.classifier(queries).numpy(),
             expected.predict_proba(embeddings.astype(float))[:, 1],
             atol=1e-9,
         )
+
+
+def test_one_head_leaves_nothing_behind_in_the_next(made: Made, tmp_path: Path) -> None:
+    first, sure, second = (tmp_path / f"{number}.ckpt" for number in range(3))
+    fit_head(made.checkpoint, made.crops, first, head="rbf", device="cpu")
+    rbf = load_checkpoint(first)
+    calibrate(rbf, made.crops, sure, prevalence=0.1, device="cpu")
+    changed = load_checkpoint(sure)
+    assert torch.equal(changed.classifier.support_, rbf.classifier.support_)  # type: ignore[arg-type]
+    assert not torch.equal(changed.classifier.offset_, rbf.classifier.offset_)
+    fit_head(changed, made.crops, second, device="cpu")
+    names = set(torch.load(second, weights_only=True)["state_dict"])
+    assert names == set(torch.load(made.path, weights_only=True)["state_dict"])
+    events = read_info(second)["history"]
+    assert [event.get("head") for event in events] == ["rbf", None, "svm"]
+    assert events[2]["replaced"]["head"] == "rbf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "MAX_ROWS", 9)
+        with pytest.raises(UsageError, match=r"head rbf on \d+ rows would take hours"):
+            fit_head(made.checkpoint, made.crops, tmp_path / "x.ckpt", head="rbf", device="cpu")
 
 
 def test_fit_head_refuses(made: Made, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deepfake.errors import CheckpointError, JobError, UsageError
+from deepfake.evaluation.adjust import fit_head
 from deepfake.faces.extraction import decode_crop
 from deepfake.inference import export
 from deepfake.inference.export import (
@@ -26,7 +27,9 @@ from deepfake.inference.export import (
 )
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import OnnxScorer, TorchScorer
+from deepfake.learning import trees
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint, read_info
+from deepfake.learning.classifier import Head
 from deepfake.media.tables import read_csv
 from tests.conftest import Trained
 from tests.made_crops import write_crop_folder
@@ -83,6 +86,26 @@ def test_a_graph_tells_how_it_must_be_fed(checkpoint: Checkpoint, graph: bytes) 
     assert batch.dim_param
     assert [dimension.dim_value for dimension in rest] == [3, 64, 64]
     assert [output.name for output in model.graph.output] == ["p_fake", "embedding"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["rbf", "gbm"])
+def test_other_heads_are_exported_too(
+    trained: Trained, head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if head == "gbm":
+        pytest.importorskip("lightgbm", reason="head gbm is fitted by LightGBM")
+        monkeypatch.setattr(trees, "N_TREES", 10)
+    path = tmp_path / "model.ckpt"
+    checkpoint = load_checkpoint(trained.checkpoint)
+    fit_head(checkpoint, trained.crops, path, head=head, device="cpu")
+    report = export_checkpoint(path, "onnx", tmp_path / "model.onnx", trained.crops)
+    assert report.startswith("equal to torch")
+    images = make_crops(64)
+    found = OnnxScorer((tmp_path / "model.onnx").read_bytes(), 1).run(images)
+    with torch.inference_mode():
+        expected = load_checkpoint(path).classifier(torch.from_numpy(found[1])).numpy()
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-9)
 
 
 def test_a_graph_names_no_place_of_this_machine(graph: bytes) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from deepfake.dataset.manifest import CropRow, read_manifest
-from deepfake.errors import JobError
+from deepfake.errors import JobError, UsageError
 from deepfake.learning import callbacks as callbacks_module
+from deepfake.learning import kernel
 from deepfake.learning.callbacks import CollapseGuard, EpochLog, FitClassifier, RunRecord, embed
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.classifier import SVMClassifier
@@ -95,6 +97,20 @@ def test_metrics_are_those_of_the_model_that_was_written(crops: Path, tmp_path: 
         assert figures["accuracy"] == pytest.approx(sum(right) / len(right))
 
 
+def test_a_head_that_cannot_be_fitted_is_refused_before_the_training(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = CropDataModule(str(crops))
+    data.setup()
+    task = TripletTask("test_efficientnet", 32, 16, dropout=0.0, head="rbf")
+    trainer = SimpleNamespace(datamodule=data)
+    refuse = FitClassifier(str(tmp_path)).on_fit_start
+    refuse(trainer, task)  # type: ignore[arg-type]
+    monkeypatch.setattr(kernel, "MAX_ROWS", 3)
+    with pytest.raises(UsageError, match="would take hours"):
+        refuse(trainer, task)  # type: ignore[arg-type]
+
+
 def flipped(root: Path, split: str) -> Path:
     def flip(row: CropRow) -> CropRow:
         return replace(row, label=1 - (row.label or 0)) if row.split == split else row
@@ -112,7 +128,8 @@ def test_the_classifier_sees_the_training_split_only(tmp_path: Path) -> None:
         plain = getattr(models["nothing"].classifier, part)
         assert torch.equal(plain, getattr(models["validation"].classifier, part))
         assert torch.equal(plain, getattr(models["test"].classifier, part))
-    assert not torch.equal(models["nothing"].classifier.weight_, models["train"].classifier.weight_)
+    weights = [models[name].classifier.state_dict()["weight_"] for name in ("nothing", "train")]
+    assert not torch.equal(*weights)
     assert models["validation"].threshold != models["nothing"].threshold
     assert models["test"].threshold == models["nothing"].threshold
 

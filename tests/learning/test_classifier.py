@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tracemalloc
 from collections import Counter
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -18,30 +16,11 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.svm import LinearSVC
 
 from deepfake.errors import JobError
+from deepfake.learning import calibration as calibration_module
 from deepfake.learning import classifier as classifier_module
-from deepfake.learning.classifier import SVMClassifier, _folds
-
-Rows = NDArray[np.float64]
-Truth = NDArray[np.int64]
-
-
-def draw(n_real: int, n_fake: int, dim: int = 8, shift: float = 0.4) -> tuple[Rows, Truth]:
-    """Two clouds that overlap, shuffled."""
-    rng = np.random.default_rng((n_real, n_fake, dim))
-    truth = rng.permutation(np.repeat([0, 1], [n_real, n_fake]))
-    rows = rng.normal(size=(len(truth), dim))
-    rows[:, 0] += shift * (2 * truth - 1)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True), truth
-
-
-def reload(classifier: SVMClassifier) -> SVMClassifier:
-    """What a checkpoint does: save the state, read it without trusting it."""
-    file = io.BytesIO()
-    torch.save(classifier.state_dict(), file)
-    file.seek(0)
-    fresh = SVMClassifier(len(classifier.weight_), C=123.0)
-    fresh.load_state_dict(torch.load(file, weights_only=True))
-    return fresh
+from deepfake.learning.calibration import deal_folds
+from deepfake.learning.classifier import LogisticClassifier, SVMClassifier
+from tests.made_embeddings import draw, reload
 
 
 @pytest.mark.parametrize("grouped", [False, True], ids=["by-row", "by-group"])
@@ -58,7 +37,7 @@ def reload(classifier: SVMClassifier) -> SVMClassifier:
 def test_equals_scikit_learn(n_real: int, n_fake: int, dim: int, c: float, grouped: bool) -> None:
     rows, truth = draw(n_real, n_fake, dim)
     groups = [f"g{i // 2}" for i in range(len(truth))] if grouped else None
-    folds = list(_folds(truth, groups))
+    folds = list(deal_folds(truth, groups))
     # At its default tolerance liblinear stops while decision values are off by a hundredth.
     machine = LinearSVC(C=c, dual=False, tol=1e-10, max_iter=10_000)
     oracle = CalibratedClassifierCV(machine, ensemble=False, cv=folds)
@@ -128,7 +107,7 @@ def test_a_step_that_goes_too_far_is_shortened(monkeypatch: pytest.MonkeyPatch) 
 def test_more_rows_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, truth = draw(100, 100)
     whole = SVMClassifier(8).fit(rows, truth)
-    monkeypatch.setattr(classifier_module, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(calibration_module, "_CHUNK_ROWS", 7)
     torch.testing.assert_close(SVMClassifier(8).fit(rows, truth).weight_, whole.weight_)
 
 
@@ -196,7 +175,7 @@ def test_separable_rows_give_no_nan() -> None:
 def test_no_group_on_both_sides_of_a_fold(size: int) -> None:
     _, truth = draw(60, 45)
     groups = np.array([f"g{i // size}" for i in range(len(truth))])
-    folds = list(_folds(truth, groups.tolist()))
+    folds = list(deal_folds(truth, groups.tolist()))
     assert len(folds) == 5
     held = Counter(int(row) for _, test in folds for row in test)
     assert held == Counter(range(len(truth)))
@@ -219,7 +198,7 @@ def test_groups_of_all_sizes_are_dealt_as_evenly_as_scikit_learn_does() -> None:
         return float(np.square(shares).sum())
 
     oracle = StratifiedGroupKFold(5, shuffle=True, random_state=0).split(groups, truth, groups)
-    assert unevenness(list(_folds(truth, groups))) <= 1.001 * unevenness(list(oracle))
+    assert unevenness(list(deal_folds(truth, groups))) <= 1.001 * unevenness(list(oracle))
 
 
 @pytest.mark.parametrize(
@@ -234,7 +213,7 @@ def test_folds_by_row_where_groups_do_not_serve(
     groups: list[str] | None, n_folds: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     truth = np.repeat([0, 1], 20)
-    folds = list(_folds(truth, groups))
+    folds = list(deal_folds(truth, groups))
     assert ("cannot be divided" in caplog.text) == (groups is not None)
     assert len(folds) == n_folds
     assert sorted(int(row) for _, test in folds for row in test) == list(range(40))
@@ -348,7 +327,7 @@ def test_a_logistic_head_is_scikit_learns() -> None:
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 100)
     rows = rng.normal(size=(100, 3)) + labels[:, None]
-    head = SVMClassifier(3, C=0.5).fit(rows, labels, head="logistic")
+    head = LogisticClassifier(3, C=0.5).fit(rows, labels)
     expected = LogisticRegression(C=0.5, max_iter=1000).fit(rows, labels)
     np.testing.assert_allclose(
         head(torch.from_numpy(rows)).numpy(), expected.predict_proba(rows)[:, 1], atol=1e-12

@@ -549,11 +549,9 @@ def test_a_frozen_rate_gives_way_to_the_schedules_own(
     per_epoch = math.ceil(4 / accumulate)
     for rates, more in ((free, {}), (frozen, {"freeze_epochs": 2, "freeze_lr": 0.003})):
         task = make(**options, **more)
-        fit(
-            *(task, crops),
-            **{"max_epochs": 3, "batch_size": 4, "callbacks": [rates], "limit_val_batches": 0},
-            accumulate_grad_batches=accumulate,
-        )
+        settings: dict[str, Any] = {"max_epochs": 3, "batch_size": 4, "callbacks": [rates]}
+        settings |= {"limit_val_batches": 0, "accumulate_grad_batches": accumulate}
+        fit(task, crops, **settings)
     n_steps = 3 * per_epoch
     own = [0.01] * n_steps
     if schedule == "one_cycle":
