@@ -38,7 +38,7 @@ BATCH_SIZE, STEPS, EPOCHS = 12, 3, 2
 GROUP_SIZE, PER_GROUP = 3, 2
 OPTIONS = [
     *("--trainer.max_epochs", str(EPOCHS), "--trainer.limit_train_batches", "1.0"),
-    *("--data.batch_size", str(BATCH_SIZE), "--data.balance", "false"),
+    *("--data.batch_size", str(BATCH_SIZE), "--data.balance", "false", "--data.paired", "false"),
     # The third batch of an epoch goes on into the next pass over the data.
     *("--data.steps_per_epoch", str(STEPS), "--data.per_group", str(PER_GROUP)),
     *("--model.dropout", "0.0", "--model.optimizer", "sgd", "--model.schedule", "constant"),

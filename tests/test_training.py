@@ -151,7 +151,9 @@ def test_learns_what_can_be_seen(tmp_path: Path) -> None:
     crops = write_crop_folder(tmp_path / "crops", counts)
     run = tmp_path / "run"
     options = ["--trainer.max_epochs", "5", "--data.batch_size", "16", "--model.lr", "3e-3"]
-    train(crops, run, *options, "--trainer.limit_train_batches", "1.0")
+    # Of so many drawn portraits some are nearly the same.
+    options += ["--trainer.limit_train_batches", "1.0", "--data.find_look_alikes", "false"]
+    train(crops, run, *options)
     losses = logged(run, "train_triplet_loss")
     assert losses[-1] < losses[0] - 0.2
     report = json.loads((run / "metrics.json").read_text())
