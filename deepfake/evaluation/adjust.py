@@ -200,7 +200,7 @@ def fit_head(
     train = places["train"]
     labels = np.array([row.label for row in whole.faces])
     groups = [row.group for row, inside in zip(whole.faces, train, strict=True) if inside]
-    classifier.fit(embedded.vectors[train], labels[train], groups)
+    classifier.fit(embedded.vectors[train], labels[train], groups).warn_if_useless()
     adjusted = _with_classifier(checkpoint, classifier)
 
     def score(split: str, scorer: Checkpoint) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -95,6 +95,14 @@ class Classifier(nn.Module, ABC):
         self.check_fit(len(rows))
         return self._calibrated(*self._learn(rows, truth, groups))
 
+    def warn_if_useless(self) -> None:
+        """Say so if a fit has found nothing that holds for rows that it did not see."""
+        if float(self.slope_) >= 0:
+            logger.warning(
+                "on held-out rows the decisions of this head do not rise with fake: it has learnt "
+                "nothing that holds for others, and its probabilities are of no use"
+            )
+
     def check_fit(self, n_rows: int) -> None:
         """Say before a long training what would fail after it.
 

@@ -106,7 +106,7 @@ class FitClassifier(Callback):
             split: np.array([row.label for row in data.datasets[split].rows]) for split in SPLITS
         }
         groups = [row.group for row in data.datasets["train"].rows]
-        task.classifier.fit(embeddings["train"], labels["train"], groups)
+        task.classifier.fit(embeddings["train"], labels["train"], groups).warn_if_useless()
         scores = {split: task.classifier(rows).numpy() for split, rows in embeddings.items()}
         threshold = choose_threshold(labels["validation"], scores["validation"])
         metrics = {

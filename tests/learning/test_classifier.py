@@ -92,6 +92,16 @@ def test_an_unsettled_machine_is_said(
     assert "did not settle in 1 steps; its decision values may be off by" in caplog.text
 
 
+def test_a_head_that_is_wrong_about_held_out_rows_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    SVMClassifier(8).fit(*draw(60, 60, shift=1.0)).warn_if_useless()
+    assert "do not rise with fake" not in caplog.text
+    monkeypatch.setattr(classifier_module, "fit_sigmoid", lambda decisions, truth: (0.5, 0.0))
+    SVMClassifier(8).fit(*draw(60, 60)).warn_if_useless()
+    assert "on held-out rows the decisions of this head do not rise with fake" in caplog.text
+
+
 def test_a_step_that_goes_too_far_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, truth = draw(80, 80)
     plain = SVMClassifier(8).fit(rows, truth)
