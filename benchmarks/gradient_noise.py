@@ -1,10 +1,11 @@
 """How much of a batch's gradient is signal: semi-hard triplets beside cross-entropy.
 
-For each state of the network and each batch size, the gradients of many batches are taken over all
-weights of the embedder. Printed is the *agreement* of two batches, the mean inner product of their
-gradients over their mean squared length: 1 if all batches ask for the same step, 0 if what one asks
-for says nothing about the next (in expectation the share of the squared length that the mean
-gradient has). Both losses see the same batches, embedded once, dropout and augmentation included.
+For each state of the network and each batch size, the gradients of many batches are taken with
+respect to the weights of the embedder's head, where both losses enter the network. Printed is the
+*agreement* of two batches, the mean inner product of their gradients over their mean squared
+length: 1 if all batches ask for the same step, 0 if what one asks for says nothing about the next.
+It is, in expectation, the share of the squared length that the mean gradient has. Both losses see
+the same batches, embedded once, dropout and augmentation included.
 Beside it stands how far the classes are apart, ``|mean(fake) - mean(real)|^2`` of unit embeddings,
 less the same of shuffled labels.
 
@@ -37,8 +38,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="crop folder")
     parser.add_argument("--pretrained", required=True, help=f"weights of {BACKBONE}: the start")
     parser.add_argument("--checkpoint", type=Path, nargs="*", default=[], help="later states")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[24, 48, 96])
-    parser.add_argument("--images", type=int, default=2880, help="for each line")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[24, 96])
+    parser.add_argument("--images", type=int, default=4800, help="for each line")
     options = parser.parse_args()
     data = read_data_module(CONFIGS, str(options.data), seed=0)
     print(f"{'state':<28}{'batch':>6}{'batches':>9}{'apart':>9}{'triplet':>9}{'cross-entropy':>15}")
@@ -53,7 +54,7 @@ def main() -> int:
                 )
             )
             batches = list(take(data, size, options.images))
-            apart, triplet, entropy = measure(embedder.train().requires_grad_(True), batches)
+            apart, triplet, entropy = measure(embedder.train(), batches)
             name = str(checkpoint)[-27:] if checkpoint else "start"
             print(
                 f"{name:<28}{size:>6}{len(batches):>9}{apart:>9.4f}{triplet:>9.3f}{entropy:>15.3f}",
@@ -75,22 +76,23 @@ def take(data: CropDataModule, size: int, images: int) -> list[Sample]:
 
 def measure(embedder: EmbeddingModel, batches: list[Sample]) -> tuple[float, float, float]:
     """Distance of the classes, agreement of the triplets' gradients and of cross-entropy's."""
-    weights = list(embedder.parameters())
+    embedder.backbone.requires_grad_(False)
+    embedder.head.requires_grad_(True)
+    weight = embedder.head.weight
     losses: list[nn.Module] = [
         SemiHardTripletLoss(margin=1.0),
         AuxiliaryCrossEntropy(embedder.head.out_features),
     ]
-    sums = [torch.zeros(sum(weight.numel() for weight in weights)) for _ in losses]
+    sums = [torch.zeros_like(weight) for _ in losses]
     squares = [0.0 for _ in losses]
     rows, labels = [], []
     for batch in batches:
         embeddings = embedder(batch["image"])
         for place, loss in enumerate(losses):
             value: Tensor = loss(embeddings, batch["label"])
-            gradients = torch.autograd.grad(value, weights, retain_graph=place == 0)
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            sums[place] += flat
-            squares[place] += float(flat.square().sum())
+            (gradient,) = torch.autograd.grad(value, weight, retain_graph=place == 0)
+            sums[place] += gradient
+            squares[place] += float(gradient.square().sum())
         rows.append(embeddings.detach())
         labels.append(batch["label"])
     n = len(batches)
