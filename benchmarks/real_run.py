@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--corruptions", nargs="*", metavar="NAME", help="as of evaluate")
     options, more = parser.parse_known_args()
     data: Path = options.data
-    crops, run, report = (options.output / name for name in ("crops", "run", "report"))
+    crops, run, report = (options.output / name for name in ("dfdc224", "run", "report"))
     model = run / "model.ckpt"
     steps = [["crop", str(data / TRAINED_ON), str(crops), "--size", str(SIZE)]]
     if not model.exists():
