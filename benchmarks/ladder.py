@@ -37,6 +37,7 @@ import yaml
 from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import read_manifest
+from deepfake.evaluation.bootstrap import draw_groups, weighted_figures
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
 from deepfake.storage import write_atomic
@@ -259,9 +260,9 @@ def score(run: Path, data: Path, seed: int) -> Scored:
     )
 
 
-def measure(scored: Scored, chosen: NDArray[np.int64] | slice = slice(None)) -> list[float]:
-    """The figures of some rows of a run, rows may repeat; ``nan`` where one class only is left."""
-    labels, p_fake = scored.labels[chosen], scored.p_fake[chosen]
+def measure(scored: Scored) -> list[float]:
+    """The figures of a run."""
+    labels, p_fake = scored.labels, scored.p_fake
     accuracy = compute_accuracy(labels, p_fake, scored.threshold)
     return [compute_auc(labels, p_fake), accuracy, compute_eer(labels, p_fake)]
 
@@ -275,17 +276,14 @@ def draw(scored: Sequence[Scored], rounds: int) -> NDArray[np.float64] | None:
     names = np.unique(np.concatenate([run.groups for run in scored]))
     if len(names) < MIN_GROUPS:
         return None
-    places = [{name: np.flatnonzero(run.groups == name) for name in names} for run in scored]
-    rng = np.random.default_rng(0)
-    drawn = np.empty((rounds, len(FIGURES)))
-    for number in range(rounds):
-        groups = names[rng.integers(0, len(names), len(names))]
-        parts = [
-            measure(run, np.concatenate([at[name] for name in groups]))
-            for run, at in zip(scored, places, strict=True)
-        ]
-        drawn[number] = np.mean(parts, axis=0)
-    return drawn
+    counts = draw_groups(len(names), rounds)
+    parts = []
+    for run in scored:
+        group_of_row = np.searchsorted(names, run.groups)
+        drawn = weighted_figures(run.labels, run.p_fake, group_of_row, counts, run.threshold)
+        parts.append(np.stack([drawn[name] for name in ("auc", "accuracy", "eer")], axis=1))
+    means: NDArray[np.float64] = np.mean(parts, axis=0)
+    return means
 
 
 def describe_all(
