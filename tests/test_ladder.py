@@ -12,6 +12,7 @@ import timm
 import torch
 
 from benchmarks import ladder
+from deepfake.learning.checkpoint import read_info
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import TripletTask
 from deepfake.metrics import compute_auc
@@ -20,6 +21,7 @@ from tests.made_crops import write_crop_folder
 
 REPO = Path(__file__).resolve().parents[1]
 RUNGS = ladder.choose_rungs(None)
+QUICK = ["10-frozen-backbone", "12-blind-face", "18-lightgbm", "20-self-blend"]
 SMOKE = REPO / "configs" / "smoke.yaml"
 GAP = REPO / "configs" / "gap"
 
@@ -47,27 +49,38 @@ def test_every_rung_is_a_valid_configuration_and_changes_something(rung: str) ->
     assert timm.is_model_pretrained(parsed.model.backbone)
 
 
-@pytest.mark.parametrize(
-    "rung",
-    [
-        *("10-frozen-backbone", "12-blind-face", "18-lightgbm", "20-self-blend", "21-rbf-svm"),
-        "22-logistic",
-    ],
-)
+def take_a_step(crops: Path, run: Path, rung: str, *more: str) -> None:
+    if rung == "18-lightgbm":
+        pytest.importorskip("lightgbm", reason="head gbm is fitted by LightGBM")
+    overlay = ladder.ABLATIONS / f"{rung}.yaml"
+    words = [w for path in ladder.configs_of(SMOKE, overlay) for w in ("--config", str(path))]
+    words += ["--data.root", str(crops), "--run", str(run), *more]
+    assert run_training([*words, "--trainer.limit_train_batches", "1"], io.StringIO()) == 0
+
+
+@pytest.mark.parametrize("rung", QUICK)
 def test_a_rung_takes_a_step(
     crops: Path, tmp_path: Path, rung: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if rung == "18-lightgbm":
-        pytest.importorskip("lightgbm", reason="head gbm is fitted by LightGBM")
     monkeypatch.delenv("DEEPFAKE_RUN_FOLDER", raising=False)
-    overlay = ladder.ABLATIONS / f"{rung}.yaml"
-    words = [w for path in ladder.configs_of(SMOKE, overlay) for w in ("--config", str(path))]
-    words += ["--data.root", str(crops), "--run", str(tmp_path / "run")]
-    assert run_training([*words, "--trainer.limit_train_batches", "1"], io.StringIO()) == 0
+    take_a_step(crops, tmp_path / "run", rung)
     scored = ladder.score(tmp_path / "run", crops, 0)
     assert scored.labels.tolist() == [0] * 6 + [1] * 6
     again = ladder.score(tmp_path / "run", crops, 0)
     assert again.p_fake.tolist() == scored.p_fake.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rung", [rung for rung in RUNGS if rung not in QUICK])
+def test_every_other_rung_takes_a_step_too(
+    tmp_path: Path, rung: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own network, from random weights, on crops that are smaller than it wants."""
+    monkeypatch.delenv("DEEPFAKE_RUN_FOLDER", raising=False)
+    counts = {"train": (12, 12), "validation": (6, 6), "test": (6, 6)}
+    crops = write_crop_folder(tmp_path / "crops", counts, size=96)
+    take_a_step(crops, tmp_path / "run", rung, "--model.image_size", "96")
+    assert read_info(tmp_path / "run" / "model.ckpt")["threshold"] is not None
 
 
 def scored(seed: int, n_groups: int = 30, per_group: int = 4) -> ladder.Scored:
