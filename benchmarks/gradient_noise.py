@@ -53,7 +53,7 @@ def main() -> int:
                     BACKBONE, data.datasets["train"].size, 512, 0.4, options.pretrained
                 )
             )
-            batches = list(take(data, size, options.images))
+            batches = take(data, size, options.images)
             apart, triplet, entropy = measure(embedder.train(), batches)
             name = str(checkpoint)[-27:] if checkpoint else "start"
             print(

@@ -156,6 +156,8 @@ def _choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
+    # A torch built without CUDA says so by an AssertionError, one without that kind of device by a
+    # NotImplementedError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(
             f"device {name!r} is not usable here ({str(error).splitlines()[0]}); "
