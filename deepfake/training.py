@@ -125,6 +125,33 @@ class _AtomicCheckpointIO(TorchCheckpointIO):
             ) from error.__cause__
 
 
+class _Trainer(Trainer):
+    """Lightning's, for which a count of batches stays a count.
+
+    ``typing`` gives ``Optional[Union[int, float]]`` the order in which a process met it first.
+    After an import of scikit-learn that is float before int, and the parser would read
+    ``--trainer.limit_train_batches 1`` as 1.0, which means all of them.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
+            limit_predict_batches=limit_predict_batches,
+            **kwargs,
+        )
+
+
 class _TrainCLI(LightningCLI):
     """LightningCLI with our model, our data and a run folder."""
 
@@ -249,6 +276,7 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
     cli = _TrainCLI(
         TripletTask,
         CropDataModule,
+        trainer_class=_Trainer,
         args=list(arguments),
         run=False,
         seed_everything_default=0,

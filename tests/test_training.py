@@ -136,6 +136,20 @@ def test_the_saved_configuration_runs_again_as_it_is(crops: Path, tmp_path: Path
     assert (tmp_path / "runs" / "002" / "model.ckpt").is_file()
 
 
+def test_a_count_of_batches_is_no_share_whatever_was_imported_first(
+    crops: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sklearn.metrics, io, sys; from deepfake.training import run_training; "
+        "sys.exit(run_training(sys.argv[1:], io.StringIO()))"
+    )
+    words = [*SMOKE, "--data.root", str(crops), "--run", str(tmp_path / "run")]
+    command = [sys.executable, "-c", code, *words, "--trainer.limit_train_batches", "1"]
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 1
+
+
 def test_one_seed_for_everything(crops: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "2")):
         train(crops, tmp_path / name, "--seed_everything", seed)
