@@ -9,8 +9,8 @@ time, the same command goes on; finished runs are kept, so that several calls wi
 
 The table has AUC, accuracy at the threshold chosen on validation, and equal error rate on the test
 split, means over the seeds, with 95 % intervals from drawing whole groups with replacement; the
-lowest and the highest AUC of the seeds; and with ``--against`` the difference in AUC to another
-rung, from the same draws.
+lowest and the highest AUC of the seeds; and with ``--against`` the difference in AUC to other
+rungs, from the same draws.
 
     python benchmarks/ladder.py --data CROPS --base configs/small.yaml --output ladder/ \
         --model.pretrained WEIGHTS
@@ -95,13 +95,14 @@ def main() -> int:
     parser.add_argument("--rungs", nargs="+", metavar="NAME", help="default: all of them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path, required=True, help="folder of runs and table")
-    parser.add_argument("--against", metavar="NAME", help="rung that the others are compared with")
+    parser.add_argument(
+        "--against", nargs="+", default=[], metavar="NAME", help="rungs to compare the others with"
+    )
     parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
     options, more = parser.parse_known_args()
     options.more = more
     rungs = choose_rungs(options.rungs, options.overlays)
-    if options.against is not None:
-        (options.against,) = choose_rungs([options.against], options.overlays)
+    against = choose_rungs(options.against, options.overlays)
     claim(options)
     size = read_manifest(options.data).spec.size
     results: dict[str, list[Scored]] = {}
@@ -118,7 +119,7 @@ def main() -> int:
                 continue
             results.setdefault(rung, []).append(score(run, options.data, seed))
         if rung in results:
-            table = describe_all(results, options.against, options.rounds)
+            table = describe_all(results, against, options.rounds)
             write_atomic(options.output / "ladder.csv", as_csv(table))
             refitted = [
                 name
@@ -287,7 +288,7 @@ def draw(scored: Sequence[Scored], rounds: int) -> NDArray[np.float64] | None:
 
 
 def describe_all(
-    results: Mapping[str, Sequence[Scored]], against: str | None, rounds: int
+    results: Mapping[str, Sequence[Scored]], against: Sequence[str], rounds: int
 ) -> list[dict[str, str]]:
     """The table, a line for each rung."""
     drawn = {rung: draw(scored, rounds) for rung, scored in results.items()}
@@ -302,11 +303,14 @@ def describe_all(
             spread = None if rounds_of is None else rounds_of[:, place]
             line |= with_interval(name, figures[place], spread, "")
         line["AUC of the seeds"] = f"{each[:, 0].min():.4f} to {each[:, 0].max():.4f}"
-        if against is not None and against in results:
-            other = drawn[against]
-            difference = figures[0] - np.mean([measure(run)[0] for run in results[against]])
-            apart = None if rounds_of is None or other is None else rounds_of[:, 0] - other[:, 0]
-            line |= with_interval(f"AUC against {against}", difference, apart, "+")
+        for name in against:
+            if name in results:
+                other = drawn[name]
+                difference = figures[0] - np.mean([measure(run)[0] for run in results[name]])
+                apart = (
+                    None if rounds_of is None or other is None else rounds_of[:, 0] - other[:, 0]
+                )
+                line |= with_interval(f"AUC against {name}", difference, apart, "+")
         table.append(line | {"seeds": str(len(scored)), "test crops": str(len(scored[0].labels))})
     return table
 

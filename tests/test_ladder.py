@@ -120,7 +120,7 @@ def test_intervals_hold_the_figure_and_shrink_with_groups() -> None:
 def test_the_table_has_means_and_intervals() -> None:
     runs = [scored(1), scored(2)]
     aucs = [compute_auc(run.labels, run.p_fake) for run in runs]
-    line, few = ladder.describe_all({"05-triplet": runs, "20-self-blend": [scored(3, 4)]}, None, 50)
+    line, few = ladder.describe_all({"05-triplet": runs, "20-self-blend": [scored(3, 4)]}, [], 50)
     assert line["AUC"] == f"{np.mean(aucs):.4f}"
     assert line["AUC of the seeds"] == f"{min(aucs):.4f} to {max(aucs):.4f}"
     text = ladder.as_markdown([line, few])
@@ -134,11 +134,12 @@ def test_a_difference_is_surer_than_its_sides() -> None:
     better = ladder.Scored(
         plain.groups, plain.labels, plain.p_fake + 0.2 * plain.labels, plain.threshold
     )
-    first, second = ladder.describe_all({"a": [plain], "b": [better]}, "a", 200)
+    first, second = ladder.describe_all({"a": [plain], "b": [better]}, ["a", "b"], 200)
     assert "the entry reports" not in first
     assert first["AUC against a"] == first["AUC against a from"] == "+0.0000"
     gain = compute_auc(better.labels, better.p_fake) - compute_auc(plain.labels, plain.p_fake)
     assert second["AUC against a"] == f"{gain:+.4f}"
+    assert first["AUC against b"] == f"{-gain:+.4f}"
     low, high = (float(second[f"AUC against a {end}"]) for end in ("from", "to"))
     assert 0 < low < gain < high
     assert high - low < float(first["AUC to"]) - float(first["AUC from"])
@@ -177,7 +178,7 @@ def test_rungs_that_differ_from_the_entry_in_their_head_alone(tmp_path: Path) ->
     base.write_text("model:\n  head: rbf\n")  # so that 06 and 21 are the same
     assert not ladder.differs_in_head_alone(base, overlays["21-rbf-svm"])
     assert not ladder.differs_in_head_alone(SMOKE, GAP / "02-triplet.yaml")
-    table = ladder.describe_all({"21-rbf-svm": [scored(1)]}, None, 20)
+    table = ladder.describe_all({"21-rbf-svm": [scored(1)]}, [], 20)
     text = ladder.as_markdown(table, ["21-rbf-svm"])
     assert text.endswith("\n\nOf the network of 06-head-l2, with another head: 21-rbf-svm.\n")
 
