@@ -1,0 +1,201 @@
+"""Commands about crop folders: ``crop`` makes one, ``doctor`` looks for its faults.
+
+Knows how options become a crop recipe; nothing of how crops are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepfake.cli.command import EXIT_FAILED, EXIT_OK, Parser, answer_code, run
+from deepfake.cli.options import (
+    add_media_options,
+    add_shard_option,
+    choose_extraction,
+    choose_part,
+    choose_sampling,
+    default_workers,
+)
+from deepfake.errors import UsageError
+
+if TYPE_CHECKING:
+    from deepfake.records import CropSpec
+
+
+def crop(argv: Sequence[str] | None = None) -> int:
+    """Cut faces out of photos and videos: ``python crop.py INPUT OUTPUT``."""
+    parser = Parser(
+        prog="deepfake crop",
+        description="Cut the faces out of photos and videos and write them with a manifest.\n"
+        "Killed at any instant, the same command goes on where it stopped.",
+        epilog="""\
+labels: folders named real/ and fake/ at any depth of INPUT, the folder of a known data set, or a
+CSV with path,label[,group,split,method,original]. Without any the crops are unlabelled.
+
+examples:
+  python crop.py photos/ crops/
+  python crop.py labels.csv crops/ --size 224 --workers 4
+  python crop.py photos/ crops/ --preset dacon
+  python crop.py videos/ crops/ --fps 1 --timeout 300
+  python crop.py photos/ part2/ --shard 2/4      then: deepfake merge crops/ part1/ part2/ ...
+""",
+    )
+    parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
+    parser.add_argument("output", type=Path, help="folder for the crops")
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        help="how the folder is arranged: auto (default), tree, dacon, faceforensics, dfd, "
+        "celeb-df, dfdc, deeper-forensics, wild-deepfake, dffd, none (no labels)",
+    )
+    parser.add_argument(
+        "--preset", help="recipe: square (aspect kept), dacon (the entry's), dacon-train"
+    )
+    parser.add_argument(
+        "--config", type=Path, help="training configuration; its data.crop_preset is the preset"
+    )
+    parser.add_argument("--size", type=int, help="side of a crop in pixels (default 380)")
+    parser.add_argument(
+        "--margin", type=float, help="margin around the face, share of its longer side (square)"
+    )
+    parser.add_argument("--min-face", type=int, help="smallest face to look for, in pixels")
+    parser.add_argument("--faces", choices=["largest", "all"], help="which faces of a photo")
+    parser.add_argument(
+        "--exhaustive",
+        action="store_true",
+        help="search every scale even where the largest face is certain (slower)",
+    )
+    parser.add_argument(
+        "--jpeg-quality", type=int, help="quality of the stored crops; 0 stores PNG (default 95)"
+    )
+    parser.add_argument("--require-labels", action="store_true", help="refuse input without labels")
+    add_media_options(parser)
+    add_shard_option(parser)
+    parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
+    return run(lambda: _crop(parser.parse_args(argv)), "run the same command again to go on")
+
+
+def _crop(options: argparse.Namespace) -> int:
+    from deepfake.dataset.cropping import crop_media
+    from deepfake.records import Sampling, Status
+
+    part = choose_part(options)
+    report = crop_media(
+        options.input,
+        options.output,
+        _choose_spec(options),
+        layout=options.layout,
+        sampling=choose_sampling(options, Sampling()),
+        part=part,
+        shard_size=options.shard_size,
+        follow_links=options.follow_links,
+        require_labels=options.require_labels,
+        quiet=options.quiet,
+        **choose_extraction(options),
+    )
+    sys.stdout.write(f"{report}\n")
+    answered = report.statuses[Status.OK.value]
+    return answer_code(answered, report.inputs, options.strict, part is not None)
+
+
+def _choose_spec(options: argparse.Namespace) -> CropSpec:
+    from deepfake.records import CropSpec
+
+    preset = options.preset
+    if options.config is not None:
+        if preset is not None:
+            raise UsageError("--preset and --config both name a recipe; give one of them")
+        preset = _preset_of(options.config)
+    spec = CropSpec.from_preset(preset or "square")
+    changes: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("size", options.size),
+            ("min_face", options.min_face),
+            ("faces", options.faces),
+        )
+        if value is not None
+    }
+    if options.exhaustive or options.faces == "all":
+        changes["search"] = "exact"
+    if options.margin is not None:
+        if spec.geometry != "square":
+            raise UsageError(f"--margin is for squares; preset {spec.preset!r} has the entry's own")
+        changes["margins"] = (options.margin, options.margin)
+    if options.jpeg_quality is not None:
+        changes["jpeg_quality"] = options.jpeg_quality or None
+    return replace(spec, **changes)
+
+
+def _preset_of(config: Path) -> str:
+    import yaml
+
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {config}: {error}") from error
+    preset = ((content or {}).get("data") or {}).get("crop_preset")
+    if preset is None:
+        raise UsageError(f"--config {config} has no data.crop_preset; give --preset instead")
+    return str(preset)
+
+
+def doctor(argv: Sequence[str] | None = None) -> int:
+    """Look for faults in a crop folder: ``deepfake doctor CROPS``."""
+    parser = Parser(
+        prog="deepfake doctor",
+        description="Count what a crop folder holds and look for what spoils a figure: groups or\n"
+        "near-duplicates in two splits, duplicates, damaged crops, imbalance.",
+        epilog="""\
+exit code: 1 if something leaks from one split into another or crops are damaged, else 0.
+Where the data bring no split, the one that training makes by default is looked at.
+
+examples:
+  deepfake doctor crops/
+  deepfake doctor crops/ --json | python -m json.tool
+  deepfake doctor crops/ --split group --seed 7
+""",
+    )
+    parser.add_argument("crops", type=Path, help="folder that crop.py wrote")
+    parser.add_argument(
+        "--allow-leak", action="store_true", help="exit with 0 in spite of a leak, and warn"
+    )
+    parser.add_argument(
+        "--split",
+        choices=["auto", "given", "group"],
+        default="auto",
+        help="as data.split of training (default %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="as data.seed of training")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="threads")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return run(lambda: _doctor(parser.parse_args(argv)), "nothing was written")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from deepfake.dataset.doctor import examine
+
+    report = examine(
+        options.crops,
+        split=options.split,
+        seed=options.seed,
+        workers=options.workers,
+        quiet=options.quiet,
+    )
+    text = json.dumps(report.to_dict(), indent=2) if options.json else str(report)
+    sys.stdout.write(f"{text}\n")
+    if report.damaged:
+        return EXIT_FAILED
+    if not report.leaks:
+        return EXIT_OK
+    if options.allow_leak:
+        sys.stderr.write("warning: a leak was let pass by --allow-leak\n")
+        return EXIT_OK
+    return EXIT_FAILED

@@ -1,0 +1,344 @@
+"""Commands that measure a checkpoint, explain one score of it, or fit its last stages anew.
+
+Knows nothing of figures, pages or classifiers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepfake.cli.command import EXIT_OK, Parser, answer_code, command_line, run
+from deepfake.cli.options import (
+    add_aggregation,
+    add_extraction_options,
+    add_media_options,
+    choose_extraction,
+    choose_sampling,
+    refuse_existing,
+    refuse_missing_folder,
+)
+from deepfake.errors import UsageError
+
+if TYPE_CHECKING:
+    from deepfake.learning.checkpoint import Checkpoint
+
+
+def evaluate(argv: Sequence[str] | None = None) -> int:
+    """Measure a checkpoint: ``deepfake evaluate --checkpoint FILE --data CROPS``."""
+    parser = Parser(
+        prog="deepfake evaluate",
+        description="Measure a checkpoint on labelled crops or media: figures at face, track and\n"
+        "file level with 95 % intervals, at the checkpoint's own threshold.",
+        epilog="""\
+DATA is a crop folder, or labelled media: a folder with real/ and fake/ at any depth, or a CSV
+with path,label[,group,split,method,original]. Media is cropped by the checkpoint's own recipe
+first. Several give a table across data sets.
+
+examples:
+  deepfake evaluate --checkpoint runs/001/model.ckpt --data crops/
+  deepfake evaluate --checkpoint model.ckpt --data crops/ other_photos/ --output report/
+  deepfake evaluate --checkpoint model.ckpt --data videos/ --aggregate tracks --output report/
+  deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/ --corruptions jpeg blur
+""",
+    )
+    parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
+    parser.add_argument(
+        "--data", nargs="+", action="extend", required=True, help="crop folders or labelled media"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder for report.html, metrics.json, tables, embeddings; may be that of an earlier "
+        "evaluation, whose embeddings are used again",
+    )
+    _add_split(parser, "test")
+    add_aggregation(parser)
+    parser.add_argument(
+        "--corruptions",
+        nargs="*",
+        metavar="NAME",
+        help="also measure damaged crops, at five strengths: jpeg, video, blur, noise, downscale, "
+        "brightness, jitter, and flip (one strength); without a name all of them",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=1000,
+        help="drawings behind each interval; 0 for none (default %(default)s)",
+    )
+    _add_scoring_options(parser)
+    command = command_line("evaluate", argv)
+    return run(
+        lambda: _evaluate(parser.parse_args(argv), command), "run the same command again to go on"
+    )
+
+
+def _evaluate(options: argparse.Namespace, command: str) -> int:
+    from deepfake.evaluation.evaluate import describe
+    from deepfake.evaluation.job import run_evaluation
+    from deepfake.learning.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(options.checkpoint)
+    evaluation = run_evaluation(
+        checkpoint,
+        options.data,
+        options.output,
+        split=options.split,
+        aggregation=options.aggregate,
+        rounds=options.rounds,
+        corruptions=options.corruptions,
+        device=options.device,
+        batch_size=options.batch_size,
+        command=command,
+        quiet=options.quiet,
+        **choose_extraction(options),
+    )
+    origin = checkpoint.info.get("threshold_origin")
+    sys.stdout.write(f"threshold {checkpoint.threshold:.4f} ({origin})\n\n")
+    sys.stdout.write(describe(evaluation))
+    if options.output is not None:
+        sys.stdout.write(f"report: {options.output / 'report.html'}\n")
+    return EXIT_OK
+
+
+def explain(argv: Sequence[str] | None = None) -> int:
+    """Look into the score of one file: ``deepfake explain FILE --checkpoint X --output PAGE``."""
+    parser = Parser(
+        prog="deepfake explain",
+        description="Show what the score of one photo or video rests on, as one HTML page: the\n"
+        "frames at the peaks, where in the face the score comes from (and whether that map holds\n"
+        "against its check), and the nearest training faces.",
+        epilog="""\
+examples:
+  deepfake explain photo.jpg --checkpoint model.ckpt --output why.html
+  deepfake explain clip.mp4 --checkpoint model.ckpt --output why.html --train-crops crops/ \\
+      --embeddings report/embeddings
+""",
+    )
+    parser.add_argument("input", help="photo or video")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="HTML page to write")
+    parser.add_argument("--train-crops", type=Path, help="crop folder to find similar faces in")
+    parser.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the embeddings of --train-crops there for the next time, as evaluate does in "
+        "its output",
+    )
+    parser.add_argument(
+        "--peaks", type=int, default=6, help="faces to look into, at most (default %(default)s)"
+    )
+    parser.add_argument("--neighbours", type=int, default=5, help="of each face (default 5)")
+    add_aggregation(parser)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--overwrite", action="store_true", help="replace a page that exists")
+    add_media_options(parser)
+    command = command_line("explain", argv)
+    return run(lambda: _explain(parser.parse_args(argv), command), "nothing was written")
+
+
+def _explain(options: argparse.Namespace, command: str) -> int:
+    output: Path = options.output
+    refuse_missing_folder("output", output)
+    refuse_existing("output", output, options.overwrite)
+    if options.embeddings is not None and options.train_crops is None:
+        raise UsageError("--embeddings needs --train-crops")
+    for name in ("peaks", "neighbours"):
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name} {getattr(options, name)}; expected 1 or more")
+    from deepfake.dataset.layouts import list_inputs
+    from deepfake.evaluation.explain import explain_file
+    from deepfake.evaluation.explain_page import format_explanation
+    from deepfake.evaluation.job import describe_origin
+    from deepfake.inference.predictor import Predictor
+    from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.storage import write_atomic
+
+    sources, _ = list_inputs(options.input, follow_links=options.follow_links)
+    if len(sources) != 1:
+        raise UsageError(f"{options.input} is {len(sources):,} files; explain looks into one")
+    checkpoint = load_checkpoint(options.checkpoint)
+    predictor = Predictor(
+        checkpoint,
+        device=options.device,
+        sampling=choose_sampling(options, checkpoint.sampling),
+        aggregation=options.aggregate,
+        backend="torch",
+        **choose_extraction(options),
+    )
+    explanation = explain_file(
+        predictor,
+        sources[0],
+        options.peaks,
+        options.train_crops,
+        options.embeddings,
+        options.neighbours,
+        options.quiet,
+    )
+    origin = describe_origin(checkpoint, command)
+    write_atomic(output, format_explanation(explanation, predictor.aggregation, origin))
+    score = explanation.score
+    shown = score.status.value if score.p_fake is None else f"{score.label} {score.p_fake:.6f}"
+    sys.stdout.write(f"{score.path}: {shown}\n")
+    if explanation.peaks:
+        word = "holds" if explanation.holds else "FAILS"
+        sys.stdout.write(
+            f"deletion check {word}: log-odds {-explanation.hot_drop:+.2f} without the hot "
+            f"regions, {-explanation.random_drop:+.2f} without as much elsewhere, mean of "
+            f"{len(explanation.peaks)} crops\n"
+        )
+    sys.stdout.write(f"page: {output}\n")
+    return answer_code(int(score.p_fake is not None), 1, options.strict)
+
+
+def calibrate(argv: Sequence[str] | None = None) -> int:
+    """New threshold and sigmoid: ``deepfake calibrate --checkpoint FILE --data CROPS ...``."""
+    parser = Parser(
+        prog="deepfake calibrate",
+        description="Choose threshold and sigmoid of a checkpoint anew, on labelled data that it\n"
+        "did not learn from. The network is not touched; the new file remembers what was done.",
+        epilog="""\
+examples:
+  deepfake calibrate --checkpoint model.ckpt --data crops/ --output strict.ckpt \\
+      --false-alarm-rate 0.01
+  deepfake calibrate --checkpoint model.ckpt --data photos/ --output rare.ckpt --prevalence 0.02
+""",
+    )
+    _add_derivation(parser)
+    _add_split(parser, "validation")
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument(
+        "--false-alarm-rate", type=float, metavar="R", help="share of real files called fake"
+    )
+    goal.add_argument(
+        "--prevalence", type=float, metavar="P", help="share of fakes where it will be used"
+    )
+    _add_scoring_options(parser)
+    return run(lambda: _calibrate(parser.parse_args(argv)), "nothing was written")
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    def adjust(checkpoint: Checkpoint, root: Path, settings: dict[str, Any]) -> object:
+        from deepfake.evaluation.adjust import calibrate
+
+        return calibrate(
+            checkpoint,
+            root,
+            options.output,
+            split=options.split,
+            false_alarm_rate=options.false_alarm_rate,
+            prevalence=options.prevalence,
+            **settings,
+        )
+
+    return _derive(options, adjust)
+
+
+def fit_head(argv: Sequence[str] | None = None) -> int:
+    """A new classifier: ``deepfake fit-head --checkpoint FILE --data CROPS --output FILE``."""
+    parser = Parser(
+        prog="deepfake fit-head",
+        description="Fit the classifier of a checkpoint anew on other crops: the train\n"
+        "split fits, validation chooses the threshold, test is only measured.",
+        epilog="examples:\n"
+        "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt\n"
+        "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt "
+        "--head logistic\n",
+    )
+    _add_derivation(parser)
+    parser.add_argument(
+        "--head",
+        choices=["svm", "logistic", "rbf", "gbm"],
+        default="svm",
+        help="linear SVM, logistic regression, SVM with a Gaussian kernel, or LightGBM "
+        "(default %(default)s)",
+    )
+    parser.add_argument(
+        "--inverse-regularisation",
+        type=float,
+        default=2.0,
+        metavar="C",
+        help="of the head; of gbm, lambda_l2 = 1 / C (default %(default)s)",
+    )
+    _add_scoring_options(parser)
+    return run(lambda: _fit_head(parser.parse_args(argv)), "nothing was written")
+
+
+def _fit_head(options: argparse.Namespace) -> int:
+    def adjust(checkpoint: Checkpoint, root: Path, settings: dict[str, Any]) -> object:
+        from deepfake.evaluation.adjust import fit_head
+
+        return fit_head(
+            checkpoint,
+            root,
+            options.output,
+            head=options.head,
+            C=options.inverse_regularisation,
+            **settings,
+        )
+
+    return _derive(options, adjust)
+
+
+def _add_derivation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, required=True, help="the old model.ckpt")
+    parser.add_argument("--data", required=True, help="crop folder or labelled media")
+    parser.add_argument("--output", type=Path, required=True, help="the new checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+
+
+def _add_split(parser: argparse.ArgumentParser, usual: str) -> None:
+    parser.add_argument(
+        "--split",
+        choices=["train", "validation", "test", "all"],
+        help=f"which crops (default: {usual} where there are splits, else all)",
+    )
+
+
+def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that score labelled data."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--batch-size", type=int, default=64, help="crops per call of the network")
+    add_extraction_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _derive(
+    options: argparse.Namespace,
+    adjust: Callable[[Checkpoint, Path, dict[str, Any]], object],
+) -> int:
+    output: Path = options.output
+    refuse_existing("output", output, options.overwrite)
+    if output.resolve() == options.checkpoint.resolve():
+        raise UsageError("--output would replace the checkpoint itself; name another file")
+    refuse_missing_folder("output", output)
+    from deepfake.evaluation.material import open_crops
+    from deepfake.learning.checkpoint import load_checkpoint, refuse_safetensors
+
+    refuse_safetensors(options.checkpoint, output)
+    checkpoint = load_checkpoint(options.checkpoint)
+    with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
+        root = open_crops(
+            options.data,
+            checkpoint,
+            Path(folder) / "crops",
+            quiet=options.quiet,
+            **choose_extraction(options),
+        )
+        settings = {
+            "origin": options.data,
+            "device": options.device,
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+            "quiet": options.quiet,
+        }
+        sys.stdout.write(str(adjust(checkpoint, root, settings)))
+    return EXIT_OK

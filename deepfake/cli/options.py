@@ -1,0 +1,154 @@
+"""Options that several commands have, and what was chosen with them.
+
+Knows no command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from deepfake.errors import UsageError
+
+if TYPE_CHECKING:
+    from deepfake.dataset.parts import Part
+    from deepfake.records import Sampling
+
+
+def add_media_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that take photos and videos."""
+    add_extraction_options(parser)
+    clips = parser.add_argument_group("frames of videos and animations")
+    rate = clips.add_mutually_exclusive_group()
+    rate.add_argument(
+        "--frames", type=int, metavar="N", help="N frames, evenly spread over the whole length"
+    )
+    rate.add_argument("--fps", type=float, metavar="R", help="R frames per second")
+    rate.add_argument("--every", type=int, metavar="K", help="each K-th frame")
+    clips.add_argument(
+        "--keyframes", action="store_true", help="nearest keyframes instead: faster, other frames"
+    )
+    clips.add_argument(
+        "--max-frames", type=int, metavar="N", help="never more than N of one file (default 1000)"
+    )
+    clips.add_argument(
+        "--detect-every",
+        type=int,
+        metavar="K",
+        help="search each K-th of these frames for faces and put the boxes of the others in "
+        "between, where less than a second lies between (default 1: search all)",
+    )
+    parser.add_argument(
+        "--follow-links", action="store_true", help="follow symbolic links inside a folder"
+    )
+    add_strict_option(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_extraction_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that may have to cut faces out of media."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=default_workers(),
+        help="processes that decode and detect; changes nothing but the speed (default: cores)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds for one file (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=100_000_000,
+        help="larger pictures are unreadable (default %(default)s)",
+    )
+    parser.add_argument(
+        "--detect-device",
+        default="cpu",
+        metavar="D",
+        help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
+    )
+
+
+class Extraction(TypedDict):
+    """What was chosen with ``add_extraction_options``, as the rooms below call it."""
+
+    workers: int
+    timeout_s: float
+    max_pixels: int
+    detect_device: str
+
+
+def choose_extraction(options: argparse.Namespace) -> Extraction:
+    """Keyword arguments of whatever cuts faces out of media."""
+    return {
+        "workers": options.workers,
+        "timeout_s": options.timeout,
+        "max_pixels": options.max_pixels,
+        "detect_device": options.detect_device,
+    }
+
+
+def default_workers() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def add_strict_option(parser: argparse.ArgumentParser) -> None:
+    """Of commands whose inputs may stay without an answer."""
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 3 if some inputs have no answer"
+    )
+
+
+def add_shard_option(parser: argparse.ArgumentParser) -> None:
+    """Of commands that several machines can share."""
+    parser.add_argument(
+        "--shard", metavar="I/N", help="do only the I-th of N parts, for deepfake merge"
+    )
+
+
+def add_aggregation(parser: argparse.ArgumentParser) -> None:
+    """Of commands that score files."""
+    parser.add_argument(
+        "--aggregate",
+        choices=["mean", "median", "top", "confident", "max", "tracks"],
+        help="how the frames of a video make its score (default: as the checkpoint says)",
+    )
+
+
+def choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling:
+    """The default with whatever was asked for instead."""
+    rate = {name: getattr(options, name) for name in ("frames", "fps", "every")}
+    changes: dict[str, Any] = {}
+    if any(value is not None for value in rate.values()):
+        changes |= rate
+    if options.keyframes:
+        changes["mode"] = "keyframes"
+    for name in ("max_frames", "detect_every"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
+    return replace(default, **changes)
+
+
+def choose_part(options: argparse.Namespace) -> Part | None:
+    """The part of the job that ``--shard`` names; without it there is only the whole."""
+    from deepfake.dataset.parts import Part
+
+    return None if options.shard is None else Part.parse(options.shard)
+
+
+def refuse_existing(name: str, path: Path, overwrite: bool) -> None:
+    """Refuse to replace the file that option ``--name`` names, unless that was asked for."""
+    if path.exists() and not overwrite:
+        raise UsageError(f"--{name} {path} exists; name another file or pass --overwrite")
+
+
+def refuse_missing_folder(name: str, path: Path) -> None:
+    """Refuse, before any work, what option ``--name`` names in a folder that is not there."""
+    if not path.parent.is_dir():
+        raise UsageError(f"--{name} {path}: there is no folder {path.parent}")

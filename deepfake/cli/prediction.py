@@ -1,0 +1,349 @@
+"""Commands that make tables of scores: ``predict``, and ``merge`` of what several machines did.
+
+Knows which files are written and in what order; nothing of how a score comes about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepfake.cli.command import Parser, answer_code, command_line, run
+from deepfake.cli.options import (
+    add_aggregation,
+    add_media_options,
+    add_shard_option,
+    add_strict_option,
+    choose_extraction,
+    choose_part,
+    choose_sampling,
+    refuse_existing,
+    refuse_missing_folder,
+)
+from deepfake.errors import UsageError
+
+if TYPE_CHECKING:
+    from deepfake.inference.journal import Journal
+    from deepfake.inference.predictor import Predictor
+    from deepfake.inference.results import Totals
+    from deepfake.records import MediaScore, Source
+
+_JOURNAL_SUFFIX = ".partial"  # as in inference.journal, which would import much
+
+
+def predict(argv: Sequence[str] | None = None) -> int:
+    """Score photos and videos: ``python predict.py INPUT --checkpoint FILE --output FILE``."""
+    parser = Parser(
+        prog="deepfake predict",
+        description="Score photos and videos with a trained checkpoint:\n"
+        "one row per input, in input order.",
+        epilog="""\
+A file without an answer has a status (no_face, too_small, unreadable), a reason and an empty
+p_fake; it is never guessed and never left out. Killed at any instant, the same command goes on
+where it stopped (answers so far lie in OUTPUT.partial until the table is written).
+
+examples:
+  python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
+  python predict.py one.jpg --checkpoint model.ckpt --output - --device cpu
+  python predict.py clip.mp4 --checkpoint model.ckpt --output clip.csv --faces frames.csv
+  python predict.py photos/ --checkpoint model.ckpt --output scores.csv --report scores.html
+  python predict.py test/ --checkpoint model.ckpt --output scores.csv \\
+      --submission sample_submission.csv
+  python predict.py photos/ --checkpoint model.ckpt --output part2.csv --shard 2/4
+      then: deepfake merge scores.csv part1.csv part2.csv ...
+""",
+    )
+    parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
+    )
+    parser.add_argument("--output", required=True, help="CSV to write; - for standard output")
+    parser.add_argument(
+        "--report", type=Path, help="also write an HTML page with faces and scores over time"
+    )
+    _add_table_options(parser)
+    add_aggregation(parser)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    where.add_argument(
+        "--devices", metavar="N", help="share the work: N CUDA devices, or names: cuda:0,cuda:2"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=["auto", "torch", "onnx"],
+        default="auto",
+        help="what runs the network; auto takes ONNX Runtime on a CPU where it is installed and "
+        "the job is large, or model.onnx lies beside model.ckpt (default %(default)s)",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="faces that are scored together")
+    add_media_options(parser)
+    add_shard_option(parser)
+    command = command_line("predict", argv)
+    return run(
+        lambda: _predict(parser.parse_args(argv), command), "run the same command again to go on"
+    )
+
+
+def _predict(options: argparse.Namespace, command: str) -> int:
+    part = choose_part(options)
+    if part is not None and options.output == "-":
+        raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
+    if part is not None and options.submission is not None:
+        raise UsageError("--submission is filled from all parts: give it to deepfake merge")
+    if part is not None and options.report is not None:
+        raise UsageError("--report shows all inputs: give it to a predict without --shard")
+    outputs = _choose_outputs(options, options.report)
+    _refuse_existing(outputs, options)
+    from deepfake.dataset.layouts import list_inputs
+    from deepfake.inference.backend import expect_faces, parse_devices
+    from deepfake.inference.journal import Journal, read_settings
+    from deepfake.inference.predictor import Predictor
+    from deepfake.inference.results import format_scores
+    from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.storage import sync_file, write_atomic
+
+    sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
+    checkpoint = load_checkpoint(options.checkpoint)
+    sampling = choose_sampling(options, checkpoint.sampling)
+    backend = options.backend
+    if backend == "auto" and options.output != "-":
+        # A job that goes on does so with what it was begun with.
+        backend = read_settings(Path(options.output)).get("backend", "auto")
+    predictor = Predictor(
+        checkpoint,
+        device=options.device if options.devices is None else parse_devices(options.devices),
+        batch_size=options.batch_size,
+        sampling=sampling,
+        aggregation=options.aggregate,
+        backend=backend,
+        expected_faces=expect_faces(sources, sampling),
+        **choose_extraction(options),
+    )
+    trained_on = checkpoint.info["counts"]["train"]
+    settings = {
+        "checkpoint_sha256": checkpoint.sha256,
+        "prior": trained_on["fake"] / sum(trained_on.values()),
+        "sampling": sampling.to_dict(),
+        "aggregation": predictor.aggregation.to_dict(),
+        "detect_device": options.detect_device,
+        "device": predictor.devices[0].type,
+        "backend": predictor.backend,
+        "batch_size": options.batch_size,
+        "max_pixels": options.max_pixels,
+        # A job that goes on may replace its own tables, and no others.
+        "tables": {name: str(path.resolve()) for name, path in outputs.items()},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        # What goes to standard output has no place for its journal, and cannot go on either.
+        kept = Path(folder, "rows") if options.output == "-" else Path(options.output)
+        journal = Journal(kept, settings, sources, part)
+        answers = _iter_answers(predictor, sources, journal, options.quiet)
+        if options.output == "-":
+            sys.stdout.writelines(format_scores(answers))
+        else:
+            for _ in answers:
+                pass
+        totals, lines = _write_tables(options, outputs, journal.scores, settings["prior"])
+        if options.report is not None:
+            page = _report_on(predictor, sources, journal.scores(), command)
+            write_atomic(options.report, page)
+            lines.append(f"report: {options.report}")
+        # Of a part, the journal is what is merged.
+        journal.remove() if part is None else sync_file(journal.path)
+    if skipped:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
+        lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
+    stream = sys.stderr if options.output == "-" else sys.stdout
+    stream.write("\n".join(lines) + "\n")
+    return answer_code(totals.answers, totals.inputs, options.strict, part is not None)
+
+
+def _iter_answers(
+    predictor: Predictor, sources: Sequence[Source], journal: Journal, quiet: bool
+) -> Iterator[MediaScore]:
+    """Answer what the journal has not yet, and keep it there before anybody sees it."""
+    from deepfake.progress import Progress
+
+    answered = journal.open()
+    first = journal.inputs.start + answered
+    todo = sources[first : journal.inputs.stop]
+    with Progress(len(journal.inputs), answered, quiet) as progress:
+        for batch in predictor.score_batches(todo, journal.block_size, first):
+            journal.append(batch)
+            progress.advance(len(batch))
+            yield from batch
+
+
+def _report_on(
+    predictor: Predictor, sources: Sequence[Source], scores: Iterable[MediaScore], command: str
+) -> str:
+    from deepfake.evaluation.job import describe_origin
+    from deepfake.evaluation.pictures import picture_faces
+    from deepfake.evaluation.prediction_page import digest_scores, format_prediction_report
+
+    digest = digest_scores(scores)
+    pictures = picture_faces(predictor, sources, digest.shown)
+    origin = describe_origin(predictor.checkpoint, command)
+    return format_prediction_report(digest, pictures, origin, predictor.checkpoint.threshold)
+
+
+def _refuse_existing(outputs: dict[str, Path], options: argparse.Namespace) -> None:
+    # A killed job may have written some of its tables already.
+    goes_on = options.output != "-" and Path(f"{options.output}{_JOURNAL_SUFFIX}").exists()
+    for name, path in outputs.items():
+        refuse_existing(name, path, options.overwrite or goes_on)
+
+
+def merge(argv: Sequence[str] | None = None) -> int:
+    """Put parts together: ``deepfake merge OUTPUT PART...``."""
+    parser = Parser(
+        prog="deepfake merge",
+        description="Put together what several machines cropped or predicted with --shard, to\n"
+        "the very bytes of the undivided job. Parts may come in any order; all must be there,\n"
+        "finished, and of the same job. They are only read. Killed at any instant, run it again.",
+        epilog="""\
+A part of crop is its folder; a part of predict is its CSV, beside which lies the .partial file
+that everything is merged from; it may be removed afterwards.
+
+examples:
+  deepfake merge crops/ parts/*/
+  deepfake merge scores.csv parts/*.csv --faces faces.csv
+""",
+    )
+    parser.add_argument("output", help="crop folder or CSV to write")
+    parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="of all machines")
+    _add_table_options(parser)
+    add_strict_option(parser)
+    return run(lambda: _merge(parser.parse_args(argv)), "run the same command again to go on")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    for path in options.parts:
+        if not path.exists() and not Path(f"{path}{_JOURNAL_SUFFIX}").exists():
+            raise UsageError(f"{path}: no such folder or file; name the output of every part")
+    folders = [path for path in options.parts if path.is_dir()]
+    if len(folders) == len(options.parts):
+        tables = (options.faces, options.submission, options.submission_output, options.no_answer)
+        if options.overwrite or any(value is not None for value in tables):
+            raise UsageError("--faces, --submission... and --overwrite are for parts of predict")
+        from deepfake.dataset.merging import merge_crops
+        from deepfake.records import Status
+
+        report = merge_crops(Path(options.output), options.parts)
+        sys.stdout.write(f"{report}\n")
+        return answer_code(report.statuses[Status.OK.value], report.inputs, options.strict)
+    if folders:
+        files = [path for path in options.parts if not path.is_dir()]
+        raise UsageError(
+            f"{folders[0]} is a folder and {files[0]} is not; parts are either all folders of crop "
+            "or all CSVs of predict"
+        )
+    if options.output == "-":
+        raise UsageError("merge writes a file; name a file as OUTPUT")
+    outputs = _choose_outputs(options)
+    from deepfake.inference.merging import join_answers
+
+    answers = join_answers(options.parts)
+    totals, lines = _write_tables(
+        options, outputs, answers.scores, answers.prior, refuse_other=not options.overwrite
+    )
+    sys.stdout.write("\n".join(lines) + "\n")
+    return answer_code(totals.answers, totals.inputs, options.strict)
+
+
+def _add_table_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
+    parser.add_argument(
+        "--submission", type=Path, help="sample of a contest; its y column is filled"
+    )
+    parser.add_argument(
+        "--submission-output", type=Path, help="filled sample (default: submission.csv by OUTPUT)"
+    )
+    parser.add_argument(
+        "--submission-value",
+        choices=["p_fake", "label"],
+        default="p_fake",
+        help="what to write into y: the probability, or 1 = fake, 0 = real (default %(default)s)",
+    )
+    parser.add_argument(
+        "--no-answer",
+        type=float,
+        help="y of a row without an answer (default: share of fakes in the training crops)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
+
+
+def _choose_outputs(options: argparse.Namespace, report: Path | None = None) -> dict[str, Path]:
+    """All files that will be written; refuse before any work what could not be written after."""
+    outputs = {} if options.output == "-" else {"output": Path(options.output)}
+    if options.faces is not None:
+        outputs["faces"] = options.faces
+    if report is not None:
+        outputs["report"] = report
+    if options.submission is not None:
+        beside = Path() if options.output == "-" else Path(options.output).parent
+        outputs["submission"] = options.submission_output or beside / "submission.csv"
+        if outputs["submission"].resolve() == options.submission.resolve():
+            raise UsageError(
+                f"the submission would replace its sample {options.submission}; name another file "
+                "with --submission-output"
+            )
+    elif options.submission_output is not None:
+        raise UsageError("--submission-output needs --submission")
+    resolved = [path.resolve() for path in outputs.values()]
+    if len(set(resolved)) < len(resolved):
+        raise UsageError("two outputs have the same name; every table needs its own file")
+    for name, path in outputs.items():
+        refuse_missing_folder(name, path)
+    return outputs
+
+
+def _write_tables(
+    options: argparse.Namespace,
+    outputs: dict[str, Path],
+    scores: Callable[[], Iterable[MediaScore]],
+    prior: float,
+    refuse_other: bool = False,
+) -> tuple[Totals, list[str]]:
+    """Write all tables, reading the answers once for each; say what they come to.
+
+    With ``refuse_other``, a table that exists must already hold what would be written.
+    """
+    from deepfake.inference.results import count, fill_submission, format_faces, format_scores
+    from deepfake.storage import holds, write_stream
+
+    totals = count(scores())
+    lines = [str(totals) + (f" -> {outputs['output']}" if "output" in outputs else "")]
+    tables: dict[Path, Callable[[], Iterable[str]]] = {}
+    if "submission" in outputs:
+        fallback = prior if options.no_answer is None else options.no_answer
+        filled = fill_submission(options.submission, scores(), fallback, options.submission_value)
+        tables[outputs["submission"]] = lambda: [filled.text]
+        total = filled.answered + filled.without_answer + filled.without_file
+        lines.append(
+            f"{total:,} submission rows = {filled.answered:,} scored + "
+            f"{filled.without_answer:,} without an answer + {filled.without_file:,} that name no "
+            f"input -> {outputs['submission']}; rows without a score got {fallback:g}"
+        )
+    if "faces" in outputs:
+        tables[outputs["faces"]] = lambda: format_faces(scores())
+    if "output" in outputs:
+        tables[outputs["output"]] = lambda: format_scores(scores())
+
+    def content(path: Path) -> Iterator[bytes]:
+        return (line.encode() for line in tables[path]())
+
+    standing = [path for path in tables if refuse_other and path.exists()]
+    for path in standing:
+        if not holds(path, content(path)):
+            raise UsageError(
+                f"{path} exists and holds something else; name another file or pass --overwrite"
+            )
+    for path in tables:
+        if path not in standing:
+            write_stream(path, content(path))
+    return totals, lines

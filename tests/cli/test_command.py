@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deepfake.cli.command import run
+from deepfake.errors import DeepfakeError, UsageError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (UsageError("u"), 2),
+        (DeepfakeError("d"), 1),
+        (OSError("o"), 1),
+    ],
+    ids=["ctrl-c", "usage", "job", "system"],
+)
+def test_failures_are_one_line_and_a_code(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    assert run(fail, "advice") == code
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+MAIN = "import sys; from deepfake.cli import main; sys.exit(main())"
+HALF = """\
+import sys
+from deepfake.cli.command import run
+from deepfake.errors import UsageError
+
+
+def fail() -> int:
+    sys.stdout.write("half of it")
+    raise UsageError("the other half")
+
+
+sys.exit(run(fail, "advice"))
+"""
+
+
+def start(
+    code: str, words: list[str], stdout: int, unbuffered: str = ""
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+# Python writes at once, or when it exits: both ways must be met.
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["train", "--help"], ["crop", "--help"]], ids=" ".join
+)
+def test_a_reader_that_has_gone_is_no_traceback(words: list[str], unbuffered: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = start(MAIN, words, writer, unbuffered)
+    os.close(writer)
+    assert done.stderr == ""
+    # Unbuffered, argparse swallows by itself that nobody reads its help.
+    assert done.returncode == (0 if unbuffered and words[0] == "crop" else 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_under_the_output_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = start(MAIN, ["--help"], full.fileno())
+    assert done.returncode == 1
+    assert done.stderr == "error: [Errno 28] No space left on device\n"
+
+
+def test_what_failed_is_told_even_where_nobody_reads_the_output() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = start(HALF, [], writer)
+    os.close(writer)
+    assert done.stderr == "error: the other half\n"
+    assert done.returncode == 1

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from deepfake import cli
+from deepfake.dataset.layouts import LAYOUTS
+from deepfake.dataset.manifest import read_manifest
+from deepfake.dataset.splits import assign_splits
+from tests.conftest import Trained
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_crop_ends_with_counts_that_add_up(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, path in enumerate(sorted(trained.photos.rglob("*.png"))[:2]):
+        (photos / f"{number}.png").write_bytes(path.read_bytes())
+    (photos / "bad.jpg").write_bytes(b"")
+    (photos / "notes.txt").write_text("not a photo")
+    words = [str(photos), str(tmp_path / "crops"), "--size", "64", "--workers", "1", "--quiet"]
+    assert cli.crop(words) == 0
+    line = capsys.readouterr().out
+    assert "3 inputs = 2 ok + 0 no_face + 0 too_small + 1 unreadable -> 2 crops" in line
+    assert "1 files of other kinds skipped (1 .txt)" in line
+    assert cli.crop([*words, "--strict"]) == 3
+
+
+def test_crop_takes_its_preset_from_a_configuration(trained: Trained, tmp_path: Path) -> None:
+    photo = str(next(trained.photos.rglob("*.png")))
+    words = ["--workers", "1", "--quiet"]
+    config = ["--config", str(ROOT / "configs/dacon.yaml")]
+    assert cli.crop([photo, str(tmp_path / "a"), *config, *words]) == 0
+    spec = json.loads((tmp_path / "a" / "job.json").read_text())["crop_spec"]
+    assert (spec["preset"], spec["margins"], spec["size"]) == ("dacon", [0.135, 0.1], 380)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--preset", "dakon"], "no crop preset 'dakon'; there are square, dacon, dacon-train"),
+        (["--preset", "dacon", "--margin", "0.3"], "--margin is for squares"),
+        (["--preset", "dacon", "--config", "configs/dacon.yaml"], "both name a recipe"),
+        (["--config", "configs/default.yaml"], "has no data.crop_preset"),
+        (["--config", "configs/none.yaml"], "No such file"),
+        (["--size", "3"], "size=3; expected 16 to 2048"),
+        (["--jpeg-quality", "101"], "jpeg_quality=101"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_crop_refuses(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    assert cli.crop([str(tmp_path / "a.png"), str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_crop_without_a_single_face_says_so_by_its_code(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    words = [str(tmp_path / "a.png"), str(tmp_path / "out"), "--workers", "1", "--quiet"]
+    assert cli.crop(words) == 4
+
+
+def test_crop_says_how_the_folder_was_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("Celeb-real/id0_0000", "Celeb-synthesis/id0_id1_0000"):
+        (tmp_path / "cdf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cdf" / f"{name}.mp4").touch()
+    words = [str(tmp_path / "cdf"), str(tmp_path / "out"), "--workers", "0", "--quiet"]
+    with caplog.at_level("INFO", "deepfake"):
+        assert cli.crop(words) == 4  # empty files
+    assert (
+        "layout celeb-df: 2 inputs in 1 groups\n"
+        "label  method           no split  all\n"
+        "real   -                       1    1\n"
+        "fake   Celeb-synthesis         1    1\n"
+    ) in caplog.text
+    assert "no official split: there is no List_of_testing_videos.txt" in caplog.text
+
+
+def test_every_layout_is_in_the_help_and_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.crop(["--help"])
+    told = " ".join(capsys.readouterr().out.split()).replace("- ", "-")
+    for text in (told, (ROOT / "README.md").read_text(), (ROOT / "docs/datasets.md").read_text()):
+        assert [name for name in LAYOUTS if name not in text] == []
+
+
+def test_crop_refuses_a_layout_that_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    for layout, message in (("dfdc", "do not fit the layout dfdc"), ("x", "no layout 'x'; there")):
+        words = [str(tmp_path), str(tmp_path.parent / "out"), "--layout", layout]
+        assert cli.crop(words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_doctor_examines_real_crops(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.doctor([str(trained.crops), "--quiet"]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[-1].startswith("verdict: fit for training")
+    assert cli.doctor([str(trained.crops), "--quiet", "--json", "--workers", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["leak"] is False
+
+
+def test_doctor_exits_with_one_on_a_leak(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crops = tmp_path / "crops"
+    shutil.copytree(trained.crops, crops)
+    rows = read_manifest(crops).rows
+    splits = assign_splits(
+        [row.group for row in rows], [row.label or 0 for row in rows], [row.split for row in rows]
+    )
+    one, other = (rows[splits.index(split)].crop for split in ("train", "test"))
+    (crops / other).write_bytes((crops / one).read_bytes())
+    assert cli.doctor([str(crops), "--quiet"]) == 1
+    assert "verdict: LEAK" in capsys.readouterr().out
+    assert cli.doctor([str(crops), "--quiet", "--allow-leak"]) == 0
+    assert "warning: a leak was let pass by --allow-leak" in capsys.readouterr().err
+    (crops / one).unlink()
+    assert cli.doctor([str(crops), "--quiet", "--allow-leak"]) == 1
+    assert "verdict: damaged" in capsys.readouterr().out
+
+
+def test_doctor_needs_a_crop_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.doctor([str(tmp_path)]) == 2
+    assert "is not a crop folder" in capsys.readouterr().err

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepfake.learning.checkpoint import read_info
+from deepfake.media.tables import read_csv
+from tests.cli.conftest import predict
+from tests.conftest import Trained
+
+
+def test_predict_writes_a_row_per_input_and_per_face(
+    inbox: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, faces = tmp_path / "scores.csv", tmp_path / "faces.csv"
+    assert predict(inbox, trained, "--output", output, "--faces", faces) == 0
+    rows = read_csv(output, ["path", "status", "reason", "p_fake", "label", "threshold", "n_faces"])
+    assert [row["path"] for row in rows] == ["broken.jpg", "p0.png", "p1.png", "p2.png"]
+    assert [row["status"] for row in rows] == ["unreadable", "ok", "ok", "ok"]
+    assert [bool(row["p_fake"]) for row in rows] == [False, True, True, True]
+    assert len(read_csv(faces, ["path", "p_fake"])) == 3
+    assert "4 inputs = 3 ok + 0 no_face + 0 too_small + 1 unreadable" in capsys.readouterr().out
+
+
+def test_predict_never_overwrites_unasked(
+    inbox: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "scores.csv"
+    output.write_text("precious")
+    assert predict(inbox, trained, "--output", output) == 2
+    assert "exists; name another file or pass --overwrite" in capsys.readouterr().err
+    assert output.read_text() == "precious"
+    assert predict(inbox, trained, "--output", output, "--overwrite") == 0
+    assert output.read_text().startswith("path,status,reason,p_fake,label,threshold")
+
+
+def test_predict_to_standard_output_is_only_the_table(
+    inbox: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(inbox, trained, "--output", "-") == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 5
+    assert "4 inputs" in captured.err
+
+
+def test_predict_exit_codes(inbox: Path, trained: Trained, tmp_path: Path) -> None:
+    assert predict(inbox, trained, "--output", tmp_path / "a.csv", "--strict") == 3
+    for path in inbox.glob("*.png"):
+        path.unlink()
+    assert predict(inbox, trained, "--output", tmp_path / "b.csv") == 4
+    assert len(read_csv(tmp_path / "b.csv", ["path"])) == 1
+
+
+def test_submission_fills_the_samples_own_rows(
+    inbox: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = tmp_path / "sample_submission.csv"
+    sample.write_text("path,y\n./p2.png,0\np0.png,0\nbroken.jpg,0\nunknown.png,0\n")
+    output = tmp_path / "scores.csv"
+    words = ["--output", output, "--submission", sample]
+    assert predict(inbox, trained, *words, "--no-answer", "0.25") == 0
+    scores = {row["path"]: row["p_fake"] for row in read_csv(output, ["path", "p_fake"])}
+    filled = read_csv(tmp_path / "submission.csv", ["path", "y"])
+    assert [row["path"] for row in filled] == ["./p2.png", "p0.png", "broken.jpg", "unknown.png"]
+    expected = [scores["p2.png"], scores["p0.png"], "0.250000", "0.250000"]
+    assert [row["y"] for row in filled] == expected
+    line = capsys.readouterr().out
+    assert "4 submission rows = 2 scored + 1 without an answer + 1 that name no input" in line
+    assert "rows without a score got 0.25" in line
+    assert sample.read_text().startswith("path,y\n./p2.png,0\n")
+
+
+def test_submission_default_is_the_prior_of_the_training_crops(
+    inbox: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = tmp_path / "sample.csv"
+    sample.write_text("id,y\nbroken,0\n")
+    assert predict(inbox, trained, "--output", tmp_path / "s.csv", "--submission", sample) == 0
+    counts = read_info(trained.checkpoint)["counts"]["train"]
+    prior = counts["fake"] / (counts["fake"] + counts["real"])
+    (row,) = read_csv(tmp_path / "submission.csv", ["id", "y"])
+    assert float(row["y"]) == pytest.approx(prior, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output", "no/such/folder.csv"], "there is no folder"),
+        (["--output", "same.csv", "--faces", "same.csv"], "two outputs have the same name"),
+        (["--output", "a.csv", "--submission-output", "b.csv"], "needs --submission"),
+        (["--output", "a.csv", "--device", "cuda:99"], "is not usable here"),
+        (["--output", "a.csv", "--batch-size", "0"], "batch_size=0"),
+        (["--output", "a.csv", "--devices", "64"], "CUDA devices"),
+    ],
+    ids=["folder", "same", "sample", "device", "batch", "devices"],
+)
+def test_predict_refuses_before_it_works(
+    words: list[str],
+    message: str,
+    inbox: Path,
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert predict(inbox, trained, *words) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_submission_never_replaces_its_sample(
+    inbox: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = tmp_path / "submission.csv"
+    sample.write_text("path,y\np0.png,0\n")
+    words = ["--output", tmp_path / "s.csv", "--submission", sample, "--overwrite"]
+    assert predict(inbox, trained, *words) == 2
+    assert "would replace its sample" in capsys.readouterr().err
+
+
+def test_a_list_gets_a_row_per_line(inbox: Path, trained: Trained, tmp_path: Path) -> None:
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"{inbox / 'p1.png'}\n{inbox / 'p1.png'}\nmissing.png\n")
+    assert predict(listing, trained, "--output", tmp_path / "s.csv") == 0
+    statuses = [row["status"] for row in read_csv(tmp_path / "s.csv", ["status"])]
+    assert statuses == ["ok", "ok", "unreadable"]
+
+
+def test_predict_says_what_scores_and_shares_the_work(
+    inbox: Path,
+    trained: Trained,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    assert predict(inbox, trained, "--output", one, "--backend", "torch", "--device", "cpu") == 0
+    words = ["--devices", "cpu,cpu", "--batch-size", "1"]
+    assert predict(inbox, trained, "--output", two, *words) == 0
+    said = [line for line in caplog.messages if "scores on" in line]
+    assert [line.split(" scores on ")[1] for line in said] == ["cpu", "cpu, cpu"]
+    columns = ["path", "status", "label"]
+    first, second = read_csv(one, [*columns, "p_fake"]), read_csv(two, [*columns, "p_fake"])
+    assert [[row[c] for c in columns] for row in first] == [
+        [row[c] for c in columns] for row in second
+    ]
+    for a, b in zip(first, second, strict=True):
+        assert float(a["p_fake"] or 0) == pytest.approx(float(b["p_fake"] or 0), abs=2e-6)
+    with pytest.raises(SystemExit):
+        predict(inbox, trained, "--output", one, "--device", "cpu", "--devices", "2")
+    assert "not allowed with" in capsys.readouterr().err

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from deepfake import cli
+from tests.conftest import Trained
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_show_augmentations_draws_a_sheet(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sheet, config = tmp_path / "sheet.png", ROOT / "configs" / "default.yaml"
+    words = [str(config), "--data.root", str(trained.crops), "--output", str(sheet)]
+    assert cli.show_augmentations([*words, "--crops", "3"]) == 0
+    assert capsys.readouterr().out == f"{sheet}\n"
+    with Image.open(sheet) as picture:
+        assert picture.size[1] > picture.size[0]
+    (tmp_path / "bad.yaml").write_text("data:\n  augmentation: heavy\n")
+    assert cli.show_augmentations([words[0], str(tmp_path / "bad.yaml"), *words[1:]]) == 2
+    assert "heavy" in capsys.readouterr().err
+    (tmp_path / "bad.yaml").write_text("- a list\n")
+    assert cli.show_augmentations([str(tmp_path / "bad.yaml"), *words[1:]]) == 2
+    assert "no settings, or none under data" in capsys.readouterr().err
+    assert cli.show_augmentations([str(tmp_path / "none.yaml"), *words[1:]]) == 2
+    assert "No such file" in capsys.readouterr().err
+    assert cli.show_augmentations([*words, "--rows", "crop", "glow"]) == 2
+    assert "no augmentation 'glow'; there are crop, landmarks, entry" in capsys.readouterr().err
+
+
+def test_train_without_crops_fails_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = str(ROOT / "configs/default.yaml")
+    assert cli.train(["--config", config, "--data.root", str(tmp_path / "none")]) == 2
+    assert "is not a crop folder (no job.json)" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_wrong_value_is_not_called_a_misspelling(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.train(["--data.root", "x", "--model.lr", "abc"]) == 2
+    error = capsys.readouterr().err
+    assert "model.lr" in error
+    assert "abc" in error
+    assert "did you mean" not in error
