@@ -65,6 +65,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(crops, path, load_checkpoint(path))
 
 
+def words(made: Made, *more: object) -> list[str]:
+    """What a command is told of the checkpoint, and more."""
+    start = ["--checkpoint", str(made.path), "--quiet", "--device", "cpu"]
+    return [*start, *map(str, more)]
+
+
 @pytest.fixture(scope="session")
 def evaluation(made: Made) -> Evaluation:
     sets = []
