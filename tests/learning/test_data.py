@@ -20,9 +20,8 @@ from deepfake.learning.augmentation import EXTRAS, Augmentation, sample_seed
 from deepfake.learning.batches import SampleKey, deal, each_once
 from deepfake.learning.blending import self_blend
 from deepfake.learning.data import CropDataModule, find_originals
-from tests.made_crops import write_crop_folder, write_tables
+from tests.made_crops import Edit, edited, write_crop_folder
 
-Edit = Callable[[CropRow], CropRow]
 COUNTS = {"train": (14, 10), "validation": (4, 4), "test": (4, 4)}
 
 
@@ -151,12 +150,6 @@ def test_balanced_batches_are_half_fake(crops: Path) -> None:
 
 
 # Splits
-
-
-def edited(root: Path, edit: Edit) -> Path:
-    rows = [edit(row) for row in read_manifest(root).rows]
-    write_tables(root, rows)
-    return root
 
 
 def no_split(row: CropRow) -> CropRow:
