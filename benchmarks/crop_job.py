@@ -11,7 +11,6 @@ the photos many times over; the start of the workers is measured and left out.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import tempfile
@@ -22,13 +21,11 @@ import cv2
 import numpy as np
 import torch
 from facenet_pytorch import MTCNN as REFERENCE
-from PIL import Image, ImageOps
 
+from benchmarks.photos import collect, cut_face, find_photos, open_photo
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import read_manifest
-from deepfake.errors import MediaError
 from deepfake.media.discovery import discover
-from deepfake.media.images import read_image
 from deepfake.records import CropSpec
 
 _SPEC = CropSpec.from_preset("square", min_face=20, min_face_ratio=0.0, rotate_retry=False)
@@ -37,9 +34,8 @@ Boxes = dict[str, tuple[float, ...]]
 
 def main() -> None:
     """Print the ratios."""
-    data = Path(os.environ.get("DEEPFAKE_DATA", Path(__file__).parents[2] / "shared" / "data"))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=Path, default=data / "faces")
+    parser.add_argument("--photos", type=Path, default=find_photos())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=40)
     parser.add_argument("--copies", type=int, default=8, help="of each photo, for the workers")
@@ -84,46 +80,16 @@ def compare_workers(photos: Path, folder: Path, copies: int) -> None:
     print(f"1 -> 2 workers: x{net[1] / net[2]:.2f}")
 
 
-def collect(source: Path, target: Path, limit: int) -> int:
-    """Copy JPEGs with a face and a longer side of 600 to 2000 px.
-
-    Only JPEGs: Pillow's plain conversion spoils 16-bit and transparent PNGs, and then the two sides
-    would not look at the same picture.
-    """
-    target.mkdir()
-    detector = REFERENCE(min_face_size=40, keep_all=True)
-    chosen = []
-    for found in discover(source).sources:
-        if found.path.suffix.lower() not in (".jpg", ".jpeg"):
-            continue
-        try:
-            image = read_image(found.path, found.name).image
-        except MediaError:
-            continue
-        if 600 <= max(image.shape[:2]) <= 2000 and detector.detect(image)[0] is not None:
-            chosen.append(found.path)
-    chosen = chosen[:: max(1, len(chosen) // limit)][:limit]
-    for number, path in enumerate(chosen):
-        shutil.copy(path, target / f"{number:03d}{path.suffix}")
-    return len(chosen)
-
-
 def plain_loop(photos: Path, output: Path) -> Boxes:
     """What people write: open, detect, crop, resize, save."""
     output.mkdir()
     detector = REFERENCE(min_face_size=20, keep_all=True)
     boxes = Boxes()
     for path in sorted(photos.iterdir()):
-        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-        found, _ = detector.detect(image)
-        if found is None:
-            continue
-        x0, y0, x1, y1 = (float(value) for value in found[0])
-        side = 1.4 * max(x1 - x0, y1 - y0) / 2
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        face = image.crop((round(x - side), round(y - side), round(x + side), round(y + side)))
-        face.resize((380, 380), Image.Resampling.BILINEAR).save(output / f"{path.stem}.jpg")
-        boxes[path.name] = (x0, y0, x1, y1)
+        found = cut_face(detector, open_photo(path), 380)
+        if found is not None:
+            boxes[path.name], face = found
+            face.save(output / f"{path.stem}.jpg")
     return boxes
 
 

@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, Dataset
 from deepfake.dataset.manifest import CropRow
 from deepfake.faces.extraction import encode_crop
 from deepfake.learning.augmentation import RECIPES, sample_seed
-from deepfake.learning.data import CropDataset, SampleKey, make_loader
+from deepfake.learning.batches import SampleKey
+from deepfake.learning.data import CropDataset, make_loader
 from deepfake.records import CropSpec
 
 import albumentations as A  # isort: skip # after our own import, which keeps it off the network

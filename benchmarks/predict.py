@@ -14,7 +14,6 @@ which on one thread is the time itself, but does not count what other jobs of a 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -31,33 +30,30 @@ import torch
 import torch.nn.functional as F
 from facenet_pytorch import MTCNN as REFERENCE
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 from torch import nn
 
-from deepfake.errors import MediaError
+from benchmarks.photos import Box, collect, cut_face, find_photos, open_photo
 from deepfake.faces.extraction import FaceExtractor, decode_crop
 from deepfake.inference.export import export_checkpoint
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import OnnxScorer
 from deepfake.learning.checkpoint import load_checkpoint, make_info
 from deepfake.learning.task import TripletTask
-from deepfake.media.discovery import discover
 from deepfake.media.images import read_image
 from deepfake.records import Aggregation, CropSpec, Sampling
 
 BACKBONES = {"tf_efficientnet_b4": 380, "mobilenetv2_100": 224}
-Box = tuple[float, float, float, float]
 T = TypeVar("T")
 
 
 def main() -> None:
     """Print ratios, spreads and stages."""
-    data = Path(os.environ.get("DEEPFAKE_DATA", Path(__file__).parents[2] / "shared" / "data"))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=Path, default=data / "faces")
+    parser.add_argument("--photos", type=Path, default=find_photos())
     parser.add_argument("--limit", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", type=int, default=1920, help="longer side of the second row")
@@ -158,26 +154,14 @@ class PlainLoop:
         return float(self.machine.predict_proba(embedding.numpy().astype(np.float64))[0, 1])
 
     def _find(self, image: Image.Image) -> tuple[Box, NDArray[np.uint8]] | None:
-        found, _ = self.detector.detect(image)
-        if found is None:
-            return None
-        x0, y0, x1, y1 = (float(value) for value in found[0])
-        side = 1.4 * max(x1 - x0, y1 - y0) / 2
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        face = image.crop((round(x - side), round(y - side), round(x + side), round(y + side)))
-        resized = face.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        return (x0, y0, x1, y1), np.asarray(resized)
+        found = cut_face(self.detector, image, self.size)
+        return None if found is None else (found[0], np.asarray(found[1]))
 
     def _timed(self, stage: str, work: Callable[[], T]) -> T:
         start = time.process_time()
         result = work()
         self.spent[stage] = self.spent.get(stage, 0.0) + time.process_time() - start
         return result
-
-
-def open_photo(path: Path) -> Image.Image:
-    """An upright RGB picture."""
-    return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
 
 
 def our_stages(path: Path, photos: list[Path]) -> dict[str, float]:
@@ -247,25 +231,6 @@ def made_embeddings() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     labels = (rows[:, 0] + rng.normal(0, 0.02, 400) > 0).astype(np.int64)
     return rows, labels
-
-
-def collect(source: Path, target: Path, limit: int) -> None:
-    """Copy JPEGs with a face and a longer side of 600 to 2000 px."""
-    target.mkdir()
-    detector = REFERENCE(min_face_size=40, keep_all=True)
-    chosen = []
-    for found in discover(source).sources:
-        if found.path.suffix.lower() not in (".jpg", ".jpeg"):
-            continue  # Pillow's plain conversion spoils 16-bit and transparent PNGs
-        try:
-            image = read_image(found.path, found.name).image
-        except MediaError:
-            continue
-        if 600 <= max(image.shape[:2]) <= 2000 and detector.detect(image)[0] is not None:
-            chosen.append(found.path)
-    chosen = chosen[:: max(1, len(chosen) // limit)][:limit]
-    for number, path in enumerate(chosen):
-        (target / f"{number:03d}.jpg").write_bytes(path.read_bytes())
 
 
 def enlarge(source: Path, target: Path, side: int) -> None:

@@ -44,3 +44,10 @@ class MediaError(DeepfakeError, OSError):
     def reason(self) -> str:
         """``code: detail``, as written into status rows."""
         return f"{self.code}: {self.detail}"
+
+
+def one_line(text: str, limit: int = 160) -> str:
+    """Make a library's message printable and short, as the detail of an error."""
+    # Messages may quote bytes of the file: nothing of it may steer a terminal.
+    clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return clean if len(clean) <= limit else clean[: limit - 3] + "..."

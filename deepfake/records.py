@@ -262,12 +262,7 @@ class Aggregation:
         Raises:
             UsageError: If a setting is unknown, missing or out of range.
         """
-        known = {f.name for f in fields(cls)}
-        if set(values) != known:
-            raise UsageError(
-                f"aggregation settings do not fit this version: unknown "
-                f"{sorted(set(values) - known)}, missing {sorted(known - set(values))}"
-            )
+        _require_all_settings(cls, values, "aggregation")
         return cls(**values)
 
 
@@ -404,12 +399,7 @@ class CropSpec:
         Raises:
             UsageError: If a setting is unknown, missing or out of range.
         """
-        known = {f.name for f in fields(cls)}
-        if set(values) != known:
-            raise UsageError(
-                f"crop settings do not fit this version: unknown {sorted(set(values) - known)}, "
-                f"missing {sorted(known - set(values))}"
-            )
+        _require_all_settings(cls, values, "crop")
         values = dict(values)
         try:
             values["margins"] = tuple(values["margins"])
@@ -452,3 +442,14 @@ PRESETS: dict[str, CropSpec] = {
     ),
 }
 """Crop recipes by name."""
+
+
+def _require_all_settings(
+    kind: type[Aggregation] | type[CropSpec], values: dict[str, Any], what: str
+) -> None:
+    known = {f.name for f in fields(kind)}
+    if set(values) != known:
+        raise UsageError(
+            f"{what} settings do not fit this version: unknown {sorted(set(values) - known)}, "
+            f"missing {sorted(known - set(values))}"
+        )

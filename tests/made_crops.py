@@ -21,11 +21,13 @@ from deepfake.dataset.manifest import (
     SourceRow,
     format_manifest,
     format_sources,
+    read_manifest,
 )
 from deepfake.faces.extraction import encode_crop
 from deepfake.records import CropSpec, Sampling
 from deepfake.storage import write_atomic
 
+Edit = Callable[[CropRow], CropRow]
 COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {"train": (16, 16), "validation": (8, 8), "test": (8, 8)}
 )
@@ -61,7 +63,7 @@ def write_crop_folder(
     group_size: int = 1,
     originals: bool = False,
     seed: int = 0,
-    edit: Callable[[CropRow], CropRow] = lambda row: row,
+    edit: Edit = lambda row: row,
 ) -> Path:
     """Write a folder as ``crop.py`` leaves it.
 
@@ -100,6 +102,12 @@ def write_crop_folder(
         "versions": {"deepfake": "0"},
     }
     write_atomic(root / JOB_FILE, json.dumps(job))
+    return root
+
+
+def edited(root: Path, edit: Edit) -> Path:
+    """The same folder, its rows changed and its tables written anew."""
+    write_tables(root, [edit(row) for row in read_manifest(root).rows])
     return root
 
 

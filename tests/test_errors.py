@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from deepfake.errors import CheckpointError, DeepfakeError, JobError, MediaError, UsageError
+from deepfake.errors import (
+    CheckpointError,
+    DeepfakeError,
+    JobError,
+    MediaError,
+    UsageError,
+    one_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +53,9 @@ def test_the_others_survive_pickling(kind: type[Exception]) -> None:
     twin = pickle.loads(pickle.dumps(kind("what to do")))
     assert type(twin) is kind
     assert str(twin) == "what to do"
+
+
+def test_a_message_steers_no_terminal_and_fills_no_screen() -> None:
+    assert one_line("bad\x1b[2J\n  value\u202e") == "bad [2J value"
+    assert one_line("x" * 160) == "x" * 160
+    assert one_line("x" * 161) == "x" * 157 + "..."

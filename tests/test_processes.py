@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from deepfake.dataset.manifest import read_manifest
+from deepfake.learning.batches import EpochBatches, EpochOrder
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.learning.classifier import SVMClassifier
-from deepfake.learning.data import CropDataset, EpochBatches, EpochOrder
+from deepfake.learning.data import CropDataset
 from deepfake.training import run_training
 from tests.made_crops import write_crop_folder
 

@@ -41,8 +41,9 @@ from deepfake.faces.tracking import link_tracks
 from deepfake.inference.aggregation import aggregate
 from deepfake.inference.backend import choose_devices
 from deepfake.inference.scoring import CPU_FACES
+from deepfake.learning.batches import SampleKey
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.data import CropDataModule, CropDataset, Sample, SampleKey
+from deepfake.learning.data import CropDataModule, CropDataset, Sample
 from deepfake.learning.tuning import keep_freed_memory
 from deepfake.media.images import MAX_PIXELS
 from deepfake.progress import track

@@ -19,8 +19,9 @@ from deepfake.learning.augmentation import (
     apply_extra,
     sample_seed,
 )
+from deepfake.learning.batches import SampleKey
 from deepfake.learning.blending import self_blend
-from deepfake.learning.data import CropDataModule, CropDataset, SampleKey
+from deepfake.learning.data import CropDataModule, CropDataset
 from deepfake.learning.face_parts import Picture, Points, to_68, to_five
 
 _NAME_WIDTH = 190

@@ -19,10 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 from deepfake.errors import JobError, UsageError
 from deepfake.learning.augmentation import sample_seed
 from deepfake.learning.averaging import WeightAverage
+from deepfake.learning.batches import each_once
 from deepfake.learning.calibration import Classifier
 from deepfake.learning.checkpoint import KEY, make_info
 from deepfake.learning.classifier import Head, SVMClassifier, make_classifier
-from deepfake.learning.data import CropDataModule, Sample, each_once
+from deepfake.learning.data import CropDataModule, Sample
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import AuxiliaryCrossEntropy, SemiHardTripletLoss, TripletOutcome
 from deepfake.learning.replay import Replay, count_chunks

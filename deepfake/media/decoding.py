@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepfake.media.clips import Clip
-from deepfake.media.images import MAX_PIXELS, is_picture, open_picture, open_regular_file
+from deepfake.media.files import is_picture, open_regular_file
+from deepfake.media.images import MAX_PIXELS, open_picture
 from deepfake.media.packets import HEAD_BYTES, is_video
 from deepfake.media.video import open_video
 from deepfake.records import Sampling

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from deepfake.errors import UsageError
-from deepfake.media.images import describe_mode
+from deepfake.media.files import describe_mode
 from deepfake.records import Source
 
 IMAGE_SUFFIXES = (

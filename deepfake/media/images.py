@@ -10,12 +10,10 @@ prediction see the stored numbers. The room knows nothing of folders, labels or 
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import math
 import os
 import re
-import stat
 import struct
 import threading
 import warnings
@@ -28,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
-from deepfake.errors import MediaError
+from deepfake.errors import MediaError, one_line
 from deepfake.media.clips import Clip, choose_frames
+from deepfake.media.files import is_cut, is_heif, is_one_scan, open_regular_file
 from deepfake.media.jpeg import MAX_BYTES as MAX_JPEG_BYTES
 from deepfake.media.jpeg import decode_whole_jpeg
 from deepfake.records import Frame, Sampling
@@ -44,11 +43,6 @@ MAX_BYTES = 512 * 1024 * 1024
 # its own class below; PSD, PDF, EPS and the dozens of legacy formats of Pillow stay closed.
 _FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _FORMAT_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
-
-_AVIF_BRANDS = frozenset({b"avif", b"avis"})
-_HEIF_BRANDS = frozenset(
-    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-)
 
 # What decoders raise on hostile bytes, seen or possible: Pillow's plugins are Python that parses
 # untrusted headers, so plain programming errors such as `IndexError` belong to it.
@@ -69,17 +63,6 @@ _DECODER_ERRORS = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-)
-
-_SIGNATURES = (
-    b"\xff\xd8\xff",
-    b"\x89PNG\r\n\x1a\n",
-    b"GIF8",
-    b"BM",
-    b"II*\0",
-    b"MM\0*",
-    b"II+\0",
-    b"MM\0+",
 )
 
 _TRUNCATION = re.compile(
@@ -133,19 +116,6 @@ def read_image(path: Path, name: str, max_pixels: int = MAX_PIXELS) -> Frame:
     return Frame(index=0, time_s=0.0, image=image, note="; ".join(notes))
 
 
-def is_picture(head: bytes) -> bool:
-    """Whether a file that begins so is of a format that ``read_image`` knows.
-
-    Args:
-        head: The first 64 bytes of the file, or all of it.
-    """
-    return (
-        head.startswith(_SIGNATURES)
-        or head[:4] + head[8:12] == b"RIFFWEBP"
-        or bool(_read_brands(head) & (_AVIF_BRANDS | _HEIF_BRANDS))
-    )
-
-
 def open_picture(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_PIXELS) -> Clip:
     """Open any picture file as a clip: a photo as its one frame, an animation as chosen ones.
 
@@ -174,55 +144,6 @@ def open_picture(path: Path, name: str, sampling: Sampling, max_pixels: int = MA
             frames = _play(file, name, n_frames, sampling, max_pixels)
             return Clip(frames, resources.pop_all())
     return Clip(_show(read_image(path, name, max_pixels)), contextlib.ExitStack())
-
-
-def open_regular_file(path: Path, name: str) -> BinaryIO:
-    """Open a file for reading without ever waiting for, or acting on, what is no file.
-
-    Raises:
-        MediaError: ``not_regular_file`` or ``io_error``.
-    """
-    # Opening a fifo waits for its writer and opening a device may act on it, so look first; the
-    # second look, at what was really opened, closes the gap between the two.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = -1
-    try:
-        _require_regular(path.stat().st_mode, name)
-        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
-        _require_regular(os.fstat(descriptor).st_mode, name)
-        file = os.fdopen(descriptor, "rb")
-        descriptor = -1
-    except MediaError:
-        raise
-    except FileNotFoundError as error:
-        raise MediaError(name, "io_error", "no such file") from error
-    except (OSError, ValueError) as error:
-        # ValueError: a NUL in the path.
-        raise MediaError(
-            name, "io_error", one_line(getattr(error, "strerror", None) or str(error))
-        ) from error
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-    return file
-
-
-def _require_regular(mode: int, name: str) -> None:
-    if not stat.S_ISREG(mode):
-        raise MediaError(name, "not_regular_file", describe_mode(mode))
-
-
-def describe_mode(mode: int) -> str:
-    """Say in words what kind of thing a path is, from its ``st_mode``."""
-    kinds = {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a fifo (named pipe)",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a character device",
-        stat.S_IFBLK: "a block device",
-        stat.S_IFLNK: "a symbolic link",
-    }
-    return kinds.get(stat.S_IFMT(mode), "neither a file nor a folder")
 
 
 def _decode(
@@ -291,23 +212,9 @@ def _open_image(file: BinaryIO, name: str) -> Image.Image:
     if head.startswith(b"\xff\xd8\xff"):
         # `Image.open` judges the full size; only the class itself lets draft() shrink it first.
         return JpegImagePlugin.jpeg_factory(file)
-    if _is_heif(head):
+    if is_heif(head):
         return _open_heif(file, name)
     return Image.open(file, formats=_FORMATS)
-
-
-def _is_heif(head: bytes) -> bool:
-    brands = _read_brands(head)
-    # `mif1` is the family name of both; AVIF decodes without an extra.
-    return bool(brands & _HEIF_BRANDS) and not brands & _AVIF_BRANDS
-
-
-def _read_brands(head: bytes) -> set[bytes]:
-    """What a file of the MP4 family (AVIF, HEIC, videos) says it is; empty for others."""
-    if head[4:8] != b"ftyp":
-        return set()
-    box_end = min(int.from_bytes(head[:4], "big"), len(head))
-    return {head[8:12]} | {head[at : at + 4] for at in range(16, box_end, 4)}
 
 
 def _open_heif(file: BinaryIO, name: str) -> Image.Image:
@@ -333,7 +240,7 @@ def _shrink_jpeg(
             "too_large",
             f"{width}x{height} pixels; JPEGs are decoded up to {4 * max_pixels}",
         )
-    if not _is_one_scan(file):
+    if not is_one_scan(file):
         # The decoder must hold every coefficient of such a file at full size, whatever the scale.
         raise MediaError(
             name,
@@ -342,29 +249,6 @@ def _shrink_jpeg(
             " decoded of these",
         )
     image.draft(None, (max(1, width // 2), max(1, height // 2)))
-
-
-def _is_one_scan(file: BinaryIO) -> bool:
-    """Whether a JPEG stores its picture in one sequential scan, which decodes row by row."""
-    position = file.tell()
-    try:
-        file.seek(2)
-        n_components = 0
-        while True:
-            marker = file.read(2)
-            if len(marker) < 2 or marker[0] != 0xFF:
-                return False
-            if marker[1] == 0xFF:
-                file.seek(-1, io.SEEK_CUR)
-                continue
-            # A forged length below 2 must not become `read(-1)`, which is the whole file.
-            segment = file.read(max(0, int.from_bytes(file.read(2), "big") - 2))
-            if marker[1] in (0xC0, 0xC1) and len(segment) > 5:
-                n_components = segment[5]
-            elif marker[1] == 0xDA:
-                return bool(segment) and segment[0] == n_components
-    finally:
-        file.seek(position)
 
 
 def _read_orientation(image: Image.Image) -> tuple[int, str]:
@@ -460,7 +344,7 @@ def _to_media_error(error: BaseException, file: BinaryIO, name: str) -> MediaErr
         return MediaError(name, "too_large", "decoding it needs more memory than there is")
     if isinstance(error, OSError) and error.errno is not None:
         return MediaError(name, "io_error", text)
-    if _is_shorter_than_announced(file):
+    if is_cut(file):
         return MediaError(name, "truncated", "the file ends before its own header says")
     if isinstance(error, UnidentifiedImageError):
         file.seek(0)
@@ -488,7 +372,7 @@ def _count_frames(file: BinaryIO) -> int:
     if not 0 < os.fstat(file.fileno()).st_size <= _COUNT_FRAMES_BYTES:
         return 1
     head = file.read(64)
-    if head.startswith(b"\xff\xd8\xff") or _is_heif(head):
+    if head.startswith(b"\xff\xd8\xff") or is_heif(head):
         return 1
     file.seek(0)
     try:
@@ -586,40 +470,6 @@ def _decoder_errors(file: BinaryIO, name: str, index: int) -> Iterator[list[str]
         raise _BrokenFrameError(index, error) from error
     except _DECODER_ERRORS as error:
         raise _BrokenFrameError(index, _to_media_error(error, file, name)) from error
-
-
-def _is_shorter_than_announced(file: BinaryIO) -> bool:
-    """Whether a WebP, AVIF or HEIC file is cut: their decoders only say that they failed."""
-    n_bytes = os.fstat(file.fileno()).st_size
-    file.seek(0)
-    head = file.read(64)
-    if head[:4] + head[8:12] == b"RIFFWEBP":
-        return int.from_bytes(head[4:8], "little") + 8 > n_bytes
-    brands = _read_brands(head)
-    if not brands & (_AVIF_BRANDS | _HEIF_BRANDS):
-        return False
-    return are_boxes_cut(file, n_bytes)
-
-
-def are_boxes_cut(file: BinaryIO, n_bytes: int) -> bool:
-    """Whether a file of ISO boxes (MP4, MOV, AVIF, HEIC) ends inside of a box."""
-    position = 0
-    while position < n_bytes:
-        file.seek(position)
-        box = file.read(16)
-        size = int.from_bytes(box[:4], "big")
-        if size == 0:
-            return False
-        # Size 1 stands for a 64-bit size behind the name; the least a box can have is 8 bytes.
-        position += max(8, int.from_bytes(box[8:16], "big") if size == 1 else size)
-    return position > n_bytes
-
-
-def one_line(text: str, limit: int = 160) -> str:
-    """Make a library's message printable and short."""
-    # Messages may quote bytes of the file: nothing of it may steer a terminal.
-    clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return clean if len(clean) <= limit else clean[: limit - 3] + "..."
 
 
 _trap_lock = threading.Lock()

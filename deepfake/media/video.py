@@ -23,9 +23,10 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from deepfake.errors import MediaError
+from deepfake.errors import MediaError, one_line
 from deepfake.media.clips import Clip, choose_frames, snap_to_nearest
-from deepfake.media.images import MAX_PIXELS, one_line, open_regular_file
+from deepfake.media.files import open_regular_file
+from deepfake.media.images import MAX_PIXELS
 from deepfake.media.packets import PacketReader, Timeline, read_timeline
 from deepfake.records import Frame, Sampling
 

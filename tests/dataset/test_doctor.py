@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,20 +25,14 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.errors import UsageError
 from tests.fakes import portrait
-from tests.made_crops import write_crop_folder, write_tables
+from tests.made_crops import edited, write_crop_folder, write_tables
 
-Edit = Callable[[CropRow], CropRow]
 COUNTS = {"train": (12, 12), "validation": (4, 4), "test": (4, 4)}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_crop_folder(tmp_path / "crops", COUNTS, size=64)
-
-
-def edited(root: Path, edit: Edit) -> Path:
-    write_tables(root, [edit(row) for row in read_manifest(root).rows])
-    return root
 
 
 def look(root: Path, **options: object) -> Report:

@@ -1,20 +1,34 @@
-"""One crop folder and one checkpoint for the whole room."""
+"""One crop folder and one checkpoint for the whole room, and what it makes of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from PIL import Image
 
 from deepfake.dataset.manifest import SourceRow, format_sources, read_sources
+from deepfake.evaluation.evaluate import Evaluation, evaluate
+from deepfake.evaluation.explain import Explanation, explain_file
+from deepfake.evaluation.job import describe_origin
+from deepfake.evaluation.material import embed_crops, read_material, score_material
+from deepfake.evaluation.prediction_page import digest_scores, format_prediction_report
+from deepfake.evaluation.report import format_report
+from deepfake.faces.extraction import encode_crop
+from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
-from deepfake.media.discovery import display_name
+from deepfake.media.discovery import display_name, list_sources
+from deepfake.records import Aggregation, FaceScore, MediaScore, Status
 from tests.evaluation.made_checkpoint import write_checkpoint
+from tests.fakes import portrait
 from tests.made_crops import write_crop_folder
 
 HOSTILE = '<script>alert("1")</script>&\u202etxt.jpg'
 REASON = 'decode_error: <img src=x onerror="alert(2)">'
+COMMAND = "deepfake evaluate --data '</code><script>alert(3)</script>'"
 
 
 @dataclass(frozen=True)
@@ -49,3 +63,76 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     add_unanswered(crops)
     path = write_checkpoint(folder / "model.ckpt", crops, manifest_sha256="0" * 64)
     return Made(crops, path, load_checkpoint(path))
+
+
+def words(made: Made, *more: object) -> list[str]:
+    """What a command is told of the checkpoint, and more."""
+    start = ["--checkpoint", str(made.path), "--quiet", "--device", "cpu"]
+    return [*start, *map(str, more)]
+
+
+@pytest.fixture(scope="session")
+def evaluation(made: Made) -> Evaluation:
+    sets = []
+    for name, split in (("first", "test"), ("second <set>", "validation")):
+        data = read_material(made.crops, made.checkpoint, name, "crops/", split)
+        embeddings = embed_crops(made.crops, data.faces, made.checkpoint, device="cpu")
+        sets.append(score_material(data, embeddings, made.checkpoint, Aggregation()))
+    return evaluate(sets, made.checkpoint.threshold, Aggregation(), rounds=50)
+
+
+@pytest.fixture(scope="session")
+def page(evaluation: Evaluation, made: Made) -> str:
+    return format_report(evaluation, describe_origin(made.checkpoint, COMMAND))
+
+
+def make_answers() -> tuple[list[MediaScore], dict[int, bytes]]:
+    box = (0.0, 0.0, 40.0, 40.0)
+    faces = tuple(
+        FaceScore(index, index / 2, face, box, 0.9, p, track=face)
+        for index, face, p in ((0, 0, 0.2), (0, 1, 0.6), (5, 0, 0.9), (9, 0, 0.3))
+    )
+    scores = [
+        MediaScore("a.jpg", Status.OK, "", 0.3, "real", 0.5, 1, box, faces[:1]),
+        MediaScore(HOSTILE, Status.UNREADABLE, "io_error: <b>", None, None, 0.5, 0),
+        MediaScore(
+            "clip.mp4", Status.OK, "faces in 3 of 3 frames", 0.6, "fake", 0.5, 4, box, faces
+        ),
+        MediaScore("b\x1b.jpg", Status.OK, "", 0.6, "fake", 0.5, 1, box, faces[:1]),
+    ]
+    crop = encode_crop(np.full((32, 32, 3), 90, dtype=np.uint8), 90)
+    return scores, {0: crop, 2: crop}
+
+
+@pytest.fixture(scope="session")
+def prediction_page(made: Made) -> str:
+    scores, pictures = make_answers()
+    origin = describe_origin(made.checkpoint, COMMAND)
+    return format_prediction_report(digest_scores(scores), pictures, origin, 0.5)
+
+
+@dataclass
+class Files:
+    clip: Path
+    photo: Path
+    hostile: Path
+    wall: Path
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("files")
+    made = Files(*(folder / name for name in ("c.gif", "p.png", "<b onload=x>&.png", "w.png")))
+    picture = cv2.cvtColor(portrait(1), cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(made.photo), picture)
+    made.hostile.write_bytes(made.photo.read_bytes())
+    cv2.imwrite(str(made.wall), np.full((90, 90, 3), 90, np.uint8))
+    frames = [Image.fromarray(portrait(number)) for number in range(3)]
+    frames[0].save(made.clip, save_all=True, append_images=frames[1:], duration=400)
+    return made
+
+
+def explain_made(made: Made, path: Path, **options: object) -> Explanation:
+    predictor = Predictor(made.checkpoint, device="cpu")
+    (source,) = list_sources([path.name], path.parent)
+    return explain_file(predictor, source, **options)  # type: ignore[arg-type]

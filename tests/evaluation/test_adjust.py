@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from deepfake import cli
 from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.adjust import calibrate, fit_head
 from deepfake.evaluation.material import embed_crops, read_material, score_material
@@ -22,7 +23,7 @@ from deepfake.learning.checkpoint import (
 )
 from deepfake.learning.classifier import HEADS, Head, make_classifier
 from deepfake.records import Aggregation
-from tests.evaluation.conftest import Made
+from tests.evaluation.conftest import Made, words
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.made_crops import write_crop_folder
 
@@ -200,3 +201,53 @@ def test_fit_head_refuses(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the validation split needs both classes"):
         fit_head(made.checkpoint, one, output)
     assert not output.exists()
+
+
+# The commands
+
+
+def test_calibrate_command_and_info(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new.ckpt"
+    options = words(made, "--data", made.crops, "--output", output)
+    assert cli.main(["calibrate", *options, "--false-alarm-rate", "0.25"]) == 0
+    assert "false-alarm rate of at most 0.25 on 24 files" in capsys.readouterr().out
+    assert cli.main(["info", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "history:\n- what: calibrate" in shown
+    assert "threshold: 0.5" in shown.split("history:")[1]
+    assert cli.main(["calibrate", *options]) == 2
+    assert "exists; name another file or pass --overwrite" in capsys.readouterr().err
+    assert cli.main(["calibrate", *options, "--overwrite", "--prevalence", "0.1"]) == 0
+    assert load_checkpoint(output).threshold == 0.5
+    with pytest.raises(SystemExit):
+        cli.main(["calibrate", *options, "--prevalence", "0.1", "--false-alarm-rate", "0.1"])
+
+
+def test_fit_head_command(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new.ckpt"
+    options = words(made, "--data", made.crops, "--output", output, "--head", "logistic")
+    assert cli.main(["fit-head", *options]) == 0
+    assert "test        after" in capsys.readouterr().out
+    event = read_info(output)["history"][0]
+    assert (event["head"], event["C"], event["data"]) == ("logistic", 2.0, str(made.crops))
+    command = ["fit-head", "--checkpoint", str(made.path), "--data", "x", "--output"]
+    assert cli.main([*command, str(made.path), "--overwrite"]) == 2
+    assert "would replace the checkpoint itself" in capsys.readouterr().err
+    assert cli.main([*command, str(tmp_path / "no" / "x.ckpt")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["calibrate", "fit-head"])
+def test_safetensors_are_refused(
+    command: str, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "model.safetensors"
+    copy.write_bytes(to_safetensors(made.path))
+    options = [command, "--data", str(made.crops), "--quiet", "--checkpoint"]
+    assert cli.main([*options, str(copy), "--output", str(tmp_path / "new.ckpt")]) == 2
+    assert "model.safetensors: this reads a .ckpt; name that one" in capsys.readouterr().err
+    assert cli.main([*options, str(made.path), "--output", str(tmp_path / "a.safetensors")]) == 2
+    assert "a.safetensors: this writes a .ckpt" in capsys.readouterr().err
+    assert cli.main(["evaluate", *options[1:], str(copy), "--rounds", "0"]) == 0

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import html
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from deepfake import cli
 from deepfake.evaluation import explain, material
 from deepfake.evaluation.explain import (
-    Explanation,
     check_deletion,
     choose_peaks,
     cover,
-    explain_file,
     find_heat,
     find_neighbours,
     hot_region,
@@ -28,15 +23,13 @@ from deepfake.evaluation.explain import (
     read_reference,
     smear,
 )
-from deepfake.evaluation.explain_page import format_explanation
-from deepfake.evaluation.job import describe_origin
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.media.discovery import list_sources
-from deepfake.records import Aggregation, FaceScore
-from tests.evaluation.conftest import Made
+from deepfake.records import FaceScore
+from tests.evaluation.browser import BROWSER, probe
+from tests.evaluation.conftest import Files, Made, explain_made
 from tests.evaluation.made_checkpoint import BACKBONE, DIM
-from tests.evaluation.test_report import BROWSER, probe
 from tests.fakes import portrait
 from tests.made_crops import draw_crop
 
@@ -166,33 +159,6 @@ def test_neighbours_are_the_nearest_by_cosine(made: Made, tmp_path: Path) -> Non
     assert gone[0].encoded is None
 
 
-@dataclass
-class Files:
-    clip: Path
-    photo: Path
-    hostile: Path
-    wall: Path
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    folder = tmp_path_factory.mktemp("files")
-    made = Files(*(folder / name for name in ("c.gif", "p.png", "<b onload=x>&.png", "w.png")))
-    picture = cv2.cvtColor(portrait(1), cv2.COLOR_RGB2BGR)
-    cv2.imwrite(str(made.photo), picture)
-    made.hostile.write_bytes(made.photo.read_bytes())
-    cv2.imwrite(str(made.wall), np.full((90, 90, 3), 90, np.uint8))
-    frames = [Image.fromarray(portrait(number)) for number in range(3)]
-    frames[0].save(made.clip, save_all=True, append_images=frames[1:], duration=400)
-    return made
-
-
-def explain_made(made: Made, path: Path, **options: object) -> Explanation:
-    predictor = Predictor(made.checkpoint, device="cpu")
-    (source,) = list_sources([path.name], path.parent)
-    return explain_file(predictor, source, **options)  # type: ignore[arg-type]
-
-
 def test_a_clip_is_explained_frame_by_frame(
     made: Made, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,34 +178,6 @@ def test_a_clip_is_explained_frame_by_frame(
     monkeypatch.setattr(material, "embed_crops", lambda *_, **__: pytest.fail("embedded again"))
     again = explain_made(made, files.clip, train_crops=made.crops, kept=tmp_path, n_neighbours=3)
     assert [p.neighbours for p in again.peaks] == [p.neighbours for p in found.peaks]
-
-    text = html.unescape(
-        format_explanation(found, Aggregation(), describe_origin(made.checkpoint, "so"))
-    )
-    assert "3 faces in 3 frames" in text
-    assert "its score is the mean over them" in text
-    assert text.count('<section class="peak"') == 3
-    assert text.count('aria-label="Score over time') == 1
-    assert text.count('class="mark"') == 3
-    assert "NOT the crops that this checkpoint was trained on" in text
-    assert text.count("nearest training faces are fakes.") == 3
-
-
-def test_the_page_says_when_the_map_fails(made: Made, files: Files) -> None:
-    found = explain_made(made, files.photo, n_faces=1)
-    assert len(found.peaks) == 1
-    origin = describe_origin(made.checkpoint, "")
-    peak = found.peaks[0]
-    for hot, random, holds in ((2.0, 1.0, True), (1.0, 1.5, False)):
-        turned = replace(found, peaks=(replace(peak, hot_drop=hot, random_drop=random),))
-        text = format_explanation(turned, Aggregation(), origin)
-        assert turned.holds is holds
-        assert ("The maps FAIL their check on this file" in text) is not holds
-        assert ("takes off more in 1 of 1." in text) is holds
-        assert f"log-odds of fake by \N{MINUS SIGN}{hot:.2f} on average" in text
-    cold = replace(peak, heat=-np.ones_like(peak.heat), frame=None)
-    text = format_explanation(replace(found, peaks=(cold,)), Aggregation(), origin)
-    assert "the frame cannot be decoded again" in text
 
 
 def test_a_turned_face_is_shown_as_it_was_searched(made: Made, files: Files) -> None:

@@ -1,4 +1,4 @@
-"""The commands ``evaluate``, ``calibrate`` and ``fit-head``, from words to files."""
+"""The command ``evaluate``, from words to files."""
 
 from __future__ import annotations
 
@@ -13,18 +13,12 @@ from deepfake import cli
 from deepfake.errors import UsageError
 from deepfake.evaluation import material
 from deepfake.evaluation.job import run_evaluation
-from deepfake.learning.checkpoint import load_checkpoint, read_info, to_safetensors
 from deepfake.media.tables import read_csv
 from deepfake.records import CropSpec
-from tests.evaluation.conftest import Made
+from tests.evaluation.conftest import Made, words
 from tests.fakes import portrait
 
 FILES = ["embeddings", "faces.csv", "metrics.json", "predictions.csv", "report.html"]
-
-
-def words(made: Made, *more: object) -> list[str]:
-    start = ["--checkpoint", str(made.path), "--quiet", "--device", "cpu"]
-    return [*start, *map(str, more)]
 
 
 def test_evaluate_writes_everything(
@@ -119,23 +113,6 @@ def test_evaluate_refuses(made: Made, tmp_path: Path) -> None:
         run_evaluation(made.checkpoint, data, tmp_path)
 
 
-def test_calibrate_and_info(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "new.ckpt"
-    options = words(made, "--data", made.crops, "--output", output)
-    assert cli.main(["calibrate", *options, "--false-alarm-rate", "0.25"]) == 0
-    assert "false-alarm rate of at most 0.25 on 24 files" in capsys.readouterr().out
-    assert cli.main(["info", str(output)]) == 0
-    shown = capsys.readouterr().out
-    assert "history:\n- what: calibrate" in shown
-    assert "threshold: 0.5" in shown.split("history:")[1]
-    assert cli.main(["calibrate", *options]) == 2
-    assert "exists; name another file or pass --overwrite" in capsys.readouterr().err
-    assert cli.main(["calibrate", *options, "--overwrite", "--prevalence", "0.1"]) == 0
-    assert load_checkpoint(output).threshold == 0.5
-    with pytest.raises(SystemExit):
-        cli.main(["calibrate", *options, "--prevalence", "0.1", "--false-alarm-rate", "0.1"])
-
-
 @pytest.mark.parametrize("command", ["evaluate", "calibrate", "fit-head"])
 def test_faces_of_media_are_searched_for_where_it_says(
     command: str,
@@ -163,31 +140,3 @@ def test_faces_of_media_are_searched_for_where_it_says(
     options[options.index(str(tmp_path))] = str(made.crops)
     assert cli.main([*options, "--detect-device", "gpu"]) == 2
     assert "detect device 'gpu'; expected cpu, cuda or cuda:N" in capsys.readouterr().err
-
-
-def test_fit_head(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "new.ckpt"
-    options = words(made, "--data", made.crops, "--output", output, "--head", "logistic")
-    assert cli.main(["fit-head", *options]) == 0
-    assert "test        after" in capsys.readouterr().out
-    event = read_info(output)["history"][0]
-    assert (event["head"], event["C"], event["data"]) == ("logistic", 2.0, str(made.crops))
-    command = ["fit-head", "--checkpoint", str(made.path), "--data", "x", "--output"]
-    assert cli.main([*command, str(made.path), "--overwrite"]) == 2
-    assert "would replace the checkpoint itself" in capsys.readouterr().err
-    assert cli.main([*command, str(tmp_path / "no" / "x.ckpt")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", ["calibrate", "fit-head"])
-def test_safetensors_are_refused(
-    command: str, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy = tmp_path / "model.safetensors"
-    copy.write_bytes(to_safetensors(made.path))
-    options = [command, "--data", str(made.crops), "--quiet", "--checkpoint"]
-    assert cli.main([*options, str(copy), "--output", str(tmp_path / "new.ckpt")]) == 2
-    assert "model.safetensors: this reads a .ckpt; name that one" in capsys.readouterr().err
-    assert cli.main([*options, str(made.path), "--output", str(tmp_path / "a.safetensors")]) == 2
-    assert "a.safetensors: this writes a .ckpt" in capsys.readouterr().err
-    assert cli.main(["evaluate", *options[1:], str(copy), "--rounds", "0"]) == 0

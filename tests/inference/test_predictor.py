@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import time
@@ -297,3 +298,11 @@ def test_a_gpu_gives_the_same_scores(trained: Trained, mixed: list[Path]) -> Non
     assert [s.status for s in cpu] == [s.status for s in gpu]
     pairs = [(a.p_fake, b.p_fake) for a, b in zip(cpu, gpu, strict=True) if a.p_fake is not None]
     assert all(a == pytest.approx(b, abs=1e-3) for a, b in pairs)
+
+
+def test_both_ways_to_a_predictor_take_the_same_settings() -> None:
+    made = dict(inspect.signature(Predictor).parameters)
+    del made["checkpoint"], made["expected_faces"]
+    loaded = dict(inspect.signature(Predictor.from_checkpoint).parameters)
+    del loaded["path"]
+    assert list(loaded.items()) == list(made.items())

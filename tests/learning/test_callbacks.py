@@ -26,6 +26,7 @@ from deepfake.learning.losses import TripletOutcome
 from deepfake.learning.task import TripletTask
 from tests import oracles
 from tests.made_crops import write_crop_folder, write_tables
+from tests.made_trainer import make_trainer
 
 COUNTS = {"train": (16, 12), "validation": (9, 7), "test": (5, 5)}
 
@@ -33,20 +34,6 @@ COUNTS = {"train": (16, 12), "validation": (9, 7), "test": (5, 5)}
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_crop_folder(tmp_path_factory.mktemp("fit") / "crops", COUNTS, size=32)
-
-
-def make_trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        **({"max_epochs": 1} | options),
-    )
 
 
 def make_task(**options: Any) -> TripletTask:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from pytorch_lightning import Trainer
 from torch import Tensor
 
 from deepfake.errors import CheckpointError
@@ -33,6 +32,7 @@ from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import TripletTask
 from deepfake.records import Aggregation, CropSpec
 from tests.made_crops import COUNTS, write_crop_folder
+from tests.made_trainer import make_trainer
 
 Content = dict[str, Any]
 
@@ -57,16 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.manual_seed(0)
     task = TripletTask("test_efficientnet", 32, 16, drop_path_rate=None, seed=5)
     task.configuration = "seed_everything: 5\n"
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        default_root_dir=folder,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[FitClassifier(str(folder / "run"))],
-    )
+    trainer = make_trainer(folder, FitClassifier(str(folder / "run")))
     trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8))
     # Training lies interleaved in memory on a CPU, prediction does not: sums are rounded otherwise.
     task.embedder.use_memory_format(torch.contiguous_format)

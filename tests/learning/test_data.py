@@ -1,11 +1,9 @@
-"""Order, augmentation and splits follow from the seed alone, whatever the number of workers."""
+"""Samples and splits follow from the seed alone, whatever the number of workers."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,19 +17,11 @@ from deepfake.dataset.looks import Looks
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import JobError, UsageError
 from deepfake.learning.augmentation import EXTRAS, Augmentation, sample_seed
+from deepfake.learning.batches import SampleKey, deal, each_once
 from deepfake.learning.blending import self_blend
-from deepfake.learning.data import (
-    CropDataModule,
-    EpochBatches,
-    EpochOrder,
-    SampleKey,
-    deal,
-    each_once,
-    find_originals,
-)
-from tests.made_crops import write_crop_folder, write_tables
+from deepfake.learning.data import CropDataModule, find_originals
+from tests.made_crops import Edit, edited, write_crop_folder
 
-Edit = Callable[[CropRow], CropRow]
 COUNTS = {"train": (14, 10), "validation": (4, 4), "test": (4, 4)}
 
 
@@ -65,140 +55,6 @@ def stream(loader: DataLoader[Any]) -> list[tuple[bytes, int, int]]:
         for batch in loader
         for image, label, index in zip(batch["image"], batch["label"], batch["index"], strict=True)
     ]
-
-
-# Order
-
-
-@pytest.mark.parametrize("balance", [False, True], ids=["plain", "balanced"])
-def test_order_follows_from_seed_and_epoch_alone(balance: bool) -> None:
-    labels = [0] * 30 + [1] * 20
-    order = EpochOrder(labels, seed=3, balance=balance)
-    seen = []
-    for epoch in (0, 1, 2):
-        order.set_epoch(epoch)
-        seen.append(list(order))
-        assert list(order) == seen[-1]
-    fresh = EpochOrder(labels, seed=3, balance=balance)
-    torch.manual_seed(99)
-    np.random.seed(99)
-    fresh.set_epoch(2)
-    assert list(fresh) == seen[2]
-    assert len({tuple(indices) for indices in seen}) == 3
-    other = EpochOrder(labels, seed=4, balance=balance)
-    assert list(other) != seen[0]
-
-
-def test_every_row_once_in_random_order() -> None:
-    order = EpochOrder([0, 1] * 50, seed=0)
-    assert len(order) == 100
-    assert sorted(order) == list(range(100))
-    assert list(order) != list(range(100))
-
-
-@pytest.mark.parametrize(
-    ("n_real", "n_fake"), [(30, 7), (3, 50), (20, 20), (1, 4)], ids="{}".format
-)
-def test_balance_gives_half_and_half(n_real: int, n_fake: int) -> None:
-    labels = np.repeat([0, 1], [n_real, n_fake])
-    order = EpochOrder(labels.tolist(), seed=1, balance=True)
-    indices = list(order)
-    assert len(indices) == len(order) == 2 * max(n_real, n_fake)
-    assert [int(labels[i]) for i in indices] == [0, 1] * max(n_real, n_fake)
-    for label, number in ((0, n_real), (1, n_fake)):
-        times = Counter(i for i in indices if labels[i] == label)
-        assert len(times) == number
-        assert max(times.values()) - min(times.values()) <= 1
-
-
-# Batches
-
-
-@pytest.mark.parametrize(
-    ("share", "size", "expected"),
-    [
-        pytest.param(8 / 28, 28, 8, id="entry"),
-        pytest.param(0.2857142857142857, 28, 8, id="entry-as-configured"),
-        pytest.param(0.3, 28, 8, id="entry-as-written"),
-        pytest.param(0.0, 28, 0, id="none"),
-        pytest.param(1.0, 28, 28, id="all"),
-        pytest.param(0.5, 9, 4, id="half-of-nine"),
-    ],
-)
-def test_exact_number_of_augmented_samples(share: float, size: int, expected: int) -> None:
-    batches = list(EpochBatches(EpochOrder([0, 1] * 100, seed=0), size, share))
-    assert [sum(key.augment for key in batch) for batch in batches] == [expected] * (200 // size)
-    augmented = {key.row for batch in batches for key in batch if key.augment}
-    assert len(augmented) == expected * len(batches)
-
-
-def test_an_incomplete_batch_is_dropped() -> None:
-    batches = EpochBatches(EpochOrder([0, 1] * 13, seed=0), 8, 0.5)
-    found = list(batches)
-    assert [len(batch) for batch in found] == [8, 8, 8]
-    assert len(batches) == 3
-    assert found == [
-        [
-            SampleKey(0, row, place < 4)
-            for place, row in enumerate(list(batches.sampler)[start : start + 8])
-        ]
-        for start in (0, 8, 16)
-    ]
-
-
-def test_a_batch_larger_than_the_data_is_the_data() -> None:
-    batches = EpochBatches(EpochOrder([0, 1] * 5, seed=0), 48, 0.5)
-    (batch,) = batches
-    assert sorted(key.row for key in batch) == list(range(10))
-    assert sum(key.augment for key in batch) == 5
-
-
-@pytest.mark.parametrize(
-    ("rows", "size", "world"), [(50, 8, 2), (50, 12, 4), (11, 48, 2), (9, 6, 3)], ids="{}".format
-)
-def test_processes_divide_the_global_batch(rows: int, size: int, world: int) -> None:
-    def make_batches(rank: int, world: int) -> list[list[SampleKey]]:
-        order = EpochOrder([i % 2 for i in range(rows)], seed=5)
-        order.set_epoch(2)
-        return list(EpochBatches(order, size, 0.5, rank, world))
-
-    parts = [make_batches(rank, world) for rank in range(world)]
-    assert len({len(part) for part in parts}) == 1
-    for step in range(len(parts[0])):
-        assert len({len(part[step]) for part in parts}) == 1
-        together = [key for part in parts for key in part[step]]
-        assert len({key.row for key in together}) == len(together)
-        if rows >= size:
-            (whole,) = make_batches(0, 1)[step : step + 1]
-            assert sorted(together) == sorted(whole)
-
-
-@pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("turns", [1, 2, 8])
-def test_dealing_gives_every_place_to_one_process(world: int, turns: int) -> None:
-    parts = [deal(world * turns, rank, world) for rank in range(world)]
-    assert {len(part) for part in parts} == {turns}
-    assert sorted(place for part in parts for place in part) == list(range(world * turns))
-
-
-@pytest.mark.parametrize("world", [2, 3, 4])
-def test_of_balanced_batches_every_process_takes_both_classes(world: int) -> None:
-    labels = [0] * 40 + [1] * 40
-    for rank in range(world):
-        order = EpochOrder(labels, seed=0, balance=True)
-        for batch in EpochBatches(order, 4 * world, 0.5, rank, world):
-            assert 0 < sum(labels[key.row] for key in batch) < 4
-            assert 0 < sum(key.augment for key in batch) < 4
-
-
-def test_refuses_fewer_crops_than_processes() -> None:
-    with pytest.raises(UsageError, match="2 crops to train on cannot be divided among 3"):
-        EpochBatches(EpochOrder([0, 1], seed=0), 6, 0.5, 0, 3)
-
-
-def test_refuses_a_batch_that_processes_cannot_divide() -> None:
-    with pytest.raises(UsageError, match=r"batch_size=7 .* 2 processes"):
-        EpochBatches(EpochOrder([0, 1] * 10, seed=0), 7, 0.5, 0, 2)
 
 
 # Loader
@@ -294,12 +150,6 @@ def test_balanced_batches_are_half_fake(crops: Path) -> None:
 
 
 # Splits
-
-
-def edited(root: Path, edit: Edit) -> Path:
-    rows = [edit(row) for row in read_manifest(root).rows]
-    write_tables(root, rows)
-    return root
 
 
 def no_split(row: CropRow) -> CropRow:
@@ -582,18 +432,7 @@ def test_plain_shares_are_of_one_length_and_miss_nobody(crops: Path, world: int)
     assert once.tolist() == [0, 10, 20, 30, 40, 50, 60, 70]
 
 
-# Going on in mid-epoch, and batches
-
-
-def test_a_resumed_epoch_begins_where_it_was_left() -> None:
-    batches = EpochBatches(EpochOrder([0, 1] * 20, seed=0), 8, 0.5)
-    batches.sampler.set_epoch(3)
-    whole = list(batches)
-    batches.done = (3, 2)
-    assert list(batches) == whole[2:]
-    assert len(batches) == 5  # Lightning counts the whole epoch
-    batches.sampler.set_epoch(4)
-    assert len(list(batches)) == 5
+# Going on in mid-epoch, and batches in memory
 
 
 def test_the_state_names_epoch_and_batch(crops: Path) -> None:
@@ -620,69 +459,7 @@ def test_batches_are_interleaved_in_memory(crops: Path, workers: int) -> None:
         assert torch.equal(plain["image"][i], rows[i]["image"])
 
 
-# Groups, pairs, mini-epochs
-
-
-def runs_of(values: list[Any]) -> list[int]:
-    """Lengths of runs of equal values."""
-    return [len(list(run)) for _, run in groupby(values)]
-
-
-@pytest.mark.parametrize("balance", [False, True], ids=["plain", "balanced"])
-@pytest.mark.parametrize("per_group", [2, 3, 4])
-def test_rows_of_a_group_come_together(balance: bool, per_group: int) -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 200).tolist()
-    groups = [f"g{n}" for n in rng.integers(0, 12, 200)]
-    order = EpochOrder(labels, 1, balance, groups, per_group)
-    seen = []
-    for epoch in (0, 1):
-        order.set_epoch(epoch)
-        rows = list(order)
-        seen.append(rows)
-        assert len(rows) == len(order)
-        columns = [rows]
-        if balance:
-            columns = [rows[label::2] for label in (0, 1)]
-            assert [labels[row] for row in rows] == [0, 1] * (len(rows) // 2)
-        else:
-            assert sorted(rows) == list(range(200))
-        for column in columns:
-            lengths = runs_of([groups[row] for row in column])
-            # Two parts of one group may meet; what is left of a group is shorter.
-            assert np.mean(lengths) > 0.7 * per_group
-    assert seen[0] != seen[1]
-    assert list(EpochOrder(labels, 1, balance, groups, 1)) == list(EpochOrder(labels, 1, balance))
-
-
-def test_a_group_in_parts_is_spread_over_the_pass() -> None:
-    order = EpochOrder([0, 1] * 50, 0, groups=["a"] * 100, per_group=4)
-    assert sorted(order) == list(range(100))
-    order = EpochOrder([0, 1] * 50, 0, groups=["a"] * 60 + ["b"] * 40, per_group=4)
-    lengths = runs_of([row < 60 for row in order])
-    assert all(length % 4 == 0 for length in lengths)
-    assert max(lengths) < 60
-    with pytest.raises(ValueError, match="per_group=2 needs groups"):
-        EpochOrder([0, 1], 0, per_group=2)
-
-
-def test_a_fake_comes_with_its_original() -> None:
-    labels = [0, 0, 0, 1, 1, 1, 1, 1]
-    originals = np.array([-1, -1, -1, 0, 0, 2, -1, 1])
-    order = EpochOrder(labels, 0, originals=originals)
-    strangers = set()
-    for epoch in range(20):
-        order.set_epoch(epoch)
-        rows = list(order)
-        assert len(rows) == len(order) == 10
-        reals, fakes = rows[::2], rows[1::2]
-        assert sorted(fakes) == [3, 4, 5, 6, 7]
-        for real, fake in zip(reals, fakes, strict=True):
-            if fake == 6:
-                strangers.add(real)
-            else:
-                assert real == originals[fake]
-    assert strangers == {0, 1, 2}
+# Pairs, and all ways of sampling
 
 
 def pair_up(row: CropRow) -> CropRow:
@@ -746,21 +523,6 @@ def test_pairs_are_made_by_themselves_where_most_can_be(
     data = make(folder, paired="auto", balance=True)
     assert [batch["index"].tolist() for batch in data.train_dataloader()] == plain
     assert "no pairs, 0 of" in caplog.text
-
-
-@pytest.mark.parametrize("steps", [1, 3, 20])
-def test_mini_epochs_are_pieces_of_an_endless_row(steps: int) -> None:
-    order = EpochOrder([0, 1] * 13, seed=0)
-    passes = [(number, int(row)) for number in range(60) for row in order.arrange(number)]
-    batches = EpochBatches(order, 8, 0.5, steps=steps)
-    drawn = []
-    for epoch in range(7):
-        order.set_epoch(epoch)
-        found = list(batches)
-        assert len(found) == len(batches) == steps
-        assert all([key.augment for key in batch] == [True] * 4 + [False] * 4 for batch in found)
-        drawn += [(key.epoch, key.row) for batch in found for key in batch]
-    assert drawn == passes[: len(drawn)]
 
 
 SAMPLINGS: dict[str, dict[str, Any]] = {

@@ -15,6 +15,7 @@ from deepfake.learning.data import CropDataModule
 from deepfake.learning.interruption import StopOnSignal, Stopped
 from deepfake.learning.task import TripletTask
 from tests.made_crops import write_crop_folder
+from tests.made_trainer import make_trainer
 
 
 class _Hit(Callback):
@@ -38,18 +39,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fit(crops: Path, stop: StopOnSignal, hit: _Hit, **options: Any) -> Trainer:
     task = TripletTask("test_efficientnet", 32, 16, drop_path_rate=None)
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=crops,
-        max_epochs=2,
-        callbacks=[stop, hit],
-        **options,
-    )
+    trainer = make_trainer(crops, stop, hit, max_epochs=2, **options)
     trainer.fit(task, datamodule=CropDataModule(str(crops), 4))
     return trainer
 

@@ -23,6 +23,7 @@ from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import TripletTask
 from tests import oracles
 from tests.made_crops import write_crop_folder
+from tests.made_trainer import make_trainer
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +43,7 @@ def make(**options: Any) -> TripletTask:
 
 
 def fit(task: TripletTask, crops: Path, *, batch_size: int = 16, **options: Any) -> Trainer:
-    chosen: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu"} | options
-    trainer = Trainer(
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=crops,
-        **chosen,
-    )
+    trainer = make_trainer(crops, **options)
     trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size, augment_share=0.0))
     return trainer
 

@@ -189,15 +189,20 @@ def test_flipped_bytes_are_refused_or_score_numbers() -> None:
     assert refused > 50
 
 
-def test_scoring_needs_no_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
+def break_lightgbm(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Whoever imports it gets the error."""
     real_import = builtins.__import__
 
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
+    def broken(name: str, *arguments: Any, **options: Any) -> Any:
         if name == "lightgbm":
-            raise ModuleNotFoundError(name)
+            raise error
         return real_import(name, *arguments, **options)
 
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(builtins, "__import__", broken)
+
+
+def test_scoring_needs_no_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
+    break_lightgbm(monkeypatch, ModuleNotFoundError("lightgbm"))
     assert float(planted(TEXT)(torch.zeros(1, 3))) == 1.0
     find = importlib.util.find_spec
     monkeypatch.setattr(trees, "find_spec", lambda name: None if name == "lightgbm" else find(name))
@@ -206,15 +211,8 @@ def test_scoring_needs_no_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_lightgbm_that_does_not_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    real_import = builtins.__import__
-
-    def broken(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "lightgbm":
-            raise OSError("libgomp.so.1: cannot open shared object file")
-        return real_import(name, *arguments, **options)
-
+    break_lightgbm(monkeypatch, OSError("libgomp.so.1: cannot open shared object file"))
     monkeypatch.setattr(trees, "find_spec", lambda name: object())
-    monkeypatch.setattr(builtins, "__import__", broken)
     with pytest.raises(UsageError, match=r"does not start: libgomp\.so\.1"):
         TreesClassifier(8).fit(*draw(10, 10))
 

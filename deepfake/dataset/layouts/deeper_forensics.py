@@ -34,6 +34,7 @@ from deepfake.dataset.layouts.facts import (
     get_clip_name,
     get_folders,
     get_frame_name,
+    has_lists,
 )
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
@@ -113,12 +114,8 @@ def _note(facts: dict[str, Fact], listed: dict[str, str]) -> list[str]:
 def _read_lists(tree: Tree) -> dict[str, str]:
     """Split of every manipulated video, empty if there are no lists."""
     folder = tree.root / "lists" / "splits"
-    there = [name for name in SPLIT_FILES.values() if (folder / name).is_file()]
-    if not there:
+    if not has_lists(folder, SPLIT_FILES.values()):
         return {}
-    if len(there) < len(SPLIT_FILES):
-        missing = sorted(set(SPLIT_FILES.values()) - set(there))
-        raise UsageError(f"{folder} has {', '.join(there)} but not {', '.join(missing)}")
     listed: dict[str, str] = {}
     for split, name in SPLIT_FILES.items():
         for number, line in tree.read_lines(folder / name):

@@ -40,6 +40,7 @@ from deepfake.dataset.layouts.facts import (
     get_clip_name,
     get_folders,
     get_frame_name,
+    has_lists,
 )
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
@@ -211,14 +212,10 @@ def _note(tree: Tree, splits: dict[str, str]) -> list[str]:
 def _read_splits(root: Path) -> dict[str, str]:
     """Split of every id, empty if there are no pair files."""
     for folder in (root, root / "splits"):
-        there = [name for name in SPLIT_FILES.values() if (folder / name).is_file()]
-        if there:
+        if has_lists(folder, SPLIT_FILES.values()):
             break
     else:
         return {}
-    if len(there) < len(SPLIT_FILES):
-        missing = sorted(set(SPLIT_FILES.values()) - set(there))
-        raise UsageError(f"{folder} has {', '.join(there)} but not {', '.join(missing)}")
     splits: dict[str, str] = {}
     for split, name in SPLIT_FILES.items():
         for pair in _read_pairs(folder / name):

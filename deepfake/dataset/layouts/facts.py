@@ -7,7 +7,7 @@ What must stay together follows from that here, once for all layouts. Knows no l
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -102,6 +102,19 @@ class Tree:
         """The numbered lines of a text file that say something."""
         lines = enumerate(read_text(path, "text file").splitlines(), start=1)
         return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def has_lists(folder: Path, names: Collection[str]) -> bool:
+    """Whether the official lists of a data set lie in a folder.
+
+    Raises:
+        UsageError: If some do and others do not.
+    """
+    there = [name for name in names if (folder / name).is_file()]
+    if there and len(there) < len(names):
+        missing = sorted(set(names) - set(there))
+        raise UsageError(f"{folder} has {', '.join(there)} but not {', '.join(missing)}")
+    return bool(there)
 
 
 @dataclass(frozen=True, slots=True)

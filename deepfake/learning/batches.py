@@ -1,0 +1,217 @@
+"""Which crops come when: one endless row of them, cut into batches, epochs and processes.
+
+A sample is named by ``(epoch, row, augment)``, and the names of a batch follow from the seed, the
+epoch and the number of the batch: the number of processes and a resume change nothing. Knows rows
+by label, group and original alone, neither manifest nor picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from deepfake.errors import UsageError
+
+
+class SampleKey(NamedTuple):
+    """Names one sample of one epoch.
+
+    Args:
+        epoch: Pass over the training data that drew it; where ``steps_per_epoch`` cuts passes into
+            epochs, that is another number than the epoch's.
+        row: Of the data set.
+        augment: Whether it is changed at random.
+    """
+
+    epoch: int
+    row: int
+    augment: bool
+
+
+class EpochOrder(Sampler[int]):
+    """Indices in an order that follows from (seed, epoch) alone.
+
+    Args:
+        labels: Label of each row.
+        seed: Same seed and epoch, same order.
+        balance: Repeat rows of the smaller class until both are equally frequent, and alternate
+            the classes, so that every batch is half fake.
+        groups: Group of each row, for ``per_group``.
+        per_group: So many rows of a group come together (of each class, where they alternate);
+            what is left of a group comes together too.
+        originals: For every row, the row that it was made from, or -1. If given, every fake comes
+            once, its own original just before it, or any real where that is not known.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int],
+        seed: int,
+        balance: bool = False,
+        groups: Sequence[str] | None = None,
+        per_group: int = 1,
+        originals: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.labels, self.seed, self.balance = np.asarray(labels), seed, balance
+        self.per_group, self.originals = per_group, originals
+        self._group_numbers: NDArray[np.int64] | None = None
+        if per_group > 1:
+            if groups is None:
+                raise ValueError(f"per_group={per_group} needs groups")
+            names = np.asarray(groups, dtype=object)
+            _, self._group_numbers = np.unique(names, return_inverse=True)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        counts = np.bincount(self.labels, minlength=2)
+        if self.originals is not None:
+            return 2 * int(counts[1])
+        return 2 * int(counts.max()) if self.balance else len(self.labels)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.arrange(self.epoch).tolist()
+
+    def arrange(self, epoch: int) -> NDArray[np.int64]:
+        """One pass over the data, ``(len(self),)``."""
+        generator = np.random.default_rng((self.seed, epoch))
+        if self.originals is not None:
+            fakes = self._shuffle(np.flatnonzero(self.labels == 1), generator)
+            reals = self.originals[fakes]
+            unknown = reals < 0
+            others = np.flatnonzero(self.labels == 0)
+            reals = np.where(unknown, generator.choice(others, len(fakes)), reals)
+            return np.stack([reals, fakes], axis=1).ravel()
+        if not self.balance:
+            return self._shuffle(np.arange(len(self.labels)), generator)
+        longest = len(self) // 2
+        columns = []
+        for label in (0, 1):
+            rows = np.flatnonzero(self.labels == label)
+            rounds = [self._shuffle(rows, generator) for _ in range(-(-longest // len(rows)))]
+            columns.append(np.concatenate(rounds)[:longest])
+        return np.stack(columns, axis=1).ravel()
+
+    def _shuffle(
+        self, rows: NDArray[np.int64], generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Every row once, in random order; with groups, in random order of their parts."""
+        shuffled: NDArray[np.int64] = generator.permutation(rows)
+        if self._group_numbers is None:
+            return shuffled
+        numbers = self._group_numbers[shuffled]
+        by_group = np.argsort(numbers, kind="stable")
+        shuffled, numbers = shuffled[by_group], numbers[by_group]
+        first = np.flatnonzero(np.r_[True, np.diff(numbers) != 0])
+        place = np.arange(len(rows)) - np.repeat(first, np.diff(np.r_[first, len(rows)]))
+        part = np.cumsum(place % self.per_group == 0) - 1
+        return shuffled[np.argsort(generator.permutation(part[-1] + 1)[part], kind="stable")]
+
+
+class EpochBatches(Sampler[list[SampleKey]]):
+    """Batches for one process out of the global batches that all processes share.
+
+    The first ``augment_share * batch_size`` samples of each global batch (rounded down) are
+    augmented: the order is random, so that is an exact number of random samples, as the entry had
+    it.
+
+    Args:
+        sampler: Order of the rows.
+        batch_size: Size of the *global* batch; an incomplete last one is dropped, unless it is
+            the only one.
+        augment_share: Share of each batch that is augmented.
+        rank: Number of this process.
+        world_size: Number of processes; they take equal parts of each global batch, and of
+            balanced batches each takes both classes.
+        steps: Batches of an epoch. The passes over the data then form one endless row, an epoch
+            is a piece of it, and nothing is dropped: the next epoch goes on where it ended.
+
+    Attributes:
+        done: Batches of one epoch that a resumed run has behind it, as ``(epoch, number)``.
+    """
+
+    def __init__(
+        self,
+        sampler: EpochOrder,
+        batch_size: int,
+        augment_share: float,
+        rank: int = 0,
+        world_size: int = 1,
+        steps: int | None = None,
+    ) -> None:
+        if batch_size % world_size:
+            raise UsageError(
+                f"data.batch_size={batch_size} cannot be divided among {world_size} processes; it "
+                f"counts all of them together, so take {-(-batch_size // world_size) * world_size}"
+            )
+        if len(sampler) < world_size:
+            raise UsageError(
+                f"{len(sampler)} crops to train on cannot be divided among {world_size} processes"
+            )
+        self.sampler = sampler
+        self.batch_size, self.steps = batch_size, steps
+        if steps is None:
+            self.batch_size = min(batch_size, len(sampler) - len(sampler) % world_size)
+        self.n_augmented = int(augment_share * self.batch_size + 1e-9)
+        self.rank, self.world_size = rank, world_size
+        self.done = (0, 0)
+
+    def __len__(self) -> int:
+        return self.steps or len(self.sampler) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        epoch = self.sampler.epoch
+        first = self.done[1] if epoch == self.done[0] else 0
+        draws = self._draw(epoch, first)
+        for _ in range(first, len(self)):
+            batch = [
+                SampleKey(number, row, place < self.n_augmented)
+                for place, (number, row) in enumerate(islice(draws, self.batch_size))
+            ]
+            yield [batch[place] for place in deal(len(batch), self.rank, self.world_size)]
+
+    def _draw(self, epoch: int, first: int) -> Iterator[tuple[int, int]]:
+        """Pass and row of the samples of an epoch, from its ``first`` batch on."""
+        length = len(self.sampler)
+        # Without mini-epochs each epoch is a pass of its own, whose remainder is dropped.
+        begin = epoch * (length if self.steps is None else self.steps * self.batch_size)
+        number, place = divmod(begin + first * self.batch_size, length)
+        while True:
+            for row in self.sampler.arrange(number)[place:].tolist():
+                yield number, row
+            number, place = number + 1, 0
+
+
+def deal(n_places: int, rank: int, world_size: int) -> list[int]:
+    """Places of a batch that one process takes; ``TripletTask.gather`` puts them together again.
+
+    They are dealt out in turns, each turn beginning one process later: where the classes alternate,
+    every second place would give each of two processes one class only.
+
+    Example:
+        >>> [deal(8, rank, world_size=2) for rank in range(2)]
+        [[0, 3, 4, 7], [1, 2, 5, 6]]
+    """
+    turns = range(n_places // world_size)
+    return [turn * world_size + (rank + turn) % world_size for turn in turns]
+
+
+def each_once(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    """Columns in the order of the samples that ``index`` names, each sample once.
+
+    Example:
+        >>> each_once(torch.tensor([2, 0, 1, 0]), torch.tensor([7, 5, 6, 5]))
+        (tensor([5, 6, 7]),)
+    """
+    _, places = np.unique(index.numpy(), return_index=True)
+    return tuple(column[torch.from_numpy(places)] for column in columns)

@@ -1,0 +1,157 @@
+"""What a file is before anything decodes it: a file at all, of which format, whole or cut.
+
+The content decides, never the suffix. Knows no decoder.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from deepfake.errors import MediaError, one_line
+
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+
+_SIGNATURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF8",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+)
+
+
+def open_regular_file(path: Path, name: str) -> BinaryIO:
+    """Open a file for reading without ever waiting for, or acting on, what is no file.
+
+    Raises:
+        MediaError: ``not_regular_file`` or ``io_error``.
+    """
+    # Opening a fifo waits for its writer and opening a device may act on it, so look first; the
+    # second look, at what was really opened, closes the gap between the two.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = -1
+    try:
+        _require_regular(path.stat().st_mode, name)
+        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+        _require_regular(os.fstat(descriptor).st_mode, name)
+        file = os.fdopen(descriptor, "rb")
+        descriptor = -1
+    except MediaError:
+        raise
+    except FileNotFoundError as error:
+        raise MediaError(name, "io_error", "no such file") from error
+    except (OSError, ValueError) as error:
+        # ValueError: a NUL in the path.
+        raise MediaError(
+            name, "io_error", one_line(getattr(error, "strerror", None) or str(error))
+        ) from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return file
+
+
+def _require_regular(mode: int, name: str) -> None:
+    if not stat.S_ISREG(mode):
+        raise MediaError(name, "not_regular_file", describe_mode(mode))
+
+
+def describe_mode(mode: int) -> str:
+    """Say in words what kind of thing a path is, from its ``st_mode``."""
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a fifo (named pipe)",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a character device",
+        stat.S_IFBLK: "a block device",
+        stat.S_IFLNK: "a symbolic link",
+    }
+    return kinds.get(stat.S_IFMT(mode), "neither a file nor a folder")
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins so is of a format that ``read_image`` knows.
+
+    Args:
+        head: The first 64 bytes of the file, or all of it.
+    """
+    return (
+        head.startswith(_SIGNATURES)
+        or head[:4] + head[8:12] == b"RIFFWEBP"
+        or bool(_read_brands(head) & (_AVIF_BRANDS | _HEIF_BRANDS))
+    )
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether a file that begins so is HEIC, which needs a decoder of its own."""
+    brands = _read_brands(head)
+    # `mif1` is the family name of both; AVIF decodes without an extra.
+    return bool(brands & _HEIF_BRANDS) and not brands & _AVIF_BRANDS
+
+
+def _read_brands(head: bytes) -> set[bytes]:
+    """What a file of the MP4 family (AVIF, HEIC, videos) says it is; empty for others."""
+    if head[4:8] != b"ftyp":
+        return set()
+    box_end = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[8:12]} | {head[at : at + 4] for at in range(16, box_end, 4)}
+
+
+def is_one_scan(file: BinaryIO) -> bool:
+    """Whether a JPEG stores its picture in one sequential scan, which decodes row by row."""
+    position = file.tell()
+    try:
+        file.seek(2)
+        n_components = 0
+        while True:
+            marker = file.read(2)
+            if len(marker) < 2 or marker[0] != 0xFF:
+                return False
+            if marker[1] == 0xFF:
+                file.seek(-1, io.SEEK_CUR)
+                continue
+            # A forged length below 2 must not become `read(-1)`, which is the whole file.
+            segment = file.read(max(0, int.from_bytes(file.read(2), "big") - 2))
+            if marker[1] in (0xC0, 0xC1) and len(segment) > 5:
+                n_components = segment[5]
+            elif marker[1] == 0xDA:
+                return bool(segment) and segment[0] == n_components
+    finally:
+        file.seek(position)
+
+
+def is_cut(file: BinaryIO) -> bool:
+    """Whether a WebP, AVIF or HEIC file is cut: their decoders only say that they failed."""
+    n_bytes = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    head = file.read(64)
+    if head[:4] + head[8:12] == b"RIFFWEBP":
+        return int.from_bytes(head[4:8], "little") + 8 > n_bytes
+    brands = _read_brands(head)
+    if not brands & (_AVIF_BRANDS | _HEIF_BRANDS):
+        return False
+    return are_boxes_cut(file, n_bytes)
+
+
+def are_boxes_cut(file: BinaryIO, n_bytes: int) -> bool:
+    """Whether a file of ISO boxes (MP4, MOV, AVIF, HEIC) ends inside of a box."""
+    position = 0
+    while position < n_bytes:
+        file.seek(position)
+        box = file.read(16)
+        size = int.from_bytes(box[:4], "big")
+        if size == 0:
+            return False
+        # Size 1 stands for a 64-bit size behind the name; the least a box can have is 8 bytes.
+        position += max(8, int.from_bytes(box[8:16], "big") if size == 1 else size)
+    return position > n_bytes

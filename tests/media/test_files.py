@@ -1,0 +1,124 @@
+"""What no decoder has seen yet: things that are no files, and formats told by their first bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deepfake.errors import MediaError
+from deepfake.media.files import is_cut, is_heif, is_one_scan, is_picture, open_regular_file
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(make_fifo, r"a fifo \(named pipe\)", id="fifo"),
+        pytest.param(make_socket, "a socket", id="socket"),
+        pytest.param(Path.mkdir, "a folder", id="folder"),
+        pytest.param(lambda path: path.symlink_to("/dev/null"), "a character device", id="device"),
+    ],
+)
+@pytest.mark.timeout(20)
+def test_does_not_touch_what_is_no_file(
+    tmp_path: Path,
+    make: Callable[[Path], None],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(Path("x.jpg"))
+    with pytest.raises(MediaError, match=f"x.jpg: not_regular_file: {message}"):
+        open_regular_file(Path("x.jpg"), "x.jpg")
+
+
+def test_says_that_a_file_vanished(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="io_error: no such file"):
+        open_regular_file(tmp_path / "gone.jpg", "gone.jpg")
+
+
+def test_says_that_a_file_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*args: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "a.png"
+    path.touch()
+    monkeypatch.setattr(os, "open", deny)
+    with pytest.raises(MediaError, match="io_error: Permission denied"):
+        open_regular_file(path, "a.png")
+
+
+def test_says_that_a_path_is_impossible() -> None:
+    with pytest.raises(MediaError, match="io_error: embedded null byte"):
+        open_regular_file(Path("a\0.jpg"), "a")
+
+
+def test_avif_with_the_family_brand_is_no_heic() -> None:
+    assert not is_heif(b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif" + bytes(8))
+    assert is_heif(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(8))
+
+
+SOF = b"\xff\xc0\0\x11\x08\0\x09\0\x09\x03" + bytes(9)
+SOS_ALL, SOS_ONE = b"\xff\xda\0\x0c\x03" + bytes(9), b"\xff\xda\0\x08\x01" + bytes(5)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(SOF + SOS_ALL, True, id="interleaved"),
+        pytest.param(b"\xff\xff" + SOF + b"\xff" + SOS_ALL, True, id="fill-bytes"),
+        pytest.param(SOF + SOS_ONE, False, id="one-component-a-scan"),
+        pytest.param(SOF.replace(b"\xc0", b"\xc2", 1) + SOS_ALL, False, id="progressive"),
+        pytest.param(b"\xff\xe0\0\x01" + SOF + SOS_ALL, True, id="forged-length"),
+        pytest.param(SOF, False, id="no-scan"),
+        pytest.param(b"junk", False, id="junk"),
+    ],
+)
+def test_knows_jpegs_of_one_scan(data: bytes, expected: bool) -> None:
+    file = io.BytesIO(b"\xff\xd8" + data)
+    file.seek(1)
+    assert is_one_scan(file) is expected
+    assert file.tell() == 1
+
+
+def make_box(kind: bytes, content: bytes, wide: bool = False) -> bytes:
+    size = len(content) + (16 if wide else 8)
+    head = b"\0\0\0\1" + kind + size.to_bytes(8, "big") if wide else size.to_bytes(4, "big") + kind
+    return head + content
+
+
+AVIF = make_box(b"ftyp", b"avif\0\0\0\0") + make_box(b"mdat", bytes(90), wide=True)
+WEBP = b"RIFF" + (40).to_bytes(4, "little") + b"WEBP" + bytes(36)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(AVIF, False, id="boxes"),
+        pytest.param(AVIF[:-1], True, id="cut-boxes"),
+        pytest.param(AVIF[:24] + bytes(8), False, id="a-box-to-the-end"),
+        pytest.param(WEBP, False, id="webp"),
+        pytest.param(WEBP[:-1], True, id="cut-webp"),
+        pytest.param(b"BM" + bytes(9), False, id="says-nothing"),
+    ],
+)
+def test_knows_what_ends_before_its_header_says(
+    tmp_path: Path, data: bytes, expected: bool
+) -> None:
+    (tmp_path / "x").write_bytes(data)
+    with open_regular_file(tmp_path / "x", "x") as file:
+        assert is_picture(data)
+        assert is_cut(file) is expected
