@@ -5,7 +5,7 @@ A rung is an overlay in ``configs/ablations`` (or ``--overlays``) over ``configs
 length); words that are not listed here go to every ``train.py``. A rung that differs from the
 entry's finished run in its head alone goes on from the end of that run's training. Killed at any
 time, the same command goes on; finished runs are kept, so that several calls with different
-``--seeds`` may share an ``--output``.
+``--rungs`` and ``--seeds`` may share an ``--output``. The table has those of the call.
 
 The table has AUC, accuracy at the threshold chosen on validation, and equal error rate on the test
 split, means over the seeds, with 95 % intervals from drawing whole groups with replacement; the
@@ -101,20 +101,24 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
     options, more = parser.parse_known_args()
     options.more = more
-    rungs = choose_rungs(options.rungs, options.overlays)
     against = choose_rungs(options.against, options.overlays)
+    wanted = options.rungs and [*options.rungs, *against]
+    rungs = choose_rungs(wanted, options.overlays)
     claim(options)
     size = read_manifest(options.data).spec.size
     results: dict[str, list[Scored]] = {}
     n_failed = 0
     for rung in rungs:
-        wanted = merged(options.base, options.overlays / f"{rung}.yaml")["model"]["image_size"]
-        if wanted != size:
-            print(f"{rung}: skipped, it wants crops of {wanted} px, these have {size} px")
+        settings = merged(options.base, options.overlays / f"{rung}.yaml")
+        side = settings["model"]["image_size"]
+        if side != size:
+            print(f"{rung}: skipped, it wants crops of {side} px, these have {size} px")
             continue
         for seed in options.seeds:
             run = options.output / rung / f"seed-{seed}"
-            if not (run / "model.ckpt").exists() and not train(options, rung, seed, run):
+            if (run / "model.ckpt").exists():
+                refuse_stale(run, settings, options.more)
+            elif not train(options, rung, seed, run):
                 n_failed += 1
                 continue
             results.setdefault(rung, []).append(score(run, options.data, seed))
@@ -160,6 +164,21 @@ def claim(options: argparse.Namespace) -> None:
             "--output"
         )
     write_atomic(note, json.dumps(content))
+
+
+def refuse_stale(run: Path, settings: Mapping[str, Any], more: Sequence[str]) -> None:
+    """Refuse a finished run that was trained with other settings than the overlays have now."""
+    given = {word.split("=")[0] for word in more if word.startswith("--")}
+    trained = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    for room, part in settings.items():
+        for name, value in part.items() if isinstance(part, dict) else [(None, part)]:
+            key = f"{room}.{name}" if name else room
+            was = trained[room][name] if name else trained[room]
+            if key != "seed_everything" and f"--{key}" not in given and was != value:
+                sys.exit(
+                    f"{run} was trained with {key} {was}, the overlays now say {value}; remove it "
+                    "to train it anew, or choose another --output"
+                )
 
 
 def merged(base: Path | None, overlay: Path) -> dict[str, Any]:

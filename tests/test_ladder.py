@@ -215,6 +215,33 @@ def test_a_folder_is_for_one_base_and_one_set_of_crops(crops: Path, tmp_path: Pa
             ladder.claim(other)
 
 
+def test_finished_runs_make_the_table_of_a_call_until_an_overlay_changes(
+    crops: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("DEEPFAKE_RUN_FOLDER", raising=False)
+    output, overlays = tmp_path / "out", tmp_path / "overlays"
+    overlays.mkdir()
+    for rung in ("05-triplet", "06-head-l2"):
+        take_a_step(crops, output / rung / "seed-0", rung)
+        (overlays / f"{rung}.yaml").write_text((ladder.ABLATIONS / f"{rung}.yaml").read_text())
+    words = ["ladder.py", "--data", str(crops), "--base", str(SMOKE), "--output", str(output)]
+    words += ["--overlays", str(overlays), "--rungs", "06", "--against", "05", "--rounds", "20"]
+    monkeypatch.setattr("sys.argv", [*words, "--trainer.limit_train_batches", "1"])
+    assert ladder.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "AUC against 05-triplet" in lines[0]
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| 05-triplet", "| 06-head-l2"]
+    with (overlays / "06-head-l2.yaml").open("a") as file:
+        file.write("\nmodel:\n  margin: 0.9\n")
+    with pytest.raises(
+        SystemExit, match=r"trained with model.margin 1.0, the overlays now say 0.9"
+    ):
+        ladder.main()
+
+
 def test_a_failed_run_is_said(
     crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
