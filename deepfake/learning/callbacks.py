@@ -239,16 +239,16 @@ class EpochLog(Callback):
         self._said_s = now
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs
         step, steps = batch_idx + 1, trainer.num_training_batches
-        loss = pl_module.means.read().get("train_triplet_loss", float("nan"))
+        loss = pl_module.means.read().get("train_loss", float("nan"))
         left = self.seconds_left(trainer, step)
         logger.info(
-            "epoch %d/%s  step %d/%s  train_triplet_loss %.4f%s",
+            "epoch %d/%s  step %d/%s  train_loss %.4f%s",
             *(epoch, last, step, steps, loss, _format_left(left)),
         )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the figures of the epoch."""
-        names = ("train_triplet_loss", "val_loss", "val_auc", "val_eer", "val_accuracy")
+        names = ("train_loss", "val_loss", "val_auc", "val_eer", "val_accuracy")
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if isinstance(pl_module, TripletTask):
             figures |= pl_module.means.read()  # the task logs them after this hook

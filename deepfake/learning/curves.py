@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 _PANELS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "triplet loss": {"train_triplet_loss": "training", "val_loss": "validation"},
+        "loss": {"train_loss": "training", "val_loss": "validation"},
         "validation": {"val_auc": "AUC", "val_eer": "equal error rate", "val_accuracy": "accuracy"},
         "squared distance": {
             "train_ap_distance": "anchor to positive",

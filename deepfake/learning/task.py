@@ -263,11 +263,7 @@ class TripletTask(LightningModule):
         labels = self.gather(batch["label"])
         outcome = self.triplet_loss.evaluate(embeddings, labels)
         triplet, n_triplets, ap_mean, an_mean, active_share = outcome
-        penalty = self.head_l2 / 2 * self.embedder.head.weight.pow(2).sum()
-        waits = self.current_epoch < self.triplet_after_epoch
-        loss: Tensor = (0.0 if waits else self.triplet_weight) * triplet + penalty
-        if self.cross_entropy is not None:
-            loss = loss + self.cross_entropy_weight * self.cross_entropy(embeddings, labels)
+        loss = self._objective(triplet, embeddings, labels)
         self._refuse_nan(
             self.watch.add(loss, batch["index"], self.current_epoch, self.global_step, self._lr)
         )
@@ -281,7 +277,7 @@ class TripletTask(LightningModule):
             },
             n_triplets,
         )
-        self.log("loss", triplet.detach(), prog_bar=True, logger=False, batch_size=len(labels))
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(labels))
         self._remember(embeddings.detach(), labels)
         return loss
 
@@ -592,14 +588,23 @@ class TripletTask(LightningModule):
         while len(self._recent) * len(labels) > _RECENT_ROWS:
             self._recent.popleft()
 
+    def _objective(self, triplet: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """What training makes smaller: the weighted losses, and the penalty on the head."""
+        penalty = self.head_l2 / 2 * self.embedder.head.weight.pow(2).sum()
+        waits = self.current_epoch < self.triplet_after_epoch
+        loss: Tensor = (0.0 if waits else self.triplet_weight) * triplet + penalty
+        if self.cross_entropy is not None:
+            loss = loss + self.cross_entropy_weight * self.cross_entropy(embeddings, labels)
+        return loss
+
     def _validation_loss(self, embeddings: Tensor, labels: Tensor) -> float:
-        """Mean triplet loss over batches of the training size, drawn in a fixed random order."""
+        """Mean objective over batches of the training size, drawn in a fixed random order."""
         size = self._data.batch_size if self._data else 28
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        losses = [
-            float(self.triplet_loss(embeddings[part], labels[part]))
-            for part in torch.split(order, size)
-        ]
+        losses = []
+        for part in torch.split(order, size):
+            batch = embeddings[part].to(self.device), labels[part].to(self.device)
+            losses.append(float(self._objective(self.triplet_loss(*batch), *batch)))
         return sum(losses) / len(losses)
 
 

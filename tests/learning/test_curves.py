@@ -10,7 +10,7 @@ from deepfake.learning.curves import draw_curves
 
 def test_draws_what_is_there() -> None:
     history = [
-        {"epoch": e, "lr": 0.1 / (e + 1), "train_triplet_loss": 1 - e / 10, "val_loss": 1.0}
+        {"epoch": e, "lr": 0.1 / (e + 1), "train_loss": 1 - e / 10, "val_loss": 1.0}
         for e in range(4)
     ]
     png = draw_curves(history)

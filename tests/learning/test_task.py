@@ -116,6 +116,27 @@ def test_cross_entropy_is_added_with_its_weight(crops: Path) -> None:
     assert 0.3 < extra < 1.5
 
 
+def test_validation_measures_what_training_makes_smaller(crops: Path) -> None:
+    task = make(cross_entropy_weight=0.5, triplet_weight=2.0, head_l2=0.3, margin=0.7)
+    trainer = fit(task, crops)
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    samples = [data.datasets["validation"][i] for i in range(8)]  # one batch: smaller than 16
+    labels = [int(sample["label"]) for sample in samples]
+    task.eval()
+    with torch.no_grad():
+        embeddings = task.embedder(torch.stack([sample["image"] for sample in samples]))
+        assert task.cross_entropy is not None
+        logits = task.cross_entropy.linear(embeddings * task.cross_entropy.scale).squeeze(1)
+        teacher = sum(
+            math.log1p(math.exp(-x if label else x))
+            for x, label in zip(logits.tolist(), labels, strict=True)
+        )
+        penalty = 0.3 / 2 * float(task.embedder.head.weight.square().sum())
+        triplets = float(oracles.triplet_loss(embeddings, labels, 0.7))
+    expected = 2.0 * triplets + 0.5 * teacher / 8 + penalty
+    assert float(trainer.callback_metrics["val_loss"]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_nothing_to_learn_is_an_error() -> None:
     with pytest.raises(UsageError, match="are both 0; nothing to learn"):
         make(triplet_weight=0.0)
