@@ -216,10 +216,10 @@ class CropDataModule(LightningDataModule):
         balance: Fill every batch half with real and half with fake.
         per_group: So many crops of a group come together (of each class, where classes
             alternate).
-        paired: Fill every batch with pairs of a fake and its own original; every fake comes once
-            in a pass, with any real where its original is not known. ``auto`` does so where most
-            training fakes have their original among the training crops; ``balance`` decides
-            elsewhere.
+        paired: Fill every batch with pairs of a fake and its own original. A pass brings every
+            crop: reals that no fake was made from come once, beside fakes whose original is not
+            known, then beside fakes that come again. ``auto`` does so where most training fakes
+            have their original among the training crops; ``balance`` decides elsewhere.
         steps_per_epoch: Steps of an epoch, which then ends in the middle of the data; the next one
             goes on there. ``null``: an epoch is a pass over the data.
         split: ``given`` takes the split column of the manifest, ``group`` divides by group,
@@ -438,9 +438,18 @@ class CropDataModule(LightningDataModule):
         if n_pairs < n_fakes:
             logger.warning(
                 "data.paired: %d of %d training fakes have no original among the training crops; "
-                "any real stands in",
+                "other reals stand in",
                 n_fakes - n_pairs,
                 n_fakes,
+            )
+        n_reals = len(dataset) - n_fakes
+        n_lonely = n_reals - len(np.unique(dataset.pairs[dataset.pairs >= 0]))
+        if n_lonely:
+            logger.info(
+                "data.paired: %d of %d training reals are no fake's original; each comes once in a "
+                "pass, beside another's fake",
+                n_lonely,
+                n_reals,
             )
         return True
 

@@ -473,15 +473,31 @@ def pairs(tmp_path: Path) -> Path:
     return write_crop_folder(tmp_path / "pairs", COUNTS, size=16, edit=pair_up)
 
 
-def test_paired_batches_hold_pairs(pairs: Path) -> None:
+def test_paired_batches_hold_pairs(pairs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     data = make(pairs, paired=True, batch_size=4)
+    assert "4 of 14 training reals are no fake's original; each comes once in a pass" in caplog.text
     rows = data.datasets["train"].rows
-    seen = []
+    own: list[tuple[str, str]] = []
+    strange: list[tuple[str, str]] = []
     for batch in data.train_dataloader():
         reals, fakes = batch["index"][::2].tolist(), batch["index"][1::2].tolist()
-        assert [rows[real].source for real in reals] == [rows[fake].original for fake in fakes]
-        seen += fakes
-    assert len(seen) == len(set(seen)) == COUNTS["train"][1]
+        for real, fake in zip(reals, fakes, strict=True):
+            of_pair = rows[real].source == rows[fake].original
+            (own if of_pair else strange).append((rows[real].group, rows[fake].group))
+    names = [f"train-{number}" for number in range(14)]
+    assert sorted(real for real, _ in own) == sorted(names[:10])
+    assert sorted(real for real, _ in strange) == sorted(names[10:])
+
+
+def test_every_real_is_trained_on_where_few_have_a_fake(tmp_path: Path) -> None:
+    counts = {"train": (60, 6), "validation": (2, 2)}
+    root = write_crop_folder(tmp_path / "crops", counts, size=16, originals=True)
+    data = make(root, batch_size=40, paired="auto", balance=True)
+    assert data.pairs_up
+    loader = data.train_dataloader()
+    drawn = [key.row for batch in loader.batch_sampler for key in batch]  # type: ignore[union-attr]
+    assert set(drawn) == set(range(66))
 
 
 def test_the_nearest_frame_of_the_original_is_taken() -> None:
