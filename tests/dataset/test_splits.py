@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
@@ -80,6 +81,57 @@ def test_shares_are_roughly_met(seed: int, pure: bool) -> None:
         chosen = Counter(s for (_, own), s in zip(rows, splits, strict=True) if own == label)
         for name, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
             assert chosen[name] / chosen.total() == pytest.approx(share, abs=0.03)
+
+
+KINDS = [(0, 1), (1, 0), (0, 2), (1, 1), (1, 2), (5, 0)]  # real and fake crops of a group
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.15, 0.15), (0.2, 0.0, 0.8)], ids="{}".format)
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_small_sets_are_divided_wherever_that_is_possible(
+    size: int, shares: tuple[float, float, float]
+) -> None:
+    splits = [i for i in range(3) if shares[i] > 0]
+
+    def is_possible(kinds: tuple[tuple[int, int], ...]) -> bool:
+        for places in itertools.product(splits, repeat=size):
+            held = {
+                (place, label)
+                for place, kind in zip(places, kinds, strict=True)
+                for label in (0, 1)
+                if kind[label]
+            }
+            if len(held) == 2 * len(splits):
+                return True
+        return False
+
+    outcomes = Counter[bool]()
+    for kinds in itertools.combinations_with_replacement(KINDS, size):
+        rows = [
+            (str(group), label)
+            for group, kind in enumerate(kinds)
+            for label in (0, 1)
+            for _ in range(kind[label])
+        ]
+        try:
+            found = split(rows, shares)
+        except UsageError:
+            found = []
+        assert bool(found) == is_possible(kinds), kinds
+        if found:
+            held = {(name, label) for name, (_, label) in zip(found, rows, strict=True)}
+            assert held == {(SPLITS[i], label) for i in splits for label in (0, 1)}
+            assert find_leaks([group for group, _ in rows], found) == []
+        outcomes[bool(found)] += 1
+    assert outcomes[False] > 0
+    assert outcomes[True] > 0 or size < len(splits)
+
+
+def test_divisions_that_worked_stay_as_they_are() -> None:
+    rows = [(f"g{i % 7}", i % 2) for i in range(40)] + [("h", 0)] * 6 + [("i", 1)] * 3
+    found = dict(zip((group for group, _ in rows), split(rows, seed=3), strict=True))
+    train = dict.fromkeys(["g0", "g3", "g4", "g6", "h", "i"], "train")
+    assert found == train | {"g1": "test", "g2": "validation", "g5": "validation"}
 
 
 def test_the_seed_matters() -> None:
