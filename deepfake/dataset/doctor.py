@@ -266,6 +266,8 @@ def _choose_splits(
         splits = assign_splits(
             [row.group for row in rows],
             [row.label or 0 for row in rows],
+            [row.source for row in rows],
+            [row.original for row in rows],
             given,
             mode,
             seed=seed,
@@ -491,8 +493,8 @@ def _check_originals(
             for fake, real in parted[:_EXAMPLES]
         )
         text = (
-            f"{len(parted):,} fake crops stand in another split than their original: give both the"
-            " same group"
+            f"{len(parted):,} fake crops stand in another split than their original: mend the split"
+            " column, or train with data.split group"
         )
         findings.append(Finding("leak", "originals", text, _and_more(examples, len(parted))))
     fakes = [source for source in sources if source.label == 1]

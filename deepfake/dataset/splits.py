@@ -135,6 +135,8 @@ def _lacks_class(given: NDArray[np.float64], shares: Sequence[float]) -> bool:
 def assign_splits(
     groups: Sequence[str],
     labels: Sequence[int],
+    sources: Sequence[str],
+    originals: Sequence[str],
     given: Sequence[str],
     mode: str = "auto",
     shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
@@ -142,9 +144,13 @@ def assign_splits(
 ) -> list[str]:
     """The split of every row, as training uses it and ``doctor`` looks at it.
 
+    Where groups are divided, a fake ties its own to that of its original.
+
     Args:
         groups: Group of each row.
         labels: 1 = fake, 0 = real, of each row.
+        sources: Id of each row's input.
+        originals: Id of the input that a row was made from, or empty.
         given: Split that the data bring, or empty.
         mode: ``given`` takes that column as it is; ``group`` ignores it and divides the groups;
             ``auto`` takes it if it is filled, draws a validation split from the groups of train
@@ -156,9 +162,16 @@ def assign_splits(
         UsageError: If the column is filled in part or names another split, or the groups cannot
             be divided.
     """
+
+    def divide(rows: Sequence[int], shares: tuple[float, float, float]) -> list[str]:
+        tied = _tie_originals(
+            *([column[i] for i in rows] for column in (groups, sources, originals))
+        )
+        return split_by_group(tied, [labels[i] for i in rows], shares, seed)
+
     counts = Counter(given)
     if mode == "group" or (mode == "auto" and counts[""] == len(given)):
-        return split_by_group(groups, labels, shares, seed)
+        return divide(range(len(given)), shares)
     if counts[""]:
         raise UsageError(
             f"{counts['']} of {len(given)} crops have no split; fill the split column, or set"
@@ -171,13 +184,24 @@ def assign_splits(
         return list(given)
     train = [i for i, split in enumerate(given) if split == "train"]
     share = shares[1] / (shares[0] + shares[1])
-    drawn = split_by_group(
-        [groups[i] for i in train], [labels[i] for i in train], (1 - share, share, 0.0), seed
-    )
     splits = list(given)
-    for i, split in zip(train, drawn, strict=True):
+    for i, split in zip(train, divide(train, (1 - share, share, 0.0)), strict=True):
         splits[i] = split
     return splits
+
+
+def _tie_originals(
+    groups: Sequence[str], sources: Sequence[str], originals: Sequence[str]
+) -> list[str]:
+    """Groups, those joined that show one input or were made from it, be it there or not."""
+    homes: dict[str, str] = {}
+    ties = {(group, group) for group in groups}
+    for inputs in (sources, originals):
+        for name, group in zip(inputs, groups, strict=True):
+            if name:
+                ties.add((group, homes.setdefault(name, group)))
+    names = join_identities(ties)
+    return [names[group] for group in groups]
 
 
 def join_identities(ties: Iterable[Sequence[str]]) -> dict[str, str]:

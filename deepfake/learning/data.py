@@ -222,8 +222,8 @@ class CropDataModule(LightningDataModule):
             have their original among the training crops; ``balance`` decides elsewhere.
         steps_per_epoch: Steps of an epoch, which then ends in the middle of the data; the next one
             goes on there. ``null``: an epoch is a pass over the data.
-        split: ``given`` takes the split column of the manifest, ``group`` divides by group,
-            ``auto`` takes the column if it is filled.
+        split: ``given`` takes the split column of the manifest, ``group`` divides by group, a
+            fake's tied to that of its original, ``auto`` takes the column if it is filled.
         shares: Shares of train, validation and test for ``group``.
         crop_preset: Refuse crops of another preset; ``crop.py --config`` reads it too.
         num_workers: Loader processes.
@@ -392,6 +392,8 @@ class CropDataModule(LightningDataModule):
         names = assign_splits(
             [row.group for row in rows],
             [row.label or 0 for row in rows],
+            [row.source for row in rows],
+            [row.original for row in rows],
             given,
             self.split,
             self.shares,
@@ -480,7 +482,7 @@ class CropDataModule(LightningDataModule):
             self._refuse_leak(
                 f"{len(parted)} fake crops stand in another split than their original: "
                 + _describe_pairs(manifest, names, parted),
-                "give both the same group",
+                "mend the split column, set data.split to 'group'",
             )
         rarer, commoner = sorted(counts["train"].values())
         if commoner > _LARGE_IMBALANCE * rarer and not (self.balance or self.pairs_up):

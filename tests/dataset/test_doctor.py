@@ -228,6 +228,20 @@ def test_a_validation_split_is_drawn_as_training_draws_it(folder: Path) -> None:
     assert report.groups["validation"] > 0
 
 
+def test_a_drawn_split_keeps_fakes_with_their_originals(tmp_path: Path) -> None:
+    root = write_crop_folder(
+        tmp_path / "c",
+        {"train": (20, 20)},
+        size=16,
+        originals=True,
+        edit=lambda row: replace(row, split="", group=f"{row.group}-{row.label}"),
+    )
+    report = look(root)
+    (note,) = find(report, "originals")
+    assert note.text == "20 of 20 fakes name their original; 20 have crops of both"
+    assert set(report.groups) == {"train", "validation", "test"}
+
+
 def test_what_training_would_refuse_is_said(folder: Path) -> None:
     edited(folder, lambda row: replace(row, split="", group="all"))
     report = look(folder)

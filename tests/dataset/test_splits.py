@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from deepfake.dataset.splits import (
     SPLITS,
     assign_splits,
     find_leaks,
+    find_parted,
     join_identities,
     split_by_group,
 )
@@ -191,32 +193,35 @@ def test_finds_leaks() -> None:
 GROUPS = [str(i // 2) for i in range(24)]
 LABELS = [i % 2 for i in range(24)]
 OFFICIAL = ["train"] * 18 + ["test"] * 6
+SOURCES = [f"s{i}" for i in range(24)]
+
+
+def assign(given: list[str], *options: Any, **named: Any) -> list[str]:
+    return assign_splits(GROUPS, LABELS, SOURCES, [""] * 24, given, *options, **named)
 
 
 def test_a_filled_column_is_taken() -> None:
     given = ["train"] * 12 + ["validation"] * 6 + ["test"] * 6
     for mode in ("auto", "given"):
-        assert assign_splits(GROUPS, LABELS, given, mode) == given
-    assert assign_splits(GROUPS, LABELS, given, "group") == split_by_group(GROUPS, LABELS)
+        assert assign(given, mode) == given
+    assert assign(given, "group") == split_by_group(GROUPS, LABELS)
 
 
 def test_an_empty_column_is_divided() -> None:
-    assert assign_splits(GROUPS, LABELS, [""] * 24, seed=3) == split_by_group(
-        GROUPS, LABELS, seed=3
-    )
+    assert assign([""] * 24, seed=3) == split_by_group(GROUPS, LABELS, seed=3)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_validation_is_drawn_from_the_groups_of_train(seed: int) -> None:
-    splits = assign_splits(GROUPS, LABELS, OFFICIAL, shares=(0.6, 0.3, 0.1), seed=seed)
+    splits = assign(OFFICIAL, shares=(0.6, 0.3, 0.1), seed=seed)
     assert splits[18:] == ["test"] * 6
     assert Counter(splits[:18]) == {"train": 12, "validation": 6}
     assert find_leaks(GROUPS, splits) == []
-    assert assign_splits(GROUPS, LABELS, OFFICIAL, "given", seed=seed) == OFFICIAL
+    assert assign(OFFICIAL, "given", seed=seed) == OFFICIAL
 
 
 def test_a_set_for_testing_only_stays_one() -> None:
-    assert assign_splits(GROUPS, LABELS, ["test"] * 24) == ["test"] * 24
+    assert assign(["test"] * 24) == ["test"] * 24
 
 
 @pytest.mark.parametrize(
@@ -229,7 +234,51 @@ def test_a_set_for_testing_only_stays_one() -> None:
 )
 def test_refuses_a_column(given: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        assign_splits(GROUPS, LABELS, given)
+        assign(given)
+
+
+def apart(n: int) -> dict[str, Any]:
+    """A real and a fake of it each, all in groups of their own."""
+    return {
+        "groups": [f"{word}{i}" for i in range(n) for word in ("person", "fake")],
+        "labels": [0, 1] * n,
+        "sources": [f"{word}{i}.jpg" for i in range(n) for word in ("person", "fake")],
+        "originals": [word for i in range(n) for word in ("", f"person{i}.jpg")],
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("given", ["", "train"], ids=["divided", "validation-drawn"])
+@pytest.mark.parametrize("mode", ["auto", "group"])
+def test_a_fake_is_drawn_with_its_original(seed: int, given: str, mode: str) -> None:
+    rows = apart(20)
+    splits = assign_splits(**rows, given=[given] * 40, mode=mode, seed=seed)
+    assert find_parted(rows["sources"], rows["originals"], splits) == []
+    assert splits[::2] == splits[1::2]
+    drawn = {"train", "validation"} if given and mode == "auto" else set(SPLITS)
+    assert set(splits) == drawn
+    untied = assign_splits(**(rows | {"originals": [""] * 40}), given=[""] * 40, seed=seed)
+    assert find_parted(rows["sources"], rows["originals"], untied)
+
+
+def test_fakes_of_one_original_stay_together_even_without_it() -> None:
+    rows = apart(20)
+    rows["originals"][1::2] = [f"absent{i // 4}" for i in range(20)]
+    splits = assign_splits(**rows, given=[""] * 40)
+    assert find_leaks(rows["originals"][1::2], splits[1::2]) == []
+    assert set(splits) == set(SPLITS)
+
+
+def test_what_the_test_split_shows_ties_nothing_of_train_together() -> None:
+    rows = apart(6)
+    rows["groups"] += ["test"] * 7
+    rows["labels"] += [0] + [1] * 6
+    rows["sources"] += [f"t{i}" for i in range(7)]
+    rows["originals"] += [""] + [f"person{i}.jpg" for i in range(6)]
+    splits = assign_splits(**rows, given=["train"] * 12 + ["test"] * 7)
+    assert set(splits[:12]) == {"train", "validation"}
+    assert splits[12:] == ["test"] * 7
+    assert len(find_parted(rows["sources"], rows["originals"], splits)) == 6
 
 
 # Identities

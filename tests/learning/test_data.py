@@ -267,6 +267,16 @@ def test_a_search_for_look_alikes_that_was_cut_short_is_said(
     assert "too many crops look somewhat alike" in caplog.text
 
 
+def test_a_drawn_split_keeps_fakes_with_their_originals(pairs: Path) -> None:
+    edited(pairs, lambda row: replace(row, split="", group=f"{row.group}-{row.label}"))
+    data = make(pairs)  # not refused
+    for split in ("train", "validation", "test"):
+        rows = data.datasets[split].rows
+        sources = {row.source for row in rows}
+        assert rows
+        assert all(row.original in sources for row in rows if row.label)
+
+
 def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
     return lambda row: replace(row, **values) if condition(row) else row
 
