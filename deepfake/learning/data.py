@@ -283,9 +283,9 @@ class CropDataModule(LightningDataModule):
         """Read the manifest and divide it.
 
         Raises:
-            UsageError: If crops are unlabelled, a split is empty or holds one class only,
-                something leaks from one split into another, the crops are of another preset, or
-                they lack the landmarks or originals that a setting needs.
+            UsageError: If crops are unlabelled, train or validation is empty, a split holds one
+                class only, something leaks from one split into another, the crops are of another
+                preset, or they lack the landmarks or originals that a setting needs.
         """
         if self.description is not None:
             return
@@ -467,6 +467,12 @@ class CropDataModule(LightningDataModule):
                 raise UsageError(
                     f"the {split} split needs both classes, but {self.root} has {shown}"
                 )
+        if min(counts["test"].values()) == 0 < max(counts["test"].values()):
+            raise UsageError(
+                f"the test split needs both classes or no crops, but {self.root} has {shown}: crop "
+                "these inputs into a folder of their own to measure on (deepfake evaluate), or set "
+                "data.split to 'group'"
+            )
         leaks = find_leaks([row.group for row in manifest.rows], names)
         if leaks:
             self._refuse_leak(
@@ -491,8 +497,8 @@ class CropDataModule(LightningDataModule):
                 "and half",
                 shown,
             )
-        if min(counts["test"].values()) == 0:
-            logger.warning("the test split lacks a class (%s): no test figures", shown)
+        if not any(counts["test"].values()):
+            logger.warning("there is no test split (%s): no test figures", shown)
 
     def _check_looks(self, manifest: Manifest, names: list[str]) -> None:
         """Refuse near-duplicates in two splits; the first of several processes looks for all."""

@@ -259,20 +259,23 @@ def test_unlabelled_crops_cannot_train(folder: Path) -> None:
     assert "no label" in str(report)
 
 
-def test_a_class_that_a_split_lacks(folder: Path) -> None:
-    edited(folder, lambda row: replace(row, label=0) if row.split == "test" else row)
-    (finding,) = find(look(folder), "classes")
+def test_a_missing_test_split_is_a_warning(tmp_path: Path) -> None:
+    root = write_crop_folder(tmp_path / "c", {"train": (4, 4), "validation": (2, 2)}, size=16)
+    report = look(root)
+    (finding,) = find(report, "classes")
     assert finding.level == "warning"
-    assert finding.text == "test has 8 real and 0 fake crops: no test figures"
+    assert finding.text == "test has 0 real and 0 fake crops: no test figures"
+    assert not report.unfit
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_a_class_that_training_needs(folder: Path, split: str) -> None:
     edited(folder, lambda row: replace(row, label=0) if row.split == split else row)
     report = look(folder)
     (finding,) = find(report, "classes")
     assert finding.level == "unfit"
-    assert finding.text.endswith(" real and 0 fake crops: it needs both")
+    assert " real and 0 fake crops: it needs both" in finding.text
+    assert (report.unfit, report.leaks) == (True, 0)
     assert report.verdict.startswith("no leak, but training would refuse it")
 
 

@@ -303,6 +303,12 @@ def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
             id="validation-of-one-class",
         ),
         pytest.param(
+            change(lambda row: row.split == "test", label=1),
+            {},
+            "the test split needs both classes or no crops, .* test: 0 real, 8 fake: crop these",
+            id="test-of-one-class",
+        ),
+        pytest.param(
             change(lambda row: row.split == "validation", split="test"),
             {"split": "given"},
             "the validation split needs both classes, but .* validation: 0 real, 0 fake",
@@ -371,10 +377,11 @@ def test_the_right_preset_is_welcome(tmp_path: Path) -> None:
     assert len(make(root, crop_preset="dacon").datasets["train"]) == 24
 
 
-def test_a_test_split_of_one_class_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    edited(folder, change(lambda row: row.split == "test", label=1))
-    assert len(make(folder).datasets["test"]) == 8
-    assert "the test split lacks a class" in caplog.text
+def test_a_missing_test_split_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counts = {split: COUNTS[split] for split in ("train", "validation")}
+    root = write_crop_folder(tmp_path / "crops", counts, size=16)
+    assert len(make(root).datasets["test"]) == 0
+    assert "there is no test split (train: 14 real, 10 fake" in caplog.text
 
 
 @pytest.mark.parametrize(
