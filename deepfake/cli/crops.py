@@ -153,7 +153,8 @@ def doctor(argv: Sequence[str] | None = None) -> int:
         description="Count what a crop folder holds and look for what spoils a figure: groups or\n"
         "near-duplicates in two splits, duplicates, damaged crops, imbalance.",
         epilog="""\
-exit code: 1 if something leaks from one split into another or crops are damaged, else 0.
+exit code: 1 if something leaks from one split into another, crops are damaged or training would
+refuse them for another reason (no labels, a split of one class), else 0.
 Where the data bring no split, the one that training makes by default is looked at.
 
 examples:
@@ -191,7 +192,7 @@ def _doctor(options: argparse.Namespace) -> int:
     )
     text = json.dumps(report.to_dict(), indent=2) if options.json else str(report)
     sys.stdout.write(f"{text}\n")
-    if report.damaged:
+    if report.damaged or report.unfit:
         return EXIT_FAILED
     if not report.leaks:
         return EXIT_OK

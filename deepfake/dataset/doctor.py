@@ -101,6 +101,11 @@ class Report:
         return any(finding.level == "damage" for finding in self.findings)
 
     @property
+    def unfit(self) -> bool:
+        """Whether training would refuse the folder, leaks aside."""
+        return any(finding.level == "unfit" for finding in self.findings)
+
+    @property
     def verdict(self) -> str:
         """One line that sums up."""
         counts = Counter(finding.level for finding in self.findings)
@@ -109,7 +114,7 @@ class Report:
             return "damaged: run the crop command again"
         if self.leaks:
             return f"LEAK: figures from this folder would be too good ({warnings} besides)"
-        if counts["unfit"]:
+        if self.unfit:
             return f"no leak, but training would refuse it ({warnings} besides)"
         return "fit for training" + (f", {warnings}" if counts["warning"] else "")
 
@@ -146,6 +151,7 @@ class Report:
             ],
             "leak": bool(self.leaks),
             "damaged": self.damaged,
+            "unfit": self.unfit,
             "verdict": self.verdict,
         }
 
@@ -266,6 +272,8 @@ def _choose_splits(
         splits = assign_splits(
             [row.group for row in rows],
             [row.label or 0 for row in rows],
+            [row.source for row in rows],
+            [row.original for row in rows],
             given,
             mode,
             seed=seed,
@@ -399,10 +407,13 @@ def _check_balance(rows: Sequence[CropRow], splits: Sequence[str]) -> list[Findi
         )
         if min(counts[0], counts[1]) == 0:
             text = f"{split} has {counts[0]:,} real and {counts[1]:,} fake crops"
-            if split == "test":
-                findings.append(Finding("warning", "classes", f"{text}: no test figures"))
-            else:
+            if split != "test":
                 findings.append(Finding("unfit", "classes", f"{text}: it needs both"))
+            elif counts:
+                text += ": it needs both or no crops; measure these in a folder of their own"
+                findings.append(Finding("unfit", "classes", text))
+            else:
+                findings.append(Finding("warning", "classes", f"{text}: no test figures"))
         elif max(counts.values()) > _LARGE_IMBALANCE * min(counts.values()):
             text = (
                 f"{split} has {counts[0]:,} real and {counts[1]:,} fake crops; data.balance true"
@@ -491,8 +502,8 @@ def _check_originals(
             for fake, real in parted[:_EXAMPLES]
         )
         text = (
-            f"{len(parted):,} fake crops stand in another split than their original: give both the"
-            " same group"
+            f"{len(parted):,} fake crops stand in another split than their original: mend the split"
+            " column, or train with data.split group"
         )
         findings.append(Finding("leak", "originals", text, _and_more(examples, len(parted))))
     fakes = [source for source in sources if source.label == 1]

@@ -7,9 +7,10 @@ Knows labels and group names only, no image.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepfake.errors import UsageError
 
@@ -25,7 +26,9 @@ def split_by_group(
     """Assign every row to a split: whole groups only, both classes in each, shares near the goal.
 
     Groups go, in a seeded order with the largest first, to the split that is furthest from its
-    share of that group's classes. The result depends on the rows' content, not on their order.
+    share of that group's classes. Where that leaves a split without a class, every split first gets
+    the small groups that it cannot do without. The result depends on the rows' content, not on
+    their order.
 
     Args:
         groups: Group of each row.
@@ -55,18 +58,11 @@ def split_by_group(
     names = sorted(counts)
     order = np.random.default_rng(seed).permutation(len(names))
     by_size = sorted((names[i] for i in order), key=lambda name: -sum(counts[name]))
-    wanted = np.outer(shares, totals)
-    given = np.zeros((3, 2))
-    chosen: dict[str, int] = {}
-    for name in by_size:
-        count = np.array(counts[name])
-        missing = (wanted - given) / np.maximum(wanted, 1e-9)
-        # A split that still lacks a whole class comes before one that only lacks numbers.
-        starved = ((given == 0) & (count > 0)).any(axis=1) & (np.array(shares) > 0)
-        need = (missing * (count > 0)).sum(axis=1) + 1e3 * starved * np.array(shares)
-        target = int(np.argmax(np.where(np.array(shares) > 0, need, -np.inf)))
-        chosen[name] = target
-        given[target] += count
+    chosen = _share_out(by_size, counts, shares, {})
+    given = _count_splits(chosen, counts)
+    if _lacks_class(given, shares):
+        chosen = _share_out(by_size, counts, shares, _find_core(by_size, counts, shares))
+        given = _count_splits(chosen, counts)
     for split, share, got in zip(SPLITS, shares, given, strict=True):
         if share > 0 and got.min() == 0:
             raise UsageError(
@@ -77,9 +73,70 @@ def split_by_group(
     return [SPLITS[chosen[group]] for group in groups]
 
 
+def _share_out(
+    by_size: Sequence[str],
+    counts: Mapping[str, Sequence[int]],
+    shares: Sequence[float],
+    core: Mapping[str, int],
+) -> dict[str, int]:
+    """Number of the split of every group; those of the core have theirs."""
+    chosen = dict(core)
+    wanted = np.outer(shares, np.sum(list(counts.values()), axis=0))
+    given = _count_splits(chosen, counts)
+    for name in by_size:
+        if name in chosen:
+            continue
+        count = np.array(counts[name])
+        missing = (wanted - given) / np.maximum(wanted, 1e-9)
+        # A split that still lacks a whole class comes before one that only lacks numbers.
+        starved = ((given == 0) & (count > 0)).any(axis=1) & (np.array(shares) > 0)
+        need = (missing * (count > 0)).sum(axis=1) + 1e3 * starved * np.array(shares)
+        target = int(np.argmax(np.where(np.array(shares) > 0, need, -np.inf)))
+        chosen[name] = target
+        given[target] += count
+    return chosen
+
+
+def _find_core(
+    by_size: Sequence[str], counts: Mapping[str, Sequence[int]], shares: Sequence[float]
+) -> dict[str, int]:
+    """For every split a group of both classes, or one of each: without these no division works.
+
+    Small groups, so that the large ones can still go where numbers are missing; empty if there
+    are too few.
+    """
+    small_first = by_size[::-1]
+    both = [[name] for name in small_first if min(counts[name]) > 0]
+    reals, fakes = (
+        [name for name in small_first if counts[name][1 - label] == 0] for label in (0, 1)
+    )
+    largest_first = sorted((i for i in range(3) if shares[i] > 0), key=lambda i: -shares[i])
+    parts = (both + [list(pair) for pair in zip(reals, fakes, strict=False)])[: len(largest_first)]
+    if len(parts) < len(largest_first):
+        return {}
+    parts.sort(key=lambda part: -sum(sum(counts[name]) for name in part))
+    return {name: split for split, part in zip(largest_first, parts, strict=True) for name in part}
+
+
+def _count_splits(
+    chosen: Mapping[str, int], counts: Mapping[str, Sequence[int]]
+) -> NDArray[np.float64]:
+    """Real and fake crops of each split, ``(3, 2)``."""
+    given = np.zeros((3, 2))
+    for name, split in chosen.items():
+        given[split] += counts[name]
+    return given
+
+
+def _lacks_class(given: NDArray[np.float64], shares: Sequence[float]) -> bool:
+    return any(share > 0 and got.min() == 0 for share, got in zip(shares, given, strict=True))
+
+
 def assign_splits(
     groups: Sequence[str],
     labels: Sequence[int],
+    sources: Sequence[str],
+    originals: Sequence[str],
     given: Sequence[str],
     mode: str = "auto",
     shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
@@ -87,9 +144,13 @@ def assign_splits(
 ) -> list[str]:
     """The split of every row, as training uses it and ``doctor`` looks at it.
 
+    Where groups are divided, a fake ties its own to that of its original.
+
     Args:
         groups: Group of each row.
         labels: 1 = fake, 0 = real, of each row.
+        sources: Id of each row's input.
+        originals: Id of the input that a row was made from, or empty.
         given: Split that the data bring, or empty.
         mode: ``given`` takes that column as it is; ``group`` ignores it and divides the groups;
             ``auto`` takes it if it is filled, draws a validation split from the groups of train
@@ -101,9 +162,16 @@ def assign_splits(
         UsageError: If the column is filled in part or names another split, or the groups cannot
             be divided.
     """
+
+    def divide(rows: Sequence[int], shares: tuple[float, float, float]) -> list[str]:
+        tied = _tie_originals(
+            *([column[i] for i in rows] for column in (groups, sources, originals))
+        )
+        return split_by_group(tied, [labels[i] for i in rows], shares, seed)
+
     counts = Counter(given)
     if mode == "group" or (mode == "auto" and counts[""] == len(given)):
-        return split_by_group(groups, labels, shares, seed)
+        return divide(range(len(given)), shares)
     if counts[""]:
         raise UsageError(
             f"{counts['']} of {len(given)} crops have no split; fill the split column, or set"
@@ -116,13 +184,24 @@ def assign_splits(
         return list(given)
     train = [i for i, split in enumerate(given) if split == "train"]
     share = shares[1] / (shares[0] + shares[1])
-    drawn = split_by_group(
-        [groups[i] for i in train], [labels[i] for i in train], (1 - share, share, 0.0), seed
-    )
     splits = list(given)
-    for i, split in zip(train, drawn, strict=True):
+    for i, split in zip(train, divide(train, (1 - share, share, 0.0)), strict=True):
         splits[i] = split
     return splits
+
+
+def _tie_originals(
+    groups: Sequence[str], sources: Sequence[str], originals: Sequence[str]
+) -> list[str]:
+    """Groups, those joined that show one input or were made from it, be it there or not."""
+    homes: dict[str, str] = {}
+    ties = {(group, group) for group in groups}
+    for inputs in (sources, originals):
+        for name, group in zip(inputs, groups, strict=True):
+            if name:
+                ties.add((group, homes.setdefault(name, group)))
+    names = join_identities(ties)
+    return [names[group] for group in groups]
 
 
 def join_identities(ties: Iterable[Sequence[str]]) -> dict[str, str]:

@@ -46,8 +46,10 @@ class EpochOrder(Sampler[int]):
         groups: Group of each row, for ``per_group``.
         per_group: So many rows of a group come together (of each class, where they alternate);
             what is left of a group comes together too.
-        originals: For every row, the row that it was made from, or -1. If given, every fake comes
-            once, its own original just before it, or any real where that is not known.
+        originals: For every row, the row that it was made from, or -1. If given, classes
+            alternate: every fake comes with its own original just before it. Reals that no fake
+            was made from come once, before fakes whose original is not known, and where these run
+            out, before a fake that comes again. Any real stands in where no such real is left.
     """
 
     def __init__(
@@ -61,6 +63,11 @@ class EpochOrder(Sampler[int]):
     ) -> None:
         self.labels, self.seed, self.balance = np.asarray(labels), seed, balance
         self.per_group, self.originals = per_group, originals
+        self._lonely = np.empty(0, np.int64)  # reals that no fake was made from
+        self._n_orphans = 0  # fakes whose original is not known
+        if originals is not None:
+            self._lonely = np.setdiff1d(np.flatnonzero(self.labels == 0), originals)
+            self._n_orphans = int((originals[self.labels == 1] < 0).sum())
         self._group_numbers: NDArray[np.int64] | None = None
         if per_group > 1:
             if groups is None:
@@ -76,7 +83,7 @@ class EpochOrder(Sampler[int]):
     def __len__(self) -> int:
         counts = np.bincount(self.labels, minlength=2)
         if self.originals is not None:
-            return 2 * int(counts[1])
+            return 2 * (int(counts[1]) + max(0, len(self._lonely) - self._n_orphans))
         return 2 * int(counts.max()) if self.balance else len(self.labels)
 
     def __iter__(self) -> Iterator[int]:
@@ -86,21 +93,40 @@ class EpochOrder(Sampler[int]):
         """One pass over the data, ``(len(self),)``."""
         generator = np.random.default_rng((self.seed, epoch))
         if self.originals is not None:
-            fakes = self._shuffle(np.flatnonzero(self.labels == 1), generator)
-            reals = self.originals[fakes]
-            unknown = reals < 0
-            others = np.flatnonzero(self.labels == 0)
-            reals = np.where(unknown, generator.choice(others, len(fakes)), reals)
-            return np.stack([reals, fakes], axis=1).ravel()
+            return self._pair_up(self.originals, generator)
         if not self.balance:
             return self._shuffle(np.arange(len(self.labels)), generator)
-        longest = len(self) // 2
-        columns = []
-        for label in (0, 1):
-            rows = np.flatnonzero(self.labels == label)
-            rounds = [self._shuffle(rows, generator) for _ in range(-(-longest // len(rows)))]
-            columns.append(np.concatenate(rounds)[:longest])
+        columns = [
+            self._repeat(np.flatnonzero(self.labels == label), len(self) // 2, generator)
+            for label in (0, 1)
+        ]
         return np.stack(columns, axis=1).ravel()
+
+    def _pair_up(
+        self, originals: NDArray[np.int64], generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """A real and a fake in turns. A pair is named by its fake, or by a real of no fake."""
+        all_fakes = np.flatnonzero(self.labels == 1)
+        lonely = generator.permutation(self._lonely)
+        n_taken = min(len(lonely), self._n_orphans)
+        pairs = self._shuffle(np.r_[all_fakes, lonely[n_taken:]], generator)
+        by_fake = self.labels[pairs] == 1
+        reals = np.where(by_fake, originals[pairs], pairs)
+        orphans = np.flatnonzero(reals < 0)
+        # One is drawn for every pair, needed or not: published runs have their order from it.
+        strangers = generator.choice(np.flatnonzero(self.labels == 0), len(pairs))
+        reals[orphans] = strangers[orphans]
+        reals[orphans[:n_taken]] = lonely[:n_taken]
+        fakes = pairs.copy()
+        fakes[~by_fake] = self._repeat(all_fakes, int((~by_fake).sum()), generator)
+        return np.stack([reals, fakes], axis=1).ravel()
+
+    def _repeat(
+        self, rows: NDArray[np.int64], length: int, generator: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """So many rows: every one in random order, then every one again, and so on."""
+        rounds = [self._shuffle(rows, generator) for _ in range(-(-length // len(rows)))]
+        return np.concatenate([rows[:0], *rounds])[:length]
 
     def _shuffle(
         self, rows: NDArray[np.int64], generator: np.random.Generator

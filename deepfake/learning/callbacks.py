@@ -93,7 +93,7 @@ class FitClassifier(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
             report = {"threshold": task.info["threshold"], "epoch": epoch, **task.info["metrics"]}
-            text = json.dumps(_without_nan(report), indent=2) + "\n"
+            text = json.dumps(report, indent=2) + "\n"
             write_atomic(self.folder / METRICS_FILE, text)
         # Last of all: where it stands, the run is finished.
         trainer.save_checkpoint(self.folder / MODEL_FILE, weights_only=True)
@@ -340,10 +340,3 @@ def _format_left(seconds: float | None) -> str:
     if minutes < 120:
         return f"  {minutes} min left"
     return f"  {minutes // 60} h {minutes % 60:02d} min left"
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: a figure that does not exist is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -216,14 +216,14 @@ class CropDataModule(LightningDataModule):
         balance: Fill every batch half with real and half with fake.
         per_group: So many crops of a group come together (of each class, where classes
             alternate).
-        paired: Fill every batch with pairs of a fake and its own original; every fake comes once
-            in a pass, with any real where its original is not known. ``auto`` does so where most
-            training fakes have their original among the training crops; ``balance`` decides
-            elsewhere.
+        paired: Fill every batch with pairs of a fake and its own original. A pass brings every
+            crop: reals that no fake was made from come once, beside fakes whose original is not
+            known, then beside fakes that come again. ``auto`` does so where most training fakes
+            have their original among the training crops; ``balance`` decides elsewhere.
         steps_per_epoch: Steps of an epoch, which then ends in the middle of the data; the next one
             goes on there. ``null``: an epoch is a pass over the data.
-        split: ``given`` takes the split column of the manifest, ``group`` divides by group,
-            ``auto`` takes the column if it is filled.
+        split: ``given`` takes the split column of the manifest, ``group`` divides by group, a
+            fake's tied to that of its original, ``auto`` takes the column if it is filled.
         shares: Shares of train, validation and test for ``group``.
         crop_preset: Refuse crops of another preset; ``crop.py --config`` reads it too.
         num_workers: Loader processes.
@@ -283,9 +283,9 @@ class CropDataModule(LightningDataModule):
         """Read the manifest and divide it.
 
         Raises:
-            UsageError: If crops are unlabelled, a split is empty or holds one class only,
-                something leaks from one split into another, the crops are of another preset, or
-                they lack the landmarks or originals that a setting needs.
+            UsageError: If crops are unlabelled, train or validation is empty, a split holds one
+                class only, something leaks from one split into another, the crops are of another
+                preset, or they lack the landmarks or originals that a setting needs.
         """
         if self.description is not None:
             return
@@ -392,6 +392,8 @@ class CropDataModule(LightningDataModule):
         names = assign_splits(
             [row.group for row in rows],
             [row.label or 0 for row in rows],
+            [row.source for row in rows],
+            [row.original for row in rows],
             given,
             self.split,
             self.shares,
@@ -438,9 +440,18 @@ class CropDataModule(LightningDataModule):
         if n_pairs < n_fakes:
             logger.warning(
                 "data.paired: %d of %d training fakes have no original among the training crops; "
-                "any real stands in",
+                "other reals stand in",
                 n_fakes - n_pairs,
                 n_fakes,
+            )
+        n_reals = len(dataset) - n_fakes
+        n_lonely = n_reals - len(np.unique(dataset.pairs[dataset.pairs >= 0]))
+        if n_lonely:
+            logger.info(
+                "data.paired: %d of %d training reals are no fake's original; each comes once in a "
+                "pass, beside another's fake",
+                n_lonely,
+                n_reals,
             )
         return True
 
@@ -456,6 +467,12 @@ class CropDataModule(LightningDataModule):
                 raise UsageError(
                     f"the {split} split needs both classes, but {self.root} has {shown}"
                 )
+        if min(counts["test"].values()) == 0 < max(counts["test"].values()):
+            raise UsageError(
+                f"the test split needs both classes or no crops, but {self.root} has {shown}: crop "
+                "these inputs into a folder of their own to measure on (deepfake evaluate), or set "
+                "data.split to 'group'"
+            )
         leaks = find_leaks([row.group for row in manifest.rows], names)
         if leaks:
             self._refuse_leak(
@@ -471,7 +488,7 @@ class CropDataModule(LightningDataModule):
             self._refuse_leak(
                 f"{len(parted)} fake crops stand in another split than their original: "
                 + _describe_pairs(manifest, names, parted),
-                "give both the same group",
+                "mend the split column, set data.split to 'group'",
             )
         rarer, commoner = sorted(counts["train"].values())
         if commoner > _LARGE_IMBALANCE * rarer and not (self.balance or self.pairs_up):
@@ -480,8 +497,8 @@ class CropDataModule(LightningDataModule):
                 "and half",
                 shown,
             )
-        if min(counts["test"].values()) == 0:
-            logger.warning("the test split lacks a class (%s): no test figures", shown)
+        if not any(counts["test"].values()):
+            logger.warning("there is no test split (%s): no test figures", shown)
 
     def _check_looks(self, manifest: Manifest, names: list[str]) -> None:
         """Refuse near-duplicates in two splits; the first of several processes looks for all."""

@@ -12,6 +12,7 @@ from deepfake.dataset.layouts import LAYOUTS
 from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.splits import assign_splits
 from tests.conftest import Trained
+from tests.made_crops import write_crop_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,7 +127,11 @@ def test_doctor_exits_with_one_on_a_leak(
     shutil.copytree(trained.crops, crops)
     rows = read_manifest(crops).rows
     splits = assign_splits(
-        [row.group for row in rows], [row.label or 0 for row in rows], [row.split for row in rows]
+        [row.group for row in rows],
+        [row.label or 0 for row in rows],
+        [row.source for row in rows],
+        [row.original for row in rows],
+        [row.split for row in rows],
     )
     one, other = (rows[splits.index(split)].crop for split in ("train", "test"))
     (crops / other).write_bytes((crops / one).read_bytes())
@@ -137,6 +142,18 @@ def test_doctor_exits_with_one_on_a_leak(
     (crops / one).unlink()
     assert cli.doctor([str(crops), "--quiet", "--allow-leak"]) == 1
     assert "verdict: damaged" in capsys.readouterr().out
+
+
+def test_doctor_exits_with_one_on_what_training_would_refuse(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {"train": (4, 4), "validation": (2, 2), "test": (0, 3)}
+    crops = write_crop_folder(tmp_path / "crops", counts, size=32)
+    for options in ([], ["--allow-leak"]):
+        assert cli.doctor([str(crops), "--quiet", *options]) == 1
+        assert "verdict: no leak, but training would refuse it" in capsys.readouterr().out
+    assert cli.doctor([str(crops), "--quiet", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["unfit"] is True
 
 
 def test_doctor_needs_a_crop_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

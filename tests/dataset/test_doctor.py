@@ -228,6 +228,20 @@ def test_a_validation_split_is_drawn_as_training_draws_it(folder: Path) -> None:
     assert report.groups["validation"] > 0
 
 
+def test_a_drawn_split_keeps_fakes_with_their_originals(tmp_path: Path) -> None:
+    root = write_crop_folder(
+        tmp_path / "c",
+        {"train": (20, 20)},
+        size=16,
+        originals=True,
+        edit=lambda row: replace(row, split="", group=f"{row.group}-{row.label}"),
+    )
+    report = look(root)
+    (note,) = find(report, "originals")
+    assert note.text == "20 of 20 fakes name their original; 20 have crops of both"
+    assert set(report.groups) == {"train", "validation", "test"}
+
+
 def test_what_training_would_refuse_is_said(folder: Path) -> None:
     edited(folder, lambda row: replace(row, split="", group="all"))
     report = look(folder)
@@ -245,20 +259,23 @@ def test_unlabelled_crops_cannot_train(folder: Path) -> None:
     assert "no label" in str(report)
 
 
-def test_a_class_that_a_split_lacks(folder: Path) -> None:
-    edited(folder, lambda row: replace(row, label=0) if row.split == "test" else row)
-    (finding,) = find(look(folder), "classes")
+def test_a_missing_test_split_is_a_warning(tmp_path: Path) -> None:
+    root = write_crop_folder(tmp_path / "c", {"train": (4, 4), "validation": (2, 2)}, size=16)
+    report = look(root)
+    (finding,) = find(report, "classes")
     assert finding.level == "warning"
-    assert finding.text == "test has 8 real and 0 fake crops: no test figures"
+    assert finding.text == "test has 0 real and 0 fake crops: no test figures"
+    assert not report.unfit
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_a_class_that_training_needs(folder: Path, split: str) -> None:
     edited(folder, lambda row: replace(row, label=0) if row.split == split else row)
     report = look(folder)
     (finding,) = find(report, "classes")
     assert finding.level == "unfit"
-    assert finding.text.endswith(" real and 0 fake crops: it needs both")
+    assert " real and 0 fake crops: it needs both" in finding.text
+    assert (report.unfit, report.leaks) == (True, 0)
     assert report.verdict.startswith("no leak, but training would refuse it")
 
 

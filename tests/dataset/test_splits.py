@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from deepfake.dataset.splits import (
     SPLITS,
     assign_splits,
     find_leaks,
+    find_parted,
     join_identities,
     split_by_group,
 )
@@ -82,6 +85,57 @@ def test_shares_are_roughly_met(seed: int, pure: bool) -> None:
             assert chosen[name] / chosen.total() == pytest.approx(share, abs=0.03)
 
 
+KINDS = [(0, 1), (1, 0), (0, 2), (1, 1), (1, 2), (5, 0)]  # real and fake crops of a group
+
+
+@pytest.mark.parametrize("shares", [(0.7, 0.15, 0.15), (0.2, 0.0, 0.8)], ids="{}".format)
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_small_sets_are_divided_wherever_that_is_possible(
+    size: int, shares: tuple[float, float, float]
+) -> None:
+    splits = [i for i in range(3) if shares[i] > 0]
+
+    def is_possible(kinds: tuple[tuple[int, int], ...]) -> bool:
+        for places in itertools.product(splits, repeat=size):
+            held = {
+                (place, label)
+                for place, kind in zip(places, kinds, strict=True)
+                for label in (0, 1)
+                if kind[label]
+            }
+            if len(held) == 2 * len(splits):
+                return True
+        return False
+
+    outcomes = Counter[bool]()
+    for kinds in itertools.combinations_with_replacement(KINDS, size):
+        rows = [
+            (str(group), label)
+            for group, kind in enumerate(kinds)
+            for label in (0, 1)
+            for _ in range(kind[label])
+        ]
+        try:
+            found = split(rows, shares)
+        except UsageError:
+            found = []
+        assert bool(found) == is_possible(kinds), kinds
+        if found:
+            held = {(name, label) for name, (_, label) in zip(found, rows, strict=True)}
+            assert held == {(SPLITS[i], label) for i in splits for label in (0, 1)}
+            assert find_leaks([group for group, _ in rows], found) == []
+        outcomes[bool(found)] += 1
+    assert outcomes[False] > 0
+    assert outcomes[True] > 0 or size < len(splits)
+
+
+def test_divisions_that_worked_stay_as_they_are() -> None:
+    rows = [(f"g{i % 7}", i % 2) for i in range(40)] + [("h", 0)] * 6 + [("i", 1)] * 3
+    found = dict(zip((group for group, _ in rows), split(rows, seed=3), strict=True))
+    train = dict.fromkeys(["g0", "g3", "g4", "g6", "h", "i"], "train")
+    assert found == train | {"g1": "test", "g2": "validation", "g5": "validation"}
+
+
 def test_the_seed_matters() -> None:
     rows = [(str(group), label) for group in range(30) for label in (0, 1)]
     assert len({tuple(split(rows, seed=seed)) for seed in range(4)}) == 4
@@ -139,32 +193,35 @@ def test_finds_leaks() -> None:
 GROUPS = [str(i // 2) for i in range(24)]
 LABELS = [i % 2 for i in range(24)]
 OFFICIAL = ["train"] * 18 + ["test"] * 6
+SOURCES = [f"s{i}" for i in range(24)]
+
+
+def assign(given: list[str], *options: Any, **named: Any) -> list[str]:
+    return assign_splits(GROUPS, LABELS, SOURCES, [""] * 24, given, *options, **named)
 
 
 def test_a_filled_column_is_taken() -> None:
     given = ["train"] * 12 + ["validation"] * 6 + ["test"] * 6
     for mode in ("auto", "given"):
-        assert assign_splits(GROUPS, LABELS, given, mode) == given
-    assert assign_splits(GROUPS, LABELS, given, "group") == split_by_group(GROUPS, LABELS)
+        assert assign(given, mode) == given
+    assert assign(given, "group") == split_by_group(GROUPS, LABELS)
 
 
 def test_an_empty_column_is_divided() -> None:
-    assert assign_splits(GROUPS, LABELS, [""] * 24, seed=3) == split_by_group(
-        GROUPS, LABELS, seed=3
-    )
+    assert assign([""] * 24, seed=3) == split_by_group(GROUPS, LABELS, seed=3)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_validation_is_drawn_from_the_groups_of_train(seed: int) -> None:
-    splits = assign_splits(GROUPS, LABELS, OFFICIAL, shares=(0.6, 0.3, 0.1), seed=seed)
+    splits = assign(OFFICIAL, shares=(0.6, 0.3, 0.1), seed=seed)
     assert splits[18:] == ["test"] * 6
     assert Counter(splits[:18]) == {"train": 12, "validation": 6}
     assert find_leaks(GROUPS, splits) == []
-    assert assign_splits(GROUPS, LABELS, OFFICIAL, "given", seed=seed) == OFFICIAL
+    assert assign(OFFICIAL, "given", seed=seed) == OFFICIAL
 
 
 def test_a_set_for_testing_only_stays_one() -> None:
-    assert assign_splits(GROUPS, LABELS, ["test"] * 24) == ["test"] * 24
+    assert assign(["test"] * 24) == ["test"] * 24
 
 
 @pytest.mark.parametrize(
@@ -177,7 +234,51 @@ def test_a_set_for_testing_only_stays_one() -> None:
 )
 def test_refuses_a_column(given: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        assign_splits(GROUPS, LABELS, given)
+        assign(given)
+
+
+def apart(n: int) -> dict[str, Any]:
+    """A real and a fake of it each, all in groups of their own."""
+    return {
+        "groups": [f"{word}{i}" for i in range(n) for word in ("person", "fake")],
+        "labels": [0, 1] * n,
+        "sources": [f"{word}{i}.jpg" for i in range(n) for word in ("person", "fake")],
+        "originals": [word for i in range(n) for word in ("", f"person{i}.jpg")],
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("given", ["", "train"], ids=["divided", "validation-drawn"])
+@pytest.mark.parametrize("mode", ["auto", "group"])
+def test_a_fake_is_drawn_with_its_original(seed: int, given: str, mode: str) -> None:
+    rows = apart(20)
+    splits = assign_splits(**rows, given=[given] * 40, mode=mode, seed=seed)
+    assert find_parted(rows["sources"], rows["originals"], splits) == []
+    assert splits[::2] == splits[1::2]
+    drawn = {"train", "validation"} if given and mode == "auto" else set(SPLITS)
+    assert set(splits) == drawn
+    untied = assign_splits(**(rows | {"originals": [""] * 40}), given=[""] * 40, seed=seed)
+    assert find_parted(rows["sources"], rows["originals"], untied)
+
+
+def test_fakes_of_one_original_stay_together_even_without_it() -> None:
+    rows = apart(20)
+    rows["originals"][1::2] = [f"absent{i // 4}" for i in range(20)]
+    splits = assign_splits(**rows, given=[""] * 40)
+    assert find_leaks(rows["originals"][1::2], splits[1::2]) == []
+    assert set(splits) == set(SPLITS)
+
+
+def test_what_the_test_split_shows_ties_nothing_of_train_together() -> None:
+    rows = apart(6)
+    rows["groups"] += ["test"] * 7
+    rows["labels"] += [0] + [1] * 6
+    rows["sources"] += [f"t{i}" for i in range(7)]
+    rows["originals"] += [""] + [f"person{i}.jpg" for i in range(6)]
+    splits = assign_splits(**rows, given=["train"] * 12 + ["test"] * 7)
+    assert set(splits[:12]) == {"train", "validation"}
+    assert splits[12:] == ["test"] * 7
+    assert len(find_parted(rows["sources"], rows["originals"], splits)) == 6
 
 
 # Identities

@@ -122,6 +122,54 @@ def test_a_fake_comes_with_its_original() -> None:
     assert strangers == {0, 1, 2}
 
 
+@pytest.mark.parametrize("per_group", [1, 3])
+@pytest.mark.parametrize(
+    ("n_real", "n_fake", "n_covered", "n_orphans"),
+    [(60, 6, 6, 0), (20, 30, 15, 0), (20, 30, 15, 3), (9, 20, 3, 11), (1, 1, 1, 0), (40, 2, 1, 1)],
+    ids="{}".format,
+)
+def test_pairs_leave_no_crop_out(
+    n_real: int, n_fake: int, n_covered: int, n_orphans: int, per_group: int
+) -> None:
+    rng = np.random.default_rng(n_real)
+    covered = np.r_[range(n_covered), rng.integers(0, n_covered, n_fake - n_orphans - n_covered)]
+    originals = np.r_[[-1] * n_real, covered, [-1] * n_orphans].astype(np.int64)
+    labels = [0] * n_real + [1] * n_fake
+    groups = [f"g{n}" for n in rng.integers(0, 4, len(labels))]
+    order = EpochOrder(labels, 5, groups=groups, per_group=per_group, originals=originals)
+    passes = []
+    for epoch in range(3):
+        order.set_epoch(epoch)
+        passes.append(list(order))
+        assert len(passes[-1]) == len(order)
+        assert set(passes[-1]) == set(range(n_real + n_fake))
+        reals, fakes = passes[-1][::2], passes[-1][1::2]
+        assert {labels[row] for row in reals} == {0}
+        assert {labels[row] for row in fakes} == {1}
+        # Each fake has its place beside its own original, each other real has one of its own.
+        own = Counter(
+            fake for real, fake in zip(reals, fakes, strict=True) if real == originals[fake]
+        )
+        assert set(own) == {row for row in range(n_real + n_fake) if originals[row] >= 0}
+        times = Counter(reals)
+        lonely = range(n_covered, n_real)
+        if len(lonely) >= n_orphans:
+            assert {times[row] for row in lonely} <= {1}
+        assert len(order) == 2 * (n_fake + max(0, len(lonely) - n_orphans))
+        # A fake that comes again does so no more often than others.
+        again = Counter(fakes).values()
+        assert max(again) - min(again) <= 1
+    if n_real > 1:
+        assert len({tuple(rows) for rows in passes}) == 3
+
+
+def test_the_order_of_pairs_without_lonely_reals_is_that_of_published_runs() -> None:
+    labels = [0, 0, 0, 1, 1, 1, 1, 1]
+    order = EpochOrder(labels, 3, originals=np.array([-1, -1, -1, 0, 2, 1, -1, 2]))
+    assert order.arrange(0).tolist() == [2, 7, 1, 5, 2, 4, 1, 6, 0, 3]
+    assert order.arrange(1).tolist() == [2, 4, 2, 7, 0, 3, 1, 5, 1, 6]
+
+
 # Batches
 
 

@@ -172,18 +172,6 @@ def test_without_a_test_split(tmp_path: Path) -> None:
     assert set(model.info["metrics"]) == {"train", "validation"}
 
 
-def test_a_test_split_of_one_class_has_no_figures(tmp_path: Path) -> None:
-    counts = {"train": (6, 6), "validation": (4, 4), "test": (3, 0)}
-    crops = write_crop_folder(tmp_path / "crops", counts, size=32)
-    train(crops, tmp_path / "run")
-    report = json.loads(
-        (tmp_path / "run" / "metrics.json").read_text(),
-        parse_constant=lambda word: pytest.fail(f"{word} is no JSON"),
-    )
-    assert (report["test"]["auc"], report["test"]["eer"]) == (None, None)
-    assert 0 <= report["test"]["accuracy"] <= 1
-
-
 def test_refuses_other_modules() -> None:
     with pytest.raises(JobError, match="works with TripletTask and CropDataModule only"):
         FitClassifier("run").on_train_end(

@@ -267,6 +267,16 @@ def test_a_search_for_look_alikes_that_was_cut_short_is_said(
     assert "too many crops look somewhat alike" in caplog.text
 
 
+def test_a_drawn_split_keeps_fakes_with_their_originals(pairs: Path) -> None:
+    edited(pairs, lambda row: replace(row, split="", group=f"{row.group}-{row.label}"))
+    data = make(pairs)  # not refused
+    for split in ("train", "validation", "test"):
+        rows = data.datasets[split].rows
+        sources = {row.source for row in rows}
+        assert rows
+        assert all(row.original in sources for row in rows if row.label)
+
+
 def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
     return lambda row: replace(row, **values) if condition(row) else row
 
@@ -291,6 +301,12 @@ def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
             {},
             "the validation split needs both classes",
             id="validation-of-one-class",
+        ),
+        pytest.param(
+            change(lambda row: row.split == "test", label=1),
+            {},
+            "the test split needs both classes or no crops, .* test: 0 real, 8 fake: crop these",
+            id="test-of-one-class",
         ),
         pytest.param(
             change(lambda row: row.split == "validation", split="test"),
@@ -361,10 +377,11 @@ def test_the_right_preset_is_welcome(tmp_path: Path) -> None:
     assert len(make(root, crop_preset="dacon").datasets["train"]) == 24
 
 
-def test_a_test_split_of_one_class_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    edited(folder, change(lambda row: row.split == "test", label=1))
-    assert len(make(folder).datasets["test"]) == 8
-    assert "the test split lacks a class" in caplog.text
+def test_a_missing_test_split_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counts = {split: COUNTS[split] for split in ("train", "validation")}
+    root = write_crop_folder(tmp_path / "crops", counts, size=16)
+    assert len(make(root).datasets["test"]) == 0
+    assert "there is no test split (train: 14 real, 10 fake" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -473,15 +490,31 @@ def pairs(tmp_path: Path) -> Path:
     return write_crop_folder(tmp_path / "pairs", COUNTS, size=16, edit=pair_up)
 
 
-def test_paired_batches_hold_pairs(pairs: Path) -> None:
+def test_paired_batches_hold_pairs(pairs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     data = make(pairs, paired=True, batch_size=4)
+    assert "4 of 14 training reals are no fake's original; each comes once in a pass" in caplog.text
     rows = data.datasets["train"].rows
-    seen = []
+    own: list[tuple[str, str]] = []
+    strange: list[tuple[str, str]] = []
     for batch in data.train_dataloader():
         reals, fakes = batch["index"][::2].tolist(), batch["index"][1::2].tolist()
-        assert [rows[real].source for real in reals] == [rows[fake].original for fake in fakes]
-        seen += fakes
-    assert len(seen) == len(set(seen)) == COUNTS["train"][1]
+        for real, fake in zip(reals, fakes, strict=True):
+            of_pair = rows[real].source == rows[fake].original
+            (own if of_pair else strange).append((rows[real].group, rows[fake].group))
+    names = [f"train-{number}" for number in range(14)]
+    assert sorted(real for real, _ in own) == sorted(names[:10])
+    assert sorted(real for real, _ in strange) == sorted(names[10:])
+
+
+def test_every_real_is_trained_on_where_few_have_a_fake(tmp_path: Path) -> None:
+    counts = {"train": (60, 6), "validation": (2, 2)}
+    root = write_crop_folder(tmp_path / "crops", counts, size=16, originals=True)
+    data = make(root, batch_size=40, paired="auto", balance=True)
+    assert data.pairs_up
+    loader = data.train_dataloader()
+    drawn = [key.row for batch in loader.batch_sampler for key in batch]  # type: ignore[union-attr]
+    assert set(drawn) == set(range(66))
 
 
 def test_the_nearest_frame_of_the_original_is_taken() -> None:
