@@ -93,6 +93,18 @@ def test_crop_says_how_the_folder_was_read(
     assert "no official split: there is no List_of_testing_videos.txt" in caplog.text
 
 
+def test_crop_says_that_there_are_no_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.png").touch()
+    words = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0", "--quiet"]
+    with caplog.at_level("INFO", "deepfake"):
+        assert cli.crop(words) == 4  # empty files
+    assert "layout none: no labels for 2 inputs" in caplog.text
+
+
 def test_every_layout_is_in_the_help_and_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.crop(["--help"])

@@ -27,6 +27,12 @@ def recognise(tree: Tree) -> bool:
     return any(_label_at(get_folders(source)) is not None for source in tree.sources)
 
 
+def holds_both(tree: Tree) -> bool:
+    """Whether there are files below ``real/`` and others below ``fake/``."""
+    words = {folder.lower() for source in tree.sources for folder in get_folders(source)}
+    return words.issuperset(LABEL_FOLDERS)
+
+
 def read(tree: Tree) -> Reading:
     """Label a plain tree.
 

@@ -128,6 +128,22 @@ def test_refuses_damaged_metadata(root: Path, text: str, message: str) -> None:
         label_sources(root, layout="dfdc")
 
 
+@pytest.mark.parametrize("part", ["dfdc_train_part_0", "renamed"])
+def test_metadata_that_is_cut_short_is_not_passed_over(root: Path, part: str) -> None:
+    folder = (root / "dfdc_train_part_0").rename(root.parent / part)
+    metadata = folder / "metadata.json"
+    metadata.write_text(metadata.read_text()[:-20])
+    with pytest.raises(UsageError, match=f"{part}/metadata.json: not JSON"):
+        label_sources(folder)
+    metadata.write_text("")
+    if part == "dfdc_train_part_0":
+        with pytest.raises(UsageError, match=f"{part}/metadata.json: not JSON"):
+            label_sources(folder)
+    else:
+        # Nothing says whose this was.
+        assert label_sources(folder).layout == "none"
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "set"}', '{"a": {"size": 1}}'])
 def test_metadata_of_others_is_not_the_challenges(tmp_path: Path, text: str) -> None:
     (touch(tmp_path, "real/a.mp4", "fake/b.mp4") / "metadata.json").write_text(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -401,8 +402,85 @@ def test_two_data_sets_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
         label_sources(tmp_path)
 
 
+# A few files of every data set, and folders inside it that do not say what they belong to.
+DATA_SETS = {
+    "dacon": (
+        ["real/CW/20200819/cw-0/v1/1.jpg", "fake/CW/20200819/cw-0/fsgan/v1/1.jpg"],
+        ["real", "fake/CW", "fake/CW/20200819/cw-0/fsgan/v1"],
+    ),
+    "faceforensics": (
+        [
+            "original_sequences/youtube/c23/videos/000.mp4",
+            "manipulated_sequences/Deepfakes/c23/videos/000_003.mp4",
+        ],
+        ["original_sequences", "manipulated_sequences/Deepfakes", "original_sequences/youtube/c23"],
+    ),
+    "dfd": (
+        ["manipulated_sequences/DeepFakeDetection/c23/videos/01_02__exit__YVGY8LOK.mp4"],
+        ["manipulated_sequences", "manipulated_sequences/DeepFakeDetection/c23/videos"],
+    ),
+    "celeb-df": (
+        ["Celeb-real/id0_0000.mp4", "Celeb-synthesis/id0_id1_0000.mp4"],
+        ["Celeb-real", "Celeb-synthesis"],
+    ),
+    "dfdc": (["dfdc_train_part_0/frames/aa/0.png"], ["dfdc_train_part_0/frames"]),
+    "deeper-forensics": (
+        ["manipulated_videos/end_to_end/000_M101.mp4", "target_videos/000.mp4"],
+        ["manipulated_videos", "manipulated_videos/end_to_end"],
+    ),
+    "wild-deepfake": (
+        ["real_train/0/real/1/12.png", "fake_train/0/fake/1/12.png"],
+        ["real_train", "fake_train/0"],
+    ),
+    "dffd": (
+        ["ffhq/train/0.png", "stylegan_ffhq/test/0.png"],
+        ["ffhq", "stylegan_ffhq/test"],
+    ),
+}
+
+
+def make_data_set(root: Path, layout: str) -> list[str]:
+    names, inside = DATA_SETS[layout]
+    touch(root, *names)
+    if layout == "dfdc":
+        text = '{"aa.mp4": {"label": "FAKE", "split": "train", "original": "bb.mp4"}}'
+        (root / "dfdc_train_part_0" / "metadata.json").write_text(text)
+    return inside
+
+
+@pytest.mark.parametrize("layout", DATA_SETS)
+def test_a_folder_inside_a_data_set_is_not_read_without_labels(tmp_path: Path, layout: str) -> None:
+    inside = make_data_set(tmp_path / "set", layout)
+    assert label_sources(tmp_path / "set").layout == layout
+    for folder in inside:
+        given = tmp_path / "set" / folder
+        with pytest.raises(UsageError) as info:
+            label_sources(given)
+        found = re.search(rf"a folder inside a data set: {layout} in '(.*)'; give", str(info.value))
+        assert found
+        # What the message says to give is what works.
+        assert label_sources(found[1]).layout == layout
+        assert label_sources(given, layout="none").layout == "none"
+
+
+def test_a_tree_of_both_classes_is_whole_wherever_it_lies(tmp_path: Path) -> None:
+    place = tmp_path / "manipulated_sequences"
+    touch(place, "x/c23/real/a.jpg", "x/c23/fake/b.jpg")
+    assert label_sources(place).layout == "tree"
+
+
+@pytest.mark.parametrize("layout", [name for name in DATA_SETS if name != "dfdc"])
+def test_a_data_set_a_folder_too_deep_is_not_read_as_a_tree(tmp_path: Path, layout: str) -> None:
+    make_data_set(tmp_path / "more" / "deepfake", layout)
+    for given, where in ((tmp_path / "more", "deepfake"), (tmp_path, "more/deepfake")):
+        with pytest.raises(UsageError, match=f"further down: {layout} in '{where}'; give that"):
+            label_sources(given)
+
+
 @pytest.mark.parametrize("layout", ["auto", "celeb-df"])
-def test_a_data_set_further_down_is_not_read_without_its_split(tmp_path: Path, layout: str) -> None:
+def test_data_sets_further_down_are_not_read_without_their_split(
+    tmp_path: Path, layout: str
+) -> None:
     touch(tmp_path, "sets/cdf/Celeb-real/id0_0000.mp4", "sets/x/manipulated_videos/e/000_M101.mp4")
     message = {
         "auto": r"further down: celeb-df in 'sets/cdf', deeper-forensics in 'sets/x'; give that",
