@@ -33,11 +33,13 @@ LABEL_WORDS = {
 
 SPLIT_WORDS = {
     "train": "train",
+    "training": "train",
     "validation": "validation",
     "valid": "validation",
     "val": "validation",
     "dev": "validation",
     "test": "test",
+    "testing": "test",
 }
 """Words of a CSV's ``split`` column, in any case."""
 

@@ -162,7 +162,14 @@ def test_repeated_rows_count_once_unless_each_needs_an_answer(tmp_path: Path) ->
         pytest.param("valid/fake/a.jpg", (1, None, "validation"), id="valid"),
         pytest.param("validation/fake/a.jpg", (1, None, "validation"), id="validation"),
         pytest.param("s/test/x/fake/id1/a.jpg", (1, "s/x/id1", "test"), id="test"),
-        pytest.param("real/train/a.jpg", (0, "train", None), id="split-below-is-a-group"),
+        pytest.param("Training/real/id1/a.jpg", (0, "id1", "train"), id="training"),
+        pytest.param("testing/fake/a.jpg", (1, None, "test"), id="testing"),
+        pytest.param("real/train/a.jpg", (0, None, "train"), id="split-below"),
+        pytest.param("fake/TEST/id1/a.jpg", (1, "id1", "test"), id="split-below-and-group"),
+        pytest.param("set/real/testing/x/a.jpg", (0, "set/x", "test"), id="split-below-around"),
+        pytest.param("fake/fake/valid/a.jpg", (1, None, "validation"), id="split-below-twice"),
+        pytest.param("train/fake/Train/a.jpg", (1, None, "train"), id="split-said-twice"),
+        pytest.param("real/id1/train/a.jpg", (0, "id1/train", None), id="split-further-down"),
         pytest.param("dev/real/a.jpg", (0, None, None), id="dev-is-no-split"),
         pytest.param("real/real/a.jpg", (0, None, None), id="twice"),
         pytest.param("real/fakes/a.jpg", (0, "fakes", None), id="whole-words"),
@@ -174,6 +181,32 @@ def test_labels_a_tree(
 ) -> None:
     labelled = label_sources(touch(tmp_path / "fake", name), require_labels=True)
     assert facts(labelled) == {name: expected}
+
+
+def test_a_split_below_the_label_keeps_persons_and_clips_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "vid1/real/train/a.jpg", "vid1/fake/train/b.jpg", "vid2/fake/test/c.jpg")
+    labelled = label_sources(tmp_path)
+    assert facts(labelled) == {
+        "vid1/fake/train/b.jpg": (1, "vid1", "train"),
+        "vid1/real/train/a.jpg": (0, "vid1", "train"),
+        "vid2/fake/test/c.jpg": (1, "vid2", "test"),
+    }
+    assert labelled.notes == ()
+
+
+def test_a_person_in_two_splits_below_the_label_leaks_aloud(tmp_path: Path) -> None:
+    labelled = label_sources(touch(tmp_path, "real/train/id1/a.jpg", "fake/test/id1/b.jpg"))
+    assert labelled.notes[0].startswith(
+        "the split leaks: 1 groups stand in more than one part (id1)"
+    )
+
+
+def test_a_split_that_is_not_taken_for_one_is_said(tmp_path: Path) -> None:
+    labelled = label_sources(touch(tmp_path, "real/id1/train/a.jpg", "fake/id2/b.jpg"))
+    assert [note.partition(",")[0] for note in labelled.notes] == [
+        "1 files lie in a folder named like a split that is neither above real/ or fake/ nor"
+        " directly below"
+    ]
 
 
 def test_an_unlabelled_tree(tmp_path: Path) -> None:
@@ -219,6 +252,9 @@ def test_the_name_of_the_input_does_not_count(
         ),
         pytest.param(
             ["train/test/real/a.jpg"], r"folders of different splits \(test, train\)", id="splits"
+        ),
+        pytest.param(
+            ["train/real/test/a.jpg"], r"folders of different splits \(test, train\)", id="around"
         ),
     ],
 )
