@@ -154,9 +154,29 @@ def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
             + f", such as {name_examples(seen.sources)}; expected {layout.shape}"
         )
     sources, orphans = apply(reading, labelled.sources)
-    skipped = dict(sorted((labelled.skipped | dict(reading.left_out)).items()))
-    notes = (*reading.notes, *_note_orphans(orphans), *_note_leaks(sources))
+    strays = [
+        source
+        for source in seen.sources
+        if source.id not in reading.facts and source.problem is None and layout.is_stray(source)
+    ]
+    left_out = dict(reading.left_out) | ({"(stray picture)": len(strays)} if strays else {})
+    skipped = dict(sorted((labelled.skipped | left_out).items()))
+    notes = (
+        *reading.notes,
+        *_note_strays(strays),
+        *_note_orphans(orphans),
+        *_note_leaks(sources),
+    )
     return Labelled(sources, skipped, layout=layout.name, notes=notes)
+
+
+def _note_strays(strays: Sequence[Source]) -> tuple[str, ...]:
+    if not strays:
+        return ()
+    return (
+        f"{len(strays):,} pictures beside the folders of the data set are left out:"
+        f" {name_examples(strays)}",
+    )
 
 
 def _note_orphans(orphans: int) -> tuple[str, ...]:

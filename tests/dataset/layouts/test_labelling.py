@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,19 @@ def test_a_split_below_the_label_keeps_persons_and_clips_apart(tmp_path: Path) -
         "vid2/fake/test/c.jpg": (1, "vid2", "test"),
     }
     assert labelled.notes == ()
+
+
+def test_a_name_is_one_however_its_accents_are_stored(tmp_path: Path) -> None:
+    joined, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    assert joined != apart
+    touch(tmp_path, f"train/real/{joined}/a.jpg", f"test/fake/{apart}/b.jpg")
+    labelled = label_sources(tmp_path)
+    assert {source.group for source in labelled.sources} == {joined}
+    assert labelled.notes[0].startswith("the split leaks: 1 groups")
+    table = write_table(tmp_path, f"path,label,group,split\na,0,{joined},train\nb,1,{apart},test\n")
+    labelled = label_sources(table)
+    assert {source.group for source in labelled.sources} == {joined}
+    assert labelled.notes[0].startswith("the split leaks: 1 groups")
 
 
 def test_a_person_in_two_splits_below_the_label_leaks_aloud(tmp_path: Path) -> None:
@@ -482,6 +497,73 @@ def make_data_set(root: Path, layout: str) -> list[str]:
         text = '{"aa.mp4": {"label": "FAKE", "split": "train", "original": "bb.mp4"}}'
         (root / "dfdc_train_part_0" / "metadata.json").write_text(text)
     return inside
+
+
+@pytest.mark.parametrize("layout", DATA_SETS)
+@pytest.mark.parametrize("spell", [str.upper, str.lower, str.title])
+def test_folders_count_in_any_case(
+    tmp_path: Path, layout: str, spell: Callable[[str], str]
+) -> None:
+    make_data_set(tmp_path / "set", layout)
+    # Last come the folders of clips, which the lists of some data sets name.
+    names = DATA_SETS[layout][0]
+    kept = {name: name.count("/") - 1 if name.endswith(".png") else 9 for name in names}
+
+    def spelt(name: str) -> str:
+        *folders, file = name.split("/")
+        words = [spell(one) if i < kept[name] else one for i, one in enumerate(folders)]
+        return "/".join((*words, file))
+
+    other = tmp_path / "other"
+    touch(other, *map(spelt, names))
+    if layout == "dfdc":
+        name = spelt(names[0]).partition("/")[0]
+        (tmp_path / "set" / "dfdc_train_part_0" / "metadata.json").rename(
+            other / name / "metadata.json"
+        )
+        make_data_set(tmp_path / "set", layout)
+
+    def seen(folder: Path) -> list[object]:
+        labelled = label_sources(folder)
+        found = [
+            (
+                source.name.lower(),
+                source.label,
+                source.split,
+                (source.method or "").lower(),
+                (source.group or "").lower(),
+                source.original is None,
+            )
+            for source in labelled.sources
+        ]
+        return [labelled.layout, sorted(found)]
+
+    assert seen(other) == seen(tmp_path / "set")
+
+
+@pytest.mark.parametrize("layout", DATA_SETS)
+def test_a_picture_beside_the_data_does_not_spoil_it(tmp_path: Path, layout: str) -> None:
+    make_data_set(tmp_path, layout)
+    whole = label_sources(tmp_path)
+    strays = ["teaser.png"] if layout == "dfdc" else ["docs/teaser.png", "teaser.png"]
+    touch(tmp_path, *strays)
+    labelled = label_sources(tmp_path)
+    assert facts(labelled) == facts(whole)
+    assert labelled.skipped == whole.skipped | {"(stray picture)": len(strays)}
+    assert (
+        f"{len(strays)} pictures beside the folders of the data set are left out:"
+        f" {', '.join(map(repr, strays))}"
+    ) in labelled.notes
+
+
+@pytest.mark.parametrize("layout", DATA_SETS)
+@pytest.mark.parametrize("stray", ["teaser.mp4", "more/teaser.mp4", "more/frames/0/1.png"])
+def test_a_video_or_frame_of_unknown_folders_is_an_error(
+    tmp_path: Path, layout: str, stray: str
+) -> None:
+    make_data_set(tmp_path, layout)
+    with pytest.raises(UsageError, match=f"1 of . files do not fit the layout {layout}.*'{stray}'"):
+        label_sources(touch(tmp_path, stray), layout=layout)
 
 
 @pytest.mark.parametrize("layout", DATA_SETS)
