@@ -253,7 +253,9 @@ def _refuse_inside(root: Path, folders: Sequence[Folders]) -> None:
     while len(above) < _DEEPEST and place.parent != place:
         above = (place.name, *above)
         place = place.parent
-        layout = _find_data_set(place, [(*above, *names) for names in tops], DATA_SETS)
+        layout = _find_data_set(place, [(*above, *names) for names in tops], _ANCHORED)
+        # What lies further down was looked at from the folder itself.
+        layout = layout or _find_data_set(place, [above], [dfdc.LAYOUT])
         if layout is not None:
             raise UsageError(
                 f"{str(root)!r} is a folder inside a data set: {layout} in"
