@@ -117,7 +117,10 @@ def test_crop_refuses_a_layout_that_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    for layout, message in (("dfdc", "do not fit the layout dfdc"), ("x", "no layout 'x'; there")):
+    for layout, message in (
+        ("dfdc", "none of 1 files fits the layout dfdc"),
+        ("x", "no layout 'x'; there"),
+    ):
         words = [str(tmp_path), str(tmp_path.parent / "out"), "--layout", layout]
         assert cli.crop(words) == 2
         assert message in capsys.readouterr().err

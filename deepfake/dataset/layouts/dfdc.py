@@ -65,9 +65,9 @@ def recognise(tree: Tree) -> bool:
 
 def _is_metadata(path: Path) -> bool:
     try:
-        text = path.read_bytes().decode(errors="replace")
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError:
-        return False
+        text = ""
     try:
         content = json.loads(text)
     except json.JSONDecodeError:

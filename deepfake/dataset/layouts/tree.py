@@ -88,9 +88,9 @@ def _label_at(folders: Sequence[str]) -> int | None:
     return next(found, None)
 
 
-def _split_places(words: Sequence[str], label_at: int) -> list[int]:
+def _split_places(words: Sequence[str]) -> list[int]:
     """Which folders, in lower case, say the split: any above the label, and the one below it."""
-    below = label_at + 1
+    below = _label_at(words) or 0
     while below < len(words) and words[below] in LABEL_FOLDERS:
         below += 1
     return [i for i, word in enumerate(words[: below + 1]) if word in SPLIT_FOLDERS]
@@ -98,11 +98,8 @@ def _split_places(words: Sequence[str], label_at: int) -> list[int]:
 
 def _has_split_further_down(source: Source) -> bool:
     words = [folder.lower() for folder in get_folders(source)]
-    label_at = _label_at(words)
-    if label_at is None:
-        return False
     named = sum(word in SPLIT_FOLDERS for word in words)
-    return named > len(_split_places(words, label_at))
+    return named > len(_split_places(words))
 
 
 def _count_shared(sources: Sequence[Source]) -> int:
@@ -127,7 +124,7 @@ def _read_folders(source: Source, shared: int) -> Fact:
             " the files in a CSV with the columns path,label"
         )
     label_at = next(i for i, word in enumerate(words) if word in LABEL_FOLDERS)
-    split_at = _split_places(words, label_at)
+    split_at = _split_places(words)
     splits = {SPLIT_FOLDERS[words[i]] for i in split_at}
     if len(splits) > 1:
         raise UsageError(

@@ -193,6 +193,17 @@ def test_metadata_that_is_cut_short_is_not_passed_over(root: Path, part: str) ->
         assert label_sources(folder).layout == "none"
 
 
+def test_metadata_that_cannot_be_opened_is_not_passed_over(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UsageError, match=r"metadata\.json"):
+        label_sources(root / "dfdc_train_part_0")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "set"}', '{"a": {"size": 1}}'])
 def test_metadata_of_others_is_not_the_challenges(tmp_path: Path, text: str) -> None:
     (touch(tmp_path, "real/a.mp4", "fake/b.mp4") / "metadata.json").write_text(text)
