@@ -137,7 +137,9 @@ def crop_media(
 
 def _announce(labelled: Labelled) -> None:
     """Say aloud how the input was read: a wrong label is found here or never."""
-    if labelled.layout != "none":
+    if labelled.layout == "none":
+        logger.info("layout none: no labels for %s inputs", f"{len(labelled.sources):,}")
+    else:
         rows = [(one.label, one.method or "", one.split or "") for one in labelled.sources]
         groups = {one.group or one.id for one in labelled.sources}
         logger.info(

@@ -94,6 +94,18 @@ def test_crop_says_how_the_folder_was_read(
     assert "no official split: there is no List_of_testing_videos.txt" in caplog.text
 
 
+def test_crop_says_that_there_are_no_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{name}.png").touch()
+    words = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0", "--quiet"]
+    with caplog.at_level("INFO", "deepfake"):
+        assert cli.crop(words) == 4  # empty files
+    assert "layout none: no labels for 2 inputs" in caplog.text
+
+
 def test_every_layout_is_in_the_help_and_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.crop(["--help"])
@@ -106,7 +118,10 @@ def test_crop_refuses_a_layout_that_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    for layout, message in (("dfdc", "do not fit the layout dfdc"), ("x", "no layout 'x'; there")):
+    for layout, message in (
+        ("dfdc", "none of 1 files fits the layout dfdc"),
+        ("x", "no layout 'x'; there"),
+    ):
         words = [str(tmp_path), str(tmp_path.parent / "out"), "--layout", layout]
         assert cli.crop(words) == 2
         assert message in capsys.readouterr().err

@@ -43,6 +43,7 @@ from deepfake.records import Source
 
 TEST_LIST = "List_of_testing_videos.txt"
 _FOLDERS = {"celeb-real": 0, "youtube-real": 0, "celeb-synthesis": 1}
+# No name fits two of them, so that a name alone says which video is meant.
 _NAMES = {
     "celeb-real": re.compile(r"(id\d+)_\d+"),
     "youtube-real": re.compile(r"(\d+)"),
@@ -72,11 +73,11 @@ def read(tree: Tree) -> Reading:
         if names is None:
             wrong.append(source)
             continue
-        seen.add((folder, clip))
+        seen.add(clip)
         frame = get_frame_name(source)
         split = None
         if test:
-            split = "test" if (folder, clip) in test else "train"
+            split = "test" if clip in test else "train"
         if folder == "celeb-synthesis":
             facts[source.id] = Fact(
                 1,
@@ -102,15 +103,18 @@ def _get_folder(source: Source) -> str:
     return "".join(get_folders(source)[:1]).lower()
 
 
-def _read_list(tree: Tree) -> set[tuple[str, str]]:
+def _read_list(tree: Tree) -> set[str]:
+    """Names of the test videos, empty if there is no list."""
     path = tree.root / TEST_LIST
     if not path.is_file():
         return set()
     videos = set()
     for number, line in tree.read_lines(path):
         word, _, name = line.partition(" ")
-        folder = "".join(PurePosixPath(name.strip()).parts[:1]).lower()
-        if word not in ("0", "1") or folder not in _FOLDERS:
+        video = PurePosixPath(name.strip())
+        folder = "".join(video.parts[:1]).lower()
+        known = folder in _FOLDERS and _NAMES[folder].fullmatch(video.stem)
+        if word not in ("0", "1") or not known:
             raise UsageError(
                 f"{path}:{number}: {display_name(line)!r}; expected lines such as"
                 " '1 YouTube-real/00170.mp4', where 1 means real"
@@ -120,7 +124,7 @@ def _read_list(tree: Tree) -> set[tuple[str, str]]:
                 f"{path}:{number}: {display_name(line)!r} contradicts its folder; in this list 1"
                 " means real and 0 fake"
             )
-        videos.add((folder, PurePosixPath(name).stem))
+        videos.add(video.stem)
     if not videos:
         raise UsageError(f"{path}: empty; expected lines such as '1 YouTube-real/00170.mp4'")
     return videos

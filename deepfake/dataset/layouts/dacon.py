@@ -20,7 +20,14 @@ from __future__ import annotations
 
 import re
 
-from deepfake.dataset.layouts.facts import Fact, Layout, Reading, Tree, get_folders
+from deepfake.dataset.layouts.facts import (
+    Fact,
+    Layout,
+    Reading,
+    Tree,
+    get_folders,
+    get_lower_folders,
+)
 from deepfake.errors import UsageError
 from deepfake.records import LABEL_NAMES
 
@@ -31,7 +38,7 @@ _DEPTH = {"real": 5, "fake": 6}
 def recognise(tree: Tree) -> bool:
     """Whether a date is the second folder below ``real/`` or ``fake/``."""
     for source in tree.sources:
-        folders = get_folders(source)
+        folders = get_lower_folders(source)
         if len(folders) >= 4 and folders[0] in _DEPTH and _DATE.fullmatch(folders[2]):
             return True
     return False
@@ -43,7 +50,7 @@ def read(tree: Tree) -> Reading:
     Raises:
         UsageError: If a folder is of another depth, or holds the entry's random validation frames.
     """
-    mixed = [source for source in tree.sources if get_folders(source)[:1] == ["validation"]]
+    mixed = [source for source in tree.sources if get_lower_folders(source)[:1] == ["validation"]]
     if mixed:
         raise UsageError(
             f"{str(tree.root)!r}: the {len(mixed):,} files below validation/ are random frames of"
@@ -53,10 +60,10 @@ def read(tree: Tree) -> Reading:
     facts, wrong = {}, []
     for source in tree.sources:
         folders = get_folders(source)
-        if len(folders) != _DEPTH.get(folders[0] if folders else "", -1):
+        if len(folders) != _DEPTH.get(folders[0].lower() if folders else "", -1):
             wrong.append(source)
             continue
-        label, site, _, person = folders[:4]
+        label, site, _, person = folders[0].lower(), *folders[1:4]
         facts[source.id] = Fact(
             LABEL_NAMES.index(label),
             method=folders[4] if label == "fake" else None,
@@ -69,7 +76,7 @@ def read(tree: Tree) -> Reading:
 LAYOUT = Layout(
     "dacon",
     "real/SITE/DATE/PERSON/VIDEO/*.jpg and fake/SITE/DATE/PERSON/METHOD/VIDEO/*.jpg",
-    frozenset(),
+    frozenset(_DEPTH),
     recognise,
     read,
 )

@@ -34,6 +34,7 @@ from deepfake.dataset.layouts.facts import (
     get_clip_name,
     get_folders,
     get_frame_name,
+    get_lower_folders,
     has_lists,
 )
 from deepfake.errors import UsageError
@@ -41,6 +42,7 @@ from deepfake.media.discovery import display_name
 from deepfake.records import Source
 
 SPLIT_FILES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
+_ORIGIN = "lists/splits/ of the data set"
 _FAKE = re.compile(r"(\d{3})_([MW]\d{3})")
 _REAL = re.compile(r"\d{3}")
 _TARGETS = (["target_videos"], ["original_sequences", "youtube", "c23"])
@@ -48,7 +50,7 @@ _TARGETS = (["target_videos"], ["original_sequences", "youtube", "c23"])
 
 def recognise(tree: Tree) -> bool:
     """Whether the folder of manipulated videos is at the top."""
-    return any(get_folders(source)[:1] == ["manipulated_videos"] for source in tree.sources)
+    return any(get_lower_folders(source)[:1] == ["manipulated_videos"] for source in tree.sources)
 
 
 def read(tree: Tree) -> Reading:
@@ -65,7 +67,8 @@ def read(tree: Tree) -> Reading:
     wrong: list[Source] = []
     unlisted: list[Source] = []
     for source in tree.sources:
-        folders, clip, frame = get_folders(source), get_clip_name(source), get_frame_name(source)
+        folders, clip = get_lower_folders(source), get_clip_name(source)
+        frame = get_frame_name(source)
         if folders[:1] == ["source_videos"]:
             left_out["(source_videos)"] += 1
             continue
@@ -74,7 +77,7 @@ def read(tree: Tree) -> Reading:
             split = listed.get(clip)
             fact = Fact(
                 1,
-                method=folders[1],
+                method=get_folders(source)[1],
                 identities=(f"youtube/{names[1]}", f"actor/{names[2]}"),
                 split=split,
                 original=(names[1], frame),
@@ -114,7 +117,7 @@ def _note(facts: dict[str, Fact], listed: dict[str, str]) -> list[str]:
 def _read_lists(tree: Tree) -> dict[str, str]:
     """Split of every manipulated video, empty if there are no lists."""
     folder = tree.root / "lists" / "splits"
-    if not has_lists(folder, SPLIT_FILES.values()):
+    if not has_lists(folder, SPLIT_FILES.values(), _ORIGIN):
         return {}
     listed: dict[str, str] = {}
     for split, name in SPLIT_FILES.items():
@@ -135,7 +138,7 @@ def _read_lists(tree: Tree) -> dict[str, str]:
 LAYOUT = Layout(
     "deeper-forensics",
     "manipulated_videos/VARIANT/000_M101.mp4 and, for the real part, target_videos/000.mp4",
-    frozenset({"manipulated_videos"}),
+    frozenset({"manipulated_videos", "source_videos", *(start[0] for start in _TARGETS)}),
     recognise,
     read,
 )

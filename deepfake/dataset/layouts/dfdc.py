@@ -6,10 +6,12 @@
     dfdc_train_part_0/a.mp4                       "original": "b.mp4"}, "b.mp4": {...}}
     dfdc_train_part_1/...
     test/labels.csv, test/videos/a.mp4 filename,label with 1 = fake
+    test/metadata.json                 {"a.mp4": {"is_fake": 1, ...}, ...}, instead or beside it
 
 A fake and its original share a group. Which actor is in which original is published nowhere: two
 originals may show one person, so ask ``deepfake doctor`` for near-duplicates. ``split`` is "train"
-for every video of the training parts, which says nothing and is not taken for a split.
+for every video of the training parts, which says nothing and is not taken for a split; ``is_fake``
+stands in the test set only.
 
 References:
     Dolhansky et al., "The DeepFake Detection Challenge (DFDC) Dataset", 2020;
@@ -22,6 +24,7 @@ Knows no other layout.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -40,9 +43,13 @@ from deepfake.dataset.layouts.facts import (
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
 from deepfake.media.tables import read_csv, read_text
+from deepfake.records import LABEL_NAMES
 
 METADATA, LABELS = "metadata.json", "labels.csv"
 _LABELS = {"REAL": 0, "FAKE": 1}
+_FLAGS = {"0": 0, "1": 1}
+_PART = re.compile(r"dfdc_train_part_\d+")
+_ENTRY = re.compile(r'"label"\s*:\s*"(REAL|FAKE)"|"is_fake"\s*:\s*[01]')
 Entries = dict[str, dict[str, Any]]
 
 
@@ -58,11 +65,16 @@ def recognise(tree: Tree) -> bool:
 
 def _is_metadata(path: Path) -> bool:
     try:
-        content = json.loads(read_text(path, "JSON file"))
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    except OSError:
+        text = ""
+    try:
+        content = json.loads(text)
     except json.JSONDecodeError:
-        return False
+        # Cut short it is still the challenge's: not to be passed over, but refused by `read`.
+        return bool(_ENTRY.search(text) or _PART.fullmatch(path.resolve().parent.name.lower()))
     return isinstance(content, dict) and any(
-        isinstance(entry, dict) and entry.get("label") in _LABELS for entry in content.values()
+        isinstance(entry, dict) and _get_label(entry) is not None for entry in content.values()
     )
 
 
@@ -70,7 +82,8 @@ def read(tree: Tree) -> Reading:
     """Label the challenge's videos.
 
     Raises:
-        UsageError: If a table is damaged or uses an unknown word, or a video is in none.
+        UsageError: If a table is damaged or uses an unknown word, two tables of one folder
+            contradict each other, or a video is in none.
     """
     tables = _Tables(tree.root)
     contents: dict[Path, Entries] = {}
@@ -82,7 +95,7 @@ def read(tree: Tree) -> Reading:
             without.append(source)
             continue
         if path not in contents:
-            contents[path] = _read_labels(path) if path.name == LABELS else _read_metadata(path)
+            contents[path] = _read_table(path)
         clip, frame = get_clip_name(source), get_frame_name(source)
         entry = contents[path].get(clip)
         if entry is None:
@@ -123,6 +136,35 @@ class _Tables:
         return self._known[place]
 
 
+def _read_table(path: Path) -> Entries:
+    if path.name == LABELS:
+        return _read_labels(path)
+    entries = _read_metadata(path)
+    beside = path.with_name(LABELS)
+    # Beside a training part, such a table is somebody's own.
+    if not beside.is_file() or any(entry["split"] == "train" for entry in entries.values()):
+        return entries
+    listed = _read_labels(beside)
+    for clip in sorted(entries.keys() & listed.keys()):
+        here, there = (LABEL_NAMES[table[clip]["label"]] for table in (entries, listed))
+        if here != there:
+            raise UsageError(
+                f"{path}: {display_name(clip)!r} is {here}, and {there} in {LABELS} (1 = fake);"
+                " remove the table that is wrong"
+            )
+    return listed | entries
+
+
+def _get_label(entry: dict[str, Any]) -> int | None:
+    """1 = fake, 0 = real, ``None`` if the entry does not say it, or says both."""
+    found = {
+        words.get(str(entry[key]))
+        for key, words in (("label", _LABELS), ("is_fake", _FLAGS))
+        if key in entry
+    }
+    return found.pop() if len(found) == 1 else None
+
+
 def _read_metadata(path: Path) -> Entries:
     try:
         content = json.loads(read_text(path, "JSON file"))
@@ -133,32 +175,43 @@ def _read_metadata(path: Path) -> Entries:
     entries = {}
     for name, entry in content.items():
         shown = f"{path}: {display_name(name)!r}"
-        if not isinstance(entry, dict) or entry.get("label") not in _LABELS:
-            raise UsageError(f'{shown} has {entry!r:.80}; expected "label": "REAL" or "FAKE"')
+        label = _get_label(entry) if isinstance(entry, dict) else None
+        if label is None:
+            raise UsageError(
+                f'{shown} has {entry!r:.80}; expected "label": "REAL" or "FAKE", or in the test set'
+                ' "is_fake": 0 or 1'
+            )
         word = entry.get("split")
+        if word is None and "is_fake" in entry:
+            word = _split_of(path) or "test"
         if word is not None and word not in SPLIT_FOLDERS:
             raise UsageError(f"{shown} has split {word!r}; expected {', '.join(SPLIT_FOLDERS)}")
         original = PurePosixPath(str(entry.get("original") or "")).stem
         entries[PurePosixPath(name).stem] = {
-            "label": _LABELS[entry["label"]],
-            "split": SPLIT_FOLDERS.get(word) if word else None,
-            "original": original if entry["label"] == "FAKE" else "",
+            "label": label,
+            "split": SPLIT_FOLDERS[word] if word else None,
+            "original": original if label else "",
         }
     return entries
 
 
 def _read_labels(path: Path) -> Entries:
-    folder = path.parent.name.lower()
+    split = _split_of(path)
     entries = {}
     for row in read_csv(path, ("filename", "label")):
         if row["label"] not in ("0", "1"):
             raise UsageError(f"{path}:{row.line}: label {row['label']!r}; expected 0 or 1 = fake")
         entries[PurePosixPath(row["filename"]).stem] = {
             "label": int(row["label"]),
-            "split": SPLIT_FOLDERS.get(folder),
+            "split": split,
             "original": "",
         }
     return entries
+
+
+def _split_of(path: Path) -> str | None:
+    """Split that the folder of a table of the test set is named after."""
+    return SPLIT_FOLDERS.get(path.resolve().parent.name.lower())
 
 
 LAYOUT = Layout(

@@ -79,7 +79,7 @@ LAYOUT = Layout(
     "dffd",
     f"a folder of {', '.join(sorted(_REAL))} (real) or {', '.join(sorted(_FAKE))} (fake), and in it"
     " train/, validation/ and test/",
-    frozenset(),
+    frozenset(_REAL | _FAKE),
     recognise,
     read,
 )

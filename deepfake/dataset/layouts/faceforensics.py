@@ -40,6 +40,7 @@ from deepfake.dataset.layouts.facts import (
     get_clip_name,
     get_folders,
     get_frame_name,
+    get_lower_folders,
     has_lists,
 )
 from deepfake.errors import UsageError
@@ -48,8 +49,9 @@ from deepfake.media.tables import read_text
 from deepfake.records import Source
 
 SPLIT_FILES = {"train": "train.json", "validation": "val.json", "test": "test.json"}
+_ORIGIN = "dataset/splits/ of the repository ondyari/FaceForensics"
 _HALVES = ("original_sequences", "manipulated_sequences")
-_DFD = ("actors", "DeepFakeDetection")
+_DFD = ("actors", "deepfakedetection")
 _COMPRESSIONS = {"raw": "raw", "c0": "raw", "c23": "c23", "c40": "c40"}
 _NO_PICTURES = ("masks", "models", "downloaded_videos")
 _YOUTUBE = re.compile(r"\d{3,4}")
@@ -62,14 +64,15 @@ _PACKED = {
     "dfd_original_sequences": ("original_sequences", "actors", "c23"),
     "dfd_manipulated_sequences": ("manipulated_sequences", "DeepFakeDetection", "c23"),
 }
+_TOPS = frozenset({*_HALVES, *_PACKED, "downloaded_videos"})
 
 
 def recognise(tree: Tree) -> bool:
     """Whether anything besides DeepFakeDetection lies in the two folders of sequences."""
-    if any(get_folders(source)[:1] == ["manipulated_videos"] for source in tree.sources):
+    if any(get_lower_folders(source)[:1] == ["manipulated_videos"] for source in tree.sources):
         return False  # DeeperForensics beside the originals that it asks for
     places = [place for place in map(_place, tree.sources) if place is not None]
-    return any(place[0] in _HALVES and place[1] not in _DFD for place in places)
+    return any(place[0] in _HALVES and place[1].lower() not in _DFD for place in places)
 
 
 def recognise_dfd(tree: Tree) -> bool:
@@ -164,7 +167,7 @@ def _place(source: Source) -> tuple[str, str, str] | None:
 
 def _is_dfd(source: Source) -> bool:
     place = _place(source)
-    return place is not None and place[1] in _DFD
+    return place is not None and place[1].lower() in _DFD
 
 
 def _read_source(source: Source) -> Fact | None:
@@ -172,7 +175,8 @@ def _read_source(source: Source) -> Fact | None:
     compression = _COMPRESSIONS.get(place[2]) if place else None
     if place is None or compression is None:
         return None
-    half, kind, _ = place
+    half, method, _ = place
+    kind = method.lower()
     clip, frame = get_clip_name(source), get_frame_name(source)
 
     def key(original: str) -> tuple[str, ...]:
@@ -185,16 +189,16 @@ def _read_source(source: Source) -> Fact | None:
         if found is None:
             return None
         return Fact(0, identities=(f"{prefix}/{clip.split('__')[0]}",), key=key(clip))
-    if kind == "DeepFakeDetection":
+    if kind == "deepfakedetection":
         found = _ACTOR_SWAP.fullmatch(clip)
-        return found and _make_fake(kind, "dfd", found, key(f"{found[1]}__{found[3]}"))
+        return found and _make_fake(method, "dfd", found, key(f"{found[1]}__{found[3]}"))
     found = _SWAP.fullmatch(clip)
-    return found and _make_fake(kind, "youtube", found, key(found[1]))
+    return found and _make_fake(method, "youtube", found, key(found[1]))
 
 
-def _make_fake(kind: str, prefix: str, names: re.Match[str], original: tuple[str, ...]) -> Fact:
+def _make_fake(method: str, prefix: str, names: re.Match[str], original: tuple[str, ...]) -> Fact:
     pair = (f"{prefix}/{names[1]}", f"{prefix}/{names[2]}")
-    return Fact(1, method=kind, identities=pair, original=original)
+    return Fact(1, method=method, identities=pair, original=original)
 
 
 def _note(tree: Tree, splits: dict[str, str]) -> list[str]:
@@ -212,7 +216,7 @@ def _note(tree: Tree, splits: dict[str, str]) -> list[str]:
 def _read_splits(root: Path) -> dict[str, str]:
     """Split of every id, empty if there are no pair files."""
     for folder in (root, root / "splits"):
-        if has_lists(folder, SPLIT_FILES.values()):
+        if has_lists(folder, SPLIT_FILES.values(), _ORIGIN):
             break
     else:
         return {}
@@ -255,7 +259,7 @@ LAYOUT = Layout(
     "faceforensics",
     "original_sequences/{youtube,actors}/{raw,c0,c23,c40}/videos/000.mp4 and"
     " manipulated_sequences/METHOD/{raw,c0,c23,c40}/videos/000_003.mp4",
-    frozenset({"original_sequences", "manipulated_sequences"}),
+    _TOPS,
     recognise,
     read,
 )
@@ -263,7 +267,7 @@ LAYOUT_DFD = Layout(
     "dfd",
     "original_sequences/actors/{raw,c0,c23,c40}/videos/01__SCENE.mp4 and"
     " manipulated_sequences/DeepFakeDetection/{raw,c0,c23,c40}/videos/01_02__SCENE__ID.mp4",
-    frozenset(_PACKED),
+    _TOPS,
     recognise_dfd,
     read_dfd,
 )

@@ -7,6 +7,7 @@ What must stay together follows from that here, once for all layouts. Knows no l
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -33,11 +34,13 @@ LABEL_WORDS = {
 
 SPLIT_WORDS = {
     "train": "train",
+    "training": "train",
     "validation": "validation",
     "valid": "validation",
     "val": "validation",
     "dev": "validation",
     "test": "test",
+    "testing": "test",
 }
 """Words of a CSV's ``split`` column, in any case."""
 
@@ -104,8 +107,13 @@ class Tree:
         return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
-def has_lists(folder: Path, names: Collection[str]) -> bool:
+def has_lists(folder: Path, names: Collection[str], origin: str) -> bool:
     """Whether the official lists of a data set lie in a folder.
+
+    Args:
+        folder: Where they would lie.
+        names: All of them.
+        origin: Where a user gets them.
 
     Raises:
         UsageError: If some do and others do not.
@@ -113,7 +121,11 @@ def has_lists(folder: Path, names: Collection[str]) -> bool:
     there = [name for name in names if (folder / name).is_file()]
     if there and len(there) < len(names):
         missing = sorted(set(names) - set(there))
-        raise UsageError(f"{folder} has {', '.join(there)} but not {', '.join(missing)}")
+        raise UsageError(
+            f"{folder} has {', '.join(there)} but not {', '.join(missing)}, and only together they"
+            f" are the official split: take what is missing from {origin}, or remove the others to"
+            " have the groups divided"
+        )
     return bool(there)
 
 
@@ -124,24 +136,24 @@ class Layout:
     Args:
         name: What ``--layout`` calls it.
         shape: What the tree looks like, in a few words, for error messages.
-        markers: Folder names, in lower case, that no other kind of tree has at its top.
+        tops: Folder names, in lower case, that its files lie in; empty if these are any.
         recognise: Whether a folder is of this kind.
         read: Read it.
     """
 
     name: str
     shape: str
-    markers: frozenset[str]
+    tops: frozenset[str]
     recognise: Callable[[Tree], bool]
     read: Callable[[Tree], Reading]
 
     def check(self, tree: Tree, wrong: Sequence[Source], why: str) -> None:
-        """Refuse files that do not fit; what cannot be opened has no say and passes.
+        """Refuse files that do not fit; what cannot be opened, and strays, have no say and pass.
 
         Raises:
             UsageError: It shows what was seen and what was expected.
         """
-        wrong = [source for source in wrong if source.problem is None]
+        wrong = [one for one in wrong if one.problem is None and not self.is_stray(one)]
         if not wrong:
             return
         raise UsageError(
@@ -149,6 +161,16 @@ class Layout:
             f" the layout {self.name} ({why}), such as {name_examples(wrong)}; expected"
             f" {self.shape}; other trees can be listed in a CSV with the columns path,label"
         )
+
+    def is_stray(self, source: Source) -> bool:
+        """Whether it is a picture beside the data, such as the one of a README.
+
+        No data set has pictures at its top, and a folder of frames lies in a folder of its data.
+        """
+        folders = get_folders(source)
+        if not is_photo(source) or len(folders) > 1:
+            return False
+        return not folders or (bool(self.tops) and folders[0].lower() not in self.tops)
 
 
 def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ...], int]:
@@ -160,7 +182,9 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
         The sources, and how many fakes name an original that is not among them.
     """
     by_key = _index_keys(reading, sources)
-    groups = join_identities(fact.identities for fact in reading.facts.values())
+    groups = join_identities(
+        [normalise(name) for name in fact.identities] for fact in reading.facts.values()
+    )
     result = []
     orphans = 0
     for source in sources:
@@ -176,12 +200,17 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
                 source,
                 label=fact.label,
                 method=fact.method,
-                group=groups[fact.identities[0]] if fact.identities else None,
+                group=groups[normalise(fact.identities[0])] if fact.identities else None,
                 split=fact.split,
                 original=original,
             )
         )
     return tuple(result), orphans
+
+
+def normalise(name: str) -> str:
+    """One spelling for a name, which file systems store with accents joined (NFC) or apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _index_keys(reading: Reading, sources: Iterable[Source]) -> dict[Key, str]:
@@ -196,6 +225,11 @@ def _index_keys(reading: Reading, sources: Iterable[Source]) -> dict[Key, str]:
 def get_folders(source: Source) -> list[str]:
     """Names of the folders above a source, from the top of its tree."""
     return source.name.split("/")[:-1]
+
+
+def get_lower_folders(source: Source) -> list[str]:
+    """The same in lower case, as names of folders count everywhere."""
+    return [folder.lower() for folder in get_folders(source)]
 
 
 def get_clip_name(source: Source) -> str:

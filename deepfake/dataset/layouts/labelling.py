@@ -7,7 +7,7 @@ names; lists, patterns and single files carry no labels. Opens no photo.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,11 @@ DATA_SETS = (
     dffd.LAYOUT,
 )
 AUTO, NONE = "auto", "none"
+Folders = tuple[str, ...]
+# No data set has more folders above its files than the contest's, and none is recognised by more
+# than its first few.
+_DEEPEST, _LOOKED_AT = 6, 4
+_ANCHORED = tuple(layout for layout in DATA_SETS if layout is not dfdc.LAYOUT)
 LAYOUTS = {layout.name: layout for layout in (tree.LAYOUT, *DATA_SETS)}
 """Every kind of folder tree, by name."""
 
@@ -149,9 +154,29 @@ def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
             + f", such as {name_examples(seen.sources)}; expected {layout.shape}"
         )
     sources, orphans = apply(reading, labelled.sources)
-    skipped = dict(sorted((labelled.skipped | dict(reading.left_out)).items()))
-    notes = (*reading.notes, *_note_orphans(orphans), *_note_leaks(sources))
+    strays = [
+        source
+        for source in seen.sources
+        if source.id not in reading.facts and source.problem is None and layout.is_stray(source)
+    ]
+    left_out = dict(reading.left_out) | ({"(stray picture)": len(strays)} if strays else {})
+    skipped = dict(sorted((labelled.skipped | left_out).items()))
+    notes = (
+        *reading.notes,
+        *_note_strays(strays),
+        *_note_orphans(orphans),
+        *_note_leaks(sources),
+    )
     return Labelled(sources, skipped, layout=layout.name, notes=notes)
+
+
+def _note_strays(strays: Sequence[Source]) -> tuple[str, ...]:
+    if not strays:
+        return ()
+    return (
+        f"{len(strays):,} pictures beside the folders of the data set are left out:"
+        f" {name_examples(strays)}",
+    )
 
 
 def _note_orphans(orphans: int) -> tuple[str, ...]:
@@ -186,28 +211,62 @@ def _recognise(root: Path, sources: Sequence[Source]) -> Layout | None:
         )
     if fitting:
         return fitting[0]
-    _refuse_depth(seen)
+    folders = sorted({tuple(get_folders(source)) for source in seen.sources})
+    _refuse_depth(root, folders)
+    if not tree.holds_both(seen):
+        # A tree of both classes is whole, wherever it lies.
+        _refuse_inside(root, folders)
     return tree.LAYOUT if tree.recognise(seen) else None
 
 
-def _refuse_depth(seen: Tree) -> None:
+def _refuse_depth(root: Path, folders: Sequence[Folders]) -> None:
     """A data set below the given folder would be read without its labels and splits."""
-    below = set()
-    for source in seen.sources:
-        folders = get_folders(source)
-        for depth, folder in enumerate(folders):
-            if folder.lower() in LABEL_FOLDERS:
+    below: dict[Folders, set[Folders]] = {}
+    for names in folders:
+        for depth, name in enumerate(names):
+            if name.lower() in LABEL_FOLDERS:
                 break
-            layout = next((one for one in DATA_SETS if folder.lower() in one.markers), None)
-            if depth and layout is not None:
-                below.add((layout.name, "/".join(folders[:depth])))
-                break
-    if below:
-        shown = ", ".join(f"{name} in {display_name(where)!r}" for name, where in sorted(below)[:3])
+            below.setdefault(names[: depth + 1], set()).add(names[depth + 1 :])
+    found: dict[Folders, str] = {}
+    for where, inner in sorted(below.items()):
+        if any(where[:depth] in found for depth in range(1, len(where))):
+            continue
+        # A part of DFDC would have been found from here: its table may lie at any depth.
+        if layout := _find_data_set(root.joinpath(*where), inner, _ANCHORED):
+            found[where] = layout
+    if found:
+        shown = ", ".join(
+            f"{name} in {display_name('/'.join(where))!r}"
+            for where, name in list(found.items())[:3]
+        )
         raise UsageError(
-            f"{str(seen.root)!r} holds a data set further down: {shown}; give that folder, one at"
+            f"{str(root)!r} holds a data set further down: {shown}; give that folder, one at"
             " a time, or say --layout tree or none"
         )
+
+
+def _refuse_inside(root: Path, folders: Sequence[Folders]) -> None:
+    """Half of a data set has lost the names above it, and with them its labels and splits."""
+    place = root.resolve()
+    above: Folders = ()
+    tops = {names[:_LOOKED_AT] for names in folders}
+    while len(above) < _DEEPEST and place.parent != place:
+        above = (place.name, *above)
+        place = place.parent
+        layout = _find_data_set(place, [(*above, *names) for names in tops], _ANCHORED)
+        # What lies further down was looked at from the folder itself.
+        layout = layout or _find_data_set(place, [above], [dfdc.LAYOUT])
+        if layout is not None:
+            raise UsageError(
+                f"{str(root)!r} is a folder inside a data set: {layout} in"
+                f" {display_name(str(place))!r}; give that folder, or say --layout tree or none"
+            )
+
+
+def _find_data_set(root: Path, folders: Iterable[Folders], among: Sequence[Layout]) -> str | None:
+    """Name of the data set that a folder would be taken for, by the folders in it."""
+    sources = tuple(Source("", root, "/".join((*names, "."))) for names in folders)
+    return next((one.name for one in among if one.recognise(Tree(root, sources))), None)
 
 
 def _require_labels(path: Path, sources: Sequence[Source]) -> None:

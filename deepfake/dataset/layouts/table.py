@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS
+from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS, normalise
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, list_sources
 from deepfake.media.tables import Row, read_csv
@@ -58,7 +58,7 @@ def read_table(
             source,
             label=_parse_label(path, row, require_labels),
             split=_parse_split(path, row),
-            group=row.get("group").strip() or None,
+            group=normalise(row.get("group").strip()) or None,
             method=row.get("method").strip() or None,
         )
         # `a.jpg`, `./a.jpg` and the absolute path are one file.

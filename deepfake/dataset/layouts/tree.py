@@ -27,6 +27,12 @@ def recognise(tree: Tree) -> bool:
     return any(_label_at(get_folders(source)) is not None for source in tree.sources)
 
 
+def holds_both(tree: Tree) -> bool:
+    """Whether there are files below ``real/`` and others below ``fake/``."""
+    words = {folder.lower() for source in tree.sources for folder in get_folders(source)}
+    return words.issuperset(LABEL_FOLDERS)
+
+
 def read(tree: Tree) -> Reading:
     """Label a plain tree.
 
@@ -36,12 +42,14 @@ def read(tree: Tree) -> Reading:
         data/train/fake/id1/b.jpg       split train, fake, group id1
         data/vid1/fake/c.jpg            fake, group vid1 (if there is a vid2/ beside vid1/)
         data/test/fake/d.jpg            split test, fake, no group
+        data/fake/test/id2/e.jpg        split test, fake, group id2
 
-    Only folders below the input count, whatever the input itself is called. A folder ``train``,
-    ``val``, ``valid``, ``validation`` or ``test`` above the label is the split. The group is the
-    rest of the folder path. For a file directly in ``real/`` or ``fake/`` the rest is what lies
-    between split and label, less the folders that all files share: those are the name of the data
-    set, not of a person.
+    Only folders below the input count, whatever the input itself is called. A folder of
+    ``SPLIT_FOLDERS`` above the label or directly below it is the split; further down it may be
+    anything, and is a part of the group. The group is the rest of the folder path. For a file
+    directly in ``real/`` or ``fake/``, or in the split there, the rest is what lies between split
+    and label, less the folders that all files share: those are the name of the data set, not of a
+    person.
 
     Raises:
         UsageError: If a file is below both words, below none while others are, or below folders
@@ -60,19 +68,38 @@ def read(tree: Tree) -> Reading:
         )
     shared = _count_shared(labelled)
     facts = {source.id: _read_folders(source, shared) for source in labelled}
-    lonely = sum(not fact.identities for fact in facts.values())
-    notes: tuple[str, ...] = ()
-    if lonely:
-        notes = (
+    notes = []
+    if lonely := sum(not fact.identities for fact in facts.values()):
+        notes.append(
             f"{lonely:,} files lie directly in real/ or fake/ and are groups of one; if several"
-            " show one person or video, list them in a CSV with a column group",
+            " show one person or video, list them in a CSV with a column group"
         )
-    return Reading(facts, notes=notes)
+    if deep := [one for one in labelled if _has_split_further_down(one)]:
+        notes.append(
+            f"{len(deep):,} files lie in a folder named like a split that is neither above real/ or"
+            f" fake/ nor directly below, such as {name_examples(deep)}; it is taken for a part of"
+            " the group, not for a split"
+        )
+    return Reading(facts, notes=tuple(notes))
 
 
 def _label_at(folders: Sequence[str]) -> int | None:
     found = (i for i, folder in enumerate(folders) if folder.lower() in LABEL_FOLDERS)
     return next(found, None)
+
+
+def _split_places(words: Sequence[str]) -> list[int]:
+    """Which folders, in lower case, say the split: any above the label, and the one below it."""
+    below = _label_at(words) or 0
+    while below < len(words) and words[below] in LABEL_FOLDERS:
+        below += 1
+    return [i for i, word in enumerate(words[: below + 1]) if word in SPLIT_FOLDERS]
+
+
+def _has_split_further_down(source: Source) -> bool:
+    words = [folder.lower() for folder in get_folders(source)]
+    named = sum(word in SPLIT_FOLDERS for word in words)
+    return named > len(_split_places(words))
 
 
 def _count_shared(sources: Sequence[Source]) -> int:
@@ -97,7 +124,7 @@ def _read_folders(source: Source, shared: int) -> Fact:
             " the files in a CSV with the columns path,label"
         )
     label_at = next(i for i, word in enumerate(words) if word in LABEL_FOLDERS)
-    split_at = [i for i, word in enumerate(words[:label_at]) if word in SPLIT_FOLDERS]
+    split_at = _split_places(words)
     splits = {SPLIT_FOLDERS[words[i]] for i in split_at}
     if len(splits) > 1:
         raise UsageError(
@@ -105,8 +132,8 @@ def _read_folders(source: Source, shared: int) -> Fact:
             f" ({', '.join(sorted(splits))}); rename one, or list the files in a CSV"
         )
     start = 0
-    if words[-1] in LABEL_FOLDERS:
-        start = max([shared, *(i + 1 for i in split_at)])
+    if all(word in LABEL_FOLDERS or i in split_at for i, word in enumerate(words) if i > label_at):
+        start = max([shared, *(i + 1 for i in split_at if i < label_at)])
     rest = [
         folder
         for i, (folder, word) in enumerate(zip(folders, words, strict=True))

@@ -54,7 +54,7 @@ def read(tree: Tree) -> Reading:
 
 def _get_folders(source: Source) -> list[str]:
     folders = get_folders(source)
-    if folders and folders[0] == _WRAPPER:
+    if folders and folders[0].lower() == _WRAPPER:
         folders = folders[1:]
     return [folders[0].lower().replace(" ", "_"), *folders[1:]] if folders else []
 
@@ -62,7 +62,7 @@ def _get_folders(source: Source) -> list[str]:
 LAYOUT = Layout(
     "wild-deepfake",
     "real_train/0/SEQUENCE/1.png, fake_train/..., real_test/..., fake_test/...",
-    _TOPS,
+    frozenset({*_TOPS, *(top.replace("_", " ") for top in _TOPS)}),
     recognise,
     read,
 )

@@ -96,6 +96,10 @@ def test_says_how_much_of_the_list_is_there(root: Path) -> None:
         ("2 YouTube-real/00170.mp4", ":2: .*; expected lines such as '1 YouTube-real/00170.mp4'"),
         ("YouTube-real/00170.mp4", ":2: 'YouTube-real/00170.mp4'; expected lines"),
         ("1 Other/00170.mp4", ":2: .*expected lines"),
+        # The name of one folder's video below another would put the wrong one into the test.
+        ("1 Celeb-real/00170.mp4", ":2: '1 Celeb-real/00170.mp4'; expected lines"),
+        ("1 YouTube-real/id0_0001.mp4", ":2: .*expected lines"),
+        ("0 Celeb-synthesis/id0_0000.mp4", ":2: .*expected lines"),
         ("1", ":2: '1'; expected lines"),
     ],
 )

@@ -32,7 +32,7 @@ def test_reads_site_date_person_and_method(tmp_path: Path) -> None:
         "real/CW/20200819/cw-kim/000.jpg",
         "fake/CW/20200819/cw-kim/a1/000.jpg",
         "real/CW/20200819/cw-kim/a/b/000.jpg",
-        "stray.jpg",
+        "stray.mp4",
     ],
 )
 def test_refuses_another_depth(tmp_path: Path, name: str) -> None:

@@ -97,6 +97,52 @@ def test_with_a_test_set_the_parts_are_train(root: Path) -> None:
     assert set(found.values()) == {"train"}
 
 
+TEST_SET = {"x.mp4": {"is_fake": 1, "cluster": 3}, "y.mp4": {"is_fake": 0}}
+
+
+@pytest.mark.parametrize("folder", ["test", "Test/videos", "dfdc_test"])
+@pytest.mark.parametrize("labels", [None, "x.mp4,1\ny.mp4,0\n", "y.mp4,0\n"])
+def test_the_test_set_may_bring_its_own_metadata(
+    root: Path, folder: str, labels: str | None
+) -> None:
+    touch(root, f"{folder}/x.mp4", f"{folder}/y.mp4")
+    table = root / folder.partition("/")[0]
+    write(root, TEST_SET, table.name)
+    if labels is not None:
+        (table / "labels.csv").write_text(f"filename,label\n{labels}")
+    labelled = label_sources(root, require_labels=True)
+    assert labelled.layout == "dfdc"
+    found = {Path(name).stem: one.label for name, one in by_name(labelled).items()}
+    assert (found["x"], found["y"]) == (1, 0)
+    expected = {name: "test" if name.startswith(folder) else "train" for name in by_name(labelled)}
+    assert splits(labelled) == expected
+    alone = label_sources(table)
+    assert alone.layout == "dfdc"
+    assert set(splits(alone).values()) == {"test"}
+
+
+def test_the_table_may_name_videos_that_the_metadata_leaves_out(tmp_path: Path) -> None:
+    touch(tmp_path, "test/x.mp4", "test/y.mp4", "test/z.mp4")
+    write(tmp_path, TEST_SET, "test")
+    (tmp_path / "test" / "labels.csv").write_text("filename,label\nz.mp4,1\n")
+    assert [source.label for source in label_sources(tmp_path).sources] == [1, 0, 1]
+
+
+def test_refuses_two_tables_that_contradict_each_other(tmp_path: Path) -> None:
+    touch(tmp_path, "test/x.mp4", "test/y.mp4")
+    write(tmp_path, TEST_SET, "test")
+    (tmp_path / "test" / "labels.csv").write_text("filename,label\nx.mp4,0\ny.mp4,0\n")
+    with pytest.raises(
+        UsageError, match=r"test/metadata\.json: 'x' is fake, and real in labels\.csv \(1 = fake\)"
+    ):
+        label_sources(tmp_path)
+
+
+def test_a_table_of_ones_own_beside_a_part_says_nothing(root: Path) -> None:
+    (root / "dfdc_train_part_0" / "labels.csv").write_text("mine\n1\n")
+    assert len(label_sources(root).sources) == 5
+
+
 def test_frames_in_folders(root: Path) -> None:
     part = root / "dfdc_train_part_0"
     for video in part.glob("*.mp4"):
@@ -111,6 +157,9 @@ def test_frames_in_folders(root: Path) -> None:
     ("content", "message"),
     [
         ({"aa.mp4": {"label": "MAYBE"}}, r"metadata\.json: 'aa\.mp4' has .*; expected \"label\""),
+        ({"aa.mp4": {"label": ["REAL"]}}, "'aa.mp4' has"),
+        ({"aa.mp4": {"is_fake": 2}}, '"is_fake": 0 or 1'),
+        ({"aa.mp4": {"label": "REAL", "is_fake": 1}}, "'aa.mp4' has .*expected"),
         ({"aa.mp4": {"label": "REAL", "split": "x"}}, "'aa.mp4' has split 'x'; expected train"),
         ({"aa.mp4": {"label": "REAL"}}, r"2 of 3 files .*not in the folder's table.*'bb\.mp4'"),
     ],
@@ -126,6 +175,33 @@ def test_refuses_damaged_metadata(root: Path, text: str, message: str) -> None:
     (root / "dfdc_train_part_1" / "metadata.json").write_text(text)
     with pytest.raises(UsageError, match=f"part_1/metadata.json: {message}"):
         label_sources(root, layout="dfdc")
+
+
+@pytest.mark.parametrize("part", ["dfdc_train_part_0", "renamed"])
+def test_metadata_that_is_cut_short_is_not_passed_over(root: Path, part: str) -> None:
+    folder = (root / "dfdc_train_part_0").rename(root.parent / part)
+    metadata = folder / "metadata.json"
+    metadata.write_text(metadata.read_text()[:-20])
+    with pytest.raises(UsageError, match=f"{part}/metadata.json: not JSON"):
+        label_sources(folder)
+    metadata.write_text("")
+    if part == "dfdc_train_part_0":
+        with pytest.raises(UsageError, match=f"{part}/metadata.json: not JSON"):
+            label_sources(folder)
+    else:
+        # Nothing says whose this was.
+        assert label_sources(folder).layout == "none"
+
+
+def test_metadata_that_cannot_be_opened_is_not_passed_over(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UsageError, match=r"metadata\.json"):
+        label_sources(root / "dfdc_train_part_0")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "set"}', '{"a": {"size": 1}}'])

@@ -30,7 +30,7 @@ def test_reads_sources_and_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["stylegan9/train/0.png", "ffhq/0.png", "ffhq/more/0.png", "0.png"]
+    "name", ["stylegan9/train/0.png", "ffhq/0.png", "ffhq/more/0.png", "0.mp4"]
 )
 def test_refuses_a_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(

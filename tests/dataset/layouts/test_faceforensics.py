@@ -121,7 +121,11 @@ def test_a_fake_across_splits_belongs_to_none(tmp_path: Path) -> None:
             [], {"train": [], "val": [], "test": []}, "test.json hold no pair of ids", id="empty"
         ),
         pytest.param(
-            [], {"train": [], "test": []}, "has train.json, test.json but not val.json", id="file"
+            [],
+            {"train": [], "test": []},
+            "has train.json, test.json but not val.json, .* take what is missing from"
+            " dataset/splits/ of the repository ondyari/FaceForensics, or remove the others",
+            id="file",
         ),
         pytest.param(
             [],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -161,7 +164,14 @@ def test_repeated_rows_count_once_unless_each_needs_an_answer(tmp_path: Path) ->
         pytest.param("valid/fake/a.jpg", (1, None, "validation"), id="valid"),
         pytest.param("validation/fake/a.jpg", (1, None, "validation"), id="validation"),
         pytest.param("s/test/x/fake/id1/a.jpg", (1, "s/x/id1", "test"), id="test"),
-        pytest.param("real/train/a.jpg", (0, "train", None), id="split-below-is-a-group"),
+        pytest.param("Training/real/id1/a.jpg", (0, "id1", "train"), id="training"),
+        pytest.param("testing/fake/a.jpg", (1, None, "test"), id="testing"),
+        pytest.param("real/train/a.jpg", (0, None, "train"), id="split-below"),
+        pytest.param("fake/TEST/id1/a.jpg", (1, "id1", "test"), id="split-below-and-group"),
+        pytest.param("set/real/testing/x/a.jpg", (0, "set/x", "test"), id="split-below-around"),
+        pytest.param("fake/fake/valid/a.jpg", (1, None, "validation"), id="split-below-twice"),
+        pytest.param("train/fake/Train/a.jpg", (1, None, "train"), id="split-said-twice"),
+        pytest.param("real/id1/train/a.jpg", (0, "id1/train", None), id="split-further-down"),
         pytest.param("dev/real/a.jpg", (0, None, None), id="dev-is-no-split"),
         pytest.param("real/real/a.jpg", (0, None, None), id="twice"),
         pytest.param("real/fakes/a.jpg", (0, "fakes", None), id="whole-words"),
@@ -173,6 +183,45 @@ def test_labels_a_tree(
 ) -> None:
     labelled = label_sources(touch(tmp_path / "fake", name), require_labels=True)
     assert facts(labelled) == {name: expected}
+
+
+def test_a_split_below_the_label_keeps_persons_and_clips_apart(tmp_path: Path) -> None:
+    touch(tmp_path, "vid1/real/train/a.jpg", "vid1/fake/train/b.jpg", "vid2/fake/test/c.jpg")
+    labelled = label_sources(tmp_path)
+    assert facts(labelled) == {
+        "vid1/fake/train/b.jpg": (1, "vid1", "train"),
+        "vid1/real/train/a.jpg": (0, "vid1", "train"),
+        "vid2/fake/test/c.jpg": (1, "vid2", "test"),
+    }
+    assert labelled.notes == ()
+
+
+def test_a_name_is_one_however_its_accents_are_stored(tmp_path: Path) -> None:
+    joined, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    assert joined != apart
+    touch(tmp_path, f"train/real/{joined}/a.jpg", f"test/fake/{apart}/b.jpg")
+    labelled = label_sources(tmp_path)
+    assert {source.group for source in labelled.sources} == {joined}
+    assert labelled.notes[0].startswith("the split leaks: 1 groups")
+    table = write_table(tmp_path, f"path,label,group,split\na,0,{joined},train\nb,1,{apart},test\n")
+    labelled = label_sources(table)
+    assert {source.group for source in labelled.sources} == {joined}
+    assert labelled.notes[0].startswith("the split leaks: 1 groups")
+
+
+def test_a_person_in_two_splits_below_the_label_leaks_aloud(tmp_path: Path) -> None:
+    labelled = label_sources(touch(tmp_path, "real/train/id1/a.jpg", "fake/test/id1/b.jpg"))
+    assert labelled.notes[0].startswith(
+        "the split leaks: 1 groups stand in more than one part (id1)"
+    )
+
+
+def test_a_split_that_is_not_taken_for_one_is_said(tmp_path: Path) -> None:
+    labelled = label_sources(touch(tmp_path, "real/id1/train/a.jpg", "fake/id2/b.jpg"))
+    assert [note.partition(",")[0] for note in labelled.notes] == [
+        "1 files lie in a folder named like a split that is neither above real/ or fake/ nor"
+        " directly below"
+    ]
 
 
 def test_an_unlabelled_tree(tmp_path: Path) -> None:
@@ -218,6 +267,9 @@ def test_the_name_of_the_input_does_not_count(
         ),
         pytest.param(
             ["train/test/real/a.jpg"], r"folders of different splits \(test, train\)", id="splits"
+        ),
+        pytest.param(
+            ["train/real/test/a.jpg"], r"folders of different splits \(test, train\)", id="around"
         ),
     ],
 )
@@ -401,8 +453,152 @@ def test_two_data_sets_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
         label_sources(tmp_path)
 
 
+# A few files of every data set, and folders inside it that do not say what they belong to.
+DATA_SETS = {
+    "dacon": (
+        ["real/CW/20200819/cw-0/v1/1.jpg", "fake/CW/20200819/cw-0/fsgan/v1/1.jpg"],
+        ["real", "fake/CW", "fake/CW/20200819/cw-0/fsgan/v1"],
+    ),
+    "faceforensics": (
+        [
+            "original_sequences/youtube/c23/videos/000.mp4",
+            "manipulated_sequences/Deepfakes/c23/videos/000_003.mp4",
+        ],
+        ["original_sequences", "manipulated_sequences/Deepfakes", "original_sequences/youtube/c23"],
+    ),
+    "dfd": (
+        ["manipulated_sequences/DeepFakeDetection/c23/videos/01_02__exit__YVGY8LOK.mp4"],
+        ["manipulated_sequences", "manipulated_sequences/DeepFakeDetection/c23/videos"],
+    ),
+    "celeb-df": (
+        ["Celeb-real/id0_0000.mp4", "Celeb-synthesis/id0_id1_0000.mp4"],
+        ["Celeb-real", "Celeb-synthesis"],
+    ),
+    "dfdc": (["dfdc_train_part_0/frames/aa/0.png"], ["dfdc_train_part_0/frames"]),
+    "deeper-forensics": (
+        ["manipulated_videos/end_to_end/000_M101.mp4", "target_videos/000.mp4"],
+        ["manipulated_videos", "manipulated_videos/end_to_end"],
+    ),
+    "wild-deepfake": (
+        ["real_train/0/real/1/12.png", "fake_train/0/fake/1/12.png"],
+        ["real_train", "fake_train/0"],
+    ),
+    "dffd": (
+        ["ffhq/train/0.png", "stylegan_ffhq/test/0.png"],
+        ["ffhq", "stylegan_ffhq/test"],
+    ),
+}
+
+
+def make_data_set(root: Path, layout: str) -> list[str]:
+    names, inside = DATA_SETS[layout]
+    touch(root, *names)
+    if layout == "dfdc":
+        text = '{"aa.mp4": {"label": "FAKE", "split": "train", "original": "bb.mp4"}}'
+        (root / "dfdc_train_part_0" / "metadata.json").write_text(text)
+    return inside
+
+
+@pytest.mark.parametrize("layout", DATA_SETS)
+@pytest.mark.parametrize("spell", [str.upper, str.lower, str.title])
+def test_folders_count_in_any_case(
+    tmp_path: Path, layout: str, spell: Callable[[str], str]
+) -> None:
+    make_data_set(tmp_path / "set", layout)
+    # Last come the folders of clips, which the lists of some data sets name.
+    names = DATA_SETS[layout][0]
+    kept = {name: name.count("/") - 1 if name.endswith(".png") else 9 for name in names}
+
+    def spelt(name: str) -> str:
+        *folders, file = name.split("/")
+        words = [spell(one) if i < kept[name] else one for i, one in enumerate(folders)]
+        return "/".join((*words, file))
+
+    other = tmp_path / "other"
+    touch(other, *map(spelt, names))
+    if layout == "dfdc":
+        name = spelt(names[0]).partition("/")[0]
+        (tmp_path / "set" / "dfdc_train_part_0" / "metadata.json").rename(
+            other / name / "metadata.json"
+        )
+        make_data_set(tmp_path / "set", layout)
+
+    def seen(folder: Path) -> list[object]:
+        labelled = label_sources(folder)
+        found = [
+            (
+                source.name.lower(),
+                source.label,
+                source.split,
+                (source.method or "").lower(),
+                (source.group or "").lower(),
+                source.original is None,
+            )
+            for source in labelled.sources
+        ]
+        return [labelled.layout, sorted(found)]
+
+    assert seen(other) == seen(tmp_path / "set")
+
+
+@pytest.mark.parametrize("layout", DATA_SETS)
+def test_a_picture_beside_the_data_does_not_spoil_it(tmp_path: Path, layout: str) -> None:
+    make_data_set(tmp_path, layout)
+    whole = label_sources(tmp_path)
+    strays = ["teaser.png"] if layout == "dfdc" else ["docs/teaser.png", "teaser.png"]
+    touch(tmp_path, *strays)
+    labelled = label_sources(tmp_path)
+    assert facts(labelled) == facts(whole)
+    assert labelled.skipped == whole.skipped | {"(stray picture)": len(strays)}
+    assert (
+        f"{len(strays)} pictures beside the folders of the data set are left out:"
+        f" {', '.join(map(repr, strays))}"
+    ) in labelled.notes
+
+
+@pytest.mark.parametrize("layout", DATA_SETS)
+@pytest.mark.parametrize("stray", ["teaser.mp4", "more/teaser.mp4", "more/frames/0/1.png"])
+def test_a_video_or_frame_of_unknown_folders_is_an_error(
+    tmp_path: Path, layout: str, stray: str
+) -> None:
+    make_data_set(tmp_path, layout)
+    with pytest.raises(UsageError, match=f"1 of . files do not fit the layout {layout}.*'{stray}'"):
+        label_sources(touch(tmp_path, stray), layout=layout)
+
+
+@pytest.mark.parametrize("layout", DATA_SETS)
+def test_a_folder_inside_a_data_set_is_not_read_without_labels(tmp_path: Path, layout: str) -> None:
+    inside = make_data_set(tmp_path / "set", layout)
+    assert label_sources(tmp_path / "set").layout == layout
+    for folder in inside:
+        given = tmp_path / "set" / folder
+        with pytest.raises(UsageError) as info:
+            label_sources(given)
+        found = re.search(rf"a folder inside a data set: {layout} in '(.*)'; give", str(info.value))
+        assert found
+        # What the message says to give is what works.
+        assert label_sources(found[1]).layout == layout
+        assert label_sources(given, layout="none").layout == "none"
+
+
+def test_a_tree_of_both_classes_is_whole_wherever_it_lies(tmp_path: Path) -> None:
+    place = tmp_path / "manipulated_sequences"
+    touch(place, "x/c23/real/a.jpg", "x/c23/fake/b.jpg")
+    assert label_sources(place).layout == "tree"
+
+
+@pytest.mark.parametrize("layout", [name for name in DATA_SETS if name != "dfdc"])
+def test_a_data_set_a_folder_too_deep_is_not_read_as_a_tree(tmp_path: Path, layout: str) -> None:
+    make_data_set(tmp_path / "more" / "deepfake", layout)
+    for given, where in ((tmp_path / "more", "deepfake"), (tmp_path, "more/deepfake")):
+        with pytest.raises(UsageError, match=f"further down: {layout} in '{where}'; give that"):
+            label_sources(given)
+
+
 @pytest.mark.parametrize("layout", ["auto", "celeb-df"])
-def test_a_data_set_further_down_is_not_read_without_its_split(tmp_path: Path, layout: str) -> None:
+def test_data_sets_further_down_are_not_read_without_their_split(
+    tmp_path: Path, layout: str
+) -> None:
     touch(tmp_path, "sets/cdf/Celeb-real/id0_0000.mp4", "sets/x/manipulated_videos/e/000_M101.mp4")
     message = {
         "auto": r"further down: celeb-df in 'sets/cdf', deeper-forensics in 'sets/x'; give that",

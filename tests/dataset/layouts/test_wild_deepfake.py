@@ -33,7 +33,7 @@ def test_reads_the_four_folders(tmp_path: Path, spell: str) -> None:
     assert found == {place(name): facts for name, facts in TREE.items()}
 
 
-@pytest.mark.parametrize("name", ["real_val/0/1/1.png", "real_train/a.png", "a.png"])
+@pytest.mark.parametrize("name", ["real_val/0/1/1.png", "real_train/a.png", "a.mp4"])
 def test_refuses_a_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=f"1 of 6 files do not fit the layout wild.*'{name}'; exp"):
         label_sources(touch(tmp_path, *TREE, name))
