@@ -326,6 +326,8 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
 def read_data_module(configs: Sequence[str], root: str, seed: int) -> CropDataModule:
     """The data of training configurations, set up; later files win.
 
+    Crops of any preset will do: these data are looked at, and nothing is trained on them.
+
     Raises:
         UsageError: If a configuration or the crops are not usable.
     """
@@ -342,7 +344,8 @@ def read_data_module(configs: Sequence[str], root: str, seed: int) -> CropDataMo
         settings |= part
     parser = _Parser()
     parser.add_class_arguments(CropDataModule, "data")
-    parsed = parser.parse_object({"data": settings | {"root": root, "seed": seed}})
+    settings |= {"root": root, "seed": seed, "crop_preset": None}
+    parsed = parser.parse_object({"data": settings})
     data: CropDataModule = parser.instantiate(parsed).data
     data.setup()
     return data

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import albumentations as A
 import cv2
@@ -22,7 +23,7 @@ from deepfake.learning.face_parts import draw_frontal_face
 from tests.chances import Floats, assert_rate, assert_uniform
 
 Picture = NDArray[np.uint8]
-Step = A.BasicTransform | A.BaseCompose
+Step = Any  # albumentations has no types
 
 FLAT = np.full((48, 48, 3), 128, np.uint8)
 WHITE = np.full((48, 48, 3), 255, np.uint8)
