@@ -323,10 +323,16 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
     return 0
 
 
-def read_data_module(configs: Sequence[str], root: str, seed: int) -> CropDataModule:
+def read_data_module(
+    configs: Sequence[str], root: str, seed: int, any_preset: bool = False
+) -> CropDataModule:
     """The data of training configurations, set up; later files win.
 
-    Crops of any preset will do: these data are looked at, and nothing is trained on them.
+    Args:
+        configs: Files.
+        root: The crop folder.
+        seed: Of what is random about the data.
+        any_preset: Whether crops of another preset than the configurations' will do.
 
     Raises:
         UsageError: If a configuration or the crops are not usable.
@@ -344,7 +350,9 @@ def read_data_module(configs: Sequence[str], root: str, seed: int) -> CropDataMo
         settings |= part
     parser = _Parser()
     parser.add_class_arguments(CropDataModule, "data")
-    settings |= {"root": root, "seed": seed, "crop_preset": None}
+    settings |= {"root": root, "seed": seed}
+    if any_preset:
+        settings["crop_preset"] = None
     parsed = parser.parse_object({"data": settings})
     data: CropDataModule = parser.instantiate(parsed).data
     data.setup()

@@ -134,11 +134,8 @@ def draw_lights() -> tuple[Picture, Floats]:
 def find_lights(picture: Picture) -> Floats:
     y, x = np.mgrid[0:96, 0:96] - 47.5
     light = np.where(picture > 8, picture, 0).astype(float)
-    total = light.sum(axis=(0, 1))
-    return (
-        np.stack([(light * x[..., None]).sum((0, 1)), (light * y[..., None]).sum((0, 1))]).T
-        / (total[:, None])
-    )
+    sums = [(light * axis[..., None]).sum(axis=(0, 1)) for axis in (x, y)]
+    return np.asarray(np.stack(sums, axis=1) / light.sum(axis=(0, 1))[:, None])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +237,8 @@ def test_how_far_colours_go() -> None:
         0.1 / math.sqrt(3), rel=0.15
     )
 
-    plain = cv2.cvtColor(np.full((4, 4, 3), (90, 120, 140), np.uint8), cv2.COLOR_HSV2RGB)
+    colour = np.full((4, 4, 3), (90, 120, 140), np.uint8)
+    plain = np.asarray(cv2.cvtColor(colour, cv2.COLOR_HSV2RGB), np.uint8)
     base = cv2.cvtColor(plain, cv2.COLOR_RGB2HSV)[0, 0].astype(int)
     shifts = np.array(
         [cv2.cvtColor(one, cv2.COLOR_RGB2HSV)[0, 0] - base for one in draw(hue, plain)]
