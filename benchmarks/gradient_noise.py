@@ -1,7 +1,10 @@
 """How much of a batch's gradient is signal: semi-hard triplets beside cross-entropy.
 
 For each state of the network and each batch size, the gradients of many batches are taken with
-respect to the weights of the embedder's head, where both losses enter the network. Printed is the
+respect to the weight of the embedder's head alone, the last layer that both losses share; the
+backbone gets none. At the start that head is untrained, on a backbone with the weights given. The
+linear classifier of cross-entropy is a new, untrained one in every state, the same for all batches
+of a line: its gradients share its direction. Nothing is trained here. Printed is the
 *agreement* of two batches, the mean inner product of their gradients over their mean squared
 length: 1 if all batches ask for the same step, 0 if what one asks for says nothing about the next.
 It is, in expectation, the share of the squared length that the mean gradient has. Both losses see

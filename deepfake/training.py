@@ -323,8 +323,16 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
     return 0
 
 
-def read_data_module(configs: Sequence[str], root: str, seed: int) -> CropDataModule:
+def read_data_module(
+    configs: Sequence[str], root: str, seed: int, any_preset: bool = False
+) -> CropDataModule:
     """The data of training configurations, set up; later files win.
+
+    Args:
+        configs: Files.
+        root: The crop folder.
+        seed: Of what is random about the data.
+        any_preset: Whether crops of another preset than the configurations' will do.
 
     Raises:
         UsageError: If a configuration or the crops are not usable.
@@ -342,7 +350,10 @@ def read_data_module(configs: Sequence[str], root: str, seed: int) -> CropDataMo
         settings |= part
     parser = _Parser()
     parser.add_class_arguments(CropDataModule, "data")
-    parsed = parser.parse_object({"data": settings | {"root": root, "seed": seed}})
+    settings |= {"root": root, "seed": seed}
+    if any_preset:
+        settings["crop_preset"] = None
+    parsed = parser.parse_object({"data": settings})
     data: CropDataModule = parser.instantiate(parsed).data
     data.setup()
     return data

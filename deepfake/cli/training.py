@@ -88,7 +88,7 @@ def _show_augmentations(options: argparse.Namespace) -> int:
     from deepfake.storage import write_atomic
     from deepfake.training import read_data_module
 
-    data = read_data_module(options.config, options.root, options.seed)
+    data = read_data_module(options.config, options.root, options.seed, any_preset=True)
     write_atomic(options.output, draw_sheet(data, options.crops, options.rows))
     sys.stdout.write(f"{options.output}\n")
     return EXIT_OK

@@ -5,7 +5,8 @@ in any process. Knows no data set and no loader.
 
 References:
     Seferbekov, winner of the Deepfake Detection Challenge, 2020 (recipe ``dfdc``, extras
-    ``face_parts`` and ``half_face``).
+    ``face_parts`` and ``half_face``): github.com/selimsef/dfdc_deepfake_challenge,
+    ``training/pipelines/train_classifier.py`` and ``training/datasets/classifier_dataset.py``.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def _make_dfdc() -> list[A.BasicTransform | A.BaseCompose]:
     JPEG of quality 60 to 100, flip; brightness and contrast, PCA colours or hue and saturation
     with 0.7, grey with 0.2; up to 10 % shifted, 20 % scaled and 10 degrees turned. Our crops have
     their final size: where the winner enlarged small ones by an interpolation drawn each time,
-    these are shrunk by up to 2 and enlarged again by the same pairs of interpolations.
+    these are shrunk by up to 2 and enlarged again by the same pairs of interpolations. PCA colours
+    are those of albumentations 2, which stretch a picture's colours where version 1 shifted them.
     """
     area, linear, cubic = cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC
     resizes = [
@@ -83,13 +85,15 @@ def _make_dfdc() -> list[A.BasicTransform | A.BaseCompose]:
     return [
         A.ImageCompression(quality_range=(60, 100), p=0.5),
         A.GaussNoise(std_range=(0.012, 0.028), p=0.1),  # its variance was 10 to 50
-        A.GaussianBlur(blur_limit=(3, 3), p=0.05),
+        # OpenCV's kernel of 3 pixels, 1/4, 1/2, 1/4; by itself albumentations now draws a sigma.
+        A.GaussianBlur(blur_limit=(3, 3), sigma_limit=(0.85, 0.85), p=0.05),
         A.HorizontalFlip(p=0.5),
         A.OneOf(resizes, p=0.5),
         A.OneOf(colours, p=0.7),
         A.ToGray(p=0.2),
         A.Affine(
             scale=(0.8, 1.2),
+            keep_ratio=True,
             translate_percent=(-0.1, 0.1),
             rotate=(-10, 10),
             border_mode=cv2.BORDER_CONSTANT,
@@ -111,12 +115,15 @@ class Extra:
         probability: Of its use.
         source: Who did it so.
         needs_landmarks: Whether the points may not be ``None``.
+        instead_of: Name of the extra that this one only stands in for: where both are asked for,
+            a crop gets this one only if it was not that one's turn.
     """
 
     change: Callable[[Picture, Points, np.random.Generator], Picture]
     probability: float
     source: str
     needs_landmarks: bool = True
+    instead_of: str = ""
 
 
 EXTRAS = MappingProxyType(
@@ -124,13 +131,15 @@ EXTRAS = MappingProxyType(
         "blind_face": Extra(blind_face, 0.5, "the entry's released code"),
         "pattern": Extra(blend_pattern, 0.3, "the entry's attempts", needs_landmarks=False),
         "face_parts": Extra(cut_out_part, 0.7, "DFDC winner"),
-        "half_face": Extra(hide_half, 0.2, "DFDC winner"),
+        "half_face": Extra(hide_half, 0.2, "DFDC winner", instead_of="face_parts"),
         "downscale": Extra(
             lower_resolution, 0.3, "Shiohara and Yamasaki, CVPR 2022", needs_landmarks=False
         ),
     }
 )
 """Single changes by name."""
+_AFTER_FIRST_STEP = MappingProxyType({"entry": ("blind_face",)})
+"""Extras that come after the first step of a recipe: the entry blackened what was compressed."""
 
 
 class Augmentation:
@@ -140,7 +149,8 @@ class Augmentation:
         recipe: A name of ``RECIPES``: ``entry`` is the contest entry's (compression, then flip,
             noise and blur in random order), ``light`` a gentler one for every sample, ``dfdc``
             the one of the winner of the Deepfake Detection Challenge.
-        extra: Names of ``EXTRAS``, applied before the recipe, in this order.
+        extra: Names of ``EXTRAS``, applied before the recipe in this order; ``blind_face`` after
+            the compression of ``entry``.
 
     Raises:
         ValueError: If there is no such recipe or extra.
@@ -152,11 +162,16 @@ class Augmentation:
         for name in extra:
             if name not in EXTRAS:
                 raise ValueError(f"no extra augmentation {name!r}; there are {', '.join(EXTRAS)}")
-        self.extra = tuple(extra)
+        late = [name for name in extra if name in _AFTER_FIRST_STEP.get(recipe, ())]
+        early = [name for name in extra if name not in late]
         with warnings.catch_warnings():
             # albumentations answers an unknown argument with a mere warning.
             warnings.simplefilter("error", UserWarning)
-            self._pipeline = A.Compose(RECIPES[recipe]())
+            steps = RECIPES[recipe]()
+        cut = 1 if late else len(steps)
+        self._stages = [(early, A.Compose(steps[:cut]))]
+        if late:
+            self._stages.append((late, A.Compose(steps[cut:])))
 
     def __call__(self, image: Picture, seed: int, points: Points | None = None) -> Picture:
         """Augment one crop.
@@ -173,16 +188,23 @@ class Augmentation:
         Raises:
             ValueError: If an extra needs landmarks and there are none.
         """
-        for name in self.extra:
-            # A generator of its own: one more extra leaves what the others draw as it was.
+        # A generator each: one more extra leaves what the others draw as it was.
+        turns: dict[str, np.random.Generator] = {}
+        for name in (name for names, _ in self._stages for name in names):
             rng = np.random.default_rng((seed, list(EXTRAS).index(name) + 1))
             if rng.random() < EXTRAS[name].probability:
-                image = apply_extra(name, image, points, rng)
+                turns[name] = rng
         # One generator for all steps: set_random_seed would start each step at the same number, so
         # that all of them happen or none.
-        self._pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        augmented: Picture = self._pipeline(image=image)["image"]
-        return augmented
+        generators = np.random.default_rng(seed), random.Random(seed)
+        for number, (names, pipeline) in enumerate(self._stages):
+            for name in names:
+                if name in turns and EXTRAS[name].instead_of not in turns:
+                    image = apply_extra(name, image, points, turns[name])
+            pipeline.set_random_state(*generators)
+            # A forced one does not draw whether to start: the steps draw as if they were together.
+            image = pipeline(image=image, force_apply=number > 0)["image"]
+        return image
 
 
 def apply_extra(

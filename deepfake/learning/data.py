@@ -210,7 +210,8 @@ class CropDataModule(LightningDataModule):
             the DFDC winner.
         augment_share: Share of each batch that is augmented; the entry's code had 8 of 28.
         extra: Single changes before the augmentation, in this order: ``blind_face``, ``pattern``,
-            ``face_parts``, ``half_face``, ``downscale``.
+            ``face_parts``, ``half_face``, ``downscale``; in ``entry``, ``blind_face`` comes after
+            the compression.
         self_blend: Share of the augmented fakes that give way to a real training crop blended
             with itself: the fake's own original where it is known.
         balance: Fill every batch half with real and half with fake.

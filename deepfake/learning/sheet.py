@@ -28,9 +28,10 @@ _NAME_WIDTH = 190
 _TILE = 128
 _GAP = 4
 _INK, _PAPER = (30, 30, 30), 245
+_NOT_FOR_FAKES = "of reals only"
 
-Draw = Callable[[int], Picture]
-"""Row of the data set to a picture."""
+Draw = Callable[[int], Picture | None]
+"""Row of the data set to a picture, or to none where the change is not for this one."""
 
 
 def draw_sheet(data: CropDataModule, n_crops: int = 10, names: Sequence[str] = ()) -> bytes:
@@ -64,8 +65,14 @@ def draw_sheet(data: CropDataModule, n_crops: int = 10, names: Sequence[str] = (
         cv2.putText(sheet, name, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, _INK, 1, cv2.LINE_AA)
         for place, index in enumerate(columns):
             left = _NAME_WIDTH + place * step
-            tile = _fit(rows[name](index))
-            sheet[top : top + _TILE, left : left + _TILE] = tile
+            picture = rows[name](index)
+            if picture is not None:
+                sheet[top : top + _TILE, left : left + _TILE] = _fit(picture)
+            else:
+                at = (left + 26, top + _TILE // 2 + 5)
+                cv2.putText(
+                    sheet, _NOT_FOR_FAKES, at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, _INK, 1, cv2.LINE_AA
+                )
     _, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     return bytes(encoded)
 
@@ -103,12 +110,17 @@ def _rows(data: CropDataModule) -> dict[str, Draw]:
     def extra(name: str) -> Draw:
         return lambda index: apply_extra(name, plain(index), points(index), generator(index))
 
+    def blended(index: int) -> Picture | None:
+        if dataset.rows[index].label == 1:
+            return None
+        return self_blend(plain(index), points(index), generator(index))
+
     drawn: list[Draw] = [
         plain,
         marked,
         *(recipe(name) for name in RECIPES),
         *(extra(name) for name in EXTRAS),
-        lambda index: self_blend(plain(index), points(index), generator(index)),
+        blended,
         lambda index: _to_picture(dataset[SampleKey(0, index, True)]["image"].numpy()),
     ]
     return dict(zip(row_names(), drawn, strict=True))

@@ -32,6 +32,18 @@ def test_show_augmentations_draws_a_sheet(
     assert "no augmentation 'glow'; there are crop, landmarks, entry" in capsys.readouterr().err
 
 
+def test_show_augmentations_of_another_presets_configuration(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # As --help has it; the crops are square, the configuration is for those of the entry.
+    configs = [ROOT / "configs" / "dacon.yaml", ROOT / "configs/ablations/12-blind-face.yaml"]
+    sheet = tmp_path / "blind.png"
+    words = [*configs, "--data.root", trained.crops, "--rows", "crop", "as configured"]
+    assert cli.show_augmentations([str(word) for word in [*words, "--output", sheet]]) == 0
+    assert capsys.readouterr().out == f"{sheet}\n"
+    assert sheet.exists()
+
+
 def test_train_without_crops_fails_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

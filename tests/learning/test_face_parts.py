@@ -28,6 +28,7 @@ from deepfake.learning.face_parts import (
     to_five,
 )
 from deepfake.records import CropSpec
+from tests.chances import assert_rate
 from tests.fakes import portrait, upside_down, write_photo
 
 SIZE = 128
@@ -191,3 +192,53 @@ def test_hull_of_the_mask_is_opencvs() -> None:
     square = np.array([[10, 10], [50, 10], [50, 40], [10, 40], [30, 20]], np.float32)
     mask = hull_mask(square, SIZE)
     assert cv2.countNonZero(mask) == 41 * 31
+
+
+def width_across(mask: Picture, start: Points, end: Points) -> float:
+    """Pixels of a mask on the line that stands upright on the middle between two points."""
+    middle, along = (start + end) / 2, (end - start) / np.linalg.norm(end - start)
+    steps = np.arange(-60, 60, 0.25)[:, None]
+    x, y = np.rint(middle + steps * np.array([-along[1], along[0]])).astype(int).T
+    inside = (x >= 0) & (x < SIZE) & (y >= 0) & (y < SIZE)
+    return float(mask[y[inside], x[inside]].sum() / 4)
+
+
+@pytest.mark.parametrize("tilt", [0, 30])
+def test_cut_out_lines_are_as_wide_as_the_winners(tilt: float) -> None:
+    points = to_five(face(tilt=tilt))
+    left, right, nose, *mouth = points
+    apart = float(np.linalg.norm(right - left))
+    wide = float(np.linalg.norm(mouth[1] - mouth[0]))
+    parts = {
+        "eyes": (left, right, apart / 2),
+        "mouth": (*mouth, wide * 2 / 3),
+        "nose": (nose, (left + right) / 2, apart / 2),
+    }
+    met = set()
+    for seed in range(40):
+        mask = hidden(cut_out_part(grey(), points, np.random.default_rng(seed)))
+        for name, (start, end, width) in parts.items():
+            if covers(mask, start) and covers(mask, end):
+                met.add(name)
+                # A line of two pixels, grown by half of the width on either side.
+                assert width_across(mask, start, end) == pytest.approx(width + 2, abs=3)
+                length = float(np.linalg.norm(end - start)) + width
+                assert mask.sum() == pytest.approx(length * width, rel=0.25)
+                break
+    assert met == set(parts)
+
+
+def test_the_forehead_rises_by_three_tenths_of_the_face() -> None:
+    points = face()
+    rise = points[17:27, 1].min() - outline(points)[17:, 1].min()
+    assert rise == pytest.approx(0.3 * (points[8, 1] - points[17:27, 1].mean()), abs=0.01)
+
+
+def test_all_four_halves_come_equally_often() -> None:
+    points = face()
+    counts = Counter(
+        hide_half(grey(), points, np.random.default_rng(seed)).tobytes() for seed in range(400)
+    )
+    assert len(counts) == 4
+    for half in counts:
+        assert_rate(counts[half], 1 / 4, 400)

@@ -63,9 +63,18 @@ def test_a_row_for_each_augmentation(crops: Path) -> None:
 
 def test_rows_by_name_and_fewer_crops_than_columns(crops: Path) -> None:
     sheet = draw_sheet(make(crops), 20, ["crop", "self_blend"])
-    assert tiles(sheet, 2, 8).shape[:2] == (2, 8)
+    found = tiles(sheet, 2, 8)
+    assert found.shape[:2] == (2, 8)
     with pytest.raises(UsageError, match="no augmentation 'glow'; there are crop, landmarks"):
         draw_sheet(make(crops), 4, ["glow"])
+
+
+def test_only_reals_are_blended_with_themselves(crops: Path) -> None:
+    plain, blended = tiles(draw_sheet(make(crops), 4, ["crop", "self_blend"]), 2, 4)
+    for column, fake in enumerate([False, True, False, True]):
+        # Paper with a few words, or a picture that is nearly the one above it.
+        assert ((blended[column] > 200).mean() > 0.9) == fake
+        assert (np.abs(blended[column].astype(int) - plain[column]).mean() < 40) == (not fake)
 
 
 def test_crops_without_landmarks(tmp_path: Path) -> None:
