@@ -42,6 +42,7 @@ OPTIONS = [
     *("--data.batch_size", str(BATCH_SIZE), "--data.balance", "false", "--data.paired", "false"),
     # The third batch of an epoch goes on into the next pass over the data.
     *("--data.steps_per_epoch", str(STEPS), "--data.per_group", str(PER_GROUP)),
+    *("--model.triplet_weight", "1.0", "--model.cross_entropy_weight", "1.0"),
     *("--model.dropout", "0.0", "--model.optimizer", "sgd", "--model.schedule", "constant"),
     *("--model.lr", "0.05", "--model.head_l2", "0.01", "--weights", "last"),
 ]
@@ -129,10 +130,12 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert set(found) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6, msg=name)
-    for name in ("train_loss", "train_triplet_loss", "train_triplets", "train_active_share"):
-        assert logged(other, name) == pytest.approx(logged(one, name), abs=1e-6), name
-    for name in ("train_ap_distance", "train_an_distance", "val_loss"):
-        assert logged(other, name) == pytest.approx(logged(one, name), abs=1e-6), name
+    for name in (
+        *("train_loss", "train_triplet_loss", "train_triplets", "train_active_share", "val_loss"),
+        *("train_ap_distance", "train_an_distance"),
+    ):
+        # Some are above 1, where float32 has no millionths.
+        assert logged(other, name) == pytest.approx(logged(one, name), rel=1e-6, abs=1e-6), name
     # These come from a fitted machine, whose solver stops at a tolerance of its own.
     for name in ("val_auc", "val_eer", "val_accuracy"):
         assert logged(other, name) == pytest.approx(logged(one, name), abs=1e-4), name

@@ -47,7 +47,7 @@ def config(*names: str) -> list[str]:
     return [word for name in names for word in ("--config", str(CONFIGS / f"{name}.yaml"))]
 
 
-SMOKE = config("default", "smoke")
+SMOKE = [*config("default", "smoke"), "--model.triplet_weight", "1.0"]  # both losses
 EPOCHS = ["--trainer.limit_train_batches", "1.0", "--model.drop_path_rate", "0.1"]
 
 
