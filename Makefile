@@ -15,8 +15,11 @@ demo: .venv/installed
 	rm -rf $(DEMO)
 	$(BIN)/deepfake demo --output $(DEMO)
 
+# By file, which share what they prepare; in the order of tests/conftest.py.
+TWO = -n 2 --dist loadfile --no-loadscope-reorder
+
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(TWO)
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
@@ -26,7 +29,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/coverage run -m pytest -n 2 --dist loadfile
+	$(BIN)/coverage run -m pytest $(TWO)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

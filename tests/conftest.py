@@ -24,6 +24,15 @@ torch.set_num_threads(1)
 cv2.setNumThreads(1)
 
 
+# Few tests, but long ones: they start programs.
+LONGEST = ("test_processes.py", "test_training.py", "test_ladder.py", "test_cropping.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: at the end one of two workers would wait for the other."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
