@@ -8,9 +8,10 @@ of a line: its gradients share its direction. Nothing is trained here. Printed i
 *agreement* of two batches, the mean inner product of their gradients over their mean squared
 length: 1 if all batches ask for the same step, 0 if what one asks for says nothing about the next.
 It is, in expectation, the share of the squared length that the mean gradient has. Both losses see
-the same batches, embedded once, dropout and augmentation included.
-Beside it stands how far the classes are apart, ``|mean(fake) - mean(real)|^2`` of unit embeddings,
-less the same of shuffled labels.
+the same batches, embedded once, dropout and augmentation included. Under "shuffled" the labels of
+each batch are shuffled first: what is left then says nothing about the classes.
+"Apart" is how far the classes are, ``|mean(fake) - mean(real)|^2`` of unit embeddings, less the
+same of shuffled labels.
 
     python benchmarks/gradient_noise.py --data CROPS --pretrained WEIGHTS [--checkpoint M.ckpt]
 """
@@ -45,7 +46,10 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=4800, help="for each line")
     options = parser.parse_args()
     data = read_data_module(CONFIGS, str(options.data), seed=0)
-    print(f"{'state':<28}{'batch':>6}{'batches':>9}{'apart':>9}{'triplet':>9}{'cross-entropy':>15}")
+    print(
+        f"{'state':<28}{'batch':>6}{'batches':>9}{'apart':>9}"
+        f"{'triplet':>9}{'shuffled':>10}{'cross-entropy':>15}{'shuffled':>10}"
+    )
     for checkpoint in [None, *options.checkpoint]:
         for size in options.batch_sizes:
             torch.manual_seed(0)
@@ -57,10 +61,11 @@ def main() -> int:
                 )
             )
             batches = take(data, size, options.images)
-            apart, triplet, entropy = measure(embedder.train(), batches)
+            apart, (triplet, noise, entropy, chance) = measure(embedder.train(), batches)
             name = str(checkpoint)[-27:] if checkpoint else "start"
             print(
-                f"{name:<28}{size:>6}{len(batches):>9}{apart:>9.4f}{triplet:>9.3f}{entropy:>15.3f}",
+                f"{name:<28}{size:>6}{len(batches):>9}{apart:>9.4f}"
+                f"{triplet:>9.3f}{noise:>10.3f}{entropy:>15.3f}{chance:>10.3f}",
                 flush=True,
             )
     return 0
@@ -77,8 +82,8 @@ def take(data: CropDataModule, size: int, images: int) -> list[Sample]:
     return batches
 
 
-def measure(embedder: EmbeddingModel, batches: list[Sample]) -> tuple[float, float, float]:
-    """Distance of the classes, agreement of the triplets' gradients and of cross-entropy's."""
+def measure(embedder: EmbeddingModel, batches: list[Sample]) -> tuple[float, list[float]]:
+    """Distance of the classes; agreement of either loss, with true and with shuffled labels."""
     embedder.backbone.requires_grad_(False)
     embedder.head.requires_grad_(True)
     weight = embedder.head.weight
@@ -86,26 +91,28 @@ def measure(embedder: EmbeddingModel, batches: list[Sample]) -> tuple[float, flo
         SemiHardTripletLoss(margin=1.0),
         AuxiliaryCrossEntropy(embedder.head.out_features),
     ]
-    sums = [torch.zeros_like(weight) for _ in losses]
-    squares = [0.0 for _ in losses]
+    sums = [torch.zeros_like(weight) for _ in range(4)]
+    squares = [0.0] * 4
     rows, labels = [], []
+    order = torch.Generator().manual_seed(0)
     for batch in batches:
-        embeddings = embedder(batch["image"])
-        for place, loss in enumerate(losses):
-            value: Tensor = loss(embeddings, batch["label"])
-            (gradient,) = torch.autograd.grad(value, weight, retain_graph=place == 0)
+        embeddings, truth = embedder(batch["image"]), batch["label"]
+        shuffled = truth[torch.randperm(len(truth), generator=order)]
+        for place in range(4):
+            value: Tensor = losses[place // 2](embeddings, shuffled if place % 2 else truth)
+            (gradient,) = torch.autograd.grad(value, weight, retain_graph=True)
             sums[place] += gradient
             squares[place] += float(gradient.square().sum())
         rows.append(embeddings.detach())
-        labels.append(batch["label"])
+        labels.append(truth)
     n = len(batches)
     agreements = [
         (float(total.square().sum()) - square) / (n * (n - 1)) / (square / n)
         for total, square in zip(sums, squares, strict=True)
     ]
-    together, truth = torch.cat(rows), torch.cat(labels)
-    apart = distance(together, truth) - distance(together, truth[torch.randperm(len(truth))])
-    return apart, agreements[0], agreements[1]
+    together, truths = torch.cat(rows), torch.cat(labels)
+    apart = distance(together, truths) - distance(together, truths[torch.randperm(len(truths))])
+    return apart, agreements
 
 
 def distance(rows: Tensor, labels: Tensor) -> float:
