@@ -173,7 +173,8 @@ def refuse_stale(run: Path, settings: Mapping[str, Any], more: Sequence[str]) ->
     for room, part in settings.items():
         for name, value in part.items() if isinstance(part, dict) else [(None, part)]:
             key = f"{room}.{name}" if name else room
-            was = trained[room][name] if name else trained[room]
+            # Of a version without this setting, a run has none.
+            was = trained.get(room, {}).get(name) if name else trained.get(room)
             if key != "seed_everything" and f"--{key}" not in given and was != value:
                 sys.exit(
                     f"{run} was trained with {key} {was}, the overlays now say {value}; remove it "
