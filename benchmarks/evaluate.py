@@ -39,9 +39,10 @@ from sklearn.metrics import (
 )
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from deepfake.evaluation import evaluation_charts, job
+from deepfake.evaluation import job
 from deepfake.evaluation.bootstrap import ROUNDS, draw_groups, weighted_figures
 from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.reports import evaluation_charts
 
 THRESHOLD, BINS, GROUP_SIZE = 0.5, 15, 10
 LOOP_DRAWINGS = 5

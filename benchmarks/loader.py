@@ -27,9 +27,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from deepfake.augment.recipes import RECIPES, sample_seed
 from deepfake.dataset.manifest import CropRow
 from deepfake.faces.extraction import encode_crop
-from deepfake.learning.augmentation import RECIPES, sample_seed
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.data import CropDataset, make_loader
 from deepfake.records import CropSpec

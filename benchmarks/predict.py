@@ -42,7 +42,7 @@ from deepfake.inference.export import export_checkpoint
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import OnnxScorer
 from deepfake.learning.checkpoint import load_checkpoint, make_info
-from deepfake.learning.task import TripletTask
+from deepfake.learning.task import EmbeddingTask
 from deepfake.media.images import read_image
 from deepfake.records import Aggregation, CropSpec, Sampling
 
@@ -126,7 +126,7 @@ class PlainLoop:
         self.detector = REFERENCE(min_face_size=20, keep_all=True)
         self.network = timm.create_model(self.backbone, pretrained=False, num_classes=0).eval()
         self.network.load_state_dict(embedder.backbone.state_dict())
-        self.head: nn.Module = embedder.head
+        self.head: nn.Module = embedder.projection
         self.mean, self.std = embedder.mean, embedder.std
         rows, labels = made_embeddings()
         folds = StratifiedKFold(5, shuffle=True, random_state=0)
@@ -199,8 +199,8 @@ def check_network(plain: PlainLoop, path: Path, photos: list[Path]) -> None:
 def write_checkpoint(path: Path, backbone: str, size: int) -> Path:
     """A finished checkpoint with random weights and a machine fitted on made embeddings."""
     torch.manual_seed(0)
-    task = TripletTask(backbone, size, drop_path_rate=None)
-    task.classifier.fit(*made_embeddings())
+    task = EmbeddingTask(backbone, size, drop_path_rate=None)
+    task.head.fit(*made_embeddings())
     spec = CropSpec(size=size, min_face=20, min_face_ratio=0.0, rotate_retry=False)
     task.info = make_info(
         crop_spec=spec,

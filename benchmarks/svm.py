@@ -28,8 +28,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC, LinearSVC
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from deepfake.learning.calibration import deal_folds
-from deepfake.learning.classifier import SVMClassifier
+from deepfake.heads.calibration import deal_folds
+from deepfake.heads.linear import LinearSVM
 
 EMBEDDING_DIM = 512
 C = 2.0
@@ -63,7 +63,7 @@ def name_groups(n_rows: int) -> list[str]:
 
 def fit_ours(rows: Rows, truth: Truth) -> Callable[[Rows], NDArray[np.float64]]:
     """This package: folds by group, one machine, sigmoid."""
-    machine = SVMClassifier(EMBEDDING_DIM, C).fit(rows, truth, name_groups(len(rows)))
+    machine = LinearSVM(EMBEDDING_DIM, C).fit(rows, truth, name_groups(len(rows)))
     return lambda queries: machine(torch.from_numpy(queries)).numpy()
 
 

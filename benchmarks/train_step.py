@@ -35,7 +35,7 @@ from torch import Tensor
 
 from deepfake.learning.data import CropDataModule, Sample
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.learning.task import TripletTask
+from deepfake.learning.task import EmbeddingTask
 from deepfake.learning.tuning import choose_precision
 
 # Bytes that a training step of B4@380 moves per image, every operation by itself in bfloat16 and
@@ -49,7 +49,7 @@ class Plain:
     def __init__(self, embedder: EmbeddingModel, device: torch.device, precision: str) -> None:
         embedder = copy.deepcopy(embedder)
         self.backbone = embedder.backbone.to(device).to(memory_format=torch.channels_last).train()
-        self.head = embedder.head.to(device)
+        self.head = embedder.projection.to(device)
         self.mean, self.std = embedder.mean.to(device), embedder.std.to(device)
         self.device = device
         self.dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
@@ -214,7 +214,7 @@ def run(
 ) -> Turns:
     """Train for a while."""
     torch.manual_seed(0)
-    task = TripletTask(
+    task = EmbeddingTask(
         *(options.backbone, options.size),
         dropout=0.0,
         drop_path_rate=0.0 if "efficientnet" in options.backbone else None,

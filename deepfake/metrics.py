@@ -347,11 +347,11 @@ def measure(labels: Labels, p_fake: Scores, threshold: float) -> dict[str, Figur
     }
 
 
-def format_figure(value: float, width: int = 0, digits: int = 4) -> str:
+def format_metric(value: float, width: int = 0, digits: int = 4) -> str:
     """A figure for a table; ``n/a`` where it does not exist.
 
     Example:
-        >>> format_figure(0.87654), format_figure(float("nan"), width=6)
+        >>> format_metric(0.87654), format_metric(float("nan"), width=6)
         ('0.8765', '   n/a')
     """
     text = "n/a" if np.isnan(value) else f"{value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""Made embeddings, and the way of a classifier through a file."""
+"""Made embeddings, and the way of a head through a file."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepfake.learning.calibration import Classifier
-from deepfake.learning.classifier import make_empty_classifier
+from deepfake.heads.calibration import Head
+from deepfake.heads.linear import make_empty_head
 
 Rows = NDArray[np.float64]
 Truth = NDArray[np.int64]
@@ -24,12 +24,12 @@ def draw(n_real: int, n_fake: int, dim: int = 8, shift: float = 0.4) -> tuple[Ro
     return rows / np.linalg.norm(rows, axis=1, keepdims=True), truth
 
 
-def reload(classifier: Classifier) -> Classifier:
+def reload(head: Head) -> Head:
     """What a checkpoint does: save the state, read it without trusting it."""
     file = io.BytesIO()
-    torch.save(classifier.state_dict(), file)
+    torch.save(head.state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
-    fresh = make_empty_classifier(state, classifier.embedding_dim)
+    fresh = make_empty_head(state, head.embedding_dim)
     fresh.load_state_dict(state)
     return fresh

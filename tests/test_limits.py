@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from deepfake.dataset.manifest import MANIFEST_FILE, SOURCES_FILE
-from deepfake.media.tables import Row, read_csv
+from deepfake.tables import Row, read_csv
 from tests.conftest import Trained
 from tests.fakes import portrait, tree_hashes, write_photo
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from deepfake.dataset.manifest import read_manifest
+from deepfake.heads.linear import LinearSVM
 from deepfake.learning.batches import EpochBatches, EpochOrder
 from deepfake.learning.checkpoint import load_checkpoint
-from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.data import CropDataset
-from deepfake.training import run_training
+from deepfake.training.run import run_training
 from tests.made_crops import write_crop_folder
 
 REPO = Path(__file__).resolve().parents[1]
@@ -121,7 +121,7 @@ def logged(run: Path, name: str) -> list[float]:
 
 def weights_of(run: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = torch.load(run / "model.ckpt", weights_only=True)["state_dict"]
-    return {name: value for name, value in state.items() if not name.startswith("classifier.")}
+    return {name: value for name, value in state.items() if not name.startswith("head.")}
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -145,9 +145,7 @@ def assert_same_run(one: Path, other: Path) -> None:
             assert (report[split]["n_real"], report[split]["n_fake"]) == (n_real, n_fake)
         assert reports[1][split] == pytest.approx(reports[0][split], abs=1e-4)
     queries = torch.nn.functional.normalize(torch.randn(50, 512))
-    first, second = (
-        load_checkpoint(run / "model.ckpt").classifier(queries) for run in (one, other)
-    )
+    first, second = (load_checkpoint(run / "model.ckpt").head(queries) for run in (one, other))
     torch.testing.assert_close(second, first, rtol=0, atol=1e-4)
 
 
@@ -188,9 +186,9 @@ STOPPING = """\
 import os, signal, sys
 
 from deepfake.cli import train
-from deepfake.learning.task import TripletTask
+from deepfake.learning.task import EmbeddingTask
 
-step = TripletTask.training_step
+step = EmbeddingTask.training_step
 
 
 def hit(task, batch, batch_idx):
@@ -199,7 +197,7 @@ def hit(task, batch, batch_idx):
     return step(task, batch, batch_idx)
 
 
-TripletTask.training_step = hit
+EmbeddingTask.training_step = hit
 sys.exit(train())
 """
 
@@ -243,7 +241,7 @@ def test_a_leak_that_one_process_finds_ends_them_all(tmp_path: Path) -> None:
 
 
 def test_batch_norm_ends_with_one_network(crops: Path, tmp_path: Path) -> None:
-    # Statistics are those of each process's part; the classifier must fit what was saved.
+    # Statistics are those of each process's part; the head must fit what was saved.
     run = tmp_path / "run"
     train_together(crops, run, 2, "--trainer.check_val_every_n_epoch", "5")
     model = load_checkpoint(run / "model.ckpt")
@@ -251,8 +249,8 @@ def test_batch_norm_ends_with_one_network(crops: Path, tmp_path: Path) -> None:
     with torch.inference_mode():
         embeddings = model.embedder(torch.stack([rows[i]["image"] for i in range(len(rows))]))
     labels, groups = [row.label or 0 for row in rows.rows], [row.group for row in rows.rows]
-    fitted = SVMClassifier(512).fit(embeddings, labels, groups)
-    torch.testing.assert_close(model.classifier(embeddings), fitted(embeddings), rtol=0, atol=1e-4)
+    fitted = LinearSVM(512).fit(embeddings, labels, groups)
+    torch.testing.assert_close(model.head(embeddings), fitted(embeddings), rtol=0, atol=1e-4)
 
 
 def free_port() -> int:

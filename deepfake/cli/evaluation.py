@@ -1,6 +1,6 @@
 """Commands that measure a checkpoint, explain one score of it, or fit its last stages anew.
 
-Knows nothing of figures, pages or classifiers.
+Knows nothing of figures, pages or heads.
 """
 
 from __future__ import annotations
@@ -156,10 +156,10 @@ def _explain(options: argparse.Namespace, command: str) -> int:
             raise UsageError(f"--{name} {getattr(options, name)}; expected 1 or more")
     from deepfake.dataset.layouts import list_inputs
     from deepfake.evaluation.explain import explain_file
-    from deepfake.evaluation.explain_page import format_explanation
     from deepfake.evaluation.job import describe_origin
     from deepfake.inference.predictor import Predictor
     from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.reports.explain_page import format_explanation
     from deepfake.storage import write_atomic
 
     sources, _ = list_inputs(options.input, follow_links=options.follow_links)
@@ -243,10 +243,10 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def fit_head(argv: Sequence[str] | None = None) -> int:
-    """A new classifier: ``deepfake fit-head --checkpoint FILE --data CROPS --output FILE``."""
+    """A new head: ``deepfake fit-head --checkpoint FILE --data CROPS --output FILE``."""
     parser = Parser(
         prog="deepfake fit-head",
-        description="Fit the classifier of a checkpoint anew on other crops: the train\n"
+        description="Fit the head of a checkpoint anew on other crops: the train\n"
         "split fits, validation chooses the threshold, test is only measured.",
         epilog="examples:\n"
         "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt\n"
@@ -320,7 +320,7 @@ def _derive(
     if output.resolve() == options.checkpoint.resolve():
         raise UsageError("--output would replace the checkpoint itself; name another file")
     refuse_missing_folder("output", output)
-    from deepfake.evaluation.material import open_crops
+    from deepfake.evaluation.predictions import open_crops
     from deepfake.learning.checkpoint import load_checkpoint, refuse_safetensors
 
     refuse_safetensors(options.checkpoint, output)

@@ -42,7 +42,7 @@ commands, with an example of each:
              deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/
   calibrate  choose its threshold and sigmoid anew on validation data
              deepfake calibrate --checkpoint model.ckpt --data crops/ --output new.ckpt
-  fit-head   fit its classifier anew on other crops
+  fit-head   fit its head anew on other crops
              deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt
   merge      put together what several machines cropped or predicted with --shard
              deepfake merge scores.csv part1.csv part2.csv

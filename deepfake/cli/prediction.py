@@ -182,8 +182,8 @@ def _report_on(
     predictor: Predictor, sources: Sequence[Source], scores: Iterable[MediaScore], command: str
 ) -> str:
     from deepfake.evaluation.job import describe_origin
-    from deepfake.evaluation.pictures import picture_faces
-    from deepfake.evaluation.prediction_page import digest_scores, format_prediction_report
+    from deepfake.reports.prediction_page import digest_scores, format_prediction_report
+    from deepfake.reports.thumbnails import picture_faces
 
     digest = digest_scores(scores)
     pictures = picture_faces(predictor, sources, digest.shown)

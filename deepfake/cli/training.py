@@ -15,7 +15,7 @@ from deepfake.cli.command import EXIT_OK, EXIT_USAGE, Parser, run
 _TRAIN_HELP = """\
 usage: deepfake train --config FILE --data.root CROPS [options]
 
-Train an embedding and its classifier on a crop folder.
+Train an embedding and its head on a crop folder.
 
 examples:
   python train.py --config configs/default.yaml --data.root crops/
@@ -53,7 +53,7 @@ def _train(arguments: Sequence[str]) -> int:
     if not arguments or "-h" in arguments or "--help" in arguments:
         sys.stdout.write(_TRAIN_HELP)
         return EXIT_OK if arguments else EXIT_USAGE
-    from deepfake.training import run_training
+    from deepfake.training.run import run_training
 
     words = ["--help" if word == "--help-all" else word for word in arguments]
     return run_training(words, sys.stdout)
@@ -68,7 +68,7 @@ def show_augmentations(argv: Sequence[str] | None = None) -> int:
         epilog="""\
 examples:
   deepfake show-augmentations configs/default.yaml --data.root crops/
-  deepfake show-augmentations configs/dacon.yaml configs/ablations/12-blind-face.yaml \\
+  deepfake show-augmentations configs/dacon.yaml experiments/ablations/12-blind-face.yaml \\
       --data.root crops/ --rows crop "as configured" --output blind.png
 """,
     )
@@ -84,9 +84,9 @@ examples:
 
 
 def _show_augmentations(options: argparse.Namespace) -> int:
-    from deepfake.learning.sheet import draw_sheet
+    from deepfake.augment.sheet import draw_sheet
     from deepfake.storage import write_atomic
-    from deepfake.training import read_data_module
+    from deepfake.training.run import read_data_module
 
     data = read_data_module(options.config, options.root, options.seed, any_preset=True)
     write_atomic(options.output, draw_sheet(data, options.crops, options.rows))

@@ -27,7 +27,6 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.dataset.parts import find_difference
 from deepfake.errors import UsageError
-from deepfake.media.tables import read_csv
 from deepfake.records import Status
 from deepfake.storage import (
     LOCK_NAMES,
@@ -37,6 +36,7 @@ from deepfake.storage import (
     write_atomic,
     write_stream,
 )
+from deepfake.tables import read_csv
 
 PLAN_FILE = "plan.csv"
 SHARDS_FOLDER = "shards"

@@ -20,8 +20,8 @@ from typing import Any
 
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.media.tables import Row, read_csv
 from deepfake.records import LABEL_NAMES, CropSpec, FaceCrop, Sampling, Source, Status
+from deepfake.tables import Row, read_csv
 
 JOB_FILE = "job.json"
 MANIFEST_FILE = "manifest.csv"

@@ -20,11 +20,11 @@ from deepfake.evaluation.evaluate import describe
 from deepfake.evaluation.job import REPORT_FILE, run_evaluation
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.results import count, format_scores
-from deepfake.learning.callbacks import MODEL_FILE
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.records import CropSpec
 from deepfake.storage import write_atomic
-from deepfake.training import run_training
+from deepfake.training.callbacks.all import MODEL_FILE
+from deepfake.training.run import run_training
 
 _SIZE = 112
 _CONFIGURATION = """\

@@ -17,9 +17,9 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.splits import SPLITS
 from deepfake.errors import UsageError
 from deepfake.evaluation.evaluate import file_rows
-from deepfake.evaluation.material import (
+from deepfake.evaluation.predictions import (
     ALL,
-    Material,
+    EvaluationSet,
     divide,
     embed_crops,
     read_material,
@@ -27,14 +27,14 @@ from deepfake.evaluation.material import (
     score_material,
     was_trained_on,
 )
-from deepfake.learning.calibration import Classifier
+from deepfake.heads.calibration import Head
+from deepfake.heads.linear import HeadName, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
-from deepfake.learning.classifier import Head, make_classifier
 from deepfake.metrics import (
     Summary,
     choose_threshold,
     choose_threshold_for_rate,
-    format_figure,
+    format_metric,
     summarise,
 )
 from deepfake.records import LABEL_NAMES
@@ -68,8 +68,8 @@ class Adjustment:
             for word, row in (("before", self.before[split]), ("after", now)):
                 lines.append(
                     f"{split:<12}{word:<8}{row.n_real:>7}{row.n_fake:>7}"
-                    f"{format_figure(row.auc, 9)}{format_figure(row.eer, 9)}"
-                    f"{format_figure(row.accuracy, 10)}"
+                    f"{format_metric(row.auc, 9)}{format_metric(row.eer, 9)}"
+                    f"{format_metric(row.accuracy, 10)}"
                 )
         lines += [
             f"threshold {self.threshold_before:.4f} -> {self.threshold:.4f} ({self.origin})",
@@ -113,15 +113,13 @@ def calibrate(
     _refuse_training_crops(material, checkpoint)
     embedded = embed_crops(root, material.faces, checkpoint, **options)
     labels = np.array([row.label for row in material.faces])
-    classifier = copy.deepcopy(checkpoint.classifier).calibrate(embedded.vectors, labels)
+    head = copy.deepcopy(checkpoint.head).calibrate(embedded.vectors, labels)
     if prevalence is not None:
         if not 0 < prevalence < 1:
             raise UsageError(f"prevalence {prevalence:g}; expected a share between 0 and 1")
-        classifier.shift_prevalence(float(labels.mean()), prevalence)
+        head.shift_prevalence(float(labels.mean()), prevalence)
     old = score_material(material, embedded, checkpoint, checkpoint.aggregation)
-    new = score_material(
-        material, embedded, _with_classifier(checkpoint, classifier), checkpoint.aggregation
-    )
+    new = score_material(material, embedded, _with_head(checkpoint, head), checkpoint.aggregation)
     before, after = file_rows(old), file_rows(new)
     where = f"on {len(after.labels)} files of {material.name} ({material.split})"
     try:
@@ -144,7 +142,7 @@ def calibrate(
         "prevalence": prevalence,
         "threshold": threshold,
     }
-    derive_checkpoint(checkpoint, output, classifier, _changes(threshold, how, summaries), event)
+    derive_checkpoint(checkpoint, output, head, _changes(threshold, how, summaries), event)
     return Adjustment(
         output,
         checkpoint.threshold,
@@ -161,11 +159,11 @@ def fit_head(
     output: Path,
     *,
     origin: str = "",
-    head: Head = "svm",
+    head: HeadName = "svm",
     C: float = 2.0,  # noqa: N803
     **options: Any,
 ) -> Adjustment:
-    """Fit the classifier anew on the embeddings of new crops.
+    """Fit the head anew on the embeddings of new crops.
 
     As in training: the train split fits, validation chooses the threshold, test is only measured.
     Crops without splits are divided by group.
@@ -190,8 +188,8 @@ def fit_head(
     require_same_recipe(manifest, checkpoint)
     split_of_crop = divide(manifest, checkpoint)
     whole = read_material(root, checkpoint, "", origin, ALL)
-    classifier = make_classifier(head, checkpoint.embedder.head.out_features, C)
-    classifier.check_fit(sum(split_of_crop[row.crop] == "train" for row in whole.faces))
+    fitted = make_head(head, checkpoint.embedder.projection.out_features, C)
+    fitted.check_fit(sum(split_of_crop[row.crop] == "train" for row in whole.faces))
     embedded = embed_crops(root, whole.faces, checkpoint, **options)
     places = {
         split: np.array([split_of_crop[row.crop] == split for row in whole.faces])
@@ -200,8 +198,8 @@ def fit_head(
     train = places["train"]
     labels = np.array([row.label for row in whole.faces])
     groups = [row.group for row, inside in zip(whole.faces, train, strict=True) if inside]
-    classifier.fit(embedded.vectors[train], labels[train], groups).warn_if_useless()
-    adjusted = _with_classifier(checkpoint, classifier)
+    fitted.fit(embedded.vectors[train], labels[train], groups).warn_if_useless()
+    adjusted = _with_head(checkpoint, fitted)
 
     def score(split: str, scorer: Checkpoint) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         part = _choose(whole, places[split], split)
@@ -220,12 +218,12 @@ def fit_head(
     after = {split: summarise(*score(split, adjusted), threshold) for split in there}
     event = {"what": "fit-head", **_describe(whole), "head": head, "C": C, "threshold": threshold}
     derive_checkpoint(
-        checkpoint, output, classifier, _changes(threshold, how, after) | {"head": head}, event
+        checkpoint, output, fitted, _changes(threshold, how, after) | {"head": head}, event
     )
     return Adjustment(output, checkpoint.threshold, threshold, how, before, after)
 
 
-def _refuse_training_crops(material: Material, checkpoint: Checkpoint) -> None:
+def _refuse_training_crops(material: EvaluationSet, checkpoint: Checkpoint) -> None:
     seen = was_trained_on(checkpoint, read_manifest(material.root))
     if seen and material.split in ("train", ALL):
         raise UsageError(
@@ -234,11 +232,11 @@ def _refuse_training_crops(material: Material, checkpoint: Checkpoint) -> None:
         )
 
 
-def _with_classifier(checkpoint: Checkpoint, classifier: Classifier) -> Checkpoint:
-    return replace(checkpoint, classifier=classifier.eval())
+def _with_head(checkpoint: Checkpoint, head: Head) -> Checkpoint:
+    return replace(checkpoint, head=head.eval())
 
 
-def _choose(whole: Material, mask: NDArray[np.bool_], split: str) -> Material:
+def _choose(whole: EvaluationSet, mask: NDArray[np.bool_], split: str) -> EvaluationSet:
     faces = tuple(row for row, inside in zip(whole.faces, mask, strict=True) if inside)
     ids = {row.source for row in faces}
     return replace(
@@ -246,7 +244,7 @@ def _choose(whole: Material, mask: NDArray[np.bool_], split: str) -> Material:
     )
 
 
-def _describe(material: Material) -> dict[str, Any]:
+def _describe(material: EvaluationSet) -> dict[str, Any]:
     numbers = np.bincount([row.label or 0 for row in material.faces], minlength=2)
     return {
         "data": material.origin,

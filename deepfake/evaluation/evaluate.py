@@ -1,4 +1,4 @@
-"""Scored data sets in, figures at every level out: for a terminal, for machines, for the report.
+"""Predictions in, metrics at every level out: for a terminal, for machines, for the report.
 
 The threshold is the one of the checkpoint, always. Knows no network and no HTML.
 """
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import SourceRow, format_table
 from deepfake.evaluation.bootstrap import ROUNDS, measure_with_intervals
-from deepfake.evaluation.material import Scored
-from deepfake.evaluation.traits import Trait, measure_traits
+from deepfake.evaluation.predictions import Predictions
+from deepfake.evaluation.slices import Trait, measure_traits
 from deepfake.metrics import FIGURES, Figure
 from deepfake.records import LABEL_NAMES, Aggregation, Status
 
@@ -188,7 +188,7 @@ class Evaluation:
     threshold: float
     aggregation: Aggregation
     rounds: int
-    sets: tuple[Scored, ...]
+    sets: tuple[Predictions, ...]
     levels: dict[str, Level]
     readings: dict[str, Readings]
     traits: tuple[Trait, ...]
@@ -203,7 +203,7 @@ class Evaluation:
 
 
 def evaluate(
-    sets: Sequence[Scored], threshold: float, aggregation: Aggregation, rounds: int = ROUNDS
+    sets: Sequence[Predictions], threshold: float, aggregation: Aggregation, rounds: int = ROUNDS
 ) -> Evaluation:
     """Work out all figures of scored data sets.
 
@@ -225,7 +225,7 @@ def evaluate(
 
 
 def measure_point(
-    sets: Sequence[Scored], threshold: float, rounds: int, strength: int, value: float
+    sets: Sequence[Predictions], threshold: float, rounds: int, strength: int, value: float
 ) -> Point:
     """The figures of files whose crops were damaged, and then scored as ever."""
     rows = _join([file_rows(scored) for scored in sets])
@@ -239,7 +239,7 @@ def start_of_curves(evaluation: Evaluation) -> Point:
     return Point(0, math.nan, {name: figures[name] for name in ROBUST})
 
 
-def _face_rows(scored: Scored) -> Rows:
+def _face_rows(scored: Predictions) -> Rows:
     faces, name = scored.material.faces, scored.material.name
     return _make_rows(
         [(f.label or 0, p, f.group, f.method) for f, p in zip(faces, scored.p_fake, strict=True)],
@@ -247,7 +247,7 @@ def _face_rows(scored: Scored) -> Rows:
     )
 
 
-def _track_rows(scored: Scored) -> Rows:
+def _track_rows(scored: Predictions) -> Rows:
     """The mean of a person's faces, each track a row."""
     scores: dict[tuple[str, int], list[float]] = {}
     about: dict[tuple[str, int], tuple[int, str, str]] = {}
@@ -266,7 +266,7 @@ def _track_rows(scored: Scored) -> Rows:
     )
 
 
-def file_rows(scored: Scored) -> Rows:
+def file_rows(scored: Predictions) -> Rows:
     """The labelled files that have an answer."""
     answers = scored.file_p_fake
     return _make_rows(
@@ -338,7 +338,7 @@ def _measure_level(rows: Rows, threshold: float, rounds: int) -> Level:
     return Level(rows, overall, datasets, methods)
 
 
-def _read_accuracy(sets: Sequence[Scored], threshold: float) -> Readings:
+def _read_accuracy(sets: Sequence[Predictions], threshold: float) -> Readings:
     statuses = dict.fromkeys((status.value for status in Status), 0)
     answered = right = silent = silent_real = 0
     for scored in sets:
@@ -477,7 +477,7 @@ def format_files(evaluation: Evaluation) -> str:
     )
 
 
-def _file_cells(scored: Scored, file: SourceRow, threshold: float) -> list[object]:
+def _file_cells(scored: Predictions, file: SourceRow, threshold: float) -> list[object]:
     p_fake = scored.file_p_fake.get(file.id)
     called = "" if p_fake is None else LABEL_NAMES[int(p_fake >= threshold)]
     label = "" if file.label is None else LABEL_NAMES[file.label]

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import MediaError
-from deepfake.evaluation.material import Material, embed_once, read_material, was_trained_on
+from deepfake.evaluation.predictions import EvaluationSet, embed_once, read_material, was_trained_on
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.inference.predictor import Predictor
@@ -105,7 +105,7 @@ class Explanation:
 
     score: MediaScore
     peaks: tuple[Peak, ...]
-    reference: Material | None = None
+    reference: EvaluationSet | None = None
     foreign: bool = False
 
     @property
@@ -312,7 +312,7 @@ def log_odds(p_fake: NDArray[np.float64]) -> NDArray[np.float64]:
     return odds
 
 
-def read_reference(root: Path, checkpoint: Checkpoint) -> Material:
+def read_reference(root: Path, checkpoint: Checkpoint) -> EvaluationSet:
     """The training faces of a crop folder: its train split, or all where it has no splits.
 
     Raises:
@@ -322,7 +322,7 @@ def read_reference(root: Path, checkpoint: Checkpoint) -> Material:
 
 
 def find_neighbours(
-    embedding: NDArray[np.float32], reference: Material, known: NDArray[np.float32], n: int
+    embedding: NDArray[np.float32], reference: EvaluationSet, known: NDArray[np.float32], n: int
 ) -> tuple[Neighbour, ...]:
     """The faces whose embeddings point the same way, nearest first.
 

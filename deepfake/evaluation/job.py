@@ -30,20 +30,20 @@ from deepfake.evaluation.evaluate import (
     start_of_curves,
     to_json,
 )
-from deepfake.evaluation.material import (
+from deepfake.evaluation.predictions import (
     Change,
-    Scored,
+    Predictions,
     embed_once,
     hash_network,
     open_crops,
     read_material,
     score_material,
 )
-from deepfake.evaluation.report import format_report
 from deepfake.evaluation.robustness import CORRUPTIONS, choose_corruptions, corrupt
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.media.images import MAX_PIXELS
 from deepfake.records import Policy
+from deepfake.reports.evaluation_page import format_report
 from deepfake.storage import LOCK_NAMES, exclusive, write_atomic
 
 METRICS_FILE = "metrics.json"
@@ -75,7 +75,7 @@ def run_evaluation(
     """Evaluate a checkpoint on one or more data sets.
 
     With an output folder, embeddings (and the crops of media) are kept in it: another call with
-    another split of media, aggregation, number of rounds or classifier needs no second pass.
+    another split of media, aggregation, number of rounds or head needs no second pass.
 
     Args:
         checkpoint: What is evaluated.
@@ -128,7 +128,7 @@ def run_evaluation(
             )
             materials.append(read_material(root, checkpoint, name, origin, split))
 
-        def score(kind: str = "", change: Change | None = None) -> list[Scored]:
+        def score(kind: str = "", change: Change | None = None) -> list[Predictions]:
             return [
                 score_material(
                     material,

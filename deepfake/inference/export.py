@@ -1,7 +1,7 @@
 """A finished checkpoint as a file for elsewhere: an ONNX graph, or safetensors.
 
 The graph takes crops as they are stored and holds everything that follows: normalisation, network,
-head, unit norm, classifier and calibration. It tells in its metadata how crops must be
+head, unit norm, head and calibration. It tells in its metadata how crops must be
 cut for it, and no graph leaves this room that was not compared with torch. Knows no media.
 """
 
@@ -142,7 +142,7 @@ def make_graph(checkpoint: Checkpoint) -> bytes:
 def compare(scorer: OnnxScorer, checkpoint: Checkpoint, crops: NDArray[np.uint8]) -> Difference:
     """How far a graph is from the checkpoint in torch.
 
-    ``p_fake`` of a piecewise classifier is compared on the graph's own embeddings.
+    ``p_fake`` of a piecewise head is compared on the graph's own embeddings.
 
     Args:
         scorer: The graph.
@@ -158,9 +158,9 @@ def compare(scorer: OnnxScorer, checkpoint: Checkpoint, crops: NDArray[np.uint8]
     for part in (crops[:1], *np.split(crops[1:], range(4, len(crops) - 1, 4))):
         p_fake, embedding = scorer.run(part)
         true_p_fake, true_embedding = reference.run(part)
-        if checkpoint.classifier.piecewise and embedding.shape == true_embedding.shape:
+        if checkpoint.head.piecewise and embedding.shape == true_embedding.shape:
             # Its answer may jump where two embeddings differ in their last digits.
-            true_p_fake = checkpoint.classifier(torch.from_numpy(embedding)).numpy()
+            true_p_fake = checkpoint.head(torch.from_numpy(embedding)).numpy()
         if embedding.shape != true_embedding.shape or p_fake.shape != true_p_fake.shape:
             raise JobError(
                 f"the graph gives {p_fake.shape} and {embedding.shape}; expected "
@@ -192,11 +192,11 @@ class _Whole(nn.Module):
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
-        self.embedder, self.classifier = checkpoint.embedder, checkpoint.classifier
+        self.embedder, self.head = checkpoint.embedder, checkpoint.head
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.embedder(crops)
-        return self.classifier.to_probability(embedding), embedding
+        return self.head.to_probability(embedding), embedding
 
 
 def _describe(checkpoint: Checkpoint) -> dict[str, object]:

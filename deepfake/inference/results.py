@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 from deepfake.dataset.manifest import format_lines, format_table
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.media.tables import read_csv
 from deepfake.records import MediaScore, Status
+from deepfake.tables import read_csv
 
 SCORE_COLUMNS = (
     *("path", "status", "reason", "p_fake", "label", "threshold", "n_faces"),

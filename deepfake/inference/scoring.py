@@ -62,7 +62,7 @@ class TorchScorer:
         self.batch_size = min(batch_size, CPU_FACES) if device.type == "cpu" else batch_size
         keep_freed_memory(device)
         self._embedder = deepcopy(checkpoint.embedder).to(device)
-        self._classifier = checkpoint.classifier
+        self._head = checkpoint.head
 
     def score(self, images: NDArray[np.uint8]) -> list[float]:
         """Score a batch; where the device's memory cannot hold it, in halves from now on."""
@@ -84,9 +84,9 @@ class TorchScorer:
         # Never in half precision, not even inside a caller's autocast: a CPU without instructions
         # for it takes 16 times as long, and scores must not depend on who asks.
         with torch.autocast(self.device.type, enabled=False):
-            # The classifier runs on the CPU: Apple's devices have no float64.
+            # The head runs on the CPU: Apple's devices have no float64.
             embeddings = self._embedder(batch).cpu()
-        return self._classifier(embeddings).numpy(), embeddings.numpy()
+        return self._head(embeddings).numpy(), embeddings.numpy()
 
 
 class OnnxScorer:

@@ -1,1 +1,1 @@
-"""Learns an embedding of faces and a classifier on it; the manifest is its only tie to cropping."""
+"""Learns an embedding of faces and a head on it; the manifest is its only tie to cropping."""

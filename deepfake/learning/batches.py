@@ -219,7 +219,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
 
 def deal(n_places: int, rank: int, world_size: int) -> list[int]:
-    """Places of a batch that one process takes; ``TripletTask.gather`` puts them together again.
+    """Places of a batch that one process takes; ``EmbeddingTask.gather`` puts them together again.
 
     They are dealt out in turns, each turn beginning one process later: where the classes alternate,
     every second place would give each of two processes one class only.

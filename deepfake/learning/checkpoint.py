@@ -25,17 +25,17 @@ from torch import Tensor, nn
 
 from deepfake import __version__
 from deepfake.errors import CheckpointError, UsageError
-from deepfake.learning.calibration import Classifier
-from deepfake.learning.classifier import make_empty_classifier
+from deepfake.heads.calibration import Head
+from deepfake.heads.linear import make_empty_head
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import LABEL_NAMES, Aggregation, CropSpec, Sampling
 from deepfake.storage import write_atomic
 
 KEY = "deepfake"
 """Where our part of a Lightning checkpoint lives."""
-FORMAT = 2  # 1 had no aggregation
+FORMAT = 3  # 2 had the head under other names
 SAFETENSORS_SUFFIX = ".safetensors"
-_PARTS = ("embedder", "classifier")
+_PARTS = ("embedder", "head")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _OPTIONAL_PACKAGES = ("lightgbm",)
@@ -49,7 +49,7 @@ class Checkpoint:
     Args:
         path: File that it came from.
         embedder: Crops to embeddings, in evaluation mode.
-        classifier: Embeddings to probabilities.
+        head: Embeddings to probabilities.
         crop_spec: How crops must be cut for it.
         sampling: Which frames of videos it was trained on, the default for prediction.
         aggregation: How faces make the score of a file, the default for prediction.
@@ -60,7 +60,7 @@ class Checkpoint:
 
     path: Path
     embedder: EmbeddingModel
-    classifier: Classifier
+    head: Head
     crop_spec: CropSpec
     sampling: Sampling
     aggregation: Aggregation
@@ -101,8 +101,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     info = _info_of(content)
     if info.get("threshold") is None:
         raise CheckpointError(
-            f"{path} holds no classifier: it was written in mid-training; use the model.ckpt of "
-            "its run"
+            f"{path} holds no head: it was written in mid-training; use the model.ckpt of its run"
         )
     hyper = info["hyper_parameters"]
     try:
@@ -118,18 +117,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         embedder = EmbeddingModel(
             **{key: hyper[key] for key in _MODEL_KEYS}, bn_momentum=None, pretrained=False
         )
-        classifier = make_empty_classifier(
-            _part_of(content["state_dict"], "classifier"), hyper["embedding_dim"]
-        )
+        head = make_empty_head(_part_of(content["state_dict"], "head"), hyper["embedding_dim"])
         threshold = float(info["threshold"])
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
-    for name, module in zip(_PARTS, (embedder, classifier), strict=True):
+    for name, module in zip(_PARTS, (embedder, head), strict=True):
         _load_part(path, content["state_dict"], name, module)
     return Checkpoint(
         path=path,
         embedder=embedder.eval(),
-        classifier=classifier.eval(),
+        head=head.eval(),
         crop_spec=spec,
         sampling=sampling,
         aggregation=aggregation,
@@ -142,16 +139,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def derive_checkpoint(
     checkpoint: Checkpoint,
     output: Path,
-    classifier: Classifier,
+    head: Head,
     changes: dict[str, Any],
     event: dict[str, Any],
 ) -> None:
-    """Write a checkpoint with the same network and another classifier or threshold.
+    """Write a checkpoint with the same network and another head or threshold.
 
     Args:
         checkpoint: Where everything else comes from; its file is read again and stays as it is.
         output: New file; it appears whole or not at all.
-        classifier: Replaces the old one.
+        head: Replaces the old one.
         changes: Replaces what ``info`` remembers under these names, the threshold among them.
         event: What was done, in plain types; it is added to ``info["history"]``, together with
             what it replaces.
@@ -170,10 +167,10 @@ def derive_checkpoint(
     }
     content[KEY] = ours | changes | {"history": [*ours.get("history", []), entry]}
     state = content["state_dict"]
-    for name in _part_of(state, "classifier"):
-        del state[f"classifier.{name}"]
-    for name, value in classifier.state_dict().items():
-        state[f"classifier.{name}"] = value.clone()
+    for name in _part_of(state, "head"):
+        del state[f"head.{name}"]
+    for name, value in head.state_dict().items():
+        state[f"head.{name}"] = value.clone()
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(output, buffer.getvalue())
@@ -196,7 +193,7 @@ def refuse_safetensors(source: Path, output: Path) -> None:
 def to_safetensors(path: Path) -> bytes:
     """The same checkpoint as the bytes of a ``.safetensors`` file.
 
-    It holds the network, the classifier and all that the checkpoint remembers, but nothing that
+    It holds the network, the head and all that the checkpoint remembers, but nothing that
     only training needs. The header carries a digest of all of it, because this format, unlike the
     archive of a ``.ckpt``, has no checksums of its own.
 
@@ -324,7 +321,7 @@ def make_info(
     seed: int,
     configuration: str,
 ) -> dict[str, Any]:
-    """Our part of a checkpoint, in plain types; ``FitClassifier`` fills in what decides."""
+    """Our part of a checkpoint, in plain types; ``FitHead`` fills in what decides."""
     return {
         "format": FORMAT,
         "crop_spec": crop_spec.to_dict(),

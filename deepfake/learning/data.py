@@ -21,6 +21,9 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from deepfake.augment.face_parts import POINT_COUNTS, Picture, Points, face_area
+from deepfake.augment.recipes import EXTRAS, Augmentation, sample_seed
+from deepfake.augment.self_blending import self_blend
 from deepfake.dataset.looks import Looks
 from deepfake.dataset.manifest import (
     CropRow,
@@ -33,10 +36,7 @@ from deepfake.dataset.splits import SPLITS, assign_splits, find_leaks, find_part
 from deepfake.errors import JobError, MediaError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.geometry import to_crop
-from deepfake.learning.augmentation import EXTRAS, Augmentation, sample_seed
 from deepfake.learning.batches import EpochBatches, EpochOrder, SampleKey, deal
-from deepfake.learning.blending import self_blend
-from deepfake.learning.face_parts import POINT_COUNTS, Picture, Points, face_area
 from deepfake.records import LABEL_NAMES
 
 logger = logging.getLogger(__name__)

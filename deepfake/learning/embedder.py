@@ -79,10 +79,10 @@ class EmbeddingModel(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(int(self.backbone.num_features), embedding_dim)  # type: ignore[arg-type]
+        self.projection = nn.Linear(int(self.backbone.num_features), embedding_dim)  # type: ignore[arg-type]
         # The entry's head was a Keras Dense layer: Glorot uniform weights and a zero bias.
-        nn.init.xavier_uniform_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
         self.memory_format = torch.contiguous_format
 
     def use_memory_format(self, memory_format: torch.memory_format) -> None:
@@ -112,7 +112,7 @@ class EmbeddingModel(nn.Module):
         if images.dtype == torch.uint8:
             images = images.float() / 255
         features = self.backbone((images - self.mean) / self.std)
-        raw = self.head(self.dropout(features))
+        raw = self.projection(self.dropout(features))
         # Norms and distances in half precision lose the small differences that matter.
         return F.normalize(raw.float(), eps=_EPSILON)
 

@@ -124,8 +124,8 @@ def choose_negatives(distances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
     return same & ~oneself & (n_negatives > 0), order.gather(1, place)
 
 
-class AuxiliaryCrossEntropy(nn.Module):
-    """Cross-entropy of a linear classifier on the unit embedding, as a companion of the triplets.
+class CrossEntropyOnEmbedding(nn.Module):
+    """Cross-entropy of a linear head on the unit embedding, as a companion of the triplets.
 
     It is only a teacher: nothing scores with it, the checkpoint's SVM is fitted afterwards.
 

@@ -1,6 +1,6 @@
 """The training of the embedder, as a LightningModule: what a step, an epoch and a checkpoint are.
 
-Knows no file format of crops and no command line; ``callbacks.FitClassifier`` adds the classifier.
+Knows no file format of crops and no command line; ``callbacks.FitHead`` adds the head.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from deepfake.augment.recipes import sample_seed
 from deepfake.errors import JobError, UsageError
-from deepfake.learning.augmentation import sample_seed
-from deepfake.learning.averaging import WeightAverage
+from deepfake.heads.calibration import Head
+from deepfake.heads.linear import HeadName, LinearSVM, make_head
 from deepfake.learning.batches import each_once
-from deepfake.learning.calibration import Classifier
 from deepfake.learning.checkpoint import KEY, make_info
-from deepfake.learning.classifier import Head, SVMClassifier, make_classifier
 from deepfake.learning.data import CropDataModule, Sample
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.learning.losses import AuxiliaryCrossEntropy, SemiHardTripletLoss, TripletOutcome
+from deepfake.learning.losses import CrossEntropyOnEmbedding, SemiHardTripletLoss, TripletOutcome
 from deepfake.learning.replay import Replay, count_chunks
 from deepfake.learning.tuning import (
     CompileMode,
@@ -36,21 +35,22 @@ from deepfake.learning.tuning import (
 )
 from deepfake.learning.watch import EpochMeans, LossWatch, Step
 from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
+from deepfake.training.callbacks.averaging import WeightAverage
 
 logger = logging.getLogger(__name__)
 RUN_KEY = "deepfake_run"
 """Where a checkpoint keeps what only its own run needs, to go on."""
-_CLASSIFIER_PREFIX = "classifier."
+_HEAD_PREFIX = "head."
 _FIXED = ("backbone", "image_size", "embedding_dim", "optimizer", "schedule", "ema_decay")
 _RECENT_ROWS = 4096  # embeddings of the running epoch that the validation figures are fitted on
 
 
-def without_classifier(state: dict[str, Any]) -> dict[str, Any]:
+def without_head(state: dict[str, Any]) -> dict[str, Any]:
     """The part of a checkpoint's ``state_dict`` that Lightning knows."""
-    return {key: v for key, v in state.items() if not key.startswith(_CLASSIFIER_PREFIX)}
+    return {key: v for key, v in state.items() if not key.startswith(_HEAD_PREFIX)}
 
 
-class TripletTask(LightningModule):
+class EmbeddingTask(LightningModule):
     """Train an embedding with semi-hard triplets.
 
     Args:
@@ -76,8 +76,8 @@ class TripletTask(LightningModule):
         momentum: Of SGD.
         weight_decay: Of the optimiser, on matrices and filters except the head's.
         schedule: ``constant``, or ``one_cycle`` over the whole training.
-        svm_c: Inverse regularisation of the classifier; of ``gbm``, ``lambda_l2 = 1 / svm_c``.
-        head: Classifier on the finished embedding: ``svm`` is linear, ``rbf`` has a Gaussian
+        svm_c: Inverse regularisation of the head; of ``gbm``, ``lambda_l2 = 1 / svm_c``.
+        head: Head on the finished embedding: ``svm`` is linear, ``rbf`` has a Gaussian
             kernel (gamma: scikit-learn's ``scale``), ``gbm`` is LightGBM; these are calibrated on
             held-out folds. ``logistic`` is a logistic regression. The figures of each epoch come
             from a linear SVM always.
@@ -114,7 +114,7 @@ class TripletTask(LightningModule):
         weight_decay: float = 0.0,
         schedule: Literal["constant", "one_cycle"] = "constant",
         svm_c: float = 2.0,
-        head: Head = "svm",
+        head: HeadName = "svm",
         ema_decay: float = 0.0,
         chunk_size: int | None = None,
         channels_last: bool | Literal["auto"] = "auto",
@@ -146,11 +146,11 @@ class TripletTask(LightningModule):
         )
         # Kept out of the module tree, so that nobody moves it: Apple's devices have no float64,
         # and distributed training would broadcast it at every step.
-        self._classifier = (make_classifier(head, embedding_dim, svm_c),)
-        self.head: Head = head
+        self._head = (make_head(head, embedding_dim, svm_c),)
+        self.head_name: HeadName = head
         self.triplet_loss = SemiHardTripletLoss(margin)
         self.cross_entropy = (
-            AuxiliaryCrossEntropy(embedding_dim) if cross_entropy_weight > 0 else None
+            CrossEntropyOnEmbedding(embedding_dim) if cross_entropy_weight > 0 else None
         )
         self.triplet_weight, self.cross_entropy_weight = triplet_weight, cross_entropy_weight
         self.triplet_after_epoch = triplet_after_epoch
@@ -237,7 +237,7 @@ class TripletTask(LightningModule):
                 f"no batch of epoch {self.current_epoch} held two crops of one class and one of "
                 "the other: nothing was learnt; use a larger data.batch_size, or data.balance true"
             )
-        means["head_norm"] = float(self.embedder.head.weight.detach().norm())
+        means["head_norm"] = float(self.embedder.projection.weight.detach().norm())
         self.log_dict(means)
         figures = self.trainer.callback_metrics
         validated = {name: float(v) for name, v in figures.items() if name.startswith("val_")}
@@ -359,7 +359,7 @@ class TripletTask(LightningModule):
                 for parts in zip(*self._recent, strict=True)
             )
             if int(truth.bincount(minlength=2).min()) >= 2:
-                machine = SVMClassifier(seen.shape[1], self.classifier.C).fit(seen, truth)
+                machine = LinearSVM(seen.shape[1], self.head.C).fit(seen, truth)
                 scores, answers = machine(embeddings).numpy(), labels.numpy()
                 figures |= {
                     "val_auc": compute_auc(answers, scores),
@@ -370,7 +370,7 @@ class TripletTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all parameters, with its schedule."""
-        head = self.embedder.head.weight
+        head = self.embedder.projection.weight
         trained = [p for p in self.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim >= 2 and p is not head]
         others = [p for p in trained if p.ndim < 2 or p is head]
@@ -425,8 +425,8 @@ class TripletTask(LightningModule):
         checkpoint["state_dict"] = dict(checkpoint["state_dict"])
         self._refuse_broken(checkpoint["state_dict"])
         checkpoint[KEY] = self.info
-        for name, value in self.classifier.state_dict().items():
-            checkpoint["state_dict"][f"{_CLASSIFIER_PREFIX}{name}"] = value
+        for name, value in self.head.state_dict().items():
+            checkpoint["state_dict"][f"{_HEAD_PREFIX}{name}"] = value
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with other data or another network than a checkpoint was begun with."""
@@ -444,7 +444,7 @@ class TripletTask(LightningModule):
                 "the checkpoint to resume from was trained on other crops (its manifest has "
                 f"sha256 {before[:12]}, this one {now[:12]}); start a new run"
             )
-        checkpoint["state_dict"] = without_classifier(checkpoint["state_dict"])
+        checkpoint["state_dict"] = without_head(checkpoint["state_dict"])
         kept: dict[str, Any] = checkpoint.get(RUN_KEY, {})
         if kept:
             self.history = list(kept["history"])
@@ -459,13 +459,13 @@ class TripletTask(LightningModule):
             checkpoint["state_dict"] = kept["network"]
 
     @property
-    def classifier(self) -> Classifier:
-        """The classifier of the finished checkpoint; it lives on the CPU."""
-        return self._classifier[0]
+    def head(self) -> Head:
+        """The head of the finished checkpoint; it lives on the CPU."""
+        return self._head[0]
 
     def load_network(self, state: dict[str, Any]) -> None:
-        """Load a checkpoint's ``state_dict`` without its classifier."""
-        self.load_state_dict(without_classifier(state))
+        """Load a checkpoint's ``state_dict`` without its head."""
+        self.load_state_dict(without_head(state))
 
     def gather(self, values: Tensor) -> Tensor:
         """Put the ``(B / N, ...)`` of N processes together to ``(B, ...)``, in the batch's order.
@@ -590,7 +590,7 @@ class TripletTask(LightningModule):
 
     def _objective(self, triplet: Tensor, embeddings: Tensor, labels: Tensor) -> Tensor:
         """What training makes smaller: the weighted losses, and the penalty on the head."""
-        penalty = self.head_l2 / 2 * self.embedder.head.weight.pow(2).sum()
+        penalty = self.head_l2 / 2 * self.embedder.projection.weight.pow(2).sum()
         waits = self.current_epoch < self.triplet_after_epoch
         loss: Tensor = (0.0 if waits else self.triplet_weight) * triplet + penalty
         if self.cross_entropy is not None:

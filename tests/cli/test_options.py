@@ -10,7 +10,7 @@ from PIL import Image
 
 from deepfake import cli
 from deepfake.cli.options import default_workers
-from deepfake.media.tables import read_csv
+from deepfake.tables import read_csv
 from tests.cli.conftest import predict
 from tests.conftest import Trained
 from tests.fakes import portrait

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deepfake.learning.checkpoint import read_info
-from deepfake.media.tables import read_csv
+from deepfake.tables import read_csv
 from tests.cli.conftest import predict
 from tests.conftest import Trained
 

@@ -36,7 +36,7 @@ def test_show_augmentations_of_another_presets_configuration(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # As --help has it; the crops are square, the configuration is for those of the entry.
-    configs = [ROOT / "configs" / "dacon.yaml", ROOT / "configs/ablations/12-blind-face.yaml"]
+    configs = [ROOT / "configs" / "dacon.yaml", ROOT / "experiments/ablations/12-blind-face.yaml"]
     sheet = tmp_path / "blind.png"
     words = [*configs, "--data.root", trained.crops, "--rows", "crop", "as configured"]
     assert cli.show_augmentations([str(word) for word in [*words, "--output", sheet]]) == 0

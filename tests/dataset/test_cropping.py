@@ -34,9 +34,9 @@ from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.media.discovery import discover
-from deepfake.media.tables import read_csv
 from deepfake.records import CropSpec, Extraction, Source, Status
 from deepfake.storage import LOCK_NAMES
+from deepfake.tables import read_csv
 from tests.fakes import montage, portrait, run_and_die, tree_hashes, write_photo, write_portraits
 
 REPO = Path(__file__).resolve().parents[2]

@@ -421,7 +421,7 @@ def test_refuses_what_is_no_crop_folder(tmp_path: Path, folder: Path) -> None:
 @pytest.mark.data
 def test_the_shared_face_swaps_do_not_leak(tmp_path: Path, shared_media: Path) -> None:
     """A slice of the labelled set, with its pictures as crops: no look-alikes across splits."""
-    from deepfake.media.tables import read_csv
+    from deepfake.tables import read_csv
 
     table = shared_media / "labelled" / "dfdc224.csv"
     listed = read_csv(table, ("path", "label", "group", "split"))[::40]

@@ -33,8 +33,8 @@ from deepfake.dataset.manifest import (
     read_sources,
 )
 from deepfake.errors import UsageError
-from deepfake.media.tables import read_csv
 from deepfake.records import CropSpec, FaceCrop, Sampling, Source, Status
+from deepfake.tables import read_csv
 from tests.fakes import make_face
 
 ROW = CropRow(

@@ -14,14 +14,14 @@ from deepfake.dataset.manifest import SourceRow, format_sources, read_sources
 from deepfake.evaluation.evaluate import Evaluation, evaluate
 from deepfake.evaluation.explain import Explanation, explain_file
 from deepfake.evaluation.job import describe_origin
-from deepfake.evaluation.material import embed_crops, read_material, score_material
-from deepfake.evaluation.prediction_page import digest_scores, format_prediction_report
-from deepfake.evaluation.report import format_report
+from deepfake.evaluation.predictions import embed_crops, read_material, score_material
 from deepfake.faces.extraction import encode_crop
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import display_name, list_sources
 from deepfake.records import Aggregation, FaceScore, MediaScore, Status
+from deepfake.reports.evaluation_page import format_report
+from deepfake.reports.prediction_page import digest_scores, format_prediction_report
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.fakes import portrait
 from tests.made_crops import write_crop_folder

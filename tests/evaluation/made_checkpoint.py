@@ -10,8 +10,8 @@ import torch
 
 from deepfake.dataset.manifest import read_manifest
 from deepfake.faces.extraction import decode_crop
+from deepfake.heads.linear import LinearSVM
 from deepfake.learning.checkpoint import KEY, make_info
-from deepfake.learning.classifier import SVMClassifier
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import Aggregation
 from deepfake.storage import write_atomic
@@ -47,7 +47,7 @@ def write_checkpoint(
     with torch.inference_mode():
         embeddings = embedder(batch)
     labels = [row.label or 0 for row in manifest.rows]
-    classifier = SVMClassifier(DIM).fit(embeddings, labels)
+    head = LinearSVM(DIM).fit(embeddings, labels)
     info = make_info(
         crop_spec=manifest.spec,
         sampling=manifest.sampling,
@@ -63,7 +63,7 @@ def write_checkpoint(
     content = {
         "state_dict": {
             **{f"embedder.{name}": value for name, value in embedder.state_dict().items()},
-            **{f"classifier.{name}": value for name, value in classifier.state_dict().items()},
+            **{f"head.{name}": value for name, value in head.state_dict().items()},
         },
         "hyper_parameters": {
             "backbone": BACKBONE,

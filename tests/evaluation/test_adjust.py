@@ -12,16 +12,17 @@ from sklearn.linear_model import LogisticRegression
 from deepfake import cli
 from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.adjust import calibrate, fit_head
-from deepfake.evaluation.material import embed_crops, read_material, score_material
+from deepfake.evaluation.predictions import embed_crops, read_material, score_material
+from deepfake.heads import rbf as kernel
+from deepfake.heads import trees
+from deepfake.heads.linear import HEADS, HeadName, make_head
 from deepfake.inference.predictor import Predictor
-from deepfake.learning import kernel, trees
 from deepfake.learning.checkpoint import (
     Checkpoint,
     load_checkpoint,
     read_info,
     to_safetensors,
 )
-from deepfake.learning.classifier import HEADS, Head, make_classifier
 from deepfake.records import Aggregation
 from tests.evaluation.conftest import Made, words
 from tests.evaluation.made_checkpoint import write_checkpoint
@@ -120,7 +121,7 @@ def test_calibrate_refuses(made: Made, tmp_path: Path) -> None:
     own = load_checkpoint(write_checkpoint(tmp_path / "own.ckpt", made.crops))
     with pytest.raises(UsageError, match="the checkpoint learnt from split 'train'"):
         calibrate(own, made.crops, output, split="train", device="cpu")
-    own.classifier.state_dict()["weight_"].mul_(-1)
+    own.head.state_dict()["weight_"].mul_(-1)
     with pytest.raises(JobError, match="do not rise with fake; a calibration would turn"):
         calibrate(own, made.crops, output, device="cpu")
     assert not output.exists()
@@ -128,7 +129,7 @@ def test_calibrate_refuses(made: Made, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_fit_head_learns_new_crops(
-    made: Made, tmp_path: Path, head: Head, monkeypatch: pytest.MonkeyPatch
+    made: Made, tmp_path: Path, head: HeadName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if head == "gbm":
         pytest.importorskip("lightgbm", reason="head gbm is fitted by LightGBM")
@@ -162,12 +163,12 @@ def test_fit_head_learns_new_crops(
     copy = tmp_path / "new.safetensors"
     copy.write_bytes(to_safetensors(output))
     queries = torch.from_numpy(embeddings)
-    assert torch.equal(load_checkpoint(copy).classifier(queries), new.classifier(queries))
-    assert type(new.classifier) is type(make_classifier(head, 16, 1.0)) or head == "logistic"
+    assert torch.equal(load_checkpoint(copy).head(queries), new.head(queries))
+    assert type(new.head) is type(make_head(head, 16, 1.0)) or head == "logistic"
     if head == "logistic":
         expected = LogisticRegression(C=1.0, max_iter=1000).fit(embeddings.astype(float), truth)
         np.testing.assert_allclose(
-            new.classifier(queries).numpy(),
+            new.head(queries).numpy(),
             expected.predict_proba(embeddings.astype(float))[:, 1],
             atol=1e-9,
         )
@@ -179,8 +180,8 @@ def test_one_head_leaves_nothing_behind_in_the_next(made: Made, tmp_path: Path) 
     rbf = load_checkpoint(first)
     calibrate(rbf, made.crops, sure, prevalence=0.1, device="cpu")
     changed = load_checkpoint(sure)
-    assert torch.equal(changed.classifier.support_, rbf.classifier.support_)  # type: ignore[arg-type]
-    assert not torch.equal(changed.classifier.offset_, rbf.classifier.offset_)
+    assert torch.equal(changed.head.support_, rbf.head.support_)  # type: ignore[arg-type]
+    assert not torch.equal(changed.head.offset_, rbf.head.offset_)
     fit_head(changed, made.crops, second, device="cpu")
     names = set(torch.load(second, weights_only=True)["state_dict"])
     assert names == set(torch.load(made.path, weights_only=True)["state_dict"])

@@ -22,7 +22,7 @@ from deepfake.evaluation.evaluate import (
     format_files,
     to_json,
 )
-from deepfake.evaluation.material import Embedded, Material, Scored
+from deepfake.evaluation.predictions import Embeddings, EvaluationSet, Predictions
 from deepfake.metrics import FIGURES, compute_auc
 from deepfake.records import Aggregation
 
@@ -33,7 +33,7 @@ FACE = CropRow(
 FILE = SourceRow("s0.jpg", "ok", "", 1, 0, "", "g0", "test", "s0", "s0.jpg")
 
 
-def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -> Scored:
+def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -> Predictions:
     """A data set of files: label, method, and (track, score) of each face; none = no answer."""
     faces, sources, scores, tracks = [], [], list[float](), list[int]()
     answers: dict[str, float] = {}
@@ -48,13 +48,13 @@ def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -
             tracks.append(track)
         if parts:
             answers[key] = float(np.mean([p for _, p in parts]))
-    material = Material(
+    material = EvaluationSet(
         *(name, f"data/{name}", Path(), "test", tuple(faces), tuple(sources), "m" * 64, "d" * 64),
         remarks=("a remark",) if name == "two" else (),
     )
     sharpness = np.arange(1, len(faces) + 1, dtype=np.float32)
-    embedded = Embedded(np.zeros((len(faces), 2), dtype=np.float32), sharpness)
-    return Scored(material, embedded, np.array(scores), tuple(tracks), answers)
+    embedded = Embeddings(np.zeros((len(faces), 2), dtype=np.float32), sharpness)
+    return Predictions(material, embedded, np.array(scores), tuple(tracks), answers)
 
 
 ONE = make_set(

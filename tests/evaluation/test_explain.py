@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from deepfake import cli
-from deepfake.evaluation import explain, material
+from deepfake.evaluation import explain
+from deepfake.evaluation import predictions as material
 from deepfake.evaluation.explain import (
     check_deletion,
     choose_peaks,

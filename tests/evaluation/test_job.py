@@ -11,10 +11,10 @@ import pytest
 
 from deepfake import cli
 from deepfake.errors import UsageError
-from deepfake.evaluation import material
+from deepfake.evaluation import predictions as material
 from deepfake.evaluation.job import run_evaluation
-from deepfake.media.tables import read_csv
 from deepfake.records import CropSpec
+from deepfake.tables import read_csv
 from tests.evaluation.conftest import Made, words
 from tests.fakes import portrait
 

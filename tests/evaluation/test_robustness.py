@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deepfake import cli
 from deepfake.errors import UsageError
-from deepfake.evaluation import material
+from deepfake.evaluation import predictions as material
 from deepfake.evaluation.evaluate import describe
 from deepfake.evaluation.job import run_evaluation
 from deepfake.evaluation.robustness import CORRUPTIONS, choose_corruptions, corrupt

@@ -16,6 +16,8 @@ from torch import Tensor
 from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.evaluation.adjust import fit_head
 from deepfake.faces.extraction import decode_crop
+from deepfake.heads import trees
+from deepfake.heads.linear import HeadName
 from deepfake.inference import export
 from deepfake.inference.export import (
     TOLERANCE,
@@ -27,10 +29,8 @@ from deepfake.inference.export import (
 )
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import OnnxScorer, TorchScorer
-from deepfake.learning import trees
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint, read_info
-from deepfake.learning.classifier import Head
-from deepfake.media.tables import read_csv
+from deepfake.tables import read_csv
 from tests.conftest import Trained
 from tests.made_crops import write_crop_folder
 
@@ -91,7 +91,7 @@ def test_a_graph_tells_how_it_must_be_fed(checkpoint: Checkpoint, graph: bytes) 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["rbf", "gbm"])
 def test_other_heads_are_exported_too(
-    trained: Trained, head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, head: HeadName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if head == "gbm":
         pytest.importorskip("lightgbm", reason="head gbm is fitted by LightGBM")
@@ -104,7 +104,7 @@ def test_other_heads_are_exported_too(
     images = make_crops(64)
     found = OnnxScorer((tmp_path / "model.onnx").read_bytes(), 1).run(images)
     with torch.inference_mode():
-        expected = load_checkpoint(path).classifier(torch.from_numpy(found[1])).numpy()
+        expected = load_checkpoint(path).head(torch.from_numpy(found[1])).numpy()
     np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-9)
 
 

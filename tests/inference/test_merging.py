@@ -20,8 +20,8 @@ from deepfake.errors import UsageError
 from deepfake.inference.journal import Journal, journal_path
 from deepfake.inference.merging import join_answers
 from deepfake.media.discovery import list_sources
-from deepfake.media.tables import read_csv
 from deepfake.records import FaceScore, MediaScore, Source, Status
+from deepfake.tables import read_csv
 from tests.conftest import Trained
 from tests.fakes import run_and_die
 

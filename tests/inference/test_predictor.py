@@ -20,8 +20,8 @@ from deepfake.faces.extraction import decode_crop
 from deepfake.inference.scoring import TorchScorer
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.media.discovery import list_sources
-from deepfake.media.tables import read_csv
 from deepfake.records import Aggregation, MediaScore, Status
+from deepfake.tables import read_csv
 from tests.conftest import Trained
 
 
@@ -101,7 +101,7 @@ def test_training_and_prediction_see_the_same_pixels(trained: Trained) -> None:
         stored = decode_crop((trained.crops / row["crop"]).read_bytes())
         batch = torch.from_numpy(stored.transpose(2, 0, 1)[None].copy())
         with torch.inference_mode():
-            expected = checkpoint.classifier(checkpoint.embedder(batch))
+            expected = checkpoint.head(checkpoint.embedder(batch))
         predictor = Predictor(checkpoint, device="cpu")
         (score,) = predictor.predict([trained.photos / names[row["source"]]])
         assert score.p_fake == pytest.approx(float(expected[0]), abs=1e-6)

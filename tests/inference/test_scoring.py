@@ -30,7 +30,7 @@ def test_torch_scores_are_those_of_the_checkpoint(checkpoint: Checkpoint) -> Non
     images = crops(3)
     with torch.inference_mode():
         embeddings = checkpoint.embedder(torch.from_numpy(images).permute(0, 3, 1, 2))
-        expected = checkpoint.classifier(embeddings)
+        expected = checkpoint.head(embeddings)
     scorer = TorchScorer(checkpoint, CPU, 32)
     p_fake, found = scorer.run(images)
     assert np.array_equal(p_fake, expected.numpy())
@@ -57,8 +57,8 @@ def test_no_half_precision_on_a_cpu_whoever_asks(checkpoint: Checkpoint) -> None
 def test_the_checkpoint_stays_where_it_is(checkpoint: Checkpoint) -> None:
     scorer = TorchScorer(checkpoint, CPU, 32)
     with torch.no_grad():
-        scorer._embedder.head.weight.zero_()
-    assert checkpoint.embedder.head.weight.any()
+        scorer._embedder.projection.weight.zero_()
+    assert checkpoint.embedder.projection.weight.any()
 
 
 @pytest.mark.parametrize("count", [1, 3, 32])

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from deepfake.errors import CheckpointError
-from deepfake.learning.callbacks import FitClassifier
 from deepfake.learning.checkpoint import (
     FORMAT,
     KEY,
@@ -29,8 +28,9 @@ from deepfake.learning.checkpoint import (
     to_safetensors,
 )
 from deepfake.learning.data import CropDataModule
-from deepfake.learning.task import TripletTask
+from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation, CropSpec
+from deepfake.training.callbacks.all import FitHead
 from tests.made_crops import COUNTS, write_crop_folder
 from tests.made_trainer import make_trainer
 
@@ -43,7 +43,7 @@ class Run:
 
     folder: Path
     crops: Path
-    task: TripletTask
+    task: EmbeddingTask
 
     @property
     def model(self) -> Path:
@@ -55,9 +55,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("checkpoint")
     crops = write_crop_folder(folder / "crops", size=32)
     torch.manual_seed(0)
-    task = TripletTask("test_efficientnet", 32, 16, drop_path_rate=None, seed=5)
+    task = EmbeddingTask("test_efficientnet", 32, 16, drop_path_rate=None, seed=5)
     task.configuration = "seed_everything: 5\n"
-    trainer = make_trainer(folder, FitClassifier(str(folder / "run")))
+    trainer = make_trainer(folder, FitHead(str(folder / "run")))
     trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8))
     # Training lies interleaved in memory on a CPU, prediction does not: sums are rounded otherwise.
     task.embedder.use_memory_format(torch.contiguous_format)
@@ -80,9 +80,9 @@ def test_scores_are_the_same_after_a_round_trip(run: Run) -> None:
     loaded = load_checkpoint(run.model)
     expected = run.task.embedder(images())
     assert torch.equal(loaded.embedder(images()), expected)
-    assert torch.equal(loaded.classifier(expected), run.task.classifier(expected))
+    assert torch.equal(loaded.head(expected), run.task.head(expected))
     assert not loaded.embedder.training
-    assert not loaded.classifier.training
+    assert not loaded.head.training
     assert loaded.path == run.model
     assert loaded.sha256 == hashlib.sha256(run.model.read_bytes()).hexdigest()
 
@@ -92,9 +92,9 @@ def test_holds_everything_that_a_prediction_needs(run: Run) -> None:
     manifest = (run.crops / "manifest.csv").read_bytes()
     ours = content[KEY]
     names = set(content["state_dict"])
-    assert {"embedder.head.weight", "embedder.mean", "embedder.std"} <= names
+    assert {"embedder.projection.weight", "embedder.mean", "embedder.std"} <= names
     parts = ("weight_", "intercept_", "slope_", "offset_", "fitted_")
-    assert {f"classifier.{part}" for part in parts} <= names
+    assert {f"head.{part}" for part in parts} <= names
     assert ours["format"] == FORMAT
     assert CropSpec.from_dict(ours["crop_spec"]) == CropSpec(size=32)
     assert Aggregation.from_dict(ours["aggregation"]) == Aggregation()
@@ -129,7 +129,7 @@ def test_reads_what_it_remembers_without_building_a_network(
     assert info["hyper_parameters"]["embedding_dim"] == 16
     assert info["threshold"] == torch.load(run.model, weights_only=True)[KEY]["threshold"]
     assert info["global_step"] == 4
-    parts = (run.task, run.task.classifier)
+    parts = (run.task, run.task.head)
     state = [value for part in parts for value in part.state_dict().values()]
     assert info["n_parameters"] == sum(value.numel() for value in state)
 
@@ -257,7 +257,7 @@ def remove(section: str, key: str) -> Callable[[Content], object]:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        pytest.param(put(KEY, "format", 99), "has format 99, this version .* reads 2", id="format"),
+        pytest.param(put(KEY, "format", 99), "has format 99, this version .* reads 3", id="format"),
         pytest.param(put(KEY, "format", 1), "has format 1, this version", id="older-format"),
         pytest.param(remove(KEY, "format"), "has format None", id="no-format"),
         pytest.param(drop("state_dict"), "it has no state_dict", id="no-weights"),
@@ -303,15 +303,17 @@ def remove(section: str, key: str) -> Callable[[Content], object]:
             put("hyper_parameters", "dropout", 7.0), "does not fit this version", id="dropout"
         ),
         pytest.param(
-            remove("state_dict", "classifier.weight_"),
-            "the classifier does not fit its description: .*weight_",
-            id="no-classifier",
+            remove("state_dict", "head.weight_"),
+            "the head does not fit its description: .*weight_",
+            id="no-head",
         ),
         pytest.param(
-            remove("state_dict", "embedder.head.bias"), r"embedder does not .*head\.bias", id="bias"
+            remove("state_dict", "embedder.projection.bias"),
+            r"embedder does not .*projection\.bias",
+            id="bias",
         ),
         pytest.param(
-            put("state_dict", "embedder.head.weight", torch.zeros(3)),
+            put("state_dict", "embedder.projection.weight", torch.zeros(3)),
             "the embedder does not fit its description: .*head.weight",
             id="shape",
         ),
@@ -319,7 +321,7 @@ def remove(section: str, key: str) -> Callable[[Content], object]:
             put("state_dict", "embedder.surplus", torch.zeros(3)), "surplus", id="surplus-layer"
         ),
         pytest.param(
-            put("state_dict", "embedder.head.weight", "text"),
+            put("state_dict", "embedder.projection.weight", "text"),
             "embedder does not fit",
             id="no-tensor",
         ),
@@ -363,7 +365,7 @@ def reheaded(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 def test_the_copy_is_the_same_checkpoint(run: Run, tmp_path: Path) -> None:
     path = copied(run, tmp_path)
     original, copy = load_checkpoint(run.model), load_checkpoint(path)
-    for part in ("embedder", "classifier"):
+    for part in ("embedder", "head"):
         expected, found = (getattr(side, part).state_dict() for side in (original, copy))
         assert list(found) == list(expected)
         for name, value in expected.items():
@@ -458,7 +460,9 @@ def test_refuses_safetensors_of_somebody_else(tmp_path: Path) -> None:
         pytest.param(put(KEY, "threshold", None), "in mid-training", id="mid"),
         pytest.param(put("hyper_parameters", "backbone", "no"), "knows no backbone", id="backbone"),
         pytest.param(
-            remove("state_dict", "embedder.head.bias"), r"embedder does not .*head\.bias", id="bias"
+            remove("state_dict", "embedder.projection.bias"),
+            r"embedder does not .*projection\.bias",
+            id="bias",
         ),
     ],
 )

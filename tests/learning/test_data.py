@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from deepfake.augment.recipes import EXTRAS, Augmentation, sample_seed
+from deepfake.augment.self_blending import self_blend
 from deepfake.dataset.looks import Looks
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import JobError, UsageError
-from deepfake.learning.augmentation import EXTRAS, Augmentation, sample_seed
 from deepfake.learning.batches import SampleKey, deal, each_once
-from deepfake.learning.blending import self_blend
 from deepfake.learning.data import CropDataModule, find_originals
 from tests.made_crops import Edit, edited, write_crop_folder
 

@@ -80,7 +80,7 @@ def test_refuses_another_shape_and_names_the_size(shape: tuple[int, ...]) -> Non
 
 
 def test_head_starts_as_a_keras_dense_layer() -> None:
-    head = make(embedding_dim=200).head
+    head = make(embedding_dim=200).projection
     assert head.in_features == 256
     bound = math.sqrt(6 / (256 + 200))
     weight = head.weight.detach()
@@ -137,7 +137,7 @@ def test_normalises_as_timm_says(backbone: str) -> None:
     images = draw(2)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (config.mean, config.std))
     features = model.backbone((images.float() / 255 - mean) / std)
-    raw = model.head(features)
+    raw = model.projection(features)
     torch.testing.assert_close(model(images), raw / raw.norm(dim=1, keepdim=True))
 
 

@@ -14,7 +14,7 @@ from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from deepfake.learning.losses import AuxiliaryCrossEntropy, SemiHardTripletLoss, choose_negatives
+from deepfake.learning.losses import CrossEntropyOnEmbedding, SemiHardTripletLoss, choose_negatives
 from tests import oracles
 
 BATCHES = [
@@ -221,7 +221,7 @@ def test_compiles_to_one_graph(backend: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
     raw, labels = draw(28, 9, dim=64)
-    rows, loss, head = F.normalize(raw).float(), SemiHardTripletLoss(), AuxiliaryCrossEntropy(64)
+    rows, loss, head = F.normalize(raw).float(), SemiHardTripletLoss(), CrossEntropyOnEmbedding(64)
     expected = [*loss.evaluate(rows, labels), head(rows, labels)]
     with torch.autocast("cpu", dtype):
         found = [*loss.evaluate(rows, labels), head(rows, labels)]
@@ -334,7 +334,7 @@ def test_refuses_a_negative_margin() -> None:
 
 
 def test_cross_entropy_is_torchs_on_scaled_rows() -> None:
-    head = AuxiliaryCrossEntropy(embedding_dim=6, scale=8.0)
+    head = CrossEntropyOnEmbedding(embedding_dim=6, scale=8.0)
     raw, labels = draw(10, 4)
     rows = F.normalize(raw).float()
     logits = (rows * 8) @ head.linear.weight[0] + head.linear.bias

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deepfake.learning.augmentation import EXTRAS, RECIPES, Augmentation
-from deepfake.learning.face_parts import draw_frontal_face
+from deepfake.augment.face_parts import draw_frontal_face
+from deepfake.augment.recipes import EXTRAS, RECIPES, Augmentation
 from tests.chances import Floats, assert_rate, assert_uniform
 
 Picture = NDArray[np.uint8]

@@ -20,7 +20,7 @@ from deepfake.learning import task as task_module
 from deepfake.learning import tuning
 from deepfake.learning.checkpoint import KEY
 from deepfake.learning.data import CropDataModule
-from deepfake.learning.task import TripletTask
+from deepfake.learning.task import EmbeddingTask
 from tests import oracles
 from tests.made_crops import write_crop_folder
 from tests.made_trainer import make_trainer
@@ -32,23 +32,23 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_crop_folder(tmp_path_factory.mktemp("task") / "crops", counts, size=32)
 
 
-def make(**options: Any) -> TripletTask:
+def make(**options: Any) -> EmbeddingTask:
     torch.manual_seed(3)
     chosen: dict[str, Any] = {
         "backbone": "test_efficientnet",
         "image_size": 32,
         "embedding_dim": 16,
     }
-    return TripletTask(**(chosen | {"drop_path_rate": None} | options))
+    return EmbeddingTask(**(chosen | {"drop_path_rate": None} | options))
 
 
-def fit(task: TripletTask, crops: Path, *, batch_size: int = 16, **options: Any) -> Trainer:
+def fit(task: EmbeddingTask, crops: Path, *, batch_size: int = 16, **options: Any) -> Trainer:
     trainer = make_trainer(crops, **options)
     trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size, augment_share=0.0))
     return trainer
 
 
-def weights(task: TripletTask) -> dict[str, Tensor]:
+def weights(task: EmbeddingTask) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in task.named_parameters()}
 
 
@@ -64,7 +64,7 @@ def test_the_step_is_the_gradient_of_the_oracles_loss(crops: Path) -> None:
     mirror = make(dropout=0.0).double()
     mirror.load_state_dict(task.state_dict())
     mirror.train()
-    head = mirror.embedder.head.weight
+    head = mirror.embedder.projection.weight
     embeddings = mirror.embedder(images.double() / 255)
     # The embedder answers in float32, as ours did.
     loss = oracles.triplet_loss(embeddings, labels, 0.7) + 0.02 / 2 * (head * head).sum()
@@ -79,13 +79,13 @@ def test_the_step_is_the_gradient_of_the_oracles_loss(crops: Path) -> None:
 
 
 def test_l2_pulls_on_the_heads_weight_alone(crops: Path) -> None:
-    before = weights(make())["embedder.head.weight"]
+    before = weights(make())["embedder.projection.weight"]
     with_l2, without = make(lr=1.0, head_l2=0.1), make(lr=1.0, head_l2=0.0)
     for task in (with_l2, without):
         fit(task, crops, limit_val_batches=0)
     first, second = weights(with_l2), weights(without)
     for name in first:
-        if name == "embedder.head.weight":
+        if name == "embedder.projection.weight":
             torch.testing.assert_close(second[name] - first[name], 0.1 * before, rtol=0, atol=1e-6)
         else:
             assert torch.equal(first[name], second[name]), name
@@ -98,14 +98,14 @@ def test_weight_decay_spares_vectors_and_the_head(optimizer: str) -> None:
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
     decayed, spared = ({id(p) for p in group["params"]} for group in groups)
     for name, parameter in task.named_parameters():
-        is_decayed = parameter.ndim >= 2 and name != "embedder.head.weight"
+        is_decayed = parameter.ndim >= 2 and name != "embedder.projection.weight"
         assert (id(parameter) in decayed) == is_decayed, name
         assert (id(parameter) in spared) == (not is_decayed), name
     assert len(decayed) + len(spared) == len(list(task.parameters()))
 
 
-def test_the_classifier_has_no_parameters_to_train() -> None:
-    assert list(make().classifier.parameters()) == []
+def test_the_head_has_no_parameters_to_train() -> None:
+    assert list(make().head.parameters()) == []
 
 
 def test_cross_entropy_is_added_with_its_weight(crops: Path) -> None:
@@ -131,7 +131,7 @@ def test_validation_measures_what_training_makes_smaller(crops: Path) -> None:
             math.log1p(math.exp(-x if label else x))
             for x, label in zip(logits.tolist(), labels, strict=True)
         )
-        penalty = 0.3 / 2 * float(task.embedder.head.weight.square().sum())
+        penalty = 0.3 / 2 * float(task.embedder.projection.weight.square().sum())
         triplets = float(oracles.triplet_loss(embeddings, labels, 0.7))
     expected = 2.0 * triplets + 0.5 * teacher / 8 + penalty
     assert float(trainer.callback_metrics["val_loss"]) == pytest.approx(expected, rel=1e-5)
@@ -159,7 +159,7 @@ def test_distances_are_means_over_the_triplets_of_the_epoch(crops: Path) -> None
 
     class Watch(Callback):
         def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-            assert isinstance(pl_module, TripletTask)
+            assert isinstance(pl_module, EmbeddingTask)
             assert pl_module.outcome is not None
             seen.append(tuple(float(figure) for figure in pl_module.outcome))
 
@@ -193,7 +193,7 @@ def test_a_loss_that_is_no_number_stops_the_run(crops: Path, where: str) -> None
     task = make()
     if where == "head":
         with torch.no_grad():
-            task.embedder.head.weight.fill_(torch.nan)
+            task.embedder.projection.weight.fill_(torch.nan)
         with pytest.raises(JobError, match=r"the loss became nan in epoch 0, step 0, at lr 0\.01"):
             fit(task, crops)
     else:
@@ -214,7 +214,7 @@ def test_dropout_follows_from_seed_epoch_and_batch(crops: Path) -> None:
         task = make(seed=seed, dropout=0.5)
         torch.manual_seed(noise)
         fit(task, crops, limit_val_batches=0)
-        results.append(weights(task)["embedder.head.weight"])
+        results.append(weights(task)["embedder.projection.weight"])
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 
@@ -335,7 +335,7 @@ def test_the_average_is_validated_and_the_network_goes_on(crops: Path) -> None:
     original = task.validation_step
 
     def note(batch: Any, batch_idx: int) -> None:
-        validated.append(task.embedder.head.weight.detach().clone())
+        validated.append(task.embedder.projection.weight.detach().clone())
         original(batch, batch_idx)
 
     task.validation_step = note  # type: ignore[method-assign]
@@ -344,13 +344,13 @@ def test_the_average_is_validated_and_the_network_goes_on(crops: Path) -> None:
     for name, value in weights(plain).items():
         assert torch.equal(weights(task)[name], value), name
     assert task.average is not None
-    kept = task.average.state_dict()["embedder.head.weight"].clone()
+    kept = task.average.state_dict()["embedder.projection.weight"].clone()
     assert torch.equal(validated[-1], kept)
-    assert not torch.equal(validated[-1], task.embedder.head.weight)
+    assert not torch.equal(validated[-1], task.embedder.projection.weight)
     task.take_average()
-    assert torch.equal(task.embedder.head.weight, kept)
+    assert torch.equal(task.embedder.projection.weight, kept)
     task.take_average()  # nothing is left to take
-    assert torch.equal(task.embedder.head.weight, kept)
+    assert torch.equal(task.embedder.projection.weight, kept)
 
 
 def test_losses_and_mining_are_not_computed_in_half_precision(crops: Path) -> None:
@@ -383,7 +383,7 @@ def test_weights_that_are_no_numbers_are_never_kept(crops: Path) -> None:
     task = make()
     trainer = fit(task, crops, limit_val_batches=0)
     with torch.no_grad():  # as the last step of a run may leave it: no loss sees it any more
-        task.embedder.head.bias[3] = torch.nan
+        task.embedder.projection.bias[3] = torch.nan
     with pytest.raises(JobError, match=r"the weights became NaN by the end of step 1"):
         trainer.save_checkpoint(crops / "never.ckpt")
     assert not (crops / "never.ckpt").exists()
@@ -529,7 +529,7 @@ def test_a_frozen_backbone_stands_still(
     snapshots = Snapshots()
     fit(task, crops, max_epochs=3, callbacks=[snapshots], batch_size=8)
     start, *after = snapshots.states
-    backbone, head = "embedder.backbone.", "embedder.head."
+    backbone, head = "embedder.backbone.", "embedder.projection."
     assert not moved(start, after[1], backbone)
     assert moved(start, after[0], head)
     assert moved(after[0], after[1], head)

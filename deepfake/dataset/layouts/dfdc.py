@@ -42,8 +42,8 @@ from deepfake.dataset.layouts.facts import (
 )
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
-from deepfake.media.tables import read_csv, read_text
 from deepfake.records import LABEL_NAMES
+from deepfake.tables import read_csv, read_text
 
 METADATA, LABELS = "metadata.json", "labels.csv"
 _LABELS = {"REAL": 0, "FAKE": 1}

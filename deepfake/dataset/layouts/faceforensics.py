@@ -45,8 +45,8 @@ from deepfake.dataset.layouts.facts import (
 )
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
-from deepfake.media.tables import read_text
 from deepfake.records import Source
+from deepfake.tables import read_text
 
 SPLIT_FILES = {"train": "train.json", "validation": "val.json", "test": "test.json"}
 _ORIGIN = "dataset/splits/ of the repository ondyari/FaceForensics"

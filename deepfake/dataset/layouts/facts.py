@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from deepfake.dataset.splits import join_identities
 from deepfake.errors import UsageError
 from deepfake.media.discovery import IMAGE_SUFFIXES, display_name
-from deepfake.media.tables import read_text
 from deepfake.records import LABEL_NAMES, Source
+from deepfake.tables import read_text
 
 LABEL_WORDS = {
     "real": 0,

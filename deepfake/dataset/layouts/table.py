@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS, normalise
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, list_sources
-from deepfake.media.tables import Row, read_csv
 from deepfake.records import LABEL_NAMES, Source
+from deepfake.tables import Row, read_csv
 
 
 def read_table(

@@ -1,0 +1,1 @@
+"""How training crops are changed: recipes, face parts, self-blended images, the contact sheet."""

@@ -1,0 +1,1 @@
+"""Classifiers on finished embeddings, their fitted state kept as tensors."""

@@ -1,0 +1,144 @@
+"""An SVM with a Gaussian kernel, kept as its support vectors.
+
+The machine is scikit-learn's ``SVC`` with ``gamma="scale"``, solved by libsvm, whose time grows
+faster than the square of the rows; scoring is torch. Knows no image and no network.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.svm import SVC
+from torch import Tensor
+
+from deepfake.errors import JobError, UsageError
+from deepfake.heads.calibration import (
+    Head,
+    Rows,
+    Truth,
+    Vector,
+    fit_sigmoid,
+    hold_out,
+    is_fitted,
+)
+
+logger = logging.getLogger(__name__)
+MAX_ROWS = 30_000
+"""Most rows that a machine is fitted on, and most support vectors that one is read with."""
+_SLOW_ROWS = 5000
+_CACHE_MB = 500  # of libsvm, for rows of the kernel
+_ALIKE = 1e-6  # of the largest number; float32 embeddings of a collapsed network differ by less
+
+
+class GaussianSVM(Head):
+    """SVM with the kernel ``exp(-gamma * |x - s|^2)``, ``(N, D)`` embeddings to ``(N,)``.
+
+    ``gamma = 1 / (D * variance of all numbers)``. Equal to scikit-learn's
+    ``CalibratedClassifierCV(SVC(C=C, gamma="scale"), ensemble=False)``. Memory for scoring is
+    bounded, whatever the number of embeddings.
+
+    Args:
+        embedding_dim: Width D of the embeddings.
+        C: Inverse strength of regularisation.
+
+    Attributes:
+        support_: ``(M, D)`` support vectors, float64, or float32 if the embeddings were.
+        dual_: ``(M,)`` their coefficients.
+        gamma_: Scalar.
+        intercept_: Scalar.
+    """
+
+    support_: Tensor
+    dual_: Tensor
+    gamma_: Tensor
+    intercept_: Tensor
+
+    def __init__(self, embedding_dim: int = 512, C: float = 2.0) -> None:  # noqa: N803
+        super().__init__(embedding_dim, C)
+        self.register_buffer("support_", torch.zeros(0, embedding_dim, dtype=torch.float64))
+        self.register_buffer("dual_", torch.zeros(0, dtype=torch.float64))
+        for name in ("gamma_", "intercept_"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+
+    def check_fit(self, n_rows: int) -> None:
+        """Refuse more rows than can be waited for."""
+        if n_rows > MAX_ROWS:
+            raise UsageError(
+                f"head rbf on {n_rows} rows would take hours or days: its time grows faster than "
+                f"the square of the rows, and {MAX_ROWS} are the most that it takes; choose head "
+                "svm, logistic or gbm, or fit it on fewer crops with deepfake fit-head"
+            )
+        if n_rows > _SLOW_ROWS:
+            logger.info("head rbf on %d rows: fitting takes minutes", n_rows)
+
+    def decide(self, embeddings: Tensor) -> Tensor:
+        """Decision values ``sum(dual * kernel(x, support)) + b``."""
+        rows, support = embeddings.double(), self.support_.double()
+        lengths = rows.square().sum(1, keepdim=True) + support.square().sum(1)
+        distances = (lengths - 2 * rows @ support.T).clamp_min(0)
+        return torch.exp(-self.gamma_ * distances) @ self.dual_ + self.intercept_
+
+    def _learn(self, rows: Rows, truth: Truth, groups: Sequence[str] | None) -> tuple[float, float]:
+        wide = rows.astype(np.float64, copy=False)
+
+        def decide(train: NDArray[np.int64], test: NDArray[np.int64]) -> Vector:
+            machine, _ = _fit_machine(wide[train], truth[train], self.C)
+            decisions: Vector = machine.decision_function(wide[test])
+            return decisions
+
+        machine, gamma = _fit_machine(wide, truth, self.C)
+        held_out = hold_out(truth, groups, decide)
+        self.support_ = torch.from_numpy(rows[machine.support_].copy())
+        self.dual_ = torch.from_numpy(machine.dual_coef_[0].copy())
+        with torch.no_grad():
+            self.gamma_.fill_(gamma)
+            self.intercept_.fill_(float(machine.intercept_[0]))
+        return fit_sigmoid(held_out, truth)
+
+    def _numbers_a_row(self) -> int:
+        return max(1, len(self.support_))
+
+    def _take(self, state: dict[str, Any]) -> None:
+        if not all(isinstance(state.get(name), Tensor) for name in ("support_", "dual_", "gamma_")):
+            return  # what is missing is said by torch
+        support: Tensor = state["support_"]
+        dual: Tensor = state["dual_"]
+        gamma: Tensor = state["gamma_"]
+        if support.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"support_ has type {support.dtype}; expected float32 or float64")
+        width = self.embedding_dim
+        if support.ndim != 2 or support.shape[1] != width or len(support) > MAX_ROWS:
+            raise ValueError(
+                f"support_ has shape {tuple(support.shape)}; expected (M, {width}) with M up to "
+                f"{MAX_ROWS}"
+            )
+        if dual.shape != support.shape[:1]:
+            raise ValueError(
+                f"dual_ has shape {tuple(dual.shape)}; expected one number for each of the "
+                f"{len(support)} support vectors"
+            )
+        if is_fitted(state) and (len(support) == 0 or bool((gamma <= 0).any())):
+            raise ValueError(
+                f"it has {len(support)} support vectors and gamma_ is {gamma.tolist()}; expected "
+                "one or more, and a number above 0"
+            )
+        self.support_ = torch.empty_like(support)
+        self.dual_ = torch.empty(len(support), dtype=torch.float64)
+
+
+def _fit_machine(rows: Vector, truth: Truth, c: float) -> tuple[Any, float]:
+    """scikit-learn's machine and its gamma."""
+    variance = float(rows.var())
+    if np.ptp(rows, axis=0).max() <= _ALIKE * np.abs(rows).max():
+        raise JobError(
+            f"the {len(rows)} embeddings are all alike (variance {variance:g}), so that there is "
+            "no gamma for head rbf: the network has collapsed; train it anew, for example with a "
+            "smaller model.lr"
+        )
+    gamma = 1 / (rows.shape[1] * variance)
+    return SVC(C=c, gamma=gamma, cache_size=_CACHE_MB).fit(rows, truth), gamma

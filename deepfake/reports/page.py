@@ -1,0 +1,114 @@
+"""Values in, one self-contained HTML page out: the frame that all pages share.
+
+The page asks nothing of any network, follows light and dark, and can be printed. Whatever comes
+from files (names, reasons, groups) is hostile and escaped. Works out no figure and no score.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+
+from deepfake import __version__
+from deepfake.errors import MediaError
+from deepfake.faces.extraction import decode_crop, encode_crop
+from deepfake.media.discovery import display_name
+from deepfake.metrics import Figure
+
+_THUMBNAIL_PX, _THUMBNAIL_QUALITY = 128, 80
+LIMITS = (
+    "A score says how much a face resembles the fakes that the detector was trained on. It is "
+    "evidence, not proof: a kind of forgery that was never trained on can score like a real face, "
+    "and compression, filters or make-up can make a real face score like a fake. "
+)
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in a template; whatever is not ``Markup`` is escaped."""
+    environment = Environment(
+        loader=PackageLoader("deepfake.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(version=__version__, **values)
+
+
+def make_thumbnail(encoded: bytes) -> str | None:
+    """A stored crop as a small picture inside the page, or ``None`` if it is no picture."""
+    try:
+        crop = decode_crop(encoded)
+    except MediaError:
+        return None
+    return embed_picture(crop, _THUMBNAIL_PX)
+
+
+def embed_picture(image: NDArray[np.uint8], longest_px: int) -> str:
+    """A picture inside the page, no larger than this."""
+    factor = longest_px / max(image.shape[:2])
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    sized = np.asarray(cv2.resize(image, (width, height), interpolation=way), dtype=np.uint8)
+    data = base64.b64encode(encode_crop(sized, _THUMBNAIL_QUALITY)).decode("ascii")
+    return f"data:image/jpeg;base64,{data}"
+
+
+def list_origins(provenance: Mapping[str, Any]) -> list[Any]:
+    """The rows of "where this comes from"."""
+    trained = provenance.get("trained_with") or {}
+    used = provenance["evaluated_with"]
+    entries = [
+        ("command", code(display_name(str(provenance["command"])))),
+        ("checkpoint", code(display_name(str(provenance["checkpoint"])))),
+        ("its SHA-256", code(provenance["checkpoint_sha256"])),
+        ("its network", code(f"{provenance['backbone']}, {provenance['network_sha256']}")),
+        ("trained on (SHA-256)", code(str(provenance["trained_on_manifest_sha256"]))),
+        ("trained with", text_of(_versions(trained))),
+        ("scored with", text_of(_versions(used))),
+    ]
+    if provenance["history"]:
+        entries.append(("changed since by", text_of(", ".join(map(str, provenance["history"])))))
+    return entries
+
+
+def text_of(text: str) -> dict[str, Any]:
+    """A value of ``list_origins`` in plain words."""
+    return {"text": text, "code": False}
+
+
+def code(text: str) -> dict[str, Any]:
+    """A value of ``list_origins`` that somebody may copy."""
+    return {"text": text, "code": True}
+
+
+def _versions(versions: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items()) or "unknown"
+
+
+def show(value: float) -> str:
+    """Three decimals, or that there is no number."""
+    return f"{value:.3f}" if math.isfinite(value) else "n/a"
+
+
+def show_percent(value: float) -> str:
+    """A share in percent, or that there is none."""
+    return f"{value:.1%}" if math.isfinite(value) else "n/a"
+
+
+def show_interval(figure: Figure) -> str:
+    """Both ends, or nothing without an interval."""
+    return f"{figure.low:.3f}\N{EN DASH}{figure.high:.3f}" if math.isfinite(figure.low) else ""
+
+
+def show_with_interval(figure: Figure) -> str:
+    """A figure within a sentence."""
+    interval = show_interval(figure)
+    return f"{show(figure.value)} (95 %: {interval})" if interval else show(figure.value)

@@ -1,0 +1,1 @@
+"""What happens beside the training step: one concern a file, each with its own state."""

@@ -1,0 +1,173 @@
+"""Charts are well-formed, put values where they belong, and escape what they are given."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from deepfake.reports.charts import (
+    Axes,
+    Series,
+    doubling_axes,
+    draw_counts,
+    draw_histogram,
+    draw_lines,
+    draw_points,
+    draw_timeline,
+    map_axes,
+    project,
+    spread,
+)
+
+HOSTILE = "<script>&\"'\x00"
+
+
+def parse(svg: str) -> ElementTree.Element:
+    root = ElementTree.fromstring(svg)
+    assert root.attrib["role"] == "img"
+    assert root.attrib["aria-label"]
+    return root
+
+
+def found(root: ElementTree.Element, kind: str, css: str) -> list[ElementTree.Element]:
+    return [e for e in root.iter(kind) if css in e.attrib.get("class", "").split()]
+
+
+def test_spread_keeps_near_rows_near() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(at, 0.1, (20, 8)) for at in (0, 5)])
+    plane = spread(rows)
+    assert plane.shape == (40, 2)
+    assert np.array_equal(plane, spread(rows))
+    distances = np.linalg.norm(plane[:, None] - plane, axis=-1) + 1e9 * np.eye(40)
+    nearest = distances.argmin(axis=1)
+    assert np.array_equal(nearest < 20, np.arange(40) < 20)
+    assert spread(rows[:9]).shape == (0, 2)
+
+
+def test_lines_go_through_their_values() -> None:
+    axes = Axes("x & y", "up")
+    svg = draw_lines(
+        axes, [Series("a", [0, 1], [0, 1])], "Title", "Seen.", diagonal=True, marks=[(0.5, 0.5)]
+    )
+    root = parse(svg)
+    assert root.attrib["aria-label"] == "Title. Seen."
+    (line,) = found(root, "path", "line")
+    assert line.attrib["d"] == found(root, "path", "guide")[0].attrib["d"] == "M50 230L344 10"
+    (mark,) = found(root, "circle", "mark")
+    assert (mark.attrib["cx"], mark.attrib["cy"]) == ("197", "120")
+    assert "x & y" in [text.text for text in root.iter("text")]
+
+
+def test_long_lines_are_thinned_and_keep_their_ends() -> None:
+    x = np.linspace(0, 1, 5000)
+    root = parse(draw_lines(Axes("x", "y"), [Series("a", x, x**2)], "t", "d"))
+    steps = found(root, "path", "line")[0].attrib["d"].split("L")
+    assert len(steps) == 200
+    assert (steps[0], steps[-1]) == ("M50 230", "344 10")
+
+
+def test_a_line_without_values_is_left_out() -> None:
+    assert not found(
+        parse(draw_lines(Axes("x", "y"), [Series("a", [], [])], "t", "d")), "path", "s0"
+    )
+
+
+def test_histogram_has_reals_above_and_fakes_below() -> None:
+    root = parse(draw_histogram([0.01, 0.02, 0.99], [0.97], 0.5, "t", "d"))
+    (low, high), (fake,) = found(root, "rect", "real"), found(root, "rect", "fake")
+    zero = 120.0
+    for bar in (low, high):
+        assert float(bar.attrib["y"]) + float(bar.attrib["height"]) == pytest.approx(zero, abs=0.2)
+    assert float(fake.attrib["y"]) == zero
+    assert float(low.attrib["height"]) == pytest.approx(2 * float(high.attrib["height"]), abs=0.2)
+    assert found(root, "path", "threshold")[0].attrib["d"].startswith("M197 ")
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.0, 1.0]], ids=["none", "one", "ends"])
+def test_histograms_of_few_values(values: list[float]) -> None:
+    assert len(found(parse(draw_counts(values, 0.5, "t", "d")), "rect", "all")) == len(values)
+    parse(draw_histogram(values, [], 2.0, "t", "d"))
+
+
+def test_points_are_dots_and_crosses() -> None:
+    labels = np.array([0, 1, 1])
+    root = parse(draw_points(Axes("x", "y"), [0, 0.5, 1], [0, 0.5, 1], labels, "t", "d"))
+    assert found(root, "path", "real")[0].attrib["d"] == "M50 230h0"
+    assert found(root, "path", "fake")[0].attrib["d"].count("M") == 2
+    assert not found(root, "path", "threshold")
+    only = parse(draw_points(Axes("x", "y"), [0], [0], np.array([0]), "t", "d", threshold=0.5))
+    assert not found(only, "path", "fake")
+    assert found(only, "path", "threshold")
+
+
+def test_timeline_spans_the_clip() -> None:
+    root = parse(draw_timeline([0, 5, 10], [0.1, 0.9, 0.1], 0.5, "t", "d"))
+    assert len(found(root, "circle", "dot")) == 3
+    assert found(root, "path", "line")[0].attrib["d"].startswith("M50 ")
+    assert not found(parse(draw_timeline([0.0], [0.1], 0.5, "t", "d")), "path", "line")
+
+
+def numbers(svg: str, anchor: str) -> list[float]:
+    """The numbers along an axis: those in the middle of their place are along x."""
+    ticks = found(parse(svg), "text", "tick")
+    return [float(e.text or "") for e in ticks if e.attrib["text-anchor"] == anchor]
+
+
+@pytest.mark.parametrize(
+    ("last", "ticks"),
+    [(0.4, [0, 0.1, 0.2, 0.3, 0.4]), (3, [0, 1, 2, 3]), (28.2, [0, 5, 10, 15, 20, 25])],
+)
+def test_times_are_round(last: float, ticks: list[float]) -> None:
+    svg = draw_timeline([0, last], [0.1, 0.9], 0.5, "t", "d")
+    assert numbers(svg, "middle") == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    ("top", "ticks"), [(1, [0, 1]), (3, [0, 1, 2, 3]), (17, [0, 5, 10, 15, 20]), (1234, None)]
+)
+def test_counts_are_whole_and_round(top: int, ticks: list[float] | None) -> None:
+    found_ticks = numbers(draw_counts([0.5] * top, 0.5, "t", "d"), "end")
+    assert found_ticks == (ticks or [0, 200, 400, 600, 800, 1000, 1200, 1400])
+
+
+@pytest.mark.parametrize("sizes", [[], [40.0], [33.0, 1000.0], [1.0, 1e6]], ids=str)
+def test_doubling_axes_hold_all_values(sizes: list[float]) -> None:
+    axes = doubling_axes(sizes, "x", "y")
+    assert len(axes.x_ticks) <= 7
+    for share, top in ((0.04, 0.1), (0.2, 0.2), (0.3, 0.5), (0.51, 1), (1.0, 1)):
+        ticks = doubling_axes(sizes, "x", "y", share).y_ticks
+        assert ticks[-1] == pytest.approx(top)
+        assert [float(f"{tick:.2g}") for tick in ticks] == pytest.approx(list(ticks))
+    for size in sizes:
+        assert 50 <= axes.x_px(size) <= 344
+    assert axes.x_px(axes.x_range[0]) == 50
+
+
+def test_what_is_given_is_escaped() -> None:
+    svg = draw_lines(Axes(HOSTILE, HOSTILE), [], HOSTILE, HOSTILE)
+    assert "<script" not in svg
+    assert re.search(r'aria-label="&lt;script&gt;&amp;&quot;', svg)
+
+
+def test_projection_is_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 8)) * np.linspace(3, 0.1, 8)
+    plane, share = project(rows)
+    pca = PCA(2).fit(rows)
+    np.testing.assert_allclose(np.abs(plane), np.abs(pca.transform(rows)), atol=1e-8)
+    assert share == pytest.approx(pca.explained_variance_ratio_.sum())
+    axes = map_axes(plane)
+    assert all(50 < axes.x_px(x) < 344 for x in plane[:, 0])
+
+
+def test_projection_of_little() -> None:
+    assert project(np.zeros((0, 4)))[0].shape == (0, 2)
+    plane, share = project(np.ones((3, 1)))
+    assert (plane.shape, share) == ((3, 2), 0.0)
+    map_axes(np.zeros((0, 2)))
+    map_axes(np.zeros((3, 2)))

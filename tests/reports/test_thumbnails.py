@@ -1,0 +1,60 @@
+"""The page of a prediction: its pictures are the very crops that were scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from deepfake import cli
+from deepfake.faces.extraction import FaceExtractor
+from deepfake.inference.predictor import Predictor
+from deepfake.media.discovery import list_sources
+from deepfake.reports.thumbnails import picture_faces
+from tests.evaluation.conftest import Made
+from tests.fakes import portrait
+
+
+@pytest.fixture(scope="module")
+def inbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inbox")
+    for number in range(2):
+        picture = cv2.cvtColor(portrait(number), cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    cv2.imwrite(str(folder / "wall.png"), np.full((100, 100, 3), 90, np.uint8))
+    return folder
+
+
+def test_pictures_are_the_scored_crops(made: Made, inbox: Path) -> None:
+    predictor = Predictor(made.checkpoint, device="cpu")
+    sources = list_sources(["wall.png", "0.png", "1.png"], inbox)
+    scores = list(predictor.score(sources))
+    pictures = picture_faces(predictor, sources, [(0, scores[0]), (2, scores[2])])
+    assert list(pictures) == [2]  # a wall has no face, and 0.png was not asked for
+    (crop,) = FaceExtractor(made.checkpoint.crop_spec).extract(sources[2]).crops
+    assert pictures[2] == crop.encoded
+    assert picture_faces(predictor, sources, []) == {}
+
+
+def test_predict_writes_a_page(made: Made, inbox: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    options = ["--checkpoint", str(made.path), "--output", str(tmp_path / "s.csv"), "--quiet"]
+    options += ["--report", str(page), "--workers", "0", "--device", "cpu"]
+    assert cli.main(["predict", str(inbox), *options]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "3 inputs = 2 ok + 1 no_face" in text
+    assert text.count("data:image/jpeg;base64,") == 2
+    assert f"deepfake predict {inbox}" in text
+    # Asked for again, nothing is replaced unasked.
+    assert cli.main(["predict", str(inbox), *options]) == 2
+
+
+def test_a_part_has_no_page(
+    made: Made, inbox: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--checkpoint", str(made.path), "--output", str(tmp_path / "s.csv"), "--quiet"]
+    options += ["--report", str(tmp_path / "page.html"), "--shard", "1/2"]
+    assert cli.main(["predict", str(inbox), *options]) == 2
+    assert "give it to a predict without --shard" in capsys.readouterr().err

@@ -1,0 +1,113 @@
+"""The strict CSV reader: what it accepts, and how it refuses the rest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deepfake.errors import UsageError
+from deepfake.tables import Row, read_csv
+
+
+def write(tmp_path: Path, data: bytes) -> Path:
+    path = tmp_path / "table.csv"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(b"path,label\na,real\n", [(2, "a", "real")], id="plain"),
+        pytest.param(b"path,label\na,real", [(2, "a", "real")], id="no-last-newline"),
+        pytest.param(b"\xef\xbb\xbfpath,label\r\na,real\r\n", [(2, "a", "real")], id="bom-crlf"),
+        pytest.param(b"path,label\ra,real\r", [(2, "a", "real")], id="cr"),
+        pytest.param(
+            b"\n path , label \n\n   \na,real\n\nb,fake\n\n",
+            [(5, "a", "real"), (7, "b", "fake")],
+            id="blank-lines",
+        ),
+        pytest.param(
+            b'path,label\n"a,b",real\n"c""d",fake\n',
+            [(2, "a,b", "real"), (3, 'c"d', "fake")],
+            id="quoted-comma",
+        ),
+        pytest.param(
+            b'path,label\n"a\nb",real\nc,fake\n',
+            [(2, "a\nb", "real"), (4, "c", "fake")],
+            id="quoted-newline",
+        ),
+        pytest.param(b"path,label\nNA,\nnull,0\n", [(2, "NA", ""), (3, "null", "0")], id="na"),
+        pytest.param("path,label\nü.jpg,1\n".encode(), [(2, "ü.jpg", "1")], id="utf-8"),
+        pytest.param(b"path,label\n a ,1\n", [(2, " a ", "1")], id="spaces-kept"),
+        pytest.param(b"path,label\n", [], id="header-only"),
+    ],
+)
+def test_reads(tmp_path: Path, data: bytes, expected: list[tuple[int, str, str]]) -> None:
+    rows = read_csv(write(tmp_path, data), ("path", "label"))
+    assert [(row.line, row["path"], row["label"]) for row in rows] == expected
+
+
+def test_row_answers_for_columns_that_are_not_there() -> None:
+    row = Row(3, {"path": "a"})
+    assert (row.get("path"), row.get("group"), row.get("group", "g")) == ("a", "", "g")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(b"", "empty; expected a header line with 'path', 'label'", id="empty"),
+        pytest.param(b"\n\n", "empty; expected a header", id="blank"),
+        pytest.param(
+            b"path,label\na,real\nb,0,9\n",
+            r":3: 3 fields where the header has 2 \('path', 'label'\): \['b', '0', '9'\]",
+            id="extra-field",
+        ),
+        pytest.param(
+            b"path,label\n\n\na\n",
+            r":4: 1 fields where the header has 2.*\['a'\]",
+            id="missing-field",
+        ),
+        pytest.param(
+            b'path,label\na,real\n"b,fake\nc,real\n', ":3: unexpected end of data", id="open-quote"
+        ),
+        pytest.param(b'path,label\n"a"b,real\n', ":2: ',' expected after '\"'", id="stray-quote"),
+        pytest.param(
+            b"path,label\na,real\n\xe4.jpg,fake\n", ":3: byte 0xe4 is not UTF-8", id="latin-1"
+        ),
+        pytest.param("path,label\n".encode("utf-16"), "UTF-16 text; save it as UTF-8", id="utf-16"),
+        pytest.param(b"path,label\na\0,real\n", ":2: NUL byte", id="nul"),
+        pytest.param(b"path,label,path\n", ":1: column 'path' appears more than once", id="twice"),
+        pytest.param(
+            b"file,label\n", ":1: no column 'path'; the columns are 'file', 'label'", id="missing"
+        ),
+        pytest.param(
+            b"path;label\na;0\n", "no column .*the file looks ;-separated", id="semicolon"
+        ),
+        pytest.param(b"path\tlabel\na\t0\n", "the file looks tab-separated", id="tab"),
+    ],
+)
+def test_refuses(tmp_path: Path, data: bytes, message: str) -> None:
+    path = write(tmp_path, data)
+    with pytest.raises(UsageError, match=f"table.csv.*{message}"):
+        read_csv(path, ("path", "label"))
+
+
+@pytest.mark.timeout(20)
+def test_refuses_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        read_csv(tmp_path / "none.csv", ())
+    with pytest.raises(UsageError, match="not a regular file"):
+        read_csv(tmp_path, ())
+    os.mkfifo(tmp_path / "fifo.csv")
+    with pytest.raises(UsageError, match="not a regular file"):
+        read_csv(tmp_path / "fifo.csv", ())
+
+    def deny(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", deny)
+    with pytest.raises(UsageError, match=r"cannot be read .*Permission denied"):
+        read_csv(write(tmp_path, b"path\n"), ())
