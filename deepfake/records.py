@@ -275,7 +275,7 @@ class MediaScore:
         status: ``ok`` if and only if ``p_fake`` is a number.
         reason: Why there is no answer, or a remark on one; may be empty.
         p_fake: Probability of fake in [0, 1], or ``None``.
-        label: ``fake`` if ``p_fake >= threshold`` else ``real``; ``None`` without a score.
+        verdict: ``fake`` if ``p_fake >= threshold`` else ``real``; ``None`` without a score.
         threshold: Decision threshold from the checkpoint.
         n_faces: Number of faces that were scored.
         box_xyxy: Box of the largest face of the first frame that has one, in its pixels.
@@ -286,7 +286,7 @@ class MediaScore:
     status: Status
     reason: str
     p_fake: float | None
-    label: str | None
+    verdict: str | None
     threshold: float
     n_faces: int
     box_xyxy: tuple[float, float, float, float] | None = None

@@ -17,14 +17,14 @@ from deepfake.errors import UsageError
 
 
 def info(argv: Sequence[str] | None = None) -> int:
-    """Show what a checkpoint holds: ``deepfake info model.ckpt``."""
+    """Show what a checkpoint holds: ``deepfake info --checkpoint model.ckpt``."""
     parser = Parser(
         prog="deepfake info",
         description="Show what a checkpoint holds, without running anything in it.",
-        epilog="examples:\n  deepfake info runs/001/model.ckpt\n"
-        "  deepfake info model.ckpt --json | python -m json.tool\n",
+        epilog="examples:\n  deepfake info --checkpoint runs/001/model.ckpt\n"
+        "  deepfake info --checkpoint model.ckpt --json | python -m json.tool\n",
     )
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_subject("checkpoint", type=Path, help="model.ckpt of a run, or its .safetensors")
     parser.add_argument("--json", action="store_true", help="for machines")
     return run(lambda: _info(parser.parse_args(argv)), "nothing was written")
 
@@ -54,7 +54,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def export(argv: Sequence[str] | None = None) -> int:
-    """Write a checkpoint in another format: ``deepfake export model.ckpt --format onnx``."""
+    """Write a checkpoint in another format: ``deepfake export --checkpoint X --format onnx``."""
     parser = Parser(
         prog="deepfake export",
         description="Write a finished checkpoint in another format.\n"
@@ -63,18 +63,18 @@ def export(argv: Sequence[str] | None = None) -> int:
         "safetensors: the same checkpoint without any pickle; every command takes it.",
         epilog="""\
 examples:
-  deepfake export runs/001/model.ckpt --format onnx
-  deepfake export runs/001/model.ckpt --format onnx --crops crops/ --output detector.onnx
-  deepfake export runs/001/model.ckpt --format safetensors
+  deepfake export --checkpoint runs/001/model.ckpt --format onnx
+  deepfake export --checkpoint model.ckpt --format onnx --data crops/ --output detector.onnx
+  deepfake export --checkpoint runs/001/model.ckpt --format safetensors
 """,
     )
-    parser.add_argument("checkpoint", type=Path, help="model.ckpt of a run, or its .safetensors")
+    parser.add_subject("checkpoint", type=Path, help="model.ckpt of a run, or its .safetensors")
     parser.add_argument("--format", choices=["onnx", "safetensors"], required=True)
     parser.add_argument(
         "--output", type=Path, help="file to write (default: beside the checkpoint)"
     )
     parser.add_argument(
-        "--crops", type=Path, help="crop folder; the graph is compared on some of its crops, too"
+        "--data", type=Path, help="crop folder; the graph is compared on some of its crops, too"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     return run(lambda: _export(parser.parse_args(argv)), "nothing was written")
@@ -82,8 +82,8 @@ examples:
 
 def _export(options: argparse.Namespace) -> int:
     output = options.output or options.checkpoint.with_suffix(f".{options.format}")
-    if options.crops is not None and options.format != "onnx":
-        raise UsageError("--crops is for --format onnx; other formats compute nothing")
+    if options.data is not None and options.format != "onnx":
+        raise UsageError("--data is for --format onnx; other formats compute nothing")
     refuse_missing_folder("output", output)
     if output.resolve() == options.checkpoint.resolve():
         raise UsageError(f"{output} is the checkpoint itself; name another file with --output")
@@ -91,6 +91,6 @@ def _export(options: argparse.Namespace) -> int:
         raise UsageError(f"{output} exists; name another file or pass --overwrite")
     from deepfake.inference.export import export_checkpoint
 
-    report = export_checkpoint(options.checkpoint, options.format, output, options.crops)
+    report = export_checkpoint(options.checkpoint, options.format, output, options.data)
     sys.stdout.write(f"{output}: {report}\n")
     return EXIT_OK

@@ -21,24 +21,68 @@ EXIT_INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that takes no abbreviations and says what a misspelt option meant."""
+    """argparse with one dialect for all commands.
+
+    Options have dashes and no abbreviations; every default is shown; a misspelt option is told
+    with what it may have meant, before anything that is missing; what a command is about can be
+    named by its option or as a bare word.
+    """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
-        )
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
+        self._subjects: list[str] = []
+
+    def add_subject(self, option: str, **settings: Any) -> None:
+        """What the command is about: ``--option VALUE``, or ``VALUE`` as a bare word.
+
+        Args:
+            option: Name of the option, without dashes; bare words are taken in the order added.
+            **settings: Of ``add_argument``.
+        """
+        settings.setdefault("metavar", option.upper())
+        self.add_argument(f"--{option}", **settings)
+        words = {key: value for key, value in settings.items() if key in ("type", "metavar")}
+        self.add_argument(f"{option}_word", nargs="?", help=argparse.SUPPRESS, **words)
+        self._subjects.append(option)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, but with a guess at what an unknown option meant."""
-        parsed, unknown = self.parse_known_args(args, namespace)
+        """As argparse does; what is wrong with a name is said first."""
+        words = list(sys.argv[1:] if args is None else args)
+        known = [option for action in self._actions for option in action.option_strings]
+        for word in words[: words.index("--") if "--" in words else None]:
+            if word.startswith("--") and word.split("=")[0] not in known:
+                self.error(f"unknown option {word!r}{hint(word, known)}")
+        parsed, unknown = self.parse_known_intermixed_args(words, namespace)
         if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
             self.error(f"unknown option {unknown[0]!r}{hint(unknown[0], known)}")
+        self._join_subjects(parsed)
         return parsed
+
+    def _join_subjects(self, parsed: argparse.Namespace) -> None:
+        bare = [getattr(parsed, f"{option}_word") for option in self._subjects]
+        given = [word for word in bare if word is not None]
+        for option in self._subjects:
+            delattr(parsed, f"{option}_word")
+            if getattr(parsed, option) is None:
+                if not given:
+                    self.error(f"--{option} is missing")
+                setattr(parsed, option, given.pop(0))
+        if given:
+            self.error(f"unknown word {str(given[0])!r}")
 
     def error(self, message: str) -> NoReturn:
         """Two lines instead of the whole usage."""
         self.exit(EXIT_USAGE, f"error: {message}\ntry: {self.prog} --help\n")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Examples as they were written, and the default of every option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS) or "default" in (action.help or ""):
+            return action.help
+        shown = " ".join(action.default) if isinstance(action.default, list) else "%(default)s"
+        return f"{action.help} (default: {shown})" if shown else action.help
 
 
 def hint(word: str, known: Sequence[str]) -> str:

@@ -186,7 +186,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     origin = describe_origin(checkpoint, command)
     write_atomic(output, format_explanation(explanation, predictor.aggregation, origin))
     score = explanation.score
-    shown = score.status.value if score.p_fake is None else f"{score.label} {score.p_fake:.6f}"
+    shown = score.status.value if score.p_fake is None else f"{score.verdict} {score.p_fake:.6f}"
     sys.stdout.write(f"{score.path}: {shown}\n")
     if explanation.peaks:
         word = "holds" if explanation.holds else "FAILS"

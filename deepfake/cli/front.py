@@ -26,14 +26,14 @@ Find manipulated faces in photos and videos.
 
 commands, with an example of each:
   crop       cut faces out of photos and videos
-             deepfake crop photos/ crops/
+             deepfake crop photos/ --output crops/
   train      train a detector on crops
-             deepfake train --config configs/default.yaml --data.root crops/
+             deepfake train --data.root crops/
   doctor     look for leaks, duplicates and other faults in crops
              deepfake doctor crops/
   show-augmentations
              draw what the augmentations of a configuration do to crops
-             deepfake show-augmentations configs/default.yaml --data.root crops/
+             deepfake show-augmentations --data crops/
   predict    score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
   explain    show what the score of one file rests on
@@ -45,11 +45,11 @@ commands, with an example of each:
   fit-head   fit its head anew on other crops
              deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt
   merge      put together what several machines cropped or predicted with --shard
-             deepfake merge scores.csv part1.csv part2.csv
+             deepfake merge part1.csv part2.csv --output scores.csv
   info       show what a checkpoint holds
-             deepfake info model.ckpt
+             deepfake info --checkpoint model.ckpt
   export     write a checkpoint as ONNX graph or safetensors
-             deepfake export model.ckpt --format onnx
+             deepfake export --checkpoint model.ckpt --format onnx
   demo       all of it, offline, in a minute or two
              deepfake demo
 
@@ -60,11 +60,21 @@ deepfake COMMAND --help says more. python crop.py, train.py and predict.py are t
 def main(argv: Sequence[str] | None = None) -> int:
     """The ``deepfake`` command."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"crop": crop, "doctor": doctor, "train": train, "predict": predict}
-    commands |= {"explain": explain, "evaluate": evaluate}
-    commands |= {"calibrate": calibrate, "fit-head": fit_head}
-    commands |= {"merge": merge, "info": info, "export": export, "demo": demo}
-    commands |= {"show-augmentations": show_augmentations}
+    commands = {
+        "crop": crop,
+        "doctor": doctor,
+        "train": train,
+        "show-augmentations": show_augmentations,
+        "predict": predict,
+        "explain": explain,
+        "evaluate": evaluate,
+        "calibrate": calibrate,
+        "fit-head": fit_head,
+        "merge": merge,
+        "info": info,
+        "export": export,
+        "demo": demo,
+    }
     if arguments and arguments[0] in commands:
         return commands[arguments[0]](arguments[1:])
     return run(lambda: _introduce(arguments, list(commands)), "nothing was written")
@@ -75,7 +85,7 @@ def _introduce(arguments: Sequence[str], commands: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_TOP_HELP)
         return EXIT_OK if arguments else EXIT_USAGE
-    if arguments[0] == "--version":
+    if arguments[0] in ("--version", "version"):
         sys.stdout.write(f"deepfake {__version__}\n")
         return EXIT_OK
     meant = hint(arguments[0], commands)

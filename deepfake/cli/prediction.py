@@ -54,10 +54,10 @@ examples:
   python predict.py test/ --checkpoint model.ckpt --output scores.csv \\
       --submission sample_submission.csv
   python predict.py photos/ --checkpoint model.ckpt --output part2.csv --shard 2/4
-      then: deepfake merge scores.csv part1.csv part2.csv ...
+      then: deepfake merge part1.csv part2.csv ... --output scores.csv
 """,
     )
-    parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
+    parser.add_subject("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
     )
@@ -199,7 +199,7 @@ def _refuse_existing(outputs: dict[str, Path], options: argparse.Namespace) -> N
 
 
 def merge(argv: Sequence[str] | None = None) -> int:
-    """Put parts together: ``deepfake merge OUTPUT PART...``."""
+    """Put parts together: ``deepfake merge PART... --output OUTPUT``."""
     parser = Parser(
         prog="deepfake merge",
         description="Put together what several machines cropped or predicted with --shard, to\n"
@@ -210,18 +210,24 @@ A part of crop is its folder; a part of predict is its CSV, beside which lies th
 that everything is merged from; it may be removed afterwards.
 
 examples:
-  deepfake merge crops/ parts/*/
-  deepfake merge scores.csv parts/*.csv --faces faces.csv
+  deepfake merge parts/*/ --output crops/
+  deepfake merge parts/*.csv --output scores.csv --faces faces.csv
 """,
     )
-    parser.add_argument("output", help="crop folder or CSV to write")
     parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="of all machines")
+    parser.add_argument(
+        "--output", help="crop folder or CSV to write; without it the first bare word"
+    )
     _add_table_options(parser)
     add_strict_option(parser)
     return run(lambda: _merge(parser.parse_args(argv)), "run the same command again to go on")
 
 
 def _merge(options: argparse.Namespace) -> int:
+    if options.output is None:
+        options.output = str(options.parts.pop(0))
+    if not options.parts:
+        raise UsageError("name the parts to put together, and the --output to write")
     for path in options.parts:
         if not path.exists() and not Path(f"{path}{_JOURNAL_SUFFIX}").exists():
             raise UsageError(f"{path}: no such folder or file; name the output of every part")
@@ -243,7 +249,7 @@ def _merge(options: argparse.Namespace) -> int:
             "or all CSVs of predict"
         )
     if options.output == "-":
-        raise UsageError("merge writes a file; name a file as OUTPUT")
+        raise UsageError("merge writes a file; name a file as --output")
     outputs = _choose_outputs(options)
     from deepfake.inference.merging import join_answers
 

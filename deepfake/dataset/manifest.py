@@ -196,7 +196,7 @@ def read_manifest(root: Path) -> Manifest:
     if job.get("part") is not None:
         raise UsageError(
             f"{root} holds part {job['part']} of a crop job; put all parts together with: "
-            "deepfake merge CROPS PART..."
+            "deepfake merge PART... --output CROPS"
         )
     if not manifest_path.is_file():
         raise UsageError(

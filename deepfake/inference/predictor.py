@@ -245,7 +245,7 @@ class Predictor:
             status=extraction.status,
             reason=extraction.reason,
             p_fake=p_fake,
-            label=None if p_fake is None else LABEL_NAMES[int(p_fake >= threshold)],
+            verdict=None if p_fake is None else LABEL_NAMES[int(p_fake >= threshold)],
             threshold=threshold,
             n_faces=len(faces),
             box_xyxy=faces[0].box_xyxy if faces else None,

@@ -18,7 +18,7 @@ from deepfake.records import MediaScore, Status
 from deepfake.tables import read_csv
 
 SCORE_COLUMNS = (
-    *("path", "status", "reason", "p_fake", "label", "threshold", "n_faces"),
+    *("path", "status", "reason", "p_fake", "verdict", "threshold", "n_faces"),
     *("x0", "y0", "x1", "y1", "path_uri"),
 )
 FACE_COLUMNS = (
@@ -46,7 +46,9 @@ class Totals:
 
     def __str__(self) -> str:
         parts = " + ".join(f"{self.statuses[status.value]:,} {status.value}" for status in Status)
-        return f"{self.inputs:,} inputs = {parts}; of the ok ones {self.fakes:,} are called fake"
+        return (
+            f"{self.inputs:,} inputs = {parts}; {self.fakes:,} of the ok ones fake"
+        )
 
 
 def count(scores: Iterable[MediaScore]) -> Totals:
@@ -54,7 +56,7 @@ def count(scores: Iterable[MediaScore]) -> Totals:
     statuses, fakes = Counter[str](), 0
     for score in scores:
         statuses[score.status.value] += 1
-        fakes += score.label == "fake"
+        fakes += score.verdict == "fake"
     return Totals(statuses, fakes)
 
 
@@ -191,7 +193,7 @@ def _score_cells(score: MediaScore) -> list[object]:
     return [
         *(display_name(score.path), score.status.value, display_name(score.reason)),
         f"{score.p_fake:.6f}" if answered else "",
-        score.label or "",
+        score.verdict or "",
         f"{score.threshold:.6f}",
         score.n_faces,
         *(("", "", "", "") if score.box_xyxy is None else (f"{v:.2f}" for v in score.box_xyxy)),

@@ -62,7 +62,7 @@ def format_explanation(
         subtitle=f"Checkpoint {display_name(str(provenance['checkpoint']))}, threshold "
         f"{score.threshold:.4f} ({provenance['threshold_origin']})",
         summary=_summarise(explanation, aggregation),
-        verdict=score.label or "",
+        verdict=score.verdict or "",
         score=None if score.p_fake is None else f"{score.p_fake:.3f}",
         percent=f"{100 * (score.p_fake or 0):.1f}",
         threshold_percent=f"{100 * min(max(score.threshold, 0), 1):.1f}",

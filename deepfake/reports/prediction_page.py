@@ -61,7 +61,7 @@ def digest_scores(scores: Iterable[MediaScore]) -> Digest:
     n_fake = 0
     for place, score in enumerate(scores):
         statuses[score.status.value] += 1
-        n_fake += score.label == "fake"
+        n_fake += score.verdict == "fake"
         if score.p_fake is None:
             if len(unanswered) < _UNANSWERED:
                 unanswered.append(score)
@@ -156,7 +156,7 @@ def _file_card(score: MediaScore, picture: bytes | None, threshold: float) -> di
         "name": display_name(score.path),
         "score": f"{p_fake:.3f}",
         "percent": f"{100 * p_fake:.1f}",
-        "verdict": score.label or "",
+        "verdict": score.verdict or "",
         "n_faces": f"{score.n_faces:,}",
         "detail": ", ".join(detail),
         "picture": make_thumbnail(picture) if picture is not None else None,

@@ -65,7 +65,7 @@ def test_export_refuses_before_it_works(
     there.write_bytes(b"untouched")
     for words, message in (
         (["--format", "safetensors"], "is the checkpoint itself"),
-        (["--format", "safetensors", "--crops", "c"], "--crops is for --format onnx"),
+        (["--format", "safetensors", "--data", "c"], "--data is for --format onnx"),
         (["--format", "onnx", "--output", str(there)], "exists; name another file or pass"),
         (["--format", "onnx", "--output", str(tmp_path / "no" / "m.onnx")], "there is no folder"),
         (["--format", "onnx"], "is damaged"),

@@ -15,7 +15,9 @@ def test_predict_writes_a_row_per_input_and_per_face(
 ) -> None:
     output, faces = tmp_path / "scores.csv", tmp_path / "faces.csv"
     assert predict(inbox, trained, "--output", output, "--faces", faces) == 0
-    rows = read_csv(output, ["path", "status", "reason", "p_fake", "label", "threshold", "n_faces"])
+    rows = read_csv(
+        output, ["path", "status", "reason", "p_fake", "verdict", "threshold", "n_faces"]
+    )
     assert [row["path"] for row in rows] == ["broken.jpg", "p0.png", "p1.png", "p2.png"]
     assert [row["status"] for row in rows] == ["unreadable", "ok", "ok", "ok"]
     assert [bool(row["p_fake"]) for row in rows] == [False, True, True, True]
@@ -32,7 +34,7 @@ def test_predict_never_overwrites_unasked(
     assert "exists; name another file or pass --overwrite" in capsys.readouterr().err
     assert output.read_text() == "precious"
     assert predict(inbox, trained, "--output", output, "--overwrite") == 0
-    assert output.read_text().startswith("path,status,reason,p_fake,label,threshold")
+    assert output.read_text().startswith("path,status,reason,p_fake,verdict,threshold")
 
 
 def test_predict_to_standard_output_is_only_the_table(
@@ -141,7 +143,7 @@ def test_predict_says_what_scores_and_shares_the_work(
     assert predict(inbox, trained, "--output", two, *words) == 0
     said = [line for line in caplog.messages if "scores on" in line]
     assert [line.split(" scores on ")[1] for line in said] == ["cpu", "cpu, cpu"]
-    columns = ["path", "status", "label"]
+    columns = ["path", "status", "verdict"]
     first, second = read_csv(one, [*columns, "p_fake"]), read_csv(two, [*columns, "p_fake"])
     assert [[row[c] for c in columns] for row in first] == [
         [row[c] for c in columns] for row in second

@@ -69,12 +69,12 @@ def test_one_row_per_path_in_order_with_honest_statuses(
     assert [score.status for score in scores] == expected
     for score in scores:
         answered = score.status is Status.OK
-        assert (score.p_fake is not None) == answered == (score.label is not None)
+        assert (score.p_fake is not None) == answered == (score.verdict is not None)
         assert (score.n_faces > 0) == answered == (score.box_xyxy is not None)
         assert answered or score.reason
         if score.p_fake is not None:
             assert 0 <= score.p_fake <= 1
-            assert score.label == ("fake" if score.p_fake >= score.threshold else "real")
+            assert score.verdict == ("fake" if score.p_fake >= score.threshold else "real")
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64], ids="batch{}".format)
@@ -284,7 +284,7 @@ def test_onnx_runtime_gives_the_same_answers(
     assert (torch_side.backend, onnx_side.backend) == ("torch", "onnx")
     expected, found = (list(side.predict(mixed)) for side in (torch_side, onnx_side))
     for one, other in zip(expected, found, strict=True):
-        assert (one.path, one.status, one.label) == (other.path, other.status, other.label)
+        assert (one.path, one.status, one.verdict) == (other.path, other.status, other.verdict)
         if one.p_fake is not None:
             assert other.p_fake == pytest.approx(one.p_fake, abs=1e-5)
     shared = Predictor.from_checkpoint(path, device=["cpu", "cpu"], batch_size=2, backend="onnx")

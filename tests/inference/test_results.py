@@ -53,7 +53,7 @@ def test_one_row_per_input_in_order(statuses: list[Status]) -> None:
     assert [row["path"] for row in rows] == [score.path for score in scores]
     assert [row["status"] for row in rows] == [status.value for status in statuses]
     assert all((row["p_fake"] == "") == (row["status"] != "ok") for row in rows)
-    assert all((row["label"] == "") == (row["status"] != "ok") for row in rows)
+    assert all((row["verdict"] == "") == (row["status"] != "ok") for row in rows)
     totals = count(scores)
     assert totals.inputs == len(scores)
     assert totals.answers == statuses.count(Status.OK)
@@ -109,7 +109,7 @@ def test_faces_have_a_row_each() -> None:
 def test_totals_add_up_in_words() -> None:
     totals = count([answer("a", 0.9), answer("b", 0.1), no_answer("c")])
     assert str(totals) == (
-        "3 inputs = 2 ok + 1 no_face + 0 too_small + 0 unreadable; of the ok ones 1 are called fake"
+        "3 inputs = 2 ok + 1 no_face + 0 too_small + 0 unreadable; 1 of the ok ones fake"
     )
     assert (totals.inputs, totals.answers, totals.fakes) == (3, 2, 1)
 
