@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deepfake.inference.journal import Journal
     from deepfake.inference.predictor import Predictor
     from deepfake.inference.results import Totals
+    from deepfake.inference.submission import Sample
     from deepfake.records import MediaScore, Source
 
 _JOURNAL_SUFFIX = ".partial"  # as in inference.journal, which would import much
@@ -98,6 +99,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         raise UsageError("--report shows all inputs: give it to a predict without --shard")
     outputs = _choose_outputs(options, options.report)
     _refuse_existing(outputs, options)
+    sample = _read_sample(options)
     from deepfake.dataset.layouts import list_inputs
     from deepfake.inference.backend import expect_faces, parse_devices
     from deepfake.inference.journal import Journal, read_settings
@@ -147,7 +149,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         else:
             for _ in answers:
                 pass
-        totals, lines = _write_tables(options, outputs, journal.scores, settings["prior"])
+        totals, lines = _write_tables(options, outputs, sample, journal.scores, settings["prior"])
         if options.report is not None:
             page = _report_on(predictor, sources, journal.scores(), command)
             write_atomic(options.report, page)
@@ -251,11 +253,17 @@ def _merge(options: argparse.Namespace) -> int:
     if options.output == "-":
         raise UsageError("merge writes a file; name a file as --output")
     outputs = _choose_outputs(options)
+    sample = _read_sample(options)
     from deepfake.inference.merging import join_answers
 
     answers = join_answers(options.parts)
     totals, lines = _write_tables(
-        options, outputs, answers.scores, answers.prior, refuse_other=not options.overwrite
+        options,
+        outputs,
+        sample,
+        answers.scores,
+        answers.prior,
+        refuse_other=not options.overwrite,
     )
     sys.stdout.write("\n".join(lines) + "\n")
     return answer_code(totals.answers, totals.inputs, options.strict)
@@ -264,7 +272,13 @@ def _merge(options: argparse.Namespace) -> int:
 def _add_table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
     parser.add_argument(
-        "--submission", type=Path, help="sample of a contest; its y column is filled"
+        "--submission", type=Path, help="sample of a contest, to be filled with our scores"
+    )
+    parser.add_argument(
+        "--submission-columns",
+        nargs=2,
+        metavar=("FILE", "VALUE"),
+        help="its columns: the one that names files, the one to fill (default: found by name)",
     )
     parser.add_argument(
         "--submission-output", type=Path, help="filled sample (default: submission.csv by OUTPUT)"
@@ -273,12 +287,13 @@ def _add_table_options(parser: argparse.ArgumentParser) -> None:
         "--submission-value",
         choices=["p_fake", "label"],
         default="p_fake",
-        help="what to write into y: the probability, or 1 = fake, 0 = real (default %(default)s)",
+        help="what to fill in: the probability, or 1 = fake, 0 = real",
     )
     parser.add_argument(
         "--no-answer",
         type=float,
-        help="y of a row without an answer (default: share of fakes in the training crops)",
+        help="written where there is no answer (default: share of fakes in the training crops; "
+        "for labels, 1 where that is more than a half, else 0)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
 
@@ -298,8 +313,8 @@ def _choose_outputs(options: argparse.Namespace, report: Path | None = None) -> 
                 f"the submission would replace its sample {options.submission}; name another file "
                 "with --submission-output"
             )
-    elif options.submission_output is not None:
-        raise UsageError("--submission-output needs --submission")
+    elif options.submission_output is not None or options.submission_columns is not None:
+        raise UsageError("--submission-output and --submission-columns need --submission")
     resolved = [path.resolve() for path in outputs.values()]
     if len(set(resolved)) < len(resolved):
         raise UsageError("two outputs have the same name; every table needs its own file")
@@ -308,9 +323,18 @@ def _choose_outputs(options: argparse.Namespace, report: Path | None = None) -> 
     return outputs
 
 
+def _read_sample(options: argparse.Namespace) -> Sample | None:
+    from deepfake.inference.submission import Sample
+
+    if options.submission is None:
+        return None
+    return Sample(options.submission, options.submission_columns)
+
+
 def _write_tables(
     options: argparse.Namespace,
     outputs: dict[str, Path],
+    sample: Sample | None,
     scores: Callable[[], Iterable[MediaScore]],
     prior: float,
     refuse_other: bool = False,
@@ -319,15 +343,17 @@ def _write_tables(
 
     With ``refuse_other``, a table that exists must already hold what would be written.
     """
-    from deepfake.inference.results import count, fill_submission, format_faces, format_scores
+    from deepfake.inference.results import count, format_faces, format_scores
     from deepfake.storage import holds, write_stream
 
     totals = count(scores())
     lines = [str(totals) + (f" -> {outputs['output']}" if "output" in outputs else "")]
     tables: dict[Path, Callable[[], Iterable[str]]] = {}
-    if "submission" in outputs:
-        fallback = prior if options.no_answer is None else options.no_answer
-        filled = fill_submission(options.submission, scores(), fallback, options.submission_value)
+    if sample is not None:
+        fallback = options.no_answer
+        if fallback is None:
+            fallback = prior if options.submission_value == "p_fake" else float(prior > 0.5)
+        filled = sample.fill(scores(), fallback, options.submission_value)
         tables[outputs["submission"]] = lambda: [filled.text]
         total = filled.answered + filled.without_answer + filled.without_file
         lines.append(

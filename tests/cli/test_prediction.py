@@ -90,7 +90,7 @@ def test_submission_default_is_the_prior_of_the_training_crops(
     [
         (["--output", "no/such/folder.csv"], "there is no folder"),
         (["--output", "same.csv", "--faces", "same.csv"], "two outputs have the same name"),
-        (["--output", "a.csv", "--submission-output", "b.csv"], "needs --submission"),
+        (["--output", "a.csv", "--submission-output", "b.csv"], "need --submission"),
         (["--output", "a.csv", "--device", "cuda:99"], "is not usable here"),
         (["--output", "a.csv", "--batch-size", "0"], "batch_size=0"),
         (["--output", "a.csv", "--devices", "64"], "CUDA devices"),
@@ -110,6 +110,27 @@ def test_predict_refuses_before_it_works(
     assert predict(inbox, trained, *words) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("*.csv"))
+
+
+def test_a_sample_is_checked_before_anything_is_scored(
+    inbox: Path,
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("media were opened")
+
+    sample = tmp_path / "sample.csv"
+    sample.write_text("who,y\np0.png,0\n")
+    words = ["--output", tmp_path / "s.csv", "--submission", sample]
+    monkeypatch.setattr("deepfake.inference.predictor.iter_extractions", refuse)
+    assert predict(inbox, trained, *words) == 2
+    assert "name both with --submission-columns FILE VALUE" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert predict(inbox, trained, *words, "--submission-columns", "who", "y") == 0
+    assert read_csv(tmp_path / "submission.csv", ["who", "y"])[0]["y"] != "0"
 
 
 def test_submission_never_replaces_its_sample(

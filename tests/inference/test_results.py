@@ -6,31 +6,25 @@ import csv
 import io
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepfake.errors import UsageError
 from deepfake.inference.results import (
     FACE_COLUMNS,
     SCORE_COLUMNS,
     count,
-    fill_submission,
     format_faces,
     format_scores,
 )
 from deepfake.records import FaceScore, MediaScore, Status
 
-FALLBACK = 0.25
-
 
 def answer(path: str, p_fake: float, threshold: float = 0.5, **facts: Any) -> MediaScore:
-    label = "fake" if p_fake >= threshold else "real"
-    return MediaScore(path, Status.OK, "", p_fake, label, threshold, 1, **facts)
+    verdict = "fake" if p_fake >= threshold else "real"
+    return MediaScore(path, Status.OK, "", p_fake, verdict, threshold, 1, **facts)
 
 
 def no_answer(path: str, status: Status = Status.NO_FACE) -> MediaScore:
@@ -112,120 +106,3 @@ def test_totals_add_up_in_words() -> None:
         "3 inputs = 2 ok + 1 no_face + 0 too_small + 0 unreadable; 1 of the ok ones fake"
     )
     assert (totals.inputs, totals.answers, totals.fakes) == (3, 2, 1)
-
-
-# A contest's submission
-
-
-@pytest.fixture
-def sample(tmp_path: Path) -> Any:
-    def write(text: str) -> Path:
-        path = tmp_path / "sample.csv"
-        path.write_bytes(text.encode())
-        return path
-
-    return write
-
-
-SCORES = [
-    answer("test/a.jpg", 0.9),
-    answer("test/b.png", 0.125),
-    no_answer("test/c.jpg"),
-    answer("other/d.jpg", 0.75),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        pytest.param("test/a.jpg", "0.900000", id="path"),
-        pytest.param("./test//a.jpg", "0.900000", id="path-spelt-otherwise"),
-        pytest.param("test\\a.jpg", "0.900000", id="backslash"),
-        pytest.param("b.png", "0.125000", id="name"),
-        pytest.param("elsewhere/b.png", "0.125000", id="name-in-another-folder"),
-        pytest.param("b", "0.125000", id="stem"),
-        pytest.param("c.jpg", "0.250000", id="no-answer"),
-        pytest.param("z", "0.250000", id="no-file"),
-        pytest.param("b.jpg", "0.250000", id="another-suffix-is-another-file"),
-        pytest.param("B", "0.250000", id="case-counts"),
-        pytest.param("", "0.250000", id="empty"),
-    ],
-)
-def test_finds_the_file_of_a_row(sample: Any, name: str, expected: str) -> None:
-    filled = fill_submission(sample(f"id,y\n{name},0\nd,0\n"), SCORES, FALLBACK)
-    assert [row["y"] for row in parse(filled.text)] == [expected, "0.750000"]
-
-
-def test_counts_every_row(sample: Any) -> None:
-    rows = "".join(f"{name},9\n" for name in ("d", "c", "nobody", "a", "b.png", "no/one.jpg"))
-    filled = fill_submission(sample("id,y\n" + rows), SCORES, FALLBACK)
-    assert (filled.answered, filled.without_answer, filled.without_file) == (3, 1, 2)
-    assert [row["id"] for row in parse(filled.text)] == [
-        "d",
-        "c",
-        "nobody",
-        "a",
-        "b.png",
-        "no/one.jpg",
-    ]
-
-
-def test_keeps_other_columns_order_and_quoting(sample: Any) -> None:
-    text = (
-        "y,note,path,Unnamed: 0\r\n"
-        '0,"say ""hi"", twice",d.jpg,007\r\n'
-        ',"two\r\nlines",test/a.jpg, x \r\n'
-        '1.5,"lone\rreturn",none,NA\r\n'
-    )
-    filled = fill_submission(sample("\ufeff" + text), SCORES, FALLBACK)
-    rows = parse(filled.text)
-    assert list(rows[0]) == ["y", "note", "path", "Unnamed: 0"]
-    assert [list(row.values()) for row in rows] == [
-        ["0.750000", 'say "hi", twice', "d.jpg", "007"],
-        ["0.900000", "two\r\nlines", "test/a.jpg", " x "],
-        ["0.250000", "lone\rreturn", "none", "NA"],
-    ]
-
-
-def test_labels_use_the_threshold_of_the_answer(sample: Any) -> None:
-    scores = [answer("a", 0.6, 0.7), answer("b", 0.7, 0.7), answer("c", 0.3, 0.2), no_answer("d")]
-    table = sample("id,y\n" + "".join(f"{name},\n" for name in "abcde"))
-    for fallback, expected in ((0.4, "0"), (0.5, "1")):
-        filled = fill_submission(table, scores, fallback, "label")
-        assert [row["y"] for row in parse(filled.text)] == ["0", "1", "1", expected, expected]
-
-
-def test_an_ambiguous_name_is_an_error_with_its_line(sample: Any) -> None:
-    scores = [answer("x/a.jpg", 0.1), answer("y/a.jpg", 0.2)]
-    filled = fill_submission(sample("id,y\ny/a.jpg,\n"), scores, FALLBACK)
-    assert parse(filled.text)[0]["y"] == "0.200000"
-    for name in ("a.jpg", "a"):
-        with pytest.raises(
-            UsageError, match=rf"sample\.csv:2: '{name}' could be 'x/a.jpg' or 'y/a.jpg'"
-        ):
-            fill_submission(sample(f"id,y\n{name},\n"), scores, FALLBACK)
-
-
-def test_a_file_that_was_asked_for_twice_is_not_ambiguous(sample: Any) -> None:
-    scores = [answer("x/a.jpg", 0.1), answer("./x/a.jpg", 0.1)]
-    filled = fill_submission(sample("id,y\na,\n"), scores, FALLBACK)
-    assert parse(filled.text)[0]["y"] == "0.100000"
-
-
-def test_the_path_column_comes_before_the_id(sample: Any) -> None:
-    filled = fill_submission(sample("id,path,y\na,d.jpg,\n"), SCORES, FALLBACK)
-    assert parse(filled.text)[0]["y"] == "0.750000"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        pytest.param("id,label\na,0\n", r"sample\.csv:1: no column 'y'", id="no-y"),
-        pytest.param("who,y\na,0\n", "has columns who, y; one of path, id, .* name", id="no-id"),
-        pytest.param("id,y\n", r"has columns \(no rows\)", id="no-rows"),
-        pytest.param("id,y\na,0,1\n", r"sample\.csv:2: 3 fields", id="shifted"),
-    ],
-)
-def test_refuses_a_sample(sample: Any, text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        fill_submission(sample(text), SCORES, FALLBACK)

@@ -1,0 +1,157 @@
+"""A contest's sample with our scores in it: its rows, its order, its columns.
+
+The sample is read and checked before anything is scored. Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+from deepfake.dataset.manifest import format_table
+from deepfake.errors import UsageError
+from deepfake.records import MediaScore
+from deepfake.tables import Row, read_csv
+
+Value = Literal["p_fake", "label"]
+_FILE_COLUMNS = ("path", "id", "filename", "file", "name", "image", "image_id", "image_path")
+_VALUE_COLUMNS = ("y", "label", "p_fake", "target", "prediction")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A filled-in sample.
+
+    Args:
+        text: The CSV.
+        answered: Rows that got a score.
+        without_answer: Rows whose file has no score.
+        without_file: Rows that name none of the inputs.
+    """
+
+    text: str
+    answered: int
+    without_answer: int
+    without_file: int
+
+
+class _Answer(NamedTuple):
+    path: str
+    p_fake: float | None
+    threshold: float
+
+
+class Sample:
+    """A contest's sample, checked.
+
+    Args:
+        path: CSV with a column that names files and one to be filled.
+        columns: Names of these two; by default the first known name of each, in any case.
+
+    Raises:
+        UsageError: If the file cannot be read, has no rows, or lacks a column.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
+        self.path = path
+        self.rows: list[Row] = read_csv(path, columns or ())
+        if not self.rows:
+            raise UsageError(f"{path} has no rows; nothing could be filled")
+        self.columns = list(self.rows[0].values)
+        if columns is None:
+            columns = [self._find(_FILE_COLUMNS, "file"), self._find(_VALUE_COLUMNS, "value")]
+        if len(columns) != 2 or columns[0] == columns[1]:
+            raise UsageError(f"submission columns {', '.join(columns)}; expected two: FILE VALUE")
+        self.file_column, self.value_column = columns
+
+    def fill(
+        self, scores: Iterable[MediaScore], fallback: float, value: Value = "p_fake"
+    ) -> Submission:
+        """Write a value into every row.
+
+        A row's file is found by its path, else by its file name, else by that name without
+        suffix; a name alone must be unique.
+
+        Args:
+            scores: The answers; read once, and only path, score and threshold of each are kept.
+            fallback: Written, as it is, where there is no answer.
+            value: ``p_fake``, or ``label`` for a hard 1 = fake, 0 = real.
+
+        Raises:
+            UsageError: If a row's file is ambiguous.
+        """
+        answers = {_parts(score.path): _answer_of(score) for score in scores}
+        indices = (
+            answers,
+            _index(answers.values(), lambda path: path.name),
+            _index(answers.values(), lambda path: path.stem),
+        )
+        counts = Counter[str]()
+        cells = []
+        for row in self.rows:
+            match = self._match(row, *indices)
+            if match is None or match.p_fake is None:
+                counts["without_file" if match is None else "without_answer"] += 1
+                shown = f"{fallback:.6f}" if value == "p_fake" else f"{fallback:g}"
+            else:
+                counts["answered"] += 1
+                is_fake = match.p_fake >= match.threshold
+                shown = f"{match.p_fake:.6f}" if value == "p_fake" else str(int(is_fake))
+            filled = {**row.values, self.value_column: shown}
+            cells.append([filled[column] for column in self.columns])
+        return Submission(
+            format_table(self.columns, cells),
+            counts["answered"],
+            counts["without_answer"],
+            counts["without_file"],
+        )
+
+    def _find(self, known: Sequence[str], what: str) -> str:
+        by_name = {column.lower(): column for column in reversed(self.columns)}
+        for name in known:
+            if name in by_name:
+                return by_name[name]
+        raise UsageError(
+            f"{self.path} has columns {', '.join(self.columns)}; none of {', '.join(known)} is the "
+            f"{what}'s: name both with --submission-columns FILE VALUE"
+        )
+
+    def _match(
+        self,
+        row: Row,
+        by_path: dict[tuple[str, ...], _Answer],
+        by_name: dict[str, list[_Answer]],
+        by_stem: dict[str, list[_Answer]],
+    ) -> _Answer | None:
+        name = row[self.file_column]
+        if _parts(name) in by_path:
+            return by_path[_parts(name)]
+        last = PurePosixPath(name.replace("\\", "/"))
+        # An id with another suffix is the same file where only one file has that stem.
+        found = by_name.get(last.name) or by_stem.get(last.name) or by_stem.get(last.stem) or []
+        if len(found) > 1:
+            raise UsageError(
+                f"{self.path}:{row.line}: {name!r} could be {found[0].path!r} or "
+                f"{found[1].path!r}; give predict the folder that the sample's paths start from"
+            )
+        return found[0] if found else None
+
+
+def _answer_of(score: MediaScore) -> _Answer:
+    return _Answer(score.path, score.p_fake, score.threshold)
+
+
+def _index(
+    answers: Iterable[_Answer], key: Callable[[PurePosixPath], str]
+) -> dict[str, list[_Answer]]:
+    index: dict[str, list[_Answer]] = defaultdict(list)
+    for answer in answers:  # one a path: a file that was asked for twice is one file
+        index[key(PurePosixPath(answer.path.replace("\\", "/")))].append(answer)
+    return dict(index)
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
