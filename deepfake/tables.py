@@ -17,7 +17,7 @@ from deepfake.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CsvRow:
     """One row of a table.
 
     Args:
@@ -36,7 +36,7 @@ class Row:
         return self.values.get(column, default)
 
 
-def read_csv(path: Path, required: Sequence[str]) -> list[Row]:
+def read_csv(path: Path, required: Sequence[str]) -> list[CsvRow]:
     r"""Read a comma-separated table with a header line.
 
     A byte-order mark, CRLF line ends, quoted commas and line breaks, and blank lines are fine.
@@ -65,7 +65,7 @@ def read_csv(path: Path, required: Sequence[str]) -> list[Row]:
                 f"{path}:{line}: {len(fields)} fields where the header has {len(header)}"
                 f" ({_names(header)}): {_shorten(fields)}; quote fields that contain commas"
             )
-    return [Row(line, dict(zip(header, fields, strict=True))) for line, fields in records[1:]]
+    return [CsvRow(line, dict(zip(header, fields, strict=True))) for line, fields in records[1:]]
 
 
 def read_text(path: Path, kind: str = "CSV file") -> str:

@@ -13,12 +13,12 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import chain, groupby
+from itertools import chain, islice
 from pathlib import Path
 
 from deepfake import __version__
 from deepfake.dataset.class_counts import ClassCounts
-from deepfake.dataset.crop_folder import CROPS_FOLDER, CropFolder, CropReport
+from deepfake.dataset.crop_folder import CROPS_FOLDER, CropFolder, CropReport, open_crop_folder
 from deepfake.dataset.layouts import InputOptions, Labelled, label_sources
 from deepfake.dataset.manifest import (
     JOB_FILE,
@@ -38,7 +38,6 @@ from deepfake.faces.pipeline import check_detect_device, iter_extractions
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.progress import track
 from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source, Workers
-from deepfake.storage import exclusive, no_space_is_an_error
 
 _PACKAGES = (
     "facenet-pytorch",
@@ -89,12 +88,7 @@ def crop_media(
         require_labels=inputs.require_labels,
     )
     _announce(labelled)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"{output} is a file; name a folder for the crops") from None
-    with no_space_is_an_error(output), exclusive(output):
-        folder = CropFolder(output)
+    with open_crop_folder(output) as folder:
         job = _Job(folder, labelled.sources, division)
         job.begin(spec, sampling)
         todo = [shard for shard in job.shards() if not job.is_done(shard)]
@@ -112,11 +106,9 @@ def crop_media(
             initial=total - len(remaining),
             quiet=quiet,
         )
-        numbers = chain.from_iterable(_repeat(shard, job) for shard in todo)
-        numbered = zip(numbers, extractions, strict=True)
-        for shard, group in groupby(numbered, key=lambda pair: pair[0]):
+        for shard in todo:
             job.check_space(shard, spec)
-            job.write_shard(shard, spec.suffix, (extraction for _, extraction in group))
+            job.write_shard(shard, spec.suffix, islice(extractions, len(job.sources_of(shard))))
         statuses, crops = folder.write_tables(job.shards())
     return CropReport(output, statuses, crops, dict(labelled.skipped), labelled.duplicates)
 
@@ -137,10 +129,6 @@ def _announce(labelled: Labelled) -> None:
         )
     for note in labelled.notes:
         logger.warning("%s", note)
-
-
-def _repeat(shard: int, job: _Job) -> Iterator[int]:
-    return (shard for _ in job.sources_of(shard))
 
 
 class _Job:

@@ -27,6 +27,7 @@ from deepfake.dataset.layouts.facts import (
     Tree,
     get_folders,
     get_lower_folders,
+    get_top,
 )
 from deepfake.errors import UsageError
 from deepfake.records import LABEL_NAMES
@@ -50,7 +51,7 @@ def read(tree: Tree) -> Reading:
     Raises:
         UsageError: If a folder is of another depth, or holds the entry's random validation frames.
     """
-    mixed = [source for source in tree.sources if get_lower_folders(source)[:1] == ["validation"]]
+    mixed = [source for source in tree.sources if get_top(source) == "validation"]
     if mixed:
         raise UsageError(
             f"{str(tree.root)!r}: the {len(mixed):,} files below validation/ are random frames of"
@@ -60,7 +61,7 @@ def read(tree: Tree) -> Reading:
     facts, wrong = {}, []
     for source in tree.sources:
         folders = get_folders(source)
-        if len(folders) != _DEPTH.get(folders[0].lower() if folders else "", -1):
+        if len(folders) != _DEPTH.get(get_top(source), -1):
             wrong.append(source)
             continue
         label, site, _, person = folders[0].lower(), *folders[1:4]

@@ -28,6 +28,7 @@ from deepfake.dataset.layouts.facts import (
     Reading,
     Tree,
     get_folders,
+    get_top,
 )
 from deepfake.records import Source
 
@@ -56,7 +57,7 @@ def read(tree: Tree) -> Reading:
     wrong: list[Source] = []
     for source in tree.sources:
         folders = get_folders(source)
-        name = folders[0].lower() if folders else ""
+        name = get_top(source)
         if len(folders) >= 2 and folders[1].lower().endswith("_mask"):
             left_out["(mask)"] += 1
         elif len(folders) < 2 or name not in _REAL | _FAKE or not _get_split(folders[1]):

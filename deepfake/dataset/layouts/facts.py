@@ -6,11 +6,13 @@ What must stay together follows from that here, once for all layouts. Knows no l
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from deepfake.dataset.splits import join_identities
 from deepfake.errors import UsageError
@@ -107,6 +109,18 @@ class Tree:
         return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UsageError: If it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_text(path, "JSON file"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}: not JSON ({error})") from error
+
+
 def has_lists(folder: Path, names: Collection[str], origin: str) -> bool:
     """Whether the official lists of a data set lie in a folder.
 
@@ -170,7 +184,7 @@ class Layout:
         folders = get_folders(source)
         if not is_photo(source) or len(folders) > 1:
             return False
-        return not folders or (bool(self.tops) and folders[0].lower() not in self.tops)
+        return not folders or (bool(self.tops) and get_top(source) not in self.tops)
 
 
 def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ...], int]:
@@ -225,6 +239,11 @@ def _index_keys(reading: Reading, sources: Iterable[Source]) -> dict[Key, str]:
 def get_folders(source: Source) -> list[str]:
     """Names of the folders above a source, from the top of its tree."""
     return source.name.split("/")[:-1]
+
+
+def get_top(source: Source) -> str:
+    """Name of the topmost folder in lower case; empty for a file that lies in none."""
+    return "".join(get_lower_folders(source)[:1])
 
 
 def get_lower_folders(source: Source) -> list[str]:

@@ -16,7 +16,7 @@ from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS, normalise
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, list_sources
 from deepfake.records import LABEL_NAMES, Source
-from deepfake.tables import Row, read_csv
+from deepfake.tables import CsvRow, read_csv
 
 
 def read_table(
@@ -49,8 +49,8 @@ def read_table(
         if not row["path"].strip():
             raise UsageError(f"{path}:{row.line}: empty path")
 
-    seen: dict[str, tuple[Row, Source]] = {}
-    kept: list[tuple[Row, Source]] = []
+    seen: dict[str, tuple[CsvRow, Source]] = {}
+    kept: list[tuple[CsvRow, Source]] = []
     duplicates = 0
     listed = list_sources([row["path"] for row in rows], path.parent)
     for row, source in zip(rows, listed, strict=True):
@@ -76,7 +76,7 @@ def read_table(
 
 
 def _link_originals(
-    path: Path, rows: Sequence[tuple[Row, Source]]
+    path: Path, rows: Sequence[tuple[CsvRow, Source]]
 ) -> tuple[tuple[Source, ...], int]:
     reals: dict[str, set[str]] = defaultdict(set)
     groups = {source.id: source.group or source.id for _, source in rows}
@@ -105,7 +105,7 @@ def _link_originals(
     return tuple(sources), unlinked
 
 
-def _parse_label(path: Path, row: Row, required: bool) -> int | None:
+def _parse_label(path: Path, row: CsvRow, required: bool) -> int | None:
     word = row.get("label").strip()
     if not word and not required:
         return None
@@ -122,7 +122,7 @@ def _words_for(label: int) -> str:
     return f"{LABEL_NAMES[label]} ({', '.join(words)})"
 
 
-def _parse_split(path: Path, row: Row) -> str | None:
+def _parse_split(path: Path, row: CsvRow) -> str | None:
     word = row.get("split").strip()
     if not word:
         return None
@@ -132,7 +132,9 @@ def _parse_split(path: Path, row: Row) -> str | None:
     return split
 
 
-def _check_agreement(path: Path, first: tuple[Row, Source], second: tuple[Row, Source]) -> None:
+def _check_agreement(
+    path: Path, first: tuple[CsvRow, Source], second: tuple[CsvRow, Source]
+) -> None:
     for column in ("label", "split", "group", "method"):
         values = [getattr(source, column) for _, source in (first, second)]
         if values[0] != values[1]:
