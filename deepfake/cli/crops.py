@@ -55,7 +55,7 @@ examples:
         "celeb-df, dfdc, deeper-forensics, wild-deepfake, dffd, none (no labels)",
     )
     parser.add_argument(
-        "--preset", help="recipe: square (aspect kept), dacon (the entry's), dacon-train"
+        "--preset", help="recipe: square (aspect kept), dacon (the contest entry's), dacon-train"
     )
     parser.add_argument(
         "--config", type=Path, help="training configuration; its data.crop_preset is the preset"
@@ -125,7 +125,7 @@ def _choose_spec(options: argparse.Namespace) -> CropSpec:
         changes["search"] = "exact"
     if options.margin is not None:
         if spec.geometry != "square":
-            raise UsageError(f"--margin is for squares; preset {spec.preset!r} has the entry's own")
+            raise UsageError(f"--margin is for squares; preset {spec.preset!r} has its own")
         changes["margins"] = (options.margin, options.margin)
     if options.jpeg_quality is not None:
         changes["jpeg_quality"] = options.jpeg_quality or None

@@ -80,10 +80,8 @@ def test_round_trip(tmp_path: Path) -> None:
     rows = (ROW, replace(ROW, label=None, method="", split="", rotation=0, landmarks=()))
     text = "".join(format_manifest(rows))
     manifest = read_manifest(write_folder(tmp_path, text, spec))
-    assert manifest == Manifest(
-        *(tmp_path, rows, spec, Sampling(), {"torch": "2"}),
-        hashlib.sha256(text.encode()).hexdigest(),
-    )
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert manifest == Manifest(tmp_path, rows, spec, Sampling(), {"torch": "2"}, digest)
 
 
 @pytest.mark.parametrize(

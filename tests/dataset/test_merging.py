@@ -258,8 +258,19 @@ def edit_version(part: Path) -> None:
         (drop(JOB_FILE), r"is not a crop folder \(no job\.json\)"),
     ],
     ids=[
-        *("unfinished", "no-sources", "crop-gone", "shard-gone", "versions", "shard-size", "of"),
-        *("number", "whole", "nonsense", "plan", "no-plan", "no-job"),
+        "unfinished",
+        "no-sources",
+        "crop-gone",
+        "shard-gone",
+        "versions",
+        "shard-size",
+        "of",
+        "number",
+        "whole",
+        "nonsense",
+        "plan",
+        "no-plan",
+        "no-job",
     ],
 )
 def test_refuses_parts_that_do_not_fit(

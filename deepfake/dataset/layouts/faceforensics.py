@@ -12,7 +12,7 @@
 
 Frames in folders (``images/000_003/0000.png``) do as well. All compression levels and methods of a
 video share its group; an original is the one of the same compression. ``masks/`` and ``models/``
-are no pictures of faces.
+are no photos of faces.
 
 References:
     Roessler et al., "FaceForensics++: Learning to Detect Manipulated Facial Images", ICCV 2019;
@@ -52,7 +52,7 @@ _ORIGIN = "dataset/splits/ of the repository ondyari/FaceForensics"
 _HALVES = ("original_sequences", "manipulated_sequences")
 _DFD = ("actors", "deepfakedetection")
 _COMPRESSIONS = {"raw": "raw", "c0": "raw", "c23": "c23", "c40": "c40"}
-_NO_PICTURES = ("masks", "models", "downloaded_videos")
+_NO_FACES = ("masks", "models", "downloaded_videos")
 _YOUTUBE = re.compile(r"\d{3,4}")
 _SWAP = re.compile(r"(\d{3,4})_(\d{3,4})")
 _ACTOR = re.compile(r"(\d\d)__(.+)")
@@ -98,7 +98,7 @@ def read(tree: Tree) -> Reading:
     unlisted: list[Source] = []
     for source in tree.sources:
         place = _place(source)
-        if place is not None and place[2] in _NO_PICTURES:
+        if place is not None and place[2] in _NO_FACES:
             left_out[f"({place[2]})"] += 1
             continue
         fact = _read_source(source)
@@ -135,7 +135,7 @@ def read_dfd(tree: Tree) -> Reading:
         place = _place(source)
         if place is None:
             wrong.append(source)
-        elif place[2] in _NO_PICTURES:
+        elif place[2] in _NO_FACES:
             left_out[f"({place[2]})"] += 1
         elif not _is_dfd(source):
             left_out["(FaceForensics++)"] += 1

@@ -177,9 +177,9 @@ class Layout:
         )
 
     def is_stray(self, source: Source) -> bool:
-        """Whether it is a picture beside the data, such as the one of a README.
+        """Whether it is a photo beside the data, such as the one of a README.
 
-        No data set has pictures at its top, and a folder of frames lies in a folder of its data.
+        No data set has photos at its top, and a folder of frames lies in a folder of its data.
         """
         folders = get_folders(source)
         if not is_photo(source) or len(folders) > 1:

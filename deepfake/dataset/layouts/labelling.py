@@ -168,7 +168,7 @@ def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
         for source in seen.sources
         if source.id not in reading.facts and source.problem is None and layout.is_stray(source)
     ]
-    left_out = dict(reading.left_out) | ({"(stray picture)": len(strays)} if strays else {})
+    left_out = dict(reading.left_out) | ({"(stray photo)": len(strays)} if strays else {})
     skipped = dict(sorted((labelled.skipped | left_out).items()))
     notes = (
         *reading.notes,
@@ -183,7 +183,7 @@ def _note_strays(strays: Sequence[Source]) -> tuple[str, ...]:
     if not strays:
         return ()
     return (
-        f"{len(strays):,} pictures beside the folders of the data set are left out:"
+        f"{len(strays):,} photos beside the folders of the data set are left out:"
         f" {name_examples(strays)}",
     )
 

@@ -206,16 +206,16 @@ def test_folders_count_in_any_case(
 
 
 @pytest.mark.parametrize("layout", DATA_SETS)
-def test_a_picture_beside_the_data_does_not_spoil_it(tmp_path: Path, layout: str) -> None:
+def test_a_photo_beside_the_data_does_not_spoil_it(tmp_path: Path, layout: str) -> None:
     make_data_set(tmp_path, layout)
     whole = label_sources(tmp_path)
     strays = ["teaser.png"] if layout == "dfdc" else ["docs/teaser.png", "teaser.png"]
     touch(tmp_path, *strays)
     labelled = label_sources(tmp_path)
     assert facts(labelled) == facts(whole)
-    assert labelled.skipped == whole.skipped | {"(stray picture)": len(strays)}
+    assert labelled.skipped == whole.skipped | {"(stray photo)": len(strays)}
     assert (
-        f"{len(strays)} pictures beside the folders of the data set are left out:"
+        f"{len(strays)} photos beside the folders of the data set are left out:"
         f" {', '.join(map(repr, strays))}"
     ) in labelled.notes
 
