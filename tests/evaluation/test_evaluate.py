@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from deepfake.dataset.manifest import CropRow, SourceRow
+from deepfake.errors import UsageError
 from deepfake.evaluation.evaluate import (
     TOGETHER,
     describe,
@@ -182,3 +183,11 @@ def test_one_face_per_file_is_shown_once() -> None:
     assert list(result.distinct_levels()) == ["file, track, face"]
     assert result.levels["face"] is result.levels["file"]
     assert "by file, track, face" in describe(result)
+
+
+def test_an_unlabelled_face_is_refused() -> None:
+    first, *rest = ONE.material.faces
+    faces = (replace(first, label=None), *rest)
+    bare = replace(ONE, material=replace(ONE.material, faces=faces))
+    with pytest.raises(UsageError, match=r"a\.jpg has no label"):
+        evaluate([bare], 0.5, Aggregation(), rounds=0)

@@ -6,7 +6,9 @@ import html
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from deepfake.errors import UsageError
 from deepfake.evaluation.job import describe_origin
 from deepfake.records import Aggregation
 from deepfake.reports.explain_page import format_explanation
@@ -42,3 +44,12 @@ def test_the_page_says_when_the_map_fails(made: Made, files: Files) -> None:
     cold = replace(peak, heat=-np.ones_like(peak.heat), frame=None)
     text = format_explanation(replace(found, peaks=(cold,)), Aggregation(), origin)
     assert "the frame cannot be decoded again" in text
+
+
+def test_an_unlabelled_neighbour_is_refused(made: Made, files: Files) -> None:
+    found = explain_made(made, files.photo, train_crops=made.crops, n_faces=1, n_neighbours=1)
+    (near,) = found.peaks[0].neighbours
+    bare = replace(near, row=replace(near.row, label=None))
+    turned = replace(found, peaks=(replace(found.peaks[0], neighbours=(bare,)),))
+    with pytest.raises(UsageError, match="has no label; crop from real/ and fake/"):
+        format_explanation(turned, Aggregation(), describe_origin(made.checkpoint, ""))
