@@ -33,7 +33,7 @@ from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.heads.linear import LinearSVM
 from deepfake.learning import task as task_module
 from deepfake.learning.checkpoint import KEY, load_checkpoint, read_info
-from deepfake.learning.data import Sample
+from deepfake.learning.crops import Sample
 from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation
 from deepfake.training.run import run_training
@@ -168,7 +168,7 @@ def test_learns_what_can_be_seen(tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--trainer.max_epochs", "5", "--data.batch_size", "16", "--model.lr", "3e-3"]
     # Of so many drawn portraits some are nearly the same.
-    options += ["--trainer.limit_train_batches", "1.0", "--data.find_look_alikes", "false"]
+    options += ["--trainer.limit_train_batches", "1.0", "--data.split.find_look_alikes", "false"]
     train(crops, run, *options)
     losses = logged(run, "train_triplet_loss")
     assert losses[-1] < losses[0] - 0.2
@@ -333,7 +333,7 @@ def test_a_planted_leak_is_found_by_doctor_and_training(
     capsys.readouterr()
     assert cli.doctor([str(crops), "--quiet"]) == 1
     assert re.findall(r"^LEAK +(\S+)", capsys.readouterr().out, re.MULTILINE) == [topic]
-    with pytest.raises(UsageError, match=problem + ".*; .*data.allow_leak true"):
+    with pytest.raises(UsageError, match=problem + ".*; .*data.split.allow_leak true"):
         train(crops, tmp_path / "run")
     assert not (tmp_path / "run" / "model.ckpt").exists()
 
@@ -358,7 +358,7 @@ def wait_until(child: subprocess.Popen[bytes], happened: Callable[[], bool], log
         time.sleep(0.005)
 
 
-LONG = [*EPOCHS, "--trainer.max_epochs", "3", "--data.augment_share", "0.5"]
+LONG = [*EPOCHS, "--trainer.max_epochs", "3", "--data.augmentation.share", "0.5"]
 
 
 @pytest.fixture(scope="module")
@@ -505,8 +505,9 @@ def test_mini_epochs_blends_and_a_frozen_backbone_survive_a_stop(
     # The second epoch's batches go on in the first pass over the data.
     options = [
         *("--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "3"),
-        *("--data.steps_per_epoch", "5", "--data.augment_share", "1.0", "--data.per_group", "2"),
-        *("--data.extra", "[blind_face, pattern]", "--data.self_blend", "0.5"),
+        *("--data.batches.steps_per_epoch", "5", "--data.batches.per_group", "2"),
+        *("--data.augmentation.share", "1.0", "--data.augmentation.self_blend", "0.5"),
+        *("--data.augmentation.extra", "[blind_face, pattern]"),
         *("--model.optimizer", "adamw", "--model.schedule", schedule, "--model.lr", "0.01"),
         *("--model.freeze_epochs", "1", "--model.freeze_lr", "0.001"),
         *("--model.triplet_after_epoch", "2", "--model.head", "logistic", "--weights", "last"),
@@ -820,7 +821,7 @@ def test_an_epoch_without_a_figure_is_no_end(tmp_path: Path) -> None:
     # Two batches of 8 out of 40 reals and 2 fakes hold too few fakes for any figure.
     counts = {"train": (60, 2), "validation": (4, 4), "test": (4, 4)}
     crops = write_crop_folder(tmp_path / "crops", counts)
-    train(crops, tmp_path / "run", "--data.balance", "false")
+    train(crops, tmp_path / "run", "--data.batches.balance", "false")
     assert (tmp_path / "run" / "model.ckpt").is_file()
 
 
