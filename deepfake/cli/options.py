@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
-    from deepfake.dataset.parts import Part
-    from deepfake.records import Sampling
+    from deepfake.dataset.parts import JobPart
+    from deepfake.records import Sampling, Workers
 
 
 def add_media_options(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +92,13 @@ def choose_extraction(options: argparse.Namespace) -> Extraction:
     }
 
 
+def choose_workers(options: argparse.Namespace) -> Workers:
+    """What was chosen with ``add_extraction_options``."""
+    from deepfake.records import Workers
+
+    return Workers(options.workers, options.timeout, options.max_pixels, options.detect_device)
+
+
 def default_workers() -> int:
     """The cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
@@ -135,11 +142,11 @@ def choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling:
     return replace(default, **changes)
 
 
-def choose_part(options: argparse.Namespace) -> Part | None:
+def choose_part(options: argparse.Namespace) -> JobPart | None:
     """The part of the job that ``--shard`` names; without it there is only the whole."""
-    from deepfake.dataset.parts import Part
+    from deepfake.dataset.parts import JobPart
 
-    return None if options.shard is None else Part.parse(options.shard)
+    return None if options.shard is None else JobPart.parse(options.shard)
 
 
 def refuse_existing(name: str, path: Path, overwrite: bool) -> None:

@@ -35,7 +35,7 @@ _BUCKET = 256
 _BITS = 64
 
 
-def make_thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+def shrink_for_hash(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Shrink a grey picture of any size to ``(32, 32)``."""
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     small: NDArray[np.float32] = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(

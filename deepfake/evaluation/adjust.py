@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import read_manifest
+from deepfake.dataset.manifest import read_manifest, require_labels
 from deepfake.dataset.splits import SPLITS
 from deepfake.errors import UsageError
 from deepfake.evaluation.evaluate import file_rows
@@ -245,7 +245,7 @@ def _choose(whole: EvaluationSet, mask: NDArray[np.bool_], split: str) -> Evalua
 
 
 def _describe(material: EvaluationSet) -> dict[str, Any]:
-    numbers = np.bincount([row.label or 0 for row in material.faces], minlength=2)
+    numbers = np.bincount(require_labels(material.faces), minlength=2)
     return {
         "data": material.origin,
         "split": material.split,

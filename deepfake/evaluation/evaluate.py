@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import SourceRow, format_table
+from deepfake.dataset.manifest import SourceRow, format_table, require_label
 from deepfake.evaluation.bootstrap import ROUNDS, measure_with_intervals
 from deepfake.evaluation.predictions import Predictions
 from deepfake.evaluation.slices import Trait, measure_traits
@@ -242,7 +242,10 @@ def start_of_curves(evaluation: Evaluation) -> Point:
 def _face_rows(scored: Predictions) -> Rows:
     faces, name = scored.material.faces, scored.material.name
     return _make_rows(
-        [(f.label or 0, p, f.group, f.method) for f, p in zip(faces, scored.p_fake, strict=True)],
+        [
+            (require_label(f), p, f.group, f.method)
+            for f, p in zip(faces, scored.p_fake, strict=True)
+        ],
         name,
     )
 
@@ -256,7 +259,7 @@ def _track_rows(scored: Predictions) -> Rows:
     ):
         key = (face.source, number)
         scores.setdefault(key, []).append(float(p_fake))
-        about[key] = (face.label or 0, face.group, face.method)
+        about[key] = (require_label(face), face.group, face.method)
     return _make_rows(
         [
             (about[key][0], fmean(values), about[key][1], about[key][2])
@@ -495,7 +498,7 @@ def format_faces(evaluation: Evaluation) -> str:
         (
             [
                 *(scored.material.name, paths.get(face.source, ""), face.frame),
-                *(f"{face.time_s:.6f}", face.face, number, LABEL_NAMES[face.label or 0]),
+                *(f"{face.time_s:.6f}", face.face, number, LABEL_NAMES[require_label(face)]),
                 *(face.method, face.group, f"{p_fake:.6f}", f"{face.confidence:.6f}"),
                 f"{sharpness:.4g}",
                 *(f"{value:.2f}" for value in face.box_xyxy),

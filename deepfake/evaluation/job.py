@@ -41,8 +41,7 @@ from deepfake.evaluation.predictions import (
 )
 from deepfake.evaluation.robustness import CORRUPTIONS, choose_corruptions, corrupt
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
-from deepfake.media.images import MAX_PIXELS
-from deepfake.records import Policy
+from deepfake.records import MAX_PIXELS, Policy
 from deepfake.reports.evaluation_page import format_report
 from deepfake.storage import LOCK_NAMES, exclusive, write_atomic
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepfake.dataset.cropping import crop_media
+from deepfake.dataset.layouts import InputOptions
 from deepfake.dataset.manifest import (
     JOB_FILE,
     CropRow,
@@ -46,9 +47,8 @@ from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.crops import CropDataset, Sample
 from deepfake.learning.data import CropDataModule, SplitSettings
 from deepfake.learning.tuning import keep_freed_memory
-from deepfake.media.images import MAX_PIXELS
 from deepfake.progress import track
-from deepfake.records import Aggregation, CropSpec, Face, FaceScore
+from deepfake.records import MAX_PIXELS, Aggregation, CropSpec, Face, FaceScore, Workers
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -152,12 +152,9 @@ def open_crops(
         data,
         crops,
         checkpoint.crop_spec,
-        workers=workers,
-        timeout_s=timeout_s,
-        max_pixels=max_pixels,
+        workers=Workers(workers, timeout_s, max_pixels, detect_device),
         sampling=checkpoint.sampling,
-        detect_device=detect_device,
-        require_labels=True,
+        inputs=InputOptions(require_labels=True),
         quiet=quiet,
     )
     return crops

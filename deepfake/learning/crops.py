@@ -21,7 +21,7 @@ from deepfake.augment.face_parts import POINT_COUNTS, Crop, Points, face_area
 from deepfake.augment.recipes import Augmentation, AugmentationSettings, sample_seed
 from deepfake.augment.self_blending import self_blend
 from deepfake.augment.sheet import Example
-from deepfake.dataset.manifest import CropRow
+from deepfake.dataset.manifest import CropRow, require_labels
 from deepfake.errors import JobError, MediaError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.geometry import to_crop
@@ -88,8 +88,8 @@ class CropDataset(Dataset[Sample]):
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """Ground truth of every row, ``(N,)``: 1 = fake, 0 = real."""
-        return np.array([row.label for row in self.rows], dtype=np.int64)
+        """Ground truth of every row, ``(N,)``: 1 = fake, 0 = real; none may lack it."""
+        return require_labels(self.rows)
 
     @cached_property
     def originals(self) -> NDArray[np.int64]:

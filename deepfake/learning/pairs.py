@@ -42,7 +42,7 @@ def find_originals(rows: Sequence[CropRow]) -> NDArray[np.int64]:
 def choose_pairs(
     labels: NDArray[np.int64],
     originals: NDArray[np.int64],
-    wanted: bool | Literal["auto"],
+    wanted: Literal[True, "auto"],
     batch_size: int,
 ) -> bool:
     """Whether batches are made of pairs; says in the log what the training crops allow.
@@ -56,8 +56,6 @@ def choose_pairs(
     Raises:
         UsageError: If pairs are wanted for certain and there is none.
     """
-    if not wanted:
-        return False
     n_fakes = int((labels == 1).sum())
     n_pairs = int((originals >= 0).sum())
     if wanted == "auto" and (2 * n_pairs <= n_fakes or batch_size % 2):

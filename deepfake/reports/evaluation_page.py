@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deepfake.dataset.manifest import require_label
 from deepfake.evaluation.evaluate import (
     FIGURE_NAMES,
     ROBUST,
@@ -310,7 +311,7 @@ def _mistake(p_fake: float, scored: Predictions, place: int) -> dict[str, Any]:
     return {
         "name": _short(file.path),
         "path": file.path,
-        "label": LABEL_NAMES[file.label or 0],
+        "label": LABEL_NAMES[require_label(file)],
         "score": f"{p_fake:.3f}",
         "detail": ", ".join(word for word in (file.method, material.name) if word),
         "picture": picture,

@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from deepfake.dataset.manifest import require_label
 from deepfake.evaluation.explain import DRAWS, HOT_SHARE, Explanation, Neighbour, Peak
 from deepfake.media.discovery import display_name
 from deepfake.records import LABEL_NAMES, Aggregation, FaceScore
@@ -165,7 +166,7 @@ def _card(peak: Peak, top: float, explanation: Explanation) -> dict[str, Any]:
 
 
 def _neighbour(near: Neighbour) -> dict[str, Any]:
-    word = LABEL_NAMES[near.row.label or 0]
+    word = LABEL_NAMES[require_label(near.row)]
     detail = "the very same picture" if near.similarity > _VERY_SAME else near.row.method
     return {
         "label": word,

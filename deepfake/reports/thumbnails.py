@@ -11,7 +11,7 @@ from contextlib import closing
 
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.inference.predictor import Predictor
-from deepfake.records import MediaScore, Source
+from deepfake.records import MediaScore, Source, Workers
 
 
 def picture_faces(
@@ -35,11 +35,13 @@ def picture_faces(
     extractions = iter_extractions(
         (sources[place] for place in peaks),
         predictor.checkpoint.crop_spec,
-        min(predictor.workers, len(peaks)),
-        predictor.timeout_s,
-        predictor.max_pixels,
+        Workers(
+            min(predictor.workers, len(peaks)),
+            predictor.timeout_s,
+            predictor.max_pixels,
+            predictor.detect_device,
+        ),
         predictor.sampling,
-        predictor.detect_device,
     )
     pictures = {}
     with closing(extractions):

@@ -22,6 +22,7 @@ import pytest
 from deepfake.dataset import cropping
 from deepfake.dataset.crop_folder import CropReport
 from deepfake.dataset.cropping import crop_media
+from deepfake.dataset.layouts import InputOptions
 from deepfake.dataset.manifest import (
     JOB_FILE,
     MANIFEST_FILE,
@@ -30,11 +31,12 @@ from deepfake.dataset.manifest import (
     read_job,
     read_manifest,
 )
+from deepfake.dataset.parts import Division
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.media.discovery import discover
-from deepfake.records import CropSpec, Extraction, Source, Status
+from deepfake.records import CropSpec, Extraction, Source, Status, Workers
 from deepfake.storage import LOCK_NAMES
 from deepfake.tables import read_csv
 from tests.fakes import montage, portrait, run_and_die, tree_hashes, write_photo, write_portraits
@@ -45,8 +47,9 @@ SHARD = 4
 
 
 def run(source: Path | str, output: Path, spec: CropSpec = SPEC, **options: Any) -> CropReport:
-    settings = {"workers": 0, "shard_size": SHARD, "quiet": True} | options
-    return crop_media(str(source), output, spec, **settings)
+    settings: dict[str, Any] = {"workers": Workers(0), "quiet": True} | options
+    division = Division(None, settings.pop("shard_size", SHARD))
+    return crop_media(str(source), output, spec, division=division, **settings)
 
 
 def command(source: Path, output: Path, workers: int) -> list[str]:
@@ -128,7 +131,7 @@ def test_crops_are_where_the_manifest_says(few: Path, tmp_path: Path) -> None:
 
 def test_one_and_two_workers_write_the_same_bytes(few_done: Done, tmp_path: Path) -> None:
     for workers in (1, 2):
-        run(few_done.photos, tmp_path / str(workers), workers=workers)
+        run(few_done.photos, tmp_path / str(workers), workers=Workers(workers))
         assert tree_hashes(tmp_path / str(workers)) == few_done.tree
 
 
@@ -203,7 +206,9 @@ def test_killed_before_any_change_and_resumed_is_the_same(
     few_done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Extraction is not what is tried here, and torch does not like forks.
-    found = {s.id: e for s, e in iter_extractions(discover(few_done.photos).sources, SPEC, 0)}
+    found = {
+        s.id: e for s, e in iter_extractions(discover(few_done.photos).sources, SPEC, Workers(0))
+    }
     monkeypatch.setattr(
         cropping, "iter_extractions", lambda sources, *rest: ((s, found[s.id]) for s in sources)
     )
@@ -395,7 +400,7 @@ def test_refuses_no_shard_size_and_no_labels(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="shard_size=0; expected 1 or more"):
         run(tmp_path / "photos", tmp_path / "crops", shard_size=0)
     with pytest.raises(UsageError, match="1 of 1 files have no label"):
-        run(tmp_path / "photos", tmp_path / "other", require_labels=True)
+        run(tmp_path / "photos", tmp_path / "other", inputs=InputOptions(require_labels=True))
     assert not (tmp_path / "other").exists()
 
 

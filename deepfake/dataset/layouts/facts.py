@@ -186,7 +186,7 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
         [normalise(name) for name in fact.identities] for fact in reading.facts.values()
     )
     result = []
-    orphans = 0
+    unlinked = 0
     for source in sources:
         fact = reading.facts.get(source.id)
         if fact is None:
@@ -194,7 +194,7 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
                 result.append(source)
             continue
         original = by_key.get(fact.original) if fact.original else None
-        orphans += bool(fact.original) and original is None
+        unlinked += bool(fact.original) and original is None
         result.append(
             replace(
                 source,
@@ -205,7 +205,7 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
                 original=original,
             )
         )
-    return tuple(result), orphans
+    return tuple(result), unlinked
 
 
 def normalise(name: str) -> str:

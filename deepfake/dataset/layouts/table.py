@@ -71,8 +71,8 @@ def read_table(
         else:
             seen[place] = (row, source)
         kept.append((row, source))
-    sources, orphans = _link_originals(path, kept)
-    return sources, duplicates, orphans
+    sources, unlinked = _link_originals(path, kept)
+    return sources, duplicates, unlinked
 
 
 def _link_originals(
@@ -85,7 +85,7 @@ def _link_originals(
             reals[os.path.normpath(source.path.absolute())].add(source.id)
             reals[PurePosixPath(source.name).stem].add(source.id)
     sources = []
-    orphans = 0
+    unlinked = 0
     for row, source in rows:
         word = row.get("original").strip()
         if word and source.label == 1:
@@ -95,14 +95,14 @@ def _link_originals(
                     f"{path}:{row.line}: original {display_name(word)!r} could be any of"
                     f" {len(found)} real files of that name; give its path"
                 )
-            orphans += not found
+            unlinked += not found
             if found:
                 original = min(found)
                 # A fake of no group of its own must not stand apart from what it was made from.
                 group = source.group or groups[original]
                 source = replace(source, original=original, group=group)
         sources.append(source)
-    return tuple(sources), orphans
+    return tuple(sources), unlinked
 
 
 def _parse_label(path: Path, row: Row, required: bool) -> int | None:
