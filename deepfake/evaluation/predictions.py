@@ -272,8 +272,9 @@ def divide(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, str]:
             content = None
         section = content.get("data") if isinstance(content, dict) else None
         if isinstance(section, dict):
-            split = section.get("split", {})
-            settings["split"] = SplitSettings(split["by"], tuple(split["shares"]))
+            split = section.get("split") or {}
+            kept = {key: split[key] for key in ("by", "shares") if key in split}
+            settings["split"] = SplitSettings(**kept)
         settings["seed"] = int(checkpoint.info.get("seed", 0))
     data = CropDataModule(str(manifest.root), **settings)
     data.setup()
