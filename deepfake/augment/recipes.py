@@ -110,7 +110,7 @@ RECIPES = MappingProxyType({"dacon": _make_dacon, "light": _make_light, "dfdc": 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """A change that needs more than the picture, or that no recipe has.
+    """A change that needs more than the crop, or that no recipe has.
 
     Args:
         change: Crop, landmarks in its pixels and a generator to a new crop.

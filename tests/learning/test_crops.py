@@ -119,3 +119,13 @@ def test_landmarks_in_pixels_of_the_crop(pairs: Path, count: int) -> None:
     points = dataset.points(dataset.rows[0])
     assert points is not None
     np.testing.assert_allclose(points.ravel(), (np.arange(2 * count) + 0.5) / 2 - 0.5)
+
+
+def test_an_example_is_a_crop_and_what_training_makes_of_it(crops: Path) -> None:
+    dataset = make(crops, extra=["blind_face"], self_blend=1.0, seed=5).datasets["train"]
+    for index, row in enumerate(dataset.rows):
+        example = dataset.example(index)
+        assert np.array_equal(example.crop, dataset.read(row))
+        assert example.label == row.label
+        augmented = dataset[SampleKey(0, index, True)]["image"].permute(1, 2, 0)
+        assert np.array_equal(example.augmented, augmented.numpy())
