@@ -312,7 +312,7 @@ def find_row(rows: list[CropRow], split: str, label: int) -> CropRow:
         (
             plant_copy,
             "look-alikes",
-            r"1 pairs of crops in two splits look alike.*: train \S+ and te",
+            r"1 pairs of crops in two splits look alike.*: train \S+ .*~ te",
         ),
         (plant_parting, "originals", "1 fake crops stand in another split than their original: te"),
     ],
