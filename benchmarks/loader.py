@@ -27,11 +27,12 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from deepfake.augment.recipes import RECIPES, sample_seed
+from deepfake.augment.recipes import RECIPES, AugmentationSettings, sample_seed
 from deepfake.dataset.manifest import CropRow, require_label
 from deepfake.faces.extraction import encode_crop
 from deepfake.learning.batches import SampleKey
-from deepfake.learning.data import CropDataset, make_loader
+from deepfake.learning.crops import CropDataset
+from deepfake.learning.loader import make_loader
 from deepfake.records import CropSpec
 
 import albumentations as A  # isort: skip # after our own import, which keeps it off the network
@@ -93,7 +94,9 @@ def compare(
     options: argparse.Namespace,
 ) -> str:
     """One row: a recipe and a number of workers."""
-    ours = CropDataset(root, rows, size, 0, recipe or "light")
+    chosen: Any = recipe or "light"
+    settings = AugmentationSettings(chosen)
+    ours = CropDataset(root, rows, size, 0, settings)
     theirs = PlainDataset(root, rows, recipe)
     keys = [SampleKey(0, index, recipe is not None) for index in range(len(rows))]
     batches = [keys[at : at + options.batch_size] for at in range(0, len(keys), options.batch_size)]
@@ -103,7 +106,7 @@ def compare(
     for pin in pinned:
         for _ in range(options.rounds):
             sides: tuple[DataLoader[Any], DataLoader[Any]] = (
-                make_loader(ours, workers, pin, batch_sampler=batches),
+                make_loader(ours, workers, pin, batches=batches),
                 DataLoader(theirs, options.batch_size, num_workers=workers, pin_memory=pin),
             )
             for side, loader in enumerate(sides):
@@ -145,8 +148,7 @@ def compare_pixels(root: Path, rows: list[CropRow], size: int) -> int:
         raise SystemExit(f"not equal: decoded pixels differ by {worst}")
     keys = [[SampleKey(1, index, True) for index in range(len(rows))]]
     alone, shared = (
-        next(iter(make_loader(ours, workers, False, batch_sampler=keys)))["image"]
-        for workers in (0, 2)
+        next(iter(make_loader(ours, workers, False, batches=keys)))["image"] for workers in (0, 2)
     )
     if not torch.equal(alone, shared):
         raise SystemExit("not equal: workers change the pixels")

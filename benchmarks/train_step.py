@@ -33,7 +33,9 @@ from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
-from deepfake.learning.data import CropDataModule, Sample
+from deepfake.augment.recipes import AugmentationSettings
+from deepfake.learning.crops import Sample
+from deepfake.learning.data import BatchSettings, CropDataModule
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.task import EmbeddingTask
 from deepfake.learning.tuning import choose_precision
@@ -255,7 +257,11 @@ def run(
         trainer.fit(task, Synthetic(batch, steps))
     else:
         crops = CropDataModule(
-            str(data), batch_size, "light", 1.0, balance=True, num_workers=options.workers
+            str(data),
+            batch_size,
+            AugmentationSettings("light", share=1.0),
+            BatchSettings(balance=True),
+            num_workers=options.workers,
         )
         trainer.fit(task, datamodule=crops)
     return turns

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from deepfake.learning.checkpoint import load_checkpoint
-from deepfake.learning.data import CropDataModule, Sample
+from deepfake.learning.crops import Sample
+from deepfake.learning.data import CropDataModule
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import CrossEntropyOnEmbedding, SemiHardTripletLoss
 from deepfake.training.run import read_data_module

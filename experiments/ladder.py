@@ -169,17 +169,25 @@ def claim(options: argparse.Namespace) -> None:
 def refuse_stale(run: Path, settings: Mapping[str, Any], more: Sequence[str]) -> None:
     """Refuse a finished run that was trained with other settings than the overlays have now."""
     given = {word.split("=")[0] for word in more if word.startswith("--")}
-    trained = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    for room, part in settings.items():
-        for name, value in part.items() if isinstance(part, dict) else [(None, part)]:
-            key = f"{room}.{name}" if name else room
-            # Of a version without this setting, a run has none.
-            was = trained.get(room, {}).get(name) if name else trained.get(room)
-            if key != "seed_everything" and f"--{key}" not in given and was != value:
-                sys.exit(
-                    f"{run} was trained with {key} {was}, the overlays now say {value}; remove it "
-                    "to train it anew, or choose another --output"
-                )
+    trained = _flatten(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+    for key, value in _flatten(settings).items():
+        was = trained.get(key)  # of a version without this setting, a run has none
+        if key != "seed_everything" and f"--{key}" not in given and was != value:
+            sys.exit(
+                f"{run} was trained with {key} {was}, the overlays now say {value}; remove it "
+                "to train it anew, or choose another --output"
+            )
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their names on a command line, ``data.split.by``."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def merged(base: Path | None, overlay: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.heads.linear import LinearSVM
 from deepfake.learning.batches import EpochBatches, EpochOrder
 from deepfake.learning.checkpoint import load_checkpoint
-from deepfake.learning.data import CropDataset
+from deepfake.learning.crops import CropDataset
 from deepfake.training.run import run_training
 from tests.made_crops import write_crop_folder
 
@@ -39,9 +39,10 @@ BATCH_SIZE, STEPS, EPOCHS = 12, 3, 2
 GROUP_SIZE, PER_GROUP = 3, 2
 OPTIONS = [
     *("--trainer.max_epochs", str(EPOCHS), "--trainer.limit_train_batches", "1.0"),
-    *("--data.batch_size", str(BATCH_SIZE), "--data.balance", "false", "--data.paired", "false"),
+    *("--data.batch_size", str(BATCH_SIZE), "--data.batches.balance", "false"),
     # The third batch of an epoch goes on into the next pass over the data.
-    *("--data.steps_per_epoch", str(STEPS), "--data.per_group", str(PER_GROUP)),
+    *("--data.batches.steps_per_epoch", str(STEPS), "--data.batches.per_group", str(PER_GROUP)),
+    *("--data.batches.paired", "false"),
     *("--model.triplet_weight", "1.0", "--model.cross_entropy_weight", "1.0"),
     *("--model.dropout", "0.0", "--model.optimizer", "sgd", "--model.schedule", "constant"),
     *("--model.lr", "0.05", "--model.head_l2", "0.01", "--weights", "last"),
@@ -167,11 +168,13 @@ def test_the_batches_of_that_test_are_uneven(n_processes: int) -> None:
     counts = []
     for epoch in range(EPOCHS):
         order = EpochOrder(labels, seed=0, groups=groups, per_group=PER_GROUP)
-        order.set_epoch(epoch)
-        parts = [
-            list(EpochBatches(order, BATCH_SIZE, 1.0, rank, n_processes, STEPS))
+        batches = [
+            EpochBatches(order, BATCH_SIZE, 1.0, rank, n_processes, STEPS)
             for rank in range(n_processes)
         ]
+        for own in batches:
+            own.set_epoch(epoch)
+        parts = [list(own) for own in batches]
         counts += [
             [sum(labels[key.row] for key in part[step]) for part in parts]
             for step in range(len(parts[0]))
@@ -181,7 +184,10 @@ def test_the_batches_of_that_test_are_uneven(n_processes: int) -> None:
 
 
 # Beside the mini-epochs and groups that all runs here have.
-SAMPLINGS = {"paired": ["--data.paired", "true"], "balanced": ["--data.balance", "true"]}
+SAMPLINGS = {
+    "paired": ["--data.batches.paired", "true"],
+    "balanced": ["--data.batches.balance", "true"],
+}
 STOPPING = """\
 import os, signal, sys
 
@@ -210,7 +216,7 @@ def test_pairs_and_balance_too_and_a_stop_in_mid_epoch(
     # At the rate of the other runs a rounding of 1e-7 in the first step grows until it chooses
     # another negative in the sixth, in one process as well.
     options = [*LAYER_NORM, *SAMPLINGS[sampling], "--model.lr", "0.005"]
-    options += ["--data.augment_share", "0.5"]
+    options += ["--data.augmentation.share", "0.5"]
     alone, together, stopped, resumed = (
         tmp_path / name / "run" for name in ("alone", "together", "stopped", "resumed")
     )
@@ -248,7 +254,7 @@ def test_batch_norm_ends_with_one_network(crops: Path, tmp_path: Path) -> None:
     rows = CropDataset(crops, [r for r in read_manifest(crops).rows if r.split == "train"], 64)
     with torch.inference_mode():
         embeddings = model.embedder(torch.stack([rows[i]["image"] for i in range(len(rows))]))
-    labels, groups = [row.label or 0 for row in rows.rows], [row.group for row in rows.rows]
+    labels, groups = rows.labels, [row.group for row in rows.rows]
     fitted = LinearSVM(512).fit(embeddings, labels, groups)
     torch.testing.assert_close(model.head(embeddings), fitted(embeddings), rtol=0, atol=1e-4)
 

@@ -1,9 +1,9 @@
 """Where the parts of a face lie in its crop, and crops with some of them hidden.
 
 Everything follows from landmarks in pixels of the crop, ``(x, y)``: the detector's five (eyes,
-nose, corners of the mouth; the picture's left first), or the 68 of the iBUG scheme where a manifest
-brings them. Of five points the others are inferred: a drawn frontal face with all 68 is laid over
-them. Pure functions of picture, points and a random generator; knows no recipe and no file.
+nose, corners of the mouth; the left of the crop first), or the 68 of the iBUG scheme where a
+manifest brings them. Of five points the others are inferred: a drawn frontal face with all 68 is
+laid over them. Pure functions of crop, points and a random generator; knows no recipe and no file.
 
 References:
     Sagonas et al., "300 Faces in-the-Wild Challenge", ICCV workshops 2013 (the 68 points).
@@ -19,8 +19,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
+Crop = NDArray[np.uint8]
+"""A crop, ``(S, S, 3)`` RGB, or a mask of its size, ``(S, S)``."""
 Points = NDArray[np.float32]
+"""Landmarks, ``(5, 2)`` or ``(68, 2)``, or other points in pixels of a crop."""
 
 POINT_COUNTS = (5, 68)
 """How many landmarks a face may have."""
@@ -118,11 +120,11 @@ REGIONS = MappingProxyType(
     }
 )
 """Parts that ``blind_face`` hides, by name: 68 points to the points whose hull is the part."""
-# The entry drew one of seven cases, and two of them were the same polygon.
+# The contest entry drew one of seven cases, and two of them were the same polygon.
 BLIND_CASES = ("upper", "eyes", "left", "right", "nose", "upper", "forehead")
 
 
-def hull_mask(points: Points, size: int) -> Picture:
+def hull_mask(points: Points, size: int) -> Crop:
     """The hull of some points as a ``(size, size)`` mask of 0 and 255."""
     mask = np.zeros((size, size), np.uint8)
     # OpenCV draws in fixed-point numbers: a point far outside must not wrap around.
@@ -131,8 +133,8 @@ def hull_mask(points: Points, size: int) -> Picture:
     return mask
 
 
-def blind_face(image: Picture, points: Points, rng: np.random.Generator) -> Picture:
-    """Blacken a part of the face: the entry's seven cases.
+def blind_face(image: Crop, points: Points, rng: np.random.Generator) -> Crop:
+    """Blacken a part of the face: the contest entry's seven cases.
 
     The upper face with probability 2/7; eyes, left half, right half, nose and forehead with 1/7
     each. The entry filled polygons that were not convex with a function for convex ones; here it
@@ -142,7 +144,7 @@ def blind_face(image: Picture, points: Points, rng: np.random.Generator) -> Pict
     return _blacken(image, hull_mask(part, len(image)))
 
 
-def cut_out_part(image: Picture, points: Points, rng: np.random.Generator) -> Picture:
+def cut_out_part(image: Crop, points: Points, rng: np.random.Generator) -> Crop:
     """Blacken eyes, mouth or nose by a thick line between landmarks: the DFDC winner's.
 
     Eyes with probability 1/2, mouth 1/4, nose 1/8, nothing 1/8. The line is as wide as half the
@@ -162,7 +164,7 @@ def cut_out_part(image: Picture, points: Points, rng: np.random.Generator) -> Pi
     return image
 
 
-def hide_half(image: Picture, points: Points, rng: np.random.Generator) -> Picture:
+def hide_half(image: Crop, points: Points, rng: np.random.Generator) -> Crop:
     """Blacken the upper, lower, left or right half of the face: the DFDC winner's.
 
     The face is the hull of jaw and brows; it is halved at its centre of gravity.
@@ -183,13 +185,13 @@ def hide_half(image: Picture, points: Points, rng: np.random.Generator) -> Pictu
     return _blacken(image, mask)
 
 
-def _blacken(image: Picture, mask: Picture) -> Picture:
+def _blacken(image: Crop, mask: Crop) -> Crop:
     hidden = image.copy()
     hidden[mask > 0] = 0
     return hidden
 
 
-def _blacken_line(image: Picture, start: Points, end: Points, half_width: float) -> Picture:
+def _blacken_line(image: Crop, start: Points, end: Points, half_width: float) -> Crop:
     hidden = image.copy()
     size = len(image)
     ends = [

@@ -17,12 +17,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 import cv2
 import numpy as np
 
-from deepfake.augment.face_parts import Picture, Points, blind_face, cut_out_part, hide_half
+from deepfake.augment.face_parts import Crop, Points, blind_face, cut_out_part, hide_half
 from deepfake.augment.self_blending import blend_pattern, lower_resolution
+from deepfake.errors import UsageError
 
 # albumentations asks a server for a newer version of itself while it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -30,8 +32,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 
-def _make_entry() -> list[A.BasicTransform | A.BaseCompose]:
-    """The entry's: each step with probability 0.5, the last three in an order drawn each time.
+def _make_dacon() -> list[A.BasicTransform | A.BaseCompose]:
+    """The contest entry's: each step with probability 0.5, the last three in a random order.
 
     JPEG of quality 10 to 30, horizontal flip, noise per channel with a standard deviation of 5 to
     10 % of the value range, blur with a sigma of 0 to 1 pixel.
@@ -72,7 +74,7 @@ def _make_dfdc() -> list[A.BasicTransform | A.BaseCompose]:
     with 0.7, grey with 0.2; up to 10 % shifted, 20 % scaled and 10 degrees turned. Our crops have
     their final size: where the winner enlarged small ones by an interpolation drawn each time,
     these are shrunk by up to 2 and enlarged again by the same pairs of interpolations. PCA colours
-    are those of albumentations 2, which stretch a picture's colours where version 1 shifted them.
+    are those of albumentations 2, which stretch a crop's colours where version 1 shifted them.
     """
     area, linear, cubic = cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC
     resizes = [
@@ -102,16 +104,16 @@ def _make_dfdc() -> list[A.BasicTransform | A.BaseCompose]:
     ]
 
 
-RECIPES = MappingProxyType({"entry": _make_entry, "light": _make_light, "dfdc": _make_dfdc})
+RECIPES = MappingProxyType({"dacon": _make_dacon, "light": _make_light, "dfdc": _make_dfdc})
 """Augmentations by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """A change that needs more than the picture, or that no recipe has.
+    """A change that needs more than the crop, or that no recipe has.
 
     Args:
-        change: Picture, landmarks in its pixels and a generator to a new picture.
+        change: Crop, landmarks in its pixels and a generator to a new crop.
         probability: Of its use.
         source: Who did it so.
         needs_landmarks: Whether the points may not be ``None``.
@@ -119,7 +121,7 @@ class Extra:
             a crop gets this one only if it was not that one's turn.
     """
 
-    change: Callable[[Picture, Points, np.random.Generator], Picture]
+    change: Callable[[Crop, Points, np.random.Generator], Crop]
     probability: float
     source: str
     needs_landmarks: bool = True
@@ -128,8 +130,8 @@ class Extra:
 
 EXTRAS = MappingProxyType(
     {
-        "blind_face": Extra(blind_face, 0.5, "the entry's released code"),
-        "pattern": Extra(blend_pattern, 0.3, "the entry's attempts", needs_landmarks=False),
+        "blind_face": Extra(blind_face, 0.5, "the contest entry's released code"),
+        "pattern": Extra(blend_pattern, 0.3, "the contest entry's attempts", needs_landmarks=False),
         "face_parts": Extra(cut_out_part, 0.7, "DFDC winner"),
         "half_face": Extra(hide_half, 0.2, "DFDC winner", instead_of="face_parts"),
         "downscale": Extra(
@@ -138,25 +140,54 @@ EXTRAS = MappingProxyType(
     }
 )
 """Single changes by name."""
-_AFTER_FIRST_STEP = MappingProxyType({"entry": ("blind_face",)})
-"""Extras that come after the first step of a recipe: the entry blackened what was compressed."""
+ExtraName = Literal["blind_face", "pattern", "face_parts", "half_face", "downscale"]
+"""Names of ``EXTRAS``, for the command line to check."""
+_AFTER_FIRST_STEP = MappingProxyType({"dacon": ("blind_face",)})
+"""Extras after the first step of a recipe: the contest entry blackened what was compressed."""
+
+
+@dataclass(frozen=True)  # without slots: jsonargparse reads defaults by vars()
+class AugmentationSettings:
+    """What happens to training crops, and to how many of them.
+
+    Args:
+        recipe: ``dacon`` is the contest entry's (compression, then flip, noise and blur in random
+            order), ``light`` a gentler one for every sample, ``dfdc`` that of the winner of the
+            Deepfake Detection Challenge.
+        share: Share of each batch that is augmented; the contest entry's code had 8 of 28.
+        extra: Single changes before the recipe, in this order: ``blind_face``, ``pattern``,
+            ``face_parts``, ``half_face``, ``downscale``; in ``dacon``, ``blind_face`` comes after
+            the compression.
+        self_blend: Share of the augmented fakes that give way to a real training crop blended
+            with itself: the fake's own original where it is known.
+
+    Raises:
+        UsageError: If a share is not between 0 and 1.
+    """
+
+    recipe: Literal["dacon", "light", "dfdc"] = "dacon"
+    share: float = 8 / 28
+    extra: tuple[ExtraName, ...] = ()
+    self_blend: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, share in (("share", self.share), ("self_blend", self.self_blend)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"data.augmentation.{name}={share}; expected 0 to 1")
 
 
 class Augmentation:
-    """A named recipe of random changes, driven by a seed per sample.
+    """A recipe of random changes and single changes before it, driven by a seed per sample.
 
     Args:
-        recipe: A name of ``RECIPES``: ``entry`` is the contest entry's (compression, then flip,
-            noise and blur in random order), ``light`` a gentler one for every sample, ``dfdc``
-            the one of the winner of the Deepfake Detection Challenge.
-        extra: Names of ``EXTRAS``, applied before the recipe in this order; ``blind_face`` after
-            the compression of ``entry``.
+        recipe: As of ``AugmentationSettings``.
+        extra: As of ``AugmentationSettings``.
 
     Raises:
         ValueError: If there is no such recipe or extra.
     """
 
-    def __init__(self, recipe: str = "entry", extra: Sequence[str] = ()) -> None:
+    def __init__(self, recipe: str = "dacon", extra: Sequence[str] = ()) -> None:
         if recipe not in RECIPES:
             raise ValueError(f"no augmentation {recipe!r}; there are {', '.join(RECIPES)}")
         for name in extra:
@@ -173,7 +204,7 @@ class Augmentation:
         if late:
             self._stages.append((late, A.Compose(steps[cut:])))
 
-    def __call__(self, image: Picture, seed: int, points: Points | None = None) -> Picture:
+    def __call__(self, image: Crop, seed: int, points: Points | None = None) -> Crop:
         """Augment one crop.
 
         Args:
@@ -207,9 +238,7 @@ class Augmentation:
         return image
 
 
-def apply_extra(
-    name: str, image: Picture, points: Points | None, rng: np.random.Generator
-) -> Picture:
+def apply_extra(name: str, image: Crop, points: Points | None, rng: np.random.Generator) -> Crop:
     """Apply a single change for certain.
 
     Raises:

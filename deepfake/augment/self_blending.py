@@ -1,6 +1,6 @@
-"""Pictures mixed into crops: patterns, lower resolutions, and the crop itself, slightly changed.
+"""Crops blended: with patterns, and with themselves, slightly changed; and lower resolutions.
 
-Pure functions of picture, landmarks in pixels of the crop, and a random generator; knows no label,
+Pure functions of crop, landmarks in pixels of the crop, and a random generator; knows no label,
 no recipe and no file.
 
 References:
@@ -14,17 +14,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.augment.face_parts import Picture, Points, hull_mask, outline, to_68
+from deepfake.augment.face_parts import Crop, Points, hull_mask, outline, to_68
 
 Floats = NDArray[np.float32]
 
 PATTERN_ALPHA = 0.2
-"""Weight of the pattern in ``blend_pattern``; the entry's."""
+"""Weight of the pattern in ``blend_pattern``; the contest entry's."""
 _RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)  # the paper's
 _UPSCALING = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
 
-def draw_pattern(size: int, rng: np.random.Generator) -> Picture:
+def draw_pattern(size: int, rng: np.random.Generator) -> Crop:
     """A pattern in two random colours: stripes, checks, rings, dots, waves or cloudy noise.
 
     Returns:
@@ -54,26 +54,26 @@ def draw_pattern(size: int, rng: np.random.Generator) -> Picture:
     return np.asarray(np.rint(mixed), dtype=np.uint8)
 
 
-def blend_pattern(image: Picture, points: Points, rng: np.random.Generator) -> Picture:
-    """Lay a pattern over the crop with a weight of 0.2: the entry's attempt.
+def blend_pattern(image: Crop, points: Points, rng: np.random.Generator) -> Crop:
+    """Lay a pattern over the crop with a weight of 0.2: the contest entry's attempt.
 
-    The entry blended in pictures of patterns that were never published; these are made by code.
+    The entry blended in photos of patterns that were never published; these are drawn by code.
     """
     pattern = draw_pattern(len(image), rng)
     return np.asarray(cv2.addWeighted(image, 1 - PATTERN_ALPHA, pattern, PATTERN_ALPHA, 0))
 
 
-def lower_resolution(image: Picture, points: Points, rng: np.random.Generator) -> Picture:
+def lower_resolution(image: Crop, points: Points, rng: np.random.Generator) -> Crop:
     """Shrink by 2 to 4 and enlarge again, by an interpolation drawn each time.
 
-    As pictures from messengers and small faces in videos are; the paper on self-blended images
+    As photos from messengers and small faces in videos are; the paper on self-blended images
     uses the factors 2 and 4.
     """
     method = _UPSCALING[int(rng.integers(len(_UPSCALING)))]
     return _rescale(image, float(rng.uniform(2, 4)), method)
 
 
-def self_blend(image: Picture, points: Points, rng: np.random.Generator) -> Picture:
+def self_blend(image: Crop, points: Points, rng: np.random.Generator) -> Crop:
     """Make a fake of a real face: blend it with itself, one of the two slightly changed.
 
     Source or target gets another colour and sharpness, the source is moved and scaled by a few
@@ -131,7 +131,7 @@ def _soften(mask: Floats, rng: np.random.Generator) -> Floats:
     return np.asarray(cv2.GaussianBlur(hard, (0, 0), max(second, 0.5)), np.float32)
 
 
-def _change_look(image: Picture, rng: np.random.Generator) -> Picture:
+def _change_look(image: Crop, rng: np.random.Generator) -> Crop:
     """Another white balance, saturation, brightness and contrast; coarser or sharper."""
     changed = image + rng.uniform(-20, 20, 3)
     grey = changed.mean(axis=2, keepdims=True)
@@ -146,7 +146,7 @@ def _change_look(image: Picture, rng: np.random.Generator) -> Picture:
     return np.asarray(cv2.addWeighted(result, strength, soft, 1 - strength, 0))
 
 
-def _move(source: Picture, mask: Floats, rng: np.random.Generator) -> tuple[Picture, Floats]:
+def _move(source: Crop, mask: Floats, rng: np.random.Generator) -> tuple[Crop, Floats]:
     """Shift and scale the source and its mask together, by a few percent."""
     size = len(source)
     scale = float(rng.uniform(0.95, 1 / 0.95))
@@ -160,7 +160,7 @@ def _move(source: Picture, mask: Floats, rng: np.random.Generator) -> tuple[Pict
     return np.asarray(moved), np.asarray(cv2.warpAffine(mask, affine, (size, size)), np.float32)
 
 
-def _rescale(image: Picture, factor: float, method: int) -> Picture:
+def _rescale(image: Crop, factor: float, method: int) -> Crop:
     size = len(image)
     small = max(round(size / factor), 1)
     shrunk = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)

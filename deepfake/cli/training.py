@@ -84,11 +84,14 @@ examples:
 
 
 def _show_augmentations(options: argparse.Namespace) -> int:
-    from deepfake.augment.sheet import draw_sheet
+    from deepfake.augment.sheet import alternate_classes, draw_sheet
     from deepfake.storage import write_atomic
     from deepfake.training.run import read_data_module
 
     data = read_data_module(options.config, options.root, options.seed, any_preset=True)
-    write_atomic(options.output, draw_sheet(data, options.crops, options.rows))
+    dataset = data.datasets["train"]
+    chosen = alternate_classes(dataset.labels, options.crops, data.seed)
+    examples = [dataset.example(index) for index in chosen]
+    write_atomic(options.output, draw_sheet(examples, options.rows))
     sys.stdout.write(f"{options.output}\n")
     return EXIT_OK

@@ -48,9 +48,11 @@ model:
   schedule: one_cycle
 data:
   batch_size: 32
-  augmentation: light
-  augment_share: 0.3
-  balance: true
+  augmentation:
+    recipe: light
+    share: 0.3
+  batches:
+    balance: true
 """
 
 

@@ -44,7 +44,8 @@ from deepfake.inference.backend import choose_devices
 from deepfake.inference.scoring import CPU_FACES
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.data import CropDataModule, CropDataset, Sample
+from deepfake.learning.crops import CropDataset, Sample
+from deepfake.learning.data import CropDataModule, SplitSettings
 from deepfake.learning.tuning import keep_freed_memory
 from deepfake.progress import track
 from deepfake.records import MAX_PIXELS, Aggregation, CropSpec, Face, FaceScore, Workers
@@ -271,7 +272,9 @@ def divide(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, str]:
             content = None
         section = content.get("data") if isinstance(content, dict) else None
         if isinstance(section, dict):
-            settings = {key: section[key] for key in ("split", "shares") if key in section}
+            split = section.get("split") or {}
+            kept = {key: split[key] for key in ("by", "shares") if key in split}
+            settings["split"] = SplitSettings(**kept)
         settings["seed"] = int(checkpoint.info.get("seed", 0))
     data = CropDataModule(str(manifest.root), **settings)
     data.setup()

@@ -2,20 +2,20 @@
 
 A sample is named by ``(epoch, row, augment)``, and the names of a batch follow from the seed, the
 epoch and the number of the batch: the number of processes and a resume change nothing. Knows rows
-by label, group and original alone, neither manifest nor picture.
+by label, group and original alone, neither manifest nor pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
 
 from deepfake.errors import UsageError
 
@@ -35,8 +35,12 @@ class SampleKey(NamedTuple):
     augment: bool
 
 
-class EpochOrder(Sampler[int]):
-    """Indices in an order that follows from (seed, epoch) alone.
+class EpochOrder:
+    """Rows in an order that follows from (seed, epoch) alone.
+
+    ``MPerClassSampler`` of pytorch-metric-learning balances and draws groups too, but from NumPy's
+    global generator: it has no epoch to go on from, no originals, and every process would draw
+    batches of its own.
 
     Args:
         labels: Label of each row.
@@ -48,13 +52,13 @@ class EpochOrder(Sampler[int]):
             what is left of a group comes together too.
         originals: For every row, the row that it was made from, or -1. If given, classes
             alternate: every fake comes with its own original just before it. Reals that no fake
-            was made from come once, before fakes whose original is not known, and where these run
-            out, before a fake that comes again. Any real stands in where no such real is left.
+            was made from come once, before fakes without original, and where these run out,
+            before a fake that comes again. Any real stands in where no such real is left.
     """
 
     def __init__(
         self,
-        labels: Sequence[int],
+        labels: Sequence[int] | NDArray[np.int64],
         seed: int,
         balance: bool = False,
         groups: Sequence[str] | None = None,
@@ -63,31 +67,23 @@ class EpochOrder(Sampler[int]):
     ) -> None:
         self.labels, self.seed, self.balance = np.asarray(labels), seed, balance
         self.per_group, self.originals = per_group, originals
-        self._lonely = np.empty(0, np.int64)  # reals that no fake was made from
-        self._n_orphans = 0  # fakes whose original is not known
+        self._unpaired_reals = np.empty(0, np.int64)
+        self._n_unpaired_fakes = 0
         if originals is not None:
-            self._lonely = np.setdiff1d(np.flatnonzero(self.labels == 0), originals)
-            self._n_orphans = int((originals[self.labels == 1] < 0).sum())
+            self._unpaired_reals = np.setdiff1d(np.flatnonzero(self.labels == 0), originals)
+            self._n_unpaired_fakes = int((originals[self.labels == 1] < 0).sum())
         self._group_numbers: NDArray[np.int64] | None = None
         if per_group > 1:
             if groups is None:
                 raise ValueError(f"per_group={per_group} needs groups")
             names = np.asarray(groups, dtype=object)
             _, self._group_numbers = np.unique(names, return_inverse=True)
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls this before each one."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         counts = np.bincount(self.labels, minlength=2)
         if self.originals is not None:
-            return 2 * (int(counts[1]) + max(0, len(self._lonely) - self._n_orphans))
+            return 2 * (int(counts[1]) + max(0, len(self._unpaired_reals) - self._n_unpaired_fakes))
         return 2 * int(counts.max()) if self.balance else len(self.labels)
-
-    def __iter__(self) -> Iterator[int]:
-        yield from self.arrange(self.epoch).tolist()
 
     def arrange(self, epoch: int) -> NDArray[np.int64]:
         """One pass over the data, ``(len(self),)``."""
@@ -107,16 +103,16 @@ class EpochOrder(Sampler[int]):
     ) -> NDArray[np.int64]:
         """A real and a fake in turns. A pair is named by its fake, or by a real of no fake."""
         all_fakes = np.flatnonzero(self.labels == 1)
-        lonely = generator.permutation(self._lonely)
-        n_taken = min(len(lonely), self._n_orphans)
-        pairs = self._shuffle(np.r_[all_fakes, lonely[n_taken:]], generator)
+        unpaired = generator.permutation(self._unpaired_reals)
+        n_taken = min(len(unpaired), self._n_unpaired_fakes)
+        pairs = self._shuffle(np.r_[all_fakes, unpaired[n_taken:]], generator)
         by_fake = self.labels[pairs] == 1
         reals = np.where(by_fake, originals[pairs], pairs)
-        orphans = np.flatnonzero(reals < 0)
+        without_original = np.flatnonzero(reals < 0)
         # One is drawn for every pair, needed or not: published runs have their order from it.
-        strangers = generator.choice(np.flatnonzero(self.labels == 0), len(pairs))
-        reals[orphans] = strangers[orphans]
-        reals[orphans[:n_taken]] = lonely[:n_taken]
+        stand_ins = generator.choice(np.flatnonzero(self.labels == 0), len(pairs))
+        reals[without_original] = stand_ins[without_original]
+        reals[without_original[:n_taken]] = unpaired[:n_taken]
         fakes = pairs.copy()
         fakes[~by_fake] = self._repeat(all_fakes, int((~by_fake).sum()), generator)
         return np.stack([reals, fakes], axis=1).ravel()
@@ -125,8 +121,8 @@ class EpochOrder(Sampler[int]):
         self, rows: NDArray[np.int64], length: int, generator: np.random.Generator
     ) -> NDArray[np.int64]:
         """So many rows: every one in random order, then every one again, and so on."""
-        rounds = [self._shuffle(rows, generator) for _ in range(-(-length // len(rows)))]
-        return np.concatenate([rows[:0], *rounds])[:length]
+        passes = [self._shuffle(rows, generator) for _ in range(-(-length // len(rows)))]
+        return np.concatenate([rows[:0], *passes])[:length]
 
     def _shuffle(
         self, rows: NDArray[np.int64], generator: np.random.Generator
@@ -144,15 +140,16 @@ class EpochOrder(Sampler[int]):
         return shuffled[np.argsort(generator.permutation(part[-1] + 1)[part], kind="stable")]
 
 
-class EpochBatches(Sampler[list[SampleKey]]):
+class EpochBatches(DistributedSampler[list[SampleKey]]):
     """Batches for one process out of the global batches that all processes share.
 
     The first ``augment_share * batch_size`` samples of each global batch (rounded down) are
-    augmented: the order is random, so that is an exact number of random samples, as the entry had
-    it.
+    augmented: the order is random, so that is an exact number of random samples, as the contest
+    entry had it. A ``DistributedSampler``, so that Lightning knows that the processes' shares are
+    divided already.
 
     Args:
-        sampler: Order of the rows.
+        order: Order of the rows.
         batch_size: Size of the *global* batch; an incomplete last one is dropped, unless it is
             the only one.
         augment_share: Share of each batch that is augmented.
@@ -163,12 +160,16 @@ class EpochBatches(Sampler[list[SampleKey]]):
             is a piece of it, and nothing is dropped: the next epoch goes on where it ended.
 
     Attributes:
+        epoch: Epoch whose batches come next; Lightning sets it by ``set_epoch``.
         done: Batches of one epoch that a resumed run has behind it, as ``(epoch, number)``.
+
+    Raises:
+        UsageError: If batches or crops cannot be divided among the processes.
     """
 
     def __init__(
         self,
-        sampler: EpochOrder,
+        order: EpochOrder,
         batch_size: int,
         augment_share: float,
         rank: int = 0,
@@ -180,23 +181,25 @@ class EpochBatches(Sampler[list[SampleKey]]):
                 f"data.batch_size={batch_size} cannot be divided among {world_size} processes; it "
                 f"counts all of them together, so take {-(-batch_size // world_size) * world_size}"
             )
-        if len(sampler) < world_size:
+        if len(order) < world_size:
             raise UsageError(
-                f"{len(sampler)} crops to train on cannot be divided among {world_size} processes"
+                f"{len(order)} crops to train on cannot be divided among {world_size} processes"
             )
-        self.sampler = sampler
+        rows: Any = order  # all that it is asked for is a length
+        super().__init__(rows, world_size, rank)
+        self.order = order
         self.batch_size, self.steps = batch_size, steps
         if steps is None:
-            self.batch_size = min(batch_size, len(sampler) - len(sampler) % world_size)
+            self.batch_size = min(batch_size, len(order) - len(order) % world_size)
         self.n_augmented = int(augment_share * self.batch_size + 1e-9)
-        self.rank, self.world_size = rank, world_size
+        self.world_size = world_size
         self.done = (0, 0)
 
     def __len__(self) -> int:
-        return self.steps or len(self.sampler) // self.batch_size
+        return self.steps or len(self.order) // self.batch_size
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        epoch = self.sampler.epoch
+        epoch = self.epoch
         first = self.done[1] if epoch == self.done[0] else 0
         draws = self._draw(epoch, first)
         for _ in range(first, len(self)):
@@ -204,39 +207,39 @@ class EpochBatches(Sampler[list[SampleKey]]):
                 SampleKey(number, row, place < self.n_augmented)
                 for place, (number, row) in enumerate(islice(draws, self.batch_size))
             ]
-            yield [batch[place] for place in deal(len(batch), self.rank, self.world_size)]
+            yield [batch[place] for place in shard(len(batch), self.rank, self.world_size)]
 
     def _draw(self, epoch: int, first: int) -> Iterator[tuple[int, int]]:
         """Pass and row of the samples of an epoch, from its ``first`` batch on."""
-        length = len(self.sampler)
+        length = len(self.order)
         # Without mini-epochs each epoch is a pass of its own, whose remainder is dropped.
         begin = epoch * (length if self.steps is None else self.steps * self.batch_size)
         number, place = divmod(begin + first * self.batch_size, length)
         while True:
-            for row in self.sampler.arrange(number)[place:].tolist():
+            for row in self.order.arrange(number)[place:].tolist():
                 yield number, row
             number, place = number + 1, 0
 
 
-def deal(n_places: int, rank: int, world_size: int) -> list[int]:
+def shard(n_places: int, rank: int, world_size: int) -> list[int]:
     """Places of a batch that one process takes; ``EmbeddingTask.gather`` puts them together again.
 
-    They are dealt out in turns, each turn beginning one process later: where the classes alternate,
+    The processes take turns, each turn beginning one process later: where the classes alternate,
     every second place would give each of two processes one class only.
 
     Example:
-        >>> [deal(8, rank, world_size=2) for rank in range(2)]
+        >>> [shard(8, rank, world_size=2) for rank in range(2)]
         [[0, 3, 4, 7], [1, 2, 5, 6]]
     """
     turns = range(n_places // world_size)
     return [turn * world_size + (rank + turn) % world_size for turn in turns]
 
 
-def each_once(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+def deduplicate(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
     """Columns in the order of the samples that ``index`` names, each sample once.
 
     Example:
-        >>> each_once(torch.tensor([2, 0, 1, 0]), torch.tensor([7, 5, 6, 5]))
+        >>> deduplicate(torch.tensor([2, 0, 1, 0]), torch.tensor([7, 5, 6, 5]))
         (tensor([5, 6, 7]),)
     """
     _, places = np.unique(index.numpy(), return_index=True)

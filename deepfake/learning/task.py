@@ -20,9 +20,10 @@ from deepfake.augment.recipes import sample_seed
 from deepfake.errors import JobError, UsageError
 from deepfake.heads.calibration import Head
 from deepfake.heads.linear import HeadName, LinearSVM, make_head
-from deepfake.learning.batches import each_once
+from deepfake.learning.batches import deduplicate
 from deepfake.learning.checkpoint import KEY, make_info
-from deepfake.learning.data import CropDataModule, Sample
+from deepfake.learning.crops import Sample
+from deepfake.learning.data import CropDataModule
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import CrossEntropyOnEmbedding, SemiHardTripletLoss, TripletOutcome
 from deepfake.learning.replay import Replay, count_chunks
@@ -235,7 +236,8 @@ class EmbeddingTask(LightningModule):
         if not means.get("train_triplets") and self.cross_entropy is None:
             raise JobError(
                 f"no batch of epoch {self.current_epoch} held two crops of one class and one of "
-                "the other: nothing was learnt; use a larger data.batch_size, or data.balance true"
+                "the other: nothing was learnt; use a larger data.batch_size, or "
+                "data.batches.balance true"
             )
         means["head_norm"] = float(self.embedder.projection.weight.detach().norm())
         self.log_dict(means)
@@ -342,7 +344,7 @@ class EmbeddingTask(LightningModule):
         figures cost no extra pass and never see a validation label.
         """
         columns = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
-        labels, embeddings = each_once(*columns)
+        labels, embeddings = deduplicate(*columns)
         self._validation.clear()
         if not torch.isfinite(embeddings).all():
             raise JobError(

@@ -347,7 +347,7 @@ def read_data_module(
         part = content.get("data", {}) if isinstance(content, dict) else None
         if not isinstance(part, dict):
             raise UsageError(f"configuration {config}: no settings, or none under data")
-        settings |= part
+        _merge(settings, part)
     parser = _Parser()
     parser.add_class_arguments(CropDataModule, "data")
     settings |= {"root": root, "seed": seed}
@@ -357,6 +357,15 @@ def read_data_module(
     data: CropDataModule = parser.instantiate(parsed).data
     data.setup()
     return data
+
+
+def _merge(settings: dict[str, Any], more: dict[str, Any]) -> None:
+    """Lay settings over others, key by key."""
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(settings.get(key), dict):
+            _merge(settings[key], value)
+        else:
+            settings[key] = value
 
 
 def _finish(cli: _TrainCLI, source: Path) -> None:

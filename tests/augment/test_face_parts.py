@@ -12,7 +12,7 @@ import pytest
 from deepfake.augment.face_parts import (
     BLIND_CASES,
     REGIONS,
-    Picture,
+    Crop,
     Points,
     blind_face,
     cut_out_part,
@@ -26,7 +26,7 @@ from deepfake.augment.face_parts import (
 )
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import read_manifest
-from deepfake.learning.data import CropDataset
+from deepfake.learning.crops import CropDataset
 from deepfake.records import CropSpec, Workers
 from tests.chances import assert_rate
 from tests.fakes import portrait, upside_down, write_photo
@@ -41,16 +41,16 @@ def face(scale: float = 20.0, tilt: float = 0.0) -> Points:
     return np.asarray(draw_frontal_face() @ matrix * scale + (64, 46), np.float32)
 
 
-def grey() -> Picture:
+def grey() -> Crop:
     return np.full((SIZE, SIZE, 3), 150, np.uint8)
 
 
-def hidden(picture: Picture) -> Picture:
-    assert set(np.unique(picture)) <= {0, 150}
-    return np.asarray(picture[..., 0] == 0, np.uint8)
+def hidden(crop: Crop) -> Crop:
+    assert set(np.unique(crop)) <= {0, 150}
+    return np.asarray(crop[..., 0] == 0, np.uint8)
 
 
-def covers(mask: Picture, point: Points) -> bool:
+def covers(mask: Crop, point: Points) -> bool:
     x, y = np.rint(point).astype(int)
     return bool(mask[y, x])
 
@@ -58,10 +58,10 @@ def covers(mask: Picture, point: Points) -> bool:
 @pytest.mark.parametrize("turned", [False, True], ids=["upright", "upside-down"])
 @pytest.mark.parametrize("preset", ["square", "dacon"])
 def test_the_eyes_of_a_crop_are_dark(tmp_path: Path, turned: bool, preset: str) -> None:
-    picture = portrait(2, 0, 256)  # one that MTCNN cannot find upside down
+    crop = portrait(2, 0, 256)  # one that MTCNN cannot find upside down
     # Off the centre, so that the window must be moved or cut.
-    shifted = np.pad(picture, ((0, 60), (90, 0), (0, 0)), mode="edge")
-    photo = upside_down(picture) if turned else shifted
+    shifted = np.pad(crop, ((0, 60), (90, 0), (0, 0)), mode="edge")
+    photo = upside_down(crop) if turned else shifted
     write_photo(tmp_path / "photos" / "real" / "a.png", photo)
     spec = CropSpec.from_preset(preset, size=SIZE)
     crop_media(str(tmp_path / "photos"), tmp_path / "crops", spec, workers=Workers(0), quiet=True)
@@ -142,8 +142,8 @@ def test_blind_face_draws_the_entrys_seven_cases() -> None:
     names = {mask: name for name, mask in parts.items()}
     counts: Counter[str] = Counter()
     for seed in range(700):
-        picture = blind_face(grey(), points, np.random.default_rng(seed))
-        counts[names[(hidden(picture) * 255).tobytes()]] += 1
+        crop = blind_face(grey(), points, np.random.default_rng(seed))
+        counts[names[(hidden(crop) * 255).tobytes()]] += 1
     assert BLIND_CASES.count("upper") == 2
     # A share of 1/7 of 700 has a standard deviation of 9.
     assert counts["upper"] == pytest.approx(200, abs=50)
@@ -182,10 +182,10 @@ def test_half_of_the_face_is_hidden() -> None:
 def test_points_far_outside_are_no_error(change: object, count: int) -> None:
     for points in (np.full((count, 2), 1e6), np.full((count, 2), -50.0), np.zeros((count, 2))):
         for seed in range(8):
-            picture = grey()
-            result = change(picture, points.astype(np.float32), np.random.default_rng(seed))  # type: ignore[operator]
-            assert result.shape == picture.shape
-            assert (picture == 150).all()
+            crop = grey()
+            result = change(crop, points.astype(np.float32), np.random.default_rng(seed))  # type: ignore[operator]
+            assert result.shape == crop.shape
+            assert (crop == 150).all()
 
 
 def test_hull_of_the_mask_is_opencvs() -> None:
@@ -194,7 +194,7 @@ def test_hull_of_the_mask_is_opencvs() -> None:
     assert cv2.countNonZero(mask) == 41 * 31
 
 
-def width_across(mask: Picture, start: Points, end: Points) -> float:
+def width_across(mask: Crop, start: Points, end: Points) -> float:
     """Pixels of a mask on the line that stands upright on the middle between two points."""
     middle, along = (start + end) / 2, (end - start) / np.linalg.norm(end - start)
     steps = np.arange(-60, 60, 0.25)[:, None]

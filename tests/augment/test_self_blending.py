@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deepfake.augment import self_blending as blending
 from deepfake.augment.face_parts import (
-    Picture,
+    Crop,
     Points,
     draw_frontal_face,
     hull_mask,
@@ -36,7 +36,7 @@ def points() -> Points:
     return to_five((draw_frontal_face() * 13 + (48, 34)).astype(np.float32))
 
 
-def textured(seed: int = 0) -> Picture:
+def textured(seed: int = 0) -> Crop:
     return np.random.default_rng(seed).integers(60, 200, (SIZE, SIZE, 3)).astype(np.uint8)
 
 
@@ -46,10 +46,10 @@ def rng(seed: int) -> np.random.Generator:
 
 @pytest.mark.parametrize("change", [self_blend, blend_pattern, lower_resolution])
 def test_the_generator_decides_everything(change: object) -> None:
-    picture = textured()
-    before = picture.copy()
-    results = [change(picture, points(), rng(seed)) for seed in (1, 1, 2)]  # type: ignore[operator]
-    assert np.array_equal(picture, before)
+    crop = textured()
+    before = crop.copy()
+    results = [change(crop, points(), rng(seed)) for seed in (1, 1, 2)]  # type: ignore[operator]
+    assert np.array_equal(crop, before)
     assert np.array_equal(results[0], results[1])
     assert not np.array_equal(results[0], results[2])
     assert {(result.shape, result.dtype) for result in results} == {
@@ -58,12 +58,12 @@ def test_the_generator_decides_everything(change: object) -> None:
 
 
 def test_a_self_blend_has_a_seam_between_inside_and_outside() -> None:
-    picture = textured()
+    crop = textured()
     inside_differs = outside_same = 0
     for seed in range(60):
-        difference = np.abs(self_blend(picture, points(), rng(seed)).astype(int) - picture)
+        difference = np.abs(self_blend(crop, points(), rng(seed)).astype(int) - crop)
         corner, centre = difference[:6, :6].mean(), difference[40:55, 40:56].mean()
-        # Either the source was changed, and the corner is the picture's own, or the target was.
+        # Either the source was changed, and the corner is the crop's own, or the target was.
         outside_same += corner == 0
         inside_differs += centre > 1
     assert inside_differs > 54
@@ -73,9 +73,9 @@ def test_a_self_blend_has_a_seam_between_inside_and_outside() -> None:
 def test_a_self_blend_is_subtle() -> None:
     # Smooth as skin is: noise would lose its contrast by any interpolation.
     y, x = np.mgrid[0:SIZE, 0:SIZE]
-    picture = np.stack([100 + x // 2, 90 + y // 2, np.full_like(x, 120)], axis=2).astype(np.uint8)
+    crop = np.stack([100 + x // 2, 90 + y // 2, np.full_like(x, 120)], axis=2).astype(np.uint8)
     differences = [
-        np.abs(self_blend(picture, points(), rng(seed)).astype(int) - picture).mean()
+        np.abs(self_blend(crop, points(), rng(seed)).astype(int) - crop).mean()
         for seed in range(40)
     ]
     assert max(differences) < 60
@@ -83,10 +83,10 @@ def test_a_self_blend_is_subtle() -> None:
 
 
 def test_blended_faces_keep_within_the_hull() -> None:
-    picture = textured()
+    crop = textured()
     far = to_five((draw_frontal_face() * 4 + (20, 20)).astype(np.float32))
     unchanged = [
-        np.array_equal(self_blend(picture, far, rng(seed))[60:, 60:], picture[60:, 60:])
+        np.array_equal(self_blend(crop, far, rng(seed))[60:, 60:], crop[60:, 60:])
         for seed in range(40)
     ]
     assert 8 < sum(unchanged) < 32  # where the source was changed, half of the time
@@ -95,21 +95,21 @@ def test_blended_faces_keep_within_the_hull() -> None:
 def test_patterns_are_many_and_weigh_a_fifth() -> None:
     patterns = {draw_pattern(SIZE, rng(seed)).tobytes() for seed in range(50)}
     assert len(patterns) == 50
-    picture = textured()
+    crop = textured()
     for seed in range(12):
-        mixed = blend_pattern(picture, NO_POINTS, rng(seed)).astype(float)
-        expected = (1 - PATTERN_ALPHA) * picture + PATTERN_ALPHA * draw_pattern(SIZE, rng(seed))
+        mixed = blend_pattern(crop, NO_POINTS, rng(seed)).astype(float)
+        expected = (1 - PATTERN_ALPHA) * crop + PATTERN_ALPHA * draw_pattern(SIZE, rng(seed))
         np.testing.assert_allclose(mixed, expected, atol=1)
     assert PATTERN_ALPHA == 0.2
 
 
 def test_lower_resolution_removes_detail_only() -> None:
     checks = (np.indices((SIZE, SIZE)).sum(axis=0) % 2 * 200).astype(np.uint8)
-    picture = np.repeat(checks[..., None], 3, axis=2)
+    crop = np.repeat(checks[..., None], 3, axis=2)
     shades = np.repeat(np.linspace(50, 200, SIZE).astype(np.uint8)[None, :, None], SIZE, axis=0)
     smooth = np.repeat(shades, 3, axis=2)
     for seed in range(20):
-        assert lower_resolution(picture, NO_POINTS, rng(seed)).std() < 0.5 * picture.std()
+        assert lower_resolution(crop, NO_POINTS, rng(seed)).std() < 0.5 * crop.std()
         changed = lower_resolution(smooth, NO_POINTS, rng(seed)).astype(int)
         assert np.abs(changed - smooth).mean() < 3
 
@@ -120,7 +120,7 @@ def test_a_face_that_is_no_face_is_no_error() -> None:
         assert result.shape == (SIZE, SIZE, 3)
 
 
-# What a self-blend is made of, read from what it makes of made pictures. Where the surroundings
+# What a self-blend is made of, read from what it makes of made crops. Where the surroundings
 # were changed and not the inside, a flat grey shows the weight of the inside in every pixel.
 
 WIDE = 160
@@ -130,7 +130,7 @@ SEEDS = range(700)
 
 
 @cache
-def greys() -> list[Picture]:
+def greys() -> list[Crop]:
     return [self_blend(GREY, FACE, rng(seed)) for seed in range(600)]
 
 
@@ -161,7 +161,7 @@ def test_a_self_blend_takes_the_papers_ratios() -> None:
         assert_rate(int((nearest == ratio).sum()), p, len(strongest))
 
 
-def inner(field: Floats) -> Picture:
+def inner(field: Floats) -> Crop:
     """Where at least half of what the inside weighs at most is left."""
     return np.asarray(field > field.max() / 2, np.uint8)
 
@@ -223,11 +223,11 @@ def test_what_is_changed_about_the_look() -> None:
     assert abs(means).max() < 20 + 25.5 + 1
     assert (changes - means[:, None]).std() == pytest.approx(np.sqrt(40**2 / 12 * 2 / 3), rel=0.1)
 
-    picture = GREY.copy()
+    crop = GREY.copy()
     wave = 20 * np.sin(2 * np.pi * (np.arange(24) + 0.5) / 8)
-    picture[:, :24] = np.rint(120 + wave)[None, :, None]
-    picture[:50, 140:], picture[50:110, 140:], picture[110:, 140:] = 90, (180, 100, 100), 160
-    results = [self_blend(picture, FACE, rng(seed)).astype(float) for seed in changed()]
+    crop[:, :24] = np.rint(120 + wave)[None, :, None]
+    crop[:50, 140:], crop[50:110, 140:], crop[110:, 140:] = 90, (180, 100, 100), 160
+    results = [self_blend(crop, FACE, rng(seed)).astype(float) for seed in changed()]
     dark, red, bright = (np.array([one[row, 152] for one in results]) for row in (20, 80, 140))
     contrast = (bright - dark).mean(axis=1) / 70
     assert_uniform(contrast, 0.9, 1.1, 0.015)
@@ -247,13 +247,13 @@ def test_the_inside_is_moved_and_scaled_by_a_few_percent() -> None:
     places = np.array([(-16, -16), (16, -16), (0, 10)], float)
     y, x = np.mgrid[0:WIDE, 0:WIDE] - middle
     lights = np.stack([np.exp(-((x - u) ** 2 + (y - v) ** 2) / 8) for u, v in places], axis=2)
-    picture = np.rint(255 * lights).astype(np.uint8)
-    near = cv2.dilate((picture.max(axis=2) > 20).astype(np.uint8), np.ones((13, 13))) > 0
+    crop = np.rint(255 * lights).astype(np.uint8)
+    near = cv2.dilate((crop.max(axis=2) > 20).astype(np.uint8), np.ones((13, 13))) > 0
     maps = []
     for seed, field in weights().items():
         if field[near].min() < 0.97:
             continue  # a lower ratio, or a mask that does not hold the lights
-        light = self_blend(picture, FACE, rng(seed)).astype(float)
+        light = self_blend(crop, FACE, rng(seed)).astype(float)
         light[~near] = 0
         light[light < 24] = 0
         total = light.sum(axis=(0, 1))
@@ -267,14 +267,14 @@ def test_the_inside_is_moved_and_scaled_by_a_few_percent() -> None:
 
 
 def test_lower_resolution_is_by_2_to_4_and_three_interpolations() -> None:
-    picture = textured()
+    crop = textured()
     known: dict[bytes, tuple[int, int]] = {}
     for side in range(20, 56):
-        small = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
         for method in (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC):
             large = cv2.resize(small, (SIZE, SIZE), interpolation=method)
             known[large.tobytes()] = (side, method)
-    results = [lower_resolution(picture, NO_POINTS, rng(seed)).tobytes() for seed in range(400)]
+    results = [lower_resolution(crop, NO_POINTS, rng(seed)).tobytes() for seed in range(400)]
     found = [known[one] for one in results if one in known]
     assert len(found) == 400
     assert_uniform([SIZE / side for side, _ in found], 2, 4, 0.1)

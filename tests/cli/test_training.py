@@ -20,7 +20,7 @@ def test_show_augmentations_draws_a_sheet(
     assert capsys.readouterr().out == f"{sheet}\n"
     with Image.open(sheet) as picture:
         assert picture.size[1] > picture.size[0]
-    (tmp_path / "bad.yaml").write_text("data:\n  augmentation: heavy\n")
+    (tmp_path / "bad.yaml").write_text("data:\n  augmentation: {recipe: heavy}\n")
     assert cli.show_augmentations([words[0], str(tmp_path / "bad.yaml"), *words[1:]]) == 2
     assert "heavy" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("- a list\n")
@@ -29,7 +29,7 @@ def test_show_augmentations_draws_a_sheet(
     assert cli.show_augmentations([str(tmp_path / "none.yaml"), *words[1:]]) == 2
     assert "No such file" in capsys.readouterr().err
     assert cli.show_augmentations([*words, "--rows", "crop", "glow"]) == 2
-    assert "no augmentation 'glow'; there are crop, landmarks, entry" in capsys.readouterr().err
+    assert "no augmentation 'glow'; there are crop, landmarks, dacon" in capsys.readouterr().err
 
 
 def test_show_augmentations_of_another_presets_configuration(

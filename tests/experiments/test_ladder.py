@@ -55,7 +55,7 @@ def test_every_rung_is_a_valid_configuration_and_changes_something(rung: str) ->
     parts = {name: settings[name] for name in ("model", "data")}
     parts["data"]["root"] = "crops"
     parsed = parser.parse_object(parts)
-    assert parsed.data.steps_per_epoch == 300
+    assert parsed.data.batches.steps_per_epoch == 300
     assert timm.is_model(parsed.model.backbone)
     assert timm.is_model_pretrained(parsed.model.backbone)
 
@@ -167,7 +167,7 @@ def test_every_arm_of_the_gap_has_the_same_budget(arm: str) -> None:
         name: shared["model"][name] for name in kept
     }
     assert settings["trainer"] == shared["trainer"]
-    assert settings["data"]["augmentation"] == "light"
+    assert settings["data"]["augmentation"]["recipe"] == "light"
 
 
 def test_rungs_that_differ_from_the_entry_in_their_head_alone(tmp_path: Path) -> None:

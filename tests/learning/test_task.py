@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
+from deepfake.augment.recipes import AugmentationSettings
 from deepfake.errors import JobError, UsageError
 from deepfake.learning import task as task_module
 from deepfake.learning import tuning
@@ -44,7 +45,8 @@ def make(**options: Any) -> EmbeddingTask:
 
 def fit(task: EmbeddingTask, crops: Path, *, batch_size: int = 16, **options: Any) -> Trainer:
     trainer = make_trainer(crops, **options)
-    trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size, augment_share=0.0))
+    plain = AugmentationSettings(share=0.0)
+    trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size, plain))
     return trainer
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from deepfake.dataset.splits import SPLITS
 from deepfake.errors import JobError
 from deepfake.learning.checkpoint import describe_versions
-from deepfake.learning.data import CropDataModule, CropDataset
+from deepfake.learning.crops import CropDataset
+from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
 from deepfake.metrics import choose_threshold, summarise
 from deepfake.records import Aggregation

@@ -1,6 +1,6 @@
 """Every step of every recipe, by what comes out: how often, how strong, in which order.
 
-Each step is drawn many times, from one seed, on a picture on which its strength can be read.
+Each step is drawn many times, from one seed, on a crop on which its strength can be read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deepfake.augment.face_parts import draw_frontal_face
 from deepfake.augment.recipes import EXTRAS, RECIPES, Augmentation
 from tests.chances import Floats, assert_rate, assert_uniform
 
-Picture = NDArray[np.uint8]
+Crop = NDArray[np.uint8]
 Step = Any  # albumentations has no types
 
 FLAT = np.full((48, 48, 3), 128, np.uint8)
@@ -39,14 +39,14 @@ def steps(recipe: str, kind: type[Step]) -> list[Step]:
     return found
 
 
-def draw(step: Step, picture: Picture, times: int = 1000) -> list[Picture]:
-    """What one step makes of a picture, each time from the same generators."""
+def draw(step: Step, crop: Crop, times: int = 1000) -> list[Crop]:
+    """What one step makes of a crop, each time from the same generators."""
     step.set_random_state(np.random.default_rng(1), random.Random(1))
-    return [step(image=picture)["image"] for _ in range(times)]
+    return [step(image=crop)["image"] for _ in range(times)]
 
 
-def changed(results: Sequence[Picture], picture: Picture) -> list[Picture]:
-    return [result for result in results if not np.array_equal(result, picture)]
+def changed(results: Sequence[Crop], crop: Crop) -> list[Crop]:
+    return [result for result in results if not np.array_equal(result, crop)]
 
 
 def test_steps_are_those_that_are_measured_here() -> None:
@@ -54,7 +54,7 @@ def test_steps_are_those_that_are_measured_here() -> None:
         recipe: " ".join(type(step).__name__ for step in make()) for recipe, make in RECIPES.items()
     }
     assert names == {
-        "entry": "ImageCompression RandomOrder",
+        "dacon": "ImageCompression RandomOrder",
         "light": "HorizontalFlip Affine RandomBrightnessContrast GaussianBlur ImageCompression",
         "dfdc": "ImageCompression GaussNoise GaussianBlur HorizontalFlip OneOf OneOf ToGray Affine",
     }
@@ -62,7 +62,7 @@ def test_steps_are_those_that_are_measured_here() -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "low", "high", "p"),
-    [("entry", 10, 30, 0.5), ("light", 40, 95, 0.3), ("dfdc", 60, 100, 0.5)],
+    [("dacon", 10, 30, 0.5), ("light", 40, 95, 0.3), ("dfdc", 60, 100, 0.5)],
 )
 def test_jpeg_quality(recipe: str, low: int, high: int, p: float) -> None:
     (step,) = steps(recipe, A.ImageCompression)
@@ -88,7 +88,7 @@ def test_flips(recipe: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "low", "high", "p"), [("entry", 0.05, 0.10, 0.5), ("dfdc", 0.012, 0.028, 0.1)]
+    ("recipe", "low", "high", "p"), [("dacon", 0.05, 0.10, 0.5), ("dfdc", 0.012, 0.028, 0.1)]
 )
 def test_noise(recipe: str, low: float, high: float, p: float) -> None:
     (step,) = steps(recipe, A.GaussNoise)
@@ -101,7 +101,7 @@ def test_noise(recipe: str, low: float, high: float, p: float) -> None:
         assert abs(np.corrcoef([red, green, blue])[np.triu_indices(3, 1)]).max() < 0.12
 
 
-@pytest.mark.parametrize(("recipe", "p"), [("entry", 0.5), ("light", 0.15)])
+@pytest.mark.parametrize(("recipe", "p"), [("dacon", 0.5), ("light", 0.15)])
 def test_blur_of_up_to_a_pixel(recipe: str, p: float) -> None:
     (step,) = steps(recipe, A.GaussianBlur)
     column = np.zeros_like(FLAT)
@@ -123,7 +123,7 @@ def test_the_winners_blur() -> None:
     assert max(np.abs(result - expected).max() for result in blurred) <= 1
 
 
-def draw_lights() -> tuple[Picture, Floats]:
+def draw_lights() -> tuple[Crop, Floats]:
     """A light in each channel, and where they are, ``(3, 2)``, from the middle."""
     places = np.array([(-12, -12), (14, -4), (-2, 14)], float)
     y, x = np.mgrid[0:96, 0:96] - 47.5
@@ -131,9 +131,9 @@ def draw_lights() -> tuple[Picture, Floats]:
     return np.rint(255 * np.stack(lights, axis=2)).astype(np.uint8), places
 
 
-def find_lights(picture: Picture) -> Floats:
+def find_lights(crop: Crop) -> Floats:
     y, x = np.mgrid[0:96, 0:96] - 47.5
-    light = np.where(picture > 8, picture, 0).astype(float)
+    light = np.where(crop > 8, crop, 0).astype(float)
     sums = [(light * axis[..., None]).sum(axis=(0, 1)) for axis in (x, y)]
     return np.asarray(np.stack(sums, axis=1) / light.sum(axis=(0, 1))[:, None])
 
@@ -165,13 +165,13 @@ def test_shift_scale_and_rotation(
         assert abs(turns).max() < 0.5
         assert abs(np.corrcoef(wide, high)[0, 1]) < 0.2
     black = [result.min() == 0 for result in draw(step, WHITE, 100)]
-    assert any(black) == (recipe == "dfdc")  # else the picture goes on, mirrored
+    assert any(black) == (recipe == "dfdc")  # else the crop goes on, mirrored
 
 
 RAMP = np.repeat(np.tile(np.linspace(90, 160, 48).astype(np.uint8), (48, 1))[..., None], 3, 2)
 
 
-def lines(results: Sequence[Picture]) -> Floats:
+def lines(results: Sequence[Crop]) -> Floats:
     """Slope and level at 0 of each result over the ramp, ``(N, 2)``, the level in shares of 255."""
     fits = [np.polyfit(RAMP[0, :, 0].astype(float), result[0, :, 0], 1) for result in results]
     return np.array(fits) / (1, 255)
@@ -193,9 +193,9 @@ def one_of(place: int) -> A.OneOf:
     return choice
 
 
-def is_a_map_of_grey(result: Picture, picture: Picture) -> bool:
+def is_a_map_of_grey(result: Crop, crop: Crop) -> bool:
     """Whether equal values became equal values, whatever the channel."""
-    return all(len(np.unique(result[picture == value])) == 1 for value in np.unique(picture))
+    return all(len(np.unique(result[crop == value])) == 1 for value in np.unique(crop))
 
 
 def test_one_of_three_colours() -> None:
@@ -249,11 +249,11 @@ def test_how_far_colours_go() -> None:
 
 def test_resized_by_three_pairs_of_interpolations() -> None:
     area, linear, cubic = cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC
-    picture = TEXTURE[..., 0]
+    crop = TEXTURE[..., 0]
     known: dict[tuple[int, float], Floats] = {}
     for pair, (down, up) in enumerate(((area, cubic), (area, linear), (linear, linear))):
         for scale in np.arange(0.4, 1, 0.003):
-            small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=down)
+            small = cv2.resize(crop, None, fx=scale, fy=scale, interpolation=down)
             large = cv2.resize(small, (64, 64), interpolation=up)
             known[pair, scale] = np.asarray(large, float).ravel()
     table, names = np.stack(list(known.values())), list(known)
@@ -277,14 +277,14 @@ def test_grey() -> None:
     assert all((np.ptp(one, axis=2) == 0).all() for one in grey)
 
 
-def neighbours(picture: Picture) -> float:
+def neighbours(crop: Crop) -> float:
     """Correlation of a pixel with the one beside it: 0 of noise, more once it was blurred."""
-    values = picture[..., 0].astype(float)
+    values = crop[..., 0].astype(float)
     return float(np.corrcoef(values[:, :-1].ravel(), values[:, 1:].ravel())[0, 1])
 
 
 def test_the_entrys_noise_and_blur_come_in_any_order_after_the_compression() -> None:
-    augment = Augmentation("entry")
+    augment = Augmentation("dacon")
     # A flat grey shows noise alone; blur before it leaves no trace, blur after it makes it soft,
     # and compression after it would make it blocks.
     noisy = [one for one in (augment(FLAT, seed) for seed in range(1000)) if one.std() > 1.5]
@@ -295,7 +295,7 @@ def test_the_entrys_noise_and_blur_come_in_any_order_after_the_compression() -> 
 
 
 def test_the_entrys_steps_are_drawn_one_by_one() -> None:
-    augment = Augmentation("entry")
+    augment = Augmentation("dacon")
     seeds, column = range(500), np.zeros_like(FLAT)
     column[:, 8] = 200
     lit = [augment(column, seed) for seed in seeds]
@@ -311,13 +311,13 @@ FACE = (draw_frontal_face() * 8 + (32, 24)).astype(np.float32)
 
 
 @cache
-def run(recipe: str, *extra: str) -> list[Picture]:
-    """600 pictures, each from its own seed."""
+def run(recipe: str, *extra: str) -> list[Crop]:
+    """600 crops, each from its own seed."""
     augment = Augmentation(recipe, extra)
     return [augment(TEXTURE, seed, FACE) for seed in range(600)]
 
 
-def differ(results: Sequence[Picture], others: Sequence[Picture]) -> list[bool]:
+def differ(results: Sequence[Crop], others: Sequence[Crop]) -> list[bool]:
     return [not np.array_equal(one, other) for one, other in zip(results, others, strict=True)]
 
 
@@ -349,7 +349,7 @@ def test_half_a_face_is_hidden_only_where_no_part_is_cut_out(names: tuple[str, s
 
 
 def test_the_entry_blackens_what_was_compressed_and_then_flips_blurs_and_adds_noise() -> None:
-    plain, blind = run("entry"), run("entry", "blind_face")
+    plain, blind = run("dacon"), run("dacon", "blind_face")
     pairs = [pair for pair in zip(plain, blind, strict=True) if not np.array_equal(*pair)]
     assert_rate(len(pairs), 0.5, 600)
     # Compression after it would leave ringing around the black; noise and blur do leave traces.

@@ -1,0 +1,161 @@
+"""Crops of a manifest as samples, plain or augmented.
+
+Everything random about a sample follows from its name (``batches.SampleKey``) and the seed: the
+number of loader workers changes nothing. Knows no split, no batch and no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from deepfake.augment.face_parts import POINT_COUNTS, Crop, Points, face_area
+from deepfake.augment.recipes import Augmentation, AugmentationSettings, sample_seed
+from deepfake.augment.self_blending import self_blend
+from deepfake.augment.sheet import Example
+from deepfake.dataset.manifest import CropRow, require_labels
+from deepfake.errors import JobError, MediaError
+from deepfake.faces.extraction import decode_crop
+from deepfake.faces.geometry import to_crop
+from deepfake.learning.batches import SampleKey
+from deepfake.learning.pairs import find_originals
+
+_BLEND_TRIES = 8
+_SMALLEST_FACE = 0.05  # share of a crop that a face must fill to be blended
+
+
+class Sample(TypedDict):
+    """One crop as tensors; the loader stacks them to ``(B, 3, S, S)``, ``(B,)``, ``(B,)``.
+
+    ``label`` is 1 for fake, 0 for real, -1 where it is not known.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+
+
+class CropDataset(Dataset[Sample]):
+    """Crops of a manifest.
+
+    Args:
+        root: The crop folder.
+        rows: Rows of its manifest.
+        size: Side S of the crops in pixels.
+        seed: Seed of the augmentation.
+        augmentation: What happens to a crop whose key asks for it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        rows: Sequence[CropRow],
+        size: int,
+        seed: int = 0,
+        augmentation: AugmentationSettings = AugmentationSettings(),  # noqa: B008 - frozen
+    ) -> None:
+        self.root, self.rows, self.size, self.seed = root, rows, size, seed
+        self.augmentation = augmentation
+        self._pipeline: Augmentation | None = None
+        self._reals = [number for number, row in enumerate(rows) if row.label == 0]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: SampleKey | int) -> Sample:
+        """One crop, ``image`` as ``(3, S, S)`` uint8 RGB.
+
+        Raises:
+            JobError: If the file is missing, damaged or of another size.
+        """
+        epoch, index, augment = key if isinstance(key, tuple) else (0, key, False)
+        row = self.rows[index]
+        image = self._augment(epoch, index) if augment else self.read(row)
+        return {
+            # (S, S, 3) -> (3, S, S)
+            "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
+            "label": torch.tensor(-1 if row.label is None else row.label),
+            "index": torch.tensor(index),
+        }
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Ground truth of every row, ``(N,)``: 1 = fake, 0 = real; none may lack it."""
+        return require_labels(self.rows)
+
+    @cached_property
+    def originals(self) -> NDArray[np.int64]:
+        """For every row, the row of the real crop that it was made from, or -1."""
+        return find_originals(self.rows)
+
+    def read(self, row: CropRow) -> Crop:
+        """The pixels of one crop, ``(S, S, 3)`` uint8 RGB.
+
+        Raises:
+            JobError: If the file is missing, damaged or of another size.
+        """
+        path = self.root / row.crop
+        try:
+            image = decode_crop(path.read_bytes(), str(path))
+        except (OSError, MediaError) as error:
+            raise JobError(
+                f"crop {path} cannot be read ({error}); run the crop command again to mend it"
+            ) from error
+        if image.shape != (self.size, self.size, 3):
+            raise JobError(
+                f"crop {path} has shape {image.shape}; its job.json says {self.size} x {self.size}"
+            )
+        return image
+
+    def points(self, row: CropRow) -> Points | None:
+        """Landmarks in pixels of the crop, ``(5, 2)`` or ``(68, 2)``; ``None`` without any."""
+        if row.window is None or len(row.landmarks) not in [2 * count for count in POINT_COUNTS]:
+            return None
+        points = np.array(row.landmarks, dtype=np.float32).reshape(-1, 2)
+        return to_crop(points, row.window, self.size)
+
+    def example(self, index: int) -> Example:
+        """One crop for the contact sheet: as it is, and as the first pass would augment it."""
+        row = self.rows[index]
+        return Example(
+            crop=self.read(row),
+            points=self.points(row),
+            label=row.label,
+            seed=sample_seed(self.seed, 0, index),
+            augmented=self._augment(0, index),
+        )
+
+    def _augment(self, epoch: int, index: int) -> Crop:
+        seed = sample_seed(self.seed, epoch, index)
+        settings, row = self.augmentation, self.rows[index]
+        # Made where it is used: a pipeline does not survive the way into a worker process.
+        self._pipeline = self._pipeline or Augmentation(settings.recipe, settings.extra)
+        if row.label == 1 and settings.self_blend:
+            rng = np.random.default_rng((seed, 0))
+            real = self._find_real(index, rng) if rng.random() < settings.self_blend else None
+            if real is not None:
+                row, points = real
+                blended = self_blend(self.read(row), points, rng)
+                return self._pipeline(blended, seed, points)
+        return self._pipeline(self.read(row), seed, self.points(row))
+
+    def _find_real(self, index: int, rng: np.random.Generator) -> tuple[CropRow, Points] | None:
+        """A real crop whose landmarks span a face: a fake's own original first, then any.
+
+        ``None`` where none is found in a few tries; the fake then stays.
+        """
+        tries = rng.choice(self._reals, _BLEND_TRIES).tolist()
+        for number in [self.originals[index], *tries]:
+            row = self.rows[number]
+            points = self.points(row) if number >= 0 else None
+            if points is not None and face_area(points) >= _SMALLEST_FACE * self.size**2:
+                return row, points
+        return None

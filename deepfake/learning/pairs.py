@@ -1,0 +1,91 @@
+"""Pairs of a fake and the real crop that it was made from.
+
+Knows rows of a manifest, neither pixels nor the order in which they are trained on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepfake.dataset.manifest import CropRow
+from deepfake.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+
+def find_originals(rows: Sequence[CropRow]) -> NDArray[np.int64]:
+    """For every fake, the row of the real crop that it was made from; -1 where there is none.
+
+    Of several crops of the original, that of the nearest frame, and of the same face of it.
+    """
+    reals: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        if row.label == 0:
+            reals.setdefault(row.source, []).append(number)
+
+    def find(row: CropRow) -> int:
+        candidates = reals.get(row.original, []) if row.label == 1 else []
+        return min(
+            candidates,
+            key=lambda n: (abs(rows[n].frame - row.frame), rows[n].face != row.face),
+            default=-1,
+        )
+
+    return np.array([find(row) for row in rows], dtype=np.int64)
+
+
+def choose_pairs(
+    labels: NDArray[np.int64],
+    originals: NDArray[np.int64],
+    wanted: Literal[True, "auto"],
+    batch_size: int,
+) -> bool:
+    """Whether batches are made of pairs; says in the log what the training crops allow.
+
+    Args:
+        labels: ``(N,)``, 1 = fake, 0 = real.
+        originals: ``(N,)``, as ``find_originals`` gives them.
+        wanted: As ``BatchSettings.paired``.
+        batch_size: Size of the global batch.
+
+    Raises:
+        UsageError: If pairs are wanted for certain and there is none.
+    """
+    n_fakes = int((labels == 1).sum())
+    n_pairs = int((originals >= 0).sum())
+    if wanted == "auto" and (2 * n_pairs <= n_fakes or batch_size % 2):
+        logger.info(
+            "data.batches.paired auto: no pairs, %d of %d training fakes have their original among "
+            "the training crops, batches of %d",
+            n_pairs,
+            n_fakes,
+            batch_size,
+        )
+        return False
+    if not n_pairs:
+        raise UsageError(
+            "data.batches.paired needs the original of fakes, but no training fake names one that "
+            "is there: fill the column original of the CSV, or leave the option out"
+        )
+    if n_pairs < n_fakes:
+        logger.warning(
+            "data.batches.paired: %d of %d training fakes have no original among the training "
+            "crops; other reals stand in",
+            n_fakes - n_pairs,
+            n_fakes,
+        )
+    n_reals = len(labels) - n_fakes
+    n_unpaired = n_reals - len(np.unique(originals[originals >= 0]))
+    if n_unpaired:
+        logger.info(
+            "data.batches.paired: %d of %d training reals are no fake's original; each comes once "
+            "in a pass, beside another's fake",
+            n_unpaired,
+            n_reals,
+        )
+    return True
