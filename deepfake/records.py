@@ -22,6 +22,9 @@ LABEL_NAMES = ("real", "fake")
 MAX_DETECT_EVERY = 30
 """Frames between two searches are held in memory."""
 
+MAX_PIXELS = 100_000_000
+"""Larger photos and frames are not decoded, unless asked for."""
+
 
 class Status(StrEnum):
     """What became of one input. There is exactly one per input, always."""
@@ -30,6 +33,31 @@ class Status(StrEnum):
     NO_FACE = "no_face"
     TOO_SMALL = "too_small"
     UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How media are read: by how many processes, within which limits, on which device.
+
+    Args:
+        processes: Worker processes; 0 works in this one, without time limit or protection from
+            crashes. The results do not depend on it.
+        timeout_s: Longest time for one file in seconds.
+        max_pixels: Larger photos and frames are ``unreadable``.
+        detect_device: Where faces are searched for: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UsageError: If the number of processes is negative.
+    """
+
+    processes: int = 1
+    timeout_s: float = 60.0
+    max_pixels: int = MAX_PIXELS
+    detect_device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.processes < 0:
+            raise UsageError(f"workers={self.processes}; expected 0 or more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
     from deepfake.dataset.parts import Part
-    from deepfake.records import Sampling
+    from deepfake.records import Sampling, Workers
 
 
 def add_media_options(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +90,13 @@ def choose_extraction(options: argparse.Namespace) -> Extraction:
         "max_pixels": options.max_pixels,
         "detect_device": options.detect_device,
     }
+
+
+def choose_workers(options: argparse.Namespace) -> Workers:
+    """What was chosen with ``add_extraction_options``."""
+    from deepfake.records import Workers
+
+    return Workers(options.workers, options.timeout, options.max_pixels, options.detect_device)
 
 
 def default_workers() -> int:

@@ -18,6 +18,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.records import LABEL_NAMES, CropSpec, FaceCrop, Sampling, Source, Status
@@ -35,6 +38,7 @@ SOURCE_COLUMNS = (
     *("path", "status", "reason", "faces", "label", "method", "group", "split", "id", "path_uri"),
     "original",
 )
+_LABEL_ADVICE = "crop from real/ and fake/ folders or from a CSV with path,label"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +224,33 @@ def read_sources(root: Path) -> tuple[SourceRow, ...]:
     """
     path = root / SOURCES_FILE
     return tuple(_parse_source_row(row, path) for row in read_csv(path, SOURCE_COLUMNS))
+
+
+def require_labels(rows: Sequence[CropRow]) -> NDArray[np.int64]:
+    """The labels of crops that must have one, ``(N,)``: no label is never taken for real.
+
+    Raises:
+        UsageError: If a crop has none; it names the first one.
+    """
+    unlabelled = [row.crop for row in rows if row.label is None]
+    if unlabelled:
+        raise UsageError(
+            f"{len(unlabelled):,} of {len(rows):,} crops have no label, such as {unlabelled[0]};"
+            f" {_LABEL_ADVICE}"
+        )
+    return np.array([row.label for row in rows], np.int64)
+
+
+def require_label(row: CropRow | SourceRow) -> int:
+    """The label of one crop or input that must have one.
+
+    Raises:
+        UsageError: If it has none.
+    """
+    if row.label is None:
+        name = row.crop if isinstance(row, CropRow) else row.path
+        raise UsageError(f"{name} has no label; {_LABEL_ADVICE}")
+    return row.label
 
 
 def name_crops(rows: Sequence[CropRow], sources: Sequence[SourceRow]) -> list[str]:
