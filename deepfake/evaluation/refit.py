@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from deepfake.heads.calibration import Head
 from deepfake.heads.linear import HeadName, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
 from deepfake.metrics import Summary, format_metric, summarise
-from deepfake.records import LABEL_NAMES
+from deepfake.records import LABEL_NAMES, Aggregation
 from deepfake.thresholds import choose_threshold, choose_threshold_for_rate
 
 
@@ -122,23 +123,14 @@ def calibrate(
         file_rows(predict_set(dataset, embeddings, one, checkpoint.aggregation))
         for one in (checkpoint.head, head)
     )
-    where = f"on {len(after.labels)} files of {dataset.name} ({dataset.split})"
-    if max_fpr is not None:
-        threshold = _choose(root, choose_threshold_for_rate, after, max_fpr)
-        how = f"false positive rate of at most {max_fpr:g} {where}"
-    elif prevalence is not None:
-        threshold, how = 0.5, f"fewest errors at a prevalence of {prevalence:g}, fitted {where}"
-    else:
-        threshold = _choose(root, choose_threshold, after)
-        how = f"best balanced accuracy {where}"
-    summary = summarise(after.labels, after.p_fake, threshold)
+    threshold, how = _choose_for(after, dataset, max_fpr, prevalence)
     result = Refit(
         output=output,
         threshold_before=checkpoint.threshold,
         threshold=threshold,
         threshold_origin=how,
-        before={"calibration": summarise(before.labels, before.p_fake, checkpoint.threshold)},
-        after={"calibration": summary},
+        before=_summarise({"calibration": before}, checkpoint.threshold),
+        after=_summarise({"calibration": after}, threshold),
     )
     event = {
         "what": "calibrate",
@@ -194,13 +186,7 @@ def fit_head(
     groups = [row.group for row, inside in zip(dataset.faces, train, strict=True) if inside]
     fitted.fit(embeddings.vectors[train], dataset.labels[train], groups).warn_if_useless()
 
-    def score(by: Head) -> dict[str, ScoredRows]:
-        return {
-            split: _score_split(dataset, embeddings, split_of_row == split, by.eval(), checkpoint)
-            for split in SPLITS
-            if (split_of_row == split).any()
-        }
-
+    score = partial(_score_splits, dataset, embeddings, split_of_row, checkpoint.aggregation)
     after = score(fitted)
     threshold = _choose(root, choose_threshold, after["validation"])
     # A checkpoint of mid-training has no head that anything could be scored with.
@@ -210,13 +196,8 @@ def fit_head(
         threshold_before=checkpoint.threshold,
         threshold=threshold,
         threshold_origin=f"best balanced accuracy on the validation split of {dataset.name}",
-        before={
-            split: summarise(rows.labels, rows.p_fake, checkpoint.threshold)
-            for split, rows in before.items()
-        },
-        after={
-            split: summarise(rows.labels, rows.p_fake, threshold) for split, rows in after.items()
-        },
+        before=_summarise(before, checkpoint.threshold),
+        after=_summarise(after, threshold),
     )
     event = {"what": "fit-head", **_describe(dataset), "head": head, "C": C, "threshold": threshold}
     changes = _changes(result) | {"head": head, "aggregation": checkpoint.aggregation.to_dict()}
@@ -235,6 +216,19 @@ def _refuse_training_crops(dataset: EvaluationSet, checkpoint: Checkpoint) -> No
         )
 
 
+def _choose_for(
+    rows: ScoredRows, dataset: EvaluationSet, max_fpr: float | None, prevalence: float | None
+) -> tuple[float, str]:
+    """A threshold, and how it was chosen."""
+    where = f"on {len(rows.labels)} files of {dataset.name} ({dataset.split})"
+    if max_fpr is not None:
+        threshold = _choose(dataset.root, choose_threshold_for_rate, rows, max_fpr)
+        return threshold, f"false positive rate of at most {max_fpr:g} {where}"
+    if prevalence is not None:
+        return 0.5, f"fewest errors at a prevalence of {prevalence:g}, fitted {where}"
+    return _choose(dataset.root, choose_threshold, rows), f"best balanced accuracy {where}"
+
+
 def _choose(root: Path, rule: Callable[..., float], rows: ScoredRows, *settings: float) -> float:
     try:
         return rule(rows.labels, rows.p_fake, *settings)
@@ -242,18 +236,29 @@ def _choose(root: Path, rule: Callable[..., float], rows: ScoredRows, *settings:
         raise UsageError(f"{root}: {error}") from error
 
 
-def _score_split(
+def _score_splits(
     dataset: EvaluationSet,
     embeddings: Embeddings,
-    mask: NDArray[np.bool_],
+    split_of_row: NDArray[np.str_],
+    aggregation: Aggregation,
     head: Head,
-    checkpoint: Checkpoint,
-) -> ScoredRows:
-    faces = tuple(row for row, inside in zip(dataset.faces, mask, strict=True) if inside)
-    ids = {row.source for row in faces}
-    files = tuple(file for file in dataset.files if file.id in ids)
-    part = replace(dataset, faces=faces, files=files)
-    return file_rows(predict_set(part, embeddings.where(mask), head, checkpoint.aggregation))
+) -> dict[str, ScoredRows]:
+    """The files of every split that has some."""
+    scored = {}
+    for split in SPLITS:
+        mask = split_of_row == split
+        faces = tuple(row for row, inside in zip(dataset.faces, mask, strict=True) if inside)
+        ids = {row.source for row in faces}
+        files = tuple(file for file in dataset.files if file.id in ids)
+        part = replace(dataset, faces=faces, files=files)
+        if faces:
+            predictions = predict_set(part, embeddings.where(mask), head.eval(), aggregation)
+            scored[split] = file_rows(predictions)
+    return scored
+
+
+def _summarise(scored: dict[str, ScoredRows], threshold: float) -> dict[str, Summary]:
+    return {name: summarise(rows.labels, rows.p_fake, threshold) for name, rows in scored.items()}
 
 
 def _describe(dataset: EvaluationSet) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class EvaluationSet:
         files: Rows of its source table, with or without faces.
         manifest_sha256: Of the whole manifest.
         sha256: Of the manifest and the choice of rows.
-        remarks: What a reader of its figures must know.
+        remarks: What a reader of its metrics must know.
     """
 
     name: str

@@ -49,7 +49,7 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> str:
     ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'style="background:var(--card)"><style>{escape(style, quote=False)}</style>'
+        f'style="background:var(--card);font-family:system-ui,sans-serif"><style>{escape(style, quote=False)}</style>'
         + "".join(panels)
         + "</svg>\n"
     )
@@ -68,7 +68,7 @@ def _draw_panel(
     chart = draw_lines(axes, series, title, f"Last: {', '.join(last) or 'nothing'}.", dots=True)
     parts = [f'<text class="tag" x="50" y="16">{title}</text>']
     for number, line in enumerate(series if len(series) > 1 else ()):
-        x = 50 + 105 * number
+        x = 50 + 310 // len(series) * number
         parts.append(f'<path class="line s{number}" d="M{x} 30h20"/>')
         parts.append(f'<text class="tick" x="{x + 24}" y="34">{line.name}</text>')
     place = f'y="{_HEAD_PX}" width="{WIDTH}" height="{HEIGHT}"'

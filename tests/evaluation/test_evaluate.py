@@ -15,7 +15,7 @@ import pytest
 
 from deepfake.dataset.manifest import CropRow, SourceRow
 from deepfake.evaluation.embeddings import Embeddings
-from deepfake.evaluation.evaluate import OVERALL, evaluate
+from deepfake.evaluation.evaluate import LEVELS, OVERALL, evaluate
 from deepfake.evaluation.predictions import Predictions
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
@@ -186,3 +186,22 @@ def test_one_face_per_file_is_shown_once() -> None:
     assert list(result.distinct_levels()) == ["file, track, face"]
     assert result.levels["face"] is result.levels["file"]
     assert "by file, track, face" in describe(result)
+
+
+def test_frame_has_a_row_per_level_group_and_metric() -> None:
+    result = evaluate([ONE, TWO], 0.5, Aggregation(), n_resamples=20)
+    frame = result.to_frame()
+    groups = {
+        "overall": [OVERALL],
+        "dataset": ["one", "two"],
+        "method": ["(not named)", "mask", "swap"],
+    }
+    assert len(frame) == len(LEVELS) * 6 * len(METRICS)
+    for by, names in groups.items():
+        assert frame[(frame["by"] == by)]["group"].unique().tolist() == names
+    row = frame.query("level == 'file' and group == 'swap' and metric == 'auc'").iloc[0]
+    auc = result.levels["file"].methods["swap"].metrics["auc"]
+    assert (row["value"], row["n_real"], row["n_fake"]) == (auc.value, 3, 2)
+    gap = frame.query("level == 'file' and group == 'one' and metric == 'ece'").iloc[0]
+    assert math.isnan(gap["value"])
+    assert gap["reason"] == "4 rows are too few, it needs 15"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from deepfake import cli
-from deepfake.errors import JobError, UsageError
+from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.evaluation.embeddings import embed_crops
 from deepfake.evaluation.predictions import predict_set
 from deepfake.evaluation.refit import calibrate, fit_head
@@ -26,9 +27,12 @@ from deepfake.learning.checkpoint import (
     to_safetensors,
 )
 from deepfake.records import Aggregation
+from deepfake.training.run import run_training
 from tests.evaluation.conftest import CPU, Made, words
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.made_crops import write_crop_folder
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def scores_of(checkpoint: Checkpoint, crops: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -208,6 +212,43 @@ def test_fit_head_refuses(made: Made, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the validation split needs both classes"):
         fit_head(made.checkpoint, one, output)
     assert not output.exists()
+
+
+def test_a_checkpoint_of_mid_training_becomes_a_model(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.ckpt"
+    arguments = ["--config", str(CONFIGS / "default.yaml"), "--config", str(CONFIGS / "smoke.yaml")]
+    arguments += ["--data.root", str(made.crops), "--run", str(run), "--model.image_size", "32"]
+    arguments += ["--trainer.max_epochs", "1", "--data.num_workers", "0"]
+    assert run_training(arguments, io.StringIO()) == 0
+    content = torch.load(last, weights_only=True)
+    assert content["deepfake"]["threshold"] is None
+    with pytest.raises(CheckpointError, match=r"or make one with deepfake fit-head --checkpoint"):
+        load_checkpoint(last)
+    output = tmp_path / "model.ckpt"
+    options = ["--checkpoint", str(last), "--data", str(made.crops), "--output", str(output)]
+    assert cli.main(["fit-head", *options, "--quiet", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "threshold n/a -> " in shown
+    assert "before" not in shown
+    model, whole = torch.load(output, weights_only=True), load_checkpoint(output)
+    assert set(content) - set(model) >= {"optimizer_states", "callbacks"}
+    for name, value in content["state_dict"].items():
+        if name.startswith("embedder."):
+            assert torch.equal(model["state_dict"][name], value), name
+    finished = torch.load(run / "model.ckpt", weights_only=True)
+    assert set(model) == set(finished)
+    assert set(finished["deepfake"]) | {"history"} == set(model["deepfake"])
+    assert whole.info["weights"] == "epoch 0 (mid-training)"
+    assert (whole.crop_spec, whole.sampling) == (
+        made.checkpoint.crop_spec,
+        made.checkpoint.sampling,
+    )
+    evaluated = ["--checkpoint", str(output), "--data", str(made.crops), "--quiet"]
+    assert cli.main(["evaluate", *evaluated, "--resamples", "0", "--device", "cpu"]) == 0
+    # Calibration needs a head to calibrate.
+    assert cli.main(["calibrate", *options, "--overwrite", "--quiet"]) == 2
 
 
 # The commands
