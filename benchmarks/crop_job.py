@@ -26,7 +26,7 @@ from benchmarks.photos import collect, cut_face, find_photos, open_photo
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import read_manifest
 from deepfake.media.discovery import discover
-from deepfake.records import CropSpec
+from deepfake.records import CropSpec, Workers
 
 _SPEC = CropSpec.from_preset("square", min_face=20, min_face_ratio=0.0, rotate_retry=False)
 Boxes = dict[str, tuple[float, ...]]
@@ -95,7 +95,7 @@ def plain_loop(photos: Path, output: Path) -> Boxes:
 
 def our_job(photos: Path, output: Path, workers: int) -> Boxes:
     """The crop job of this package."""
-    crop_media(str(photos), output, _SPEC, workers=workers, quiet=True)
+    crop_media(str(photos), output, _SPEC, workers=Workers(workers), quiet=True)
     names = {source.id: source.name for source in discover(photos).sources}
     return {names[row.source]: row.box_xyxy for row in read_manifest(output).rows}
 

@@ -27,10 +27,10 @@ from deepfake.dataset.duplicates import (
     correlate,
     find_pairs,
     hash_thumbnail,
-    make_thumbnail,
+    shrink_for_hash,
 )
-from deepfake.dataset.looks import Looks
 from deepfake.dataset.manifest import Manifest, read_manifest
+from deepfake.dataset.perceptual_hashes import PerceptualHashes
 
 _TWINS = 1000
 _GATED = 20_000
@@ -131,12 +131,12 @@ def main() -> None:
     if options.crops:
         manifest = read_manifest(options.crops)
         start, start_cpu = time.perf_counter(), time.process_time()
-        looks = Looks.take(manifest)
+        read = PerceptualHashes.compute(manifest)
         wall_s, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
         count = len(manifest.rows)
         print(
             f"{count:>9,} crops of {manifest.spec.size} px: {wall_s:.1f} s, "
-            f"{1e3 * cpu_s / count:.2f} ms of processor time each; {looks.seen.sum():,} hashed"
+            f"{1e3 * cpu_s / count:.2f} ms of CPU time each; {read.has_content.sum():,} hashed"
         )
         _print_recall(manifest, options.changed)
 
@@ -153,7 +153,7 @@ def _print_recall(manifest: Manifest, number: int) -> None:
         if grey is None:
             raise SystemExit(f"{path} cannot be read")
         picture = np.asarray(grey, np.uint8)
-        if hash_thumbnail(make_thumbnail(picture)) is None:
+        if hash_thumbnail(shrink_for_hash(picture)) is None:
             continue
         seen += 1
         for name, change in CHANGES.items():
@@ -164,7 +164,7 @@ def _print_recall(manifest: Manifest, number: int) -> None:
 
 
 def _is_found(picture: Grey, changed: Grey) -> bool:
-    one, other = make_thumbnail(picture), make_thumbnail(changed)
+    one, other = shrink_for_hash(picture), shrink_for_hash(changed)
     first, second = hash_thumbnail(one), hash_thumbnail(other)
     if first is None or second is None:
         return False

@@ -30,8 +30,8 @@ from deepfake.errors import MediaError
 from deepfake.faces.detector import MTCNN
 from deepfake.media.decoding import open_media
 from deepfake.media.discovery import discover
-from deepfake.media.images import MAX_PIXELS, read_image
-from deepfake.records import Face, Sampling
+from deepfake.media.images import read_image
+from deepfake.records import MAX_PIXELS, Face, Sampling
 
 _SETTINGS = (
     (20, 0.709, (0.6, 0.7, 0.7)),

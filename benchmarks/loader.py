@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from deepfake.augment.recipes import RECIPES, sample_seed
-from deepfake.dataset.manifest import CropRow
+from deepfake.dataset.manifest import CropRow, require_label
 from deepfake.faces.extraction import encode_crop
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.data import CropDataset, make_loader
@@ -57,7 +57,9 @@ class PlainDataset(Dataset[tuple[Tensor, int]]):
         seed = sample_seed(0, 0, index)
         self.pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
         image = self.normalise(image=self.pipeline(image=image)["image"])["image"]
-        return torch.from_numpy(image.transpose(2, 0, 1)).contiguous(), self.rows[index].label or 0
+        return torch.from_numpy(image.transpose(2, 0, 1)).contiguous(), require_label(
+            self.rows[index]
+        )
 
 
 def main() -> None:

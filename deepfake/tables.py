@@ -1,6 +1,7 @@
-"""Read a CSV file strictly: every row complete and numbered, or an error that names the line.
+"""Tables: CSV files read strictly, and columns that line up in a terminal.
 
-Lenient readers shift columns, drop rows or turn the name ``NA`` into nothing; a label table must
+A CSV has every row complete and numbered, or an error that names the line: lenient readers (pandas
+among them) shift columns, drop rows or turn the name ``NA`` into nothing, and a label table must
 not. The module does not know what the columns mean.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from deepfake.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CsvRow:
     """One row of a table.
 
     Args:
@@ -35,7 +36,7 @@ class Row:
         return self.values.get(column, default)
 
 
-def read_csv(path: Path, required: Sequence[str]) -> list[Row]:
+def read_csv(path: Path, required: Sequence[str]) -> list[CsvRow]:
     r"""Read a comma-separated table with a header line.
 
     A byte-order mark, CRLF line ends, quoted commas and line breaks, and blank lines are fine.
@@ -64,7 +65,7 @@ def read_csv(path: Path, required: Sequence[str]) -> list[Row]:
                 f"{path}:{line}: {len(fields)} fields where the header has {len(header)}"
                 f" ({_names(header)}): {_shorten(fields)}; quote fields that contain commas"
             )
-    return [Row(line, dict(zip(header, fields, strict=True))) for line, fields in records[1:]]
+    return [CsvRow(line, dict(zip(header, fields, strict=True))) for line, fields in records[1:]]
 
 
 def read_text(path: Path, kind: str = "CSV file") -> str:
@@ -100,6 +101,27 @@ def read_text(path: Path, kind: str = "CSV file") -> str:
             f"{path}:{line}: byte 0x{seen} is not UTF-8; save the file as UTF-8 ('CSV UTF-8' in"
             " Excel)"
         ) from error
+
+
+def align(rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a table whose columns line up, numbers to the right.
+
+    Example:
+        >>> align([["a", "size"], ["bcd", 1234]])
+        ['a     size', 'bcd  1,234']
+    """
+    cells = [[_write_cell(cell) for cell in row] for row in rows]
+    numbers = [[isinstance(cell, int | float) for cell in row] for row in rows]
+    columns = max(map(len, cells), default=0)
+    widths = [max(len(row[i]) for row in cells if i < len(row)) for i in range(columns)]
+    right = [any(row[i] for row in numbers if i < len(row)) for i in range(columns)]
+    return [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=False)
+        ).rstrip()
+        for row in cells
+    ]
 
 
 def _split_records(path: Path, text: str) -> list[tuple[int, list[str]]]:
@@ -144,3 +166,7 @@ def _names(names: Sequence[str]) -> str:
 def _shorten(fields: list[str], limit: int = 120) -> str:
     text = repr(fields)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _write_cell(cell: object) -> str:
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)

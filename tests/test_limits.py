@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from deepfake.dataset.manifest import MANIFEST_FILE, SOURCES_FILE
-from deepfake.tables import Row, read_csv
+from deepfake.tables import CsvRow, read_csv
 from tests.conftest import Trained
 from tests.fakes import portrait, tree_hashes, write_photo
 
@@ -37,7 +37,7 @@ def run(script: str, limit_s: float, *words: object) -> None:
     sys.stdout.write(f"{script}: {done.peak_bytes / 1e6:,.0f} MB in {done.seconds:,.0f} s\n")
 
 
-def check(table: Path, names: list[str]) -> list[Row]:
+def check(table: Path, names: list[str]) -> list[CsvRow]:
     rows = read_csv(table, ["path", "status", "reason"])
     assert [row["path"] for row in rows] == names
     assert all(row["status"] == "ok" or row["reason"] for row in rows)

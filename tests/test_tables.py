@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepfake.errors import UsageError
-from deepfake.tables import Row, read_csv
+from deepfake.tables import CsvRow, read_csv
 
 
 def write(tmp_path: Path, data: bytes) -> Path:
@@ -51,7 +51,7 @@ def test_reads(tmp_path: Path, data: bytes, expected: list[tuple[int, str, str]]
 
 
 def test_row_answers_for_columns_that_are_not_there() -> None:
-    row = Row(3, {"path": "a"})
+    row = CsvRow(3, {"path": "a"})
     assert (row.get("path"), row.get("group"), row.get("group", "g")) == ("a", "", "g")
 
 

@@ -17,9 +17,9 @@ from deepfake.cli.command import EXIT_FAILED, EXIT_OK, Parser, answer_code, run
 from deepfake.cli.options import (
     add_media_options,
     add_shard_option,
-    choose_extraction,
     choose_part,
     choose_sampling,
+    choose_workers,
     default_workers,
 )
 from deepfake.errors import UsageError
@@ -55,7 +55,7 @@ examples:
         "celeb-df, dfdc, deeper-forensics, wild-deepfake, dffd, none (no labels)",
     )
     parser.add_argument(
-        "--preset", help="recipe: square (aspect kept), dacon (the entry's), dacon-train"
+        "--preset", help="recipe: square (aspect kept), dacon (the contest entry's), dacon-train"
     )
     parser.add_argument(
         "--config", type=Path, help="training configuration; its data.crop_preset is the preset"
@@ -83,6 +83,8 @@ examples:
 
 def _crop(options: argparse.Namespace) -> int:
     from deepfake.dataset.cropping import crop_media
+    from deepfake.dataset.layouts import InputOptions
+    from deepfake.dataset.parts import Division
     from deepfake.records import Sampling, Status
 
     part = choose_part(options)
@@ -90,14 +92,11 @@ def _crop(options: argparse.Namespace) -> int:
         options.input,
         options.output,
         _choose_spec(options),
-        layout=options.layout,
+        inputs=InputOptions(options.layout, options.follow_links, options.require_labels),
+        workers=choose_workers(options),
         sampling=choose_sampling(options, Sampling()),
-        part=part,
-        shard_size=options.shard_size,
-        follow_links=options.follow_links,
-        require_labels=options.require_labels,
+        division=Division(part, options.shard_size),
         quiet=options.quiet,
-        **choose_extraction(options),
     )
     sys.stdout.write(f"{report}\n")
     answered = report.statuses[Status.OK.value]
@@ -126,7 +125,7 @@ def _choose_spec(options: argparse.Namespace) -> CropSpec:
         changes["search"] = "exact"
     if options.margin is not None:
         if spec.geometry != "square":
-            raise UsageError(f"--margin is for squares; preset {spec.preset!r} has the entry's own")
+            raise UsageError(f"--margin is for squares; preset {spec.preset!r} has its own")
         changes["margins"] = (options.margin, options.margin)
     if options.jpeg_quality is not None:
         changes["jpeg_quality"] = options.jpeg_quality or None
@@ -150,8 +149,8 @@ def doctor(argv: Sequence[str] | None = None) -> int:
     """Look for faults in a crop folder: ``deepfake doctor CROPS``."""
     parser = Parser(
         prog="deepfake doctor",
-        description="Count what a crop folder holds and look for what spoils a figure: groups or\n"
-        "near-duplicates in two splits, duplicates, damaged crops, imbalance.",
+        description="Count what a crop folder holds and look for what makes metrics worthless:\n"
+        "groups or near-duplicates in two splits, duplicates, damaged crops, imbalance.",
         epilog="""\
 exit code: 1 if something leaks from one split into another, crops are damaged or training would
 refuse them for another reason (no labels, a split of one class), else 0.
@@ -171,7 +170,7 @@ examples:
         "--split",
         choices=["auto", "given", "group"],
         default="auto",
-        help="as data.split of training (default %(default)s)",
+        help="as data.split.by of training (default %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="as data.seed of training")
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads")
@@ -187,7 +186,7 @@ def _doctor(options: argparse.Namespace) -> int:
         options.crops,
         split=options.split,
         seed=options.seed,
-        workers=options.workers,
+        threads=options.workers,
         quiet=options.quiet,
     )
     text = json.dumps(report.to_dict(), indent=2) if options.json else str(report)

@@ -31,6 +31,8 @@ from deepfake.records import Status
 from deepfake.storage import (
     LOCK_NAMES,
     TEMPORARY_PREFIX,
+    exclusive,
+    no_space_is_an_error,
     sync_file,
     sync_folder,
     write_atomic,
@@ -221,6 +223,22 @@ class CropFolder:
     def is_finished(self) -> bool:
         """Whether the tables stand."""
         return all((self.root / name).is_file() for name in (SOURCES_FILE, MANIFEST_FILE))
+
+
+@contextmanager
+def open_crop_folder(root: Path) -> Iterator[CropFolder]:
+    """A folder for crops, made where it is not there, that belongs to this run alone.
+
+    Raises:
+        UsageError: If it is a file, or in use by another run.
+        JobError: If the disk is full.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(f"{root} is a file; name a folder for the crops") from None
+    with no_space_is_an_error(root), exclusive(root):
+        yield CropFolder(root)
 
 
 def compare_jobs(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, object, object] | None:

@@ -11,14 +11,15 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from itertools import chain, groupby
+from itertools import chain, islice
 from pathlib import Path
 
 from deepfake import __version__
-from deepfake.dataset.census import Census
-from deepfake.dataset.crop_folder import CROPS_FOLDER, CropFolder, CropReport
-from deepfake.dataset.layouts import Labelled, label_sources
+from deepfake.dataset.class_counts import ClassCounts
+from deepfake.dataset.crop_folder import CROPS_FOLDER, CropFolder, CropReport, open_crop_folder
+from deepfake.dataset.layouts import InputOptions, Labelled, label_sources
 from deepfake.dataset.manifest import (
     JOB_FILE,
     MANIFEST_FILE,
@@ -31,14 +32,12 @@ from deepfake.dataset.manifest import (
     make_crop_row,
     make_source_row,
 )
-from deepfake.dataset.parts import WHOLE, Part, choose_block_size
+from deepfake.dataset.parts import WHOLE, Division, choose_block_size
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.media.images import MAX_PIXELS
 from deepfake.progress import track
-from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source
-from deepfake.storage import exclusive, no_space_is_an_error
+from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source, Workers
 
 _PACKAGES = (
     "facenet-pytorch",
@@ -58,16 +57,10 @@ def crop_media(
     output: Path,
     spec: CropSpec,
     *,
-    layout: str = "auto",
-    workers: int = 1,
-    timeout_s: float = 60.0,
-    max_pixels: int = MAX_PIXELS,
+    inputs: InputOptions = InputOptions(),  # noqa: B008 - frozen
+    workers: Workers = Workers(),  # noqa: B008 - frozen
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-    detect_device: str = "cpu",
-    part: Part | None = None,
-    shard_size: int | None = None,
-    follow_links: bool = False,
-    require_labels: bool = False,
+    division: Division = Division(),  # noqa: B008 - frozen
     quiet: bool = False,
 ) -> CropReport:
     """Run or resume a crop job.
@@ -76,37 +69,27 @@ def crop_media(
         input_path: Folder, photo, glob, list file or CSV (see ``dataset.layouts``).
         output: The crop folder; new, empty, or begun by the same job.
         spec: The crop recipe.
-        layout: Kind of folder tree, see ``layouts.label_sources``.
-        workers: Worker processes; the bytes written do not depend on it. 0 works in this process.
-        timeout_s: Longest time for one input in seconds.
-        max_pixels: Larger pictures are ``unreadable``.
+        inputs: What the input may be, and whether it must have labels.
+        workers: How many processes do it; the bytes written do not depend on that.
         sampling: Which frames of a video or animation are cropped.
-        detect_device: Where the detector runs: ``cpu``, ``cuda`` or ``cuda:N``.
-        part: Crop only this part of the job, to be merged with the others.
-        shard_size: Inputs per shard; by default few for a job of few.
-        follow_links: Follow symbolic links inside the input folder.
-        require_labels: Refuse unlabelled input.
+        division: Which part of the job is done, and how many inputs make a shard.
         quiet: Show no progress.
 
     Raises:
         UsageError: If the input or output is not usable, or the output was begun by another job.
         JobError: If the disk is full or workers do not start.
     """
-    check_detect_device(detect_device)
+    check_detect_device(workers.detect_device)
     _refuse_nesting(Path(input_path), output)
     labelled = label_sources(
-        input_path, layout=layout, follow_links=follow_links, require_labels=require_labels
+        input_path,
+        layout=inputs.layout,
+        follow_links=inputs.follow_links,
+        require_labels=inputs.require_labels,
     )
     _announce(labelled)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"{output} is a file; name a folder for the crops") from None
-    with no_space_is_an_error(output), exclusive(output):
-        folder = CropFolder(output)
-        if shard_size is None:
-            shard_size = choose_block_size(len(labelled.sources))
-        job = _Job(folder, labelled.sources, shard_size, part)
+    with open_crop_folder(output) as folder:
+        job = _Job(folder, labelled.sources, division)
         job.begin(spec, sampling)
         todo = [shard for shard in job.shards() if not job.is_done(shard)]
         remaining = list(chain.from_iterable(job.sources_of(shard) for shard in todo))
@@ -116,21 +99,16 @@ def crop_media(
             iter_extractions(
                 remaining,
                 spec,
-                min(workers, len(remaining)),
-                timeout_s,
-                max_pixels,
+                replace(workers, processes=min(workers.processes, len(remaining))),
                 sampling,
-                detect_device,
             ),
             total=total,
             initial=total - len(remaining),
             quiet=quiet,
         )
-        numbers = chain.from_iterable(_repeat(shard, job) for shard in todo)
-        numbered = zip(numbers, extractions, strict=True)
-        for shard, group in groupby(numbered, key=lambda pair: pair[0]):
+        for shard in todo:
             job.check_space(shard, spec)
-            job.write_shard(shard, spec.suffix, (extraction for _, extraction in group))
+            job.write_shard(shard, spec.suffix, islice(extractions, len(job.sources_of(shard))))
         statuses, crops = folder.write_tables(job.shards())
     return CropReport(output, statuses, crops, dict(labelled.skipped), labelled.duplicates)
 
@@ -147,26 +125,18 @@ def _announce(labelled: Labelled) -> None:
             labelled.layout,
             f"{len(rows):,}",
             f"{len(groups):,}",
-            Census.take(rows),
+            ClassCounts.count(rows),
         )
     for note in labelled.notes:
         logger.warning("%s", note)
 
 
-def _repeat(shard: int, job: _Job) -> Iterator[int]:
-    return (shard for _ in job.sources_of(shard))
-
-
 class _Job:
     """The sources of one crop job, or of one part of it, and their shards."""
 
-    def __init__(
-        self, folder: CropFolder, sources: Sequence[Source], shard_size: int, part: Part | None
-    ) -> None:
-        if shard_size < 1:
-            raise UsageError(f"shard_size={shard_size}; expected 1 or more inputs per shard")
-        self.folder, self.sources, self.shard_size = folder, sources, shard_size
-        self.part = part
+    def __init__(self, folder: CropFolder, sources: Sequence[Source], division: Division) -> None:
+        self.folder, self.sources, self.part = folder, sources, division.part
+        self.shard_size = division.block_size or choose_block_size(len(sources))
 
     def shards(self) -> range:
         return (self.part or WHOLE).blocks(-(-len(self.sources) // self.shard_size))

@@ -1,7 +1,7 @@
-"""Near-duplicates: a 64-bit hash of how a picture looks, and all pairs of hashes that are close.
+"""Near-duplicates: a 64-bit perceptual hash of an image, and all pairs of hashes that are close.
 
 The hash is the sign pattern of the lowest frequencies of a 32 px thumbnail (a "pHash"): another
-JPEG quality, size or brightness changes at most a few of its bits, another crop of the same picture
+JPEG quality, size or brightness changes at most a few of its bits, another crop of the same photo
 soon many (``benchmarks/duplicates.py`` measures how many copies are found again).
 Pairs are found through buckets of equal bits, in close to linear time, and are then confirmed on
 the thumbnails. Knows no file, label or group.
@@ -30,13 +30,13 @@ always, a trim of a hundredth nine times in ten, one of two hundredths once in t
 different people, hardly one pair in 50 million does."""
 MIN_CORRELATION = 0.95
 """Of the two thumbnails. The changes above leave 0.95 or more, faces of different people 0.7."""
-_FLAT = 2.0  # grey levels: what is left of a picture then is noise
+_FLAT = 2.0  # grey levels: what is left of an image then is noise
 _BUCKET = 256
 _BITS = 64
 
 
-def make_thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Shrink a grey picture of any size to ``(32, 32)``."""
+def shrink_for_hash(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Shrink a grey image of any size to ``(32, 32)``."""
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     small: NDArray[np.float32] = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(
         np.float32
@@ -47,7 +47,7 @@ def make_thumbnail(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
 def hash_thumbnail(thumbnail: NDArray[np.float32]) -> int | None:
     """64 bits of how a ``(32, 32)`` thumbnail looks, or ``None`` if it shows nothing.
 
-    A flat picture has no frequencies but noise; all flat pictures would be each other's twins.
+    A flat image has no frequencies but noise; all flat images would be each other's twins.
     """
     if float(thumbnail.std()) < _FLAT:
         return None
@@ -70,7 +70,7 @@ def find_pairs(
 
     Two hashes that differ in at most ``d`` of 64 bits, divided into ``d + 2`` bands, agree in two
     bands at least. So for each two bands the hashes are sorted by the bits of both, and only equal
-    ones compared: 15 sorts for ``d = 4``. A bucket that is too full, as many alike pictures make
+    ones compared: 15 sorts for ``d = 4``. A bucket that is too full, as many alike images make
     it, is divided again by the bits that are left; one of a single part is not looked at.
 
     Args:

@@ -12,11 +12,11 @@ import hashlib
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +24,12 @@ from numpy.typing import NDArray
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.records import LABEL_NAMES, CropSpec, FaceCrop, Sampling, Source, Status
-from deepfake.tables import Row, read_csv
+from deepfake.tables import CsvRow, read_csv
 
 JOB_FILE = "job.json"
 MANIFEST_FILE = "manifest.csv"
 SOURCES_FILE = "sources.csv"
-MANIFEST_COLUMNS = (
-    *("crop", "source", "frame", "time_s", "face", "label", "method", "group", "split"),
-    *("x0", "y0", "x1", "y1", "confidence", "landmarks", "rotation", "original"),
-    "window",
-)
-SOURCE_COLUMNS = (
-    *("path", "status", "reason", "faces", "label", "method", "group", "split", "id", "path_uri"),
-    "original",
-)
+ParsedRow = TypeVar("ParsedRow")
 _LABEL_ADVICE = "crop from real/ and fake/ folders or from a CSV with path,label"
 
 
@@ -96,6 +88,15 @@ class SourceRow:
     id: str
     path_uri: str
     original: str = ""
+
+
+MANIFEST_COLUMNS = tuple(
+    chain.from_iterable(
+        ("x0", "y0", "x1", "y1") if field.name == "box_xyxy" else (field.name,)
+        for field in fields(CropRow)
+    )
+)
+SOURCE_COLUMNS = tuple(field.name for field in fields(SourceRow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +208,8 @@ def read_manifest(root: Path) -> Manifest:
             f"{root} holds an unfinished crop job (no {MANIFEST_FILE}); "
             "run the same crop command again to finish it"
         )
-    rows = tuple(
-        _parse_crop_row(row, manifest_path)
-        for row in read_csv(manifest_path, MANIFEST_COLUMNS[:-1])  # without window: an old table
-    )
+    # Without window: an old table.
+    rows = _read_rows(manifest_path, MANIFEST_COLUMNS[:-1], _parse_crop_row)
     digest = hashlib.sha256(manifest_path.read_bytes()).hexdigest()
     spec, sampling = CropSpec.from_dict(job["crop_spec"]), Sampling.from_dict(job["sampling"])
     return Manifest(root, rows, spec, sampling, job["versions"], digest)
@@ -222,8 +221,7 @@ def read_sources(root: Path) -> tuple[SourceRow, ...]:
     Raises:
         UsageError: If the table is missing or damaged.
     """
-    path = root / SOURCES_FILE
-    return tuple(_parse_source_row(row, path) for row in read_csv(path, SOURCE_COLUMNS))
+    return _read_rows(root / SOURCES_FILE, SOURCE_COLUMNS, _parse_source_row)
 
 
 def require_labels(rows: Sequence[CropRow]) -> NDArray[np.int64]:
@@ -292,15 +290,13 @@ def _named(row: SourceRow) -> list[tuple[str, object]]:
 
 
 def _crop_cells(row: CropRow) -> list[object]:
-    return [
-        *(row.crop, row.source, row.frame, f"{row.time_s:.6f}", row.face, _label_word(row.label)),
-        *(row.method, row.group, row.split),
-        *(f"{value:.2f}" for value in row.box_xyxy),
-        f"{row.confidence:.6f}",
-        " ".join(f"{value:.2f}" for value in row.landmarks),
-        *(row.rotation, row.original),
-        " ".join(str(value) for value in row.window or ()),
-    ]
+    place: list[object] = [row.crop, row.source, row.frame, f"{row.time_s:.6f}", row.face]
+    known = [_label_word(row.label), row.method, row.group, row.split]
+    box = [f"{value:.2f}" for value in row.box_xyxy]
+    landmarks = " ".join(f"{value:.2f}" for value in row.landmarks)
+    window = " ".join(str(value) for value in row.window or ())
+    detected = [f"{row.confidence:.6f}", landmarks, row.rotation, row.original, window]
+    return [*place, *known, *box, *detected]
 
 
 def _label_word(label: object) -> str:
@@ -322,43 +318,41 @@ def _parse_window(text: str) -> tuple[int, int, int, int] | None:
     return (x0, y0, x1, y1)
 
 
-def _parse_source_row(row: Row, path: Path) -> SourceRow:
-    try:
-        return SourceRow(
-            path=row["path"],
-            status=Status(row["status"]).value,
-            reason=row["reason"],
-            faces=int(row["faces"]),
-            label=_parse_label(row["label"]),
-            method=row["method"],
-            group=row["group"],
-            split=row["split"],
-            id=row["id"],
-            path_uri=row["path_uri"],
-            original=row["original"],
-        )
-    except ValueError as error:
-        raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error
+def _read_rows(
+    path: Path, columns: Sequence[str], parse: Callable[[CsvRow], ParsedRow]
+) -> tuple[ParsedRow, ...]:
+    rows = []
+    for row in read_csv(path, columns):
+        try:
+            rows.append(parse(row))
+        except ValueError as error:
+            raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error
+    return tuple(rows)
 
 
-def _parse_crop_row(row: Row, path: Path) -> CropRow:
-    try:
-        return CropRow(
-            crop=row["crop"],
-            source=row["source"],
-            frame=int(row["frame"]),
-            time_s=float(row["time_s"]),
-            face=int(row["face"]),
-            label=_parse_label(row["label"]),
-            method=row["method"],
-            group=row["group"],
-            split=row["split"],
-            box_xyxy=(float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"])),
-            confidence=float(row["confidence"]),
-            landmarks=tuple(float(value) for value in row["landmarks"].split()),
-            rotation=int(row["rotation"]),
-            original=row["original"],
-            window=_parse_window(row.get("window")),
-        )
-    except ValueError as error:
-        raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error
+def _parse_source_row(row: CsvRow) -> SourceRow:
+    values: dict[str, Any] = {name: row[name] for name in SOURCE_COLUMNS}
+    values["status"] = Status(row["status"]).value
+    values["faces"] = int(row["faces"])
+    values["label"] = _parse_label(row["label"])
+    return SourceRow(**values)
+
+
+def _parse_crop_row(row: CsvRow) -> CropRow:
+    return CropRow(
+        crop=row["crop"],
+        source=row["source"],
+        frame=int(row["frame"]),
+        time_s=float(row["time_s"]),
+        face=int(row["face"]),
+        label=_parse_label(row["label"]),
+        method=row["method"],
+        group=row["group"],
+        split=row["split"],
+        box_xyxy=(float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"])),
+        confidence=float(row["confidence"]),
+        landmarks=tuple(float(value) for value in row["landmarks"].split()),
+        rotation=int(row["rotation"]),
+        original=row["original"],
+        window=_parse_window(row.get("window")),
+    )

@@ -11,11 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deepfake.dataset.crop_folder import CropFolder, CropReport, compare_jobs, compare_plans
+from deepfake.dataset.crop_folder import (
+    CropFolder,
+    CropReport,
+    compare_jobs,
+    compare_plans,
+    open_crop_folder,
+)
 from deepfake.dataset.manifest import JOB_FILE, read_job
-from deepfake.dataset.parts import Part, sort_parts
+from deepfake.dataset.parts import JobPart, sort_parts
 from deepfake.errors import UsageError
-from deepfake.storage import exclusive, no_space_is_an_error
 
 
 def merge_crops(output: Path, parts: Sequence[Path]) -> CropReport:
@@ -40,11 +45,7 @@ def merge_crops(output: Path, parts: Sequence[Path]) -> CropReport:
     n_shards = -(-int(description["inputs"]) // shard_size)
     for path in ordered:
         _check_whole(CropFolder(path), numbers[path], n_shards)
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file; name a folder for the crops")
-    output.mkdir(parents=True, exist_ok=True)
-    with no_space_is_an_error(output), exclusive(output):
-        merged = CropFolder(output)
+    with open_crop_folder(output) as merged:
         merged.begin(plan, description)
         for path in ordered:
             part = CropFolder(path)
@@ -57,13 +58,13 @@ def merge_crops(output: Path, parts: Sequence[Path]) -> CropReport:
     return CropReport(output, statuses, crops)
 
 
-def _read_part(path: Path) -> Part:
+def _read_part(path: Path) -> JobPart:
     word = read_job(path).get("part")
     if word is None:
         raise UsageError(
             f"{path} is a whole crop job, not a part of one; parts are made with --shard I/N"
         )
-    return Part.parse(str(word))
+    return JobPart.parse(str(word))
 
 
 def _describe(folder: CropFolder) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _check_same_job(first: CropFolder, other: CropFolder) -> None:
         )
 
 
-def _check_whole(folder: CropFolder, part: Part, n_shards: int) -> None:
+def _check_whole(folder: CropFolder, part: JobPart, n_shards: int) -> None:
     command = f"deepfake crop INPUT {folder.root} --shard {part}"
     if not folder.is_finished():
         raise UsageError(

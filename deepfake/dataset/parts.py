@@ -20,7 +20,7 @@ _SMALLEST_BLOCK, LARGEST_BLOCK = 8, 256
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class JobPart:
     """One of several parts of a job.
 
     Args:
@@ -31,7 +31,7 @@ class Part:
         UsageError: If there is no such part.
 
     Example:
-        >>> [list(Part(number, 3).blocks(4)) for number in (1, 2, 3)]
+        >>> [list(JobPart(number, 3).blocks(4)) for number in (1, 2, 3)]
         [[0], [1], [2, 3]]
     """
 
@@ -43,7 +43,7 @@ class Part:
             raise UsageError(f"shard {self}: expected I/N with I from 1 to N, such as 1/4 or 4/4")
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> JobPart:
         """Read ``I/N``.
 
         Raises:
@@ -67,8 +67,28 @@ class Part:
         return range(blocks.start * block_size, min(blocks.stop * block_size, count))
 
 
-WHOLE = Part(1, 1)
+WHOLE = JobPart(1, 1)
 """All blocks, for a job that is not divided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How a job is divided.
+
+    Args:
+        part: Do only this part of it, to be merged with the others; ``None`` does all of it.
+        block_size: Inputs per block; by default few for a job of few.
+
+    Raises:
+        UsageError: If a block would hold nothing.
+    """
+
+    part: JobPart | None = None
+    block_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_size is not None and self.block_size < 1:
+            raise UsageError(f"shard_size={self.block_size}; expected 1 or more inputs per shard")
 
 
 def choose_block_size(inputs: int) -> int:
@@ -81,7 +101,7 @@ def choose_block_size(inputs: int) -> int:
     return min(max(-(-inputs // _MOST_BLOCKS), _SMALLEST_BLOCK), LARGEST_BLOCK)
 
 
-def sort_parts(parts: Iterable[tuple[Path, Part]]) -> list[Path]:
+def sort_parts(parts: Iterable[tuple[Path, JobPart]]) -> list[Path]:
     """Bring parts into order.
 
     Args:
@@ -91,7 +111,7 @@ def sort_parts(parts: Iterable[tuple[Path, Part]]) -> list[Path]:
         UsageError: If one is missing or there twice, or they do not divide a job alike.
     """
     placed: dict[int, Path] = {}
-    first: tuple[Path, Part] | None = None
+    first: tuple[Path, JobPart] | None = None
     for path, part in parts:
         first = first or (path, part)
         if part.of != first[1].of:
@@ -104,7 +124,7 @@ def sort_parts(parts: Iterable[tuple[Path, Part]]) -> list[Path]:
         placed[part.number] = path
     if first is None:
         raise UsageError("no parts; name all parts of the job")
-    missing = [Part(number, first[1].of) for number in range(1, first[1].of + 1)]
+    missing = [JobPart(number, first[1].of) for number in range(1, first[1].of + 1)]
     missing = [part for part in missing if part.number not in placed]
     if missing:
         shown = ", ".join(str(part) for part in missing[:10])

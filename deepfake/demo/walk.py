@@ -21,7 +21,7 @@ from deepfake.evaluation.job import REPORT_FILE, run_evaluation
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.results import count, format_scores
 from deepfake.learning.checkpoint import load_checkpoint
-from deepfake.records import CropSpec
+from deepfake.records import CropSpec, Workers
 from deepfake.reports.evaluation_page import format_report
 from deepfake.reports.evaluation_text import describe
 from deepfake.storage import write_atomic
@@ -84,7 +84,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
 
     tell(f"\n2. $ deepfake crop {labels} {crops} --size {_SIZE}")
     spec = CropSpec.from_preset("square", size=_SIZE)
-    tell(f"   {crop_media(str(labels), crops, spec, workers=workers, quiet=True)}")
+    tell(f"   {crop_media(str(labels), crops, spec, workers=Workers(workers), quiet=True)}")
 
     tell(f"\n3. $ deepfake train --config {config} --data.root {crops} --run {run}")
     write_atomic(config, _CONFIGURATION)

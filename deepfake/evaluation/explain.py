@@ -36,7 +36,7 @@ from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import TorchScorer
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.media.decoding import open_media
-from deepfake.records import Extraction, FaceCrop, FaceScore, MediaScore, Source
+from deepfake.records import Extraction, FaceCrop, FaceScore, MediaScore, Source, Workers
 
 Crop = NDArray[np.uint8]
 Score = Callable[[Crop], NDArray[np.float64]]
@@ -362,11 +362,13 @@ def _extract(predictor: Predictor, source: Source) -> Extraction:
     extractions = iter_extractions(
         [source],
         predictor.checkpoint.crop_spec,
-        min(predictor.workers, 1),
-        predictor.timeout_s,
-        predictor.max_pixels,
+        Workers(
+            min(predictor.workers, 1),
+            predictor.timeout_s,
+            predictor.max_pixels,
+            predictor.detect_device,
+        ),
         predictor.sampling,
-        predictor.detect_device,
     )
     with closing(extractions):
         ((_, extraction),) = extractions

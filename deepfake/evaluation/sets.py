@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from deepfake.dataset.cropping import crop_media
+from deepfake.dataset.layouts import InputOptions
 from deepfake.dataset.manifest import (
     JOB_FILE,
     CropRow,
@@ -93,12 +94,9 @@ def open_crops(
         data,
         crops,
         checkpoint.crop_spec,
-        workers=workers.processes,
-        timeout_s=workers.timeout_s,
-        max_pixels=workers.max_pixels,
+        workers=workers,
         sampling=checkpoint.sampling,
-        detect_device=workers.detect_device,
-        require_labels=True,
+        inputs=InputOptions(require_labels=True),
         quiet=quiet,
     )
     return crops

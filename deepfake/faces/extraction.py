@@ -21,8 +21,8 @@ from deepfake.faces.detector import MTCNN, FaceDetector
 from deepfake.faces.geometry import cut_window, entry_window, square_window
 from deepfake.faces.tracking import interpolate_faces
 from deepfake.media.decoding import open_media
-from deepfake.media.images import MAX_PIXELS
 from deepfake.records import (
+    MAX_PIXELS,
     CropSpec,
     Extraction,
     Face,

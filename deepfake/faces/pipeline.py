@@ -21,8 +21,7 @@ import torch
 
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import FaceExtractor
-from deepfake.media.images import MAX_PIXELS
-from deepfake.records import CropSpec, Extraction, Sampling, Source, Status
+from deepfake.records import CropSpec, Extraction, Sampling, Source, Status, Workers
 
 _WINDOW_PER_WORKER = 8  # how far the fastest worker may run ahead of the slowest: bounds memory
 _START_TIMEOUT_S = 180.0  # importing torch takes seconds, on a busy machine many
@@ -31,42 +30,32 @@ _START_TIMEOUT_S = 180.0  # importing torch takes seconds, on a busy machine man
 def iter_extractions(
     sources: Iterable[Source],
     spec: CropSpec,
-    workers: int,
-    timeout_s: float = 60.0,
-    max_pixels: int = MAX_PIXELS,
+    workers: Workers = Workers(),  # noqa: B008 - frozen
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
-    detect_device: str = "cpu",
 ) -> Generator[tuple[Source, Extraction]]:
     """Extract the faces of every source, in the order given.
 
     Args:
         sources: Consumed lazily, a bounded window ahead of what is yielded.
         spec: The crop recipe.
-        workers: Number of worker processes; 0 works in this process, without time limit or
-            protection from crashes. The results do not depend on it.
-        timeout_s: Longest time for one source in seconds.
-        max_pixels: Limit on the size of a picture.
+        workers: How many processes do it, within which limits, on which device.
         sampling: Which frames of a video or animation are looked at.
-        detect_device: Where the detector runs, as ``check_detect_device`` takes it.
 
     Yields:
         Each source with its extraction.
 
     Raises:
-        UsageError: If the number of workers is negative, or the device does not exist.
+        UsageError: If the device does not exist.
         JobError: If workers cannot be started.
     """
-    if workers < 0:
-        raise UsageError(f"workers={workers}; expected 0 or more")
-    check_detect_device(detect_device)
-    if workers == 0:
-        extractor = FaceExtractor(
-            spec, max_pixels=max_pixels, sampling=sampling, device=detect_device
-        )
+    check_detect_device(workers.detect_device)
+    settings = (spec, workers.max_pixels, sampling, workers.detect_device)
+    if workers.processes == 0:
+        extractor = _make_extractor(settings)
         for source in sources:
             yield source, extractor.extract(source)
         return
-    pool = _Pool((spec, max_pixels, sampling, detect_device), workers, timeout_s)
+    pool = _Pool(settings, workers.processes, workers.timeout_s)
     try:
         yield from pool.run(iter(sources))
     finally:
@@ -93,13 +82,17 @@ def check_detect_device(name: str) -> None:
 _Settings = tuple[CropSpec, int, Sampling, str]
 
 
+def _make_extractor(settings: _Settings) -> FaceExtractor:
+    spec, max_pixels, sampling, device = settings
+    return FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling, device=device)
+
+
 def _serve(connection: Connection, settings: _Settings) -> None:
     """A worker's life: announce readiness, then answer one source after another."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     _mute_c_libraries()
-    spec, max_pixels, sampling, device = settings
-    extractor = FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling, device=device)
+    extractor = _make_extractor(settings)
     connection.send(None)
     while True:
         try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deepfake import __version__
-from deepfake.dataset.parts import WHOLE, Part, choose_block_size, find_difference
+from deepfake.dataset.parts import WHOLE, JobPart, choose_block_size, find_difference
 from deepfake.errors import UsageError
 from deepfake.media.discovery import path_uri
 from deepfake.records import FaceScore, MediaScore, Source, Status
@@ -42,7 +42,7 @@ class Journal:
         output: Path,
         settings: dict[str, Any],
         sources: Sequence[Source],
-        part: Part | None = None,
+        part: JobPart | None = None,
     ) -> None:
         self.path = journal_path(output)
         self.block_size = choose_block_size(len(sources))

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from deepfake.dataset.parts import Part, find_difference, sort_parts
+from deepfake.dataset.parts import JobPart, find_difference, sort_parts
 from deepfake.errors import UsageError
 from deepfake.inference.journal import count_scores, iter_scores, journal_path, read_head
 from deepfake.records import MediaScore
@@ -45,7 +45,7 @@ def join_answers(parts: Sequence[Path]) -> JoinedAnswers:
         UsageError: If they do not, or one is unfinished.
     """
     heads = {path: _read_part(path) for path in parts}
-    ordered = sort_parts((path, Part.parse(str(heads[path]["part"]))) for path in parts)
+    ordered = sort_parts((path, JobPart.parse(str(heads[path]["part"]))) for path in parts)
     first = ordered[0]
     for path in ordered:
         difference = find_difference(_shared(heads[first]), _shared(heads[path]))
@@ -80,7 +80,7 @@ def _shared(head: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_finished(path: Path, head: dict[str, Any]) -> None:
-    part = Part.parse(head["part"])
+    part = JobPart.parse(head["part"])
     expected = len(part.inputs(head["inputs"], head["block_size"]))
     answered = count_scores(journal_path(path))
     if answered != expected or not path.is_file():

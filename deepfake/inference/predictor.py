@@ -26,9 +26,9 @@ from deepfake.inference.backend import choose_devices, make_scorers
 from deepfake.inference.scoring import Backend, Scorer
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
-from deepfake.media.images import MAX_PIXELS
 from deepfake.records import (
     LABEL_NAMES,
+    MAX_PIXELS,
     Extraction,
     FaceCrop,
     FaceScore,
@@ -36,6 +36,7 @@ from deepfake.records import (
     Policy,
     Sampling,
     Source,
+    Workers,
 )
 
 _GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
@@ -194,11 +195,8 @@ class Predictor:
         extractions = iter_extractions(
             sources,
             self.checkpoint.crop_spec,
-            self.workers,
-            self.timeout_s,
-            self.max_pixels,
+            Workers(self.workers, self.timeout_s, self.max_pixels, self.detect_device),
             self.sampling,
-            self.detect_device,
         )
         with closing(extractions):
             for number, (source, extraction) in enumerate(extractions, first + 1):

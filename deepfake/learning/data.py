@@ -24,15 +24,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from deepfake.augment.face_parts import POINT_COUNTS, Picture, Points, face_area
 from deepfake.augment.recipes import EXTRAS, Augmentation, sample_seed
 from deepfake.augment.self_blending import self_blend
-from deepfake.dataset.looks import Looks
-from deepfake.dataset.manifest import (
-    CropRow,
-    Manifest,
-    name_crops,
-    read_manifest,
-    read_sources,
-)
-from deepfake.dataset.splits import SPLITS, assign_splits, find_leaks, find_parted
+from deepfake.dataset.audit import audit_look_alikes, audit_splits, raise_issues
+from deepfake.dataset.manifest import CropRow, Manifest, read_manifest, require_labels
+from deepfake.dataset.perceptual_hashes import PerceptualHashes
+from deepfake.dataset.splits import SPLITS, assign_splits
 from deepfake.errors import JobError, MediaError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.geometry import to_crop
@@ -40,7 +35,6 @@ from deepfake.learning.batches import EpochBatches, EpochOrder, SampleKey, deal
 from deepfake.records import LABEL_NAMES
 
 logger = logging.getLogger(__name__)
-_LARGE_IMBALANCE = 20
 _MANY_CROPS = 20_000  # to look at them takes seconds, and shows how far it is
 _BLEND_TRIES = 8
 _SMALLEST_FACE = 0.05  # share of a crop that a face must fill to be blended
@@ -298,10 +292,10 @@ class CropDataModule(LightningDataModule):
                 f"{self.crop_preset!r}: crop with --preset {self.crop_preset}, or set "
                 "data.crop_preset to null"
             )
-        names = self._assign_splits(manifest)
+        splits = self._assign_splits(manifest)
         counts: dict[str, dict[str, int]] = {}
         for split in SPLITS:
-            rows = [row for row, name in zip(manifest.rows, names, strict=True) if name == split]
+            rows = [row for row, name in zip(manifest.rows, splits, strict=True) if name == split]
             number = Counter(row.label for row in rows)
             counts[split] = {word: number[label] for label, word in enumerate(LABEL_NAMES)}
             self.datasets[split] = CropDataset(
@@ -309,10 +303,10 @@ class CropDataModule(LightningDataModule):
                 *(self.augmentation, self.extra, self.self_blend),
             )
         self.pairs_up = self._choose_pairs()
-        self._check(manifest, names, counts)
+        self._audit(manifest, splits)
         self._check_faces()
         if stage == "fit" and self.find_look_alikes:
-            self._check_looks(manifest, names)
+            self._audit_look_alikes(manifest, splits)
         self.description = DataDescription(manifest, counts)
 
     def state_dict(self) -> dict[str, Any]:
@@ -329,7 +323,7 @@ class CropDataModule(LightningDataModule):
         trainer = self.trainer
         dataset = self.datasets["train"]
         order = EpochOrder(
-            [row.label or 0 for row in dataset.rows],
+            require_labels(dataset.rows).tolist(),
             self.seed,
             self.balance,
             [row.group for row in dataset.rows],
@@ -382,27 +376,29 @@ class CropDataModule(LightningDataModule):
         return make_loader(dataset, self.num_workers, torch.cuda.is_available(), **options)
 
     def _assign_splits(self, manifest: Manifest) -> list[str]:
-        rows = manifest.rows
-        unlabelled = sum(row.label is None for row in rows)
-        if unlabelled:
-            raise UsageError(
-                f"{unlabelled} of {len(rows)} crops in {self.root} have no label; crop from "
-                "real/ and fake/ folders or from a CSV with path,label"
-            )
-        given = [row.split for row in rows]
-        names = assign_splits(
-            [row.group for row in rows],
-            [row.label or 0 for row in rows],
-            [row.source for row in rows],
-            [row.original for row in rows],
-            given,
-            self.split,
-            self.shares,
-            self.seed,
-        )
-        if any(given) and names != given and self.split == "auto":
+        given = [row.split for row in manifest.rows]
+        splits = assign_splits(manifest.rows, self.split, self.shares, self.seed)
+        if any(given) and splits != given and self.split == "auto":
             logger.info("%s brings no validation split; one was drawn from train", self.root)
-        return names
+        return splits
+
+    def _audit(self, manifest: Manifest, splits: Sequence[str]) -> None:
+        """Refuse splits that make metrics worthless."""
+        issues = audit_splits(manifest, splits)
+        if self.balance or self.pairs_up:
+            issues = [issue for issue in issues if issue.kind != "balance"]
+        raise_issues(issues, allow_leak=self.allow_leak)
+
+    def _audit_look_alikes(self, manifest: Manifest, splits: Sequence[str]) -> None:
+        """Refuse near-duplicates in two splits; the first of several processes looks for all."""
+        trainer = self.trainer
+        if trainer is None or trainer.ckpt_path is not None:
+            return  # a run that goes on was looked at when it began
+        issues = []
+        if trainer.is_global_zero:
+            hashes = PerceptualHashes.compute(manifest, quiet=len(splits) < _MANY_CROPS)
+            issues = [audit_look_alikes(manifest, splits, hashes)]
+        raise_issues(trainer.strategy.broadcast(issues), allow_leak=self.allow_leak)
 
     def _check_faces(self) -> None:
         """Refuse settings that ask for what the training crops do not bring."""
@@ -455,86 +451,6 @@ class CropDataModule(LightningDataModule):
                 n_reals,
             )
         return True
-
-    def _check(
-        self, manifest: Manifest, names: list[str], counts: dict[str, dict[str, int]]
-    ) -> None:
-        shown = "; ".join(
-            f"{split}: " + ", ".join(f"{number} {word}" for word, number in counts[split].items())
-            for split in SPLITS
-        )
-        for split in ("train", "validation"):
-            if min(counts[split].values()) == 0:
-                raise UsageError(
-                    f"the {split} split needs both classes, but {self.root} has {shown}"
-                )
-        if min(counts["test"].values()) == 0 < max(counts["test"].values()):
-            raise UsageError(
-                f"the test split needs both classes or no crops, but {self.root} has {shown}: crop "
-                "these inputs into a folder of their own to measure on (deepfake evaluate), or set "
-                "data.split to 'group'"
-            )
-        leaks = find_leaks([row.group for row in manifest.rows], names)
-        if leaks:
-            self._refuse_leak(
-                f"{len(leaks)} groups stand in more than one split, which makes every figure "
-                f"worthless: {', '.join(leaks[:3])}",
-                "mend the split column, set data.split to 'group'",
-            )
-        sources, originals = zip(
-            *((row.source, row.original) for row in manifest.rows), strict=True
-        )
-        parted = find_parted(sources, originals, names)
-        if parted:
-            self._refuse_leak(
-                f"{len(parted)} fake crops stand in another split than their original: "
-                + _describe_pairs(manifest, names, parted),
-                "mend the split column, set data.split to 'group'",
-            )
-        rarer, commoner = sorted(counts["train"].values())
-        if commoner > _LARGE_IMBALANCE * rarer and not (self.balance or self.pairs_up):
-            logger.warning(
-                "the training split is imbalanced (%s); data.balance true fills every batch half "
-                "and half",
-                shown,
-            )
-        if not any(counts["test"].values()):
-            logger.warning("there is no test split (%s): no test figures", shown)
-
-    def _check_looks(self, manifest: Manifest, names: list[str]) -> None:
-        """Refuse near-duplicates in two splits; the first of several processes looks for all."""
-        trainer = self.trainer
-        if trainer is None or trainer.ckpt_path is not None:
-            return  # a run that goes on was looked at when it began
-        problem = ""
-        if trainer.is_global_zero:
-            looks = Looks.take(manifest, quiet=len(names) < _MANY_CROPS)
-            alike, stopped = looks.find_alike(names)
-            if alike:
-                shown = _describe_pairs(manifest, names, [(one, other) for _, one, other in alike])
-                problem = (
-                    f"{len(alike)}{' or more' if stopped else ''} pairs of crops in two splits "
-                    f"look alike, which makes figures too good: {shown}"
-                )
-            elif stopped:
-                logger.warning("too many crops look somewhat alike to compare them all")
-        problem = trainer.strategy.broadcast(problem)
-        if problem:
-            self._refuse_leak(problem, "give both the same group, remove one")
-
-    def _refuse_leak(self, problem: str, remedy: str) -> None:
-        if not self.allow_leak:
-            raise UsageError(f"{problem}; {remedy}, or go on with data.allow_leak true")
-        logger.warning("%s; going on because data.allow_leak is true", problem)
-
-
-def _describe_pairs(
-    manifest: Manifest, splits: Sequence[str], pairs: Sequence[tuple[int, int]]
-) -> str:
-    names = name_crops(manifest.rows, read_sources(manifest.root))
-    return ", ".join(
-        f"{splits[one]} {names[one]} and {splits[other]} {names[other]}" for one, other in pairs[:3]
-    )
 
 
 def _next_batch(trainer: Trainer) -> tuple[int, int]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from deepfake.media.clips import Clip
 from deepfake.media.files import is_picture, open_regular_file
-from deepfake.media.images import MAX_PIXELS, open_picture
+from deepfake.media.images import open_picture
 from deepfake.media.packets import HEAD_BYTES, is_video
 from deepfake.media.video import open_video
-from deepfake.records import Sampling
+from deepfake.records import MAX_PIXELS, Sampling
 
 
 def open_media(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_PIXELS) -> Clip:

@@ -31,10 +31,7 @@ from deepfake.media.clips import Clip, choose_frames
 from deepfake.media.files import is_cut, is_heif, is_one_scan, open_regular_file
 from deepfake.media.jpeg import MAX_BYTES as MAX_JPEG_BYTES
 from deepfake.media.jpeg import decode_whole_jpeg
-from deepfake.records import Frame, Sampling
-
-MAX_PIXELS = 100_000_000
-"""Largest picture that is decoded in full, in pixels."""
+from deepfake.records import MAX_PIXELS, Frame, Sampling
 
 MAX_BYTES = 512 * 1024 * 1024
 """Largest photo file that is opened at all."""

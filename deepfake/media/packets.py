@@ -30,7 +30,7 @@ from av.video.stream import VideoStream
 
 from deepfake.errors import MediaError, one_line
 from deepfake.media.files import are_boxes_cut
-from deepfake.media.images import MAX_PIXELS
+from deepfake.records import MAX_PIXELS
 
 MAX_PACKETS = 2_000_000
 """Longest video that is opened, in packets: 18 hours at 30 frames a second."""

@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 from deepfake.errors import MediaError, one_line
 from deepfake.media.clips import Clip, choose_frames, snap_to_nearest
 from deepfake.media.files import open_regular_file
-from deepfake.media.images import MAX_PIXELS
 from deepfake.media.packets import PacketReader, Timeline, read_timeline
-from deepfake.records import Frame, Sampling
+from deepfake.records import MAX_PIXELS, Frame, Sampling
 
 _RATE = 25
 

@@ -49,9 +49,8 @@ def draw_curves(history: Sequence[Mapping[str, float]]) -> str:
     ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'style="background:var(--card);font-family:system-ui,sans-serif"><style>{escape(style, quote=False)}</style>'
-        + "".join(panels)
-        + "</svg>\n"
+        f'style="background:var(--card);font-family:system-ui,sans-serif">'
+        f"<style>{escape(style, quote=False)}</style>" + "".join(panels) + "</svg>\n"
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import closing
 
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.inference.predictor import Predictor
-from deepfake.records import MediaScore, Source
+from deepfake.records import MediaScore, Source, Workers
 
 
 def cut_thumbnails(
@@ -35,11 +35,13 @@ def cut_thumbnails(
     extractions = iter_extractions(
         (sources[place] for place in top_faces),
         predictor.checkpoint.crop_spec,
-        min(predictor.workers, len(top_faces)),
-        predictor.timeout_s,
-        predictor.max_pixels,
+        Workers(
+            min(predictor.workers, len(top_faces)),
+            predictor.timeout_s,
+            predictor.max_pixels,
+            predictor.detect_device,
+        ),
         predictor.sampling,
-        predictor.detect_device,
     )
     thumbnails = {}
     with closing(extractions):

@@ -27,7 +27,7 @@ from deepfake.augment.face_parts import (
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import read_manifest
 from deepfake.learning.data import CropDataset
-from deepfake.records import CropSpec
+from deepfake.records import CropSpec, Workers
 from tests.chances import assert_rate
 from tests.fakes import portrait, upside_down, write_photo
 
@@ -64,7 +64,7 @@ def test_the_eyes_of_a_crop_are_dark(tmp_path: Path, turned: bool, preset: str) 
     photo = upside_down(picture) if turned else shifted
     write_photo(tmp_path / "photos" / "real" / "a.png", photo)
     spec = CropSpec.from_preset(preset, size=SIZE)
-    crop_media(str(tmp_path / "photos"), tmp_path / "crops", spec, workers=0, quiet=True)
+    crop_media(str(tmp_path / "photos"), tmp_path / "crops", spec, workers=Workers(0), quiet=True)
     (row,) = read_manifest(tmp_path / "crops").rows
     assert row.rotation == (180 if turned else 0)
     data = CropDataset(tmp_path / "crops", [row], SIZE)

@@ -141,13 +141,7 @@ def test_doctor_exits_with_one_on_a_leak(
     crops = tmp_path / "crops"
     shutil.copytree(trained.crops, crops)
     rows = read_manifest(crops).rows
-    splits = assign_splits(
-        [row.group for row in rows],
-        [row.label or 0 for row in rows],
-        [row.source for row in rows],
-        [row.original for row in rows],
-        [row.split for row in rows],
-    )
+    splits = assign_splits(rows)
     one, other = (rows[splits.index(split)].crop for split in ("train", "test"))
     (crops / other).write_bytes((crops / one).read_bytes())
     assert cli.doctor([str(crops), "--quiet"]) == 1

@@ -17,7 +17,7 @@ from deepfake.dataset.duplicates import (
     correlate,
     find_pairs,
     hash_thumbnail,
-    make_thumbnail,
+    shrink_for_hash,
 )
 from tests.fakes import portrait
 
@@ -29,7 +29,7 @@ def grey(identity: int, shot: int = 0) -> Grey:
 
 
 def look(picture: Grey) -> int:
-    hashed = hash_thumbnail(make_thumbnail(picture))
+    hashed = hash_thumbnail(shrink_for_hash(picture))
     assert hashed is not None
     return hashed
 
@@ -55,7 +55,7 @@ def test_a_picture_that_changed_little_is_found(
     before = grey(identity)
     after = change(before)
     assert (look(before) ^ look(after)).bit_count() <= MAX_DISTANCE
-    assert correlate(make_thumbnail(before), make_thumbnail(after)) >= MIN_CORRELATION
+    assert correlate(shrink_for_hash(before), shrink_for_hash(after)) >= MIN_CORRELATION
 
 
 def test_other_people_are_no_duplicates() -> None:
@@ -67,7 +67,7 @@ def test_other_people_are_no_duplicates() -> None:
 
 
 def test_half_of_the_bits_are_set_and_brightness_is_none_of_them() -> None:
-    thumbnail = make_thumbnail(grey(0))
+    thumbnail = shrink_for_hash(grey(0))
     hashed = hash_thumbnail(thumbnail)
     assert hashed is not None
     assert hashed.bit_count() == 32
@@ -77,7 +77,7 @@ def test_half_of_the_bits_are_set_and_brightness_is_none_of_them() -> None:
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_a_flat_picture_has_no_look(level: int) -> None:
     picture = np.full((64, 64), level, np.uint8)
-    assert hash_thumbnail(make_thumbnail(picture)) is None
+    assert hash_thumbnail(shrink_for_hash(picture)) is None
 
 
 # Pairs

@@ -31,6 +31,8 @@ from deepfake.dataset.manifest import (
     read_job,
     read_manifest,
     read_sources,
+    require_label,
+    require_labels,
 )
 from deepfake.errors import UsageError
 from deepfake.records import CropSpec, FaceCrop, Sampling, Source, Status
@@ -78,10 +80,8 @@ def test_round_trip(tmp_path: Path) -> None:
     rows = (ROW, replace(ROW, label=None, method="", split="", rotation=0, landmarks=()))
     text = "".join(format_manifest(rows))
     manifest = read_manifest(write_folder(tmp_path, text, spec))
-    assert manifest == Manifest(
-        *(tmp_path, rows, spec, Sampling(), {"torch": "2"}),
-        hashlib.sha256(text.encode()).hexdigest(),
-    )
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert manifest == Manifest(tmp_path, rows, spec, Sampling(), {"torch": "2"}, digest)
 
 
 @pytest.mark.parametrize(
@@ -304,3 +304,18 @@ def test_a_recipe_of_another_version(tmp_path: Path) -> None:
     (tmp_path / JOB_FILE).write_text(json.dumps(job | {"crop_spec": job["crop_spec"] | {"x": 1}}))
     with pytest.raises(UsageError, match=r"unknown \['x'\], missing \['faces'\]"):
         read_manifest(tmp_path)
+
+
+def test_no_label_is_never_taken_for_real() -> None:
+    bare = replace(ROW, label=None, crop="b.jpg")
+    assert require_labels([replace(ROW, label=0), replace(ROW, label=1)]).tolist() == [0, 1]
+    assert require_labels([]).shape == (0,)
+    assert require_label(replace(ROW, label=0)) == 0
+    message = r"2 of 3 crops have no label, such as b\.jpg; crop from real/ and fake/ folders"
+    with pytest.raises(UsageError, match=message):
+        require_labels([replace(ROW, label=0), bare, replace(bare, crop="c.jpg")])
+    with pytest.raises(UsageError, match=r"^b\.jpg has no label; crop from"):
+        require_label(bare)
+    source = make_source_row(replace(SOURCE, label=None), Status.OK, "", 1)
+    with pytest.raises(UsageError, match=f"^{source.path} has no label"):
+        require_label(source)

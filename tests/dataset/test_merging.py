@@ -22,11 +22,11 @@ from deepfake.dataset import crop_folder, cropping
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import JOB_FILE, MANIFEST_FILE, SOURCES_FILE, read_manifest
 from deepfake.dataset.merging import merge_crops
-from deepfake.dataset.parts import Part
+from deepfake.dataset.parts import Division, JobPart
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.media.discovery import discover
-from deepfake.records import CropSpec, Extraction, Source, Status
+from deepfake.records import CropSpec, Extraction, Source, Status, Workers
 from tests.fakes import portrait, run_and_die, tree_hashes, write_photo, write_portraits
 
 REPO = Path(__file__).resolve().parents[2]
@@ -44,7 +44,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(photos: Path) -> Found:
-    return {s.id: e for s, e in iter_extractions(discover(photos).sources, SPEC, 0)}
+    return {s.id: e for s, e in iter_extractions(discover(photos).sources, SPEC, Workers(0))}
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def known(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def crop(photos: Path, output: Path, part: str | None = None, **options: Any) -> Path:
-    settings: dict[str, Any] = {"workers": 0, "shard_size": 2, "quiet": True} | options
-    spec = settings.pop("spec", SPEC)
-    number = None if part is None else Part.parse(part)
-    crop_media(str(photos), output, spec, part=number, **settings)
+    settings: dict[str, Any] = {"workers": Workers(0), "quiet": True} | options
+    spec, shard_size = settings.pop("spec", SPEC), settings.pop("shard_size", 2)
+    division = Division(None if part is None else JobPart.parse(part), shard_size)
+    crop_media(str(photos), output, spec, division=division, **settings)
     return output
 
 
@@ -258,8 +258,19 @@ def edit_version(part: Path) -> None:
         (drop(JOB_FILE), r"is not a crop folder \(no job\.json\)"),
     ],
     ids=[
-        *("unfinished", "no-sources", "crop-gone", "shard-gone", "versions", "shard-size", "of"),
-        *("number", "whole", "nonsense", "plan", "no-plan", "no-job"),
+        "unfinished",
+        "no-sources",
+        "crop-gone",
+        "shard-gone",
+        "versions",
+        "shard-size",
+        "of",
+        "number",
+        "whole",
+        "nonsense",
+        "plan",
+        "no-plan",
+        "no-job",
     ],
 )
 def test_refuses_parts_that_do_not_fit(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
+from deepfake.dataset.audit import find_split_groups, find_split_pairs
+from deepfake.dataset.manifest import CropRow
 from deepfake.dataset.splits import (
     SPLITS,
     assign_splits,
-    find_leaks,
-    find_parted,
     join_identities,
     split_by_group,
 )
@@ -48,7 +51,7 @@ def test_invariants(
         assert "both classes" in refusal or "cannot split" in refusal
         return
     assert len(splits) == len(rows)
-    assert find_leaks([group for group, _ in rows], splits) == []
+    assert find_split_groups([group for group, _ in rows], splits) == []
     for name, share in zip(SPLITS, shares, strict=True):
         labels = {label for (_, label), chosen in zip(rows, splits, strict=True) if chosen == name}
         assert labels == ({0, 1} if share > 0 else set())
@@ -123,7 +126,7 @@ def test_small_sets_are_divided_wherever_that_is_possible(
         if found:
             held = {(name, label) for name, (_, label) in zip(found, rows, strict=True)}
             assert held == {(SPLITS[i], label) for i in splits for label in (0, 1)}
-            assert find_leaks([group for group, _ in rows], found) == []
+            assert find_split_groups([group for group, _ in rows], found) == []
         outcomes[bool(found)] += 1
     assert outcomes[False] > 0
     assert outcomes[True] > 0 or size < len(splits)
@@ -179,13 +182,19 @@ def test_rows_and_labels_must_match() -> None:
         split_by_group(["a", "b"], [0])
 
 
-def test_finds_leaks() -> None:
-    groups = ["b", "a", "b", "c", "a", "c"]
-    assert find_leaks(groups, ["train", "train", "test", "test", "validation", "test"]) == [
-        "a",
-        "b",
-    ]
-    assert find_leaks([], []) == []
+def test_shares_are_nearer_than_those_of_equal_folds() -> None:
+    """Why scikit-learn's folds are not used: a group larger than one of them spoils the shares."""
+    rows = [("large", i % 2) for i in range(300)]
+    rows += [(f"g{i // 10}", i % 2) for i in range(700)]
+    groups, labels = zip(*rows, strict=True)
+    folds = StratifiedGroupKFold(20, shuffle=True, random_state=0).split(rows, labels, groups)
+    sizes = sorted(len(test) for _, test in folds)
+    assert sizes[-1] == 300
+    found = Counter(split(rows))
+    for name, share in zip(SPLITS, (0.7, 0.15, 0.15), strict=True):
+        assert found[name] / 1000 == pytest.approx(share, abs=0.01)
+    # The best that 14, 3 and 3 of the folds can be.
+    assert abs(sum(sizes[-14:]) / 1000 - 0.7) > 0.05
 
 
 # Splits that the data bring
@@ -193,11 +202,48 @@ def test_finds_leaks() -> None:
 GROUPS = [str(i // 2) for i in range(24)]
 LABELS = [i % 2 for i in range(24)]
 OFFICIAL = ["train"] * 18 + ["test"] * 6
-SOURCES = [f"s{i}" for i in range(24)]
+
+
+BLANK = CropRow(
+    crop="a.jpg",
+    source="",
+    frame=0,
+    time_s=0,
+    face=0,
+    label=None,
+    method="",
+    group="",
+    split="",
+    box_xyxy=(0, 0, 1, 1),
+    confidence=1,
+    landmarks=(),
+    rotation=0,
+)
+
+
+def make_rows(
+    groups: list[str],
+    labels: Sequence[int | None],
+    sources: list[str],
+    originals: list[str],
+    given: list[str],
+) -> list[CropRow]:
+    columns = zip(groups, labels, sources, originals, given, strict=True)
+    return [
+        replace(BLANK, group=group, label=label, source=source, original=original, split=split)
+        for group, label, source, original, split in columns
+    ]
 
 
 def assign(given: list[str], *options: Any, **named: Any) -> list[str]:
-    return assign_splits(GROUPS, LABELS, SOURCES, [""] * 24, given, *options, **named)
+    rows = make_rows(GROUPS, LABELS, [f"s{i}" for i in range(24)], [""] * 24, given)
+    return assign_splits(rows, *options, **named)
+
+
+def test_no_label_is_no_real() -> None:
+    rows = make_rows(["a", "b"], [0, None], ["s", "t"], ["", ""], ["train", "test"])
+    with pytest.raises(UsageError, match=r"1 of 2 crops have no label, such as a\.jpg; crop"):
+        assign_splits(rows)
 
 
 def test_a_filled_column_is_taken() -> None:
@@ -216,7 +262,7 @@ def test_validation_is_drawn_from_the_groups_of_train(seed: int) -> None:
     splits = assign(OFFICIAL, shares=(0.6, 0.3, 0.1), seed=seed)
     assert splits[18:] == ["test"] * 6
     assert Counter(splits[:18]) == {"train": 12, "validation": 6}
-    assert find_leaks(GROUPS, splits) == []
+    assert find_split_groups(GROUPS, splits) == []
     assert assign(OFFICIAL, "given", seed=seed) == OFFICIAL
 
 
@@ -252,20 +298,21 @@ def apart(n: int) -> dict[str, Any]:
 @pytest.mark.parametrize("mode", ["auto", "group"])
 def test_a_fake_is_drawn_with_its_original(seed: int, given: str, mode: str) -> None:
     rows = apart(20)
-    splits = assign_splits(**rows, given=[given] * 40, mode=mode, seed=seed)
-    assert find_parted(rows["sources"], rows["originals"], splits) == []
+    splits = assign_splits(make_rows(**rows, given=[given] * 40), mode, seed=seed)
+    assert find_split_pairs(rows["sources"], rows["originals"], splits) == []
     assert splits[::2] == splits[1::2]
     drawn = {"train", "validation"} if given and mode == "auto" else set(SPLITS)
     assert set(splits) == drawn
-    untied = assign_splits(**(rows | {"originals": [""] * 40}), given=[""] * 40, seed=seed)
-    assert find_parted(rows["sources"], rows["originals"], untied)
+    without = rows | {"originals": [""] * 40}
+    untied = assign_splits(make_rows(**without, given=[""] * 40), seed=seed)
+    assert find_split_pairs(rows["sources"], rows["originals"], untied)
 
 
 def test_fakes_of_one_original_stay_together_even_without_it() -> None:
     rows = apart(20)
     rows["originals"][1::2] = [f"absent{i // 4}" for i in range(20)]
-    splits = assign_splits(**rows, given=[""] * 40)
-    assert find_leaks(rows["originals"][1::2], splits[1::2]) == []
+    splits = assign_splits(make_rows(**rows, given=[""] * 40))
+    assert find_split_groups(rows["originals"][1::2], splits[1::2]) == []
     assert set(splits) == set(SPLITS)
 
 
@@ -275,10 +322,10 @@ def test_what_the_test_split_shows_ties_nothing_of_train_together() -> None:
     rows["labels"] += [0] + [1] * 6
     rows["sources"] += [f"t{i}" for i in range(7)]
     rows["originals"] += [""] + [f"person{i}.jpg" for i in range(6)]
-    splits = assign_splits(**rows, given=["train"] * 12 + ["test"] * 7)
+    splits = assign_splits(make_rows(**rows, given=["train"] * 12 + ["test"] * 7))
     assert set(splits[:12]) == {"train", "validation"}
     assert splits[12:] == ["test"] * 7
-    assert len(find_parted(rows["sources"], rows["originals"], splits)) == 6
+    assert len(find_split_pairs(rows["sources"], rows["originals"], splits)) == 6
 
 
 # Identities

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from deepfake.dataset.manifest import CropRow, SourceRow
+from deepfake.errors import UsageError
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.evaluate import LEVELS, OVERALL, evaluate
 from deepfake.evaluation.predictions import Predictions
@@ -205,3 +206,11 @@ def test_frame_has_a_row_per_level_group_and_metric() -> None:
     gap = frame.query("level == 'file' and group == 'one' and metric == 'ece'").iloc[0]
     assert math.isnan(gap["value"])
     assert gap["reason"] == "4 rows are too few, it needs 15"
+
+
+def test_an_unlabelled_face_is_refused() -> None:
+    first, *rest = ONE.dataset.faces
+    faces = (replace(first, label=None), *rest)
+    bare = replace(ONE, dataset=replace(ONE.dataset, faces=faces))
+    with pytest.raises(UsageError, match=r"1 of 7 crops have no label, such as a\.jpg"):
+        evaluate([bare], 0.5, Aggregation(), n_resamples=0)

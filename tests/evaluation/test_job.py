@@ -133,7 +133,7 @@ def test_faces_of_media_are_searched_for_where_it_says(
     devices = []
 
     def cut(data: str, crops: Path, spec: CropSpec, **options: Any) -> NoReturn:
-        devices.append(options["detect_device"])
+        devices.append(options["workers"].detect_device)
         raise UsageError("seen")
 
     monkeypatch.setattr(sets, "crop_media", cut)

@@ -16,8 +16,8 @@ from deepfake.faces import detector as cascade
 from deepfake.faces import pyramid
 from deepfake.faces.detector import MTCNN
 from deepfake.media.decoding import open_media
-from deepfake.media.images import MAX_PIXELS, read_image
-from deepfake.records import Face, Sampling
+from deepfake.media.images import read_image
+from deepfake.records import MAX_PIXELS, Face, Sampling
 from tests.fakes import Picture, montage, portrait, upside_down
 
 Settings = tuple[int, float, tuple[float, float, float]]

@@ -26,7 +26,7 @@ from deepfake.faces.detector import MTCNN, FaceDetector
 from deepfake.faces.extraction import FaceExtractor, cut_face, decode_crop, encode_crop
 from deepfake.media.clips import Clip
 from deepfake.media.discovery import discover
-from deepfake.records import CropSpec, Extraction, Face, Frame, Sampling, Source, Status
+from deepfake.records import CropSpec, Extraction, Face, Frame, Sampling, Source, Status, Workers
 from tests.fakes import (
     FakeDetector,
     Picture,
@@ -70,7 +70,7 @@ def test_prediction_crop_is_the_training_crop(tmp_path: Path, spec: CropSpec) ->
     write_photo(photos / "a.png", portrait(1, 0, 256))
     write_photo(photos / "b.jpg", montage(), quality=90)
     write_photo(photos / "turned.webp", upside_down(portrait(2, 0, 256)))
-    crop_media(str(photos), tmp_path / "crops", spec, workers=0, quiet=True)
+    crop_media(str(photos), tmp_path / "crops", spec, workers=Workers(0), quiet=True)
     stored = {
         (row.source, row.face): (tmp_path / "crops" / row.crop).read_bytes()
         for row in read_manifest(tmp_path / "crops").rows

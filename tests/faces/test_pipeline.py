@@ -16,7 +16,7 @@ from deepfake.faces import pipeline
 from deepfake.faces.extraction import FaceExtractor
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
 from deepfake.media.discovery import discover
-from deepfake.records import CropSpec, Sampling, Source, Status
+from deepfake.records import CropSpec, Sampling, Source, Status, Workers
 from tests import fakes
 from tests.fakes import CUT_SHORT, HANG, KILL, KILL_ONCE, NONE, hostile_source, write_photo
 
@@ -44,7 +44,7 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     sources = discover(tmp_path).sources
     found = {}
     for workers in (0, 1, 2):
-        results = list(iter_extractions(sources, SPEC, workers, TIMEOUT_S))
+        results = list(iter_extractions(sources, SPEC, Workers(workers, TIMEOUT_S)))
         assert [source for source, _ in results] == list(sources)
         found[workers] = [
             (result.status, result.reason, [crop.encoded for crop in result.crops])
@@ -59,7 +59,7 @@ def test_hostile_files_harm_nobody_else(serve: Callable[[Any], None], tmp_path: 
     serve(fakes.serve_hostile)
     kinds = [NONE, HANG, NONE, KILL, NONE, CUT_SHORT, KILL_ONCE, *[NONE] * 20, KILL]
     sources = [hostile_source(kind, number, tmp_path) for number, kind in enumerate(kinds)]
-    results = list(iter_extractions(sources, SPEC, 2, timeout_s=3.0))
+    results = list(iter_extractions(sources, SPEC, Workers(2, 3.0)))
     assert [source for source, _ in results] == sources
     for kind, (source, result) in zip(kinds, results, strict=True):
         if kind == HANG:
@@ -78,7 +78,7 @@ def test_a_file_that_kills_once_is_tried_again(
 ) -> None:
     serve(fakes.serve_hostile)
     source = hostile_source(KILL_ONCE, 0, tmp_path)
-    ((_, result),) = iter_extractions([source], SPEC, 1, TIMEOUT_S)
+    ((_, result),) = iter_extractions([source], SPEC, Workers(1, TIMEOUT_S))
     assert source.path.exists()  # it did kill
     assert result.status == Status.NO_FACE
 
@@ -89,7 +89,7 @@ def test_killed_workers_are_replaced_by_real_ones(
     serve(fakes.serve_real_hostile)
     photo = write_photo(tmp_path / "photo-1.png", fakes.portrait(0, 0, 128))
     sources = [hostile_source(NONE, 0), fakes.make_source(photo), hostile_source(KILL, 2)]
-    results = iter_extractions(sources, SPEC, 1, TIMEOUT_S)
+    results = iter_extractions(sources, SPEC, Workers(1, TIMEOUT_S))
     _, first = next(results)
     # The only worker is idle now: it gets its next source after this one was taken.
     idle = next(p for p in multiprocessing.active_children() if p.pid == int(first.reason))
@@ -113,7 +113,7 @@ def endless(taken: list[int]) -> Iterator[Source]:
 def test_looks_a_bounded_way_ahead(serve: Callable[[Any], None], workers: int) -> None:
     serve(fakes.serve_hostile)
     taken: list[int] = []
-    results = iter_extractions(endless(taken), SPEC, workers, TIMEOUT_S)
+    results = iter_extractions(endless(taken), SPEC, Workers(workers, TIMEOUT_S))
     window = pipeline._WINDOW_PER_WORKER * workers
     for number in range(3 * window):
         source, _ = next(results)
@@ -126,14 +126,14 @@ def test_looks_a_bounded_way_ahead(serve: Callable[[Any], None], workers: int) -
 
 def test_without_workers_one_source_is_read_at_a_time(tmp_path: Path) -> None:
     taken: list[int] = []
-    results = iter_extractions(endless(taken), SPEC, 0)
+    results = iter_extractions(endless(taken), SPEC, Workers(0))
     assert next(results)[1].reason == "io_error: no such file"
     assert taken == [0]
 
 
 def test_no_sources_no_results(serve: Callable[[Any], None]) -> None:
     serve(fakes.serve_hostile)
-    assert list(iter_extractions([], SPEC, 1)) == []
+    assert list(iter_extractions([], SPEC, Workers(1))) == []
     assert no_workers_left()
 
 
@@ -145,14 +145,14 @@ def test_an_error_in_the_sources_ends_the_workers(serve: Callable[[Any], None]) 
         raise KeyError("list")
 
     with pytest.raises(KeyError, match="list"):
-        list(iter_extractions(broken(), SPEC, 1, TIMEOUT_S))
+        list(iter_extractions(broken(), SPEC, Workers(1, TIMEOUT_S)))
     assert no_workers_left()
 
 
 def test_workers_that_never_start_are_an_error(serve: Callable[[Any], None]) -> None:
     serve(fakes.serve_never)
     with pytest.raises(JobError, match=r"a worker process did not start \(crashed: .*ended \(0\)"):
-        list(iter_extractions([hostile_source(NONE, 0)], SPEC, 2))
+        list(iter_extractions([hostile_source(NONE, 0)], SPEC, Workers(2)))
     assert no_workers_left()
 
 
@@ -162,13 +162,13 @@ def test_workers_that_do_not_get_ready_in_time_are_an_error(
     serve(fakes.serve_hostile)
     monkeypatch.setattr(pipeline, "_START_TIMEOUT_S", 0.0)
     with pytest.raises(JobError, match=r"did not start \(timeout"):
-        list(iter_extractions([hostile_source(NONE, 0)], SPEC, 1))
+        list(iter_extractions([hostile_source(NONE, 0)], SPEC, Workers(1)))
     assert no_workers_left()
 
 
 def test_refuses_a_negative_number_of_workers() -> None:
     with pytest.raises(UsageError, match="workers=-1; expected 0 or more"):
-        list(iter_extractions([], SPEC, -1))
+        list(iter_extractions([], SPEC, Workers(-1)))
 
 
 def test_the_detector_runs_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_the_detector_runs_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     for device in ("cpu", "cuda", "cuda:0", "cuda:1"):
         check_detect_device(device)
     with pytest.raises(UsageError, match=r"'cuda:2': this machine has 2 CUDA devices"):
-        next(iter_extractions([], SPEC, 0, detect_device="cuda:2"))
+        next(iter_extractions([], SPEC, Workers(0, detect_device="cuda:2")))
     devices = []
 
     class Noted(FaceExtractor):
@@ -185,7 +185,7 @@ def test_the_detector_runs_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> 
             super().__init__(*args, **kwargs)
 
     monkeypatch.setattr(pipeline, "FaceExtractor", Noted)
-    list(iter_extractions([], SPEC, 0, detect_device="cuda:1"))
+    list(iter_extractions([], SPEC, Workers(0, detect_device="cuda:1")))
     monkeypatch.setattr(pipeline, "_mute_c_libraries", lambda: None)
     ours, theirs = multiprocessing.Pipe()
     ours.close()
@@ -201,7 +201,9 @@ def test_a_gpu_cuts_the_same_crops(tmp_path: Path) -> None:
     cut = {
         device: [
             (crop.face.box_xyxy.tolist(), crop.rotation)
-            for _, result in iter_extractions(sources, SPEC, 2, TIMEOUT_S, detect_device=device)
+            for _, result in iter_extractions(
+                sources, SPEC, Workers(2, TIMEOUT_S, detect_device=device)
+            )
             for crop in result.crops
         ]
         for device in ("cpu", "cuda")

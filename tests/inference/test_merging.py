@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from deepfake import cli
-from deepfake.dataset.parts import Part
+from deepfake.dataset.parts import JobPart
 from deepfake.errors import UsageError
 from deepfake.inference.journal import Journal, journal_path
 from deepfake.inference.merging import join_answers
@@ -45,7 +45,7 @@ def write_part(folder: Path, part: str, names: list[str] = NAMES, **settings: An
     folder.mkdir(exist_ok=True)
     path = folder / f"{part.replace('/', '-')}.csv"
     sources = list_sources(names, folder)
-    journal = Journal(path, SETTINGS | settings, sources, Part.parse(part))
+    journal = Journal(path, SETTINGS | settings, sources, JobPart.parse(part))
     journal.open()
     todo = [sources[index] for index in journal.inputs]
     for start in range(0, len(todo), 3):

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from deepfake.augment.recipes import EXTRAS, Augmentation, sample_seed
 from deepfake.augment.self_blending import self_blend
-from deepfake.dataset.looks import Looks
 from deepfake.dataset.manifest import CropRow, read_manifest
+from deepfake.dataset.perceptual_hashes import PerceptualHashes
 from deepfake.errors import JobError, UsageError
 from deepfake.learning.batches import SampleKey, deal, each_once
 from deepfake.learning.data import CropDataModule, find_originals
@@ -228,7 +228,8 @@ def test_a_leak_can_be_let_pass_aloud(folder: Path, caplog: pytest.LogCaptureFix
     edited(folder, change(lambda row: row.group in ("train-0", "test-0"), group="shared"))
     data = make(folder, allow_leak=True)
     assert len(data.datasets["train"]) == sum(COUNTS["train"])
-    assert "every figure worthless: shared; going on because data.allow_leak" in caplog.text
+    assert "every metric worthless: shared (" in caplog.text
+    assert "going on because data.split.allow_leak is true" in caplog.text
 
 
 def to_fit(root: Path, ckpt_path: str | None = None, **options: Any) -> CropDataModule:
@@ -248,7 +249,9 @@ def test_look_alikes_in_two_splits(folder: Path, caplog: pytest.LogCaptureFixtur
     rows = [row for row in read_manifest(folder).rows if row.label == 0]
     one, other = (next(r for r in rows if r.split == split) for split in ("train", "validation"))
     (folder / other.crop).write_bytes((folder / one.crop).read_bytes())
-    message = rf"1 pairs .* train {one.source}\.jpg and validation {other.source}\.jpg; give both"
+    message = (
+        rf"1 pairs .* train {one.source}\.jpg .* ~ validation {other.source}\.jpg .*; give both"
+    )
     with pytest.raises(UsageError, match=message):
         to_fit(folder)
     to_fit(folder, ckpt_path="last.ckpt")  # was looked at when the run began
@@ -256,13 +259,13 @@ def test_look_alikes_in_two_splits(folder: Path, caplog: pytest.LogCaptureFixtur
     assert not caplog.text
     to_fit(folder, allow_leak=True)
     assert "look alike" in caplog.text
-    assert "going on because data.allow_leak is true" in caplog.text
+    assert "going on because data.split.allow_leak is true" in caplog.text
 
 
 def test_a_search_for_look_alikes_that_was_cut_short_is_said(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Looks, "find_alike", lambda *_: ([], True))
+    monkeypatch.setattr(PerceptualHashes, "find_look_alikes", lambda *_: ([], True))
     to_fit(folder)
     assert "too many crops look somewhat alike" in caplog.text
 
@@ -287,7 +290,7 @@ def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
         pytest.param(
             change(lambda row: row.split == "test", label=None),
             {},
-            r"8 of 40 crops in .* have no label; crop from real/ and fake/",
+            r"8 of 40 crops have no label, such as .*; crop from real/ and fake/",
             id="unlabelled",
         ),
         pytest.param(
@@ -305,7 +308,7 @@ def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
         pytest.param(
             change(lambda row: row.split == "test", label=1),
             {},
-            "the test split needs both classes or no crops, .* test: 0 real, 8 fake: crop these",
+            "the test split needs both classes or no crops, .* test: 0 real, 8 fake; crop these",
             id="test-of-one-class",
         ),
         pytest.param(
@@ -335,7 +338,7 @@ def change(condition: Callable[[CropRow], bool], **values: Any) -> Edit:
         pytest.param(
             change(lambda row: row.group in ("train-0", "test-0"), group="shared"),
             {},
-            r"1 groups stand in more than one split, .*: shared; mend .*data\.allow_leak true",
+            r"1 of .* groups stand in more than one split, .*: shared \(.*; mend .*allow_leak true",
             id="leak",
         ),
         pytest.param(

@@ -6,7 +6,9 @@ import html
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from deepfake.errors import UsageError
 from deepfake.evaluation.job import describe_origin
 from deepfake.records import Aggregation
 from deepfake.reports.explain_page import format_explanation
@@ -44,3 +46,12 @@ def test_the_page_says_when_the_map_fails(made: Made, files: Files) -> None:
     cold = replace(top, saliency=-np.ones_like(top.saliency), frame=None)
     text = format_explanation(replace(found, top_frames=(cold,)), Aggregation(), origin)
     assert "No frame: it cannot be decoded again" in text
+
+
+def test_an_unlabelled_neighbour_is_refused(made: Made, files: Files) -> None:
+    found = explain_made(made, files.photo, train_crops=made.crops, n_top=1, n_neighbours=1)
+    (top,) = found.top_frames
+    bare = replace(top.neighbours[0], row=replace(top.neighbours[0].row, label=None))
+    turned = replace(found, top_frames=(replace(top, neighbours=(bare,)),))
+    with pytest.raises(UsageError, match="has no label; crop from real/ and fake/"):
+        format_explanation(turned, Aggregation(), describe_origin(made.checkpoint, ""))

@@ -6,6 +6,20 @@ and names of originals into links.
 """
 
 from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS
-from deepfake.dataset.layouts.labelling import LAYOUTS, Labelled, label_sources, list_inputs
+from deepfake.dataset.layouts.labelling import (
+    LAYOUTS,
+    InputOptions,
+    Labelled,
+    label_sources,
+    list_inputs,
+)
 
-__all__ = ["LABEL_WORDS", "LAYOUTS", "SPLIT_WORDS", "Labelled", "label_sources", "list_inputs"]
+__all__ = [
+    "LABEL_WORDS",
+    "LAYOUTS",
+    "SPLIT_WORDS",
+    "InputOptions",
+    "Labelled",
+    "label_sources",
+    "list_inputs",
+]

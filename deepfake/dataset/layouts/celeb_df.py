@@ -34,8 +34,8 @@ from deepfake.dataset.layouts.facts import (
     Reading,
     Tree,
     get_clip_name,
-    get_folders,
     get_frame_name,
+    get_top,
 )
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
@@ -53,7 +53,7 @@ _NAMES = {
 
 def recognise(tree: Tree) -> bool:
     """Whether one of the three folders is at the top."""
-    return any(_get_folder(source) in _FOLDERS for source in tree.sources)
+    return any(get_top(source) in _FOLDERS for source in tree.sources)
 
 
 def read(tree: Tree) -> Reading:
@@ -68,7 +68,7 @@ def read(tree: Tree) -> Reading:
     wrong: list[Source] = []
     seen = set()
     for source in tree.sources:
-        folder, clip = _get_folder(source), get_clip_name(source)
+        folder, clip = get_top(source), get_clip_name(source)
         names = _NAMES[folder].fullmatch(clip) if folder in _FOLDERS else None
         if names is None:
             wrong.append(source)
@@ -97,10 +97,6 @@ def read(tree: Tree) -> Reading:
     if len(seen & test) < len(test):
         notes.append(f"{len(seen & test):,} of the {len(test):,} videos of {TEST_LIST} are here")
     return Reading(facts, notes=tuple(notes))
-
-
-def _get_folder(source: Source) -> str:
-    return "".join(get_folders(source)[:1]).lower()
 
 
 def _read_list(tree: Tree) -> set[str]:

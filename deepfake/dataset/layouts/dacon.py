@@ -9,9 +9,10 @@ Two frames a second. The group is the person; whose face was put onto theirs is 
 
 References:
     DACON competition 235655 (2020); the depth of both halves and the names of methods as public
-    entries read them, and the entry that this project re-creates: since2020ape/dacon_deepfake,
-    ``crop_face_dacon.py``. That script also moves 1,000 random frames of each class to
-    ``validation/``: frames of videos that stay in training, which measures memory, not skill.
+    entries read them, and the contest entry that this project re-creates:
+    since2020ape/dacon_deepfake, ``crop_face_dacon.py``. That script also moves 1,000 random frames
+    of each class to ``validation/``: frames of videos that stay in training, which measures memory,
+    not skill.
 
 Knows no other layout.
 """
@@ -27,6 +28,7 @@ from deepfake.dataset.layouts.facts import (
     Tree,
     get_folders,
     get_lower_folders,
+    get_top,
 )
 from deepfake.errors import UsageError
 from deepfake.records import LABEL_NAMES
@@ -48,19 +50,20 @@ def read(tree: Tree) -> Reading:
     """Label the contest's tree.
 
     Raises:
-        UsageError: If a folder is of another depth, or holds the entry's random validation frames.
+        UsageError: If a folder is of another depth, or holds the random validation frames of the
+            contest entry.
     """
-    mixed = [source for source in tree.sources if get_lower_folders(source)[:1] == ["validation"]]
+    mixed = [source for source in tree.sources if get_top(source) == "validation"]
     if mixed:
         raise UsageError(
             f"{str(tree.root)!r}: the {len(mixed):,} files below validation/ are random frames of"
-            " the training videos, moved there by the entry's crop script; no split can be made of"
-            " that: give the contest's own folder, or remove validation/"
+            " the training videos, moved there by the contest entry's crop script; no split can be"
+            " made of that: give the contest's own folder, or remove validation/"
         )
     facts, wrong = {}, []
     for source in tree.sources:
         folders = get_folders(source)
-        if len(folders) != _DEPTH.get(folders[0].lower() if folders else "", -1):
+        if len(folders) != _DEPTH.get(get_top(source), -1):
             wrong.append(source)
             continue
         label, site, _, person = folders[0].lower(), *folders[1:4]

@@ -35,6 +35,7 @@ from deepfake.dataset.layouts.facts import (
     get_folders,
     get_frame_name,
     get_lower_folders,
+    get_top,
     has_lists,
 )
 from deepfake.errors import UsageError
@@ -50,7 +51,7 @@ _TARGETS = (["target_videos"], ["original_sequences", "youtube", "c23"])
 
 def recognise(tree: Tree) -> bool:
     """Whether the folder of manipulated videos is at the top."""
-    return any(get_lower_folders(source)[:1] == ["manipulated_videos"] for source in tree.sources)
+    return any(get_top(source) == "manipulated_videos" for source in tree.sources)
 
 
 def read(tree: Tree) -> Reading:
@@ -69,11 +70,11 @@ def read(tree: Tree) -> Reading:
     for source in tree.sources:
         folders, clip = get_lower_folders(source), get_clip_name(source)
         frame = get_frame_name(source)
-        if folders[:1] == ["source_videos"]:
+        if get_top(source) == "source_videos":
             left_out["(source_videos)"] += 1
             continue
         names = _FAKE.fullmatch(clip)
-        if folders[:1] == ["manipulated_videos"] and len(folders) > 1 and names:
+        if get_top(source) == "manipulated_videos" and len(folders) > 1 and names:
             split = listed.get(clip)
             fact = Fact(
                 1,

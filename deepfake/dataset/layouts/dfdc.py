@@ -39,11 +39,12 @@ from deepfake.dataset.layouts.facts import (
     get_clip_name,
     get_folders,
     get_frame_name,
+    read_json,
 )
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
 from deepfake.records import LABEL_NAMES
-from deepfake.tables import read_csv, read_text
+from deepfake.tables import read_csv
 
 METADATA, LABELS = "metadata.json", "labels.csv"
 _LABELS = {"REAL": 0, "FAKE": 1}
@@ -166,10 +167,7 @@ def _get_label(entry: dict[str, Any]) -> int | None:
 
 
 def _read_metadata(path: Path) -> Entries:
-    try:
-        content = json.loads(read_text(path, "JSON file"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}: not JSON ({error})") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected an object with an entry per video")
     entries = {}

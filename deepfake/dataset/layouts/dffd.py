@@ -4,10 +4,10 @@
 
     ffhq/{train,validation,test}/*.png         real; so are celeba and youtube
     faceapp/..., stargan/..., pggan_v1/..., pggan_v2/..., stylegan_celeba/..., stylegan_ffhq/...
-    faceapp/train_mask/*.png                   masks: no pictures of faces
+    faceapp/train_mask/*.png                   masks: no photos of faces
 
-The name of the source is the method. No names tie pictures of one person together, so every
-picture is a group of its own.
+The name of the source is the method. No names tie photos of one person together, so every
+photo is a group of its own.
 
 References:
     Dang et al., "On the Detection of Digital Face Manipulation", CVPR 2020; folders as public
@@ -28,6 +28,7 @@ from deepfake.dataset.layouts.facts import (
     Reading,
     Tree,
     get_folders,
+    get_top,
 )
 from deepfake.records import Source
 
@@ -56,7 +57,7 @@ def read(tree: Tree) -> Reading:
     wrong: list[Source] = []
     for source in tree.sources:
         folders = get_folders(source)
-        name = folders[0].lower() if folders else ""
+        name = get_top(source)
         if len(folders) >= 2 and folders[1].lower().endswith("_mask"):
             left_out["(mask)"] += 1
         elif len(folders) < 2 or name not in _REAL | _FAKE or not _get_split(folders[1]):
@@ -67,7 +68,7 @@ def read(tree: Tree) -> Reading:
                 int(fake), method=folders[0] if fake else None, split=_get_split(folders[1])
             )
     LAYOUT.check(tree, wrong, "another folder, or no split folder in it")
-    note = "people are not named: every picture is a group of its own"
+    note = "people are not named: every photo is a group of its own"
     return Reading(facts, left_out, (note,))
 
 

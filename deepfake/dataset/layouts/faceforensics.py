@@ -12,7 +12,7 @@
 
 Frames in folders (``images/000_003/0000.png``) do as well. All compression levels and methods of a
 video share its group; an original is the one of the same compression. ``masks/`` and ``models/``
-are no pictures of faces.
+are no photos of faces.
 
 References:
     Roessler et al., "FaceForensics++: Learning to Detect Manipulated Facial Images", ICCV 2019;
@@ -25,7 +25,6 @@ Knows no other layout.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -40,20 +39,20 @@ from deepfake.dataset.layouts.facts import (
     get_clip_name,
     get_folders,
     get_frame_name,
-    get_lower_folders,
+    get_top,
     has_lists,
+    read_json,
 )
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
 from deepfake.records import Source
-from deepfake.tables import read_text
 
 SPLIT_FILES = {"train": "train.json", "validation": "val.json", "test": "test.json"}
 _ORIGIN = "dataset/splits/ of the repository ondyari/FaceForensics"
 _HALVES = ("original_sequences", "manipulated_sequences")
 _DFD = ("actors", "deepfakedetection")
 _COMPRESSIONS = {"raw": "raw", "c0": "raw", "c23": "c23", "c40": "c40"}
-_NO_PICTURES = ("masks", "models", "downloaded_videos")
+_NO_FACES = ("masks", "models", "downloaded_videos")
 _YOUTUBE = re.compile(r"\d{3,4}")
 _SWAP = re.compile(r"(\d{3,4})_(\d{3,4})")
 _ACTOR = re.compile(r"(\d\d)__(.+)")
@@ -69,7 +68,7 @@ _TOPS = frozenset({*_HALVES, *_PACKED, "downloaded_videos"})
 
 def recognise(tree: Tree) -> bool:
     """Whether anything besides DeepFakeDetection lies in the two folders of sequences."""
-    if any(get_lower_folders(source)[:1] == ["manipulated_videos"] for source in tree.sources):
+    if any(get_top(source) == "manipulated_videos" for source in tree.sources):
         return False  # DeeperForensics beside the originals that it asks for
     places = [place for place in map(_place, tree.sources) if place is not None]
     return any(place[0] in _HALVES and place[1].lower() not in _DFD for place in places)
@@ -99,7 +98,7 @@ def read(tree: Tree) -> Reading:
     unlisted: list[Source] = []
     for source in tree.sources:
         place = _place(source)
-        if place is not None and place[2] in _NO_PICTURES:
+        if place is not None and place[2] in _NO_FACES:
             left_out[f"({place[2]})"] += 1
             continue
         fact = _read_source(source)
@@ -136,7 +135,7 @@ def read_dfd(tree: Tree) -> Reading:
         place = _place(source)
         if place is None:
             wrong.append(source)
-        elif place[2] in _NO_PICTURES:
+        elif place[2] in _NO_FACES:
             left_out[f"({place[2]})"] += 1
         elif not _is_dfd(source):
             left_out["(FaceForensics++)"] += 1
@@ -155,7 +154,7 @@ def read_dfd(tree: Tree) -> Reading:
 def _place(source: Source) -> tuple[str, str, str] | None:
     """Half, set and compression (or ``masks``) of a source; ``None`` if it lies elsewhere."""
     folders = get_folders(source)
-    first = folders[0].lower() if folders else ""
+    first = get_top(source)
     if first in _PACKED:
         return _PACKED[first]
     if first == "downloaded_videos":
@@ -235,10 +234,7 @@ def _read_splits(root: Path) -> dict[str, str]:
 
 
 def _read_pairs(path: Path) -> list[Sequence[str]]:
-    try:
-        pairs = json.loads(read_text(path, "JSON file"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}: not JSON ({error})") from error
+    pairs = read_json(path)
     if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
         raise UsageError(f'{path}: expected a list of pairs of ids, such as [["953", "974"], ...]')
     return pairs

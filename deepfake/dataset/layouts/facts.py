@@ -6,11 +6,13 @@ What must stay together follows from that here, once for all layouts. Knows no l
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from deepfake.dataset.splits import join_identities
 from deepfake.errors import UsageError
@@ -107,6 +109,18 @@ class Tree:
         return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UsageError: If it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(read_text(path, "JSON file"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}: not JSON ({error})") from error
+
+
 def has_lists(folder: Path, names: Collection[str], origin: str) -> bool:
     """Whether the official lists of a data set lie in a folder.
 
@@ -163,14 +177,14 @@ class Layout:
         )
 
     def is_stray(self, source: Source) -> bool:
-        """Whether it is a picture beside the data, such as the one of a README.
+        """Whether it is a photo beside the data, such as the one of a README.
 
-        No data set has pictures at its top, and a folder of frames lies in a folder of its data.
+        No data set has photos at its top, and a folder of frames lies in a folder of its data.
         """
         folders = get_folders(source)
         if not is_photo(source) or len(folders) > 1:
             return False
-        return not folders or (bool(self.tops) and folders[0].lower() not in self.tops)
+        return not folders or (bool(self.tops) and get_top(source) not in self.tops)
 
 
 def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ...], int]:
@@ -186,7 +200,7 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
         [normalise(name) for name in fact.identities] for fact in reading.facts.values()
     )
     result = []
-    orphans = 0
+    unlinked = 0
     for source in sources:
         fact = reading.facts.get(source.id)
         if fact is None:
@@ -194,7 +208,7 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
                 result.append(source)
             continue
         original = by_key.get(fact.original) if fact.original else None
-        orphans += bool(fact.original) and original is None
+        unlinked += bool(fact.original) and original is None
         result.append(
             replace(
                 source,
@@ -205,7 +219,7 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
                 original=original,
             )
         )
-    return tuple(result), orphans
+    return tuple(result), unlinked
 
 
 def normalise(name: str) -> str:
@@ -225,6 +239,11 @@ def _index_keys(reading: Reading, sources: Iterable[Source]) -> dict[Key, str]:
 def get_folders(source: Source) -> list[str]:
     """Names of the folders above a source, from the top of its tree."""
     return source.name.split("/")[:-1]
+
+
+def get_top(source: Source) -> str:
+    """Name of the topmost folder in lower case; empty for a file that lies in none."""
+    return "".join(get_lower_folders(source)[:1])
 
 
 def get_lower_folders(source: Source) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepfake.dataset.audit import find_split_groups
 from deepfake.dataset.layouts import (
     celeb_df,
     dacon,
@@ -30,7 +31,6 @@ from deepfake.dataset.layouts.facts import (
     name_examples,
 )
 from deepfake.dataset.layouts.table import read_table
-from deepfake.dataset.splits import find_leaks
 from deepfake.errors import UsageError
 from deepfake.media.discovery import discover, display_name
 from deepfake.records import Source
@@ -53,6 +53,15 @@ _DEEPEST, _LOOKED_AT = 6, 4
 _ANCHORED = tuple(layout for layout in DATA_SETS if layout is not dfdc.LAYOUT)
 LAYOUTS = {layout.name: layout for layout in (tree.LAYOUT, *DATA_SETS)}
 """Every kind of folder tree, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputOptions:
+    """How an input is read, see ``label_sources``."""
+
+    layout: str = AUTO
+    follow_links: bool = False
+    require_labels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +148,8 @@ def list_inputs(
 
 
 def _label_table(path: Path, require_labels: bool, keep_duplicates: bool) -> Labelled:
-    sources, duplicates, orphans = read_table(path, require_labels, keep_duplicates)
-    notes = (*_note_orphans(orphans), *_note_leaks(sources))
+    sources, duplicates, unlinked = read_table(path, require_labels, keep_duplicates)
+    notes = (*_note_unlinked(unlinked), *_note_leaks(sources))
     return Labelled(sources, {}, duplicates, "csv", notes)
 
 
@@ -153,18 +162,18 @@ def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
             + (f"; passed over {passed_over}" if passed_over else "")
             + f", such as {name_examples(seen.sources)}; expected {layout.shape}"
         )
-    sources, orphans = apply(reading, labelled.sources)
+    sources, unlinked = apply(reading, labelled.sources)
     strays = [
         source
         for source in seen.sources
         if source.id not in reading.facts and source.problem is None and layout.is_stray(source)
     ]
-    left_out = dict(reading.left_out) | ({"(stray picture)": len(strays)} if strays else {})
+    left_out = dict(reading.left_out) | ({"(stray photo)": len(strays)} if strays else {})
     skipped = dict(sorted((labelled.skipped | left_out).items()))
     notes = (
         *reading.notes,
         *_note_strays(strays),
-        *_note_orphans(orphans),
+        *_note_unlinked(unlinked),
         *_note_leaks(sources),
     )
     return Labelled(sources, skipped, layout=layout.name, notes=notes)
@@ -174,20 +183,20 @@ def _note_strays(strays: Sequence[Source]) -> tuple[str, ...]:
     if not strays:
         return ()
     return (
-        f"{len(strays):,} pictures beside the folders of the data set are left out:"
+        f"{len(strays):,} photos beside the folders of the data set are left out:"
         f" {name_examples(strays)}",
     )
 
 
-def _note_orphans(orphans: int) -> tuple[str, ...]:
-    if not orphans:
+def _note_unlinked(unlinked: int) -> tuple[str, ...]:
+    if not unlinked:
         return ()
-    return (f"{orphans:,} fakes name an original that is not among the inputs",)
+    return (f"{unlinked:,} fakes name an original that is not among the inputs",)
 
 
 def _note_leaks(sources: Sequence[Source]) -> tuple[str, ...]:
     divided = [source for source in sources if source.split is not None]
-    leaks = find_leaks(
+    leaks = find_split_groups(
         [source.group or source.id for source in divided],
         [source.split or "" for source in divided],
     )
@@ -196,7 +205,7 @@ def _note_leaks(sources: Sequence[Source]) -> tuple[str, ...]:
     shown = ", ".join(display_name(group) for group in leaks[:3])
     return (
         f"the split leaks: {len(leaks):,} groups stand in more than one part ({shown}); training"
-        " refuses it unless data.split is group or data.allow_leak true",
+        " refuses it unless data.split.by is group or data.split.allow_leak true",
     )
 
 

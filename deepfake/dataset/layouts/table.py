@@ -16,7 +16,7 @@ from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS, normalise
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, list_sources
 from deepfake.records import LABEL_NAMES, Source
-from deepfake.tables import Row, read_csv
+from deepfake.tables import CsvRow, read_csv
 
 
 def read_table(
@@ -49,8 +49,8 @@ def read_table(
         if not row["path"].strip():
             raise UsageError(f"{path}:{row.line}: empty path")
 
-    seen: dict[str, tuple[Row, Source]] = {}
-    kept: list[tuple[Row, Source]] = []
+    seen: dict[str, tuple[CsvRow, Source]] = {}
+    kept: list[tuple[CsvRow, Source]] = []
     duplicates = 0
     listed = list_sources([row["path"] for row in rows], path.parent)
     for row, source in zip(rows, listed, strict=True):
@@ -71,12 +71,12 @@ def read_table(
         else:
             seen[place] = (row, source)
         kept.append((row, source))
-    sources, orphans = _link_originals(path, kept)
-    return sources, duplicates, orphans
+    sources, unlinked = _link_originals(path, kept)
+    return sources, duplicates, unlinked
 
 
 def _link_originals(
-    path: Path, rows: Sequence[tuple[Row, Source]]
+    path: Path, rows: Sequence[tuple[CsvRow, Source]]
 ) -> tuple[tuple[Source, ...], int]:
     reals: dict[str, set[str]] = defaultdict(set)
     groups = {source.id: source.group or source.id for _, source in rows}
@@ -85,7 +85,7 @@ def _link_originals(
             reals[os.path.normpath(source.path.absolute())].add(source.id)
             reals[PurePosixPath(source.name).stem].add(source.id)
     sources = []
-    orphans = 0
+    unlinked = 0
     for row, source in rows:
         word = row.get("original").strip()
         if word and source.label == 1:
@@ -95,17 +95,17 @@ def _link_originals(
                     f"{path}:{row.line}: original {display_name(word)!r} could be any of"
                     f" {len(found)} real files of that name; give its path"
                 )
-            orphans += not found
+            unlinked += not found
             if found:
                 original = min(found)
                 # A fake of no group of its own must not stand apart from what it was made from.
                 group = source.group or groups[original]
                 source = replace(source, original=original, group=group)
         sources.append(source)
-    return tuple(sources), orphans
+    return tuple(sources), unlinked
 
 
-def _parse_label(path: Path, row: Row, required: bool) -> int | None:
+def _parse_label(path: Path, row: CsvRow, required: bool) -> int | None:
     word = row.get("label").strip()
     if not word and not required:
         return None
@@ -122,7 +122,7 @@ def _words_for(label: int) -> str:
     return f"{LABEL_NAMES[label]} ({', '.join(words)})"
 
 
-def _parse_split(path: Path, row: Row) -> str | None:
+def _parse_split(path: Path, row: CsvRow) -> str | None:
     word = row.get("split").strip()
     if not word:
         return None
@@ -132,7 +132,9 @@ def _parse_split(path: Path, row: Row) -> str | None:
     return split
 
 
-def _check_agreement(path: Path, first: tuple[Row, Source], second: tuple[Row, Source]) -> None:
+def _check_agreement(
+    path: Path, first: tuple[CsvRow, Source], second: tuple[CsvRow, Source]
+) -> None:
     for column in ("label", "split", "group", "method"):
         values = [getattr(source, column) for _, source in (first, second)]
         if values[0] != values[1]:

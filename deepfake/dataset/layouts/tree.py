@@ -69,9 +69,9 @@ def read(tree: Tree) -> Reading:
     shared = _count_shared(labelled)
     facts = {source.id: _read_folders(source, shared) for source in labelled}
     notes = []
-    if lonely := sum(not fact.identities for fact in facts.values()):
+    if ungrouped := sum(not fact.identities for fact in facts.values()):
         notes.append(
-            f"{lonely:,} files lie directly in real/ or fake/ and are groups of one; if several"
+            f"{ungrouped:,} files lie directly in real/ or fake/ and are groups of one; if several"
             " show one person or video, list them in a CSV with a column group"
         )
     if deep := [one for one in labelled if _has_split_further_down(one)]:

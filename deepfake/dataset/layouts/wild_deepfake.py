@@ -34,7 +34,7 @@ def read(tree: Tree) -> Reading:
     """Label WildDeepfake.
 
     Raises:
-        UsageError: If a picture is not in an archive's folder below one of the four.
+        UsageError: If a frame is not in an archive's folder below one of the four.
     """
     facts, wrong = {}, []
     for source in tree.sources:

@@ -44,3 +44,13 @@ def groups(labelled: Labelled) -> set[frozenset[str]]:
 
 def splits(labelled: Labelled) -> dict[str, str | None]:
     return {source.name: source.split for source in labelled.sources}
+
+
+def write_table(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "data.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def facts(labelled: Labelled) -> dict[str, tuple[int | None, str | None, str | None]]:
+    return {source.name: (source.label, source.group, source.split) for source in labelled.sources}

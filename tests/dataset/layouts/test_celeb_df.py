@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from deepfake.dataset.audit import find_split_groups
 from deepfake.dataset.layouts import label_sources
-from deepfake.dataset.splits import find_leaks
 from deepfake.errors import UsageError
 from tests.dataset.layouts.made_trees import by_name, originals, splits, touch
 
@@ -66,7 +66,9 @@ def test_the_official_split_leaks_and_is_not_hidden(root: Path) -> None:
         "the split leaks: 1 groups stand in more than one part (celeb/id0+id1); training refuses"
     )
     groups = [source.group or source.id for source in sources]
-    assert find_leaks(groups, [source.split or "" for source in sources]) == ["celeb/id0+id1"]
+    assert find_split_groups(groups, [source.split or "" for source in sources]) == [
+        "celeb/id0+id1"
+    ]
 
 
 def test_folders_of_frames_and_videos_in_any_case(tmp_path: Path) -> None:

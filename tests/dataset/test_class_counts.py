@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from deepfake.dataset.census import Census, align
+from deepfake.dataset.class_counts import ClassCounts
+from deepfake.tables import align
 
 
 def test_counts_per_label_method_and_split() -> None:
     rows = [(0, "", "train")] * 1200 + [(1, "swap", "train"), (1, "swap", "test"), (1, "a\n", "")]
-    assert str(Census.take([*rows, (None, "", "")])).splitlines() == [
+    assert str(ClassCounts.count([*rows, (None, "", "")])).splitlines() == [
         "label     method  train  test  no split    all",
         "real      -       1,200     0         0  1,200",
         "fake      a\\n         0     0         1      1",
@@ -18,14 +19,14 @@ def test_counts_per_label_method_and_split() -> None:
 
 
 def test_a_single_kind_needs_no_sum() -> None:
-    assert str(Census.take([(0, "", "")])).splitlines() == [
+    assert str(ClassCounts.count([(0, "", "")])).splitlines() == [
         "label  method  no split  all",
         "real   -              1    1",
     ]
 
 
 def test_many_methods_are_cut_short() -> None:
-    lines = str(Census.take([(1, f"m{i:03d}", "test") for i in range(40)])).splitlines()
+    lines = str(ClassCounts.count([(1, f"m{i:03d}", "test") for i in range(40)])).splitlines()
     assert len(lines) == 28
     assert lines[-2].split(None, 1) == ["...", "15 more methods"]
     assert lines[-1].split() == ["all", "40", "40"]

@@ -1,0 +1,249 @@
+"""The rules that a divided crop folder must keep, each in one place.
+
+Training raises what they find, ``doctor`` prints it. A group, a fake and its original, and two
+crops that look alike must not stand in two splits: a network then remembers instead of judging, and
+every metric is too good. Every split that is used needs both classes. Knows no network.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from deepfake.dataset.class_counts import NO_SPLIT, label_word
+from deepfake.dataset.duplicates import MAX_DISTANCE
+from deepfake.dataset.manifest import Manifest, name_crops, read_sources
+from deepfake.dataset.perceptual_hashes import PerceptualHashes
+from deepfake.dataset.splits import SPLITS
+from deepfake.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+Severity = Literal["ok", "note", "warning", "unfit", "leak", "damage"]
+EXAMPLES = 5
+_RAISED_EXAMPLES = 3
+_MAX_PAIRS = 10_000
+_LARGE_IMBALANCE = 20
+_MEASURE_APART = (
+    "crop these inputs into a folder of their own to measure on (deepfake evaluate), or set"
+    " data.split.by to group"
+)
+_MEND_SPLITS = "mend the split column, or set data.split.by to group"
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """What one rule came to.
+
+    Args:
+        severity: ``unfit`` means that training refuses; ``leak``, that metrics would be too good;
+            ``damage``, that crops are missing or cannot be read; ``ok``, that the rule is kept.
+        kind: What was looked at, in one or two words.
+        message: What was seen.
+        remedy: What to do about it.
+        examples: Whom it concerns, the first few.
+    """
+
+    severity: Severity
+    kind: str
+    message: str
+    remedy: str = ""
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
+
+
+def raise_issues(issues: Iterable[Issue], *, allow_leak: bool = False) -> None:
+    """Refuse what no training must go on with, and log what it should know.
+
+    Args:
+        issues: In the order in which they are raised.
+        allow_leak: Let leaks pass with a warning.
+
+    Raises:
+        UsageError: For the first issue that is ``unfit`` or ``damage``, or a ``leak`` that is not
+            allowed.
+    """
+    for issue in issues:
+        shown = ", ".join(issue.examples[:_RAISED_EXAMPLES])
+        problem = f"{issue.message}: {shown}" if shown else issue.message
+        remedy = f"; {issue.remedy}" if issue.remedy else ""
+        if issue.severity == "leak" and allow_leak:
+            logger.warning("%s; going on because data.split.allow_leak is true", problem)
+        elif issue.severity == "leak":
+            raise UsageError(f"{problem}{remedy}, or go on with data.split.allow_leak true")
+        elif issue.severity in ("unfit", "damage"):
+            raise UsageError(f"{problem}{remedy}")
+        elif issue.severity == "warning":
+            logger.warning("%s%s", problem, remedy)
+
+
+def audit_splits(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
+    """Look for what makes the metrics of a division worthless, short of reading the crops.
+
+    Args:
+        manifest: The crop folder.
+        splits: Split of each of its rows; empty where it has none.
+    """
+    return [
+        *_audit_classes(manifest, splits),
+        _audit_groups(manifest, splits),
+        *_audit_originals(manifest, splits),
+    ]
+
+
+def _audit_classes(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
+    """Splits that lack a class, or have far less of one."""
+    labels = [row.label for row in manifest.rows]
+    if None in labels or not set(splits) <= set(SPLITS):
+        return []
+    counts = Counter(zip(splits, labels, strict=True))
+    numbers = {split: [counts[split, label] for label in (0, 1)] for split in SPLITS}
+    shown = "; ".join(
+        f"{split}: {real:,} real, {fake:,} fake" for split, (real, fake) in numbers.items()
+    )
+    issues = []
+    for split, found in numbers.items():
+        if split == "test" and not any(found):
+            issues.append(
+                Issue("warning", "classes", f"there is no test split ({shown}): no test metrics")
+            )
+        elif min(found) == 0:
+            need = "both classes or no crops" if split == "test" else "both classes"
+            message = f"the {split} split needs {need}, but {manifest.root} has {shown}"
+            remedy = _MEASURE_APART if split == "test" else ""
+            issues.append(Issue("unfit", "classes", message, remedy))
+        elif max(found) > _LARGE_IMBALANCE * min(found):
+            message = f"the {split} split is imbalanced ({shown})"
+            remedy = "data.batches.balance true fills every batch half and half"
+            issues.append(
+                Issue("warning", "balance", message, remedy)
+                if split == "train"
+                else Issue("note", "balance", message)
+            )
+    fakes = labels.count(1) / len(labels)
+    return issues or [Issue("ok", "balance", f"{100 * fakes:.0f} % of the crops are fake")]
+
+
+def _audit_groups(manifest: Manifest, splits: Sequence[str]) -> Issue:
+    groups = [row.group for row in manifest.rows]
+    leaks = find_split_groups(groups, splits)
+    total = f"{len(set(groups)):,}"
+    if not leaks:
+        return Issue("ok", "groups", f"none of {total} stands in two splits")
+    places: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, split in zip(groups, splits, strict=True):
+        places[group][split or NO_SPLIT] += 1
+
+    def show(group: str) -> str:
+        counts = ", ".join(f"{count:,} {split}" for split, count in places[group].items())
+        return f"{group} ({counts})"
+
+    return Issue(
+        "leak",
+        "groups",
+        f"{len(leaks):,} of {total} groups stand in more than one split, which makes every metric"
+        " worthless",
+        _MEND_SPLITS,
+        and_more(map(show, leaks[:EXAMPLES]), len(leaks)),
+    )
+
+
+def _audit_originals(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
+    rows = manifest.rows
+    pairs = find_split_pairs([row.source for row in rows], [row.original for row in rows], splits)
+    if not pairs:
+        return []
+    names = _name_crops(manifest)
+    examples = (
+        f"{splits[fake]} {names[fake]} was made from {splits[real]} {names[real]}"
+        for fake, real in pairs[:EXAMPLES]
+    )
+    message = f"{len(pairs):,} fake crops stand in another split than their original"
+    return [Issue("leak", "originals", message, _MEND_SPLITS, and_more(examples, len(pairs)))]
+
+
+def audit_look_alikes(manifest: Manifest, splits: Sequence[str], hashes: PerceptualHashes) -> Issue:
+    """Look for crops of different splits that show the same.
+
+    Args:
+        manifest: The crop folder.
+        splits: Split of each of its rows.
+        hashes: Of its crops.
+    """
+    kind, rows = "look-alikes", manifest.rows
+    pairs, stopped = hashes.find_look_alikes(splits, _MAX_PAIRS)
+    compared = f"{hashes.has_content.sum():,} crops compared, up to {MAX_DISTANCE} of 64 bits"
+    if not pairs and stopped:
+        message = (
+            f"too many crops look somewhat alike to compare them all: none among the first"
+            f" {_MAX_PAIRS:,} pairs ({compared})"
+        )
+        return Issue("warning", kind, message)
+    if not pairs:
+        return Issue("ok", kind, f"none across splits ({compared})")
+    names = _name_crops(manifest)
+    examples = (
+        f"{splits[one]} {names[one]} ({label_word(rows[one].label)}) ~ {splits[other]}"
+        f" {names[other]} ({label_word(rows[other].label)}), correlation {correlation:.3f}"
+        for correlation, one, other in pairs[:EXAMPLES]
+    )
+    return Issue(
+        "leak",
+        kind,
+        f"{len(pairs):,}{' or more' if stopped else ''} pairs of crops in two splits look alike"
+        f" ({compared}), which makes metrics too good",
+        "give both the same group, or remove one",
+        and_more(examples, len(pairs)),
+    )
+
+
+def _name_crops(manifest: Manifest) -> list[str]:
+    return name_crops(manifest.rows, read_sources(manifest.root))
+
+
+def find_split_groups(groups: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """Groups that stand in more than one split, sorted; empty if all is well."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    for group, split in zip(groups, splits, strict=True):
+        seen[group].add(split)
+    return sorted(group for group, where in seen.items() if len(where) > 1)
+
+
+def find_split_pairs(
+    sources: Sequence[str], originals: Sequence[str], splits: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Fakes whose original stands in another split.
+
+    Args:
+        sources: Id of each row's input.
+        originals: Id of the input that a row was made from, or empty.
+        splits: Split of each row.
+
+    Returns:
+        Row of the fake and a row of its original, in order, a pair for each such fake.
+
+    Example:
+        >>> find_split_pairs(["r", "f", "g"], ["", "r", "r"], ["train", "train", "test"])
+        [(2, 0)]
+    """
+    places: dict[str, dict[str, int]] = defaultdict(dict)
+    for row, (source, split) in enumerate(zip(sources, splits, strict=True)):
+        places[source].setdefault(split, row)
+    pairs = []
+    for row, (original, split) in enumerate(zip(originals, splits, strict=True)):
+        elsewhere = [there for there in places.get(original, {}) if there != split]
+        if elsewhere:
+            pairs.append((row, places[original][elsewhere[0]]))
+    return pairs
+
+
+def and_more(examples: Iterable[str], total: int) -> tuple[str, ...]:
+    """The examples, and how many of the total they leave out."""
+    shown = tuple(examples)
+    rest = total - len(shown)
+    return (*shown, f"... and {rest:,} more") if rest > 0 else shown
