@@ -202,9 +202,7 @@ def draw_points(
         if steps:
             parts.append(f'<path class="points {word}" d="{steps}"/>')
     if threshold is not None:
-        parts.append(
-            f'<path class="threshold" d="M{_LEFT} {_n(axes.y_px(threshold))}H{WIDTH - _RIGHT}"/>'
-        )
+        parts.append(_threshold_across(axes, threshold))
     return _svg(parts, axes, title, description)
 
 
@@ -230,9 +228,7 @@ def draw_timeline(
     )
     points = list(zip(map(float, times_s), map(float, scores), strict=True))
     parts = _frame(axes)
-    parts.append(
-        f'<path class="threshold" d="M{_LEFT} {_n(axes.y_px(threshold))}H{WIDTH - _RIGHT}"/>'
-    )
+    parts.append(_threshold_across(axes, threshold))
     if len(points) > 1:
         parts.append(f'<path class="line s0" d="{_path(points, axes)}"/>')
     parts += [
@@ -360,6 +356,11 @@ def _rings(axes: Axes, marks: Sequence[tuple[float, float]]) -> list[str]:
 def _threshold_line(axes: Axes, threshold: float) -> str:
     x = axes.x_px(min(max(threshold, 0), 1))
     return f'<path class="threshold" d="M{_n(x)} {_TOP}V{axes.bottom}"/>'
+
+
+def _threshold_across(axes: Axes, threshold: float) -> str:
+    y = axes.y_px(threshold)
+    return f'<path class="threshold" d="M{_LEFT} {_n(y)}H{WIDTH - _RIGHT}"/>'
 
 
 def _svg(parts: Sequence[str], axes: Axes, title: str, description: str) -> str:

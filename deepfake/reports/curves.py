@@ -23,7 +23,7 @@ _PANELS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "train_an_distance": "anchor to negative",
         },
         "share of active triplets": {"train_active_share": "training"},
-        "norm of the projection": {"head_norm": "projection"},
+        "norm of the projection": {"projection_norm": "projection"},
         "learning rate": {"lr": "at the end of the epoch"},
     }
 )

@@ -68,12 +68,9 @@ def _class_histogram(rows: ScoredRows, threshold: float) -> dict[str, Any]:
     real, fake = rows.p_fake[rows.labels == 0], rows.p_fake[rows.labels == 1]
     middle = [f"median {np.median(part):.2f}" if len(part) else "none" for part in (real, fake)]
     text = f"Reals: {middle[0]}; fakes: {middle[1]}; threshold {threshold:.2f}."
-    return {
-        "title": "Scores",
-        "svg": Markup(draw_histogram(real, fake, threshold, "Scores of reals and fakes", text)),
-        "legend": [],
-        "caption": f"{text} A good detector has the reals left and the fakes right.",
-    }
+    svg = draw_histogram(real, fake, threshold, "Scores of reals and fakes", text)
+    text += " A good detector has the reals left and the fakes right."
+    return _line_chart("Scores", svg, [], text)
 
 
 def _trace(
