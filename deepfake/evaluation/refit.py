@@ -27,7 +27,6 @@ from deepfake.evaluation.sets import (
     EvaluationSet,
     assign_split_of_crop,
     read_evaluation_set,
-    require_same_recipe,
     was_trained_on,
 )
 from deepfake.heads.calibration import Head
@@ -132,13 +131,8 @@ def calibrate(
         before=_summarise({"calibration": before}, checkpoint.threshold),
         after=_summarise({"calibration": after}, threshold),
     )
-    event = {
-        "what": "calibrate",
-        **_describe(dataset),
-        "false_positive_rate": max_fpr,
-        "prevalence": prevalence,
-        "threshold": threshold,
-    }
+    event = {"what": "calibrate", **_describe(dataset), "threshold": threshold}
+    event |= {"false_positive_rate": max_fpr, "prevalence": prevalence}
     derive_checkpoint(checkpoint, output, head, _changes(result), event)
     return result
 
@@ -174,10 +168,8 @@ def fit_head(
     """
     if not C > 0:
         raise UsageError(f"inverse regularisation {C:g}; expected a number above 0")
-    manifest = read_manifest(root)
-    require_same_recipe(manifest, checkpoint)
-    split_of_crop = assign_split_of_crop(manifest, checkpoint)
     dataset = read_evaluation_set(root, checkpoint, "", origin, ALL)
+    split_of_crop = assign_split_of_crop(read_manifest(root), checkpoint)
     split_of_row = np.array([split_of_crop[row.crop] for row in dataset.faces])
     train = split_of_row == "train"
     fitted = make_head(head, checkpoint.embedder.projection.out_features, C)
