@@ -1,8 +1,8 @@
 """The evaluation: its bootstrap beside a loop of scikit-learn, and where the time of a report goes.
 
-Bootstrap: every figure of a thousand drawings of groups, on a hundred thousand rows, in groups of
-ten. The baseline repeats the rows of each drawing and asks scikit-learn; it does a few drawings,
-and both sides are compared by the drawing. Both get the same drawings, and every figure of those
+Bootstrap: every metric of a thousand resamples of groups, on a hundred thousand rows, in groups of
+ten. The baseline repeats the rows of each resample and asks scikit-learn; it does a few resamples,
+and both sides are compared by the resample. Both get the same ones, and every metric of those
 must agree to 1e-9, or the run fails.
 
 Report (with ``--checkpoint`` and ``--data``): how much of the time of ``deepfake evaluate`` the
@@ -40,12 +40,13 @@ from sklearn.metrics import (
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from deepfake.evaluation import job
-from deepfake.evaluation.bootstrap import ROUNDS, draw_groups, weighted_figures
+from deepfake.evaluation.bootstrap import N_RESAMPLES, resample_groups, resample_metrics
+from deepfake.evaluation.embeddings import EmbedOptions
 from deepfake.learning.checkpoint import load_checkpoint
-from deepfake.reports import evaluation_charts
+from deepfake.reports import evaluation_charts, evaluation_page
 
 THRESHOLD, BINS, GROUP_SIZE = 0.5, 15, 10
-LOOP_DRAWINGS = 5
+LOOP_RESAMPLES = 5
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -60,8 +61,8 @@ def draw_rows(n_rows: int) -> tuple[Ints, Floats, Ints]:
 
 
 def ask_scikit_learn(labels: Ints, scores: Floats) -> dict[str, float]:
-    """Every figure of the report, as one would write it down."""
-    called = (scores >= THRESHOLD).astype(np.int64)
+    """Every metric of the report, as one would write it down."""
+    predicted = (scores >= THRESHOLD).astype(np.int64)
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
     gap = fpr - (1 - tpr)
     after = int(np.argmax(gap >= 0))
@@ -72,8 +73,8 @@ def ask_scikit_learn(labels: Ints, scores: Floats) -> dict[str, float]:
         "auc": float(roc_auc_score(labels, scores)),
         "ap": float(average_precision_score(labels, scores)),
         "eer": float(fpr[after - 1] + step * (fpr[after] - fpr[after - 1])),
-        "accuracy": float(accuracy_score(labels, called)),
-        "balanced_accuracy": float(balanced_accuracy_score(labels, called)),
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
         "log_loss": float(log_loss(labels, scores)),
         "brier": float(brier_score_loss(labels, scores)),
         "ece": float(np.abs(surplus).sum() / len(labels)),
@@ -82,34 +83,34 @@ def ask_scikit_learn(labels: Ints, scores: Floats) -> dict[str, float]:
     }
 
 
-def compare_bootstrap(n_rows: int, drawings: int, rounds: int) -> bool:
-    """Print both times a drawing and their ratio; returns whether all figures agree."""
+def compare_bootstrap(n_rows: int, n_resamples: int, rounds: int) -> bool:
+    """Print both times a resample and their ratio; returns whether all metrics agree."""
     labels, scores, groups = draw_rows(n_rows)
     own, loop, apart = list[float](), list[float](), 0.0
     for _ in range(rounds):
         begin = time.process_time()
-        counts = draw_groups(int(groups[-1]) + 1, drawings)
-        found = weighted_figures(labels, scores, groups, counts, THRESHOLD)
-        own.append((time.process_time() - begin) / drawings)
+        counts = resample_groups(int(groups[-1]) + 1, n_resamples)
+        found = resample_metrics(labels, scores, groups, counts, THRESHOLD)
+        own.append((time.process_time() - begin) / n_resamples)
         begin = time.process_time()
         slow = []
-        for count in counts[:LOOP_DRAWINGS]:
+        for count in counts[:LOOP_RESAMPLES]:
             rows = np.repeat(np.arange(n_rows), count[groups])
             slow.append(ask_scikit_learn(labels[rows], scores[rows]))
-        loop.append((time.process_time() - begin) / LOOP_DRAWINGS)
-        for number, figures in enumerate(slow):
-            off = [abs(value - float(found[name][number])) for name, value in figures.items()]
+        loop.append((time.process_time() - begin) / LOOP_RESAMPLES)
+        for number, metrics in enumerate(slow):
+            off = [abs(value - float(found[name][number])) for name, value in metrics.items()]
             apart = max(apart, *off)
     ratios = [theirs / ours for theirs, ours in zip(loop, own, strict=True)]
-    whole = statistics.median(own) * drawings
-    print(f"bootstrap: {drawings:,} drawings of {n_rows:,} rows, {len(found)} figures")
+    whole = statistics.median(own) * n_resamples
+    print(f"bootstrap: {n_resamples:,} resamples of {n_rows:,} rows, {len(found)} metrics")
     print(f"  ours                  {1e3 * statistics.median(own):8.2f} ms each, {whole:.1f} s all")
     print(
         f"  loop of scikit-learn  {1e3 * statistics.median(loop):8.2f} ms each (of "
-        f"{LOOP_DRAWINGS} drawings), x{statistics.median(ratios):.1f} "
+        f"{LOOP_RESAMPLES} resamples), x{statistics.median(ratios):.1f} "
         f"({min(ratios):.1f}-{max(ratios):.1f})"
     )
-    print(f"  largest difference of any figure {apart:.0e}")
+    print(f"  largest difference of any metric {apart:.0e}")
     return apart <= 1e-9
 
 
@@ -139,11 +140,11 @@ class Clock:
 
 
 WATCHED = (
-    (job, "read_material", "tables read"),
+    (job, "read_evaluation_set", "tables read"),
     (job, "embed_once", "crops to embeddings"),
-    (job, "evaluate", "figures and intervals"),
-    (job, "format_report", "page"),
-    (evaluation_charts, "spread", "t-SNE"),
+    (job, "evaluate", "metrics and intervals"),
+    (evaluation_page, "format_report", "page"),
+    (evaluation_charts, "place_by_tsne", "t-SNE"),
 )
 
 
@@ -167,13 +168,18 @@ def share_time(checkpoint: Path, data: str, split: str | None) -> bool:
             restore = [clock.watch(*words) for words in WATCHED]
             try:
                 found = job.run_evaluation(
-                    loaded, [data], Path(folder) / "report", split=split, device="cpu"
+                    loaded,
+                    [data],
+                    Path(folder) / "report",
+                    job.EvaluationOptions(split=split),
+                    EmbedOptions(device="cpu"),
+                    render=evaluation_page.format_report,
                 )
             finally:
                 for end in restore:
                     end()
             total = time.process_time() - begin
-            faces = len(found.sets[0].material.faces)
+            faces = len(found.sets[0].dataset.faces)
             passed.append((sum(crops), faces))
             describe_stages(clock.seconds, total, faces, again)
     first, second = passed
@@ -197,7 +203,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--drawings", type=int, default=ROUNDS)
+    parser.add_argument("--resamples", type=int, default=N_RESAMPLES)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--data", help="crop folder of the checkpoint's recipe")
     parser.add_argument("--split", default="all")
@@ -207,8 +213,8 @@ def main() -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with threadpool_limits(1):
-        if not compare_bootstrap(options.rows, options.drawings, options.rounds):
-            print("FAILED: other figures than scikit-learn's")
+        if not compare_bootstrap(options.rows, options.resamples, options.rounds):
+            print("FAILED: other values than scikit-learn's")
             return 1
         if options.checkpoint is None:
             print("report: skipped, no --checkpoint and --data")

@@ -1,7 +1,11 @@
-"""Numbers that say how good scores are; pure functions, equal to scikit-learn where it has them.
+"""The metrics, each defined once: name, title, meaning, formula, formula over resamples.
 
-Labels are 1 = fake and 0 = real, scores rise with fake. A number that does not exist (one class
-only) is ``nan``, never 0; ``measure`` says why. Knows no model and no file.
+Evaluation, bootstrap, pages, tables and JSON read ``METRICS``. Labels are 1 = fake and 0 = real,
+scores rise with fake, and a score at the threshold or above it is a fake (the positive class).
+Where scikit-learn defines a metric as we do, it computes it, imported by the first call only. A
+metric that does not exist (one class only) is ``nan``, never 0; ``compute_metrics`` says why. All
+formulas raise ``ValueError`` for unequal lengths, scores that are not finite, and, where they need
+them, scores that are no probabilities. Knows no model and no file.
 
 References:
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (expected calibration error).
@@ -10,51 +14,46 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import (
-    average_precision_score,
-    log_loss,
-    precision_recall_curve,
-    roc_auc_score,
-    roc_curve,
-)
 
 CALIBRATION_BINS = 15
-FALSE_ALARM_RATES = (0.01, 0.05)
-"""Shares of accused reals at which the share of found fakes is told."""
 Scores = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
+Floats = NDArray[np.float64]
+NAN = float("nan")
 
 
-def compute_auc(labels: Labels, scores: Scores) -> float:
-    """Area under the ROC curve; ``nan`` with one class only.
+def compute_auc(y_true: Labels, y_score: Scores) -> float:
+    """Area under the ROC curve; ``nan`` with one class only."""
+    from sklearn.metrics import roc_auc_score
 
-    Raises:
-        ValueError: If a score is not finite or the lengths differ.
+    check_scores(y_true, y_score)
+    return float(roc_auc_score(y_true, y_score)) if has_both_classes(y_true) else NAN
+
+
+def compute_average_precision(y_true: Labels, y_score: Scores) -> float:
+    """Area under the precision-recall curve, not interpolated; ``nan`` with one class only."""
+    from sklearn.metrics import average_precision_score
+
+    check_scores(y_true, y_score)
+    return float(average_precision_score(y_true, y_score)) if has_both_classes(y_true) else NAN
+
+
+def compute_eer(y_true: Labels, y_score: Scores) -> float:
+    """Equal error rate: where false negative rate and false positive rate are the same.
+
+    Not in scikit-learn. Linear interpolation between the two neighbouring points of the ROC curve;
+    ``nan`` with one class only.
     """
-    _check(labels, scores)
-    return float(roc_auc_score(labels, scores)) if _has_both(labels) else float("nan")
-
-
-def compute_eer(labels: Labels, scores: Scores) -> float:
-    """Equal error rate: where the share of missed fakes equals that of accused reals.
-
-    Linear interpolation between the two neighbouring points of the ROC curve; ``nan`` with one
-    class only.
-
-    Raises:
-        ValueError: If a score is not finite or the lengths differ.
-    """
-    _check(labels, scores)
-    if not _has_both(labels):
-        return float("nan")
-    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    fpr, tpr = _every_roc_point(y_true, y_score)
+    if not len(fpr):
+        return NAN
     gap = fpr - (1 - tpr)  # rises from -1 to 1
     after = int(np.argmax(gap >= 0))
     if gap[after] == 0 or after == 0:
@@ -63,188 +62,302 @@ def compute_eer(labels: Labels, scores: Scores) -> float:
     return float(fpr[after - 1] + step * (fpr[after] - fpr[after - 1]))
 
 
-def compute_accuracy(labels: Labels, scores: Scores, threshold: float) -> float:
-    """Share of right answers, where ``score >= threshold`` says fake; ``nan`` without rows."""
-    _check(labels, scores)
-    return float(np.mean((scores >= threshold) == (labels == 1))) if len(labels) else float("nan")
+def compute_tpr_at_fpr(y_true: Labels, y_score: Scores, max_fpr: float) -> float:
+    """Highest true positive rate at a false positive rate of at most ``max_fpr``.
 
-
-def compute_average_precision(labels: Labels, scores: Scores) -> float:
-    """Area under the precision-recall curve, without interpolation; ``nan`` with one class only.
-
-    Raises:
-        ValueError: If a score is not finite or the lengths differ.
+    No interpolation, unlike a point read off the ROC curve: it belongs to a threshold that can be
+    set. ``nan`` with one class only.
     """
-    _check(labels, scores)
-    return float(average_precision_score(labels, scores)) if _has_both(labels) else float("nan")
+    fpr, tpr = _every_roc_point(y_true, y_score)
+    return float(tpr[fpr <= max_fpr + 1e-12].max()) if len(fpr) else NAN
 
 
-def compute_balanced_accuracy(labels: Labels, scores: Scores, threshold: float) -> float:
-    """Mean of the share of found fakes and that of spared reals; ``nan`` with one class only.
-
-    Raises:
-        ValueError: If a score is not finite or the lengths differ.
-    """
-    _check(labels, scores)
-    if not _has_both(labels):
-        return float("nan")
-    called = scores >= threshold
-    return float((called[labels == 1].mean() + (~called[labels == 0]).mean()) / 2)
+def compute_accuracy(y_true: Labels, y_score: Scores, threshold: float) -> float:
+    """Share of correct predictions; at the threshold or above is fake; ``nan`` without rows."""
+    check_scores(y_true, y_score)
+    return float(np.mean((y_score >= threshold) == (y_true == 1))) if len(y_true) else NAN
 
 
-def compute_log_loss(labels: Labels, p_fake: Scores) -> float:
-    """Mean negative log-likelihood of the labels in nats; ``nan`` without rows.
+def compute_balanced_accuracy(y_true: Labels, y_score: Scores, threshold: float) -> float:
+    """Mean of true positive rate and true negative rate; ``nan`` with one class only."""
+    from sklearn.metrics import balanced_accuracy_score
 
-    Raises:
-        ValueError: If a probability is not in [0, 1] or the lengths differ.
-    """
-    _check_probabilities(labels, p_fake)
-    return float(log_loss(labels, p_fake, labels=[0, 1])) if len(labels) else float("nan")
+    check_scores(y_true, y_score)
+    if not has_both_classes(y_true):
+        return NAN
+    return float(balanced_accuracy_score(y_true, y_score >= threshold))
 
 
-def compute_brier(labels: Labels, p_fake: Scores) -> float:
-    """Mean squared distance of the probabilities from the labels; ``nan`` without rows.
+def compute_log_loss(y_true: Labels, p_fake: Scores) -> float:
+    """Mean negative log-likelihood of the labels in nats; ``nan`` without rows."""
+    from sklearn.metrics import log_loss
 
-    Raises:
-        ValueError: If a probability is not in [0, 1] or the lengths differ.
-    """
-    _check_probabilities(labels, p_fake)
-    return float(np.mean((p_fake - labels) ** 2)) if len(labels) else float("nan")
+    _check_probabilities(y_true, p_fake)
+    return float(log_loss(y_true, p_fake, labels=[0, 1])) if len(y_true) else NAN
+
+
+def compute_brier(y_true: Labels, p_fake: Scores) -> float:
+    """Mean squared distance of the probabilities from the labels; ``nan`` without rows."""
+    _check_probabilities(y_true, p_fake)
+    return float(np.mean((p_fake - y_true) ** 2)) if len(y_true) else NAN
 
 
 def calibration_bin(p_fake: Scores) -> NDArray[np.int64]:
     """Bin of each probability out of ``CALIBRATION_BINS`` of equal width."""
-    bins: NDArray[np.int64] = np.minimum(
-        (np.asarray(p_fake, dtype=np.float64) * CALIBRATION_BINS).astype(np.int64),
-        CALIBRATION_BINS - 1,
-    )
-    return bins
+    bins = (np.asarray(p_fake, dtype=np.float64) * CALIBRATION_BINS).astype(np.int64)
+    return np.minimum(bins, CALIBRATION_BINS - 1)
 
 
-def compute_calibration_error(labels: Labels, p_fake: Scores) -> float:
+def compute_calibration_error(y_true: Labels, p_fake: Scores) -> float:
     """Expected calibration error: how far probabilities are from shares of fakes, on average.
 
     Rows fall into 15 bins of equal width; each bin counts by its rows. ``nan`` without rows.
-
-    Raises:
-        ValueError: If a probability is not in [0, 1] or the lengths differ.
+    torchmetrics' ``BinaryCalibrationError`` is the same but for probabilities on the edge of a bin,
+    which it places in float32.
     """
-    _check_probabilities(labels, p_fake)
-    if not len(labels):
-        return float("nan")
-    surplus = np.bincount(calibration_bin(p_fake), p_fake - labels, minlength=CALIBRATION_BINS)
-    return float(np.abs(surplus).sum() / len(labels))
+    _check_probabilities(y_true, p_fake)
+    if not len(y_true):
+        return NAN
+    surplus = np.bincount(calibration_bin(p_fake), p_fake - y_true, minlength=CALIBRATION_BINS)
+    return float(np.abs(surplus).sum() / len(y_true))
 
 
-def compute_tpr_at_fpr(labels: Labels, scores: Scores, false_alarm_rate: float) -> float:
-    """Share of fakes that are found where at most this share of reals is accused.
+@dataclass(frozen=True, slots=True)
+class Resamples:
+    """Weighted counts of R resamples of the same rows: what metrics of resamples are made of.
 
-    No interpolation: it belongs to a threshold that can be set. ``nan`` with one class only.
-
-    Raises:
-        ValueError: If a score is not finite or the lengths differ.
+    Args:
+        n_real: ``(R,)``.
+        n_fake: ``(R,)``.
+        true_positives: ``(R,)``, at the threshold.
+        true_negatives: ``(R,)``, at the threshold.
+        log_loss: ``(R,)``, sum over rows.
+        squared_error: ``(R,)``, sum over rows.
+        surplus: ``(R, CALIBRATION_BINS)``, probabilities less labels, sum over the rows of a bin.
+        fakes_above: ``(R, U)``, fakes at or above each of the U different scores, highest first.
+        reals_above: ``(R, U)``, reals at or above it.
     """
-    _check(labels, scores)
-    if not _has_both(labels):
-        return float("nan")
-    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-    return float(tpr[fpr <= false_alarm_rate + 1e-12].max())
+
+    n_real: Floats
+    n_fake: Floats
+    true_positives: Floats
+    true_negatives: Floats
+    log_loss: Floats
+    squared_error: Floats
+    surplus: Floats
+    fakes_above: NDArray[np.int32]
+    reals_above: NDArray[np.int32]
+
+    @property
+    def n_rows(self) -> Floats:
+        """Rows of each resample, ``(R,)``."""
+        return self.n_real + self.n_fake
 
 
-def trace_roc(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
-    """Shares of accused reals and of found fakes as the threshold falls; empty with one class.
+def _resampled_auc(r: Resamples) -> Floats:
+    new_fakes = np.diff(r.fakes_above, axis=1, prepend=0)
+    new_reals = np.diff(r.reals_above, axis=1, prepend=0)
+    # Trapezia: a real is beaten by the fakes above it, and by half of those beside it.
+    beaten = (new_reals * (2.0 * r.fakes_above - new_fakes)).sum(axis=1) / 2
+    auc: Floats = beaten / (r.n_fake * r.n_real)
+    return auc
 
-    Raises:
-        ValueError: If a score is not finite or the lengths differ.
+
+def _resampled_average_precision(r: Resamples) -> Floats:
+    precision = r.fakes_above / np.maximum(r.fakes_above + r.reals_above, 1)
+    new_fakes = np.diff(r.fakes_above, axis=1, prepend=0)
+    average: Floats = (new_fakes * precision).sum(axis=1) / r.n_fake
+    return average
+
+
+def _resampled_eer(r: Resamples) -> Floats:
+    fpr = r.reals_above / r.n_real[:, None]
+    gap = fpr - (1 - r.fakes_above / r.n_fake[:, None])  # rises to 1; it is -1 before the first row
+    rows = np.arange(len(gap))
+    after = np.argmax(gap >= 0, axis=1)
+    before, first = np.maximum(after - 1, 0), after == 0
+    gap_before = np.where(first, -1.0, gap[rows, before])
+    fpr_before = np.where(first, 0.0, fpr[rows, before])
+    step = -gap_before / (gap[rows, after] - gap_before)
+    eer: Floats = fpr_before + step * (fpr[rows, after] - fpr_before)
+    return eer
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric, as everything else reads it.
+
+    Args:
+        name: In JSON, tables and code.
+        title: For people.
+        meaning: What it says, in a few words.
+        formula: Of ``(y_true, y_score, threshold)``.
+        resampled: The same of every resample, ``(R,)``; may divide by 0 where a class is missing.
+        needs_both: It only exists where there are rows of both classes.
+        min_rows: It only exists from so many rows on.
+        min_real: It only exists from so many real rows on.
     """
-    _check(labels, scores)
-    if not _has_both(labels):
-        return np.zeros(0), np.zeros(0)
-    fpr, tpr, _ = roc_curve(labels, scores)
-    return fpr, tpr
+
+    name: str
+    title: str
+    meaning: str
+    formula: Callable[[Labels, Scores, float], float]
+    resampled: Callable[[Resamples], Floats]
+    needs_both: bool = True
+    min_rows: int = 0
+    min_real: int = 0
+
+    def find_reason(self, n_real: int, n_fake: int) -> str:
+        """Why it does not exist of so many rows, or nothing if it does."""
+        if self.needs_both and not (n_real and n_fake):
+            return f"one class only: {n_real} real and {n_fake} fake rows"
+        if n_real + n_fake < self.min_rows:
+            return f"{n_real + n_fake} rows are too few, it needs {self.min_rows}"
+        if n_real < self.min_real:
+            return f"{n_real} real rows are too few, it needs {self.min_real}"
+        return ""
 
 
-def trace_precision(labels: Labels, scores: Scores) -> tuple[Scores, Scores]:
-    """Shares of found fakes and of right accusations as the threshold falls; empty with one class.
+def _tpr_at_fpr(percent: int) -> Metric:
+    rate = percent / 100
 
-    Raises:
-        ValueError: If a score is not finite or the lengths differ.
-    """
-    _check(labels, scores)
-    if not _has_both(labels):
-        return np.zeros(0), np.zeros(0)
-    precision, recall, _ = precision_recall_curve(labels, scores, drop_intermediate=True)
-    # Its last point is no threshold: the curve begins where the first file is accused.
-    return recall[-2::-1], precision[-2::-1]
+    def resampled(r: Resamples) -> Floats:
+        allowed = r.reals_above <= rate * r.n_real[:, None] + 1e-9
+        tpr: Floats = np.where(allowed, r.fakes_above, 0).max(axis=1) / r.n_fake
+        return tpr
 
-
-def trace_calibration(labels: Labels, p_fake: Scores) -> tuple[Scores, Scores, Scores]:
-    """Mean probability, share of fakes and number of rows of each bin that is not empty.
-
-    Raises:
-        ValueError: If a probability is not in [0, 1] or the lengths differ.
-    """
-    _check_probabilities(labels, p_fake)
-    bins = calibration_bin(p_fake)
-    rows, said, seen = (
-        np.bincount(bins, weights, minlength=CALIBRATION_BINS).astype(np.float64)
-        for weights in (np.ones(len(labels)), p_fake, labels)
+    return Metric(
+        name=f"tpr_at_fpr_{percent}",
+        title=f"TPR@{percent}%",
+        meaning=f"true positive rate at a false positive rate of at most {percent} %",
+        formula=lambda y, p, _: compute_tpr_at_fpr(y, p, rate),
+        resampled=resampled,
+        min_real=100 // percent,
     )
-    there = rows > 0
-    return said[there] / rows[there], seen[there] / rows[there], rows[there]
 
 
-def choose_threshold(labels: Labels, scores: Scores) -> float:
-    """Threshold with the best balanced accuracy, in the middle of its plateau.
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in (
+            Metric(
+                "auc",
+                "AUC",
+                "area under the ROC curve: chance that a fake scores above a real",
+                lambda y, p, _: compute_auc(y, p),
+                _resampled_auc,
+            ),
+            Metric(
+                "ap",
+                "AP",
+                "average precision: area under the precision-recall curve",
+                lambda y, p, _: compute_average_precision(y, p),
+                _resampled_average_precision,
+            ),
+            Metric(
+                "eer",
+                "EER",
+                "equal error rate: where false positive and false negative rate are the same",
+                lambda y, p, _: compute_eer(y, p),
+                _resampled_eer,
+            ),
+            Metric(
+                "accuracy",
+                "accuracy",
+                "share of correct predictions at the threshold",
+                compute_accuracy,
+                lambda r: (r.true_positives + r.true_negatives) / r.n_rows,
+                needs_both=False,
+            ),
+            Metric(
+                "balanced_accuracy",
+                "bal. acc.",
+                "balanced accuracy: mean of true positive and true negative rate at the threshold",
+                compute_balanced_accuracy,
+                lambda r: (r.true_positives / r.n_fake + r.true_negatives / r.n_real) / 2,
+            ),
+            Metric(
+                "log_loss",
+                "log loss",
+                "mean negative log-likelihood of the labels, in nats",
+                lambda y, p, _: compute_log_loss(y, p),
+                lambda r: r.log_loss / r.n_rows,
+                needs_both=False,
+            ),
+            Metric(
+                "brier",
+                "Brier",
+                "mean squared distance of the scores from the labels",
+                lambda y, p, _: compute_brier(y, p),
+                lambda r: r.squared_error / r.n_rows,
+                needs_both=False,
+            ),
+            Metric(
+                "ece",
+                "ECE",
+                "expected calibration error: how far scores are from being probabilities",
+                lambda y, p, _: compute_calibration_error(y, p),
+                lambda r: np.abs(r.surplus).sum(axis=1) / r.n_rows,
+                needs_both=False,
+                min_rows=CALIBRATION_BINS,
+            ),
+            _tpr_at_fpr(1),
+            _tpr_at_fpr(5),
+        )
+    }
+)
+"""All metrics by name, in the order in which they are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A metric's value, with its interval where there is one, or the reason why there is no value.
+
+    Args:
+        value: ``nan`` if it does not exist.
+        reason: Why it does not exist; empty if it does.
+        low: Lower end of the 95 % interval, ``nan`` without one.
+        high: Its upper end.
+        note: Remark on the interval, or why there is none.
+    """
+
+    value: float
+    reason: str = ""
+    low: float = NAN
+    high: float = NAN
+    note: str = ""
+
+
+def compute_metrics(y_true: Labels, y_score: Scores, threshold: float) -> dict[str, Estimate]:
+    """All metrics at a threshold that came from elsewhere, by name, in the order of ``METRICS``.
+
+    Never an error and never a 0 for a metric that does not exist: it is ``nan``, with a reason.
 
     Raises:
-        ValueError: If a class is missing, a score is not finite or the lengths differ.
+        ValueError: If the lengths differ.
+
+    Example:
+        >>> metrics = compute_metrics(np.array([0, 0]), np.array([0.1, 0.7]), threshold=0.5)
+        >>> metrics["accuracy"].value, metrics["auc"].reason
+        (0.5, 'one class only: 2 real and 0 fake rows')
     """
-    _check(labels, scores)
-    if not _has_both(labels):
-        raise ValueError("a threshold cannot be chosen from one class only")
-    values = np.unique(scores)
-    # The middle of two neighbouring floats rounds to one of them; it must stay above the lower.
-    middles = np.maximum((values[1:] + values[:-1]) / 2, np.nextafter(values[:-1], np.inf))
-    candidates = np.concatenate([[values[0]], middles, [np.nextafter(values[-1], np.inf)]])
-    fakes, reals = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
-    found = 1 - np.searchsorted(fakes, candidates, side="left") / len(fakes)
-    spared = np.searchsorted(reals, candidates, side="left") / len(reals)
-    balanced = found + spared
-    best = np.flatnonzero(balanced >= balanced.max() - 1e-12)
-    return float(candidates[best[len(best) // 2]])
-
-
-def choose_threshold_for_rate(labels: Labels, scores: Scores, false_alarm_rate: float) -> float:
-    """Lowest threshold at which at most this share of the reals is called fake.
-
-    It lies in the middle between the highest real that must be spared and the next score above.
-
-    Raises:
-        ValueError: If the rate is out of range, there are too few reals to measure it, a score is
-            not finite or the lengths differ.
-    """
-    _check(labels, scores)
-    if not 0 < false_alarm_rate < 1:
-        raise ValueError(
-            f"a false-alarm rate of {false_alarm_rate:g}; expected one between 0 and 1"
-        )
-    reals = np.sort(scores[labels == 0])[::-1]
-    allowed = int(false_alarm_rate * len(reals) + 1e-9)
-    if not allowed:
-        raise ValueError(
-            f"a false-alarm rate of {false_alarm_rate:g} cannot be measured on {len(reals)} reals; "
-            f"it takes {int(np.ceil(1 / false_alarm_rate - 1e-9))}"
-        )
-    spared = reals[allowed]
-    above = scores[scores > spared]
-    lowest = np.nextafter(spared, np.inf)
-    return float(max((spared + above.min()) / 2, lowest) if len(above) else lowest)
+    _check_lengths(y_true, y_score)
+    n_real, n_fake = int(np.sum(y_true == 0)), int(np.sum(y_true == 1))
+    bad = int(np.sum(~((y_score >= 0) & (y_score <= 1))))  # true for NaN, too
+    nothing = "" if len(y_true) else "no rows"
+    if bad:
+        nothing = f"{bad} of {len(y_true)} scores are no probabilities"
+    estimates = {}
+    for name, metric in METRICS.items():
+        reason = nothing or metric.find_reason(n_real, n_fake)
+        value = NAN if reason else metric.formula(y_true, y_score, threshold)
+        estimates[name] = Estimate(value, reason)
+    return estimates
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The figures of one split.
+    """The metrics of one split that a checkpoint remembers.
 
     Args:
         n_real: Number of real rows.
@@ -261,119 +374,59 @@ class Summary:
     accuracy: float
 
 
-def summarise(labels: Labels, scores: Scores, threshold: float) -> Summary:
-    """All figures of one split at a threshold that came from elsewhere."""
+def summarise(y_true: Labels, y_score: Scores, threshold: float) -> Summary:
+    """The metrics of one split at a threshold that came from elsewhere."""
     return Summary(
-        n_real=int(np.sum(labels == 0)),
-        n_fake=int(np.sum(labels == 1)),
-        auc=compute_auc(labels, scores),
-        eer=compute_eer(labels, scores),
-        accuracy=compute_accuracy(labels, scores, threshold),
+        n_real=int(np.sum(y_true == 0)),
+        n_fake=int(np.sum(y_true == 1)),
+        auc=compute_auc(y_true, y_score),
+        eer=compute_eer(y_true, y_score),
+        accuracy=compute_accuracy(y_true, y_score, threshold),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One number, with its interval where there is one, or the reason why there is no number.
-
-    Args:
-        value: ``nan`` if it does not exist.
-        reason: Why it does not exist; empty if it does.
-        low: Lower end of the 95 % interval, ``nan`` without one.
-        high: Its upper end.
-        note: Remark on the interval, or why there is none.
-    """
-
-    value: float
-    reason: str = ""
-    low: float = float("nan")
-    high: float = float("nan")
-    note: str = ""
-
-
-TPR_NAMES = {rate: f"tpr_at_fpr_{100 * rate:g}" for rate in FALSE_ALARM_RATES}
-FIGURES = (
-    *("auc", "ap", "eer", "accuracy", "balanced_accuracy", "log_loss", "brier", "ece"),
-    *TPR_NAMES.values(),
-)
-"""Names of all figures, in the order in which they are shown."""
-
-
-def measure(labels: Labels, p_fake: Scores, threshold: float) -> dict[str, Figure]:
-    """All figures at a threshold that came from elsewhere, by name, in the order of ``FIGURES``.
-
-    Never an error and never a 0 for a number that does not exist: it is ``nan``, with a reason.
-
-    Raises:
-        ValueError: If the lengths differ.
-
-    Example:
-        >>> figures = measure(np.array([0, 0]), np.array([0.1, 0.7]), threshold=0.5)
-        >>> figures["accuracy"].value, figures["auc"].reason
-        (0.5, 'one class only: 2 real and 0 fake rows')
-    """
-    if len(labels) != len(p_fake):
-        raise ValueError(f"{len(labels)} labels but {len(p_fake)} scores")
-    n_real, n_fake = int(np.sum(labels == 0)), int(np.sum(labels == 1))
-    bad = int(np.sum(~((p_fake >= 0) & (p_fake <= 1))))  # true for NaN, too
-    nothing = ""
-    if not len(labels):
-        nothing = "no rows"
-    elif bad:
-        nothing = f"{bad} of {len(labels)} scores are no probabilities"
-    single = "" if n_real and n_fake else f"one class only: {n_real} real and {n_fake} fake rows"
-    few_bins = (
-        f"{len(labels)} rows are too few for {CALIBRATION_BINS} bins"
-        if len(labels) < CALIBRATION_BINS
-        else ""
-    )
-    parts: dict[str, tuple[str, Callable[[], float]]] = {
-        "auc": (single, lambda: compute_auc(labels, p_fake)),
-        "ap": (single, lambda: compute_average_precision(labels, p_fake)),
-        "eer": (single, lambda: compute_eer(labels, p_fake)),
-        "accuracy": ("", lambda: compute_accuracy(labels, p_fake, threshold)),
-        "balanced_accuracy": (single, lambda: compute_balanced_accuracy(labels, p_fake, threshold)),
-        "log_loss": ("", lambda: compute_log_loss(labels, p_fake)),
-        "brier": ("", lambda: compute_brier(labels, p_fake)),
-        "ece": (few_bins, lambda: compute_calibration_error(labels, p_fake)),
-    }
-    for rate, name in TPR_NAMES.items():
-        enough = n_real * rate >= 1 - 1e-9
-        few = "" if enough else f"{n_real} real rows are too few for a rate of {100 * rate:g} %"
-        parts[name] = (single or few, partial(compute_tpr_at_fpr, labels, p_fake, rate))
-    return {
-        name: Figure(float("nan"), nothing or reason) if nothing or reason else Figure(compute())
-        for name, (reason, compute) in parts.items()
-    }
 
 
 def format_metric(value: float, width: int = 0, digits: int = 4) -> str:
-    """A figure for a table; ``n/a`` where it does not exist.
+    """A value for a table; ``n/a`` where it does not exist.
 
     Example:
         >>> format_metric(0.87654), format_metric(float("nan"), width=6)
         ('0.8765', '   n/a')
     """
-    text = "n/a" if np.isnan(value) else f"{value:.{digits}f}"
-    return text.rjust(width)
+    return (f"{value:.{digits}f}" if np.isfinite(value) else "n/a").rjust(width)
 
 
-def _check_probabilities(labels: Labels, p_fake: Scores) -> None:
-    _check(labels, p_fake)
+def _every_roc_point(y_true: Labels, y_score: Scores) -> tuple[Scores, Scores]:
+    """False and true positive rate at every threshold, highest first; empty with one class."""
+    from sklearn.metrics import roc_curve
+
+    check_scores(y_true, y_score)
+    if not has_both_classes(y_true):
+        return np.zeros(0), np.zeros(0)
+    fpr, tpr, _ = roc_curve(y_true, y_score, drop_intermediate=False)
+    return fpr, tpr
+
+
+def _check_probabilities(y_true: Labels, p_fake: Scores) -> None:
+    check_scores(y_true, p_fake)
     if len(p_fake) and not 0 <= np.min(p_fake) <= np.max(p_fake) <= 1:
         raise ValueError(
             f"scores from {np.min(p_fake):g} to {np.max(p_fake):g} are no probabilities"
         )
 
 
-def _has_both(labels: Labels) -> bool:
-    return len(np.unique(labels)) == 2
+def has_both_classes(y_true: Labels) -> bool:
+    """Whether there are reals and fakes."""
+    return len(np.unique(y_true)) == 2
 
 
-def _check(labels: Labels, scores: Scores) -> None:
-    if len(labels) != len(scores):
-        raise ValueError(f"{len(labels)} labels but {len(scores)} scores")
-    if not np.isfinite(scores).all():
-        raise ValueError(
-            f"{int(np.sum(~np.isfinite(scores)))} of {len(scores)} scores are not finite"
-        )
+def check_scores(y_true: Labels, y_score: Scores) -> None:
+    """Refuse scores that are not finite or not as many as labels."""
+    _check_lengths(y_true, y_score)
+    bad = int(np.sum(~np.isfinite(y_score)))
+    if bad:
+        raise ValueError(f"{bad} of {len(y_score)} scores are not finite")
+
+
+def _check_lengths(y_true: Labels, y_score: Scores) -> None:
+    if len(y_true) != len(y_score):
+        raise ValueError(f"{len(y_true)} labels but {len(y_score)} scores")

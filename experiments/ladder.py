@@ -8,9 +8,9 @@ time, the same command goes on; finished runs are kept, so that several calls wi
 ``--rungs`` and ``--seeds`` may share an ``--output``. The table has those of the call.
 
 The table has AUC, accuracy at the threshold chosen on validation, and equal error rate on the test
-split, means over the seeds, with 95 % intervals from drawing whole groups with replacement; the
+split, means over the seeds, with 95 % intervals from a cluster bootstrap; the
 lowest and the highest AUC of the seeds; and with ``--against`` the difference in AUC to other
-rungs, from the same draws.
+rungs, from the same resamples.
 
     python experiments/ladder.py --data CROPS --base experiments/small.yaml --output ladder/ \
         --model.pretrained WEIGHTS
@@ -37,9 +37,9 @@ import yaml
 from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import read_manifest
-from deepfake.evaluation.bootstrap import draw_groups, weighted_figures
+from deepfake.evaluation.bootstrap import N_RESAMPLES, resample_groups, resample_metrics
 from deepfake.learning.checkpoint import load_checkpoint
-from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
+from deepfake.metrics import METRICS
 from deepfake.storage import write_atomic
 from deepfake.training.run import read_data_module
 
@@ -47,7 +47,7 @@ REPO = Path(__file__).resolve().parents[1]
 DACON = REPO / "configs" / "dacon.yaml"
 ABLATIONS = REPO / "experiments" / "ablations"
 FINISHED = "06-head-l2"
-FIGURES = ("AUC", "accuracy", "EER")
+METRIC_NAMES = ("auc", "accuracy", "eer")
 MIN_GROUPS = 5
 
 # What the entry says of itself: "on average", of data that it does not name.
@@ -70,7 +70,7 @@ ENTRY = {
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class TestPredictions:
     """The test split of one run.
 
     Args:
@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument(
         "--against", nargs="+", default=[], metavar="NAME", help="rungs to compare the others with"
     )
-    parser.add_argument("--rounds", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument("--resamples", type=int, default=N_RESAMPLES, help="of the bootstrap")
     options, more = parser.parse_known_args()
     options.more = more
     against = choose_rungs(options.against, options.overlays)
@@ -106,7 +106,7 @@ def main() -> int:
     rungs = choose_rungs(wanted, options.overlays)
     claim(options)
     size = read_manifest(options.data).spec.size
-    results: dict[str, list[Scored]] = {}
+    results: dict[str, list[TestPredictions]] = {}
     n_failed = 0
     for rung in rungs:
         settings = merged(options.base, options.overlays / f"{rung}.yaml")
@@ -123,7 +123,7 @@ def main() -> int:
                 continue
             results.setdefault(rung, []).append(score(run, options.data, seed))
         if rung in results:
-            table = describe_all(results, against, options.rounds)
+            table = describe_all(results, against, options.resamples)
             write_atomic(options.output / "ladder.csv", as_csv(table))
             refitted = [
                 name
@@ -259,7 +259,7 @@ def train(options: argparse.Namespace, rung: str, seed: int, run: Path) -> bool:
     return code == 0
 
 
-def score(run: Path, data: Path, seed: int) -> Scored:
+def score(run: Path, data: Path, seed: int) -> TestPredictions:
     """Score the test split with a finished run, or read the scores of an earlier call."""
     checkpoint = load_checkpoint(run / "model.ckpt")
     kept = run / "test-scores.csv"
@@ -281,7 +281,7 @@ def score(run: Path, data: Path, seed: int) -> Scored:
         write_atomic(kept, text.getvalue())
     with kept.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return Scored(
+    return TestPredictions(
         np.array([row["group"] for row in rows]),
         np.array([int(row["label"]) for row in rows]),
         np.array([float(row["p_fake"]) for row in rows]),
@@ -289,68 +289,69 @@ def score(run: Path, data: Path, seed: int) -> Scored:
     )
 
 
-def measure(scored: Scored) -> list[float]:
-    """The figures of a run."""
-    labels, p_fake = scored.labels, scored.p_fake
-    accuracy = compute_accuracy(labels, p_fake, scored.threshold)
-    return [compute_auc(labels, p_fake), accuracy, compute_eer(labels, p_fake)]
+def compute_metrics(predictions: TestPredictions) -> list[float]:
+    """The metrics of a run, in the order of ``METRIC_NAMES``."""
+    return [
+        METRICS[name].formula(predictions.labels, predictions.p_fake, predictions.threshold)
+        for name in METRIC_NAMES
+    ]
 
 
-def draw(scored: Sequence[Scored], rounds: int) -> NDArray[np.float64] | None:
-    """The figures' means over the runs in every round of the bootstrap, ``(rounds, 3)``.
+def resample(runs: Sequence[TestPredictions], n_resamples: int) -> NDArray[np.float64] | None:
+    """The metrics' means over the runs in every resample, ``(R, 3)``.
 
-    A round draws whole groups, the same ones for all runs and all rungs: they share the test
+    A resample has whole groups, the same ones for all runs and all rungs: they share the test
     split. ``None`` with too few groups.
     """
-    names = np.unique(np.concatenate([run.groups for run in scored]))
+    names = np.unique(np.concatenate([run.groups for run in runs]))
     if len(names) < MIN_GROUPS:
         return None
-    counts = draw_groups(len(names), rounds)
+    counts = resample_groups(len(names), n_resamples)
     parts = []
-    for run in scored:
+    for run in runs:
         group_of_row = np.searchsorted(names, run.groups)
-        drawn = weighted_figures(run.labels, run.p_fake, group_of_row, counts, run.threshold)
-        parts.append(np.stack([drawn[name] for name in ("auc", "accuracy", "eer")], axis=1))
+        resampled = resample_metrics(run.labels, run.p_fake, group_of_row, counts, run.threshold)
+        parts.append(np.stack([resampled[name] for name in METRIC_NAMES], axis=1))
     means: NDArray[np.float64] = np.mean(parts, axis=0)
     return means
 
 
 def describe_all(
-    results: Mapping[str, Sequence[Scored]], against: Sequence[str], rounds: int
+    results: Mapping[str, Sequence[TestPredictions]], against: Sequence[str], n_resamples: int
 ) -> list[dict[str, str]]:
     """The table, a line for each rung."""
-    drawn = {rung: draw(scored, rounds) for rung, scored in results.items()}
+    resampled = {rung: resample(runs, n_resamples) for rung, runs in results.items()}
     table = []
-    for rung, scored in results.items():
-        each = np.array([measure(run) for run in scored])
-        figures, rounds_of = each.mean(axis=0), drawn[rung]
+    for rung, runs in results.items():
+        each = np.array([compute_metrics(run) for run in runs])
+        means, resamples = each.mean(axis=0), resampled[rung]
         line = {"rung": rung}
         if any(name in ENTRY for name in results):
             line["the entry reports"] = ENTRY.get(rung, "not tried")
-        for place, name in enumerate(FIGURES):
-            spread = None if rounds_of is None else rounds_of[:, place]
-            line |= with_interval(name, figures[place], spread, "")
+        for place, name in enumerate(METRIC_NAMES):
+            spread = None if resamples is None else resamples[:, place]
+            line |= with_interval(METRICS[name].title, means[place], spread, "")
         line["AUC of the seeds"] = f"{each[:, 0].min():.4f} to {each[:, 0].max():.4f}"
         for name in against:
             if name in results:
-                other = drawn[name]
-                difference = figures[0] - np.mean([measure(run)[0] for run in results[name]])
+                other = resampled[name]
+                difference = means[0] - np.mean([compute_metrics(run)[0] for run in results[name]])
                 apart = (
-                    None if rounds_of is None or other is None else rounds_of[:, 0] - other[:, 0]
+                    None if resamples is None or other is None else resamples[:, 0] - other[:, 0]
                 )
                 line |= with_interval(f"AUC against {name}", difference, apart, "+")
-        table.append(line | {"seeds": str(len(scored)), "test crops": str(len(scored[0].labels))})
+        table.append(line | {"seeds": str(len(runs)), "test crops": str(len(runs[0].labels))})
     return table
 
 
 def with_interval(
-    name: str, figure: float, drawn: NDArray[np.float64] | None, sign: str
+    name: str, value: float, resampled: NDArray[np.float64] | None, sign: str
 ) -> dict[str, str]:
-    """A figure and the bounds of its 95 % interval, as cells of the table."""
+    """A value and the bounds of its 95 % interval, as cells of the table."""
     bounds = ["", ""]
-    if drawn is not None:
-        bounds = [f"{bound:{sign}.4f}" for bound in np.nanquantile(drawn, [0.025, 0.975])]
-    return {name: f"{figure:{sign}.4f}", f"{name} from": bounds[0], f"{name} to": bounds[1]}
+    if resampled is not None:
+        bounds = [f"{bound:{sign}.4f}" for bound in np.nanquantile(resampled, [0.025, 0.975])]
+    return {name: f"{value:{sign}.4f}", f"{name} from": bounds[0], f"{name} to": bounds[1]}
 
 
 def as_csv(table: Sequence[dict[str, str]]) -> str:
@@ -363,7 +364,7 @@ def as_csv(table: Sequence[dict[str, str]]) -> str:
 
 
 def as_markdown(table: Sequence[dict[str, str]], refitted: Sequence[str] = ()) -> str:
-    """For people: a figure and its interval in one cell, and whose network is not their own."""
+    """For people: a value and its interval in one cell, and whose network is not their own."""
     bounds = [f"{name} {end}" for name in table[0] for end in ("from", "to")]
     head = [name for name in table[0] if name not in bounds]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]

@@ -1,6 +1,6 @@
 """Commands that measure a checkpoint, explain one score of it, or fit its last stages anew.
 
-Knows nothing of figures, pages or heads.
+Knows nothing of metrics, charts or heads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepfake.cli.command import EXIT_OK, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
@@ -19,12 +19,14 @@ from deepfake.cli.options import (
     add_media_options,
     choose_extraction,
     choose_sampling,
+    choose_workers,
     refuse_existing,
     refuse_missing_folder,
 )
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
+    from deepfake.evaluation.embeddings import EmbedOptions
     from deepfake.learning.checkpoint import Checkpoint
 
 
@@ -32,7 +34,7 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
     """Measure a checkpoint: ``deepfake evaluate --checkpoint FILE --data CROPS``."""
     parser = Parser(
         prog="deepfake evaluate",
-        description="Measure a checkpoint on labelled crops or media: figures at face, track and\n"
+        description="Measure a checkpoint on labelled crops or media: metrics at face, track and\n"
         "file level with 95 % intervals, at the checkpoint's own threshold.",
         epilog="""\
 DATA is a crop folder, or labelled media: a folder with real/ and fake/ at any depth, or a CSV
@@ -62,14 +64,14 @@ examples:
         "--corruptions",
         nargs="*",
         metavar="NAME",
-        help="also measure damaged crops, at five strengths: jpeg, video, blur, noise, downscale, "
-        "brightness, jitter, and flip (one strength); without a name all of them",
+        help="also measure corrupted crops, at five severities: jpeg, video, blur, noise, "
+        "downscale, brightness, jitter, and flip (one severity); without a name all of them",
     )
     parser.add_argument(
-        "--rounds",
+        "--resamples",
         type=int,
         default=1000,
-        help="drawings behind each interval; 0 for none (default %(default)s)",
+        help="bootstrap resamples behind each interval; 0 for none (default %(default)s)",
     )
     _add_scoring_options(parser)
     command = command_line("evaluate", argv)
@@ -79,24 +81,26 @@ examples:
 
 
 def _evaluate(options: argparse.Namespace, command: str) -> int:
-    from deepfake.evaluation.evaluate import describe
-    from deepfake.evaluation.job import run_evaluation
+    from deepfake.evaluation.job import EvaluationOptions, run_evaluation
     from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.reports.evaluation_page import format_report
+    from deepfake.reports.evaluation_text import describe
 
     checkpoint = load_checkpoint(options.checkpoint)
     evaluation = run_evaluation(
         checkpoint,
         options.data,
         options.output,
-        split=options.split,
-        aggregation=options.aggregate,
-        rounds=options.rounds,
-        corruptions=options.corruptions,
-        device=options.device,
-        batch_size=options.batch_size,
+        EvaluationOptions(
+            split=options.split,
+            aggregation=options.aggregate,
+            n_resamples=options.resamples,
+            corruptions=options.corruptions,
+        ),
+        _choose_embedding(options),
+        choose_workers(options),
+        render=format_report,
         command=command,
-        quiet=options.quiet,
-        **choose_extraction(options),
     )
     origin = checkpoint.info.get("threshold_origin")
     sys.stdout.write(f"threshold {checkpoint.threshold:.4f} ({origin})\n\n")
@@ -111,7 +115,7 @@ def explain(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="deepfake explain",
         description="Show what the score of one photo or video rests on, as one HTML page: the\n"
-        "frames at the peaks, where in the face the score comes from (and whether that map holds\n"
+        "top frames, where in the face the score comes from (and whether that saliency map holds\n"
         "against its check), and the nearest training faces.",
         epilog="""\
 examples:
@@ -134,7 +138,10 @@ examples:
         "its output",
     )
     parser.add_argument(
-        "--peaks", type=int, default=6, help="faces to look into, at most (default %(default)s)"
+        "--top-frames",
+        type=int,
+        default=6,
+        help="faces to look into, at most (default %(default)s)",
     )
     parser.add_argument("--neighbours", type=int, default=5, help="of each face (default 5)")
     add_aggregation(parser)
@@ -151,9 +158,10 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     refuse_existing("output", output, options.overwrite)
     if options.embeddings is not None and options.train_crops is None:
         raise UsageError("--embeddings needs --train-crops")
-    for name in ("peaks", "neighbours"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name} {getattr(options, name)}; expected 1 or more")
+    for name in ("top-frames", "neighbours"):
+        value = getattr(options, name.replace("-", "_"))
+        if value < 1:
+            raise UsageError(f"--{name} {value}; expected 1 or more")
     from deepfake.dataset.layouts import list_inputs
     from deepfake.evaluation.explain import explain_file
     from deepfake.evaluation.job import describe_origin
@@ -177,7 +185,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     explanation = explain_file(
         predictor,
         sources[0],
-        options.peaks,
+        options.top_frames,
         options.train_crops,
         options.embeddings,
         options.neighbours,
@@ -188,12 +196,12 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     score = explanation.score
     shown = score.status.value if score.p_fake is None else f"{score.verdict} {score.p_fake:.6f}"
     sys.stdout.write(f"{score.path}: {shown}\n")
-    if explanation.peaks:
+    if explanation.top_frames:
         word = "holds" if explanation.holds else "FAILS"
         sys.stdout.write(
-            f"deletion check {word}: log-odds {-explanation.hot_drop:+.2f} without the hot "
+            f"deletion check {word}: log-odds {-explanation.salient_drop:+.2f} without the salient "
             f"regions, {-explanation.random_drop:+.2f} without as much elsewhere, mean of "
-            f"{len(explanation.peaks)} crops\n"
+            f"{len(explanation.top_frames)} crops\n"
         )
     sys.stdout.write(f"page: {output}\n")
     return answer_code(int(score.p_fake is not None), 1, options.strict)
@@ -208,7 +216,7 @@ def calibrate(argv: Sequence[str] | None = None) -> int:
         epilog="""\
 examples:
   deepfake calibrate --checkpoint model.ckpt --data crops/ --output strict.ckpt \\
-      --false-alarm-rate 0.01
+      --false-positive-rate 0.01
   deepfake calibrate --checkpoint model.ckpt --data photos/ --output rare.ckpt --prevalence 0.02
 """,
     )
@@ -216,7 +224,10 @@ examples:
     _add_split(parser, "validation")
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument(
-        "--false-alarm-rate", type=float, metavar="R", help="share of real files called fake"
+        "--false-positive-rate",
+        type=float,
+        metavar="R",
+        help="share of real files that are predicted fake",
     )
     goal.add_argument(
         "--prevalence", type=float, metavar="P", help="share of fakes where it will be used"
@@ -226,30 +237,33 @@ examples:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    def adjust(checkpoint: Checkpoint, root: Path, settings: dict[str, Any]) -> object:
-        from deepfake.evaluation.adjust import calibrate
+    def refit(checkpoint: Checkpoint, root: Path) -> object:
+        from deepfake.evaluation.refit import calibrate
 
         return calibrate(
             checkpoint,
             root,
             options.output,
             split=options.split,
-            false_alarm_rate=options.false_alarm_rate,
+            max_fpr=options.false_positive_rate,
             prevalence=options.prevalence,
-            **settings,
+            origin=options.data,
+            options=_choose_embedding(options),
         )
 
-    return _derive(options, adjust)
+    return _derive(options, refit)
 
 
 def fit_head(argv: Sequence[str] | None = None) -> int:
     """A new head: ``deepfake fit-head --checkpoint FILE --data CROPS --output FILE``."""
     parser = Parser(
         prog="deepfake fit-head",
-        description="Fit the head of a checkpoint anew on other crops: the train\n"
-        "split fits, validation chooses the threshold, test is only measured.",
+        description="Fit the head of a checkpoint anew: the train split fits, validation chooses\n"
+        "the threshold, test is only measured. A last.ckpt of mid-training becomes a complete\n"
+        "model by it.",
         epilog="examples:\n"
         "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt\n"
+        "  deepfake fit-head --checkpoint last.ckpt --data crops/ --output model.ckpt\n"
         "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt "
         "--head logistic\n",
     )
@@ -273,8 +287,8 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
 
 
 def _fit_head(options: argparse.Namespace) -> int:
-    def adjust(checkpoint: Checkpoint, root: Path, settings: dict[str, Any]) -> object:
-        from deepfake.evaluation.adjust import fit_head
+    def refit(checkpoint: Checkpoint, root: Path) -> object:
+        from deepfake.evaluation.refit import fit_head
 
         return fit_head(
             checkpoint,
@@ -282,10 +296,11 @@ def _fit_head(options: argparse.Namespace) -> int:
             options.output,
             head=options.head,
             C=options.inverse_regularisation,
-            **settings,
+            origin=options.data,
+            options=_choose_embedding(options),
         )
 
-    return _derive(options, adjust)
+    return _derive(options, refit, require_head=False)
 
 
 def _add_derivation(parser: argparse.ArgumentParser) -> None:
@@ -313,32 +328,32 @@ def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
 
 def _derive(
     options: argparse.Namespace,
-    adjust: Callable[[Checkpoint, Path, dict[str, Any]], object],
+    refit: Callable[[Checkpoint, Path], object],
+    require_head: bool = True,
 ) -> int:
     output: Path = options.output
     refuse_existing("output", output, options.overwrite)
     if output.resolve() == options.checkpoint.resolve():
         raise UsageError("--output would replace the checkpoint itself; name another file")
     refuse_missing_folder("output", output)
-    from deepfake.evaluation.predictions import open_crops
+    from deepfake.evaluation.sets import open_crops
     from deepfake.learning.checkpoint import load_checkpoint, refuse_safetensors
 
     refuse_safetensors(options.checkpoint, output)
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(options.checkpoint, require_head)
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
         root = open_crops(
             options.data,
             checkpoint,
             Path(folder) / "crops",
-            quiet=options.quiet,
-            **choose_extraction(options),
+            choose_workers(options),
+            options.quiet,
         )
-        settings = {
-            "origin": options.data,
-            "device": options.device,
-            "batch_size": options.batch_size,
-            "workers": options.workers,
-            "quiet": options.quiet,
-        }
-        sys.stdout.write(str(adjust(checkpoint, root, settings)))
+        sys.stdout.write(str(refit(checkpoint, root)))
     return EXIT_OK
+
+
+def _choose_embedding(options: argparse.Namespace) -> EmbedOptions:
+    from deepfake.evaluation.embeddings import EmbedOptions
+
+    return EmbedOptions(options.device, options.batch_size, options.workers, options.quiet)

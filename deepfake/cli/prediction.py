@@ -185,12 +185,12 @@ def _report_on(
 ) -> str:
     from deepfake.evaluation.job import describe_origin
     from deepfake.reports.prediction_page import digest_scores, format_prediction_report
-    from deepfake.reports.thumbnails import picture_faces
+    from deepfake.reports.thumbnails import cut_thumbnails
 
     digest = digest_scores(scores)
-    pictures = picture_faces(predictor, sources, digest.shown)
+    thumbnails = cut_thumbnails(predictor, sources, digest.shown)
     origin = describe_origin(predictor.checkpoint, command)
-    return format_prediction_report(digest, pictures, origin, predictor.checkpoint.threshold)
+    return format_prediction_report(digest, thumbnails, origin, predictor.checkpoint.threshold)
 
 
 def _refuse_existing(outputs: dict[str, Path], options: argparse.Namespace) -> None:

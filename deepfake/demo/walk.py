@@ -16,12 +16,14 @@ from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.layouts import list_inputs
 from deepfake.demo.portraits import write_dataset
 from deepfake.errors import JobError, UsageError
-from deepfake.evaluation.evaluate import describe
+from deepfake.evaluation.embeddings import EmbedOptions
 from deepfake.evaluation.job import REPORT_FILE, run_evaluation
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.results import count, format_scores
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.records import CropSpec, Workers
+from deepfake.reports.evaluation_page import format_report
+from deepfake.reports.evaluation_text import describe
 from deepfake.storage import write_atomic
 from deepfake.training.callbacks.all import MODEL_FILE
 from deepfake.training.run import run_training
@@ -98,7 +100,12 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     command = f"deepfake evaluate --checkpoint {model} --data {known} --output {report}"
     tell(f"   $ {command}\n")
     evaluation = run_evaluation(
-        load_checkpoint(model), [str(known)], report, device="cpu", workers=workers, command=command
+        load_checkpoint(model),
+        [str(known)],
+        report,
+        embed_options=EmbedOptions(device="cpu"),
+        render=format_report,
+        command=command,
     )
     tell(describe(evaluation))
 
@@ -116,7 +123,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
 
     tell(
         f"\ncheckpoint  {model}\nscores      {scores_path}\nreport      {report / REPORT_FILE}\n"
-        f"figures     {run / 'metrics.json'}"
+        f"metrics     {run / 'metrics.json'}"
     )
     tell(
         "\nYour own photos next:\n"
@@ -125,6 +132,6 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
         "  deepfake crop YOUR_PHOTOS crops/      # with real/ and fake/ folders\n"
         "  deepfake train --config configs/default.yaml --data.root crops/"
     )
-    auc = evaluation.levels["file"].overall.figures["auc"].value
+    auc = evaluation.levels["file"].overall.metrics["auc"].value
     if not auc > 0.7:
         raise JobError(f"the demo learnt nothing: AUC {auc:.3f} on new portraits")

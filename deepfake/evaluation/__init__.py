@@ -1,1 +1,1 @@
-"""Answers that can be defended: figures with intervals, calibration, and reports for people."""
+"""Scores that can be defended: metrics with intervals, calibration, robustness, explanations."""

@@ -1,57 +1,38 @@
-"""Predictions in, metrics at every level out: for a terminal, for machines, for the report.
+"""Predictions in, metrics at every aggregation level out: by file, by track (a person), by face.
 
-The threshold is the one of the checkpoint, always. Knows no network and no HTML.
+The threshold is the one of the checkpoint, always. Knows no network, no table and no page.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import SourceRow, format_table, require_label
-from deepfake.evaluation.bootstrap import ROUNDS, measure_with_intervals
+from deepfake.dataset.manifest import require_labels
+from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_metrics
 from deepfake.evaluation.predictions import Predictions
-from deepfake.evaluation.slices import Trait, measure_traits
-from deepfake.metrics import FIGURES, Figure
-from deepfake.records import LABEL_NAMES, Aggregation, Status
+from deepfake.evaluation.slices import Slicing, compute_slices
+from deepfake.metrics import NAN, Estimate
+from deepfake.records import Aggregation, Status
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEVELS = ("file", "track", "face")
-FIGURE_NAMES = {
-    "auc": "AUC",
-    "ap": "AP",
-    "eer": "EER",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "bal. acc.",
-    "log_loss": "log loss",
-    "brier": "Brier",
-    "ece": "ECE",
-    "tpr_at_fpr_1": "TPR@1%",
-    "tpr_at_fpr_5": "TPR@5%",
-}
-"""Column heads."""
-ROBUST = ("auc", "accuracy")
-"""Figures that are followed along a corruption."""
-TOGETHER = "all together"
+ROBUSTNESS_METRICS = ("auc", "accuracy")
+"""What is followed along a corruption."""
+OVERALL = "all together"
 UNNAMED = "(not named)"
-FACE_COLUMNS = (
-    *("dataset", "path", "frame", "time_s", "face", "track", "label", "method", "group"),
-    *("p_fake", "confidence", "sharpness", "x0", "y0", "x1", "y1", "crop"),
-)
-FILE_COLUMNS = (
-    *("dataset", "path", "status", "reason", "label", "method", "group", "p_fake", "called"),
-    *("right", "faces", "path_uri"),
-)
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """What figures are made of, a row per face, track or file.
+class ScoredRows:
+    """What metrics are made of, a row per face, track or file.
 
     Args:
         labels: ``(N,)`` int64, 1 = fake.
@@ -67,37 +48,36 @@ class Rows:
     methods: NDArray[np.str_]
     datasets: NDArray[np.str_]
 
-    def where(self, mask: NDArray[np.bool_]) -> Rows:
+    def where(self, mask: NDArray[np.bool_]) -> ScoredRows:
         """The rows that a mask selects."""
-        return Rows(
-            self.labels[mask],
-            self.p_fake[mask],
-            self.groups[mask],
-            self.methods[mask],
-            self.datasets[mask],
-        )
+        return ScoredRows(*(column[mask] for column in self.columns))
+
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """In the order of the arguments."""
+        return self.labels, self.p_fake, self.groups, self.methods, self.datasets
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
-    """The figures of some rows.
+class GroupMetrics:
+    """The metrics of some rows.
 
     Args:
         n_real: Real rows.
         n_fake: Fake rows.
         n_groups: Groups that they fall into.
-        figures: By name, in the order of ``FIGURES``.
+        metrics: By name, in the order of ``METRICS``.
     """
 
     n_real: int
     n_fake: int
     n_groups: int
-    figures: dict[str, Figure]
+    metrics: dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
-    """All figures of one level: overall, by data set, by method.
+class LevelMetrics:
+    """All metrics of one aggregation level: overall, by data set, by method.
 
     Args:
         rows: What they were made of.
@@ -106,68 +86,73 @@ class Level:
         methods: Of each method's fakes against all reals of the data sets that it occurs in.
     """
 
-    rows: Rows
-    overall: Slice
-    datasets: dict[str, Slice]
-    methods: dict[str, Slice]
+    rows: ScoredRows
+    overall: GroupMetrics
+    datasets: dict[str, GroupMetrics]
+    methods: dict[str, GroupMetrics]
 
 
 @dataclass(frozen=True, slots=True)
-class Readings:
-    """What files without an answer would do to the accuracy.
+class Coverage:
+    """How many files have a score, and what those without one would do to the accuracy.
 
     Args:
         statuses: Number of files by status; they add up to all files.
-        answered: Accuracy of the labelled files with an answer.
-        all_wrong: Accuracy if every labelled file without one counts as a mistake.
-        all_real: Accuracy if they are called real, as whoever lets them pass does.
+        accuracy: Of the labelled files with a score.
+        accuracy_if_wrong: If every labelled file without a score counts as a mistake.
+        accuracy_if_real: If they are predicted real, as whoever lets them pass does.
     """
 
     statuses: dict[str, int]
-    answered: float
-    all_wrong: float
-    all_real: float
+    accuracy: float
+    accuracy_if_wrong: float
+    accuracy_if_real: float
 
     @property
-    def files(self) -> int:
+    def n_files(self) -> int:
         """Number of files."""
         return sum(self.statuses.values())
 
+    @property
+    def n_unscored(self) -> int:
+        """Number of files without a score."""
+        return self.n_files - self.statuses[Status.OK.value]
+
     def __str__(self) -> str:
         parts = " + ".join(f"{number:,} {status}" for status, number in self.statuses.items())
-        return f"{self.files:,} files = {parts}"
+        return f"{self.n_files:,} files = {parts}"
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """What is left of the figures at one strength of a corruption.
+class RobustnessPoint:
+    """What is left of the metrics at one severity of a corruption.
 
     Args:
-        strength: 0 is the crops as they are.
-        value: What the strength stands for, ``nan`` at 0.
-        figures: Of files, all data sets together; ``ROBUST`` of them.
+        severity: 0 is the crops as they are.
+        value: What the severity stands for, ``nan`` at 0.
+        metrics: Of files, all data sets together; ``ROBUSTNESS_METRICS`` of them.
     """
 
-    strength: int
+    severity: int
     value: float
-    figures: dict[str, Figure]
+    metrics: dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
-    """A corruption from strength 0 on.
+class RobustnessCurve:
+    """A corruption from severity 0 on.
 
     Args:
         name: Short name.
         title: For people.
         unit: What its values are.
-        points: By rising strength.
+        points: By rising severity.
     """
 
     name: str
     title: str
     unit: str
-    points: tuple[Point, ...]
+    points: tuple[RobustnessPoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,116 +162,152 @@ class Evaluation:
     Args:
         threshold: Of the checkpoint.
         aggregation: How the frames of a file made its score.
-        rounds: Drawings behind each interval.
+        n_resamples: Behind each interval.
         sets: The data sets with their scores.
         levels: By name: ``file``, ``track``, ``face``.
-        readings: Of all files, by data set, and ``TOGETHER``.
-        traits: How often faces are called wrongly, by their size and by their sharpness.
-        curves: What corruptions do, where that was asked for.
+        coverage: Of all files, by data set, and ``OVERALL``.
+        slices: Error rates of faces by their size and by their sharpness.
+        robustness: What corruptions do, where that was asked for.
     """
 
     threshold: float
     aggregation: Aggregation
-    rounds: int
+    n_resamples: int
     sets: tuple[Predictions, ...]
-    levels: dict[str, Level]
-    readings: dict[str, Readings]
-    traits: tuple[Trait, ...]
-    curves: tuple[Curve, ...] = ()
+    levels: dict[str, LevelMetrics]
+    coverage: dict[str, Coverage]
+    slices: tuple[Slicing, ...]
+    robustness: tuple[RobustnessCurve, ...] = ()
 
-    def distinct_levels(self) -> dict[str, Level]:
+    def distinct_levels(self) -> dict[str, LevelMetrics]:
         """The levels without repetition: those of the same rows share a name."""
         names: dict[int, list[str]] = {}
         for name, level in self.levels.items():
             names.setdefault(id(level), []).append(name)
         return {", ".join(same): self.levels[same[0]] for same in names.values()}
 
+    def to_frame(self) -> pd.DataFrame:
+        """A row per aggregation level, group (overall, data set or method) and metric."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "level": level_name,
+                    "by": by,
+                    "group": group_name,
+                    "n_real": group.n_real,
+                    "n_fake": group.n_fake,
+                    "n_groups": group.n_groups,
+                    "metric": name,
+                    "value": estimate.value,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                    "reason": estimate.reason,
+                    "note": estimate.note,
+                }
+                for level_name, level in self.levels.items()
+                for by, groups in (
+                    ("overall", {OVERALL: level.overall}),
+                    ("dataset", level.datasets),
+                    ("method", level.methods),
+                )
+                for group_name, group in groups.items()
+                for name, estimate in group.metrics.items()
+            ]
+        )
+
 
 def evaluate(
-    sets: Sequence[Predictions], threshold: float, aggregation: Aggregation, rounds: int = ROUNDS
+    sets: Sequence[Predictions],
+    threshold: float,
+    aggregation: Aggregation,
+    n_resamples: int = N_RESAMPLES,
 ) -> Evaluation:
-    """Work out all figures of scored data sets.
+    """Compute all metrics of scored data sets.
 
     Args:
         sets: One or more, of different names.
         threshold: At or above it means fake; the checkpoint's.
         aggregation: How ``file_p_fake`` was made, for the record.
-        rounds: Drawings of the bootstrap.
+        n_resamples: Of the bootstrap.
     """
-    made = {name: _join([_LEVEL_ROWS[name](scored) for scored in sets]) for name in LEVELS}
-    levels: dict[str, Level] = {}
-    for name, rows in made.items():
-        twin = next((level for level in levels.values() if _same(level.rows, rows)), None)
-        levels[name] = twin or _measure_level(rows, threshold, rounds)
-    readings = {scored.material.name: _read_accuracy([scored], threshold) for scored in sets}
-    readings[TOGETHER] = _read_accuracy(sets, threshold)
-    traits = measure_traits(sets, threshold, rounds)
-    return Evaluation(threshold, aggregation, rounds, tuple(sets), levels, readings, traits)
-
-
-def measure_point(
-    sets: Sequence[Predictions], threshold: float, rounds: int, strength: int, value: float
-) -> Point:
-    """The figures of files whose crops were damaged, and then scored as ever."""
-    rows = _join([file_rows(scored) for scored in sets])
-    figures = measure_with_intervals(rows.labels, rows.p_fake, rows.groups, threshold, rounds)
-    return Point(strength, value, {name: figures[name] for name in ROBUST})
-
-
-def start_of_curves(evaluation: Evaluation) -> Point:
-    """The figures of files as they are, as the first point of every curve."""
-    figures = evaluation.levels["file"].overall.figures
-    return Point(0, math.nan, {name: figures[name] for name in ROBUST})
-
-
-def _face_rows(scored: Predictions) -> Rows:
-    faces, name = scored.material.faces, scored.material.name
-    return _make_rows(
-        [
-            (require_label(f), p, f.group, f.method)
-            for f, p in zip(faces, scored.p_fake, strict=True)
-        ],
-        name,
+    levels: dict[str, LevelMetrics] = {}
+    for name, rows_of in _LEVEL_ROWS.items():
+        rows = _join([rows_of(predictions) for predictions in sets])
+        # Levels of the same rows are computed once.
+        same = (level for level in levels.values() if _same_rows(level.rows, rows))
+        levels[name] = next(same, None) or _compute_level(rows, threshold, n_resamples)
+    coverage = {one.dataset.name: _compute_coverage([one], threshold) for one in sets}
+    coverage[OVERALL] = _compute_coverage(sets, threshold)
+    return Evaluation(
+        threshold=threshold,
+        aggregation=aggregation,
+        n_resamples=n_resamples,
+        sets=tuple(sets),
+        levels=levels,
+        coverage=coverage,
+        slices=compute_slices(sets, threshold, n_resamples),
     )
 
 
-def _track_rows(scored: Predictions) -> Rows:
+def compute_robustness_point(
+    sets: Sequence[Predictions], threshold: float, n_resamples: int, severity: int, value: float
+) -> RobustnessPoint:
+    """The metrics of files whose crops were corrupted, and then scored as ever."""
+    rows = _join([file_rows(predictions) for predictions in sets])
+    metrics = bootstrap_metrics(rows.labels, rows.p_fake, rows.groups, threshold, n_resamples)
+    return RobustnessPoint(severity, value, _choose_metrics(metrics))
+
+
+def start_of_robustness(evaluation: Evaluation) -> RobustnessPoint:
+    """The metrics of files as they are, as the first point of every curve."""
+    return RobustnessPoint(0, NAN, _choose_metrics(evaluation.levels["file"].overall.metrics))
+
+
+def _choose_metrics(metrics: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    return {name: metrics[name] for name in ROBUSTNESS_METRICS}
+
+
+def _face_rows(predictions: Predictions) -> ScoredRows:
+    faces = predictions.dataset.faces
+    labels = require_labels(faces)
+    columns = zip(labels, predictions.p_fake, faces, strict=True)
+    rows = [(int(label), p_fake, face.group, face.method) for label, p_fake, face in columns]
+    return _make_rows(rows, predictions.dataset.name)
+
+
+def _track_rows(predictions: Predictions) -> ScoredRows:
     """The mean of a person's faces, each track a row."""
+    faces = predictions.dataset.faces
+    labels = require_labels(faces)
     scores: dict[tuple[str, int], list[float]] = {}
     about: dict[tuple[str, int], tuple[int, str, str]] = {}
-    for face, number, p_fake in zip(
-        scored.material.faces, scored.tracks, scored.p_fake, strict=True
-    ):
-        key = (face.source, number)
-        scores.setdefault(key, []).append(float(p_fake))
-        about[key] = (require_label(face), face.group, face.method)
-    return _make_rows(
-        [
-            (about[key][0], fmean(values), about[key][1], about[key][2])
-            for key, values in scores.items()
-        ],
-        scored.material.name,
-    )
+    columns = zip(faces, labels, predictions.tracks, predictions.p_fake, strict=True)
+    for face, label, track, p_fake in columns:
+        scores.setdefault((face.source, track), []).append(float(p_fake))
+        about[face.source, track] = (int(label), face.group, face.method)
+    rows = [
+        (label, fmean(scores[key]), group, method) for key, (label, group, method) in about.items()
+    ]
+    return _make_rows(rows, predictions.dataset.name)
 
 
-def file_rows(scored: Predictions) -> Rows:
-    """The labelled files that have an answer."""
-    answers = scored.file_p_fake
-    return _make_rows(
-        [
-            (file.label, answers[file.id], file.group, file.method)
-            for file in scored.material.files
-            if file.label is not None and file.id in answers
-        ],
-        scored.material.name,
-    )
+def file_rows(predictions: Predictions) -> ScoredRows:
+    """The labelled files that have a score."""
+    rows = [
+        (file.label, predictions.file_p_fake[file.id], file.group, file.method)
+        for file in predictions.dataset.files
+        if file.label is not None and file.id in predictions.file_p_fake
+    ]
+    return _make_rows(rows, predictions.dataset.name)
 
 
 _LEVEL_ROWS = {"file": file_rows, "track": _track_rows, "face": _face_rows}
 
 
-def _make_rows(rows: Sequence[tuple[int, float, str, str]], dataset: str) -> Rows:
-    return Rows(
+def _make_rows(rows: Sequence[tuple[int, float, str, str]], dataset: str) -> ScoredRows:
+    return ScoredRows(
         labels=np.array([row[0] for row in rows], dtype=np.int64),
         p_fake=np.array([row[1] for row in rows], dtype=np.float64),
         groups=np.array([f"{dataset}/{row[2]}" for row in rows], dtype=np.str_),
@@ -295,41 +316,32 @@ def _make_rows(rows: Sequence[tuple[int, float, str, str]], dataset: str) -> Row
     )
 
 
-def _join(parts: Sequence[Rows]) -> Rows:
-    return Rows(
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.p_fake for part in parts]),
-        np.concatenate([part.groups for part in parts]),
-        np.concatenate([part.methods for part in parts]),
-        np.concatenate([part.datasets for part in parts]),
-    )
+def _join(parts: Sequence[ScoredRows]) -> ScoredRows:
+    columns = zip(*(part.columns for part in parts), strict=True)
+    return ScoredRows(*(np.concatenate(column) for column in columns))
 
 
-def _same(one: Rows, other: Rows) -> bool:
-    """Whether two levels are the same rows, so that nothing is worked out twice."""
-    return all(
-        np.array_equal(getattr(one, name), getattr(other, name))
-        for name in ("labels", "p_fake", "groups", "methods", "datasets")
-    )
+def _same_rows(one: ScoredRows, other: ScoredRows) -> bool:
+    columns = zip(one.columns, other.columns, strict=True)
+    return all(np.array_equal(first, second) for first, second in columns)
 
 
-def _measure_level(rows: Rows, threshold: float, rounds: int) -> Level:
-    def measure(mask: NDArray[np.bool_]) -> Slice:
+def _compute_level(rows: ScoredRows, threshold: float, n_resamples: int) -> LevelMetrics:
+    def compute(mask: NDArray[np.bool_]) -> GroupMetrics:
         part = rows.where(mask)
-        return Slice(
+        return GroupMetrics(
             n_real=int((part.labels == 0).sum()),
             n_fake=int((part.labels == 1).sum()),
             n_groups=len(np.unique(part.groups)),
-            figures=measure_with_intervals(
-                part.labels, part.p_fake, part.groups, threshold, rounds
+            metrics=bootstrap_metrics(
+                part.labels, part.p_fake, part.groups, threshold, n_resamples
             ),
         )
 
-    everything = np.ones(len(rows.labels), dtype=np.bool_)
-    overall = measure(everything)
+    overall = compute(np.ones(len(rows.labels), dtype=np.bool_))
     names = list(dict.fromkeys(rows.datasets.tolist()))
     datasets = {
-        name: overall if len(names) == 1 else measure(rows.datasets == name) for name in names
+        name: overall if len(names) == 1 else compute(rows.datasets == name) for name in names
     }
     fakes = rows.labels == 1
     methods = {}
@@ -337,278 +349,29 @@ def _measure_level(rows: Rows, threshold: float, rounds: int) -> Level:
         own = fakes & (rows.methods == method)
         beside = ~fakes & np.isin(rows.datasets, rows.datasets[own])
         mask = own | beside
-        methods[method] = overall if mask.all() else measure(mask)
-    return Level(rows, overall, datasets, methods)
+        methods[method] = overall if mask.all() else compute(mask)
+    return LevelMetrics(rows, overall, datasets, methods)
 
 
-def _read_accuracy(sets: Sequence[Predictions], threshold: float) -> Readings:
+def _compute_coverage(sets: Sequence[Predictions], threshold: float) -> Coverage:
     statuses = dict.fromkeys((status.value for status in Status), 0)
-    answered = right = silent = silent_real = 0
-    for scored in sets:
-        for file in scored.material.files:
+    scored = correct = unscored = unscored_real = 0
+    for predictions in sets:
+        for file in predictions.dataset.files:
             statuses[file.status] += 1
             if file.label is None:
                 continue
-            p_fake = scored.file_p_fake.get(file.id)
+            p_fake = predictions.file_p_fake.get(file.id)
             if p_fake is None:
-                silent += 1
-                silent_real += file.label == 0
+                unscored += 1
+                unscored_real += file.label == 0
             else:
-                answered += 1
-                right += (p_fake >= threshold) == (file.label == 1)
-    total = answered + silent
-    return Readings(
-        statuses,
-        right / answered if answered else math.nan,
-        right / total if total else math.nan,
-        (right + silent_real) / total if total else math.nan,
+                scored += 1
+                correct += (p_fake >= threshold) == (file.label == 1)
+    total = scored + unscored
+    return Coverage(
+        statuses=statuses,
+        accuracy=correct / scored if scored else NAN,
+        accuracy_if_wrong=correct / total if total else NAN,
+        accuracy_if_real=(correct + unscored_real) / total if total else NAN,
     )
-
-
-def to_json(evaluation: Evaluation, provenance: dict[str, Any]) -> dict[str, Any]:
-    """The result for machines; a figure that does not exist is ``null`` with a reason."""
-    return {
-        "format": 1,
-        "provenance": provenance,
-        "threshold": evaluation.threshold,
-        "aggregation": evaluation.aggregation.to_dict(),
-        "bootstrap_rounds": evaluation.rounds,
-        "datasets": [
-            {
-                "name": scored.material.name,
-                "data": scored.material.origin,
-                "split": scored.material.split,
-                "manifest_sha256": scored.material.manifest_sha256,
-                "data_sha256": scored.material.sha256,
-                "faces": len(scored.material.faces),
-                "remarks": list(scored.material.remarks),
-            }
-            for scored in evaluation.sets
-        ],
-        "files": {name: _readings_json(part) for name, part in evaluation.readings.items()},
-        "levels": {
-            name: {
-                "overall": _slice_json(level.overall),
-                "datasets": {key: _slice_json(part) for key, part in level.datasets.items()},
-                "methods": {key: _slice_json(part) for key, part in level.methods.items()},
-            }
-            for name, level in evaluation.levels.items()
-        },
-        "faces_by": {
-            trait.name: {
-                "unit": trait.unit,
-                "parts": [
-                    {
-                        "low": part.low,
-                        "median": part.middle,
-                        "high": part.high,
-                        "n_real": part.n_real,
-                        "n_fake": part.n_fake,
-                        "figures": _figures_json(
-                            {"reals_accused": part.accused, "fakes_missed": part.missed}
-                        ),
-                    }
-                    for part in trait.parts
-                ],
-            }
-            for trait in evaluation.traits
-        },
-        "robustness": {
-            curve.name: {
-                "unit": curve.unit,
-                "points": [
-                    {
-                        "strength": point.strength,
-                        "value": _number(point.value),
-                        "figures": _figures_json(point.figures),
-                    }
-                    for point in curve.points
-                ],
-            }
-            for curve in evaluation.curves
-        },
-    }
-
-
-def _readings_json(readings: Readings) -> dict[str, Any]:
-    return {
-        "inputs": readings.files,
-        **readings.statuses,
-        "accuracy_of_answers": _number(readings.answered),
-        "accuracy_if_unanswered_are_wrong": _number(readings.all_wrong),
-        "accuracy_if_unanswered_are_called_real": _number(readings.all_real),
-    }
-
-
-def _slice_json(part: Slice) -> dict[str, Any]:
-    total = part.n_real + part.n_fake
-    return {
-        "n_real": part.n_real,
-        "n_fake": part.n_fake,
-        "n_groups": part.n_groups,
-        "prevalence": part.n_fake / total if total else None,
-        "figures": _figures_json(part.figures),
-    }
-
-
-def _figures_json(figures: Mapping[str, Figure]) -> dict[str, Any]:
-    return {
-        name: {
-            "value": _number(figure.value),
-            "low": _number(figure.low),
-            "high": _number(figure.high),
-            **({"reason": figure.reason} if figure.reason else {}),
-            **({"note": figure.note} if figure.note else {}),
-        }
-        for name, figure in figures.items()
-    }
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def format_files(evaluation: Evaluation) -> str:
-    """``predictions.csv``: a row per file; without an answer ``p_fake`` is empty."""
-    return format_table(
-        FILE_COLUMNS,
-        (
-            _file_cells(scored, file, evaluation.threshold)
-            for scored in evaluation.sets
-            for file in scored.material.files
-        ),
-    )
-
-
-def _file_cells(scored: Predictions, file: SourceRow, threshold: float) -> list[object]:
-    p_fake = scored.file_p_fake.get(file.id)
-    called = "" if p_fake is None else LABEL_NAMES[int(p_fake >= threshold)]
-    label = "" if file.label is None else LABEL_NAMES[file.label]
-    return [
-        *(scored.material.name, file.path, file.status, file.reason, label, file.method),
-        *(file.group, "" if p_fake is None else f"{p_fake:.6f}", called),
-        *(int(called == label) if called and label else "", file.faces, file.path_uri),
-    ]
-
-
-def format_faces(evaluation: Evaluation) -> str:
-    """``faces.csv``: a row per face."""
-    return format_table(
-        FACE_COLUMNS,
-        (
-            [
-                *(scored.material.name, paths.get(face.source, ""), face.frame),
-                *(f"{face.time_s:.6f}", face.face, number, LABEL_NAMES[require_label(face)]),
-                *(face.method, face.group, f"{p_fake:.6f}", f"{face.confidence:.6f}"),
-                f"{sharpness:.4g}",
-                *(f"{value:.2f}" for value in face.box_xyxy),
-                face.crop,
-            ]
-            for scored in evaluation.sets
-            for paths in [{file.id: file.path for file in scored.material.files}]
-            for face, number, p_fake, sharpness in zip(
-                *(scored.material.faces, scored.tracks, scored.p_fake, scored.embedded.sharpness),
-                strict=True,
-            )
-        ),
-    )
-
-
-def describe(evaluation: Evaluation) -> str:
-    """The result for a terminal: aligned tables, with 95 % intervals in brackets."""
-    blocks = []
-    for name, level in evaluation.distinct_levels().items():
-        parts = dict(level.datasets)
-        if len(parts) > 1:
-            parts[TOGETHER] = level.overall
-        blocks.append(_align(f"by {name}", parts))
-        if list(level.methods) != [UNNAMED]:
-            blocks.append(_align(f"methods, by {name}", level.methods))
-    blocks += [_align_curve(curve) for curve in evaluation.curves]
-    lines = ["\n\n".join(blocks), ""]
-    for name, readings in evaluation.readings.items():
-        if name == TOGETHER and len(evaluation.sets) == 1:
-            continue
-        lines.append(f"{name}: {readings}; accuracy {_describe_readings(readings)}")
-    lines += [
-        f"{scored.material.name}: {remark}"
-        for scored in evaluation.sets
-        for remark in scored.material.remarks
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _describe_readings(readings: Readings) -> str:
-    text = _show(readings.answered)
-    if readings.statuses[Status.OK.value] == readings.files:
-        return text
-    return (
-        f"{text} of those with an answer, {_show(readings.all_wrong)} if the others count as "
-        f"wrong, {_show(readings.all_real)} if they are called real"
-    )
-
-
-def _align(title: str, parts: dict[str, Slice]) -> str:
-    head = [title, "real", "fake", "groups", *(FIGURE_NAMES[name] for name in FIGURES)]
-    table = [head]
-    for name, part in parts.items():
-        numbers = [f"{part.n_real:,}", f"{part.n_fake:,}", f"{part.n_groups:,}"]
-        table.append([name, *numbers, *(_show(part.figures[f].value) for f in FIGURES)])
-        intervals = [_show_interval(part.figures[f]) for f in FIGURES]
-        if any(intervals):
-            table.append(["", "", "", "", *intervals])
-    return "\n".join([*_columns(table), *(f"  {line}" for line in explain(parts))])
-
-
-def _align_curve(curve: Curve) -> str:
-    table = [[f"{curve.title} ({curve.unit})", *(FIGURE_NAMES[name] for name in ROBUST)]]
-    table[0][1:] = [cell for name in table[0][1:] for cell in (name, "")]
-    for point in curve.points:
-        cells = [
-            cell
-            for figure in point.figures.values()
-            for cell in (_show(figure.value), _show_interval(figure))
-        ]
-        table.append([name_strength(point), *cells])
-    return "\n".join(_columns(table))
-
-
-def name_strength(point: Point) -> str:
-    """The value of a strength, or that there is none."""
-    return f"{point.value:g}" if point.strength else "as they are"
-
-
-def _columns(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
-
-
-def explain(parts: Mapping[str, Slice]) -> list[str]:
-    """Why figures or intervals are missing: a line for each row of a table and each reason."""
-    lines = []
-    for row, part in parts.items():
-        names: dict[str, list[str]] = {}
-        for name, figure in part.figures.items():
-            remark = f"n/a: {figure.reason}" if figure.reason else figure.note
-            if remark:
-                names.setdefault(remark, []).append(FIGURE_NAMES[name])
-        for remark, figures in names.items():
-            every = len(figures) == len(part.figures)
-            lines.append(f"{row}: {'everything' if every else ', '.join(figures)} {remark}")
-    return lines
-
-
-def _show(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "n/a"
-
-
-def _show_interval(figure: Figure) -> str:
-    if not math.isfinite(figure.low):
-        return ""
-    return f"{_show(figure.low).removeprefix('0')}-{_show(figure.high).removeprefix('0')}"

@@ -1,9 +1,9 @@
-"""One file in, what its score rests on out: peaks, where in the face, the nearest training faces.
+"""One file in, what its score rests on out: top frames, saliency maps, nearest training faces.
 
-Where: parts of a crop are smeared, and what that takes off the score is noted. Nothing is assumed
-of the network, and what is found is checked: smearing the hot region must take more off the score
-than smearing as large a region elsewhere. Scores are compared as log-odds, because a sure score
-hardly moves. Knows no page.
+A saliency map is made by occlusion: parts of a crop are blurred, and what that takes off the score
+is noted. Nothing is assumed of the network, and a map is checked by deletion: occluding the salient
+region must take more off the score than occluding as large a region elsewhere. Scores are compared
+as log-odds, because a sure score hardly moves. Knows no page.
 
 References:
     Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014
@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -27,7 +28,8 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import MediaError
-from deepfake.evaluation.predictions import EvaluationSet, embed_once, read_material, was_trained_on
+from deepfake.evaluation.embeddings import EmbedOptions, embed_once
+from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set, was_trained_on
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.inference.predictor import Predictor
@@ -40,10 +42,10 @@ Crop = NDArray[np.uint8]
 Score = Callable[[Crop], NDArray[np.float64]]
 """``(N, S, S, 3)`` crops to ``(N,)`` probabilities of fake."""
 
-HOT_SHARE = 0.15
-"""Share of a crop that counts as its hot region."""
-DRAWS = 8
-"""Places that the hot region is compared with."""
+SALIENT_SHARE = 0.15
+"""Share of a crop that counts as its salient region."""
+N_RANDOM_REGIONS = 8
+"""Places that the salient region is compared with."""
 _GRID, _WINDOW = 7, 0.25  # windows along a side; their side, of the crop's
 _BATCH = 32
 
@@ -64,19 +66,19 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class Peak:
-    """One of the highest scored faces of a file.
+class TopFrame:
+    """One of the highest scored faces of a file, in its frame.
 
     Args:
         face: Its place and score.
         crop: What the network saw, ``(S, S, 3)`` RGB.
         frame: The whole frame as it was searched; ``None`` if the file has changed since.
         boxes: All faces in that frame, this one first.
-        heat: ``(S, S)``, what smearing around a pixel takes off the log-odds.
-        hot: ``(S, S)``, the hottest ``HOT_SHARE``.
-        hot_drop: What smearing the hot region takes off the log-odds.
-        random_drop: What smearing it elsewhere takes off, mean of ``DRAWS`` places.
-        p_without: Score with the hot region smeared.
+        saliency: ``(S, S)``, what occlusion around a pixel takes off the log-odds.
+        salient: ``(S, S)``, the ``SALIENT_SHARE`` with the highest saliency.
+        salient_drop: What occluding the salient region takes off the log-odds.
+        random_drop: What occluding it elsewhere takes off, mean of ``N_RANDOM_REGIONS`` places.
+        p_without: Score with the salient region occluded.
         neighbours: Nearest first; empty without training crops.
     """
 
@@ -84,9 +86,9 @@ class Peak:
     crop: Crop
     frame: Crop | None
     boxes: tuple[FaceScore, ...]
-    heat: NDArray[np.float64]
-    hot: NDArray[np.bool_]
-    hot_drop: float
+    saliency: NDArray[np.float64]
+    salient: NDArray[np.bool_]
+    salient_drop: float
     random_drop: float
     p_without: float
     neighbours: tuple[Neighbour, ...]
@@ -97,39 +99,39 @@ class Explanation:
     """What the score of a file rests on.
 
     Args:
-        score: The answer.
-        peaks: By time; empty without an answer.
+        score: Of the file.
+        top_frames: By time; empty without a score.
         reference: Where neighbours come from.
         foreign: Whether the neighbours are not what the checkpoint was trained on.
     """
 
     score: MediaScore
-    peaks: tuple[Peak, ...]
+    top_frames: tuple[TopFrame, ...]
     reference: EvaluationSet | None = None
     foreign: bool = False
 
     @property
-    def hot_drop(self) -> float:
-        """Mean over the peaks of what smearing the hot region takes off the log-odds."""
-        return fmean(peak.hot_drop for peak in self.peaks)
+    def salient_drop(self) -> float:
+        """Mean over the top frames of what occluding the salient region takes off the log-odds."""
+        return fmean(top.salient_drop for top in self.top_frames)
 
     @property
     def random_drop(self) -> float:
         """The same for as large a region elsewhere."""
-        return fmean(peak.random_drop for peak in self.peaks)
+        return fmean(top.random_drop for top in self.top_frames)
 
     @property
     def holds(self) -> bool:
         """Whether the maps pass their check."""
-        return self.hot_drop > self.random_drop
+        return self.salient_drop > self.random_drop
 
 
 def explain_file(
     predictor: Predictor,
     source: Source,
-    n_faces: int = 6,
+    n_top: int = 6,
     train_crops: Path | None = None,
-    kept: Path | None = None,
+    cache: Path | None = None,
     n_neighbours: int = 5,
     quiet: bool = True,
 ) -> Explanation:
@@ -138,9 +140,9 @@ def explain_file(
     Args:
         predictor: Has the checkpoint, the sampling and the workers.
         source: The file.
-        n_faces: Most faces to look into.
+        n_top: Most faces to look into.
         train_crops: Crop folder that neighbours are looked for in.
-        kept: Folder of kept embeddings, as ``evaluate`` writes it; ``None`` keeps nothing.
+        cache: Folder of kept embeddings, as ``evaluate`` writes it; ``None`` keeps nothing.
         n_neighbours: Neighbours of each face.
         quiet: Show no progress.
 
@@ -151,57 +153,64 @@ def explain_file(
     checkpoint = predictor.checkpoint
     reference = None if train_crops is None else read_reference(train_crops, checkpoint)
     extraction = _extract(predictor, source)
-    answer = predictor.answer(source, extraction)
+    media_score = predictor.answer(source, extraction)
+    faces = choose_top_faces(media_score.faces, n_top)
+    if not faces:
+        return Explanation(media_score, (), reference)
     crops = {(crop.frame_index, crop.face_index): crop for crop in extraction.crops}
-    chosen = choose_peaks(answer.faces, n_faces)
-    if not chosen:
-        return Explanation(answer, (), reference)
+    frames = _read_frames(predictor, source, {face.frame_index for face in faces})
     scorer = TorchScorer(checkpoint, predictor.devices[0], _BATCH)
-
-    def score(images: Crop) -> NDArray[np.float64]:
-        step = scorer.batch_size
-        parts = [scorer.run(images[at : at + step])[0] for at in range(0, len(images), step)]
-        return np.concatenate(parts)
-
-    images = [decode_crop(crops[face.frame_index, face.face_index].encoded) for face in chosen]
-    embeddings = np.concatenate([scorer.run(image[None])[1] for image in images])
-    near: list[tuple[Neighbour, ...]] = [()] * len(chosen)
-    foreign = False
+    known = None
     if reference is not None:
-        foreign = not was_trained_on(checkpoint, read_manifest(reference.root))
-        device = str(predictor.devices[0])
-        known = embed_once(reference, checkpoint, kept, device=device, quiet=quiet)
-        near = [find_neighbours(row, reference, known.vectors, n_neighbours) for row in embeddings]
-    frames = _read_frames(predictor, source, {face.frame_index for face in chosen})
-    peaks = []
-    for number, (face, image, neighbours) in enumerate(zip(chosen, images, near, strict=True)):
-        heat = find_heat(image, score)
-        hot = hot_region(heat)
-        hot_drop, random_drop, p_without = check_deletion(image, hot, score, seed=number)
+        options = EmbedOptions(device=str(predictor.devices[0]), quiet=quiet)
+        known = embed_once(reference, checkpoint, cache, options).vectors
+    top_frames = []
+    for number, face in enumerate(faces):
         crop = crops[face.frame_index, face.face_index]
-        others = [
-            other
-            for other in answer.faces
-            if other.frame_index == face.frame_index and other is not face
-        ]
-        peaks.append(
-            Peak(
-                face=face,
-                crop=image,
-                frame=_turned(frames.get(face.frame_index), crop),
-                boxes=(face, *others),
-                heat=heat,
-                hot=hot,
-                hot_drop=hot_drop,
-                random_drop=random_drop,
-                p_without=p_without,
-                neighbours=neighbours,
-            )
-        )
-    return Explanation(answer, tuple(peaks), reference, foreign)
+        same_frame = [one for one in media_score.faces if one.frame_index == face.frame_index]
+        boxes = (face, *(other for other in same_frame if other is not face))
+        frame = _turned(frames.get(face.frame_index), crop)
+        top_frame = _make_top_frame(scorer, decode_crop(crop.encoded), frame, boxes, number)
+        if reference is not None and known is not None:
+            embedding = scorer.run(top_frame.crop[None])[1][0]
+            near = find_neighbours(embedding, reference, known, n_neighbours)
+            top_frame = replace(top_frame, neighbours=near)
+        top_frames.append(top_frame)
+    foreign = reference is not None and not was_trained_on(
+        checkpoint, read_manifest(reference.root)
+    )
+    return Explanation(media_score, tuple(top_frames), reference, foreign)
 
 
-def choose_peaks(faces: Sequence[FaceScore], n: int) -> tuple[FaceScore, ...]:
+def _make_top_frame(
+    scorer: TorchScorer, crop: Crop, frame: Crop | None, boxes: tuple[FaceScore, ...], seed: int
+) -> TopFrame:
+    """Make the map of a crop, and check it."""
+    score = partial(_score, scorer)
+    saliency = compute_saliency(crop, score)
+    salient = salient_region(saliency)
+    salient_drop, random_drop, p_without = check_deletion(crop, salient, score, seed)
+    return TopFrame(
+        face=boxes[0],
+        crop=crop,
+        frame=frame,
+        boxes=boxes,
+        saliency=saliency,
+        salient=salient,
+        salient_drop=salient_drop,
+        random_drop=random_drop,
+        p_without=p_without,
+        neighbours=(),
+    )
+
+
+def _score(scorer: TorchScorer, crops: Crop) -> NDArray[np.float64]:
+    step = scorer.batch_size
+    parts = [scorer.run(crops[at : at + step])[0] for at in range(0, len(crops), step)]
+    return np.concatenate(parts)
+
+
+def choose_top_faces(faces: Sequence[FaceScore], n: int) -> tuple[FaceScore, ...]:
     """The highest scored faces, by time; of a video none too close to a higher one.
 
     Args:
@@ -222,10 +231,10 @@ def choose_peaks(faces: Sequence[FaceScore], n: int) -> tuple[FaceScore, ...]:
     return tuple(sorted(chosen, key=lambda f: (f.frame_index, f.face_index)))
 
 
-def find_heat(crop: Crop, score: Score) -> NDArray[np.float64]:
+def compute_saliency(crop: Crop, score: Score) -> NDArray[np.float64]:
     """Where the score of a crop comes from.
 
-    Windows of a quarter of the side are smeared one after the other, half a window apart.
+    Windows of a quarter of the side are occluded one after the other, half a window apart.
 
     Args:
         crop: ``(S, S, 3)`` RGB.
@@ -233,7 +242,7 @@ def find_heat(crop: Crop, score: Score) -> NDArray[np.float64]:
 
     Returns:
         ``(S, S)``, the mean drop of the log-odds over the windows around each pixel, without the
-        edges of the windows; negative where smearing makes the crop more of a fake.
+        edges of the windows; negative where occlusion makes the crop more of a fake.
     """
     side = crop.shape[0]
     window = max(1, round(side * _WINDOW))
@@ -242,36 +251,42 @@ def find_heat(crop: Crop, score: Score) -> NDArray[np.float64]:
     for number, (top, left) in enumerate((a, b) for a in starts for b in starts):
         masks[number, top : top + window, left : left + window] = True
     drops = _drops(crop, masks, score)[0]
-    heat = np.tensordot(drops, masks.astype(np.float64), 1) / masks.sum(axis=0)
-    return np.asarray(cv2.GaussianBlur(heat, (0, 0), window / 5), dtype=np.float64)
+    saliency = np.tensordot(drops, masks.astype(np.float64), 1) / masks.sum(axis=0)
+    return np.asarray(cv2.GaussianBlur(saliency, (0, 0), window / 5), dtype=np.float64)
 
 
-def hot_region(heat: NDArray[np.float64], share: float = HOT_SHARE) -> NDArray[np.bool_]:
-    """The hottest pixels: exactly the share of all, rounded."""
-    hot = np.zeros(heat.size, dtype=bool)
-    hot[np.argsort(-heat, axis=None, kind="stable")[: round(share * heat.size)]] = True
-    return hot.reshape(heat.shape)
+def salient_region(
+    saliency: NDArray[np.float64], share: float = SALIENT_SHARE
+) -> NDArray[np.bool_]:
+    """The most salient pixels: exactly the share of all, rounded."""
+    salient = np.zeros(saliency.size, dtype=bool)
+    salient[np.argsort(-saliency, axis=None, kind="stable")[: round(share * saliency.size)]] = True
+    return salient.reshape(saliency.shape)
 
 
 def check_deletion(
-    crop: Crop, hot: NDArray[np.bool_], score: Score, seed: int = 0, draws: int = DRAWS
+    crop: Crop,
+    salient: NDArray[np.bool_],
+    score: Score,
+    seed: int = 0,
+    n_regions: int = N_RANDOM_REGIONS,
 ) -> tuple[float, float, float]:
-    """Smear the hot region, and the same shape elsewhere.
+    """Occlude the salient region, and the same shape elsewhere.
 
     Args:
         crop: ``(S, S, 3)`` RGB.
-        hot: ``(S, S)``.
+        salient: ``(S, S)``.
         score: Scores crops.
         seed: Decides where elsewhere is.
-        draws: How many places that is; what leaves the crop on one side comes in on the other.
+        n_regions: How many places that is; what leaves the crop on one side comes in on the other.
 
     Returns:
-        What the hot region takes off the log-odds, what the others take off on average, and the
-        score without the hot region.
+        What the salient region takes off the log-odds, what the others take off on average, and the
+        score without the salient region.
     """
     rng = np.random.default_rng(seed)
-    shifts = rng.integers(0, hot.shape[0], (draws, 2))
-    masks = np.stack([hot, *(np.roll(hot, tuple(shift), (0, 1)) for shift in shifts)])
+    shifts = rng.integers(0, salient.shape[0], (n_regions, 2))
+    masks = np.stack([salient, *(np.roll(salient, tuple(shift), (0, 1)) for shift in shifts)])
     drops, p_fake = _drops(crop, masks, score)
     return float(drops[0]), float(drops[1:].mean()), float(p_fake[0])
 
@@ -279,12 +294,12 @@ def check_deletion(
 def _drops(
     crop: Crop, masks: NDArray[np.bool_], score: Score
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What smearing each mask takes off the log-odds, and the scores after it."""
-    smeared = smear(crop)
+    """What occluding each mask takes off the log-odds, and the scores after it."""
+    blurred = blur_crop(crop)
     p_fake = np.concatenate(
         [score(crop[None])]
         + [
-            score(np.stack([cover(crop, smeared, mask) for mask in masks[at : at + _BATCH]]))
+            score(np.stack([occlude(crop, blurred, mask) for mask in masks[at : at + _BATCH]]))
             for at in range(0, len(masks), _BATCH)
         ]
     )
@@ -292,16 +307,16 @@ def _drops(
     return odds[0] - odds[1:], p_fake[1:]
 
 
-def smear(crop: Crop) -> Crop:
+def blur_crop(crop: Crop) -> Crop:
     """A crop without anything fine in it."""
     sigma = max(1.0, crop.shape[0] / 12)
     return np.asarray(cv2.GaussianBlur(crop, (0, 0), sigma), dtype=np.uint8)
 
 
-def cover(crop: Crop, smeared: Crop, mask: NDArray[np.bool_]) -> Crop:
-    """Put the smeared crop over a region; its rim is soft, because a hard one is a feature."""
+def occlude(crop: Crop, blurred: Crop, mask: NDArray[np.bool_]) -> Crop:
+    """Put the blurred crop over a region; its rim is soft, because a hard one is a feature."""
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), max(0.5, crop.shape[0] / 60))
-    mixed = crop + soft[..., None] * (smeared.astype(np.float32) - crop)
+    mixed = crop + soft[..., None] * (blurred.astype(np.float32) - crop)
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
 
 
@@ -318,7 +333,7 @@ def read_reference(root: Path, checkpoint: Checkpoint) -> EvaluationSet:
     Raises:
         UsageError: If it was cut by another recipe, or has no labels.
     """
-    return read_material(root, checkpoint, preferred_split="train")
+    return read_evaluation_set(root, checkpoint, preferred_split="train")
 
 
 def find_neighbours(
@@ -363,7 +378,7 @@ def _extract(predictor: Predictor, source: Source) -> Extraction:
 def _read_frames(predictor: Predictor, source: Source, wanted: set[int]) -> dict[int, Crop]:
     """The frames of these numbers, as far as they can be decoded again."""
     frames: dict[int, Crop] = {}
-    # It was decoded once before; what does not come again has no picture.
+    # It was decoded once before; what does not come again is not shown.
     with (
         suppress(MediaError),
         open_media(source.path, source.name, predictor.sampling, predictor.max_pixels) as clip,

@@ -1,15 +1,15 @@
 """The ``evaluate`` command: a checkpoint and labelled data in, a folder of evidence out.
 
-Knows no formula and no HTML.
+Knows no formula and no HTML: whoever wants a page hands in what renders it.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,31 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.errors import UsageError
-from deepfake.evaluation.bootstrap import ROUNDS
+from deepfake.evaluation.bootstrap import N_RESAMPLES
+from deepfake.evaluation.embeddings import Change, EmbedOptions, embed_once, hash_network
 from deepfake.evaluation.evaluate import (
-    TOGETHER,
-    Curve,
+    OVERALL,
     Evaluation,
+    RobustnessCurve,
+    compute_robustness_point,
     evaluate,
-    format_faces,
-    format_files,
-    measure_point,
-    start_of_curves,
-    to_json,
+    start_of_robustness,
 )
-from deepfake.evaluation.predictions import (
-    Change,
-    Predictions,
-    embed_once,
-    hash_network,
-    open_crops,
-    read_material,
-    score_material,
-)
+from deepfake.evaluation.predictions import Predictions, predict_set
 from deepfake.evaluation.robustness import CORRUPTIONS, choose_corruptions, corrupt
+from deepfake.evaluation.sets import EvaluationSet, open_crops, read_evaluation_set
+from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
-from deepfake.records import MAX_PIXELS, Policy
-from deepfake.reports.evaluation_page import format_report
+from deepfake.records import Policy, Workers
 from deepfake.storage import LOCK_NAMES, exclusive, write_atomic
 
 METRICS_FILE = "metrics.json"
@@ -51,128 +42,137 @@ FACES_FILE = "faces.csv"
 REPORT_FILE = "report.html"
 _EMBEDDINGS, _CROPS = "embeddings", "crops"
 _OWN = {METRICS_FILE, FILES_FILE, FACES_FILE, REPORT_FILE, _EMBEDDINGS, _CROPS, *LOCK_NAMES}
+Renderer = Callable[[Evaluation, dict[str, Any]], str]
+"""An evaluation and its provenance to the text of a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOptions:
+    """What is evaluated, and how.
+
+    Args:
+        split: ``train``, ``validation``, ``test`` or ``all``; by default ``test`` where there are
+            splits.
+        aggregation: How the frames of a file make its score, a name of ``POLICIES``; by default,
+            and in its numbers always, as the checkpoint says.
+        n_resamples: Resamples of the bootstrap.
+        corruptions: Damage to the stored crops, names of ``CORRUPTIONS``, at every severity; an
+            empty list means all, ``None`` none. Boxes and files without a score stay as they are.
+
+    Raises:
+        UsageError: If a corruption is unknown or the number of resamples is negative.
+    """
+
+    split: str | None = None
+    aggregation: Policy | None = None
+    n_resamples: int = N_RESAMPLES
+    corruptions: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        choose_corruptions(self.corruptions or ())
+        if self.n_resamples < 0:
+            raise UsageError(f"resamples={self.n_resamples}; expected 0 or more")
 
 
 def run_evaluation(
     checkpoint: Checkpoint,
     data: Sequence[str],
     output: Path | None,
-    *,
-    split: str | None = None,
-    aggregation: Policy | None = None,
-    rounds: int = ROUNDS,
-    device: str = "auto",
-    batch_size: int = 64,
-    workers: int = 0,
-    timeout_s: float = 60.0,
-    max_pixels: int = MAX_PIXELS,
-    detect_device: str = "cpu",
-    corruptions: Sequence[str] | None = None,
+    options: EvaluationOptions = EvaluationOptions(),
+    embed_options: EmbedOptions = EmbedOptions(),  # noqa: B008 - frozen
+    workers: Workers = Workers(processes=0),  # noqa: B008 - frozen
+    render: Renderer | None = None,
     command: str = "",
-    quiet: bool = True,
 ) -> Evaluation:
     """Evaluate a checkpoint on one or more data sets.
 
     With an output folder, embeddings (and the crops of media) are kept in it: another call with
-    another split of media, aggregation, number of rounds or head needs no second pass.
+    another split of media, aggregation, number of resamples or head needs no second pass.
 
     Args:
         checkpoint: What is evaluated.
         data: Crop folders or labelled media.
-        output: Folder for ``report.html``, ``metrics.json`` and the tables; ``None`` writes none.
-        split: ``train``, ``validation``, ``test`` or ``all``; by default ``test`` where there are
-            splits.
-        aggregation: How the frames of a file make its score, a name of ``POLICIES``; by default,
-            and in its numbers always, as the checkpoint says.
-        rounds: Drawings of the bootstrap.
-        device: As of ``Predictor``.
-        batch_size: Crops per call of the network.
-        workers: Processes that decode and detect.
-        timeout_s: Longest time for one file in seconds.
-        max_pixels: Larger pictures are ``unreadable``.
-        detect_device: Where faces of media are searched for: ``cpu``, ``cuda`` or ``cuda:N``.
-        corruptions: Damage to the stored crops, names of ``CORRUPTIONS``, at every strength; an
-            empty list means all. Boxes and files without an answer stay as they are.
+        output: Folder for ``metrics.json``, the tables and the page; ``None`` writes none.
+        options: What is evaluated, and how.
+        embed_options: How crops pass the network.
+        workers: How media are read.
+        render: Makes ``report.html``, where there is an output folder.
         command: The command line, for the record.
-        quiet: Show no progress.
 
     Raises:
         UsageError: If data or output are not usable.
         JobError: If a crop is missing, or the disk is full.
     """
-    damages = () if corruptions is None else choose_corruptions(corruptions)
-    how = checkpoint.aggregation
-    if aggregation is not None:
-        how = replace(how, policy=aggregation)
-    if rounds < 0:
-        raise UsageError(f"rounds={rounds}; expected 0 or more")
+    aggregation = checkpoint.aggregation
+    if options.aggregation is not None:
+        aggregation = replace(aggregation, policy=options.aggregation)
     with ExitStack() as stack:
-        if output is not None:
+        if output is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepfake-")))
+        else:
+            folder = output
             _prepare(output)
             stack.enter_context(exclusive(output))
-            folder = output
-        else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepfake-")))
-        materials = []
+        sets: list[EvaluationSet] = []
         for name, origin in _name_sets(data).items():
-            root = open_crops(
-                origin,
-                checkpoint,
-                folder / _CROPS / name,
-                workers=workers,
-                timeout_s=timeout_s,
-                max_pixels=max_pixels,
-                detect_device=detect_device,
-                quiet=quiet,
-            )
-            materials.append(read_material(root, checkpoint, name, origin, split))
+            crops = folder / _CROPS / name
+            root = open_crops(origin, checkpoint, crops, workers, embed_options.quiet)
+            sets.append(read_evaluation_set(root, checkpoint, name, origin, options.split))
 
-        def score(kind: str = "", change: Change | None = None) -> list[Predictions]:
-            return [
-                score_material(
-                    material,
-                    embed_once(
-                        material,
-                        checkpoint,
-                        None if output is None else output / _EMBEDDINGS,
-                        kind,
-                        device=device,
-                        batch_size=batch_size,
-                        workers=workers,
-                        quiet=quiet,
-                        change=change,
-                    ),
-                    checkpoint,
-                    how,
-                )
-                for material in materials
-            ]
+        def predict(change: Change | None = None, change_name: str = "") -> list[Predictions]:
+            cache = None if output is None else output / _EMBEDDINGS
+            predictions = []
+            for one in sets:
+                embeddings = embed_once(one, checkpoint, cache, embed_options, change, change_name)
+                predictions.append(predict_set(one, embeddings, checkpoint.head, aggregation))
+            return predictions
 
-        evaluation = evaluate(score(), checkpoint.threshold, how, rounds)
-        start, curves = start_of_curves(evaluation), []
-        for name in damages:
-            damage, points = CORRUPTIONS[name], [start]
-            for strength, value in enumerate(damage.values, 1):
-                sets = score(f"{name}-{value:g}", partial(_damage, name, strength))
-                points.append(measure_point(sets, checkpoint.threshold, rounds, strength, value))
-            curves.append(Curve(name, damage.title, damage.unit, tuple(points)))
-        evaluation = replace(evaluation, curves=tuple(curves))
+        evaluation = evaluate(predict(), checkpoint.threshold, aggregation, options.n_resamples)
+        evaluation = replace(evaluation, robustness=_follow(evaluation, options, predict))
         if output is not None:
-            provenance = describe_origin(checkpoint, command)
-            result = json.dumps(to_json(evaluation, provenance), indent=2) + "\n"
-            write_atomic(output / FILES_FILE, format_files(evaluation))
-            write_atomic(output / FACES_FILE, format_faces(evaluation))
-            write_atomic(output / REPORT_FILE, format_report(evaluation, provenance))
-            write_atomic(output / METRICS_FILE, result)
+            _write(evaluation, output, describe_origin(checkpoint, command), render)
     return evaluation
 
 
-def _damage(name: str, strength: int, crop: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    return corrupt(crop, name, strength, seed)
+def _follow(
+    evaluation: Evaluation,
+    options: EvaluationOptions,
+    predict: Callable[[Change, str], list[Predictions]],
+) -> tuple[RobustnessCurve, ...]:
+    """Corrupt the crops, and score them as ever."""
+    if options.corruptions is None:
+        return ()
+    curves, start = [], start_of_robustness(evaluation)
+    for name in choose_corruptions(options.corruptions):
+        corruption, points = CORRUPTIONS[name], [start]
+        for severity, value in enumerate(corruption.values, 1):
+            sets = predict(partial(_corrupt, name, severity), f"{name}-{value:g}")
+            points.append(
+                compute_robustness_point(
+                    sets, evaluation.threshold, evaluation.n_resamples, severity, value
+                )
+            )
+        curves.append(RobustnessCurve(name, corruption.title, corruption.unit, tuple(points)))
+    return tuple(curves)
+
+
+def _corrupt(name: str, severity: int, crop: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    return corrupt(crop, name, severity, seed)
+
+
+def _write(
+    evaluation: Evaluation, output: Path, provenance: dict[str, Any], render: Renderer | None
+) -> None:
+    result = json.dumps(to_json(evaluation, provenance), indent=2) + "\n"
+    write_atomic(output / FILES_FILE, format_predictions(evaluation))
+    write_atomic(output / FACES_FILE, format_scored_faces(evaluation))
+    if render is not None:
+        write_atomic(output / REPORT_FILE, render(evaluation, provenance))
+    write_atomic(output / METRICS_FILE, result)
 
 
 def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
-    """Where figures come from: checkpoint, versions, command; plain types."""
+    """Where metrics come from: checkpoint, versions, command; plain types."""
     info = checkpoint.info
     return {
         "checkpoint": str(checkpoint.path),
@@ -208,7 +208,7 @@ def _name_sets(data: Sequence[str]) -> dict[str, str]:
     for origin in data:
         stem = Path(origin).resolve().name.removesuffix(".csv") or "data"
         name, number = stem, 1
-        while name in names or name == TOGETHER:
+        while name in names or name == OVERALL:
             number += 1
             name = f"{stem}-{number}"
         names[name] = origin

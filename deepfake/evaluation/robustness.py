@@ -1,12 +1,12 @@
-"""What happens to pictures on their way through the world, at five strengths each, by name.
+"""What happens to photos and videos on their way through the world, at five severities each.
 
-Pure functions ``(uint8 crop, strength, seed) -> uint8 crop``: the same three give the same crop.
-Strength 0 changes nothing. What is relative to a size is relative to the side of the crop, so that
-a strength means the same for crops of any size. Knows no network and no data set.
+Pure functions ``(uint8 crop, severity, seed) -> uint8 crop``: the same three give the same crop.
+Severity 0 changes nothing. What is relative to a size is relative to the side of the crop, so that
+a severity means the same for crops of any size. Knows no network and no data set.
 
 References:
     Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-    Perturbations", ICLR 2019 (the idea of five strengths; the strengths here are our own).
+    Perturbations", ICLR 2019 (the idea of five severities; the severities here are our own).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Corruption:
     Args:
         title: What tables call it.
         unit: What its values are.
-        values: One for each strength, from 1 on.
+        values: One for each severity, from 1 on.
         apply: Does it to a crop, with a value and a source of chance.
     """
 
@@ -44,29 +44,29 @@ class Corruption:
     apply: Callable[[Crop, float, np.random.Generator], Crop]
 
 
-def corrupt(crop: Crop, name: str, strength: int, seed: int = 0) -> Crop:
+def corrupt(crop: Crop, name: str, severity: int, seed: int = 0) -> Crop:
     """Damage a crop.
 
     Args:
         crop: ``(S, S, 3)`` RGB; stays as it is.
         name: One of ``CORRUPTIONS``.
-        strength: 0 (none) up to the number of its values.
+        severity: 0 (none) up to the number of its values.
         seed: Decides what is left to chance; each crop should have its own.
 
     Returns:
         A new crop of the same shape.
 
     Raises:
-        UsageError: If there is no such corruption or strength.
+        UsageError: If there is no such corruption or severity.
     """
     (name,) = choose_corruptions([name])
     values = CORRUPTIONS[name].values
-    if not 0 <= strength <= len(values):
-        raise UsageError(f"{name} has strengths 0 to {len(values)}, not {strength}")
-    if strength == 0:
+    if not 0 <= severity <= len(values):
+        raise UsageError(f"{name} has severities 0 to {len(values)}, not {severity}")
+    if severity == 0:
         return crop.copy()
-    # One draw for all strengths: a crop that gets darker at 1 gets darker still at 2.
-    return CORRUPTIONS[name].apply(crop, values[strength - 1], np.random.default_rng(seed))
+    # One draw for all severities: a crop that gets darker at 1 gets darker still at 2.
+    return CORRUPTIONS[name].apply(crop, values[severity - 1], np.random.default_rng(seed))
 
 
 def choose_corruptions(names: Sequence[str]) -> tuple[str, ...]:
@@ -125,7 +125,9 @@ def _jitter(crop: Crop, share: float, rng: np.random.Generator) -> Crop:
     matrix = np.array([[scale, 0, -left * scale], [0, scale, -top * scale]])
     return _as_crop(
         cv2.warpAffine(
-            *(crop, matrix, (side, side)),
+            crop,
+            matrix,
+            (side, side),
             flags=cv2.INTER_CUBIC,
             borderMode=cv2.BORDER_REFLECT_101,
         )
@@ -149,4 +151,4 @@ CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(
         "flip": Corruption("mirrored", "left and right swapped", (1,), _flip),
     }
 )
-"""Corruptions by name; all have five strengths but a mirror image, which has one."""
+"""Corruptions by name; all have five severities but a mirror image, which has one."""

@@ -1,7 +1,7 @@
-"""Predictions faces in, how often they are called wrongly by size and by sharpness out.
+"""Predictions of faces in, error rates by the size and by the sharpness of faces out.
 
-A trait is a number that every face has whatever its label. Faces are cut into as many equal parts
-as carry an answer, so that no part is a handful. Knows no network and no picture.
+Faces are sorted by a number that every face has whatever its label, and cut into as many equal
+slices as carry a metric, so that no slice is a handful. Knows no network and no chart.
 """
 
 from __future__ import annotations
@@ -12,114 +12,109 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.evaluation.bootstrap import ROUNDS, measure_share
+from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_share
 from deepfake.evaluation.predictions import Predictions
-from deepfake.metrics import Figure
+from deepfake.metrics import Estimate
 
-PARTS = 5
-LEAST_FACES = 20
-"""Of a part; fewer faces make fewer parts."""
+N_SLICES = 5
+MIN_FACES = 20
+"""Of a slice; fewer faces make fewer slices."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """The faces between two values of a trait.
+class Slice:
+    """The faces between two values.
 
     Args:
         low: Lowest value in it.
-        middle: Median value in it.
+        median: Median value in it.
         high: Highest value in it.
         n_real: Real faces.
         n_fake: Fake faces.
-        accused: Share of the reals that are called fake.
-        missed: Share of the fakes that are called real.
+        error_rates: ``false_positive_rate`` and ``false_negative_rate`` at the threshold.
     """
 
     low: float
-    middle: float
+    median: float
     high: float
     n_real: int
     n_fake: int
-    accused: Figure
-    missed: Figure
+    error_rates: dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
-class Trait:
-    """A property of faces.
+class Slicing:
+    """The faces of all data sets, sliced by one of their properties.
 
     Args:
-        name: Short name.
+        name: Short name of the property.
         title: For people.
         unit: What its values are.
-        values: ``(N,)``, of all faces of all data sets in order.
-        parts: By rising value.
+        values: ``(N,)``, of all faces in order.
+        slices: By rising value.
     """
 
     name: str
     title: str
     unit: str
     values: NDArray[np.float64]
-    parts: tuple[Part, ...]
+    slices: tuple[Slice, ...]
 
 
-def measure_traits(
-    sets: Sequence[Predictions], threshold: float, rounds: int = ROUNDS
-) -> tuple[Trait, ...]:
-    """Cut the faces of all data sets by size and by sharpness.
+def compute_slices(
+    sets: Sequence[Predictions], threshold: float, n_resamples: int = N_RESAMPLES
+) -> tuple[Slicing, ...]:
+    """Slice the faces of all data sets by size and by sharpness.
 
     Args:
         sets: One or more.
         threshold: At or above it means fake; the checkpoint's.
-        rounds: Drawings of the bootstrap.
+        n_resamples: Of the bootstrap.
     """
-    faces = [face for scored in sets for face in scored.material.faces]
+    faces = [face for one in sets for face in one.dataset.faces]
     boxes = np.array([face.box_xyxy for face in faces], dtype=np.float64).reshape(-1, 4)
     sizes = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    sharpness = np.concatenate([scored.embedded.sharpness for scored in sets]).astype(np.float64)
-    called = np.concatenate([scored.p_fake for scored in sets]) >= threshold
-    is_fake = np.array([face.label == 1 for face in faces], dtype=np.bool_)
-    groups = np.array(
-        [f"{scored.material.name}/{f.group}" for scored in sets for f in scored.material.faces],
-        dtype=np.str_,
-    )
+    sharpness = np.concatenate([one.embeddings.sharpness for one in sets]).astype(np.float64)
+    predicted_fake = np.concatenate([one.p_fake for one in sets]) >= threshold
+    is_fake = np.concatenate([one.dataset.labels for one in sets]) == 1
+    groups = np.array([f"{one.dataset.name}/{f.group}" for one in sets for f in one.dataset.faces])
 
-    def measure_part(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> Part:
+    def compute_slice(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> Slice:
         reals, fakes = mask & ~is_fake, mask & is_fake
-        inside = values[mask]
-        return Part(
-            low=float(inside.min()),
-            middle=float(np.median(inside)),
-            high=float(inside.max()),
+        false_positives, false_negatives = predicted_fake[reals], ~predicted_fake[fakes]
+        return Slice(
+            low=float(values[mask].min()),
+            median=float(np.median(values[mask])),
+            high=float(values[mask].max()),
             n_real=int(reals.sum()),
             n_fake=int(fakes.sum()),
-            accused=measure_share(called[reals], groups[reals], rounds),
-            missed=measure_share(~called[fakes], groups[fakes], rounds),
+            error_rates={
+                "false_positive_rate": bootstrap_share(false_positives, groups[reals], n_resamples),
+                "false_negative_rate": bootstrap_share(false_negatives, groups[fakes], n_resamples),
+            },
         )
 
-    return tuple(
-        Trait(
-            *(name, title, unit, values),
-            tuple(measure_part(values, mask) for mask in cut(values)),
-        )
-        for name, title, unit, values in (
-            ("face_size", "face size", "longer side of the face's box, pixels", sizes),
-            ("sharpness", "sharpness", "variance of the crop's Laplacian", sharpness),
-        )
+    def compute_slicing(name: str, title: str, unit: str, values: NDArray[np.float64]) -> Slicing:
+        slices = tuple(compute_slice(values, mask) for mask in slice_masks(values))
+        return Slicing(name, title, unit, values, slices)
+
+    return (
+        compute_slicing("face_size", "face size", "longer side of the face's box, pixels", sizes),
+        compute_slicing("sharpness", "sharpness", "variance of the crop's Laplacian", sharpness),
     )
 
 
-def cut(values: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
-    """Masks of ``PARTS`` or fewer parts of equal numbers; equal values are never parted.
+def slice_masks(values: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
+    """Masks of ``N_SLICES`` or fewer slices of equal numbers; equal values stay in one slice.
 
     Example:
-        >>> [int(mask.sum()) for mask in cut(np.array([7.0] * 30 + [9.0] * 30))]
+        >>> [int(mask.sum()) for mask in slice_masks(np.array([7.0] * 30 + [9.0] * 30))]
         [30, 30]
     """
     if not len(values):
         return []
-    number = max(1, min(PARTS, len(values) // LEAST_FACES))
-    # Edges are values: whatever lies on one belongs to the part above it.
+    number = max(1, min(N_SLICES, len(values) // MIN_FACES))
+    # Edges are values: whatever lies on one belongs to the slice above it.
     edges = np.unique(np.quantile(values, np.linspace(0, 1, number + 1)[1:-1], method="higher"))
-    part = np.searchsorted(edges, values, side="right")
-    return [part == place for place in range(len(edges) + 1) if (part == place).any()]
+    place = np.searchsorted(edges, values, side="right")
+    return [place == number for number in range(len(edges) + 1) if (place == number).any()]

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from deepfake.dataset.manifest import format_table
 from deepfake.errors import UsageError
 from deepfake.records import MediaScore
-from deepfake.tables import Row, read_csv
+from deepfake.tables import CsvRow, read_csv
 
 Value = Literal["p_fake", "label"]
 _FILE_COLUMNS = ("path", "id", "filename", "file", "name", "image", "image_id", "image_path")
@@ -57,7 +57,7 @@ class Sample:
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
         self.path = path
-        self.rows: list[Row] = read_csv(path, columns or ())
+        self.rows: list[CsvRow] = read_csv(path, columns or ())
         if not self.rows:
             raise UsageError(f"{path} has no rows; nothing could be filled")
         self.columns = list(self.rows[0].values)
@@ -121,7 +121,7 @@ class Sample:
 
     def _match(
         self,
-        row: Row,
+        row: CsvRow,
         by_path: dict[tuple[str, ...], _Answer],
         by_name: dict[str, list[_Answer]],
         by_stem: dict[str, list[_Answer]],

@@ -36,6 +36,7 @@ KEY = "deepfake"
 FORMAT = 3  # 2 had the head under other names
 SAFETENSORS_SUFFIX = ".safetensors"
 _PARTS = ("embedder", "head")
+_TRAINING_ONLY = ("optimizer_states", "lr_schedulers", "callbacks", "deepfake_run")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _OPTIONAL_PACKAGES = ("lightgbm",)
@@ -90,8 +91,13 @@ def read_info(path: Path) -> dict[str, Any]:
     return _info_of(_load(path))
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Load a finished checkpoint for scoring.
+def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
+    """Load a finished checkpoint for scoring, or one of mid-training for fitting its head.
+
+    Args:
+        path: The file.
+        require_head: Refuse a checkpoint of mid-training; else its head is not fitted, its
+            threshold is ``nan`` and its aggregation is the usual one.
 
     Raises:
         CheckpointError: If the file is missing, damaged, not ours, unfinished, or its parts do
@@ -99,15 +105,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = _load(path)
     info = _info_of(content)
-    if info.get("threshold") is None:
+    unfinished = info.get("threshold") is None
+    if unfinished and require_head:
         raise CheckpointError(
-            f"{path} holds no head: it was written in mid-training; use the model.ckpt of its run"
+            f"{path} holds no head: it was written in mid-training; use the model.ckpt of its run, "
+            f"or make one with deepfake fit-head --checkpoint {path} --data CROPS --output FILE"
         )
     hyper = info["hyper_parameters"]
     try:
         spec = CropSpec.from_dict(info["crop_spec"])
         sampling = Sampling.from_dict(info["sampling"])
-        aggregation = Aggregation.from_dict(info["aggregation"])
+        aggregation = Aggregation()
+        if not unfinished:
+            aggregation = Aggregation.from_dict(info["aggregation"])
         if not 1 <= hyper["embedding_dim"] <= 65536:
             raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
         if hyper["image_size"] != spec.size:
@@ -118,7 +128,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             **{key: hyper[key] for key in _MODEL_KEYS}, bn_momentum=None, pretrained=False
         )
         head = make_empty_head(_part_of(content["state_dict"], "head"), hyper["embedding_dim"])
-        threshold = float(info["threshold"])
+        threshold = float("nan") if unfinished else float(info["threshold"])
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
     for name, module in zip(_PARTS, (embedder, head), strict=True):
@@ -145,6 +155,8 @@ def derive_checkpoint(
 ) -> None:
     """Write a checkpoint with the same network and another head or threshold.
 
+    What only the training needed to go on (optimiser, schedule, callbacks) is left out.
+
     Args:
         checkpoint: Where everything else comes from; its file is read again and stays as it is.
         output: New file; it appears whole or not at all.
@@ -158,6 +170,8 @@ def derive_checkpoint(
     """
     refuse_safetensors(checkpoint.path, output)
     content = _load(checkpoint.path)
+    for name in _TRAINING_ONLY:
+        content.pop(name, None)
     ours = content[KEY]
     replaced = {name: ours.get(name) for name in changes}
     entry = event | {

@@ -1,16 +1,18 @@
-"""Learning curves as a picture: the only file of the training that knows matplotlib.
+"""What a training logged in, its learning curves as one SVG picture out.
 
-Knows no network, no Trainer and no screen.
+The picture stands alone, follows light and dark, and is the same for the same numbers. Knows no
+network and no Trainer.
 """
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
 from types import MappingProxyType
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from deepfake.reports.charts import HEIGHT, WIDTH, Series, draw_lines, fit_axes
 
 _PANELS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
@@ -21,36 +23,52 @@ _PANELS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "train_an_distance": "anchor to negative",
         },
         "share of active triplets": {"train_active_share": "training"},
-        "norm of the head": {"head_norm": "head"},
+        "norm of the projection": {"projection_norm": "projection"},
         "learning rate": {"lr": "at the end of the epoch"},
     }
 )
+_COLUMNS, _HEAD_PX = 3, 40  # of the panels; of the title and the legend above a panel
 
 
-def draw_curves(history: Sequence[Mapping[str, float]]) -> bytes:
+def draw_curves(history: Sequence[Mapping[str, float]]) -> str:
     """Draw what a training logged.
 
     Args:
-        history: Figures of each epoch by name, with ``epoch``; names that are absent are left out.
+        history: Values of each epoch by name, with ``epoch``; names that are absent are left out.
 
     Returns:
-        A PNG.
+        An SVG document.
     """
-    figure = Figure(figsize=(12, 6.5))
-    # Places by hand: a layout that measures its labels draws everything twice.
-    places = {"left": 0.05, "right": 0.98, "bottom": 0.08, "top": 0.94, "hspace": 0.4}
-    panels = figure.subplots(2, 3, gridspec_kw=places).flat
-    for axes, (title, lines) in zip(panels, _PANELS.items(), strict=True):
-        for name, label in lines.items():
-            points = [(row["epoch"] + 1, row[name]) for row in history if name in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), marker=".", label=label)
-        axes.set_title(title)
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        if len(lines) > 1 and axes.lines:
-            axes.legend()
-    stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    return stream.getvalue()
+    rows = math.ceil(len(_PANELS) / _COLUMNS)
+    width, height = _COLUMNS * WIDTH, rows * (HEIGHT + _HEAD_PX)
+    style = files("deepfake.reports").joinpath("templates/style.css").read_text(encoding="utf-8")
+    panels = [
+        f'<g transform="translate({place % _COLUMNS * WIDTH} '
+        f'{place // _COLUMNS * (HEIGHT + _HEAD_PX)})">{_draw_panel(title, lines, history)}</g>'
+        for place, (title, lines) in enumerate(_PANELS.items())
+    ]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'style="background:var(--card);font-family:system-ui,sans-serif">'
+        f"<style>{escape(style, quote=False)}</style>" + "".join(panels) + "</svg>\n"
+    )
+
+
+def _draw_panel(
+    title: str, lines: Mapping[str, str], history: Sequence[Mapping[str, float]]
+) -> str:
+    series = []
+    for name, label in lines.items():
+        points = [(row["epoch"] + 1, row[name]) for row in history if name in row]
+        points = [(epoch, value) for epoch, value in points if math.isfinite(value)]
+        series.append(Series(label, [x for x, _ in points], [y for _, y in points]))
+    axes = fit_axes("epoch", "", series)
+    last = [f"{line.name} {line.y[-1]:.4g}" for line in series if len(line.y)]
+    chart = draw_lines(axes, series, title, f"Last: {', '.join(last) or 'nothing'}.", dots=True)
+    parts = [f'<text class="tag" x="50" y="16">{title}</text>']
+    for number, line in enumerate(series if len(series) > 1 else ()):
+        x = 50 + 310 // len(series) * number
+        parts.append(f'<path class="line s{number}" d="M{x} 30h20"/>')
+        parts.append(f'<text class="tick" x="{x + 24}" y="34">{line.name}</text>')
+    place = f'y="{_HEAD_PX}" width="{WIDTH}" height="{HEIGHT}"'
+    return "".join(parts) + chart.replace("<svg ", f"<svg {place} ", 1)

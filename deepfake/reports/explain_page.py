@@ -1,6 +1,6 @@
 """The evidence behind one score in, one self-contained HTML page out.
 
-Says next to every map whether it passed its check. Works out no score.
+Says next to every map whether it passed its check. Computes no score.
 """
 
 from __future__ import annotations
@@ -14,24 +14,30 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import require_label
-from deepfake.evaluation.explain import DRAWS, HOT_SHARE, Explanation, Neighbour, Peak
+from deepfake.evaluation.explain import (
+    N_RANDOM_REGIONS,
+    SALIENT_SHARE,
+    Explanation,
+    Neighbour,
+    TopFrame,
+)
 from deepfake.media.discovery import display_name
 from deepfake.records import LABEL_NAMES, Aggregation, FaceScore
 from deepfake.reports.charts import draw_timeline
 from deepfake.reports.page import (
     LIMITS,
-    embed_picture,
+    embed_image,
+    embed_thumbnail,
     list_origins,
-    make_thumbnail,
     render,
 )
 from deepfake.reports.prediction_page import frame_scores
 
 _FRAME_PX, _CROP_PX = 720, 280
 _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (170, 170, 170)
-_VERY_SAME = 0.9999  # of a cosine: the same picture
+_VERY_SAME = 0.9999  # of a cosine: the same image
 _WHAT = (
-    "A map shows which parts of the picture the score depends on. It is where the detector looks, "
+    "A map shows which parts of the face the score depends on. It is where the detector looks, "
     "not proof of what was done there: a real face has such parts too, a forgery may lie "
     "elsewhere, and what the network sees in a part (an edge, a texture, light) the map does not "
     "say. The nearest training faces are those that the network finds similar; that is no "
@@ -68,10 +74,10 @@ def format_explanation(
         percent=f"{100 * (score.p_fake or 0):.1f}",
         threshold_percent=f"{100 * min(max(score.threshold, 0), 1):.1f}",
         charts=_charts(explanation),
-        peaks_note=_note(explanation),
-        check=_describe_check(explanation) if explanation.peaks else "",
-        holds=bool(explanation.peaks) and explanation.holds,
-        peaks=_cards(explanation),
+        top_note=_note(explanation),
+        check=_describe_check(explanation) if explanation.top_frames else "",
+        holds=bool(explanation.top_frames) and explanation.holds,
+        top_frames=_cards(explanation),
         meaning=_WHAT + LIMITS + "Nobody should be accused on a score, or on a map, alone.",
         provenance=[*origin, *list_origins(provenance)],
     )
@@ -81,7 +87,7 @@ def _summarise(explanation: Explanation, aggregation: Aggregation) -> str:
     score = explanation.score
     reason = f" ({display_name(score.reason)})" if score.reason else ""
     if score.p_fake is None:
-        return f"There is no answer: {score.status.value}{reason}. The file was not judged."
+        return f"There is no score: {score.status.value}{reason}. The file was not judged."
     frames = len({face.frame_index for face in score.faces})
     people = len({face.track for face in score.faces})
     where = f"{score.n_faces:,} face{_s(score.n_faces)} in {frames:,} frame{_s(frames)}"
@@ -99,7 +105,7 @@ def _charts(explanation: Explanation) -> list[dict[str, Any]]:
     threshold = explanation.score.threshold
     highest = max(frames, key=lambda frame: frame[1])
     by_time = dict(frames)
-    marks = sorted({(peak.face.time_s, by_time[peak.face.time_s]) for peak in explanation.peaks})
+    marks = sorted({(top.face.time_s, by_time[top.face.time_s]) for top in explanation.top_frames})
     text = (
         f"The most fake face of each frame: highest {highest[1]:.2f} at {highest[0]:.1f} s, "
         f"threshold {threshold:.2f}. Rings are the frames shown below."
@@ -109,27 +115,28 @@ def _charts(explanation: Explanation) -> list[dict[str, Any]]:
 
 
 def _note(explanation: Explanation) -> str:
-    if not explanation.peaks:
+    if not explanation.top_frames:
         return ""
-    shown, total = len(explanation.peaks), explanation.score.n_faces
+    shown, total = len(explanation.top_frames), explanation.score.n_faces
     which = "All faces" if shown == total else f"The {shown:,} most suspicious of {total:,} faces"
     return (
         f"{which}, by time. First the frame, with the face in a white box and others in grey; "
         "then what the detector saw; then where its score comes from: the brighter, the more the "
-        "score falls when that part is smeared, on one scale for the page. The line is around the "
-        f"hottest {HOT_SHARE:.0%}. Log-odds: a change by 0.7 doubles or halves the odds of fake."
+        "score falls when that part is occluded, on one scale for the page. The line is around the "
+        f"most salient {SALIENT_SHARE:.0%}. Log-odds: a change by 0.7 doubles or halves the odds "
+        "of fake."
     )
 
 
 def _describe_check(explanation: Explanation) -> str:
-    number = len(explanation.peaks)
-    hot, random = explanation.hot_drop, explanation.random_drop
-    wins = sum(peak.hot_drop > peak.random_drop for peak in explanation.peaks)
+    number = len(explanation.top_frames)
+    salient, random = explanation.salient_drop, explanation.random_drop
+    wins = sum(top.salient_drop > top.random_drop for top in explanation.top_frames)
     text = (
-        f"Checked by deletion: smearing the hottest {HOT_SHARE:.0%} of these {number:,} "
-        f"crop{_s(number)} changes the log-odds of fake by {_signed(-hot)} on average, smearing as "
-        f"much elsewhere ({DRAWS} places each) by {_signed(-random)}. The hot region takes off "
-        f"more in {wins:,} of {number:,}. "
+        f"Checked by deletion: occluding the most salient {SALIENT_SHARE:.0%} of these {number:,} "
+        f"crop{_s(number)} changes the log-odds of fake by {_signed(-salient)} on average, "
+        f"occluding as much elsewhere ({N_RANDOM_REGIONS} places each) by {_signed(-random)}. The "
+        f"salient region takes off more in {wins:,} of {number:,}. "
     )
     if explanation.holds:
         return text + "The maps point at what the score depends on."
@@ -137,48 +144,48 @@ def _describe_check(explanation: Explanation) -> str:
 
 
 def _cards(explanation: Explanation) -> list[dict[str, Any]]:
-    top = max((float(peak.heat.max()) for peak in explanation.peaks), default=0.0)
-    return [_card(peak, top, explanation) for peak in explanation.peaks]
+    highest = max((float(top.saliency.max()) for top in explanation.top_frames), default=0.0)
+    return [_card(top, highest, explanation) for top in explanation.top_frames]
 
 
-def _card(peak: Peak, top: float, explanation: Explanation) -> dict[str, Any]:
-    face = peak.face
+def _card(top: TopFrame, highest: float, explanation: Explanation) -> dict[str, Any]:
+    face = top.face
     is_clip = len({other.frame_index for other in explanation.score.faces}) > 1
     where = f"{face.time_s:.1f} s, frame {face.frame_index}" if is_clip else "Photo"
     people = len({other.track for other in explanation.score.faces})
     person = f", person {face.track + 1}" if people > 1 else ""
-    number = len(peak.boxes)
+    number = len(top.boxes)
     name = f"{where}, face {face.face_index + 1} of {number}" if number > 1 else where
     return {
         "name": f"{name}{person}",
         "score": f"{face.p_fake:.3f}",
         "verdict": LABEL_NAMES[int(face.p_fake >= explanation.score.threshold)],
         "frame": None
-        if peak.frame is None
-        else embed_picture(draw_boxes(peak.frame, peak.boxes), _FRAME_PX),
-        "crop": embed_picture(peak.crop, _CROP_PX),
-        "map": embed_picture(draw_heat(peak, top), _CROP_PX),
-        "check": f"Without the outlined part the score is {peak.p_without:.3f}: "
-        f"{_signed(-peak.hot_drop)} log-odds, {_signed(-peak.random_drop)} elsewhere.",
-        "neighbours": [_neighbour(near) for near in peak.neighbours],
-        "fakes": _count_fakes(peak),
+        if top.frame is None
+        else embed_image(draw_boxes(top.frame, top.boxes), _FRAME_PX),
+        "crop": embed_image(top.crop, _CROP_PX),
+        "map": embed_image(draw_saliency(top, highest), _CROP_PX),
+        "check": f"Without the outlined part the score is {top.p_without:.3f}: "
+        f"{_signed(-top.salient_drop)} log-odds, {_signed(-top.random_drop)} elsewhere.",
+        "neighbours": [_neighbour(near) for near in top.neighbours],
+        "fakes": _count_fakes(top),
     }
 
 
 def _neighbour(near: Neighbour) -> dict[str, Any]:
     word = LABEL_NAMES[require_label(near.row)]
-    detail = "the very same picture" if near.similarity > _VERY_SAME else near.row.method
+    detail = "the very same image" if near.similarity > _VERY_SAME else near.row.method
     return {
         "label": word,
         "similarity": f"{near.similarity:.3f}",
         "detail": display_name(detail),
-        "picture": None if near.encoded is None else make_thumbnail(near.encoded),
+        "thumbnail": None if near.encoded is None else embed_thumbnail(near.encoded),
     }
 
 
-def _count_fakes(peak: Peak) -> str:
-    fakes = sum(near.row.label == 1 for near in peak.neighbours)
-    return f"{fakes} of the {len(peak.neighbours)} nearest training faces are fakes."
+def _count_fakes(top: TopFrame) -> str:
+    fakes = sum(near.row.label == 1 for near in top.neighbours)
+    return f"{fakes} of the {len(top.neighbours)} nearest training faces are fakes."
 
 
 def _describe_reference(explanation: Explanation) -> str:
@@ -205,25 +212,25 @@ def draw_boxes(frame: NDArray[np.uint8], boxes: tuple[FaceScore, ...]) -> NDArra
     return np.asarray(drawn, dtype=np.uint8)
 
 
-def draw_heat(peak: Peak, top: float) -> NDArray[np.uint8]:
-    """The crop in grey under its heat, with a line around the hot region.
+def draw_saliency(top: TopFrame, highest: float) -> NDArray[np.uint8]:
+    """The crop in grey under its saliency map, with a line around the salient region.
 
     Args:
-        peak: Has both.
-        top: Heat that is drawn brightest; what is not above 0 is not drawn.
+        top: Has both.
+        highest: Saliency that is drawn brightest; what is not above 0 is not drawn.
     """
-    side = max(_CROP_PX, peak.crop.shape[0])
+    side = max(_CROP_PX, top.crop.shape[0])
     size = (side, side)
-    grey = cv2.cvtColor(cv2.cvtColor(peak.crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    grey = cv2.cvtColor(cv2.cvtColor(top.crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     base = cv2.resize(grey, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
-    clipped = np.clip(peak.heat / top, 0, 1) if top > 0 else np.zeros_like(peak.heat)
-    heat = cv2.resize(clipped.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    levels = np.rint(255 * heat).astype(np.uint8)
+    clipped = np.clip(top.saliency / highest, 0, 1) if highest > 0 else np.zeros_like(top.saliency)
+    saliency = cv2.resize(clipped.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    levels = np.rint(255 * saliency).astype(np.uint8)
     colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1].astype(np.float32)
-    share = (0.75 * np.sqrt(heat))[..., None]
+    share = (0.75 * np.sqrt(saliency))[..., None]
     drawn = np.ascontiguousarray(np.rint(base * 0.8 * (1 - share) + colours * share), np.uint8)
-    hot = cv2.resize(peak.hot.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    lines, _ = cv2.findContours(hot, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    salient = cv2.resize(top.salient.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    lines, _ = cv2.findContours(salient, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(drawn, lines, -1, _BLACK, 4)
     cv2.drawContours(drawn, lines, -1, _WHITE, 2)
     return np.asarray(drawn, dtype=np.uint8)

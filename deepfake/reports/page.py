@@ -1,7 +1,7 @@
 """Values in, one self-contained HTML page out: the frame that all pages share.
 
 The page asks nothing of any network, follows light and dark, and can be printed. Whatever comes
-from files (names, reasons, groups) is hostile and escaped. Works out no figure and no score.
+from files (names, reasons, groups) is hostile and escaped. Computes no metric and no score.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from deepfake import __version__
 from deepfake.errors import MediaError
 from deepfake.faces.extraction import decode_crop, encode_crop
 from deepfake.media.discovery import display_name
-from deepfake.metrics import Figure
+from deepfake.metrics import Estimate, format_metric
 
 _THUMBNAIL_PX, _THUMBNAIL_QUALITY = 128, 80
 LIMITS = (
@@ -42,17 +42,17 @@ def render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(version=__version__, **values)
 
 
-def make_thumbnail(encoded: bytes) -> str | None:
-    """A stored crop as a small picture inside the page, or ``None`` if it is no picture."""
+def embed_thumbnail(encoded: bytes) -> str | None:
+    """A stored crop as a small image inside the page, or ``None`` if it cannot be decoded."""
     try:
         crop = decode_crop(encoded)
     except MediaError:
         return None
-    return embed_picture(crop, _THUMBNAIL_PX)
+    return embed_image(crop, _THUMBNAIL_PX)
 
 
-def embed_picture(image: NDArray[np.uint8], longest_px: int) -> str:
-    """A picture inside the page, no larger than this."""
+def embed_image(image: NDArray[np.uint8], longest_px: int) -> str:
+    """An image inside the page, no larger than this."""
     factor = longest_px / max(image.shape[:2])
     height, width = (max(1, round(side * factor)) for side in image.shape[:2])
     way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
@@ -94,8 +94,8 @@ def _versions(versions: Mapping[str, Any]) -> str:
 
 
 def show(value: float) -> str:
-    """Three decimals, or that there is no number."""
-    return f"{value:.3f}" if math.isfinite(value) else "n/a"
+    """Three decimals, or that there is no value."""
+    return format_metric(value, digits=3)
 
 
 def show_percent(value: float) -> str:
@@ -103,12 +103,18 @@ def show_percent(value: float) -> str:
     return f"{value:.1%}" if math.isfinite(value) else "n/a"
 
 
-def show_interval(figure: Figure) -> str:
+def show_interval(estimate: Estimate) -> str:
     """Both ends, or nothing without an interval."""
-    return f"{figure.low:.3f}\N{EN DASH}{figure.high:.3f}" if math.isfinite(figure.low) else ""
+    ends = f"{show(estimate.low)}\N{EN DASH}{show(estimate.high)}"
+    return ends if math.isfinite(estimate.low) else ""
 
 
-def show_with_interval(figure: Figure) -> str:
-    """A figure within a sentence."""
-    interval = show_interval(figure)
-    return f"{show(figure.value)} (95 %: {interval})" if interval else show(figure.value)
+def show_cells(metrics: Mapping[str, Estimate]) -> list[dict[str, str]]:
+    """Cells of a table: values with their intervals."""
+    return [{"value": show(one.value), "interval": show_interval(one)} for one in metrics.values()]
+
+
+def show_with_interval(estimate: Estimate) -> str:
+    """A metric within a sentence."""
+    interval = show_interval(estimate)
+    return f"{show(estimate.value)} (95 %: {interval})" if interval else show(estimate.value)

@@ -1,6 +1,6 @@
-"""Answers in, the analyst's page out: for people who look at single files.
+"""Scores in, the analyst's page out: for people who look at single files.
 
-Works out no score.
+Computes no score.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from deepfake.media.discovery import display_name
 from deepfake.records import MediaScore, Status
 from deepfake.reports.charts import draw_counts, draw_timeline
-from deepfake.reports.page import LIMITS, list_origins, make_thumbnail, render
+from deepfake.reports.page import LIMITS, embed_thumbnail, list_origins, render
 
 FILES = 200
-"""Files with a picture."""
-_OTHERS, _UNANSWERED = 2000, 10_000  # rows of its tables: a page of megabytes opens on no phone
+"""Files with a thumbnail."""
+_OTHERS, _UNSCORED = 2000, 10_000  # rows of its tables: a page of megabytes opens on no phone
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class Digest:
 
     Args:
         statuses: Number of files by status.
-        n_fake: Files that are called fake.
-        values: Score of every file with an answer, in input order.
+        n_fake: Files that are predicted fake.
+        values: Score of every file that has one, in input order.
         shown: The most suspicious files with their places, highest score first.
         others: The next ones.
-        unanswered: Files without an answer, in input order, as far as they fit.
+        unscored: Files without a score, in input order, as far as they fit.
     """
 
     statuses: dict[str, int]
@@ -44,30 +44,30 @@ class Digest:
     values: NDArray[np.float64]
     shown: list[tuple[int, MediaScore]]
     others: list[tuple[int, MediaScore]]
-    unanswered: list[MediaScore]
+    unscored: list[MediaScore]
 
     @property
-    def n_silent(self) -> int:
-        """Number of files without an answer."""
+    def n_unscored(self) -> int:
+        """Number of files without a score."""
         return sum(self.statuses.values()) - len(self.values)
 
 
 def digest_scores(scores: Iterable[MediaScore]) -> Digest:
-    """Read answers once, in input order, and keep what a page can hold."""
+    """Read scores once, in input order, and keep what a page can hold."""
     statuses = dict.fromkeys((status.value for status in Status), 0)
     values = array("d")
     top: list[tuple[float, int, MediaScore]] = []
-    unanswered: list[MediaScore] = []
+    unscored: list[MediaScore] = []
     n_fake = 0
     for place, score in enumerate(scores):
         statuses[score.status.value] += 1
         n_fake += score.verdict == "fake"
         if score.p_fake is None:
-            if len(unanswered) < _UNANSWERED:
-                unanswered.append(score)
+            if len(unscored) < _UNSCORED:
+                unscored.append(score)
             continue
         values.append(score.p_fake)
-        # Places differ, so that answers themselves are never compared; the first of equals wins.
+        # Places differ, so that scores themselves are never compared; the first of equals wins.
         entry = (score.p_fake, -place, score)
         if len(top) < FILES + _OTHERS:
             heapq.heappush(top, entry)
@@ -80,21 +80,21 @@ def digest_scores(scores: Iterable[MediaScore]) -> Digest:
         np.array(values, dtype=np.float64),
         ranked[:FILES],
         ranked[FILES:],
-        unanswered,
+        unscored,
     )
 
 
 def format_prediction_report(
     digest: Digest,
-    pictures: Mapping[int, bytes],
+    thumbnails: Mapping[int, bytes],
     provenance: Mapping[str, Any],
     threshold: float,
 ) -> str:
     """The page of a prediction: for people who look at single files.
 
     Args:
-        digest: The answers.
-        pictures: Encoded crop of the most suspicious face of the shown files, by place.
+        digest: The scores.
+        thumbnails: Encoded crop of the most suspicious face of the shown files, by place.
         provenance: As of ``job.describe_origin``.
         threshold: Of the checkpoint.
     """
@@ -107,25 +107,27 @@ def format_prediction_report(
         title="Scores of photos and videos",
         subtitle=f"Checkpoint {display_name(str(provenance['checkpoint']))}, threshold "
         f"{threshold:.4f} ({provenance['threshold_origin']})",
-        summary=f"{n_files:,} inputs = {parts}. Of the {len(values):,} with an answer, "
-        f"{digest.n_fake:,} {'is' if digest.n_fake == 1 else 'are'} called fake.",
+        summary=f"{n_files:,} inputs = {parts}. Of the {len(values):,} with a score, "
+        f"{digest.n_fake:,} {'is' if digest.n_fake == 1 else 'are'} predicted fake.",
         charts=[_score_chart(values, threshold)] if len(values) else [],
-        files_note="Each picture is the most suspicious face of its file; the mark on the bar is "
+        files_note="Each thumbnail is the most suspicious face of its file; the mark on the bar is "
         "the threshold. For videos, the line shows the most fake face of each frame.",
-        files=[_file_card(score, pictures.get(place), threshold) for place, score in digest.shown],
+        files=[
+            _file_card(score, thumbnails.get(place), threshold) for place, score in digest.shown
+        ],
         others=[_file_card(score, None, threshold) for _, score in digest.others],
         others_note=f"{len(digest.others):,} files with lower scores{more}.",
         threshold_percent=f"{100 * min(max(threshold, 0), 1):.1f}",
-        unanswered=[
+        unscored=[
             {
                 "name": display_name(score.path),
                 "status": score.status.value,
                 "reason": display_name(score.reason),
             }
-            for score in digest.unanswered
+            for score in digest.unscored
         ],
-        n_unanswered=digest.n_silent,
-        meaning=LIMITS + "A file without an answer was not judged: it is neither real nor fake. "
+        n_unscored=digest.n_unscored,
+        meaning=LIMITS + "A file without a score was not judged: it is neither real nor fake. "
         "Nobody should be accused on a score alone.",
         provenance=list_origins(provenance),
     )
@@ -137,7 +139,7 @@ def _score_chart(values: NDArray[np.float64], threshold: float) -> dict[str, Any
     return {"title": "Scores", "svg": Markup(svg), "legend": [], "caption": text}
 
 
-def _file_card(score: MediaScore, picture: bytes | None, threshold: float) -> dict[str, Any]:
+def _file_card(score: MediaScore, thumbnail: bytes | None, threshold: float) -> dict[str, Any]:
     frames = frame_scores(score)
     detail = [f"{score.n_faces:,} face{'s' if score.n_faces != 1 else ''}"]
     people = len({face.track for face in score.faces})
@@ -146,9 +148,9 @@ def _file_card(score: MediaScore, picture: bytes | None, threshold: float) -> di
     if score.reason:
         detail.append(display_name(score.reason))
     timeline = None
-    if len(frames) > 1 and picture is not None:
-        peak = max(frames, key=lambda frame: frame[1])
-        text = f"Highest {peak[1]:.2f} at {peak[0]:.1f} s, threshold {threshold:.2f}."
+    if len(frames) > 1 and thumbnail is not None:
+        top = max(frames, key=lambda frame: frame[1])
+        text = f"Highest {top[1]:.2f} at {top[0]:.1f} s, threshold {threshold:.2f}."
         times, values = zip(*frames, strict=True)
         timeline = Markup(draw_timeline(times, values, threshold, "Score over time", text))
     p_fake = score.p_fake or 0.0
@@ -159,7 +161,7 @@ def _file_card(score: MediaScore, picture: bytes | None, threshold: float) -> di
         "verdict": score.verdict or "",
         "n_faces": f"{score.n_faces:,}",
         "detail": ", ".join(detail),
-        "picture": make_thumbnail(picture) if picture is not None else None,
+        "thumbnail": embed_thumbnail(thumbnail) if thumbnail is not None else None,
         "timeline": timeline,
     }
 

@@ -1,6 +1,6 @@
-"""Answers in, the crops that made them out: the most suspicious face of chosen files.
+"""Scores in, the crops that made them out: the most suspicious face of chosen files.
 
-A prediction keeps no pictures, so the chosen files go through the shared extraction once more, in
+A prediction keeps no crops, so the chosen files go through the shared extraction once more, in
 the same killable workers and with the same result. Knows no page.
 """
 
@@ -14,7 +14,7 @@ from deepfake.inference.predictor import Predictor
 from deepfake.records import MediaScore, Source, Workers
 
 
-def picture_faces(
+def cut_thumbnails(
     predictor: Predictor, sources: Sequence[Source], chosen: Sequence[tuple[int, MediaScore]]
 ) -> dict[int, bytes]:
     """Cut out the face with the highest score of each chosen file.
@@ -22,31 +22,31 @@ def picture_faces(
     Args:
         predictor: What scored them; has the recipe, the sampling and the workers.
         sources: All inputs.
-        chosen: Places among the inputs, with their answers; those without a face are passed over.
+        chosen: Places among the inputs, with their scores; those without a face are passed over.
 
     Returns:
         Encoded crops by place; a file that has changed or gone since it was scored is not in it.
     """
-    peaks = {
+    top_faces = {
         place: max(score.faces, key=lambda face: face.p_fake)
         for place, score in chosen
         if score.faces
     }
     extractions = iter_extractions(
-        (sources[place] for place in peaks),
+        (sources[place] for place in top_faces),
         predictor.checkpoint.crop_spec,
         Workers(
-            min(predictor.workers, len(peaks)),
+            min(predictor.workers, len(top_faces)),
             predictor.timeout_s,
             predictor.max_pixels,
             predictor.detect_device,
         ),
         predictor.sampling,
     )
-    pictures = {}
+    thumbnails = {}
     with closing(extractions):
-        for (place, peak), (_, extraction) in zip(peaks.items(), extractions, strict=True):
+        for (place, face), (_, extraction) in zip(top_faces.items(), extractions, strict=True):
             for crop in extraction.crops:
-                if (crop.frame_index, crop.face_index) == (peak.frame_index, peak.face_index):
-                    pictures[place] = crop.encoded
-    return pictures
+                if (crop.frame_index, crop.face_index) == (face.frame_index, face.face_index):
+                    thumbnails[place] = crop.encoded
+    return thumbnails

@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 from deepfake.dataset.manifest import SourceRow, format_sources, read_sources
+from deepfake.evaluation.embeddings import EmbedOptions, embed_crops
 from deepfake.evaluation.evaluate import Evaluation, evaluate
 from deepfake.evaluation.explain import Explanation, explain_file
 from deepfake.evaluation.job import describe_origin
-from deepfake.evaluation.predictions import embed_crops, read_material, score_material
+from deepfake.evaluation.predictions import predict_set
+from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.faces.extraction import encode_crop
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
@@ -28,19 +30,20 @@ from tests.made_crops import write_crop_folder
 
 HOSTILE = '<script>alert("1")</script>&\u202etxt.jpg'
 REASON = 'decode_error: <img src=x onerror="alert(2)">'
+CPU = EmbedOptions(device="cpu")
 COMMAND = "deepfake evaluate --data '</code><script>alert(3)</script>'"
 
 
 @dataclass(frozen=True)
 class Made:
-    """A folder with 2 unanswered files in its test split, and a checkpoint trained on another."""
+    """A folder with 2 unscored files in its test split, and a checkpoint trained on another."""
 
     crops: Path
     path: Path
     checkpoint: Checkpoint
 
 
-def add_unanswered(root: Path) -> None:
+def add_unscored(root: Path) -> None:
     """Add a fake that cannot be read and a real without a face to the test split."""
     rows = [
         SourceRow(
@@ -60,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         size=32,
         edit=lambda row: replace(row, method="<i>swap</i>" if row.label else ""),
     )
-    add_unanswered(crops)
+    add_unscored(crops)
     path = write_checkpoint(folder / "model.ckpt", crops, manifest_sha256="0" * 64)
     return Made(crops, path, load_checkpoint(path))
 
@@ -75,10 +78,10 @@ def words(made: Made, *more: object) -> list[str]:
 def evaluation(made: Made) -> Evaluation:
     sets = []
     for name, split in (("first", "test"), ("second <set>", "validation")):
-        data = read_material(made.crops, made.checkpoint, name, "crops/", split)
-        embeddings = embed_crops(made.crops, data.faces, made.checkpoint, device="cpu")
-        sets.append(score_material(data, embeddings, made.checkpoint, Aggregation()))
-    return evaluate(sets, made.checkpoint.threshold, Aggregation(), rounds=50)
+        data = read_evaluation_set(made.crops, made.checkpoint, name, "crops/", split)
+        embeddings = embed_crops(made.crops, data.faces, made.checkpoint, CPU)
+        sets.append(predict_set(data, embeddings, made.checkpoint.head, Aggregation()))
+    return evaluate(sets, made.checkpoint.threshold, Aggregation(), n_resamples=50)
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +89,7 @@ def page(evaluation: Evaluation, made: Made) -> str:
     return format_report(evaluation, describe_origin(made.checkpoint, COMMAND))
 
 
-def make_answers() -> tuple[list[MediaScore], dict[int, bytes]]:
+def make_scores() -> tuple[list[MediaScore], dict[int, bytes]]:
     box = (0.0, 0.0, 40.0, 40.0)
     faces = tuple(
         FaceScore(index, index / 2, face, box, 0.9, p, track=face)
@@ -106,9 +109,9 @@ def make_answers() -> tuple[list[MediaScore], dict[int, bytes]]:
 
 @pytest.fixture(scope="session")
 def prediction_page(made: Made) -> str:
-    scores, pictures = make_answers()
+    scores, thumbnails = make_scores()
     origin = describe_origin(made.checkpoint, COMMAND)
-    return format_prediction_report(digest_scores(scores), pictures, origin, 0.5)
+    return format_prediction_report(digest_scores(scores), thumbnails, origin, 0.5)
 
 
 @dataclass

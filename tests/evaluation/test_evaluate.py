@@ -1,4 +1,4 @@
-"""Figures of every level, counted by hand on a few made-up rows."""
+"""Metrics of every level, counted by hand on a few made-up rows."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ import pytest
 
 from deepfake.dataset.manifest import CropRow, SourceRow
 from deepfake.errors import UsageError
-from deepfake.evaluation.evaluate import (
-    TOGETHER,
-    describe,
-    evaluate,
-    format_faces,
-    format_files,
-    to_json,
-)
-from deepfake.evaluation.predictions import Embeddings, EvaluationSet, Predictions
-from deepfake.metrics import FIGURES, compute_auc
+from deepfake.evaluation.embeddings import Embeddings
+from deepfake.evaluation.evaluate import LEVELS, OVERALL, evaluate
+from deepfake.evaluation.predictions import Predictions
+from deepfake.evaluation.sets import EvaluationSet
+from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
+from deepfake.metrics import METRICS, compute_auc
 from deepfake.records import Aggregation
+from deepfake.reports.evaluation_text import describe
 
 FACE = CropRow(
     *("a.jpg", "s0", 0, 0.0, 0, 0, "", "g0", "test"),
@@ -37,7 +34,7 @@ FILE = SourceRow("s0.jpg", "ok", "", 1, 0, "", "g0", "test", "s0", "s0.jpg")
 def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -> Predictions:
     """A data set of files: label, method, and (track, score) of each face; none = no answer."""
     faces, sources, scores, tracks = [], [], list[float](), list[int]()
-    answers: dict[str, float] = {}
+    file_p_fake: dict[str, float] = {}
     for number, (label, method, parts) in enumerate(files):
         key = f"{name}-{number}"
         status = "ok" if parts else "no_face"
@@ -48,14 +45,21 @@ def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -
             scores.append(p_fake)
             tracks.append(track)
         if parts:
-            answers[key] = float(np.mean([p for _, p in parts]))
-    material = EvaluationSet(
-        *(name, f"data/{name}", Path(), "test", tuple(faces), tuple(sources), "m" * 64, "d" * 64),
+            file_p_fake[key] = float(np.mean([p for _, p in parts]))
+    dataset = EvaluationSet(
+        name,
+        f"data/{name}",
+        Path(),
+        "test",
+        tuple(faces),
+        tuple(sources),
+        "m" * 64,
+        "d" * 64,
         remarks=("a remark",) if name == "two" else (),
     )
     sharpness = np.arange(1, len(faces) + 1, dtype=np.float32)
-    embedded = Embeddings(np.zeros((len(faces), 2), dtype=np.float32), sharpness)
-    return Predictions(material, embedded, np.array(scores), tuple(tracks), answers)
+    embeddings = Embeddings(np.zeros((len(faces), 2), dtype=np.float32), sharpness)
+    return Predictions(dataset, embeddings, np.array(scores), tuple(tracks), file_p_fake)
 
 
 ONE = make_set(
@@ -74,120 +78,139 @@ TWO = make_set("two", [(0, "", [(0, 0.2)]), (1, "swap", [(0, 0.7)]), (1, "", [(0
 
 
 def test_levels_hold_their_own_rows() -> None:
-    result = evaluate([ONE], 0.5, Aggregation(), rounds=0)
+    result = evaluate([ONE], 0.5, Aggregation(), n_resamples=0)
     file, track, face = (result.levels[name].overall for name in ("file", "track", "face"))
     assert (file.n_real, file.n_fake) == (2, 2)
     assert (track.n_real, track.n_fake) == (3, 2)
     assert (face.n_real, face.n_fake) == (4, 3)
     assert sorted(result.levels["track"].rows.p_fake.round(3)) == [0.15, 0.3, 0.4, 0.7, 0.9]
-    assert file.figures["accuracy"].value == 0.5  # 0.15 and 0.7 right, 0.6 and 0.4 wrong
-    assert track.figures["accuracy"].value == pytest.approx(3 / 5)
-    assert face.figures["auc"].value == pytest.approx(
+    assert file.metrics["accuracy"].value == 0.5  # 0.15 and 0.7 correct, 0.6 and 0.4 wrong
+    assert track.metrics["accuracy"].value == pytest.approx(3 / 5)
+    assert face.metrics["auc"].value == pytest.approx(
         compute_auc(np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0.1, 0.2, 0.3, 0.9, 0.8, 0.6, 0.4]))
     )
     assert list(result.distinct_levels()) == ["file", "track", "face"]
 
 
 def test_data_sets_and_methods() -> None:
-    level = evaluate([ONE, TWO], 0.5, Aggregation(), rounds=0).levels["file"]
+    level = evaluate([ONE, TWO], 0.5, Aggregation(), n_resamples=0).levels["file"]
     assert list(level.datasets) == ["one", "two"]
     assert (level.overall.n_real, level.overall.n_fake) == (3, 4)
     assert list(level.methods) == ["(not named)", "mask", "swap"]
     # A method meets the reals of the data sets that it occurs in.
     assert (level.methods["mask"].n_real, level.methods["mask"].n_fake) == (2, 1)
     assert (level.methods["swap"].n_real, level.methods["swap"].n_fake) == (3, 2)
-    assert level.methods["swap"].figures["auc"].value == 1.0
+    assert level.methods["swap"].metrics["auc"].value == 1.0
     assert level.overall.n_groups == 7  # g0 of one and g0 of two are different people
 
 
 def test_files_without_an_answer_under_either_reading() -> None:
-    readings = evaluate([ONE, TWO], 0.5, Aggregation(), rounds=0).readings
-    one = readings["one"]
+    coverage = evaluate([ONE, TWO], 0.5, Aggregation(), n_resamples=0).coverage
+    one = coverage["one"]
     assert one.statuses == {"ok": 4, "no_face": 3, "too_small": 0, "unreadable": 0}
-    assert one.files == 7
+    assert one.n_files == 7
     assert str(one) == "7 files = 4 ok + 3 no_face + 0 too_small + 0 unreadable"
-    assert one.answered == 2 / 4
-    assert one.all_wrong == pytest.approx(2 / 7)
-    assert one.all_real == pytest.approx(3 / 7)
-    assert readings[TOGETHER].files == 10
-    assert readings[TOGETHER].answered == pytest.approx(4 / 7)
+    assert one.accuracy == 2 / 4
+    assert one.accuracy_if_wrong == pytest.approx(2 / 7)
+    assert one.accuracy_if_real == pytest.approx(3 / 7)
+    assert coverage[OVERALL].n_files == 10
+    assert coverage[OVERALL].accuracy == pytest.approx(4 / 7)
 
 
 def test_files_without_a_label_are_counted_and_not_judged() -> None:
-    material = ONE.material
-    files = tuple(replace(f, label=None) if f.status != "ok" else f for f in material.files)
-    scored = replace(ONE, material=replace(material, files=files))
-    readings = evaluate([scored], 0.5, Aggregation(), rounds=0).readings["one"]
-    assert readings.files == 7
-    assert readings.answered == readings.all_wrong == readings.all_real == 0.5
+    dataset = ONE.dataset
+    files = tuple(replace(f, label=None) if f.status != "ok" else f for f in dataset.files)
+    scored = replace(ONE, dataset=replace(dataset, files=files))
+    coverage = evaluate([scored], 0.5, Aggregation(), n_resamples=0).coverage["one"]
+    assert coverage.n_files == 7
+    assert coverage.accuracy == coverage.accuracy_if_wrong == coverage.accuracy_if_real == 0.5
 
 
 def test_nothing_answered_has_no_accuracy() -> None:
     silent = make_set("none", [(0, "", []), (1, "", [])])
-    result = evaluate([silent], 0.5, Aggregation(), rounds=10)
-    assert math.isnan(result.readings["none"].answered)
-    assert result.readings["none"].all_wrong == 0
-    assert result.readings["none"].all_real == 0.5
+    result = evaluate([silent], 0.5, Aggregation(), n_resamples=10)
+    assert math.isnan(result.coverage["none"].accuracy)
+    assert result.coverage["none"].accuracy_if_wrong == 0
+    assert result.coverage["none"].accuracy_if_real == 0.5
     assert "n/a" in describe(result)
     assert to_json(result, {})["levels"]["file"]["overall"]["prevalence"] is None
 
 
 def test_result_for_machines_is_json_without_nan() -> None:
-    result = to_json(evaluate([ONE, TWO], 0.5, Aggregation(), rounds=20), {"command": "so"})
+    result = to_json(evaluate([ONE, TWO], 0.5, Aggregation(), n_resamples=20), {"command": "so"})
     text = json.dumps(result, allow_nan=False)
     assert json.loads(text) == result
-    figures = result["levels"]["file"]["overall"]["figures"]
-    assert tuple(figures) == FIGURES
-    assert figures["tpr_at_fpr_1"]["value"] is None
-    assert figures["tpr_at_fpr_1"]["reason"] == "3 real rows are too few for a rate of 1 %"
-    assert figures["accuracy"]["low"] <= figures["accuracy"]["value"] <= figures["accuracy"]["high"]
+    metrics = result["levels"]["file"]["overall"]["metrics"]
+    assert tuple(metrics) == tuple(METRICS)
+    assert metrics["tpr_at_fpr_1"]["value"] is None
+    assert metrics["tpr_at_fpr_1"]["reason"] == "3 real rows are too few, it needs 100"
+    assert metrics["accuracy"]["low"] <= metrics["accuracy"]["value"] <= metrics["accuracy"]["high"]
     assert result["levels"]["file"]["overall"]["prevalence"] == pytest.approx(4 / 7)
-    assert result["files"]["one"]["inputs"] == 7
+    assert result["coverage"]["one"]["files"] == 7
     assert [part["name"] for part in result["datasets"]] == ["one", "two"]
     assert result["datasets"][1]["remarks"] == ["a remark"]
 
 
 def test_tables_have_a_row_per_file_and_per_face() -> None:
-    result = evaluate([ONE, TWO], 0.5, Aggregation(), rounds=0)
-    files = list(csv.DictReader(io.StringIO(format_files(result))))
+    result = evaluate([ONE, TWO], 0.5, Aggregation(), n_resamples=0)
+    files = list(csv.DictReader(io.StringIO(format_predictions(result))))
     assert len(files) == 10
-    assert files[1]["called"] == "fake"
-    assert (files[1]["label"], files[1]["right"]) == ("real", "0")
-    assert (files[4]["p_fake"], files[4]["called"], files[4]["right"]) == ("", "", "")
-    faces = list(csv.DictReader(io.StringIO(format_faces(result))))
+    assert files[1]["verdict"] == "fake"
+    assert (files[1]["label"], files[1]["correct"]) == ("real", "0")
+    assert (files[4]["p_fake"], files[4]["verdict"], files[4]["correct"]) == ("", "", "")
+    faces = list(csv.DictReader(io.StringIO(format_scored_faces(result))))
     assert len(faces) == 10
     assert [row["track"] for row in faces[:4]] == ["0", "0", "0", "1"]
     assert faces[0]["path"] == "one-0.mp4"
 
 
 def test_terminal_table_is_aligned_and_says_why() -> None:
-    text = describe(evaluate([ONE, TWO], 0.5, Aggregation(), rounds=20))
+    text = describe(evaluate([ONE, TWO], 0.5, Aggregation(), n_resamples=20))
     lines = text.splitlines()
     head = next(line for line in lines if line.startswith("by file"))
     row = next(line for line in lines if line.startswith("all together"))
     assert head.index("AUC") + 3 == row.index(row.split()[5]) + len(row.split()[5])
-    assert "  one: TPR@1% n/a: 2 real rows are too few for a rate of 1 %" in lines
-    assert "  two: ECE n/a: 3 rows are too few for 15 bins" in lines
+    assert "  one: TPR@1% n/a: 2 real rows are too few, it needs 100" in lines
+    assert "  two: ECE n/a: 3 rows are too few, it needs 15" in lines
     assert "by track" in text
     assert "by face" in text
     assert "methods, by file" in text
     brief = "AUC, AP, EER, accuracy, bal. acc., log loss, Brier"
     assert f"  one: {brief} no interval: 4 groups, 5 are needed" in lines
-    assert "0.286 if the others count as wrong, 0.429 if they are called real" in text
+    assert "0.286 if the others count as wrong, 0.429 if they are predicted real" in text
     assert "two: a remark" in text
-    assert ONE.material.name in text
+    assert ONE.dataset.name in text
 
 
 def test_one_face_per_file_is_shown_once() -> None:
-    result = evaluate([TWO], 0.5, Aggregation(), rounds=0)
+    result = evaluate([TWO], 0.5, Aggregation(), n_resamples=0)
     assert list(result.distinct_levels()) == ["file, track, face"]
     assert result.levels["face"] is result.levels["file"]
     assert "by file, track, face" in describe(result)
 
 
+def test_frame_has_a_row_per_level_group_and_metric() -> None:
+    result = evaluate([ONE, TWO], 0.5, Aggregation(), n_resamples=20)
+    frame = result.to_frame()
+    groups = {
+        "overall": [OVERALL],
+        "dataset": ["one", "two"],
+        "method": ["(not named)", "mask", "swap"],
+    }
+    assert len(frame) == len(LEVELS) * 6 * len(METRICS)
+    for by, names in groups.items():
+        assert frame[(frame["by"] == by)]["group"].unique().tolist() == names
+    row = frame.query("level == 'file' and group == 'swap' and metric == 'auc'").iloc[0]
+    auc = result.levels["file"].methods["swap"].metrics["auc"]
+    assert (row["value"], row["n_real"], row["n_fake"]) == (auc.value, 3, 2)
+    gap = frame.query("level == 'file' and group == 'one' and metric == 'ece'").iloc[0]
+    assert math.isnan(gap["value"])
+    assert gap["reason"] == "4 rows are too few, it needs 15"
+
+
 def test_an_unlabelled_face_is_refused() -> None:
-    first, *rest = ONE.material.faces
+    first, *rest = ONE.dataset.faces
     faces = (replace(first, label=None), *rest)
-    bare = replace(ONE, material=replace(ONE.material, faces=faces))
-    with pytest.raises(UsageError, match=r"a\.jpg has no label"):
-        evaluate([bare], 0.5, Aggregation(), rounds=0)
+    bare = replace(ONE, dataset=replace(ONE.dataset, faces=faces))
+    with pytest.raises(UsageError, match=r"1 of 7 crops have no label, such as a\.jpg"):
+        evaluate([bare], 0.5, Aggregation(), n_resamples=0)

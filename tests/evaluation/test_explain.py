@@ -11,18 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from deepfake import cli
-from deepfake.evaluation import explain
-from deepfake.evaluation import predictions as material
+from deepfake.evaluation import embeddings, explain
 from deepfake.evaluation.explain import (
+    blur_crop,
     check_deletion,
-    choose_peaks,
-    cover,
-    find_heat,
+    choose_top_faces,
+    compute_saliency,
     find_neighbours,
-    hot_region,
     log_odds,
+    occlude,
     read_reference,
-    smear,
+    salient_region,
 )
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.embedder import EmbeddingModel
@@ -86,17 +85,17 @@ def network() -> Network:
     return Network().train(60)
 
 
-def test_the_hot_region_is_where_the_seam_is(network: Network) -> None:
+def test_the_salient_region_is_where_the_seam_is(network: Network) -> None:
     rng = np.random.default_rng(9)
     inside, chance, hot_drops, random_drops = [], [], [], []
     for number in range(12):
         crop, seam = draw_patch(rng, fake=True)
         assert network(crop[None])[0] > 0.5
-        hot = hot_region(find_heat(crop, network))
-        hot_drop, random_drop, p_without = check_deletion(crop, hot, network, number)
-        without = network(cover(crop, smear(crop), hot)[None])[0]
+        salient = salient_region(compute_saliency(crop, network))
+        hot_drop, random_drop, p_without = check_deletion(crop, salient, network, number)
+        without = network(occlude(crop, blur_crop(crop), salient)[None])[0]
         assert p_without == pytest.approx(without, abs=1e-5)
-        inside.append(seam[hot].mean())
+        inside.append(seam[salient].mean())
         chance.append(seam.mean())
         hot_drops.append(hot_drop)
         random_drops.append(random_drop)
@@ -106,24 +105,24 @@ def test_the_hot_region_is_where_the_seam_is(network: Network) -> None:
 
 
 def test_heat_is_what_a_known_score_depends_on() -> None:
-    """Of a score that sees the grain of one corner only, the heat is in that corner."""
+    """Of a score that sees the grain of one corner only, the saliency is in that corner."""
 
     def score(crops: NDArray[np.uint8]) -> NDArray[np.float64]:
         corner = crops[:, :16, 48:].astype(np.float64).std(axis=(1, 2, 3))
         return np.asarray(1 / (1 + np.exp(-corner / 10)))
 
     crop = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
-    heat = find_heat(crop, score)
-    assert heat.shape == (SIDE, SIDE)
-    top, left = np.unravel_index(heat.argmax(), heat.shape)
+    saliency = compute_saliency(crop, score)
+    assert saliency.shape == (SIDE, SIDE)
+    top, left = np.unravel_index(saliency.argmax(), saliency.shape)
     assert top < 16
     assert left >= 48
-    assert heat[48:, :16].max() == pytest.approx(0, abs=1e-9)
-    hot = hot_region(heat)
-    assert hot.sum() == round(0.15 * SIDE * SIDE)
-    hot_drop, random_drop, _ = check_deletion(crop, hot, score)
+    assert saliency[48:, :16].max() == pytest.approx(0, abs=1e-9)
+    salient = salient_region(saliency)
+    assert salient.sum() == round(0.15 * SIDE * SIDE)
+    hot_drop, random_drop, _ = check_deletion(crop, salient, score)
     assert hot_drop > 2 * random_drop > 0
-    assert hot_region(np.zeros((10, 10)), 0.25).sum() == 25
+    assert salient_region(np.zeros((10, 10)), 0.25).sum() == 25
 
 
 def test_log_odds_of_sure_scores_are_finite() -> None:
@@ -137,13 +136,13 @@ def face_at(frame: int, p_fake: float, index: int = 0) -> FaceScore:
     return FaceScore(frame, frame / 10, index, (0.0, 0.0, 9.0, 9.0), 0.9, p_fake)
 
 
-def test_peaks_are_apart_and_in_order() -> None:
+def test_top_faces_are_apart_and_in_order() -> None:
     scores = [0.1, 0.95, 0.9, 0.2, 0.3, 0.8, 0.1, 0.1, 0.1, 0.2]
     faces = [face_at(frame, p_fake) for frame, p_fake in enumerate(scores)]
-    assert [face.frame_index for face in choose_peaks(faces, 2)] == [1, 5]
+    assert [face.frame_index for face in choose_top_faces(faces, 2)] == [1, 5]
     together = [face_at(0, 0.2), face_at(0, 0.7, 1), face_at(0, 0.5, 2)]
-    assert [face.face_index for face in choose_peaks(together, 2)] == [1, 2]
-    assert choose_peaks([], 3) == ()
+    assert [face.face_index for face in choose_top_faces(together, 2)] == [1, 2]
+    assert choose_top_faces([], 3) == ()
 
 
 def test_neighbours_are_the_nearest_by_cosine(made: Made, tmp_path: Path) -> None:
@@ -163,22 +162,22 @@ def test_neighbours_are_the_nearest_by_cosine(made: Made, tmp_path: Path) -> Non
 def test_a_clip_is_explained_frame_by_frame(
     made: Made, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = explain_made(made, files.clip, train_crops=made.crops, kept=tmp_path, n_neighbours=3)
+    found = explain_made(made, files.clip, train_crops=made.crops, cache=tmp_path, n_neighbours=3)
     answer = next(Predictor(made.checkpoint, device="cpu").predict([files.clip]))
     assert found.score.p_fake == pytest.approx(answer.p_fake, abs=1e-6)
-    assert [peak.face.frame_index for peak in found.peaks] == [0, 1, 2]
+    assert [top.face.frame_index for top in found.top_frames] == [0, 1, 2]
     assert found.foreign  # the checkpoint says that it was trained on others
-    for peak in found.peaks:
-        assert peak.frame is not None
-        assert peak.frame.shape == portrait(0).shape
-        assert len(peak.neighbours) == 3
-        values = [near.similarity for near in peak.neighbours]
+    for top in found.top_frames:
+        assert top.frame is not None
+        assert top.frame.shape == portrait(0).shape
+        assert len(top.neighbours) == 3
+        values = [near.similarity for near in top.neighbours]
         assert values == sorted(values, reverse=True)
     assert len(list(tmp_path.glob("*.npz"))) == 1
     # What was kept is used again, and is what evaluate keeps.
-    monkeypatch.setattr(material, "embed_crops", lambda *_, **__: pytest.fail("embedded again"))
-    again = explain_made(made, files.clip, train_crops=made.crops, kept=tmp_path, n_neighbours=3)
-    assert [p.neighbours for p in again.peaks] == [p.neighbours for p in found.peaks]
+    monkeypatch.setattr(embeddings, "embed_crops", lambda *_, **__: pytest.fail("embedded again"))
+    again = explain_made(made, files.clip, train_crops=made.crops, cache=tmp_path, n_neighbours=3)
+    assert [p.neighbours for p in again.top_frames] == [p.neighbours for p in found.top_frames]
 
 
 def test_a_turned_face_is_shown_as_it_was_searched(made: Made, files: Files) -> None:
@@ -199,7 +198,7 @@ def test_explain_command(
     options = ["--checkpoint", str(made.path), "--output", str(page), "--quiet", "--workers", "0"]
     options += ["--device", "cpu"]
     command = ["explain", str(files.hostile), *options]
-    assert cli.main([*command, "--train-crops", str(made.crops), "--peaks", "2"]) == 0
+    assert cli.main([*command, "--train-crops", str(made.crops), "--top-frames", "2"]) == 0
     shown = capsys.readouterr().out
     assert "deletion check" in shown
     text = page.read_text(encoding="utf-8")
@@ -217,12 +216,12 @@ def test_explain_command(
     assert "exists; name another file" in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--embeddings", "x"]) == 2
     assert "--embeddings needs --train-crops" in capsys.readouterr().err
-    assert cli.main([*command, "--overwrite", "--peaks", "0"]) == 2
-    assert "--peaks 0; expected 1 or more" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite", "--top-frames", "0"]) == 2
+    assert "--top-frames 0; expected 1 or more" in capsys.readouterr().err
     assert cli.main(["explain", str(files.wall.parent), *options, "--overwrite"]) == 2
     assert "is 4 files; explain looks into one" in capsys.readouterr().err
     assert cli.main(["explain", str(files.wall), *options, "--overwrite"]) == 4
     assert "w.png: no_face" in capsys.readouterr().out
-    assert "There is no answer: no_face" in page.read_text(encoding="utf-8")
+    assert "There is no score: no_face" in page.read_text(encoding="utf-8")
     assert cli.main([*command[:-2], "--output", str(tmp_path / "no" / "x.html")]) == 2
     assert "there is no folder" in capsys.readouterr().err

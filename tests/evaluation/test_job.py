@@ -11,13 +11,15 @@ import pytest
 
 from deepfake import cli
 from deepfake.errors import UsageError
-from deepfake.evaluation import predictions as material
-from deepfake.evaluation.job import run_evaluation
+from deepfake.evaluation import embeddings, sets
+from deepfake.evaluation.job import EvaluationOptions, run_evaluation
 from deepfake.records import CropSpec
+from deepfake.reports.evaluation_page import format_report
 from deepfake.tables import read_csv
-from tests.evaluation.conftest import Made, words
+from tests.evaluation.conftest import CPU, Made, words
 from tests.fakes import portrait
 
+NO_RESAMPLES = EvaluationOptions(n_resamples=0)
 FILES = ["embeddings", "faces.csv", "metrics.json", "predictions.csv", "report.html"]
 
 
@@ -25,7 +27,7 @@ def test_evaluate_writes_everything(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "report"
-    options = words(made, "--data", made.crops, "--output", output, "--rounds", 20)
+    options = words(made, "--data", made.crops, "--output", output, "--resamples", 20)
     assert cli.main(["evaluate", *options]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("threshold 0.5000 (made up)\n")
@@ -45,15 +47,15 @@ def test_second_evaluation_needs_no_network(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, data = tmp_path / "report", [str(made.crops)]
-    first = run_evaluation(made.checkpoint, data, output, rounds=0, device="cpu")
+    first = run_evaluation(made.checkpoint, data, output, NO_RESAMPLES, CPU)
     first_bytes = (output / "predictions.csv").read_bytes()
 
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise AssertionError("a second pass of the network")
 
-    monkeypatch.setattr(material, "embed_crops", refuse)
-    second = run_evaluation(made.checkpoint, data, output, rounds=30, aggregation="max")
-    assert second.levels["file"].overall.figures["auc"].low >= 0
+    monkeypatch.setattr(embeddings, "embed_crops", refuse)
+    second = run_evaluation(made.checkpoint, data, output, EvaluationOptions(None, "max", 30))
+    assert second.levels["file"].overall.metrics["auc"].low >= 0
     assert (output / "predictions.csv").read_bytes() == first_bytes
     assert first.levels["file"].overall.n_real == second.levels["file"].overall.n_real
 
@@ -61,7 +63,14 @@ def test_second_evaluation_needs_no_network(
 def test_same_words_same_bytes(made: Made, tmp_path: Path) -> None:
     data = [str(made.crops)]
     for name in ("a", "b"):
-        run_evaluation(made.checkpoint, data, tmp_path / name, rounds=20, device="cpu")
+        run_evaluation(
+            made.checkpoint,
+            data,
+            tmp_path / name,
+            EvaluationOptions(n_resamples=20),
+            CPU,
+            render=format_report,
+        )
     for name in FILES[1:]:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
@@ -74,17 +83,17 @@ def test_labelled_media_and_several_sets(
         (photos / word).mkdir(parents=True)
         picture = cv2.cvtColor(portrait(number), cv2.COLOR_RGB2BGR)
         cv2.imwrite(str(photos / word / "a.png"), picture)
-    options = words(made, "--data", made.crops, photos, "--rounds", 10, "--workers", 0)
+    options = words(made, "--data", made.crops, photos, "--resamples", 10, "--workers", 0)
     assert cli.main(["evaluate", *options]) == 0
     shown = capsys.readouterr().out
     assert "crops-2: 2 files = 2 ok" in shown
     assert "all together" in shown
     assert "report:" not in shown
     output = tmp_path / "report"
-    run_evaluation(made.checkpoint, [str(photos)], output, rounds=0, device="cpu")
+    run_evaluation(made.checkpoint, [str(photos)], output, NO_RESAMPLES, CPU)
     assert (output / "crops" / "crops" / "manifest.csv").is_file()
     # The crops are kept, too: the same folder again is no new job.
-    run_evaluation(made.checkpoint, [str(photos)], output, rounds=0, device="cpu")
+    run_evaluation(made.checkpoint, [str(photos)], output, NO_RESAMPLES, CPU)
 
 
 def test_own_training_data_warns_of_the_leak(
@@ -93,7 +102,7 @@ def test_own_training_data_warns_of_the_leak(
     from tests.evaluation.made_checkpoint import write_checkpoint
 
     own = write_checkpoint(tmp_path / "own.ckpt", made.crops)
-    options = ["--checkpoint", str(own), "--data", str(made.crops), "--quiet", "--rounds", "0"]
+    options = ["--checkpoint", str(own), "--data", str(made.crops), "--quiet", "--resamples", "0"]
     assert cli.main(["evaluate", *options, "--split", "train"]) == 0
     assert "crops: LEAK: the checkpoint learnt from these crops" in capsys.readouterr().out
     assert cli.main(["evaluate", *options]) == 0
@@ -103,9 +112,9 @@ def test_own_training_data_warns_of_the_leak(
 def test_evaluate_refuses(made: Made, tmp_path: Path) -> None:
     data = [str(made.crops)]
     with pytest.raises(UsageError, match="no aggregation 'mode'"):
-        run_evaluation(made.checkpoint, data, None, aggregation="mode")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="rounds=-1"):
-        run_evaluation(made.checkpoint, data, None, rounds=-1)
+        run_evaluation(made.checkpoint, data, None, EvaluationOptions(aggregation="mode"))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="resamples=-1; expected 0 or more"):
+        EvaluationOptions(n_resamples=-1)
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file; name a folder for the report"):
         run_evaluation(made.checkpoint, data, tmp_path / "file")
@@ -124,14 +133,14 @@ def test_faces_of_media_are_searched_for_where_it_says(
     devices = []
 
     def cut(data: str, crops: Path, spec: CropSpec, **options: Any) -> NoReturn:
-        devices.append(options["detect_device"])
+        devices.append(options["workers"].detect_device)
         raise UsageError("seen")
 
-    monkeypatch.setattr(material, "crop_media", cut)
+    monkeypatch.setattr(sets, "crop_media", cut)
     options = [command, *words(made, "--data", tmp_path)]
     options += [] if command == "evaluate" else ["--output", str(tmp_path / "new.ckpt")]
     assert cli.main(options) == 2
-    monkeypatch.setattr(material, "check_detect_device", lambda name: None)
+    monkeypatch.setattr(sets, "check_detect_device", lambda name: None)
     assert cli.main([*options, "--detect-device", "cuda:1"]) == 2
     assert devices == ["cpu", "cuda:1"]
     monkeypatch.undo()

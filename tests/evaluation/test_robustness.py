@@ -1,4 +1,4 @@
-"""Damage: none at strength 0, more at each strength, the same each time."""
+"""Damage: none at severity 0, more at each severity, the same each time."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 
 from deepfake import cli
 from deepfake.errors import UsageError
-from deepfake.evaluation import predictions as material
-from deepfake.evaluation.evaluate import describe
-from deepfake.evaluation.job import run_evaluation
+from deepfake.evaluation import embeddings
+from deepfake.evaluation.job import EvaluationOptions, run_evaluation
 from deepfake.evaluation.robustness import CORRUPTIONS, choose_corruptions, corrupt
-from tests.evaluation.conftest import Made
+from deepfake.reports.evaluation_text import describe
+from tests.evaluation.conftest import CPU, Made
 from tests.made_crops import draw_crop
 
 CROP = draw_crop(np.random.default_rng(0), 96, fake=True)
 GRADED = [name for name in CORRUPTIONS if name != "flip"]
 
 
-def measure_psnr(crop: NDArray[np.uint8], name: str, strength: int, seed: int) -> float:
+def measure_psnr(crop: NDArray[np.uint8], name: str, severity: int, seed: int) -> float:
     """Peak signal-to-noise ratio in dB; infinite if nothing has changed."""
-    squares = (corrupt(crop, name, strength, seed).astype(float) - crop) ** 2
+    squares = (corrupt(crop, name, severity, seed).astype(float) - crop) ** 2
     return float(10 * np.log10(255**2 / squares.mean())) if squares.any() else np.inf
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_strength_0_changes_nothing_and_the_crop_stays(name: str) -> None:
+def test_severity_0_changes_nothing_and_the_crop_stays(name: str) -> None:
     before = CROP.copy()
     unchanged = corrupt(CROP, name, 0)
     assert np.array_equal(unchanged, CROP)
@@ -44,21 +44,21 @@ def test_strength_0_changes_nothing_and_the_crop_stays(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRADED)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_damage_grows_with_strength(name: str, seed: int) -> None:
+def test_damage_grows_with_severity(name: str, seed: int) -> None:
     # A soft picture: of one that is all noise, a shift by more pixels is no more of a change.
     rng = np.random.default_rng(seed)
     soft = corrupt(draw_crop(rng, 128, fake=False), "blur", 5)
     soft[40:90, 30:98] //= 2
     assert len(CORRUPTIONS[name].values) == 5
-    levels = [measure_psnr(soft, name, strength, seed) for strength in range(6)]
-    assert levels[0] == np.inf
-    assert levels[1] > 25, "the weakest is hardly seen"
-    assert np.all(np.diff(levels[1:]) < 0), levels
+    psnrs = [measure_psnr(soft, name, severity, seed) for severity in range(6)]
+    assert psnrs[0] == np.inf
+    assert psnrs[1] > 25, "the weakest is hardly seen"
+    assert np.all(np.diff(psnrs[1:]) < 0), psnrs
 
 
-def test_a_mirror_image_has_one_strength() -> None:
+def test_a_mirror_image_has_one_severity() -> None:
     assert np.array_equal(corrupt(CROP, "flip", 1), CROP[:, ::-1])
-    with pytest.raises(UsageError, match="flip has strengths 0 to 1, not 2"):
+    with pytest.raises(UsageError, match="flip has severities 0 to 1, not 2"):
         corrupt(CROP, "flip", 2)
     with pytest.raises(UsageError, match="no corruption 'fog'; there are jpeg, video"):
         corrupt(CROP, "fog", 1)
@@ -87,7 +87,7 @@ def test_evaluate_follows_damage(
 ) -> None:
     output = tmp_path / "report"
     words = ["evaluate", "--checkpoint", str(made.path), "--data", str(made.crops), "--quiet"]
-    words += ["--device", "cpu", "--rounds", "20", "--output", str(output)]
+    words += ["--device", "cpu", "--resamples", "20", "--output", str(output)]
     assert cli.main([*words, "--corruptions", "noise", "flip"]) == 0
     shown = capsys.readouterr().out
     assert "noise (std, % of the range)" in shown
@@ -96,25 +96,29 @@ def test_evaluate_follows_damage(
     assert [point["value"] for point in points] == [None, 2, 4, 8, 12, 20]
     assert len(robustness["flip"]["points"]) == 2
     metrics = json.loads((output / "metrics.json").read_text())
-    clean = metrics["levels"]["file"]["overall"]["figures"]
-    assert points[0]["figures"] == {name: clean[name] for name in ("auc", "accuracy")}
-    assert all(0 <= point["figures"]["auc"]["low"] <= 1 for point in points)
-    aucs = [point["figures"]["auc"]["value"] for point in points]
+    clean = metrics["levels"]["file"]["overall"]["metrics"]
+    assert points[0]["metrics"] == {name: clean[name] for name in ("auc", "accuracy")}
+    assert all(0 <= point["metrics"]["auc"]["low"] <= 1 for point in points)
+    aucs = [point["metrics"]["auc"]["value"] for point in points]
     assert len(set(aucs)) > 1  # damage reaches the network
     page = (output / "report.html").read_text()
     assert "<h2>Robustness</h2>" in page
     assert page.count("Robustness: noise") == 1
     assert len(list((output / "embeddings").glob("*-noise-*.npz"))) == 5
 
-    # What was kept is used again; without an output nothing is kept and the figures are the same.
+    # What was kept is used again; without an output nothing is kept and the metrics are the same.
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("embedded again")
 
-    monkeypatch.setattr(material, "embed_crops", fail)
+    monkeypatch.setattr(embeddings, "embed_crops", fail)
     assert cli.main([*words, "--corruptions", "noise", "flip"]) == 0
     monkeypatch.undo()
     again = run_evaluation(
-        made.checkpoint, [str(made.crops)], None, rounds=20, device="cpu", corruptions=["flip"]
+        made.checkpoint,
+        [str(made.crops)],
+        None,
+        EvaluationOptions(n_resamples=20, corruptions=["flip"]),
+        CPU,
     )
     assert (
         describe(again).split("mirrored")[1].splitlines()[2].split()[1]

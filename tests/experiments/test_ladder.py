@@ -96,25 +96,25 @@ def test_every_rung_with_a_large_network_takes_a_step_with_it(
     assert read_info(run / "model.ckpt")["backbone"].split(".")[0] == wanted.split(".")[0]
 
 
-def scored(seed: int, n_groups: int = 30, per_group: int = 4) -> ladder.Scored:
+def scored(seed: int, n_groups: int = 30, per_group: int = 4) -> ladder.TestPredictions:
     rng = np.random.default_rng(seed)
     labels = np.tile([0, 1], n_groups * per_group // 2)
     groups = np.repeat([f"g{n}" for n in range(n_groups)], per_group)
     noise = np.repeat(rng.normal(0, 1, n_groups), per_group) + rng.normal(0, 1, len(labels))
-    return ladder.Scored(groups, labels, 1 / (1 + np.exp(-(2 * labels - 1 + noise))), 0.5)
+    return ladder.TestPredictions(groups, labels, 1 / (1 + np.exp(-(2 * labels - 1 + noise))), 0.5)
 
 
-def test_intervals_hold_the_figure_and_shrink_with_groups() -> None:
+def test_intervals_hold_the_value_and_shrink_with_groups() -> None:
     few, many = [scored(0, 10)], [scored(0, 160)]
     spans = []
     for runs in (few, many):
-        drawn = ladder.draw(runs, 200)
-        assert drawn is not None
-        spans.append(np.nanquantile(drawn, [0.025, 0.975], axis=0).T)
-    for figure, (low, high) in zip(ladder.measure(many[0]), spans[1], strict=True):
-        assert low < figure < high
+        resampled = ladder.resample(runs, 200)
+        assert resampled is not None
+        spans.append(np.nanquantile(resampled, [0.025, 0.975], axis=0).T)
+    for value, (low, high) in zip(ladder.compute_metrics(many[0]), spans[1], strict=True):
+        assert low < value < high
     assert np.ptp(spans[1][0]) < np.ptp(spans[0][0])
-    assert ladder.draw([scored(0, 4)], 50) is None
+    assert ladder.resample([scored(0, 4)], 50) is None
 
 
 def test_the_table_has_means_and_intervals() -> None:
@@ -131,7 +131,7 @@ def test_the_table_has_means_and_intervals() -> None:
 
 def test_a_difference_is_surer_than_its_sides() -> None:
     plain = scored(1, 40)
-    better = ladder.Scored(
+    better = ladder.TestPredictions(
         plain.groups, plain.labels, plain.p_fake + 0.2 * plain.labels, plain.threshold
     )
     first, second = ladder.describe_all({"a": [plain], "b": [better]}, ["a", "b"], 200)
@@ -228,7 +228,7 @@ def test_finished_runs_make_the_table_of_a_call_until_an_overlay_changes(
         take_a_step(crops, output / rung / "seed-0", rung)
         (overlays / f"{rung}.yaml").write_text((ladder.ABLATIONS / f"{rung}.yaml").read_text())
     words = ["ladder.py", "--data", str(crops), "--base", str(SMOKE), "--output", str(output)]
-    words += ["--overlays", str(overlays), "--rungs", "06", "--against", "05", "--rounds", "20"]
+    words += ["--overlays", str(overlays), "--rungs", "06", "--against", "05", "--resamples", "20"]
     monkeypatch.setattr("sys.argv", [*words, "--trainer.limit_train_batches", "1"])
     assert ladder.main() == 0
     lines = capsys.readouterr().out.splitlines()

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from deepfake.errors import CheckpointError, JobError, UsageError
-from deepfake.evaluation.adjust import fit_head
+from deepfake.evaluation.embeddings import EmbedOptions
+from deepfake.evaluation.refit import fit_head
 from deepfake.faces.extraction import decode_crop
 from deepfake.heads import trees
 from deepfake.heads.linear import HeadName
@@ -98,7 +99,7 @@ def test_other_heads_are_exported_too(
         monkeypatch.setattr(trees, "N_TREES", 10)
     path = tmp_path / "model.ckpt"
     checkpoint = load_checkpoint(trained.checkpoint)
-    fit_head(checkpoint, trained.crops, path, head=head, device="cpu")
+    fit_head(checkpoint, trained.crops, path, head=head, options=EmbedOptions(device="cpu"))
     report = export_checkpoint(path, "onnx", tmp_path / "model.onnx", trained.crops)
     assert report.startswith("equal to torch")
     images = make_crops(64)

@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from sklearn.decomposition import PCA
 
 from deepfake.reports.charts import (
     Axes,
@@ -18,9 +17,8 @@ from deepfake.reports.charts import (
     draw_lines,
     draw_points,
     draw_timeline,
+    fit_axes,
     map_axes,
-    project,
-    spread,
 )
 
 HOSTILE = "<script>&\"'\x00"
@@ -35,18 +33,6 @@ def parse(svg: str) -> ElementTree.Element:
 
 def found(root: ElementTree.Element, kind: str, css: str) -> list[ElementTree.Element]:
     return [e for e in root.iter(kind) if css in e.attrib.get("class", "").split()]
-
-
-def test_spread_keeps_near_rows_near() -> None:
-    rng = np.random.default_rng(0)
-    rows = np.concatenate([rng.normal(at, 0.1, (20, 8)) for at in (0, 5)])
-    plane = spread(rows)
-    assert plane.shape == (40, 2)
-    assert np.array_equal(plane, spread(rows))
-    distances = np.linalg.norm(plane[:, None] - plane, axis=-1) + 1e9 * np.eye(40)
-    nearest = distances.argmin(axis=1)
-    assert np.array_equal(nearest < 20, np.arange(40) < 20)
-    assert spread(rows[:9]).shape == (0, 2)
 
 
 def test_lines_go_through_their_values() -> None:
@@ -154,20 +140,16 @@ def test_what_is_given_is_escaped() -> None:
     assert re.search(r'aria-label="&lt;script&gt;&amp;&quot;', svg)
 
 
-def test_projection_is_scikit_learns() -> None:
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(60, 8)) * np.linspace(3, 0.1, 8)
-    plane, share = project(rows)
-    pca = PCA(2).fit(rows)
-    np.testing.assert_allclose(np.abs(plane), np.abs(pca.transform(rows)), atol=1e-8)
-    assert share == pytest.approx(pca.explained_variance_ratio_.sum())
-    axes = map_axes(plane)
-    assert all(50 < axes.x_px(x) < 344 for x in plane[:, 0])
+def test_fitted_axes_hold_all_values_between_round_numbers() -> None:
+    axes = fit_axes("x", "y", [Series("a", [1, 2, 3], [0.013, 0.02, 0.094])])
+    assert list(axes.x_ticks) == [1, 2, 3]
+    assert list(axes.y_ticks) == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, 0.1])
+    low = fit_axes("x", "y", [Series("a", [1], [-3.0])])
+    assert low.y_range[0] <= -3 < low.y_range[1]
+    assert fit_axes("x", "y", []).x_range[0] < fit_axes("x", "y", []).x_range[1]
 
 
-def test_projection_of_little() -> None:
-    assert project(np.zeros((0, 4)))[0].shape == (0, 2)
-    plane, share = project(np.ones((3, 1)))
-    assert (plane.shape, share) == ((3, 2), 0.0)
-    map_axes(np.zeros((0, 2)))
-    map_axes(np.zeros((3, 2)))
+def test_an_empty_map_has_axes() -> None:
+    for points in (np.zeros((0, 2)), np.zeros((3, 2))):
+        axes = map_axes(points)
+        assert axes.x_range[0] < axes.x_range[1]

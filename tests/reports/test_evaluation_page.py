@@ -19,13 +19,19 @@ from tests.evaluation.conftest import Made
 def test_the_page_adds_up_and_holds_every_part(page: str, evaluation: Evaluation) -> None:
     text = html.unescape(page)
     assert "46 files = 44 ok + 1 no_face + 0 too_small + 1 unreadable" in text
-    for part in ("In short", "What went in", "Figures", "Worst mistakes", "What this is, and"):
+    for part in ("In short", "What went in", "Metrics", "Worst mistakes", "What this is, and"):
         assert f"<h2>{part}" in text
     charts = ("Scores", "ROC", "Precision and recall", "Calibration", "Score against face size")
-    traits = ("Errors by face size", "Score against sharpness", "Errors by sharpness")
-    for title in (*charts, *traits, "Map of embeddings", "Confusion at the threshold"):
+    slices = ("Errors by face size", "Score against sharpness", "Errors by sharpness")
+    for title in (
+        *charts,
+        *slices,
+        "PCA of the embeddings",
+        "t-SNE of the embeddings",
+        "Confusion at the threshold",
+    ):
         assert f"<h3>{title}</h3>" in text
-    auc = evaluation.levels["file"].overall.figures["auc"]
+    auc = evaluation.levels["file"].overall.metrics["auc"]
     assert f"<b>{auc.value:.3f}</b>" in text
     assert f"{auc.low:.3f}\u2013{auc.high:.3f}" in text
     assert "2 files, in input order." in text
@@ -36,9 +42,9 @@ def test_confusion_counts(evaluation: Evaluation) -> None:
     rows = evaluation.levels["file"].rows
     table = report._confusion(rows, evaluation.threshold)["rows"]
     counts = [int(cell["count"]) for row in table for cell in row["cells"]]
-    called = rows.p_fake >= evaluation.threshold
+    predicted = rows.p_fake >= evaluation.threshold
     assert counts == [
-        int(((rows.labels == label) & (called == word)).sum())
+        int(((rows.labels == label) & (predicted == word)).sum())
         for label in (0, 1)
         for word in (False, True)
     ]
@@ -49,41 +55,45 @@ def test_mistakes_are_the_worst_first(evaluation: Evaluation, made: Made) -> Non
         replace(s, file_p_fake={k: 1 - p for k, p in s.file_p_fake.items()})
         for s in evaluation.sets
     ]
-    alarms, missed = report._mistakes(evaluate(turned, 0.5, Aggregation(), rounds=0))
-    assert 0 < len(alarms) <= report.MISTAKES
-    assert [item["score"] for item in alarms] == sorted(
-        (item["score"] for item in alarms), reverse=True
+    false_positives, false_negatives = report._mistakes(
+        evaluate(turned, 0.5, Aggregation(), n_resamples=0)
     )
-    assert [item["score"] for item in missed] == sorted(item["score"] for item in missed)
-    assert all(item["picture"].startswith("data:image/jpeg;base64,") for item in alarms)
+    assert 0 < len(false_positives) <= report.N_MISTAKES
+    assert [item["score"] for item in false_positives] == sorted(
+        (item["score"] for item in false_positives), reverse=True
+    )
+    assert [item["score"] for item in false_negatives] == sorted(
+        item["score"] for item in false_negatives
+    )
+    assert all(item["thumbnail"].startswith("data:image/jpeg;base64,") for item in false_positives)
 
 
 def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made: Made) -> None:
     scored = evaluation.sets[0]
-    fakes = [n for n, row in enumerate(scored.material.faces) if row.label == 1]
-    material = replace(
-        scored.material,
+    fakes = [n for n, row in enumerate(scored.dataset.faces) if row.label == 1]
+    dataset = replace(
+        scored.dataset,
         root=Path("gone"),
-        faces=tuple(scored.material.faces[n] for n in fakes),
-        files=tuple(file for file in scored.material.files if file.label == 1),
+        faces=tuple(scored.dataset.faces[n] for n in fakes),
+        files=tuple(file for file in scored.dataset.files if file.label == 1),
         remarks=("LEAK: <b>",),
     )
     only = replace(
         scored,
-        material=material,
-        embedded=scored.embedded.where(np.isin(np.arange(len(scored.p_fake)), fakes)),
+        dataset=dataset,
+        embeddings=scored.embeddings.where(np.isin(np.arange(len(scored.p_fake)), fakes)),
         p_fake=scored.p_fake[fakes],
         tracks=tuple(scored.tracks[n] for n in fakes),
     )
     text = format_report(
-        evaluate([only], 0.999, Aggregation(), rounds=5), describe_origin(made.checkpoint, "")
+        evaluate([only], 0.999, Aggregation(), n_resamples=5), describe_origin(made.checkpoint, "")
     )
     assert "n/a" in text
     assert "one class only: 0 real and 10 fake rows" in text
     assert text.count("<td>n/a<small>no rows</small></td>") == 2  # of reals, by size, sharpness
-    assert "No picture: the crop is gone" in text
+    assert "No thumbnail: the crop is gone" in text
     assert "first: LEAK: &lt;b&gt;" in text
     perfect = format_report(
-        evaluate([only], 0.0, Aggregation(), rounds=5), describe_origin(made.checkpoint, "")
+        evaluate([only], 0.0, Aggregation(), n_resamples=5), describe_origin(made.checkpoint, "")
     )
-    assert "None: every file with an answer was called right." in perfect
+    assert "None: every file with a score was predicted correctly." in perfect

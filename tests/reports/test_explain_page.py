@@ -1,4 +1,4 @@
-"""The page of an explanation: every peak with its faces, and aloud where the map fails."""
+"""The page of an explanation: every top frame with its faces, and aloud where the map fails."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from deepfake.reports.explain_page import format_explanation
 from tests.evaluation.conftest import Files, Made, explain_made
 
 
-def test_the_page_holds_every_peak(made: Made, files: Files) -> None:
+def test_the_page_holds_every_top_frame(made: Made, files: Files) -> None:
     found = explain_made(made, files.clip, train_crops=made.crops, n_neighbours=3)
     text = html.unescape(
         format_explanation(found, Aggregation(), describe_origin(made.checkpoint, "so"))
     )
     assert "3 faces in 3 frames" in text
     assert "its score is the mean over them" in text
-    assert text.count('<section class="peak"') == 3
+    assert text.count('<section class="top-frame"') == 3
     assert text.count('aria-label="Score over time') == 1
     assert text.count('class="mark"') == 3
     assert "NOT the crops that this checkpoint was trained on" in text
@@ -30,26 +30,28 @@ def test_the_page_holds_every_peak(made: Made, files: Files) -> None:
 
 
 def test_the_page_says_when_the_map_fails(made: Made, files: Files) -> None:
-    found = explain_made(made, files.photo, n_faces=1)
-    assert len(found.peaks) == 1
+    found = explain_made(made, files.photo, n_top=1)
+    assert len(found.top_frames) == 1
     origin = describe_origin(made.checkpoint, "")
-    peak = found.peaks[0]
-    for hot, random, holds in ((2.0, 1.0, True), (1.0, 1.5, False)):
-        turned = replace(found, peaks=(replace(peak, hot_drop=hot, random_drop=random),))
+    top = found.top_frames[0]
+    for salient, random, holds in ((2.0, 1.0, True), (1.0, 1.5, False)):
+        turned = replace(
+            found, top_frames=(replace(top, salient_drop=salient, random_drop=random),)
+        )
         text = format_explanation(turned, Aggregation(), origin)
         assert turned.holds is holds
         assert ("The maps FAIL their check on this file" in text) is not holds
         assert ("takes off more in 1 of 1." in text) is holds
-        assert f"log-odds of fake by \N{MINUS SIGN}{hot:.2f} on average" in text
-    cold = replace(peak, heat=-np.ones_like(peak.heat), frame=None)
-    text = format_explanation(replace(found, peaks=(cold,)), Aggregation(), origin)
-    assert "the frame cannot be decoded again" in text
+        assert f"log-odds of fake by \N{MINUS SIGN}{salient:.2f} on average" in text
+    cold = replace(top, saliency=-np.ones_like(top.saliency), frame=None)
+    text = format_explanation(replace(found, top_frames=(cold,)), Aggregation(), origin)
+    assert "No frame: it cannot be decoded again" in text
 
 
 def test_an_unlabelled_neighbour_is_refused(made: Made, files: Files) -> None:
-    found = explain_made(made, files.photo, train_crops=made.crops, n_faces=1, n_neighbours=1)
-    (near,) = found.peaks[0].neighbours
-    bare = replace(near, row=replace(near.row, label=None))
-    turned = replace(found, peaks=(replace(found.peaks[0], neighbours=(bare,)),))
+    found = explain_made(made, files.photo, train_crops=made.crops, n_top=1, n_neighbours=1)
+    (top,) = found.top_frames
+    bare = replace(top.neighbours[0], row=replace(top.neighbours[0].row, label=None))
+    turned = replace(found, top_frames=(replace(top, neighbours=(bare,)),))
     with pytest.raises(UsageError, match="has no label; crop from real/ and fake/"):
         format_explanation(turned, Aggregation(), describe_origin(made.checkpoint, ""))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepfake.reports.page import make_thumbnail
+from deepfake.reports.page import embed_thumbnail
 from tests.evaluation.browser import BROWSER, browse, probe
 
 _WIDTHS = (390, 1440)
@@ -77,7 +77,7 @@ def test_hostile_names_are_shown_and_not_obeyed(page: str, prediction_page: str)
 
 
 def test_thumbnail_of_no_picture() -> None:
-    assert make_thumbnail(b"no") is None
+    assert embed_thumbnail(b"no") is None
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium to look at the pages with")

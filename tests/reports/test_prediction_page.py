@@ -9,14 +9,14 @@ import pytest
 from deepfake.evaluation.job import describe_origin
 from deepfake.reports import prediction_page as prediction_room
 from deepfake.reports.prediction_page import digest_scores, format_prediction_report
-from tests.evaluation.conftest import Made, make_answers
+from tests.evaluation.conftest import Made, make_scores
 
 
 def test_prediction_page_shows_the_most_suspicious_first(prediction_page: str) -> None:
-    digest = digest_scores(iter(make_answers()[0]))
+    digest = digest_scores(iter(make_scores()[0]))
     assert [place for place, _ in digest.shown] == [2, 3, 0]
     assert digest.values.tolist() == [0.3, 0.6, 0.6]
-    assert (digest.n_fake, digest.n_silent) == (2, 1)
+    assert (digest.n_fake, digest.n_unscored) == (2, 1)
     text = html.unescape(prediction_page)
     assert "4 inputs = 3 ok + 0 no_face + 0 too_small + 1 unreadable. Of the 3" in text
     assert text.index("<h3>clip.mp4") < text.index("<h3>b\\x1b.jpg") < text.index("<h3>a.jpg")
@@ -29,14 +29,14 @@ def test_prediction_page_shows_the_most_suspicious_first(prediction_page: str) -
 def test_long_predictions_are_cut_and_say_so(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction_room, "FILES", 1)
     monkeypatch.setattr(prediction_room, "_OTHERS", 1)
-    monkeypatch.setattr(prediction_room, "_UNANSWERED", 1)
-    scores, pictures = make_answers()
+    monkeypatch.setattr(prediction_room, "_UNSCORED", 1)
+    scores, thumbnails = make_scores()
     origin = describe_origin(made.checkpoint, "")
     digest = digest_scores([*scores, scores[1]])
     assert [place for place, _ in digest.shown + digest.others] == [2, 3]
-    text = format_prediction_report(digest, pictures, origin, 0.5)
+    text = format_prediction_report(digest, thumbnails, origin, 0.5)
     assert "1 files with lower scores, 1 further ones are in the table of scores alone." in text
     assert "2 files, in input order; the first 1 of them, the others are in the table" in text
     assert text.count('class="file"') == 1
     empty = format_prediction_report(digest_scores(scores[1:2]), {}, origin, 0.5)
-    assert "No file has an answer." in empty
+    assert "No file has a score." in empty

@@ -1,4 +1,4 @@
-"""The page of a prediction: its pictures are the very crops that were scored."""
+"""The page of a prediction: its thumbnails are the very crops that were scored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deepfake import cli
 from deepfake.faces.extraction import FaceExtractor
 from deepfake.inference.predictor import Predictor
 from deepfake.media.discovery import list_sources
-from deepfake.reports.thumbnails import picture_faces
+from deepfake.reports.thumbnails import cut_thumbnails
 from tests.evaluation.conftest import Made
 from tests.fakes import portrait
 
@@ -27,15 +27,15 @@ def inbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_pictures_are_the_scored_crops(made: Made, inbox: Path) -> None:
+def test_thumbnails_are_the_scored_crops(made: Made, inbox: Path) -> None:
     predictor = Predictor(made.checkpoint, device="cpu")
     sources = list_sources(["wall.png", "0.png", "1.png"], inbox)
     scores = list(predictor.score(sources))
-    pictures = picture_faces(predictor, sources, [(0, scores[0]), (2, scores[2])])
-    assert list(pictures) == [2]  # a wall has no face, and 0.png was not asked for
+    thumbnails = cut_thumbnails(predictor, sources, [(0, scores[0]), (2, scores[2])])
+    assert list(thumbnails) == [2]  # a wall has no face, and 0.png was not asked for
     (crop,) = FaceExtractor(made.checkpoint.crop_spec).extract(sources[2]).crops
-    assert pictures[2] == crop.encoded
-    assert picture_faces(predictor, sources, []) == {}
+    assert thumbnails[2] == crop.encoded
+    assert cut_thumbnails(predictor, sources, []) == {}
 
 
 def test_predict_writes_a_page(made: Made, inbox: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.heads.linear import LinearSVM
 from deepfake.learning import task as task_module
 from deepfake.learning.checkpoint import KEY, load_checkpoint, read_info
-from deepfake.learning.data import Sample
+from deepfake.learning.crops import Sample
 from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation
 from deepfake.training.run import run_training
@@ -620,7 +620,7 @@ def test_a_full_disk_names_the_last_good_checkpoint(
 
 def test_the_run_folder_tells_the_whole_story(crops: Path, finished: Path) -> None:
     files = {path.name for path in finished.iterdir()}
-    expected = {"config.yaml", "environment.json", "metrics.csv", "metrics.json", "curves.png"}
+    expected = {"config.yaml", "environment.json", "metrics.csv", "metrics.json", "curves.svg"}
     assert expected | {"model.ckpt", "checkpoints", "tensorboard"} <= files
     (start,) = json.loads((finished / "environment.json").read_text())["starts"]
     assert start["manifest_sha256"] == read_manifest(crops).sha256
@@ -628,7 +628,7 @@ def test_the_run_folder_tells_the_whole_story(crops: Path, finished: Path) -> No
     assert start["precision"] == "32-true"
     assert start["versions"]["torch"] == version("torch")
     assert start["counts"]["train"] == {"real": 16, "fake": 16}
-    assert (finished / "curves.png").read_bytes()[1:4] == b"PNG"
+    assert (finished / "curves.svg").read_text().startswith("<svg ")
     events = event_accumulator.EventAccumulator(str(finished / "tensorboard"))
     events.Reload()
     assert {"val_auc", "train_loss", "head_norm"} <= set(events.Tags()["scalars"])

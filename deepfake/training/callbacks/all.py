@@ -27,16 +27,17 @@ from deepfake.learning.checkpoint import describe_versions
 from deepfake.learning.crops import CropDataset
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
-from deepfake.metrics import choose_threshold, summarise
+from deepfake.metrics import summarise
 from deepfake.records import Aggregation
 from deepfake.reports.curves import draw_curves
 from deepfake.storage import write_atomic
+from deepfake.thresholds import choose_threshold
 
 logger = logging.getLogger(__name__)
 MODEL_FILE = "model.ckpt"
 METRICS_FILE = "metrics.json"
 ENVIRONMENT_FILE = "environment.json"
-CURVES_FILE = "curves.png"
+CURVES_FILE = "curves.svg"
 
 
 class FitHead(Callback):
@@ -317,7 +318,7 @@ class RunRecord(Callback):
         write_atomic(path, json.dumps({"starts": [*before, start]}, indent=2) + "\n")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw ``curves.png``."""
+        """Draw ``curves.svg``."""
         if not trainer.is_global_zero or not isinstance(pl_module, EmbeddingTask):
             return
         if pl_module.history:

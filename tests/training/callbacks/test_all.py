@@ -370,7 +370,7 @@ def test_a_run_that_fails_leaves_its_curves(crops: Path, tmp_path: Path) -> None
     task.on_train_epoch_start = fail  # type: ignore[method-assign]
     with pytest.raises(JobError, match="as if"):
         trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8))
-    assert (tmp_path / "curves.png").is_file()
-    (tmp_path / "curves.png").unlink()
+    assert (tmp_path / "curves.svg").is_file()
+    (tmp_path / "curves.svg").unlink()
     record.on_exception(trainer, task, OSError(28, "no space"))
-    assert not (tmp_path / "curves.png").exists()
+    assert not (tmp_path / "curves.svg").exists()

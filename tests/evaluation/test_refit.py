@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from deepfake import cli
-from deepfake.errors import JobError, UsageError
-from deepfake.evaluation.adjust import calibrate, fit_head
-from deepfake.evaluation.predictions import embed_crops, read_material, score_material
+from deepfake.errors import CheckpointError, JobError, UsageError
+from deepfake.evaluation.embeddings import embed_crops
+from deepfake.evaluation.predictions import predict_set
+from deepfake.evaluation.refit import calibrate, fit_head
+from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.heads import rbf as kernel
 from deepfake.heads import trees
 from deepfake.heads.linear import HEADS, HeadName, make_head
@@ -24,15 +27,18 @@ from deepfake.learning.checkpoint import (
     to_safetensors,
 )
 from deepfake.records import Aggregation
-from tests.evaluation.conftest import Made, words
+from deepfake.training.run import run_training
+from tests.evaluation.conftest import CPU, Made, words
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.made_crops import write_crop_folder
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+
 
 def scores_of(checkpoint: Checkpoint, crops: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    data = read_material(crops, checkpoint, split=split)
-    embeddings = embed_crops(crops, data.faces, checkpoint, device="cpu")
-    scored = score_material(data, embeddings, checkpoint, Aggregation())
+    data = read_evaluation_set(crops, checkpoint, split=split)
+    embeddings = embed_crops(crops, data.faces, checkpoint, CPU)
+    scored = predict_set(data, embeddings, checkpoint.head, Aggregation())
     return np.array([row.label for row in data.faces]), scored.p_fake
 
 
@@ -49,13 +55,15 @@ def assert_same_network(one: Path, other: Path, same_head: bool = True) -> None:
     assert before["hyper_parameters"] == after["hyper_parameters"]
 
 
-def test_calibrate_holds_the_false_alarm_rate(made: Made, tmp_path: Path) -> None:
+def test_calibrate_holds_the_false_positive_rate(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
     result = calibrate(
-        *(made.checkpoint, made.crops, output),
+        made.checkpoint,
+        made.crops,
+        output,
         origin="crops/",
-        false_alarm_rate=0.25,
-        device="cpu",
+        max_fpr=0.25,
+        options=CPU,
     )
     assert_same_network(made.path, output)
     new = load_checkpoint(output)
@@ -63,20 +71,20 @@ def test_calibrate_holds_the_false_alarm_rate(made: Made, tmp_path: Path) -> Non
     labels, scores = scores_of(new, made.crops, "validation")
     reals = scores[labels == 0]
     assert (reals >= new.threshold).mean() <= 0.25
-    # One step lower would accuse one more.
+    # One step lower would be one false positive more.
     assert (reals >= np.sort(reals)[::-1][3]).mean() > 0.25
 
     old = read_info(made.path)
     info = read_info(output)
     (event,) = info["history"]
     assert event["what"] == "calibrate"
-    assert event["false_alarm_rate"] == 0.25
+    assert event["false_positive_rate"] == 0.25
     assert (event["split"], event["counts"]) == ("validation", {"real": 12, "fake": 12})
     assert event["replaced"]["threshold"] == old["threshold"] == 0.5
     assert event["replaced"]["threshold_origin"] == "made up"
     assert event["from_sha256"] == made.checkpoint.sha256
     assert info["threshold_origin"] == (
-        "false-alarm rate of at most 0.25 on 24 files of crops (validation)"
+        "false positive rate of at most 0.25 on 24 files of crops (validation)"
     )
     assert list(info["metrics"]) == ["calibration"]
     assert f"threshold 0.5000 -> {result.threshold:.4f}" in str(result)
@@ -86,7 +94,7 @@ def test_calibrate_holds_the_false_alarm_rate(made: Made, tmp_path: Path) -> Non
 
 def test_prediction_uses_the_new_numbers(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
-    calibrate(made.checkpoint, made.crops, output, prevalence=0.02, device="cpu")
+    calibrate(made.checkpoint, made.crops, output, prevalence=0.02, options=CPU)
     new = load_checkpoint(output)
     assert new.threshold == 0.5
     labels, before = scores_of(made.checkpoint, made.crops, "validation")
@@ -95,7 +103,7 @@ def test_prediction_uses_the_new_numbers(made: Made, tmp_path: Path) -> None:
     assert Predictor(new, device="cpu").checkpoint.threshold == 0.5
     # The same calibration at the share of the data, then odds times the ratio of the odds.
     same = tmp_path / "same.ckpt"
-    calibrate(made.checkpoint, made.crops, same, prevalence=float(labels.mean()), device="cpu")
+    calibrate(made.checkpoint, made.crops, same, prevalence=float(labels.mean()), options=CPU)
     _, fitted = scores_of(load_checkpoint(same), made.crops, "validation")
     odds = fitted / (1 - fitted) * (0.02 / 0.98) / (labels.mean() / (1 - labels.mean()))
     np.testing.assert_allclose(after, odds / (1 + odds), atol=1e-9)
@@ -103,10 +111,10 @@ def test_prediction_uses_the_new_numbers(made: Made, tmp_path: Path) -> None:
 
 def test_calibrate_twice_keeps_both_events(made: Made, tmp_path: Path) -> None:
     first, second = tmp_path / "1.ckpt", tmp_path / "2.ckpt"
-    calibrate(made.checkpoint, made.crops, first, device="cpu")
+    calibrate(made.checkpoint, made.crops, first, options=CPU)
     one = load_checkpoint(first)
     assert one.info["threshold_origin"].startswith("best balanced accuracy on 24 files of crops")
-    calibrate(one, made.crops, second, false_alarm_rate=0.5, device="cpu")
+    calibrate(one, made.crops, second, max_fpr=0.5, options=CPU)
     events = read_info(second)["history"]
     assert [event["replaced"]["threshold"] for event in events] == [0.5, one.threshold]
     assert events[1]["from_sha256"] == one.sha256
@@ -115,15 +123,15 @@ def test_calibrate_twice_keeps_both_events(made: Made, tmp_path: Path) -> None:
 def test_calibrate_refuses(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
     with pytest.raises(UsageError, match=r"rate of 0.01 cannot be measured on 12 reals; it takes"):
-        calibrate(made.checkpoint, made.crops, output, false_alarm_rate=0.01, device="cpu")
+        calibrate(made.checkpoint, made.crops, output, max_fpr=0.01, options=CPU)
     with pytest.raises(UsageError, match="prevalence 1; expected a share between 0 and 1"):
-        calibrate(made.checkpoint, made.crops, output, prevalence=1.0, device="cpu")
+        calibrate(made.checkpoint, made.crops, output, prevalence=1.0, options=CPU)
     own = load_checkpoint(write_checkpoint(tmp_path / "own.ckpt", made.crops))
     with pytest.raises(UsageError, match="the checkpoint learnt from split 'train'"):
-        calibrate(own, made.crops, output, split="train", device="cpu")
+        calibrate(own, made.crops, output, split="train", options=CPU)
     own.head.state_dict()["weight_"].mul_(-1)
     with pytest.raises(JobError, match="do not rise with fake; a calibration would turn"):
-        calibrate(own, made.crops, output, device="cpu")
+        calibrate(own, made.crops, output, options=CPU)
     assert not output.exists()
 
 
@@ -139,10 +147,12 @@ def test_fit_head_learns_new_crops(
     )
     output = tmp_path / "new.ckpt"
     result = fit_head(
-        *(made.checkpoint, crops, output),
+        made.checkpoint,
+        crops,
+        output,
         head=head,
         C=1.0,
-        device="cpu",
+        options=CPU,
     )
     assert_same_network(made.path, output, same_head=head in ("svm", "logistic"))
     new = load_checkpoint(output)
@@ -157,16 +167,16 @@ def test_fit_head_learns_new_crops(
     assert info["history"][0]["what"] == "fit-head"
     assert info["history"][0]["counts"] == {"real": 24, "fake": 24}
     assert info["history"][0]["replaced"]["head"] is None
-    data = read_material(crops, new, split="train")
-    embeddings = embed_crops(crops, data.faces, new, device="cpu").vectors
-    truth = np.array([row.label for row in data.faces])
+    data = read_evaluation_set(crops, new, split="train")
+    embeddings = embed_crops(crops, data.faces, new, options=CPU).vectors
+    y_true = np.array([row.label for row in data.faces])
     copy = tmp_path / "new.safetensors"
     copy.write_bytes(to_safetensors(output))
     queries = torch.from_numpy(embeddings)
     assert torch.equal(load_checkpoint(copy).head(queries), new.head(queries))
     assert type(new.head) is type(make_head(head, 16, 1.0)) or head == "logistic"
     if head == "logistic":
-        expected = LogisticRegression(C=1.0, max_iter=1000).fit(embeddings.astype(float), truth)
+        expected = LogisticRegression(C=1.0, max_iter=1000).fit(embeddings.astype(float), y_true)
         np.testing.assert_allclose(
             new.head(queries).numpy(),
             expected.predict_proba(embeddings.astype(float))[:, 1],
@@ -176,13 +186,13 @@ def test_fit_head_learns_new_crops(
 
 def test_one_head_leaves_nothing_behind_in_the_next(made: Made, tmp_path: Path) -> None:
     first, sure, second = (tmp_path / f"{number}.ckpt" for number in range(3))
-    fit_head(made.checkpoint, made.crops, first, head="rbf", device="cpu")
+    fit_head(made.checkpoint, made.crops, first, head="rbf", options=CPU)
     rbf = load_checkpoint(first)
-    calibrate(rbf, made.crops, sure, prevalence=0.1, device="cpu")
+    calibrate(rbf, made.crops, sure, prevalence=0.1, options=CPU)
     changed = load_checkpoint(sure)
     assert torch.equal(changed.head.support_, rbf.head.support_)  # type: ignore[arg-type]
     assert not torch.equal(changed.head.offset_, rbf.head.offset_)
-    fit_head(changed, made.crops, second, device="cpu")
+    fit_head(changed, made.crops, second, options=CPU)
     names = set(torch.load(second, weights_only=True)["state_dict"])
     assert names == set(torch.load(made.path, weights_only=True)["state_dict"])
     events = read_info(second)["history"]
@@ -191,7 +201,7 @@ def test_one_head_leaves_nothing_behind_in_the_next(made: Made, tmp_path: Path) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "MAX_ROWS", 9)
         with pytest.raises(UsageError, match=r"head rbf on \d+ rows would take hours"):
-            fit_head(made.checkpoint, made.crops, tmp_path / "x.ckpt", head="rbf", device="cpu")
+            fit_head(made.checkpoint, made.crops, tmp_path / "x.ckpt", head="rbf", options=CPU)
 
 
 def test_fit_head_refuses(made: Made, tmp_path: Path) -> None:
@@ -204,6 +214,43 @@ def test_fit_head_refuses(made: Made, tmp_path: Path) -> None:
     assert not output.exists()
 
 
+def test_a_checkpoint_of_mid_training_becomes_a_model(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, last = tmp_path / "run", tmp_path / "run" / "checkpoints" / "last.ckpt"
+    arguments = ["--config", str(CONFIGS / "default.yaml"), "--config", str(CONFIGS / "smoke.yaml")]
+    arguments += ["--data.root", str(made.crops), "--run", str(run), "--model.image_size", "32"]
+    arguments += ["--trainer.max_epochs", "1", "--data.num_workers", "0"]
+    assert run_training(arguments, io.StringIO()) == 0
+    content = torch.load(last, weights_only=True)
+    assert content["deepfake"]["threshold"] is None
+    with pytest.raises(CheckpointError, match=r"or make one with deepfake fit-head --checkpoint"):
+        load_checkpoint(last)
+    output = tmp_path / "model.ckpt"
+    options = ["--checkpoint", str(last), "--data", str(made.crops), "--output", str(output)]
+    assert cli.main(["fit-head", *options, "--quiet", "--device", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    assert "threshold n/a -> " in shown
+    assert "before" not in shown
+    model, whole = torch.load(output, weights_only=True), load_checkpoint(output)
+    assert set(content) - set(model) >= {"optimizer_states", "callbacks"}
+    for name, value in content["state_dict"].items():
+        if name.startswith("embedder."):
+            assert torch.equal(model["state_dict"][name], value), name
+    finished = torch.load(run / "model.ckpt", weights_only=True)
+    assert set(model) == set(finished)
+    assert set(finished["deepfake"]) | {"history"} == set(model["deepfake"])
+    assert whole.info["weights"] == "epoch 0 (mid-training)"
+    assert (whole.crop_spec, whole.sampling) == (
+        made.checkpoint.crop_spec,
+        made.checkpoint.sampling,
+    )
+    evaluated = ["--checkpoint", str(output), "--data", str(made.crops), "--quiet"]
+    assert cli.main(["evaluate", *evaluated, "--resamples", "0", "--device", "cpu"]) == 0
+    # Calibration needs a head to calibrate.
+    assert cli.main(["calibrate", *options, "--overwrite", "--quiet"]) == 2
+
+
 # The commands
 
 
@@ -212,8 +259,8 @@ def test_calibrate_command_and_info(
 ) -> None:
     output = tmp_path / "new.ckpt"
     options = words(made, "--data", made.crops, "--output", output)
-    assert cli.main(["calibrate", *options, "--false-alarm-rate", "0.25"]) == 0
-    assert "false-alarm rate of at most 0.25 on 24 files" in capsys.readouterr().out
+    assert cli.main(["calibrate", *options, "--false-positive-rate", "0.25"]) == 0
+    assert "false positive rate of at most 0.25 on 24 files" in capsys.readouterr().out
     assert cli.main(["info", str(output)]) == 0
     shown = capsys.readouterr().out
     assert "history:\n- what: calibrate" in shown
@@ -223,7 +270,7 @@ def test_calibrate_command_and_info(
     assert cli.main(["calibrate", *options, "--overwrite", "--prevalence", "0.1"]) == 0
     assert load_checkpoint(output).threshold == 0.5
     with pytest.raises(SystemExit):
-        cli.main(["calibrate", *options, "--prevalence", "0.1", "--false-alarm-rate", "0.1"])
+        cli.main(["calibrate", *options, "--prevalence", "0.1", "--false-positive-rate", "0.1"])
 
 
 def test_fit_head_command(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,4 +298,4 @@ def test_safetensors_are_refused(
     assert "model.safetensors: this reads a .ckpt; name that one" in capsys.readouterr().err
     assert cli.main([*options, str(made.path), "--output", str(tmp_path / "a.safetensors")]) == 2
     assert "a.safetensors: this writes a .ckpt" in capsys.readouterr().err
-    assert cli.main(["evaluate", *options[1:], str(copy), "--rounds", "0"]) == 0
+    assert cli.main(["evaluate", *options[1:], str(copy), "--resamples", "0"]) == 0

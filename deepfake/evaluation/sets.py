@@ -1,0 +1,242 @@
+"""Labelled crops or media in, the faces and files that are evaluated out.
+
+Media is cropped first, by the checkpoint's own recipe and the very job that cuts training crops,
+so there is one path from here on. Knows no metric.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from deepfake.dataset.cropping import crop_media
+from deepfake.dataset.layouts import InputOptions
+from deepfake.dataset.manifest import (
+    JOB_FILE,
+    CropRow,
+    Manifest,
+    SourceRow,
+    read_manifest,
+    read_sources,
+    require_labels,
+)
+from deepfake.dataset.splits import SPLITS
+from deepfake.errors import UsageError
+from deepfake.faces.pipeline import check_detect_device
+from deepfake.learning.checkpoint import Checkpoint
+from deepfake.learning.data import CropDataModule, SplitSettings
+from deepfake.records import CropSpec, Workers
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """The labelled faces and files of one data set.
+
+    Args:
+        name: What tables call it.
+        origin: What the user named: crop folder, media folder or table.
+        root: Crop folder.
+        split: ``train``, ``validation``, ``test`` or ``all``.
+        faces: Rows of its manifest.
+        files: Rows of its source table, with or without faces.
+        manifest_sha256: Of the whole manifest.
+        sha256: Of the manifest and the choice of rows.
+        remarks: What a reader of its metrics must know.
+    """
+
+    name: str
+    origin: str
+    root: Path
+    split: str
+    faces: tuple[CropRow, ...]
+    files: tuple[SourceRow, ...]
+    manifest_sha256: str
+    sha256: str
+    remarks: tuple[str, ...]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Of its faces, ``(N,)``, 1 = fake."""
+        return require_labels(self.faces)
+
+
+def open_crops(
+    data: str,
+    checkpoint: Checkpoint,
+    crops: Path,
+    workers: Workers = Workers(processes=0),  # noqa: B008 - frozen
+    quiet: bool = True,
+) -> Path:
+    """The crop folder of a data set; labelled media is cropped into one first.
+
+    Args:
+        data: Crop folder, or labelled media: a folder with ``real/`` and ``fake/``, or a CSV.
+        checkpoint: Has the recipe.
+        crops: New folder for the crops of media, or one that was begun by the same job.
+        workers: How media are read.
+        quiet: Show no progress.
+
+    Raises:
+        UsageError: If there are no labels, nothing is found, or there is no such device.
+    """
+    check_detect_device(workers.detect_device)
+    if (Path(data) / JOB_FILE).is_file():
+        return Path(data)
+    crop_media(
+        data,
+        crops,
+        checkpoint.crop_spec,
+        workers=workers,
+        sampling=checkpoint.sampling,
+        inputs=InputOptions(require_labels=True),
+        quiet=quiet,
+    )
+    return crops
+
+
+def read_evaluation_set(
+    root: Path,
+    checkpoint: Checkpoint,
+    name: str = "",
+    origin: str = "",
+    split: str | None = None,
+    preferred_split: str = "test",
+) -> EvaluationSet:
+    """Read a crop folder and choose what is evaluated.
+
+    Args:
+        root: The crop folder.
+        checkpoint: Must have been trained on crops of the same recipe.
+        name: What tables call it.
+        origin: What the user named.
+        split: ``train``, ``validation``, ``test`` or ``all``. Crops that the checkpoint was
+            trained on are split as its training split them.
+        preferred_split: What is taken without ``split`` where there are splits; else everything.
+
+    Raises:
+        UsageError: If the recipe is another one, labels are missing, or the split is empty.
+    """
+    manifest = read_manifest(root)
+    require_same_recipe(manifest, checkpoint)
+    require_labels(manifest.rows)
+    seen = was_trained_on(checkpoint, manifest)
+    split_of_crop = {row.crop: row.split for row in manifest.rows}
+    if seen:
+        split_of_crop = assign_split_of_crop(manifest, checkpoint)
+    chosen = split or (preferred_split if any(split_of_crop.values()) else ALL)
+    faces = _choose_faces(manifest, split_of_crop, chosen)
+    files, lost = _choose_files(root, manifest, split_of_crop, chosen)
+    remarks = []
+    if seen and chosen != "test":
+        use = "chose its threshold on" if chosen == "validation" else "learnt from"
+        remarks.append(
+            f"LEAK: the checkpoint {use} these crops; metrics on split {chosen!r} of its own "
+            "training data say nothing about new files"
+        )
+    if lost:
+        remarks.append(f"{lost} files without a face belong to no split and are not counted")
+    digest = hashlib.sha256(f"{manifest.sha256}\n".encode())
+    digest.update("\n".join(row.crop for row in faces).encode())
+    return EvaluationSet(
+        name=name or root.name,
+        origin=origin or str(root),
+        root=root,
+        split=chosen,
+        faces=faces,
+        files=files,
+        manifest_sha256=manifest.sha256,
+        sha256=digest.hexdigest(),
+        remarks=tuple(remarks),
+    )
+
+
+def _choose_faces(
+    manifest: Manifest, split_of_crop: dict[str, str], chosen: str
+) -> tuple[CropRow, ...]:
+    if chosen not in (*SPLITS, ALL):
+        raise UsageError(f"no split {chosen!r}; there are {', '.join(SPLITS)} and {ALL}")
+    faces = tuple(row for row in manifest.rows if chosen in (ALL, split_of_crop[row.crop]))
+    if not faces:
+        there = sorted({word for word in split_of_crop.values() if word})
+        raise UsageError(
+            f"{manifest.root} holds no crop of split {chosen!r}; "
+            + (f"it has {', '.join(there)}" if there else "it has no splits: use --split all")
+        )
+    return faces
+
+
+def _choose_files(
+    root: Path, manifest: Manifest, split_of_crop: dict[str, str], chosen: str
+) -> tuple[tuple[SourceRow, ...], int]:
+    """The files of a split, and how many belong to none because nothing says to which."""
+    files = read_sources(root)
+    if chosen == ALL:
+        return files, 0
+    by_source = {row.source: split_of_crop[row.crop] for row in manifest.rows}
+    by_group = {row.group: split_of_crop[row.crop] for row in manifest.rows}
+    splits = [
+        by_source.get(file.id) or file.split or by_group.get(file.group, "") for file in files
+    ]
+    return (
+        tuple(file for file, split in zip(files, splits, strict=True) if split == chosen),
+        sum(not split for split in splits),
+    )
+
+
+def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
+    """Refuse crops that were cut otherwise than those that a checkpoint was trained on.
+
+    Raises:
+        UsageError: If a setting differs; it names all of them.
+    """
+    theirs, ours = manifest.spec.to_dict(), checkpoint.crop_spec.to_dict()
+    other = [key for key in ours if key != "preset" and ours[key] != theirs[key]]
+    if other:
+        shown = ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in other)
+        raise UsageError(
+            f"the crops in {manifest.root} were cut by another recipe than {checkpoint.path} was "
+            f"trained on ({shown}): crop again with {_crop_options(checkpoint.crop_spec)}, or "
+            "give the photos and videos themselves as --data"
+        )
+
+
+def _crop_options(spec: CropSpec) -> str:
+    return f"deepfake crop ... --preset {spec.preset} --size {spec.size} (deepfake info shows all)"
+
+
+def was_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:
+    """Whether a checkpoint comes from these very crops."""
+    return bool(manifest.sha256 == checkpoint.info["manifest_sha256"])
+
+
+def assign_split_of_crop(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, str]:
+    """Split of each crop: as the manifest says, else by group, as training divides.
+
+    Crops that the checkpoint was trained on are divided as its own training did it.
+
+    Raises:
+        UsageError: If they cannot be divided so that every split has both classes.
+    """
+    settings: dict[str, Any] = {}
+    if was_trained_on(checkpoint, manifest):
+        try:
+            content = yaml.safe_load(checkpoint.info.get("configuration") or "")
+        except yaml.YAMLError:
+            content = None
+        section = content.get("data") if isinstance(content, dict) else None
+        if isinstance(section, dict):
+            split = section.get("split") or {}
+            kept = {key: split[key] for key in ("by", "shares") if key in split}
+            settings["split"] = SplitSettings(**kept)
+        settings["seed"] = int(checkpoint.info.get("seed", 0))
+    data = CropDataModule(str(manifest.root), **settings)
+    data.setup()
+    return {row.crop: split for split in SPLITS for row in data.datasets[split].rows}

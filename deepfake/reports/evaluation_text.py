@@ -1,0 +1,124 @@
+"""An evaluation in, its tables for a terminal out: aligned, with 95 % intervals below the values.
+
+Computes no metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from deepfake.evaluation.evaluate import (
+    OVERALL,
+    ROBUSTNESS_METRICS,
+    UNNAMED,
+    Coverage,
+    Evaluation,
+    GroupMetrics,
+    LevelMetrics,
+    RobustnessCurve,
+    RobustnessPoint,
+)
+from deepfake.metrics import METRICS, Estimate, format_metric
+from deepfake.records import Status
+
+
+def describe(evaluation: Evaluation) -> str:
+    """The whole result as text."""
+    blocks = []
+    for name, level in evaluation.distinct_levels().items():
+        blocks.append(_align_groups(f"by {name}", groups_of(level)))
+        if list(level.methods) != [UNNAMED]:
+            blocks.append(_align_groups(f"methods, by {name}", level.methods))
+    blocks += [_align_curve(curve) for curve in evaluation.robustness]
+    lines = ["\n\n".join(blocks), ""]
+    for name, coverage in evaluation.coverage.items():
+        if name != OVERALL or len(evaluation.sets) > 1:
+            lines.append(f"{name}: {coverage}; accuracy {_describe_coverage(coverage)}")
+    return "\n".join([*lines, *list_remarks(evaluation)]) + "\n"
+
+
+def groups_of(level: LevelMetrics) -> dict[str, GroupMetrics]:
+    """The rows of a level's table: its data sets, and all together where there are several."""
+    together = {OVERALL: level.overall} if len(level.datasets) > 1 else {}
+    return level.datasets | together
+
+
+def list_remarks(evaluation: Evaluation) -> list[str]:
+    """What a reader must know of the data sets."""
+    datasets = [predictions.dataset for predictions in evaluation.sets]
+    return [f"{dataset.name}: {remark}" for dataset in datasets for remark in dataset.remarks]
+
+
+def list_gaps(groups: Mapping[str, GroupMetrics]) -> list[str]:
+    """Why values or intervals are missing: a line for each row of a table and each reason."""
+    lines = []
+    for row, group in groups.items():
+        titles: dict[str, list[str]] = {}
+        for name, estimate in group.metrics.items():
+            remark = f"n/a: {estimate.reason}" if estimate.reason else estimate.note
+            if remark:
+                titles.setdefault(remark, []).append(METRICS[name].title)
+        for remark, gaps in titles.items():
+            which = "all metrics" if len(gaps) == len(group.metrics) else ", ".join(gaps)
+            lines.append(f"{row}: {which} {remark}")
+    return lines
+
+
+def name_severity(point: RobustnessPoint) -> str:
+    """The value of a severity, or that there is none."""
+    return f"{point.value:g}" if point.severity else "as they are"
+
+
+def _describe_coverage(coverage: Coverage) -> str:
+    text = _show(coverage.accuracy)
+    if coverage.statuses[Status.OK.value] == coverage.n_files:
+        return text
+    return (
+        f"{text} of those with a score, {_show(coverage.accuracy_if_wrong)} if the others count as "
+        f"wrong, {_show(coverage.accuracy_if_real)} if they are predicted real"
+    )
+
+
+def _align_groups(title: str, groups: Mapping[str, GroupMetrics]) -> str:
+    table = [[title, "real", "fake", "groups", *(metric.title for metric in METRICS.values())]]
+    for name, group in groups.items():
+        counts = [f"{group.n_real:,}", f"{group.n_fake:,}", f"{group.n_groups:,}"]
+        estimates = [group.metrics[metric] for metric in METRICS]
+        table.append([name, *counts, *(_show(estimate.value) for estimate in estimates)])
+        intervals = [_show_interval(estimate) for estimate in estimates]
+        if any(intervals):
+            table.append(["", "", "", "", *intervals])
+    return "\n".join([*_align(table), *(f"  {line}" for line in list_gaps(groups))])
+
+
+def _align_curve(curve: RobustnessCurve) -> str:
+    titles = [cell for name in ROBUSTNESS_METRICS for cell in (METRICS[name].title, "")]
+    table = [[f"{curve.title} ({curve.unit})", *titles]]
+    for point in curve.points:
+        cells = [(_show(one.value), _show_interval(one)) for one in point.metrics.values()]
+        table.append([name_severity(point), *(text for cell in cells for text in cell)])
+    return "\n".join(_align(table))
+
+
+def _align(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
+        for row in table
+    ]
+
+
+def _show(value: float) -> str:
+    return format_metric(value, digits=3)
+
+
+def _show_interval(estimate: Estimate) -> str:
+    if not math.isfinite(estimate.low):
+        return ""
+    return f"{_show(estimate.low).removeprefix('0')}-{_show(estimate.high).removeprefix('0')}"
