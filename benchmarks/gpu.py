@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     dry = options.dry_run
     if not dry and not torch.cuda.is_available():
-        built = torch.version.cuda or "none"  # type: ignore[attr-defined]
+        built = torch.version.cuda or "none"
         print(
             f"no CUDA device: torch {torch.__version__} is built for CUDA {built} and sees "
             f"{torch.cuda.device_count()} devices; --dry-run tries the parts on a CPU",
@@ -165,7 +165,7 @@ def describe_device(dry: bool) -> dict[str, Any]:
         "count": torch.cuda.device_count(),
         "memory_gib": round(properties.total_memory / 2**30, 1),
         "capability": f"{properties.major}.{properties.minor}",
-        "cuda": torch.version.cuda,  # type: ignore[attr-defined]
+        "cuda": torch.version.cuda,
         "cpus": os.cpu_count(),
     }
 

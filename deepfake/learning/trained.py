@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from timm.models import group_parameters
 from torch import nn
+from torch.optim import Optimizer
 
 from deepfake.errors import UsageError
 from deepfake.learning.embedder import EmbeddingModel
@@ -48,27 +49,22 @@ def freeze(embedder: EmbeddingModel, trained: Trained = "all") -> None:
 def parameter_groups(
     embedder: EmbeddingModel,
     extra_parameters: Iterable[nn.Parameter] = (),
-    *,
-    lr: float,
-    weight_decay: float = 0.0,
     layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """Group all that is trained, complete from the start.
 
-    Weight decay is for matrices and filters. It spares the projection, biases, normalisation, and
-    what timm spares: position embeddings and tokens.
+    Matrices and filters decay as the optimiser says. The projection, biases, normalisation and what
+    timm spares (position embeddings, tokens) do not.
 
     Args:
         embedder: Frozen already, if need be.
         extra_parameters: What the losses own; they learn at the full rate.
-        lr: Learning rate of projection and losses, and of everything without ``layer_decay``.
-        weight_decay: Of the groups that have one.
         layer_decay: Factor of the learning rate from each block of the backbone to the one before
-            it, in (0, 1].
+            it, in (0, 1]. ``None`` gives all the same rate.
 
     Returns:
-        Groups of ``params``, ``lr`` and ``weight_decay``, as torch's and timm's optimisers take
-        them. A schedule that sets rates itself wants ``max_lr=[group["lr"] for group in groups]``.
+        Groups for an optimiser of torch or timm. With ``layer_decay`` they hold an ``lr_scale``,
+        which ``scale_rates`` turns into rates.
 
     Raises:
         UsageError: If the decay is out of range, or the backbone does not say what its blocks are.
@@ -88,14 +84,17 @@ def parameter_groups(
         if parameter.requires_grad:
             decays = parameter.ndim >= 2 and name not in spared
             groups.setdefault((depths.get(name, 0), not decays), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": lr * (layer_decay or 1.0) ** depth,
-            "weight_decay": 0.0 if spares else weight_decay,
-        }
-        for (depth, spares), parameters in sorted(groups.items(), key=lambda group: group[0])
-    ]
+    result: list[dict[str, Any]] = []
+    for (depth, spares), parameters in sorted(groups.items(), key=lambda group: group[0]):
+        group = {"params": parameters} | ({"weight_decay": 0.0} if spares else {})
+        result.append(group | ({"lr_scale": layer_decay**depth} if layer_decay else {}))
+    return result
+
+
+def scale_rates(optimizer: Optimizer) -> None:
+    """Give each group of a new optimiser its own rate; before a schedule reads the rates."""
+    for group in optimizer.param_groups:
+        group["lr"] *= group.pop("lr_scale", 1.0)
 
 
 def _choose_parameters(backbone: nn.Module, trained: Trained) -> set[int]:
