@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test check slow clean
+.PHONY: demo test check slow gpu clean
 
 # Remade when pyproject.toml changes. pip gets torch and torchvision as one matching pair.
 .venv/installed: pyproject.toml
@@ -23,6 +23,10 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+# All that needs a GPU, in about ten minutes; writes gpu.json.
+gpu: .venv/installed
+	$(BIN)/python benchmarks/gpu.py
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ Both sides see the same decoded pictures, interleaved, on one thread: photos wit
 600 to 2000 px, and frames of 1080p and more. Exact mode is gated on equal boxes (0.01 px) and
 scores (1e-4). Main-face mode is compared with exact mode over all readable photos and frames of
 any size: how often the main face is another one. With ``--device``, batches of frames also run
-there against facenet-pytorch's own batches.
+there against facenet-pytorch's own batches; with ``--drawn``, only these, and without any media.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 from facenet_pytorch import MTCNN as REFERENCE
 from numpy.typing import NDArray
 
+from deepfake.demo.portraits import draw_portrait
 from deepfake.errors import MediaError
 from deepfake.faces.detector import MTCNN
 from deepfake.media.decoding import open_media
@@ -54,9 +55,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=60, help="timed pictures (evenly chosen)")
     parser.add_argument("--device", default="cpu", help="e.g. cuda: batches of frames run there")
+    parser.add_argument(
+        "--drawn", type=int, metavar="SIDE", help="only batches, of drawn portraits"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    if options.drawn is not None:
+        drawn = [draw_portrait(identity, 0, size=options.drawn) for identity in range(8)]
+        race_batches(drawn, options.device, options.rounds)
+        return
     photos, frames = load_photos(options.photos), load_frames(options.videos)
     timed = [photo for photo in photos if 600 <= max(photo.shape[:2]) <= 2000]
     for name, pictures in (("photos", timed), ("1080p frames", frames)):

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
-import zipfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,27 +18,26 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from deepfake import __version__
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.heads.calibration import Head
 from deepfake.heads.linear import make_empty_head
+from deepfake.learning.checkpoint_file import FORMAT as FORMAT
+from deepfake.learning.checkpoint_file import KEY as KEY
+from deepfake.learning.checkpoint_file import SAFETENSORS_SUFFIX as SAFETENSORS_SUFFIX
+from deepfake.learning.checkpoint_file import compute_digest, part_of, read_content
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import LABEL_NAMES, Aggregation, CropSpec, Sampling
 from deepfake.storage import write_atomic
 
-KEY = "deepfake"
-"""Where our part of a Lightning checkpoint lives."""
-FORMAT = 3  # 2 had the head under other names
-SAFETENSORS_SUFFIX = ".safetensors"
 _PARTS = ("embedder", "head")
 _TRAINING_ONLY = ("optimizer_states", "lr_schedulers", "callbacks", "deepfake_run")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _OPTIONAL_PACKAGES = ("lightgbm",)
-_MODEL_KEYS = ("backbone", "image_size", "embedding_dim", "dropout", "drop_path_rate")
+_MODEL_KEYS = ("backbone", "image_size", "embedding_dim", "dropout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ def read_info(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
     """
-    return _info_of(_load(path))
+    return _info_of(read_content(path))
 
 
 def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
@@ -103,7 +100,7 @@ def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
         CheckpointError: If the file is missing, damaged, not ours, unfinished, or its parts do
             not fit each other.
     """
-    content = _load(path)
+    content = read_content(path)
     info = _info_of(content)
     unfinished = info.get("threshold") is None
     if unfinished and require_head:
@@ -124,10 +121,8 @@ def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
             raise UsageError(
                 f"its network takes {hyper['image_size']} px, its crops have {spec.size} px"
             )
-        embedder = EmbeddingModel(
-            **{key: hyper[key] for key in _MODEL_KEYS}, bn_momentum=None, pretrained=False
-        )
-        head = make_empty_head(_part_of(content["state_dict"], "head"), hyper["embedding_dim"])
+        embedder = EmbeddingModel(**{key: hyper[key] for key in _MODEL_KEYS}, pretrained=False)
+        head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
         threshold = float("nan") if unfinished else float(info["threshold"])
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
@@ -169,7 +164,7 @@ def derive_checkpoint(
         UsageError: If one of the two is a ``.safetensors`` file.
     """
     refuse_safetensors(checkpoint.path, output)
-    content = _load(checkpoint.path)
+    content = read_content(checkpoint.path)
     for name in _TRAINING_ONLY:
         content.pop(name, None)
     ours = content[KEY]
@@ -181,7 +176,7 @@ def derive_checkpoint(
     }
     content[KEY] = ours | changes | {"history": [*ours.get("history", []), entry]}
     state = content["state_dict"]
-    for name in _part_of(state, "head"):
+    for name in part_of(state, "head"):
         del state[f"head.{name}"]
     for name, value in head.state_dict().items():
         state[f"head.{name}"] = value.clone()
@@ -214,7 +209,7 @@ def to_safetensors(path: Path) -> bytes:
     Raises:
         CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
     """
-    content = _load(path)
+    content = read_content(path)
     state = {
         key: value.contiguous()
         for key, value in content.pop("state_dict").items()
@@ -222,74 +217,9 @@ def to_safetensors(path: Path) -> bytes:
     }
     kept = (KEY, "hyper_parameters", "epoch", "global_step")
     text = json.dumps({key: content.get(key) for key in kept})
-    header = json.dumps({"sha256": _digest(text, state), "content": text})
+    header = json.dumps({"sha256": compute_digest(text, state), "content": text})
     data: bytes = safetensors.torch.save(state, metadata={KEY: header})
     return data
-
-
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path}: there is no such file")
-    read = _read_safetensors if path.suffix.lower() == SAFETENSORS_SUFFIX else _read_lightning
-    content = read(path)
-    if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
-        raise CheckpointError(
-            f"checkpoint {path} was not written by deepfake (it has no {KEY!r} part)"
-        )
-    if content[KEY].get("format") != FORMAT:
-        raise CheckpointError(
-            f"checkpoint {path} has format {content[KEY].get('format')!r}, this version of "
-            f"deepfake ({__version__}) reads {FORMAT}"
-        )
-    for part in ("state_dict", "hyper_parameters"):
-        if not isinstance(content.get(part), dict):
-            raise CheckpointError(f"checkpoint {path} is damaged: it has no {part}")
-    return content
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    """The content of the ``.ckpt`` that a ``.safetensors`` file was made from."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = (file.metadata() or {}).get(KEY)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header is None:
-            return {}
-        sealed = json.loads(header)
-        text = sealed["content"]
-        if sealed["sha256"] != _digest(text, state):
-            raise ValueError("its digest is another one")
-        content: dict[str, Any] = json.loads(text)
-        # JSON has no whole numbers for keys.
-        labels = content[KEY]["labels"]
-        content[KEY]["labels"] = {int(key): value for key, value in labels.items()}
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
-    return content | {"state_dict": state}
-
-
-def _digest(text: str, state: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name, value in sorted(state.items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _read_lightning(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"checkpoint {path} holds more than tensors and plain values, or is no checkpoint; it "
-            "was not opened, because it could run code"
-        ) from error
-    except (
-        *(RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile),
-        # What torch's reader stumbles over in a damaged pickle.
-        *(LookupError, TypeError, AttributeError, AssertionError),
-    ) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
 
 
 def _info_of(content: dict[str, Any]) -> dict[str, Any]:
@@ -308,15 +238,9 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _part_of(state: dict[str, Any], name: str) -> dict[str, Any]:
-    """The tensors of one of our parts, by their names within it."""
-    prefix = f"{name}."
-    return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-
-
 def _load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -> None:
     try:
-        module.load_state_dict(_part_of(state, name), strict=True)
+        module.load_state_dict(part_of(state, name), strict=True)
     except (RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())[:400]
         raise CheckpointError(f"{path}: the {name} does not fit its description: {text}") from error

@@ -1,4 +1,4 @@
-"""Turns face crops into unit vectors: any timm backbone, dropout, one linear head.
+"""Turns face crops into unit vectors: any timm backbone, dropout, one linear projection.
 
 Normalisation lives inside, so that a checkpoint cannot be fed with other statistics than it was
 trained with. Shapes: B batch, S crop side, D embedding. Knows no loss, no label and no Trainer.
@@ -6,47 +6,49 @@ trained with. Shapes: B batch, S crop side, D embedding. Knows no loss, no label
 
 from __future__ import annotations
 
-import os
-import socket
-from difflib import get_close_matches
+import logging
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from urllib.parse import urlsplit
 
-import timm
 import torch
 import torch.nn.functional as F
-from huggingface_hub import constants, try_to_load_from_cache
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from deepfake.errors import UsageError
+from deepfake.errors import CheckpointError
+from deepfake.learning.backbone import make_backbone
+from deepfake.learning.checkpoint_file import is_checkpoint, part_of, read_content
 
+logger = logging.getLogger(__name__)
 _EPSILON = 1e-5  # TensorFlow's l2_normalize clamps the squared norm at 1e-10
 
 
 class EmbeddingModel(nn.Module):
-    """Backbone -> dropout -> linear head -> unit norm.
+    """Backbone -> dropout -> linear projection -> unit norm.
 
     Args:
         backbone: Any timm model name, with or without a weights tag.
         image_size: Side S of the crops in pixels.
         embedding_dim: Width D of the embedding.
-        dropout: Share of backbone features dropped before the head while training.
+        dropout: Share of backbone features dropped before the projection while training.
         pretrained: ``true`` asks timm for its weights (the only thing in this project that may
-            reach the network), ``false`` starts from random, a path loads a local file in timm's
-            naming (``.safetensors`` or ``.pth``), with or without its classifier.
-        drop_path_rate: Stochastic depth; ``None`` keeps timm's default for the model.
+            reach the network), ``false`` starts from random. A path loads a local file in timm's
+            naming (``.safetensors`` or ``.pth``), with or without its classifier, or a checkpoint
+            of this project (``model.ckpt``, ``last.ckpt``, or one exported to ``.safetensors``)
+            with the same backbone; its projection is taken too if it has the same width.
+            Position embeddings are resampled to the image size.
+        drop_path_rate: Stochastic depth, for networks that know it; ``None`` keeps timm's default
+            for the model.
         bn_momentum: Momentum of batch normalisation, in torch's sense (share of the new batch);
             ``None`` keeps timm's default.
 
     Attributes:
         resolved_backbone: Model name with the weights tag that timm resolved it to.
         memory_format: How images lie in memory on their way through; see ``use_memory_format``.
+        frozen: Modules that stay in evaluation mode while the others train; see ``freeze``.
 
     Raises:
-        UsageError: If timm does not know the backbone, or the weights cannot be loaded.
+        UsageError: If timm does not know the backbone, the backbone does not take the size, or the
+            weights cannot be loaded.
     """
 
     mean: Tensor
@@ -64,7 +66,10 @@ class EmbeddingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.backbone = _make_backbone(backbone, pretrained, drop_path_rate)
+        own = _read_own(pretrained, backbone)
+        self.backbone, n_features = make_backbone(
+            backbone, image_size, pretrained, drop_path_rate, part_of(own, "backbone") or None
+        )
         config: dict[str, Any] = self.backbone.pretrained_cfg  # type: ignore[assignment]
         tag = config.get("tag")
         name = str(config.get("architecture") or backbone.split(".")[0])
@@ -79,11 +84,21 @@ class EmbeddingModel(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
         self.dropout = nn.Dropout(dropout)
-        self.projection = nn.Linear(int(self.backbone.num_features), embedding_dim)  # type: ignore[arg-type]
-        # The entry's head was a Keras Dense layer: Glorot uniform weights and a zero bias.
+        self.projection = nn.Linear(n_features, embedding_dim)
+        # The contest entry's layer was a Keras Dense layer: Glorot uniform weights and a zero bias.
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
         self.memory_format = torch.contiguous_format
+        self.frozen: list[nn.Module] = []
+        if own:
+            self._take_over(own, str(pretrained))
+
+    def train(self, mode: bool = True) -> EmbeddingModel:
+        """Set the mode of all modules but the frozen ones, which keep their statistics."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def use_memory_format(self, memory_format: torch.memory_format) -> None:
         """Lay filters and images out so; values stay, sums may be rounded otherwise."""
@@ -116,99 +131,40 @@ class EmbeddingModel(nn.Module):
         # Norms and distances in half precision lose the small differences that matter.
         return F.normalize(raw.float(), eps=_EPSILON)
 
-
-def _make_backbone(name: str, pretrained: bool | str, drop_path_rate: float | None) -> nn.Module:
-    base = name.split(".")[0]
-    if not timm.is_model(name):
-        close = get_close_matches(base, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise UsageError(f"timm knows no backbone {name!r}{hint}")
-    options: dict[str, Any] = {"num_classes": 0}
-    if drop_path_rate is not None:
-        options["drop_path_rate"] = drop_path_rate
-    if pretrained is True:
-        return _make_pretrained(name, options)
-    try:
-        backbone: nn.Module = timm.create_model(name, pretrained=False, **options)
-    except TypeError as error:
-        raise UsageError(f"backbone {name!r} does not take these settings: {error}") from error
-    if pretrained is not False:
-        _load_local(backbone, Path(pretrained), name)
-    return backbone
-
-
-def _make_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
-    """With the weights that timm knows: from its cache, else from the hub if that answers."""
-    cached = _find_cached(name)
-    try:
-        if cached is not None:
-            options = options | {"pretrained_cfg_overlay": {"file": cached}}
-        else:
-            _require_hub()
-        backbone: nn.Module = timm.create_model(name, pretrained=True, **options)
-    except (OSError, RuntimeError) as error:
-        raise UsageError(
-            f"timm could not get pretrained weights of {name!r} ({_first_line(error)}); give a "
-            "local file with --model.pretrained PATH, start from random with --model.pretrained "
-            "false, or run once with the hub in reach to fill its cache"
-        ) from error
-    return backbone
+    def _take_over(self, own: dict[str, Tensor], origin: str) -> None:
+        """Normalisation and projection of a checkpoint of ours; the backbone has its weights."""
+        projection = part_of(own, "projection")
+        try:
+            self.mean.copy_(own["mean"])
+            self.std.copy_(own["std"])
+            width = len(projection["bias"])
+            if width == self.projection.out_features:
+                self.projection.load_state_dict(projection)
+                return
+        except (LookupError, RuntimeError, TypeError) as error:
+            raise CheckpointError(f"pretrained={origin!r} is damaged: {error}") from error
+        logger.info(
+            "%s has an embedding of width %d, not %d: its backbone is taken, the projection starts "
+            "from random",
+            origin,
+            width,
+            self.projection.out_features,
+        )
 
 
-def _find_cached(name: str) -> str | None:
-    config = timm.get_pretrained_cfg(name)
-    repository = getattr(config, "hf_hub_id", None)
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        path = try_to_load_from_cache(repository, file) if repository else None
-        if isinstance(path, str):
-            return path
-    return None
-
-
-def _require_hub() -> None:
-    """Fail at once where the hub is out of reach; its own client would retry for a minute.
+def _read_own(pretrained: bool | str, backbone: str) -> dict[str, Tensor]:
+    """The embedder's part of a checkpoint of ours; empty where ``pretrained`` is none.
 
     Raises:
-        OSError: If offline mode is set or nothing answers.
+        CheckpointError: If it has another backbone.
     """
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("offline mode is set by HF_HUB_OFFLINE, and the cache does not hold them")
-    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return  # only the proxy knows
-    host = urlsplit(constants.ENDPOINT)
-    port = host.port or (443 if host.scheme == "https" else 80)
-    socket.create_connection((host.hostname or "", port), timeout=4).close()
-
-
-def _load_local(backbone: nn.Module, path: Path, name: str) -> None:
-    """Load a file in timm's naming, strictly; only a classifier layer may be superfluous."""
-    if not path.is_file():
-        raise UsageError(f"pretrained={str(path)!r}: there is no such file")
-    try:
-        state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
-    except (
-        *(OSError, RuntimeError, ValueError, LookupError, EOFError, AttributeError, TypeError),
-        *(UnpicklingError, SafetensorError),
-    ) as error:
-        raise UsageError(
-            f"pretrained={str(path)!r} holds no weights: {_first_line(error)}"
-        ) from error
-    classifier = backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr,operator]
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    wanted = backbone.state_dict()
-    state = {
-        key: value
-        for key, value in state.items()
-        if key in wanted or not key.startswith(tuple(f"{head}." for head in heads) or ("\0",))
-    }
-    try:
-        backbone.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise UsageError(
-            f"pretrained={str(path)!r} does not fit backbone {name!r}: {_first_line(error, 3)}"
-        ) from error
-
-
-def _first_line(error: Exception, lines: int = 1) -> str:
-    text = " ".join(line.strip() for line in str(error).strip().splitlines()[:lines])
-    return f"{type(error).__name__}: {text[:300]}"
+    if isinstance(pretrained, bool) or not is_checkpoint(Path(pretrained)):
+        return {}
+    content = read_content(Path(pretrained))
+    theirs = str(content["hyper_parameters"].get("backbone"))
+    if theirs.split(".")[0] != backbone.split(".")[0]:
+        raise CheckpointError(
+            f"pretrained={pretrained!r} has backbone {theirs!r}, not {backbone!r}: set "
+            f"model.backbone to it"
+        )
+    return part_of(content["state_dict"], "embedder")

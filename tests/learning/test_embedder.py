@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import timm
 import torch
 from torch import Tensor, nn
 
 from deepfake.errors import UsageError
+from deepfake.learning.checkpoint import load_checkpoint, to_safetensors
+from deepfake.learning.checkpoint_file import FORMAT, KEY
 from deepfake.learning.embedder import EmbeddingModel
+from tests.conftest import Trained
 
 TINY = "test_efficientnet"
 
@@ -22,6 +23,15 @@ TINY = "test_efficientnet"
 def make(**options: Any) -> EmbeddingModel:
     chosen: dict[str, Any] = {"backbone": TINY, "image_size": 64, "embedding_dim": 32}
     return EmbeddingModel(**(chosen | options))
+
+
+def write_checkpoint(path: Path, model: EmbeddingModel, **hyper: Any) -> Path:
+    """What training writes in its middle, as far as it concerns the embedder."""
+    described = {"backbone": TINY, "image_size": 64, "embedding_dim": 32} | hyper
+    state = {f"embedder.{name}": value for name, value in model.state_dict().items()}
+    ours = {"format": FORMAT, "labels": {0: "real", 1: "fake"}}
+    torch.save({"state_dict": state, "hyper_parameters": described, KEY: ours}, path)
+    return path
 
 
 def draw(batch: int = 4, size: int = 64) -> Tensor:
@@ -108,25 +118,6 @@ def test_drop_path_rate(rate: float | None, expected: float) -> None:
     assert (max(rates, default=0.0) > 0) == (expected > 0)
 
 
-def test_refuses_settings_that_a_backbone_does_not_take() -> None:
-    with pytest.raises(UsageError, match="backbone 'vgg11' does not take these settings"):
-        make(backbone="vgg11", drop_path_rate=0.1)
-
-
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [
-        pytest.param("test_eficientnet", "did you mean test_efficientnet", id="misspelt"),
-        pytest.param("resnet5O", "did you mean resnet50", id="letter-for-digit"),
-        pytest.param("@@@@", "timm knows no backbone '@@@@'$", id="nothing-near"),
-        pytest.param("hf-hub:someone/model", "timm knows no backbone", id="hub-address"),
-    ],
-)
-def test_unknown_backbone(name: str, hint: str) -> None:
-    with pytest.raises(UsageError, match=hint):
-        make(backbone=name)
-
-
 @pytest.mark.parametrize("backbone", [TINY, "test_vit", "tf_efficientnet_b0.ap_in1k"])
 def test_normalises_as_timm_says(backbone: str) -> None:
     model = make(backbone=backbone).eval()
@@ -148,92 +139,86 @@ def test_names_the_weights_tag_that_timm_resolved() -> None:
     assert tagged.resolved_backbone == "tf_efficientnet_b0.aa_in1k"
 
 
-@pytest.mark.parametrize("classes", [0, 7], ids=["without-classifier", "with-classifier"])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("backbone", [TINY, "test_convnext"])
-def test_local_weights_give_timms_features(
-    tmp_path: Path, backbone: str, suffix: str, classes: int
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_a_checkpoint_of_ours_is_taken_over_whole(tmp_path: Path, suffix: str) -> None:
+    source = make()
+    source.mean.fill_(0.25)
+    path = write_checkpoint(tmp_path / "last.ckpt", source)
+    if suffix == ".safetensors":
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(to_safetensors(tmp_path / "last.ckpt"))
+    model = make(pretrained=str(path))
+    assert all(torch.equal(v, source.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_finished_run_is_a_start(trained: Trained) -> None:
+    finished = load_checkpoint(trained.checkpoint)
+    hyper = finished.info["hyper_parameters"]
+    size, width = hyper["image_size"], hyper["embedding_dim"]
+    for path in sorted(trained.run.rglob("*.ckpt")):
+        model = EmbeddingModel(hyper["backbone"], size, width, pretrained=str(path)).eval()
+        if path == trained.checkpoint:
+            images = draw(2, size)
+            assert torch.equal(model(images), finished.embedder(images))
+
+
+def test_an_embedding_of_another_width_starts_from_random(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    original = timm.create_model(backbone, num_classes=classes).eval()
-    path = tmp_path / f"weights{suffix}"
-    save: Callable[[dict[str, Tensor], Path], None] = (
-        torch.save if suffix == ".pth" else safetensors.torch.save_file
-    )
-    save(original.state_dict(), path)
-    model = make(backbone=backbone, pretrained=str(path)).eval()
-    images = torch.rand(2, 3, 64, 64)
-    bare = timm.create_model(backbone, num_classes=0).eval()
-    bare.load_state_dict(
-        {k: v for k, v in original.state_dict().items() if k in bare.state_dict()}, strict=True
-    )
-    assert torch.equal(model.backbone(images), bare(images))
-    for key, value in bare.state_dict().items():
-        assert torch.equal(value, original.state_dict()[key])
+    caplog.set_level("INFO")
+    source = make()
+    path = write_checkpoint(tmp_path / "model.ckpt", source)
+    model = make(embedding_dim=8, pretrained=str(path))
+    assert "embedding of width 32, not 8: its backbone is taken" in caplog.text
+    state = source.backbone.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in model.backbone.state_dict().items())
+    assert tuple(model(draw()).shape) == (4, 8)
 
 
-def write_weights(path: Path, kind: str) -> None:
-    if kind == "text":
-        path.write_text("these are no weights")
-    elif kind == "empty":
-        path.write_bytes(b"")
-    elif kind == "list":
-        torch.save([torch.zeros(1)], path)
-    elif kind == "pickle":
-        torch.save({"weight": print}, path)
-    elif kind == "truncated":
-        torch.save(timm.create_model(TINY).state_dict(), path)
-        path.write_bytes(path.read_bytes()[:50_000])
-    else:
-        torch.save(timm.create_model(kind).state_dict(), path)
+def test_a_checkpoint_serves_another_image_size(tmp_path: Path) -> None:
+    names = {"backbone": "vit_tiny_patch16_224", "image_size": 96}
+    source = make(**names)
+    path = write_checkpoint(tmp_path / "model.ckpt", source, **names)
+    model = make(**names | {"image_size": 64}, pretrained=str(path))
+    assert torch.equal(model.projection.weight, source.projection.weight)
+    assert model.backbone.state_dict()["pos_embed"].shape == (1, 17, 192)
+    assert tuple(model(draw()).shape) == (4, 32)
 
 
 @pytest.mark.parametrize(
-    ("kind", "suffix", "problem"),
+    ("damage", "problem"),
     [
-        pytest.param("text", ".pth", "pretrained=.*holds no weights: ", id="text.pth"),
-        pytest.param("text", ".safetensors", "pretrained=.*SafetensorError", id="text.safetensors"),
-        pytest.param("empty", ".pth", "pretrained=.*holds no weights: ", id="empty.pth"),
-        pytest.param("empty", ".safetensors", "pretrained=.*Safetensor", id="empty.safetensors"),
-        pytest.param("list", ".pth", "pretrained=.*holds no weights: ", id="no-state-dict"),
-        pytest.param("pickle", ".pth", "pretrained=.*weights_only=True blocked", id="code"),
-        pytest.param("truncated", ".pth", "pretrained=.*holds no weights: ", id="truncated"),
-        pytest.param("test_resnet", ".pth", f"does not fit backbone '{TINY}'", id="other-network"),
+        pytest.param({"backbone": "test_resnet"}, "has backbone 'test_resnet', not", id="other"),
+        pytest.param({"format": 2}, "has format 2, this version of deepfake", id="old"),
+        pytest.param({"foreign": True}, "was not written by deepfake", id="foreign"),
+        pytest.param({"without": "projection.bias"}, "is damaged: 'bias'", id="damaged"),
+        pytest.param({"without": "mean"}, "is damaged: 'mean'", id="no-mean"),
+        pytest.param(
+            {"without": "backbone.conv_stem.weight"},
+            r"does not fit .*conv_stem\.weight",
+            id="no-stem",
+        ),
     ],
 )
-def test_refuses_a_file_that_holds_no_fitting_weights(
-    tmp_path: Path, kind: str, suffix: str, problem: str
+def test_refuses_a_checkpoint_that_does_not_fit(
+    tmp_path: Path, damage: dict[str, Any], problem: str
 ) -> None:
-    path = tmp_path / f"weights{suffix}"
-    write_weights(path, kind)
-    with pytest.raises(UsageError, match=problem):
+    path = write_checkpoint(tmp_path / "model.ckpt", make())
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"] |= {k: v for k, v in damage.items() if k == "backbone"}
+    content[KEY] |= {k: v for k, v in damage.items() if k == "format"}
+    content["state_dict"].pop(f"embedder.{damage.get('without')}", None)
+    if damage.get("foreign"):
+        del content[KEY]
+    torch.save(content, path)
+    with pytest.raises(UsageError, match=problem) as caught:
         make(pretrained=str(path))
+    assert "\n" not in str(caught.value)
 
 
-def test_refuses_weights_with_a_missing_layer(tmp_path: Path) -> None:
-    state = timm.create_model(TINY).state_dict()
-    del state["conv_stem.weight"]
-    torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match=r"does not fit.*conv_stem\.weight"):
-        make(pretrained=str(tmp_path / "w.pth"))
-
-
-def test_refuses_a_missing_file(tmp_path: Path) -> None:
+def test_never_runs_what_a_checkpoint_holds(tmp_path: Path) -> None:
+    torch.save({"state_dict": print}, tmp_path / "model.ckpt")
+    with pytest.raises(UsageError, match="it was not opened, because it could run code"):
+        make(pretrained=str(tmp_path / "model.ckpt"))
     with pytest.raises(UsageError, match="there is no such file"):
-        make(pretrained=str(tmp_path / "none.pth"))
-
-
-def test_pretrained_offline_says_what_to_do() -> None:
-    # conftest sets HF_HUB_OFFLINE and fails a test that opens a socket.
-    with pytest.raises(UsageError, match=r"--model\.pretrained PATH.*--model\.pretrained false"):
-        make(pretrained=True)
-
-
-@pytest.mark.data
-def test_given_weights_fit_their_backbone(shared_media: Path) -> None:
-    path = shared_media / "weights" / "mobilenetv2_100_torch_nohead.safetensors"
-    model = make(backbone="mobilenetv2_100", image_size=96, pretrained=str(path)).eval()
-    stored = safetensors.torch.load_file(path)
-    state = model.backbone.state_dict()
-    assert set(stored) <= set(state)
-    assert all(torch.equal(state[key], value) for key, value in stored.items())
-    assert tuple(model(draw(2, 96)).shape) == (2, 32)
+        make(pretrained=str(tmp_path / "none.ckpt"))

@@ -1,0 +1,174 @@
+"""Everything that needs a GPU, in about ten minutes, as one JSON file.
+
+    python benchmarks/gpu.py [--output gpu.json] [--parts tests train_step ...] [--dry-run]
+
+Runs ``pytest -m gpu`` and the GPU rows of the benchmarks. Each part has its own time limit and its
+own process group, which is killed at the limit; what it printed until then is kept. The file is
+written anew after each part, so that a machine that goes away leaves what was done. Needs no
+network and no photos. ``--dry-run`` runs every part in small on a CPU: it shows that all of it
+would run, and measures nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepfake.learning.checkpoint import describe_versions
+from deepfake.storage import write_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+_KEPT_LINES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One program.
+
+    Args:
+        command: What follows ``python``.
+        dry: The same in small, for a CPU.
+        limit_s: Longest time for either.
+    """
+
+    command: str
+    dry: str
+    limit_s: float
+
+
+PARTS = {
+    "tests": Part(
+        command="-m pytest -q -m gpu -p no:cacheprovider",
+        dry="-m pytest -q -m gpu -p no:cacheprovider --collect-only tests",
+        limit_s=120,
+    ),
+    "train_step": Part(
+        command="benchmarks/train_step.py --batches 12 48 --rounds 3",
+        dry="benchmarks/train_step.py --batches 4 --backbone test_resnet --size 32 --rounds 1",
+        limit_s=240,
+    ),
+    "mining": Part(
+        command="benchmarks/mining.py --device cuda",
+        dry="benchmarks/mining.py --rounds 2 --large 64",
+        limit_s=60,
+    ),
+    "faces": Part(
+        command="benchmarks/faces.py --drawn 1080 --device cuda",
+        dry="benchmarks/faces.py --drawn 96 --rounds 1",
+        limit_s=90,
+    ),
+    "loader": Part(
+        command="benchmarks/loader.py --workers 0 4 --rounds 2",
+        dry="benchmarks/loader.py --sizes 64 --workers 0 --rounds 1 --crops 4 --batch-size 2",
+        limit_s=90,
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the parts one after another; 0 if all went well, 2 if there is no GPU."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--parts", nargs="+", choices=[*PARTS], default=[*PARTS])
+    parser.add_argument("--dry-run", action="store_true", help="in small, on a CPU")
+    options = parser.parse_args(arguments)
+    dry = options.dry_run
+    if not dry and not torch.cuda.is_available():
+        built = torch.version.cuda or "none"
+        print(
+            f"no CUDA device: torch {torch.__version__} is built for CUDA {built} and sees "
+            f"{torch.cuda.device_count()} devices; --dry-run tries the parts on a CPU",
+            file=sys.stderr,
+        )
+        return 2
+    results: dict[str, dict[str, Any]] = {
+        name: {"not_run": "was not asked for" if name not in options.parts else "not reached"}
+        for name in PARTS
+    }
+    head = {"dry_run": dry, "device": describe_device(dry), "versions": describe_versions()}
+    for name in options.parts:
+        part = PARTS[name]
+        results[name] = run_part((part.dry if dry else part.command).split(), part.limit_s, dry)
+        write_atomic(options.output, json.dumps(head | {"parts": results}, indent=1) + "\n")
+        result = results[name]
+        end = "stopped at its limit" if result["timed_out"] else f"exit code {result['rc']}"
+        print(f"{name}: {end} after {result['seconds']:.0f} s", flush=True)
+    print(f"written to {options.output}")
+    return int(any(results[name]["rc"] != 0 for name in options.parts))
+
+
+def run_part(command: list[str], limit_s: float, dry: bool = False) -> dict[str, Any]:
+    """Run ``python command`` and kill all that it started when the time is over."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    if dry:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    started_s = time.monotonic()
+    timed_out = False
+    # A file, not a pipe: whatever lives on could keep a pipe open, and this would wait for it.
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            timed_out = True
+        finally:
+            kill_group(process.pid)
+            process.wait()
+        output.seek(0)
+        lines = output.read().decode(errors="replace").splitlines()
+    return {
+        "command": ["python", *command],
+        "rc": process.returncode,
+        "timed_out": timed_out,
+        "limit_s": limit_s,
+        "seconds": round(time.monotonic() - started_s, 1),
+        "output": lines[-_KEPT_LINES:],
+    }
+
+
+def kill_group(leader: int) -> None:
+    """End a process group, also where its leader has gone already."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def describe_device(dry: bool) -> dict[str, Any]:
+    """What the figures belong to."""
+    if dry:
+        return {"name": "cpu"}
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "name": properties.name,
+        "count": torch.cuda.device_count(),
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "cpus": os.cpu_count(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

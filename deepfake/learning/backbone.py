@@ -1,0 +1,246 @@
+"""Builds a timm network for a crop size, and fills it with weights that somebody has.
+
+Every network is first built without memory, on torch's ``meta`` device, and asked for the size:
+that costs a fraction of a second and tells what the network takes, before any weight is drawn.
+Knows no normalisation, no embedding and no checkpoint.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import socket
+from difflib import get_close_matches
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from urllib.parse import urlsplit
+
+import timm
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from deepfake.errors import UsageError, one_line
+
+logger = logging.getLogger(__name__)
+_REFUSALS = (AssertionError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)
+
+
+def make_backbone(
+    name: str,
+    image_size: int,
+    pretrained: bool | str = False,
+    drop_path_rate: float | None = None,
+    state: dict[str, Tensor] | None = None,
+) -> tuple[nn.Module, int]:
+    """Build a timm network that takes crops of a size and answers with a vector of features.
+
+    Args:
+        name: Any timm model name, with or without a weights tag.
+        image_size: Side S of the crops in pixels. Networks that are built for one size are built
+            for this one; position embeddings of pretrained weights are resampled to it.
+        pretrained: As of ``EmbeddingModel``, without checkpoints of ours.
+        drop_path_rate: Stochastic depth, for networks that know it; ``None`` keeps timm's default.
+        state: Weights in timm's naming, instead of a file; ``pretrained`` names their origin.
+
+    Returns:
+        The network, and the number of its features.
+
+    Raises:
+        UsageError: If timm does not know the name, the network does not take the size, or the
+            weights do not fit.
+    """
+    if not timm.is_model(name):
+        close = get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise UsageError(f"timm knows no backbone {name!r}{hint}")
+    settings = _settings_of(_sketch(name, {}))
+    options, n_features = _choose_options(name, image_size, settings)
+    if "drop_path_rate" in settings and drop_path_rate is not None:
+        options["drop_path_rate"] = drop_path_rate
+    elif drop_path_rate:
+        logger.warning("%s has no stochastic depth: drop_path_rate is left out", name)
+    if pretrained is True:
+        return _make_pretrained(name, options), n_features
+    backbone: nn.Module = timm.create_model(name, num_classes=0, **options)
+    if pretrained is not False:
+        state = _read_weights(Path(pretrained)) if state is None else state
+        backbone = _load(backbone, name, options, state, origin=pretrained)
+    return backbone, n_features
+
+
+def _choose_options(name: str, size: int, settings: set[str]) -> tuple[dict[str, Any], int]:
+    """What timm is to be asked for, so that the network takes the size; and its features."""
+    found = _try_size(name, size, settings)
+    if not isinstance(found, str):
+        return found
+    own = timm.get_pretrained_cfg(name).input_size[-1]
+    patch = _patch_of(_sketch(name, {})) or 16
+    near = {max(size + rest, 0) // step * step for step in (patch, 32, 64) for rest in (0, step)}
+    candidates = sorted(({own} | near) - {0, size}, key=lambda other: abs(other - size))
+    works = [c for c in candidates if not isinstance(_try_size(name, c, settings), str)]
+    sizes = f"; sizes that work: {', '.join(map(str, sorted(works[:4])))}" if works else ""
+    raise UsageError(f"backbone {name!r} does not take crops of {size} px ({found}){sizes}")
+
+
+def _try_size(name: str, size: int, settings: set[str]) -> tuple[dict[str, Any], int] | str:
+    """Options and number of features, or why the network does not take the size."""
+    found = _count_features(name, size, {})
+    if isinstance(found, int):
+        return {}, found
+    if "img_size" not in settings:
+        return found
+    options = {"img_size": size}
+    found = _count_features(name, size, options)
+    return (options, found) if isinstance(found, int) else found
+
+
+def _count_features(name: str, size: int, options: dict[str, Any]) -> int | str:
+    """Width of the network's answer to one crop, or why it gives none."""
+    try:
+        network = _sketch(name, options)
+        patch = _patch_of(network)
+        if patch and size % patch:
+            return f"its patches of {patch} px do not divide it"
+        with torch.device("meta"), torch.no_grad():
+            features = network(torch.zeros(1, 3, size, size))
+    except _REFUSALS as error:
+        return one_line(str(error))
+    if features.ndim != 2:
+        return f"it answers with {tuple(features.shape)}, not with a vector for each crop"
+    return int(features.shape[1])
+
+
+def _sketch(name: str, options: dict[str, Any]) -> nn.Module:
+    """The network without memory for its weights; draws no random number."""
+    with torch.device("meta"):
+        network: nn.Module = timm.create_model(name, num_classes=0, **options).eval()
+    return network
+
+
+def _settings_of(network: nn.Module) -> set[str]:
+    # Some constructors swallow whatever they do not know: only what they name counts.
+    return {
+        setting
+        for base in type(network).__mro__
+        for setting in inspect.signature(base.__init__).parameters  # type: ignore[misc]
+    }
+
+
+def _patch_of(network: nn.Module) -> int | None:
+    """Side of the patches that the network cuts the image into; what is left over is lost."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            side = module.stride[0]
+            return side if side > 1 and module.kernel_size == module.stride else None
+    return None
+
+
+def _make_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
+    """With the weights that timm knows: from its cache, else from the hub if that answers."""
+    cached = _find_cached(name)
+    try:
+        if cached is not None:
+            options = options | {"pretrained_cfg_overlay": {"file": cached}}
+        else:
+            _require_hub()
+        backbone: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, **options)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(
+            f"timm could not get pretrained weights of {name!r} ({_first_line(error)}); give a "
+            "local file with --model.pretrained PATH, start from random with --model.pretrained "
+            "false, or run once with the hub in reach to fill its cache"
+        ) from error
+    return backbone
+
+
+def _find_cached(name: str) -> str | None:
+    config = timm.get_pretrained_cfg(name)
+    repository = getattr(config, "hf_hub_id", None)
+    for file in ("model.safetensors", "pytorch_model.bin"):
+        path = try_to_load_from_cache(repository, file) if repository else None
+        if isinstance(path, str):
+            return path
+    return None
+
+
+def _require_hub() -> None:
+    """Fail at once where the hub is out of reach; its own client would retry for a minute.
+
+    Raises:
+        OSError: If offline mode is set or nothing answers.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("offline mode is set by HF_HUB_OFFLINE, and the cache does not hold them")
+    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return  # only the proxy knows
+    host = urlsplit(constants.ENDPOINT)
+    port = host.port or (443 if host.scheme == "https" else 80)
+    socket.create_connection((host.hostname or "", port), timeout=4).close()
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a file of weights; nothing in it is run.
+
+    Raises:
+        UsageError: If it is missing, damaged, or holds more than tensors.
+    """
+    if not path.is_file():
+        raise UsageError(f"pretrained={str(path)!r}: there is no such file")
+    try:
+        state: dict[str, Tensor] = timm.models.load_state_dict(str(path), weights_only=True)
+    except (
+        *(OSError, RuntimeError, ValueError, LookupError, EOFError, AttributeError, TypeError),
+        *(UnpicklingError, SafetensorError),
+    ) as error:
+        raise UsageError(
+            f"pretrained={str(path)!r} holds no weights: {_first_line(error)}"
+        ) from error
+    return state
+
+
+def _load(
+    backbone: nn.Module, name: str, options: dict[str, Any], state: dict[str, Tensor], origin: str
+) -> nn.Module:
+    """Load weights strictly; only a classifier may be too much, only a resampled size differ."""
+    classifier = backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr,operator]
+    layers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    wanted = backbone.state_dict()
+    state = {
+        # Half precision would round what is resampled.
+        key: value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+        if key in wanted or not key.startswith(tuple(f"{layer}." for layer in layers) or ("\0",))
+    }
+    same_names = state.keys() == wanted.keys()
+    try:
+        if same_names and any(state[key].shape != wanted[key].shape for key in wanted):
+            return _resample(backbone, name, options, state)
+        backbone.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise UsageError(
+            f"pretrained={origin!r} does not fit backbone {name!r}: {_first_line(error, 3)}"
+        ) from error
+    return backbone
+
+
+def _resample(
+    backbone: nn.Module, name: str, options: dict[str, Any], state: dict[str, Tensor]
+) -> nn.Module:
+    """Let timm load weights of another image size: it resamples positions, and is strict too."""
+    overlay = {"state_dict": state, "num_classes": 0, "classifier": None}
+    with torch.random.fork_rng(devices=[]):
+        filled: nn.Module = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **options
+        )
+    # Without a second copy of all weights in it.
+    filled.pretrained_cfg = filled.default_cfg = backbone.pretrained_cfg
+    return filled
+
+
+def _first_line(error: Exception, lines: int = 1) -> str:
+    text = " ".join(line.strip() for line in str(error).strip().splitlines()[:lines])
+    return f"{type(error).__name__}: {text[:300]}"

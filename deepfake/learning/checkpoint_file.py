@@ -1,0 +1,113 @@
+"""Reads the file of a checkpoint without trusting it: tensors and plain values, never code.
+
+Knows no network: what the tensors are for is said in ``learning.checkpoint``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from deepfake import __version__
+from deepfake.errors import CheckpointError
+
+KEY = "deepfake"
+"""Where our part of a Lightning checkpoint lives."""
+FORMAT = 3  # 2 had the head under other names
+SAFETENSORS_SUFFIX = ".safetensors"
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file claims to be a checkpoint of ours, and not bare weights."""
+    if path.suffix.lower() != SAFETENSORS_SUFFIX:
+        return path.suffix.lower() == ".ckpt"
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Read a ``.ckpt`` or its ``.safetensors`` copy.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path}: there is no such file")
+    read = _read_safetensors if path.suffix.lower() == SAFETENSORS_SUFFIX else _read_lightning
+    content = read(path)
+    if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
+        raise CheckpointError(
+            f"checkpoint {path} was not written by deepfake (it has no {KEY!r} part)"
+        )
+    if content[KEY].get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint {path} has format {content[KEY].get('format')!r}, this version of "
+            f"deepfake ({__version__}) reads {FORMAT}"
+        )
+    for part in ("state_dict", "hyper_parameters"):
+        if not isinstance(content.get(part), dict):
+            raise CheckpointError(f"checkpoint {path} is damaged: it has no {part}")
+    return content
+
+
+def part_of(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """The tensors of one of our parts, by their names within it."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+
+
+def compute_digest(text: str, state: dict[str, Tensor]) -> str:
+    """SHA-256 of a checkpoint's text and tensors, for a format without checksums of its own."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """The content of the ``.ckpt`` that a ``.safetensors`` file was made from."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = (file.metadata() or {}).get(KEY)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header is None:
+            return {}
+        sealed = json.loads(header)
+        text = sealed["content"]
+        if sealed["sha256"] != compute_digest(text, state):
+            raise ValueError("its digest is another one")
+        content: dict[str, Any] = json.loads(text)
+        # JSON has no whole numbers for keys.
+        labels = content[KEY]["labels"]
+        content[KEY]["labels"] = {int(key): value for key, value in labels.items()}
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+    return content | {"state_dict": state}
+
+
+def _read_lightning(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"checkpoint {path} holds more than tensors and plain values, or is no checkpoint; it "
+            "was not opened, because it could run code"
+        ) from error
+    except (
+        *(RuntimeError, OSError, EOFError, ValueError, zipfile.BadZipFile),
+        # What torch's reader stumbles over in a damaged pickle.
+        *(LookupError, TypeError, AttributeError, AssertionError),
+    ) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error

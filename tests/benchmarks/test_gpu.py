@@ -1,0 +1,92 @@
+"""The one script for a GPU: its parts run in small here, and none outlives its limit."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import gpu
+
+
+def run(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    output = tmp_path / "gpu.json"
+    code = gpu.main(["--dry-run", "--output", str(output), *arguments])
+    written: dict[str, Any] = json.loads(output.read_text())
+    return code, written
+
+
+def test_a_dry_run_writes_every_part_down(tmp_path: Path) -> None:
+    code, written = run(tmp_path, "--parts", "mining")
+    parts = written["parts"]
+    assert [*parts] == [*gpu.PARTS]
+    assert code == 0, parts
+    assert (written["dry_run"], written["device"]) == (True, {"name": "cpu"})
+    assert written["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert any(line.startswith("batch    64") for line in parts["mining"]["output"])
+    assert parts["faces"] == {"not_run": "was not asked for"}
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_all_parts(tmp_path: Path) -> None:
+    code, written = run(tmp_path)
+    assert code == 0, written
+    assert {part["rc"] for part in written["parts"].values()} == {0}
+    collected = written["parts"]["tests"]["output"]
+    assert any("test_a_gpu_scores_like_the_cpu" in line for line in collected)
+
+
+def test_at_its_limit_a_part_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+    note = tmp_path / "child"
+    program = (
+        "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        f"open({str(note)!r}, 'w').write(str(child.pid))\n"
+        "print('a row', flush=True); time.sleep(600)"
+    )
+    result = gpu.run_part(["-c", program], limit_s=5.0)
+    assert result["timed_out"]
+    assert result["rc"] != 0
+    assert result["output"] == ["a row"]
+    child = int(note.read_text())
+    for _ in range(100):
+        if not is_running(child):
+            break
+        time.sleep(0.05)
+    assert not is_running(child)
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_part_that_fails_is_told_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing = gpu.Part(command="", dry="-c raise(SystemExit(3))", limit_s=60)
+    good = gpu.Part(command="", dry="-c print(7)", limit_s=60)
+    monkeypatch.setattr(gpu, "PARTS", {"one": failing, "two": good})
+    code, written = run(tmp_path)
+    assert code == 1
+    assert written["parts"]["one"]["rc"] == 3
+    assert written["parts"]["two"]["output"] == ["7"]
+    assert "one: exit code 3 after" in capsys.readouterr().out
+
+
+def test_without_a_gpu_it_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main(["--output", str(tmp_path / "gpu.json")]) == 2
+    assert "no CUDA device: torch" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
