@@ -232,8 +232,8 @@ def assign_split_of_crop(manifest: Manifest, checkpoint: Checkpoint) -> dict[str
         except yaml.YAMLError:
             content = None
         section = content.get("data") if isinstance(content, dict) else None
-        if isinstance(section, dict):
-            split = section.get("split") or {}
+        split = section.get("split") if isinstance(section, dict) else None
+        if isinstance(split, dict):
             kept = {key: split[key] for key in ("by", "shares") if key in split}
             settings["split"] = SplitSettings(**kept)
         settings["seed"] = int(checkpoint.info.get("seed", 0))

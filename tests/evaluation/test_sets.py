@@ -45,7 +45,7 @@ def test_own_training_data_is_split_as_training_split_it(tmp_path: Path) -> None
     crops = write_crop_folder(
         tmp_path / "crops", counts, size=32, edit=lambda row: replace(row, split="")
     )
-    configuration = "data:\n  split: group\n  shares: [0.5, 0.2, 0.3]\n"
+    configuration = "data:\n  split: {by: group, shares: [0.5, 0.2, 0.3]}\n"
     path = write_checkpoint(tmp_path / "a.ckpt", crops, configuration=configuration)
     checkpoint = load_checkpoint(path)
     data = read_evaluation_set(crops, checkpoint)
