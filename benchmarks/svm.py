@@ -28,8 +28,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC, LinearSVC
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from deepfake.heads import LinearSVM
 from deepfake.heads.calibration import deal_folds
-from deepfake.heads.linear import LinearSVM
 
 EMBEDDING_DIM = 512
 C = 2.0

@@ -27,8 +27,7 @@ from deepfake.evaluation.predictions import (
     score_material,
     was_trained_on,
 )
-from deepfake.heads.calibration import Head
-from deepfake.heads.linear import HeadName, make_head
+from deepfake.heads import Head, HeadName, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
 from deepfake.metrics import (
     Summary,

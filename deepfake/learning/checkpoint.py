@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from deepfake import __version__
 from deepfake.errors import CheckpointError, UsageError
-from deepfake.heads.calibration import Head
-from deepfake.heads.linear import make_empty_head
+from deepfake.heads import Head, make_empty_head
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import LABEL_NAMES, Aggregation, CropSpec, Sampling
 from deepfake.storage import write_atomic

@@ -13,9 +13,8 @@ from deepfake import cli
 from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.adjust import calibrate, fit_head
 from deepfake.evaluation.predictions import embed_crops, read_material, score_material
+from deepfake.heads import HEADS, HeadName, make_head, trees
 from deepfake.heads import rbf as kernel
-from deepfake.heads import trees
-from deepfake.heads.linear import HEADS, HeadName, make_head
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import (
     Checkpoint,

@@ -16,8 +16,7 @@ from torch import Tensor
 from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.evaluation.adjust import fit_head
 from deepfake.faces.extraction import decode_crop
-from deepfake.heads import trees
-from deepfake.heads.linear import HeadName
+from deepfake.heads import HeadName, trees
 from deepfake.inference import export
 from deepfake.inference.export import (
     TOLERANCE,
