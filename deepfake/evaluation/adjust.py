@@ -172,7 +172,7 @@ def fit_head(
         root: Crop folder.
         output: The new one.
         origin: What the user named as data.
-        head: ``svm``, ``logistic``, ``rbf`` or ``gbm``.
+        head: A name of ``HEADS``.
         C: Inverse strength of regularisation.
         **options: Of ``embed_crops``.
 
