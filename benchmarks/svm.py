@@ -1,9 +1,9 @@
-"""The heads: seconds to fit and calibrate, and to score, by number of rows.
+"""The heads: processor seconds to fit and calibrate, and to score, by number of rows.
 
 Rows are unit vectors of 512 numbers, in groups of ten, of two classes that overlap or that a plane
 can part. Up to 6,000 rows ``SVC(kernel="linear")``, the contest entry's estimator, is fitted beside
-ours on the same folds; AUC on fresh rows must agree within 0.002 at 6,000, or the run fails. All in
-one process on one thread.
+our SVMs on the same folds; AUC on fresh rows must agree within 0.002 at 6,000, or the run fails.
+One process, one thread; its own time is taken, so that a busy machine moves the figures little.
 
     python benchmarks/svm.py [--sizes 2000 6000 20000]
 """
@@ -54,7 +54,7 @@ def run(n_rows: int, separable: bool) -> bool:
     auc: dict[str, float] = {}
 
     def report(name: str, begin: float, scores: NDArray[np.float64], end: float) -> None:
-        scoring = (time.perf_counter() - end) / len(queries) * 1e6
+        scoring = (time.process_time() - end) / len(queries) * 1e6
         auc[name] = float(roc_auc_score(y_true, scores))
         kind = "separable" if separable else "overlapping"
         print(
@@ -65,19 +65,20 @@ def run(n_rows: int, separable: bool) -> bool:
         )
 
     for name in HEADS:
-        begin = time.perf_counter()
+        begin = time.process_time()
         head = make_head(name, EMBEDDING_DIM, C).fit(rows, labels, groups)
-        end = time.perf_counter()
+        end = time.process_time()
         report(name, begin, head(torch.from_numpy(queries)).numpy(), end)
     if n_rows > GATE_SIZE:
         return True
-    begin = time.perf_counter()
+    begin = time.process_time()
     estimator = CalibratedClassifierCV(
         SVC(kernel="linear", C=C), ensemble=False, cv=make_folds(labels, groups)
     ).fit(rows, labels)
-    end = time.perf_counter()
+    end = time.process_time()
     report("SVC", begin, estimator.predict_proba(queries)[:, 1], end)
-    return n_rows < GATE_SIZE or max(auc.values()) - min(auc.values()) <= 0.002
+    apart = max(abs(auc[name] - auc["SVC"]) for name in ("svm", "svm-hinge"))
+    return n_rows < GATE_SIZE or apart <= 0.002
 
 
 def main() -> int:
