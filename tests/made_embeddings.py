@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepfake.heads.calibration import Head
-from deepfake.heads.linear import make_empty_head
+from deepfake.heads import Head, make_empty_head
 
 Rows = NDArray[np.float64]
 Truth = NDArray[np.int64]

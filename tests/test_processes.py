@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from deepfake.dataset.manifest import read_manifest
-from deepfake.heads.linear import LinearSVM
+from deepfake.heads import LinearSVM
 from deepfake.learning.batches import EpochBatches, EpochOrder
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.learning.crops import CropDataset

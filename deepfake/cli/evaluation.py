@@ -270,9 +270,10 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
     _add_derivation(parser)
     parser.add_argument(
         "--head",
-        choices=["svm", "logistic", "rbf", "gbm"],
+        choices=["svm", "svm-hinge", "logistic", "rbf", "gbm"],
         default="svm",
-        help="linear SVM, logistic regression, SVM with a Gaussian kernel, or LightGBM "
+        help="linear SVM (squared hinge or hinge loss), logistic regression, SVM with a Gaussian "
+        "kernel, or LightGBM "
         "(default %(default)s)",
     )
     parser.add_argument(

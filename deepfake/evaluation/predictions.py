@@ -16,7 +16,7 @@ from deepfake.dataset.manifest import CropRow
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.faces.tracking import link_tracks
-from deepfake.heads.calibration import Head
+from deepfake.heads import Head
 from deepfake.inference.aggregation import aggregate
 from deepfake.records import Aggregation, Face, FaceScore
 

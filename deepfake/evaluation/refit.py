@@ -29,8 +29,7 @@ from deepfake.evaluation.sets import (
     read_evaluation_set,
     was_trained_on,
 )
-from deepfake.heads.calibration import Head
-from deepfake.heads.linear import HeadName, make_head
+from deepfake.heads import Head, HeadName, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
 from deepfake.metrics import Summary, format_metric, summarise
 from deepfake.records import LABEL_NAMES, Aggregation

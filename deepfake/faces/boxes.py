@@ -12,9 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import nms
-
-_NMS_AT_ONCE = 1000  # its cost grows with the square: beyond this, groups are worth separating
+from torchvision.ops import batched_nms
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,11 @@ class Boxes:
         if len(self) < 2:
             return self
         groups = self.owners if groups is None else groups
-        return self[_survivors(self.corners, self.scores, groups, limit)]
+        # Torchvision lays the groups side by side. From 0 on, since negative corners would reach
+        # into another group; in double precision, since a far offset would round the boxes.
+        corners = self.corners.double()
+        kept: Tensor = batched_nms(corners - corners.min(), self.scores.double(), groups, limit)
+        return self[kept]
 
     def inside(self, areas: NDArray[np.float32]) -> Boxes:
         """Those with their centre in at least one of some rectangles, ``(M, 4)``."""
@@ -86,25 +88,6 @@ def join_boxes(parts: Sequence[Boxes]) -> Boxes:
         torch.cat([part.regression for part in parts]),
         torch.cat([part.owners for part in parts]),
     )
-
-
-def _survivors(corners: Tensor, scores: Tensor, groups: Tensor, limit: float) -> Tensor:
-    if len(scores) > _NMS_AT_ONCE:
-        later = groups > groups.double().mean()
-        if bool(later.any()):
-            halves = [half.nonzero()[:, 0] for half in (~later, later)]
-            return torch.cat(
-                [
-                    half[_survivors(corners[half], scores[half], groups[half], limit)]
-                    for half in halves
-                ]
-            )
-    # Groups are laid side by side; in double precision, since a far offset in single precision
-    # would round the boxes.
-    extent = corners.max() - corners.min() + 1
-    apart = corners.double() + (groups * extent.double())[:, None]
-    kept: Tensor = nms(apart, scores.double(), limit)
-    return kept
 
 
 def suppress_contained(boxes: NDArray[np.float32], limit: float) -> list[int]:

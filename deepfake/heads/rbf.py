@@ -1,35 +1,25 @@
 """An SVM with a Gaussian kernel, kept as its support vectors.
 
-The machine is scikit-learn's ``SVC`` with ``gamma="scale"``, solved by libsvm, whose time grows
-faster than the square of the rows; scoring is torch. Knows no image and no network.
+scikit-learn's ``SVC`` with ``gamma="scale"`` fits it, in a time that grows faster than the square
+of the rows; scoring is torch. Knows no image and no network.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.svm import SVC
 from torch import Tensor
 
 from deepfake.errors import JobError, UsageError
-from deepfake.heads.calibration import (
-    Head,
-    Rows,
-    Truth,
-    Vector,
-    fit_sigmoid,
-    hold_out,
-    is_fitted,
-)
+from deepfake.heads.base import Head, Rows, is_fitted
+from deepfake.heads.calibration import Labels
 
 logger = logging.getLogger(__name__)
 MAX_ROWS = 30_000
-"""Most rows that a machine is fitted on, and most support vectors that one is read with."""
+"""Most rows that it is fitted on, and most support vectors that it is read with."""
 _SLOW_ROWS = 5000
 _CACHE_MB = 500  # of libsvm, for rows of the kernel
 _ALIKE = 1e-6  # of the largest number; float32 embeddings of a collapsed network differ by less
@@ -76,32 +66,36 @@ class GaussianSVM(Head):
         if n_rows > _SLOW_ROWS:
             logger.info("head rbf on %d rows: fitting takes minutes", n_rows)
 
-    def decide(self, embeddings: Tensor) -> Tensor:
+    def decision_function(self, embeddings: Tensor) -> Tensor:
         """Decision values ``sum(dual * kernel(x, support)) + b``."""
         rows, support = embeddings.double(), self.support_.double()
         lengths = rows.square().sum(1, keepdim=True) + support.square().sum(1)
         distances = (lengths - 2 * rows @ support.T).clamp_min(0)
         return torch.exp(-self.gamma_ * distances) @ self.dual_ + self.intercept_
 
-    def _learn(self, rows: Rows, truth: Truth, groups: Sequence[str] | None) -> tuple[float, float]:
+    def _train(self, rows: Rows, y_true: Labels) -> Any:
+        from sklearn.svm import SVC
+
         wide = rows.astype(np.float64, copy=False)
+        variance = float(wide.var())
+        if np.ptp(wide, axis=0).max() <= _ALIKE * np.abs(wide).max():
+            raise JobError(
+                f"the {len(rows)} embeddings are all alike (variance {variance:g}), so that there "
+                "is no gamma for head rbf: the network has collapsed; train it anew, for example "
+                "with a smaller learning rate"
+            )
+        gamma = 1 / (self.embedding_dim * variance)  # what scikit-learn calls "scale"
+        return SVC(C=self.C, gamma=gamma, cache_size=_CACHE_MB).fit(wide, y_true)
 
-        def decide(train: NDArray[np.int64], test: NDArray[np.int64]) -> Vector:
-            machine, _ = _fit_machine(wide[train], truth[train], self.C)
-            decisions: Vector = machine.decision_function(wide[test])
-            return decisions
-
-        machine, gamma = _fit_machine(wide, truth, self.C)
-        held_out = hold_out(truth, groups, decide)
-        self.support_ = torch.from_numpy(rows[machine.support_].copy())
-        self.dual_ = torch.from_numpy(machine.dual_coef_[0].copy())
+    def _keep(self, estimator: Any, rows: Rows) -> None:
+        self.support_ = torch.from_numpy(rows[estimator.support_])
+        self.dual_ = torch.from_numpy(estimator.dual_coef_[0].copy())
         with torch.no_grad():
-            self.gamma_.fill_(gamma)
-            self.intercept_.fill_(float(machine.intercept_[0]))
-        return fit_sigmoid(held_out, truth)
+            self.gamma_.fill_(estimator.gamma)
+            self.intercept_.fill_(float(estimator.intercept_[0]))
 
-    def _numbers_a_row(self) -> int:
-        return max(1, len(self.support_))
+    def _width(self) -> int:
+        return max(self.embedding_dim, len(self.support_))
 
     def _take(self, state: dict[str, Any]) -> None:
         if not all(isinstance(state.get(name), Tensor) for name in ("support_", "dual_", "gamma_")):
@@ -129,16 +123,3 @@ class GaussianSVM(Head):
             )
         self.support_ = torch.empty_like(support)
         self.dual_ = torch.empty(len(support), dtype=torch.float64)
-
-
-def _fit_machine(rows: Vector, truth: Truth, c: float) -> tuple[Any, float]:
-    """scikit-learn's machine and its gamma."""
-    variance = float(rows.var())
-    if np.ptp(rows, axis=0).max() <= _ALIKE * np.abs(rows).max():
-        raise JobError(
-            f"the {len(rows)} embeddings are all alike (variance {variance:g}), so that there is "
-            "no gamma for head rbf: the network has collapsed; train it anew, for example with a "
-            "smaller model.lr"
-        )
-    gamma = 1 / (rows.shape[1] * variance)
-    return SVC(C=c, gamma=gamma, cache_size=_CACHE_MB).fit(rows, truth), gamma

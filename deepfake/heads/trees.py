@@ -1,9 +1,11 @@
-"""Gradient-boosted trees: LightGBM fits them, torch evaluates them, a text keeps them.
+"""Gradient-boosted trees: LightGBM fits them, a text keeps them, torch scores with them.
 
-LightGBM writes a model as text. That text is what a checkpoint holds; it is read here without
-LightGBM and without trusting it: a tree that is none, an index out of range or a number that is
-not finite is an error, never a wrong score. Only splits of the form ``number <= threshold`` are
-known. Knows no image and no network.
+LightGBM writes a model as text, and that text is what a checkpoint holds. It is read here because
+LightGBM's own reader trusts what it reads, and the file may be a stranger's; because a graph can
+be exported from tensors only; and because scoring then needs no LightGBM. One evaluator serves all
+three. What is no tree, points out of range or is not finite is an error, never a wrong score. Only
+what our own fit writes is known: splits of the form ``number <= threshold``, no missing numbers.
+Knows no image and no network.
 
 References:
     Ke et al., "LightGBM: A Highly Efficient Gradient Boosting Decision Tree", NeurIPS 2017.
@@ -11,7 +13,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -21,25 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepfake.errors import JobError, UsageError
-from deepfake.heads.calibration import (
-    Head,
-    Rows,
-    Truth,
-    Vector,
-    fit_sigmoid,
-    hold_out,
-    is_fitted,
-)
+from deepfake.heads.base import Head, Rows, is_fitted
+from deepfake.heads.calibration import Labels, Vector
 
 N_TREES, LEARNING_RATE, MAX_LEAVES = 100, 0.1, 31
-"""LightGBM's own defaults; the entry does not say what it took."""
+"""LightGBM's own defaults; the contest entry does not say what it took."""
 MIN_LEAF_ROWS = 20
 """LightGBM's own default; a tenth of the rows where that is less."""
 _MAX_BYTES, _MAX_TREES, _MAX_NODES, _MAX_DEPTH = 2**25, 10_000, 2_000_000, 256
-_NEAR_ZERO = float(np.float32(1e-35))  # what LightGBM takes for a zero
 _VERSIONS = ("v3", "v4")  # one format
-_CATEGORICAL, _DEFAULT_LEFT, _MISSING_IS_ZERO = 1, 2, 4  # of decision_type; 8: missing is NaN
-_KNOWN_DECISIONS = 15
+# Bit 1 is a categorical split, 4 sends zeros aside. Bits 2 and 8 only say where a NaN would go.
+_KNOWN_DECISIONS = (0, 2, 8, 10)
 
 
 class Forest(NamedTuple):
@@ -51,7 +45,6 @@ class Forest(NamedTuple):
         threshold: ``(K,)`` numbers up to it go left.
         left: ``(K,)`` next node.
         right: ``(K,)`` next node.
-        zero_goes: ``(K,)`` where a zero goes: 1 left, -1 right, 0 as any other number.
         value: ``(K,)`` what a leaf adds; 0 elsewhere.
         depth: Most splits from a root to a leaf.
     """
@@ -61,7 +54,6 @@ class Forest(NamedTuple):
     threshold: Tensor
     left: Tensor
     right: Tensor
-    zero_goes: Tensor
     value: Tensor
     depth: int
 
@@ -70,7 +62,7 @@ class BoostedTrees(Head):
     """LightGBM's boosted trees, ``(N, D)`` embeddings to ``(N,)`` probabilities of fake.
 
     A decision value is LightGBM's raw score, the log-odds on training rows; trees learn those by
-    heart, so that the sigmoid is fitted on held-out rows as for any other machine. An embedding
+    heart, so that the sigmoid is fitted on held-out rows as for any other head. An embedding
     with a NaN has no decision: the answer is NaN, too.
 
     Args:
@@ -88,7 +80,6 @@ class BoostedTrees(Head):
     _threshold: Tensor
     _left: Tensor
     _right: Tensor
-    _zero_goes: Tensor
     _value: Tensor
 
     def __init__(self, embedding_dim: int = 512, C: float = 2.0) -> None:  # noqa: N803
@@ -108,42 +99,52 @@ class BoostedTrees(Head):
                 "head gbm is fitted by LightGBM, not installed here: pip install 'deepfake[gbm]'"
             )
 
-    def decide(self, embeddings: Tensor) -> Tensor:
+    def decision_function(self, embeddings: Tensor) -> Tensor:
         """Decision values: the sum of the leaves that a row falls into."""
         rows = embeddings.double()
-        node = self._roots.expand(rows.shape[0], -1)  # a traced graph has no len
+        node = self._roots.expand(rows.shape[0], -1)  # (N, T); a traced graph has no len
         for _ in range(self._depth):
-            number = rows.gather(1, self._feature[node])
-            goes_left = number <= self._threshold[node]
-            if self._asks_for_zero:
-                zero_goes = self._zero_goes[node]
-                special = (zero_goes != 0) & (number.abs() <= _NEAR_ZERO)
-                goes_left = torch.where(special, zero_goes > 0, goes_left)
+            goes_left = rows.gather(1, self._feature[node]) <= self._threshold[node]
             node = torch.where(goes_left, self._left[node], self._right[node])
-        total = self._value[node].sum(1)
-        return torch.where(rows.isnan().any(1), torch.nan, total)
+        return torch.where(rows.isnan().any(1), torch.nan, self._value[node].sum(1))
 
-    def _learn(self, rows: Rows, truth: Truth, groups: Sequence[str] | None) -> tuple[float, float]:
-        def decide(train: NDArray[np.int64], test: NDArray[np.int64]) -> Vector:
-            decisions: Vector = _boost(rows[train], truth[train], self.C).predict(
-                rows[test], raw_score=True, num_threads=1
-            )
-            return decisions
+    def _train(self, rows: Rows, y_true: Labels) -> Any:
+        """LightGBM's booster; one thread and one seed, so that all machines give the same trees."""
+        try:
+            import lightgbm
+        except OSError as error:
+            raise UsageError(f"LightGBM is installed but does not start: {error}") from error
+        settings = {
+            "objective": "binary",
+            "learning_rate": LEARNING_RATE,
+            "num_leaves": MAX_LEAVES,
+            "min_data_in_leaf": max(1, min(MIN_LEAF_ROWS, len(rows) // 10)),
+            "lambda_l2": 1 / self.C,
+            "seed": 0,
+            "deterministic": True,
+            "force_col_wise": True,
+            "num_threads": 1,
+            "verbosity": -1,
+        }
+        return lightgbm.train(settings, lightgbm.Dataset(rows, y_true), N_TREES)
 
-        text = _boost(rows, truth, self.C).model_to_string()
+    def _predict(self, estimator: Any, rows: Rows) -> Vector:
+        decisions: Vector = estimator.predict(rows, raw_score=True, num_threads=1)
+        return decisions
+
+    def _keep(self, estimator: Any, rows: Rows) -> None:
+        text = estimator.model_to_string()
         forest = read_forest(text, self.embedding_dim)
         if forest.depth == 0:
             raise JobError(
                 f"LightGBM finds nothing in {len(rows)} embeddings that tells real from fake; "
                 "they are too few or too alike: train the network longer, or choose head svm"
             )
-        held_out = hold_out(truth, groups, decide)
         self.model_ = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
         self._plant(forest)
-        return fit_sigmoid(held_out, truth)
 
-    def _numbers_a_row(self) -> int:
-        return max(1, len(self._roots))
+    def _width(self) -> int:
+        return max(self.embedding_dim, len(self._roots))
 
     def _take(self, state: dict[str, Any]) -> None:
         model = state.get("model_")
@@ -164,11 +165,10 @@ class BoostedTrees(Head):
         """Keep the arrays beside the text; they are not saved."""
         if forest is None:
             none, nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
-            forest = Forest(none, none, nothing, none, none, none, nothing, 0)
+            forest = Forest(none, none, nothing, none, none, nothing, 0)
         for name, array in zip(Forest._fields[:-1], forest[:-1], strict=True):
             self.register_buffer(f"_{name}", array, persistent=False)
         self._depth = forest.depth
-        self._asks_for_zero = bool(forest.zero_goes.any())
 
 
 def read_forest(text: str | bytes, n_features: int) -> Forest:
@@ -197,6 +197,8 @@ def read_forest(text: str | bytes, n_features: int) -> Forest:
     for number, part in enumerate(parts):
         try:
             tree, tree_depth = _read_tree(_fields(part), n_features)
+        except KeyError as error:
+            raise ValueError(f"tree {number}: it has no {error.args[0]}") from error
         except (ValueError, OverflowError) as error:
             raise ValueError(f"tree {number}: {error}") from error
         # Nodes are numbered through over all trees.
@@ -239,22 +241,22 @@ def _check_head(head: dict[str, str], n_features: int) -> None:
 
 def _read_tree(fields: dict[str, str], n_features: int) -> tuple[dict[str, NDArray[Any]], int]:
     """Arrays of one tree, its inner nodes first and its leaves behind them, and its depth."""
-    n_leaves = int(_of(fields, "num_leaves"))
+    n_leaves = int(fields["num_leaves"])
     if not 1 <= n_leaves <= _MAX_NODES:
         raise ValueError(f"num_leaves is {n_leaves}; expected 1 to {_MAX_NODES}")
     for name, what in (("num_cat", "categorical splits"), ("is_linear", "linear leaves")):
         if fields.get(name, "0") != "0":
             raise ValueError(f"it has {what}, which are not known here")
     n_splits = n_leaves - 1
-    value = _floats(fields, "leaf_value", n_leaves)
-    threshold = _floats(fields, "threshold", n_splits)
+    value = _numbers(fields, "leaf_value", n_leaves, float)
+    threshold = _numbers(fields, "threshold", n_splits, float)
     names = ("split_feature", "decision_type", "left_child", "right_child")
-    feature, decision, left, right = (_ints(fields, name, n_splits) for name in names)
+    feature, decision, *sides = (_numbers(fields, name, n_splits, int) for name in names)
     if n_splits and not (feature.min() >= 0 and feature.max() < n_features):
         raise ValueError(f"it asks for features outside of 0 to {n_features - 1}")
-    if ((decision < 0) | (decision > _KNOWN_DECISIONS) | (decision & _CATEGORICAL != 0)).any():
-        raise ValueError("its decision_type holds more than numbers and missing numbers")
-    children = np.stack([left, right])
+    if not np.isin(decision, _KNOWN_DECISIONS).all():
+        raise ValueError("its decision_type holds more than plain thresholds")
+    children = np.stack(sides)  # (2, K); a leaf is written as -1 - its number
     inner = np.where(children < n_splits, children, -1 - n_leaves)  # which is no leaf
     children = np.where(inner < 0, n_splits + ~inner, inner)
     # Every node but the root has one parent, which comes before it: no cycle, and no way around.
@@ -268,60 +270,24 @@ def _read_tree(fields: dict[str, str], n_features: int) -> tuple[dict[str, NDArr
     if max(depth_of) > _MAX_DEPTH:
         raise ValueError(f"it is {max(depth_of)} splits deep; expected up to {_MAX_DEPTH}")
     leaves = np.arange(n_splits, n_splits + n_leaves)
-    nothing = np.zeros(n_leaves, dtype=np.int64)
-    to_left = np.where(decision & _DEFAULT_LEFT, 1, -1)
-    is_special = (decision & _MISSING_IS_ZERO) != 0
     arrays = {
-        "feature": np.concatenate([feature, nothing]),
+        "feature": np.concatenate([feature, np.zeros(n_leaves, dtype=np.int64)]),
         "threshold": np.concatenate([threshold, np.zeros(n_leaves)]),
         "left": np.concatenate([children[0], leaves]),
         "right": np.concatenate([children[1], leaves]),
-        "zero_goes": np.concatenate([np.where(is_special, to_left, 0), nothing]),
         "value": np.concatenate([np.zeros(n_splits), value]),
     }
     return arrays, max(depth_of)
 
 
-def _of(fields: dict[str, str], name: str) -> str:
-    if name not in fields:
-        raise ValueError(f"it has no {name}")
-    return fields[name]
-
-
-def _words(fields: dict[str, str], name: str, count: int) -> list[str]:
-    words = _of(fields, name).split() if count else []
+def _numbers(
+    fields: dict[str, str], name: str, count: int, kind: Callable[[str], float]
+) -> NDArray[Any]:
+    """Finite numbers of one line; ``KeyError`` if it is missing."""
+    words = fields[name].split() if count else []
     if len(words) != count:
         raise ValueError(f"{name} has {len(words)} numbers; expected {count}")
-    return words
-
-
-def _ints(fields: dict[str, str], name: str, count: int) -> NDArray[np.int64]:
-    return np.array([int(word) for word in _words(fields, name, count)], dtype=np.int64)
-
-
-def _floats(fields: dict[str, str], name: str, count: int) -> Vector:
-    numbers = np.array([float(word) for word in _words(fields, name, count)], dtype=np.float64)
+    numbers = np.array([kind(word) for word in words], dtype=np.int64 if kind is int else float)
     if not np.isfinite(numbers).all():
         raise ValueError(f"{name} holds numbers that are not finite")
     return numbers
-
-
-def _boost(rows: Rows, truth: Truth, c: float) -> Any:
-    """LightGBM's booster; one thread and one seed, so that any machine gives the same trees."""
-    try:
-        import lightgbm
-    except OSError as error:
-        raise UsageError(f"LightGBM is installed but does not start: {error}") from error
-    settings = {
-        "objective": "binary",
-        "learning_rate": LEARNING_RATE,
-        "num_leaves": MAX_LEAVES,
-        "min_data_in_leaf": max(1, min(MIN_LEAF_ROWS, len(rows) // 10)),
-        "lambda_l2": 1 / c,
-        "seed": 0,
-        "deterministic": True,
-        "force_col_wise": True,
-        "num_threads": 1,
-        "verbosity": -1,
-    }
-    return lightgbm.train(settings, lightgbm.Dataset(rows, truth), N_TREES)

@@ -23,6 +23,7 @@ from deepfake.faces.pipeline import check_detect_device, iter_extractions
 from deepfake.faces.tracking import link_tracks
 from deepfake.inference.aggregation import aggregate
 from deepfake.inference.backend import choose_devices, make_scorers
+from deepfake.inference.results import Results
 from deepfake.inference.scoring import Backend, Scorer
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
@@ -132,12 +133,14 @@ class Predictor:
         """What runs the network: scores of another backend differ by up to 1e-5."""
         return self._scorers[0].backend
 
-    def predict(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[MediaScore]:
+    def predict(self, paths: Iterable[str | os.PathLike[str]]) -> Results:
         """Score files, lazily: exactly one ``MediaScore`` per path, in order.
 
         A file without an answer has ``p_fake=None`` and says why; it is never an exception.
+        ``predict(paths).to_frame()`` is a table of pandas.
         """
-        return self.score(list_sources([os.fspath(path)], Path())[0] for path in paths)
+        sources = (list_sources([os.fspath(path)], Path())[0] for path in paths)
+        return Results(self.score(sources))
 
     def score(self, sources: Iterable[Source]) -> Iterator[MediaScore]:
         """Score sources that discovery has found, lazily and in order."""

@@ -1,25 +1,29 @@
-"""Answers as tables: scores per file, scores per face.
+"""Results as tables: scores per file, scores per face.
 
-The first has exactly one row per input, in order. Knows no model.
+The first has exactly one row per input, in order. A CSV is written as the results come, a million
+rows in little memory; a table of pandas is for people. Knows no model.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from deepfake.dataset.manifest import format_lines
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.records import MediaScore, Status
 
-SCORE_COLUMNS = (
-    *("path", "status", "reason", "p_fake", "verdict", "threshold", "n_faces"),
-    *("x0", "y0", "x1", "y1", "path_uri"),
-)
-FACE_COLUMNS = (
-    *("path", "frame", "time_s", "face", "track", "p_fake", "confidence", "x0", "y0", "x1", "y1"),
-)
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CORNERS = ("x0", "y0", "x1", "y1")
+_ANSWER = ("status", "reason", "p_fake", "verdict", "threshold", "n_faces")
+SCORE_COLUMNS = ("path", *_ANSWER, *_CORNERS, "path_uri")
+FACE_COLUMNS = ("path", "frame", "time_s", "face", "track", "p_fake", "confidence", *_CORNERS)
+_TEXTS = ("path", "status", "reason", "verdict", "path_uri")
+_COUNTS = ("n_faces", "frame", "face", "track")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +57,85 @@ def count(scores: Iterable[MediaScore]) -> Totals:
     return Totals(statuses, fakes)
 
 
+class Results(Iterator[MediaScore]):
+    """Results of a prediction, one per input and in order, as they come.
+
+    Args:
+        scores: Where they come from.
+    """
+
+    def __init__(self, scores: Iterable[MediaScore]) -> None:
+        self._scores = iter(scores)
+
+    def __next__(self) -> MediaScore:
+        return next(self._scores)
+
+    def close(self) -> None:
+        """End the work on results that nobody waits for any more."""
+        if isinstance(self._scores, Generator):
+            self._scores.close()
+
+    def to_frame(self, level: Literal["file", "face"] = "file") -> pd.DataFrame:
+        """All results that are still to come as a table of pandas.
+
+        It has the columns of ``scores.csv`` or ``faces.csv``, numbers not rounded, and ``NaN`` or
+        ``NA`` where there is no answer.
+
+        Args:
+            level: One row per input, or one row per scored face.
+        """
+        import pandas as pd
+
+        columns, list_rows = _LEVELS[level]
+        table = pd.DataFrame([row for score in self for row in list_rows(score)], columns=columns)
+        kinds = dict.fromkeys(columns, "float64")
+        kinds |= {name: "string" for name in columns if name in _TEXTS}
+        return table.astype(kinds | {name: "int64" for name in columns if name in _COUNTS})
+
+
 def format_scores(scores: Iterable[MediaScore]) -> Iterator[str]:
     """Lines of ``scores.csv``: one per input; no answer, no ``p_fake``."""
-    return format_lines(SCORE_COLUMNS, (_score_cells(score) for score in scores))
+    return _format(scores, "file")
 
 
 def format_faces(scores: Iterable[MediaScore]) -> Iterator[str]:
     """Lines of ``faces.csv``: one per scored face."""
-    return format_lines(
-        FACE_COLUMNS,
-        (
-            [
-                *(display_name(score.path), face.frame_index, f"{face.time_s:.6f}"),
-                *(face.face_index, face.track, f"{face.p_fake:.6f}", f"{face.confidence:.6f}"),
-                *(f"{value:.2f}" for value in face.box_xyxy),
-            ]
-            for score in scores
-            for face in score.faces
-        ),
-    )
+    return _format(scores, "face")
 
 
-def _score_cells(score: MediaScore) -> list[object]:
-    answered = score.p_fake is not None
-    return [
-        *(display_name(score.path), score.status.value, display_name(score.reason)),
-        f"{score.p_fake:.6f}" if answered else "",
-        score.verdict or "",
-        f"{score.threshold:.6f}",
+def _list_file(score: MediaScore) -> list[list[object]]:
+    """The one row of a file."""
+    name, reason = display_name(score.path), display_name(score.reason)
+    answer = [
+        score.status.value,
+        reason,
+        score.p_fake,
+        score.verdict,
+        score.threshold,
         score.n_faces,
-        *(("", "", "", "") if score.box_xyxy is None else (f"{v:.2f}" for v in score.box_xyxy)),
-        path_uri(score.path),
     ]
+    return [[name, *answer, *(score.box_xyxy or (None,) * 4), path_uri(score.path)]]
+
+
+def _list_faces(score: MediaScore) -> list[list[object]]:
+    """A row for each scored face of a file."""
+    name = display_name(score.path)
+    return [
+        [name, f.frame_index, f.time_s, f.face_index, f.track, f.p_fake, f.confidence, *f.box_xyxy]
+        for f in score.faces
+    ]
+
+
+_LEVELS = {"file": (SCORE_COLUMNS, _list_file), "face": (FACE_COLUMNS, _list_faces)}
+
+
+def _format(scores: Iterable[MediaScore], level: Literal["file", "face"]) -> Iterator[str]:
+    columns, list_rows = _LEVELS[level]
+    formats = dict.fromkeys(columns, ".6f") | dict.fromkeys(_CORNERS, ".2f")
+    formats |= dict.fromkeys(_TEXTS + _COUNTS, "")
+
+    def cells(row: list[object]) -> Iterator[str]:
+        for column, value in zip(columns, row, strict=True):
+            yield "" if value is None else format(value, formats[column])
+
+    return format_lines(columns, (cells(row) for score in scores for row in list_rows(score)))

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from deepfake import __version__
 from deepfake.errors import CheckpointError, UsageError
-from deepfake.heads.calibration import Head
-from deepfake.heads.linear import make_empty_head
+from deepfake.heads import Head, make_empty_head
 from deepfake.learning.checkpoint_file import FORMAT as FORMAT
 from deepfake.learning.checkpoint_file import KEY as KEY
 from deepfake.learning.checkpoint_file import SAFETENSORS_SUFFIX as SAFETENSORS_SUFFIX

@@ -18,8 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deepfake.augment.recipes import sample_seed
 from deepfake.errors import JobError, UsageError
-from deepfake.heads.calibration import Head
-from deepfake.heads.linear import HeadName, LinearSVM, make_head
+from deepfake.heads import Head, HeadName, LinearSVM, make_head
 from deepfake.learning.batches import deduplicate
 from deepfake.learning.checkpoint import KEY, make_info
 from deepfake.learning.crops import Sample

@@ -10,7 +10,7 @@ import torch
 
 from deepfake.dataset.manifest import read_manifest
 from deepfake.faces.extraction import decode_crop
-from deepfake.heads.linear import LinearSVM
+from deepfake.heads import LinearSVM
 from deepfake.learning.checkpoint import KEY, make_info
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import Aggregation

@@ -11,10 +11,9 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 
 from deepfake.errors import JobError, UsageError
-from deepfake.heads import calibration
+from deepfake.heads import HeadName, base, make_empty_head, make_head
 from deepfake.heads import rbf as kernel
-from deepfake.heads.calibration import deal_folds
-from deepfake.heads.linear import HeadName, make_empty_head, make_head
+from deepfake.heads.calibration import make_folds
 from deepfake.heads.rbf import GaussianSVM
 from tests.made_embeddings import draw, reload
 
@@ -32,7 +31,7 @@ def test_equals_scikit_learn(n_real: int, n_fake: int, dim: int, c: float, group
     rows, truth = draw(n_real, n_fake, dim)
     groups = [f"g{i // 2}" for i in range(len(truth))] if grouped else None
     machine = SVC(C=c, gamma="scale")
-    oracle = CalibratedClassifierCV(machine, ensemble=False, cv=list(deal_folds(truth, groups)))
+    oracle = CalibratedClassifierCV(machine, ensemble=False, cv=list(make_folds(truth, groups)))
     oracle.fit(rows, truth)
     fitted = make_head("rbf", dim, c).fit(rows, truth, groups)
     fresh, _ = draw(50, 51, dim)
@@ -41,7 +40,9 @@ def test_equals_scikit_learn(n_real: int, n_fake: int, dim: int, c: float, group
         expected = oracle.predict_proba(queries)[:, 1]
         for classifier in (fitted, reload(fitted)):
             given = torch.from_numpy(queries)
-            np.testing.assert_allclose(classifier.decide(given).numpy(), decisions, 0, 1e-6)
+            np.testing.assert_allclose(
+                classifier.decision_function(given).numpy(), decisions, 0, 1e-6
+            )
             p_fake = classifier(given)
             assert (p_fake.dtype, tuple(p_fake.shape)) == (torch.float64, (len(queries),))
             np.testing.assert_allclose(p_fake.numpy(), expected, rtol=0, atol=1e-6)
@@ -78,14 +79,14 @@ def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = GaussianSVM(8).fit(rows, truth)
     whole = fitted(rows_of(rows))
     sizes = []
-    decide = GaussianSVM.decide
+    decide = GaussianSVM.decision_function
 
     def watch(self: GaussianSVM, embeddings: torch.Tensor) -> torch.Tensor:
         sizes.append(len(embeddings) * len(self.support_))
         return decide(self, embeddings)
 
-    monkeypatch.setattr(GaussianSVM, "decide", watch)
-    monkeypatch.setattr(calibration, "_NUMBERS_AT_ONCE", 1000)
+    monkeypatch.setattr(GaussianSVM, "decision_function", watch)
+    monkeypatch.setattr(base, "_NUMBERS_AT_ONCE", 1000)
     torch.testing.assert_close(fitted(rows_of(rows)), whole, rtol=0, atol=1e-12)
     assert len(sizes) > 5
     assert max(sizes) <= 1000

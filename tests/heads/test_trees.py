@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from deepfake.errors import JobError, UsageError
-from deepfake.heads import calibration, trees
-from deepfake.heads.calibration import deal_folds, fit_sigmoid
-from deepfake.heads.linear import make_empty_head
+from deepfake.heads import base, make_empty_head, trees
+from deepfake.heads.calibration import fit_sigmoid, make_folds
 from deepfake.heads.trees import BoostedTrees, read_forest
 from tests.made_embeddings import draw, reload
 
@@ -82,18 +81,9 @@ def test_a_text_that_can_be_followed_by_hand() -> None:
         dtype=torch.float64,
     )
     made = planted(TEXT)
-    assert made.decide(rows)[:4].tolist() == [4001.0, 4001.0, 4300.0, 4020.0]
+    assert made.decision_function(rows)[:4].tolist() == [4001.0, 4001.0, 4300.0, 4020.0]
     assert bool(made(rows)[4].isnan())  # never an answer for what is no number
     assert made.text == TEXT
-
-
-def test_a_zero_goes_where_the_text_says() -> None:
-    rows = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1e-36, 0.0], [0.0, 0.1, 0.0]], dtype=torch.float64)
-    # Missing is zero (4), by default to the right; not zero-like numbers go by the threshold.
-    made = planted(TEXT.replace("decision_type=2 2", "decision_type=4 2"))
-    assert made.decide(rows).tolist() == [4020.0, 4020.0, 4300.0]
-    made = planted(TEXT.replace("decision_type=2 2", "decision_type=6 2"))
-    assert made.decide(rows).tolist() == [4300.0, 4300.0, 4300.0]
 
 
 def swap(pattern: str, replacement: str) -> str:
@@ -119,6 +109,7 @@ def swap(pattern: str, replacement: str) -> str:
         pytest.param(swap("^is_linear=0", "is_linear=1"), "tree 0: it has linear", id="linear"),
         pytest.param(swap("^decision_type=2 2", "decision_type=2 1"), "decision_type", id="bit"),
         pytest.param(swap("^decision_type=2 2", "decision_type=2 64"), "decision_type", id="bits"),
+        pytest.param(swap("^decision_type=2 2", "decision_type=2 6"), "decision_type", id="zeros"),
         pytest.param(swap("^num_leaves=3", "num_leaves=0"), "num_leaves is 0", id="no-leaf"),
         pytest.param(swap("^num_leaves=3", "num_leaves=4"), "leaf_value has 3 num.* 4", id="more"),
         pytest.param(swap("^num_leaves=3\n", ""), "it has no num_leaves", id="missing"),
@@ -238,8 +229,8 @@ def test_equals_lightgbm(lightgbm: Any, grouped: bool, monkeypatch: pytest.Monke
     assert booster.num_trees() == 12
     assert "[lambda_l2: 2]" in fitted.text
     held_out = np.empty(len(rows))
-    for train, test in deal_folds(truth, groups):
-        machine = trees._boost(rows[train], truth[train], 0.5)
+    for train, test in make_folds(truth, groups):
+        machine = fitted._train(rows[train], truth[train])
         held_out[test] = machine.predict(rows[test], raw_score=True)
     slope, offset = fit_sigmoid(held_out, truth)
     fresh, _ = draw(200, 201, 16)
@@ -247,11 +238,13 @@ def test_equals_lightgbm(lightgbm: Any, grouped: bool, monkeypatch: pytest.Monke
     raw = booster.predict(queries, raw_score=True)
     for classifier in (fitted, reload(fitted)):
         given = torch.from_numpy(queries)
-        np.testing.assert_allclose(classifier.decide(given).numpy(), raw, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            classifier.decision_function(given).numpy(), raw, rtol=0, atol=1e-9
+        )
         expected = 1 / (1 + np.exp(slope * raw + offset))
         np.testing.assert_allclose(classifier(given).numpy(), expected, rtol=0, atol=1e-9)
     whole = fitted(given)
-    monkeypatch.setattr(calibration, "_NUMBERS_AT_ONCE", 100)
+    monkeypatch.setattr(base, "_NUMBERS_AT_ONCE", 100)
     torch.testing.assert_close(fitted(given), whole, rtol=0, atol=1e-12)
     again = BoostedTrees(16, C=0.5).fit(rows, truth, groups)
     assert again.text == fitted.text
@@ -259,20 +252,17 @@ def test_equals_lightgbm(lightgbm: Any, grouped: bool, monkeypatch: pytest.Monke
     assert again.text == fitted.text
 
 
-@pytest.mark.parametrize("missing", ["zero", "nan"])
-def test_missing_values_go_as_lightgbm_sends_them(lightgbm: Any, missing: str) -> None:
+def test_a_model_of_rows_with_holes_scores_whole_rows_as_lightgbm_does(lightgbm: Any) -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 4))
     truth = (rows[:, 0] + (rng.random(300) < 0.3) > 0.2).astype(int)
-    rows[rng.random(rows.shape) < 0.3] = 0.0 if missing == "zero" else np.nan
+    rows[rng.random(rows.shape) < 0.3] = np.nan
     settings = {"objective": "binary", "num_threads": 1, "verbosity": -1, "min_data_in_leaf": 5}
-    settings["zero_as_missing"] = missing == "zero"
     booster = lightgbm.train(settings, lightgbm.Dataset(rows, truth), 8)
     made = planted(booster.model_to_string(), 4)
-    assert bool(made._zero_goes.any()) == (missing == "zero")
     queries = np.where(np.isnan(rows), 0.0, rows)
     expected = booster.predict(queries, raw_score=True)
-    found = made.decide(torch.from_numpy(queries)).numpy()
+    found = made.decision_function(torch.from_numpy(queries)).numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 

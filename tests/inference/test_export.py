@@ -17,8 +17,7 @@ from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.evaluation.embeddings import EmbedOptions
 from deepfake.evaluation.refit import fit_head
 from deepfake.faces.extraction import decode_crop
-from deepfake.heads import trees
-from deepfake.heads.linear import HeadName
+from deepfake.heads import HeadName, trees
 from deepfake.inference import export
 from deepfake.inference.export import (
     TOLERANCE,

@@ -234,7 +234,7 @@ def test_few_groups_are_ahead_of_what_was_yielded(trained: Trained, mixed: list[
     answers = with_devices(trained, first, second).predict(paths())
     next(answers)
     assert asked <= 2 * (2 * 2 + 1)
-    answers.close()  # type: ignore[attr-defined]
+    answers.close()
     assert first.calls + second.calls <= 5
     assert not [thread for thread in threading.enumerate() if "deepfake-score" in thread.name]
 

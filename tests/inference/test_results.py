@@ -6,15 +6,18 @@ import csv
 import io
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
+import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deepfake.inference.results import (
     FACE_COLUMNS,
     SCORE_COLUMNS,
+    Results,
     count,
     format_faces,
     format_scores,
@@ -98,6 +101,48 @@ def test_faces_have_a_row_each() -> None:
         r"a\n.jpg,0,0.000000,0,0,0.200000,0.990000,0.00,1.00,20.00,30.50",
         r"a\n.jpg,0,0.000000,1,0,0.800000,0.990000,0.00,1.00,20.00,30.50",
     ]
+
+
+@pytest.mark.parametrize("level", ["file", "face"])
+def test_a_frame_has_the_columns_and_rows_of_the_csv(level: Literal["file", "face"]) -> None:
+    face = FaceScore(3, 0.25, 1, (0, 1, 20, 30.5), 0.99, 1 / 3, track=2)
+    scores = [
+        no_answer(os.fsdecode(b"x\xff.jpg")),
+        answer("a\n.jpg", 2 / 3, faces=(face, face), box_xyxy=(1, 2.5, 3, 4)),
+    ]
+    frame = Results(scores).to_frame(level)
+    text = "".join(format_scores(scores) if level == "file" else format_faces(scores))
+    written = pd.read_csv(io.StringIO(text))
+    if level == "file":
+        written["reason"] = written["reason"].fillna("")  # an empty cell
+    written = written.astype(frame.dtypes)
+    pd.testing.assert_frame_equal(frame, written, rtol=0, atol=1e-6)
+    counts = {"n_faces": "int64", "frame": "int64", "face": "int64", "track": "int64"}
+    texts = dict.fromkeys(("path", "status", "reason", "label", "path_uri"), "string")
+    kinds = {name: (counts | texts).get(name, "float64") for name in frame.columns}
+    assert {name: str(kind) for name, kind in frame.dtypes.items()} == kinds
+    assert frame["p_fake"].iloc[-1] == (2 / 3 if level == "file" else 1 / 3)  # not rounded
+    none = Results([]).to_frame(level)
+    assert len(none) == 0
+    assert none.dtypes.equals(frame.dtypes)
+
+
+def test_results_come_one_by_one_and_can_be_ended() -> None:
+    ended = []
+
+    def scores() -> Iterator[MediaScore]:
+        try:
+            yield answer("a.jpg", 0.1)
+            yield answer("b.jpg", 0.2)
+        finally:
+            ended.append(True)
+
+    results = Results(scores())
+    assert next(results).path == "a.jpg"
+    results.close()
+    assert ended
+    assert list(results) == []
+    Results([]).close()
 
 
 def test_totals_add_up_in_words() -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 from deepfake import cli
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import CheckpointError, JobError, UsageError
-from deepfake.heads.linear import LinearSVM
+from deepfake.heads import LinearSVM
 from deepfake.learning import task as task_module
 from deepfake.learning.checkpoint import KEY, load_checkpoint, read_info
 from deepfake.learning.crops import Sample

@@ -16,8 +16,8 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import JobError, UsageError
+from deepfake.heads import LinearSVM
 from deepfake.heads import rbf as kernel
-from deepfake.heads.linear import LinearSVM
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.losses import TripletOutcome
