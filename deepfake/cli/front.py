@@ -28,12 +28,12 @@ commands, with an example of each:
   crop       cut faces out of photos and videos
              deepfake crop photos/ crops/
   train      train a detector on crops
-             deepfake train --config configs/default.yaml --data.root crops/
+             deepfake train --data.root crops/
   doctor     look for leaks, duplicates and other faults in crops
              deepfake doctor crops/
   show-augmentations
              draw what the augmentations of a configuration do to crops
-             deepfake show-augmentations configs/default.yaml --data.root crops/
+             deepfake show-augmentations default --data.root crops/
   predict    score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
   explain    show what the score of one file rests on

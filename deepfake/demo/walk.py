@@ -29,6 +29,7 @@ from deepfake.training.run import run_training
 _SIZE = 112
 _CONFIGURATION = """\
 # A small network from scratch, for drawn portraits: shows the path, not what is possible.
+preset: true
 seed_everything: 0
 weights: last # forty validation faces are too few to choose an epoch by
 trainer:
@@ -121,7 +122,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
         f"  deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv\n"
         "  (this checkpoint only knows drawings; to train on your own data:)\n"
         "  deepfake crop YOUR_PHOTOS crops/      # with real/ and fake/ folders\n"
-        "  deepfake train --config configs/default.yaml --data.root crops/"
+        "  deepfake train --data.root crops/"
     )
     auc = evaluation.levels["file"].overall.figures["auc"].value
     if not auc > 0.7:
