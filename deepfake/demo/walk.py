@@ -23,7 +23,7 @@ from deepfake.inference.results import count, format_scores
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.records import CropSpec
 from deepfake.storage import write_atomic
-from deepfake.training.callbacks.all import MODEL_FILE
+from deepfake.training.callbacks.head import MODEL_FILE
 from deepfake.training.run import run_training
 
 _SIZE = 112
