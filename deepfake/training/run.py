@@ -39,13 +39,8 @@ from deepfake.learning.tuning import choose_precision
 from deepfake.metrics import format_metric
 from deepfake.records import Aggregation
 from deepfake.storage import write_atomic
-from deepfake.training.callbacks.all import (
-    MODEL_FILE,
-    CollapseGuard,
-    EpochLog,
-    FitHead,
-    RunRecord,
-)
+from deepfake.training.callbacks import CallbackSettings, make_callbacks
+from deepfake.training.callbacks.head import MODEL_FILE
 from deepfake.training.callbacks.interruption import StopOnSignal, Stopped
 
 logger = logging.getLogger(__name__)
@@ -177,8 +172,8 @@ class _TrainCLI(LightningCLI):
         )
         # How predictions make one score of the faces of a file; training only stores it.
         parser.add_class_arguments(Aggregation, "aggregation")
-        for target in ("model.seed", "data.seed"):
-            parser.link_arguments("seed_everything", target, compute_fn=int)
+        parser.add_class_arguments(CallbackSettings)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def instantiate_classes(self) -> None:
         # What fails for certain must fail before a network is built or weights are fetched.
@@ -201,11 +196,8 @@ class _TrainCLI(LightningCLI):
 
     def instantiate_trainer(self, **options: Any) -> Trainer:
         trainer = self.config_init.trainer
-        self.head_fit = FitHead(
-            str(self.folder),
-            self.config.weights,
-            Aggregation(**self.config.aggregation.as_dict()),
-        )
+        groups = CallbackSettings.__dataclass_fields__
+        settings = CallbackSettings(**{name: self.config_init[name] for name in groups})
         own = [
             _BestCheckpoint(
                 dirpath=self.folder / _CHECKPOINTS,
@@ -227,10 +219,13 @@ class _TrainCLI(LightningCLI):
             StopOnSignal(
                 self.folder / _CHECKPOINTS / f"{_LAST}.ckpt", self.config.checkpoint_minutes
             ),
-            RunRecord(str(self.folder)),  # draws before the head is fitted
-            self.head_fit,
-            CollapseGuard(),
-            EpochLog(),
+            *make_callbacks(
+                self.folder,
+                settings,
+                seed=int(self.config.seed_everything),
+                weights=self.config.weights,
+                aggregation=Aggregation(**self.config.aggregation.as_dict()),
+            ),
         ]
         if trainer.enable_progress_bar is not False and sys.stderr.isatty():
             # Every look at the loss waits for the device.
@@ -295,8 +290,6 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
         write_atomic(cli.folder / _CONFIG, cli.configuration)
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume)
-        if cli.resume and not (cli.folder / MODEL_FILE).exists():
-            _finish(cli, Path(cli.resume))
     except Stopped as stop:
         if cli.trainer.is_global_zero:
             logger.warning("%s; %s", stop, _say_how_to_go_on(cli))
@@ -357,15 +350,6 @@ def read_data_module(
     data: CropDataModule = parser.instantiate(parsed).data
     data.setup()
     return data
-
-
-def _finish(cli: _TrainCLI, source: Path) -> None:
-    """Fit the head of a run that was stopped after its last epoch, before it had one."""
-    if (source.parent.parent / MODEL_FILE).exists():
-        return
-    trainer, task = cli.trainer, cli.model
-    task.to(trainer.strategy.root_device)
-    cli.head_fit.finish(trainer, task)
 
 
 def _say_how_to_go_on(cli: _TrainCLI) -> str:
