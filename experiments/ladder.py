@@ -26,7 +26,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,16 +170,24 @@ def refuse_stale(run: Path, settings: Mapping[str, Any], more: Sequence[str]) ->
     """Refuse a finished run that was trained with other settings than the overlays have now."""
     given = {word.split("=")[0] for word in more if word.startswith("--")}
     trained = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    for room, part in settings.items():
-        for name, value in part.items() if isinstance(part, dict) else [(None, part)]:
-            key = f"{room}.{name}" if name else room
-            # Of a version without this setting, a run has none.
-            was = trained.get(room, {}).get(name) if name else trained.get(room)
-            if key != "seed_everything" and f"--{key}" not in given and was != value:
-                sys.exit(
-                    f"{run} was trained with {key} {was}, the overlays now say {value}; remove it "
-                    "to train it anew, or choose another --output"
-                )
+    for key, value in flatten(settings):
+        was: Any = trained
+        for name in key.split("."):
+            was = was.get(name) if isinstance(was, dict) else None  # unknown to older versions
+        if key != "seed_everything" and f"--{key}" not in given and was != value:
+            sys.exit(
+                f"{run} was trained with {key} {was}, the overlays now say {value}; remove it to "
+                "train it anew, or choose another --output"
+            )
+
+
+def flatten(settings: Mapping[str, Any], room: str = "") -> Iterator[tuple[str, Any]]:
+    """Every single setting, by its dotted name."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{room}{name}.")
+        else:
+            yield f"{room}{name}", value
 
 
 def merged(base: Path | None, overlay: Path) -> dict[str, Any]:
@@ -197,8 +205,11 @@ def configs_of(base: Path | None, overlay: Path) -> list[Path]:
 
 def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:
     for key, value in more.items():
-        if isinstance(value, dict) and isinstance(settings.get(key), dict):
-            _update(settings[key], value)
+        before = settings.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if before.get("class_path") != value.get("class_path"):
+                before.pop("init_args", None)  # of another class
+            _update(before, value)
         else:
             settings[key] = value
 
@@ -208,7 +219,7 @@ def differs_in_head_alone(base: Path | None, overlay: Path) -> bool:
     if overlay.parent != ABLATIONS:
         return False  # whose runs have no such name
     settings, finished = merged(base, overlay), merged(base, ABLATIONS / f"{FINISHED}.yaml")
-    heads = [part["model"].pop("head", None) for part in (settings, finished)]
+    heads = [part.pop("head", None) for part in (settings, finished)]
     return heads[0] != heads[1] and settings == finished
 
 

@@ -23,7 +23,7 @@ from deepfake.inference.results import count, format_scores
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.records import CropSpec
 from deepfake.storage import write_atomic
-from deepfake.training.callbacks.all import MODEL_FILE
+from deepfake.training.callbacks.head import MODEL_FILE
 from deepfake.training.run import run_training
 
 _SIZE = 112
@@ -39,14 +39,23 @@ trainer:
 model:
   backbone: test_efficientnet
   image_size: 112
-  embedding_dim: 512
-  dropout: 0.2
   pretrained: false
-  drop_path_rate: null
-  cross_entropy_weight: 1.0
-  optimizer: adamw
-  lr: 0.003
-  schedule: one_cycle
+  network:
+    embedding_dim: 512
+    dropout: 0.2
+    drop_path_rate: null
+  objective:
+    class_path: deepfake.learning.losses.WeightedSum
+    init_args:
+      terms:
+        - loss: SemiHardTripletLoss
+        - loss: CrossEntropyOnEmbedding
+  optimizer:
+    class_path: torch.optim.AdamW
+    init_args:
+      lr: 0.003
+      weight_decay: 0.0
+  schedule: OneCycle
 data:
   batch_size: 32
   augmentation: light

@@ -87,7 +87,7 @@ def read_info(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
     """
-    return _info_of(_load(path))
+    return _info_of(read_content(path))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -97,7 +97,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: If the file is missing, damaged, not ours, unfinished, or its parts do
             not fit each other.
     """
-    content = _load(path)
+    content = read_content(path)
     info = _info_of(content)
     if info.get("threshold") is None:
         raise CheckpointError(
@@ -117,12 +117,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         embedder = EmbeddingModel(
             **{key: hyper[key] for key in _MODEL_KEYS}, bn_momentum=None, pretrained=False
         )
-        head = make_empty_head(_part_of(content["state_dict"], "head"), hyper["embedding_dim"])
+        head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
         threshold = float(info["threshold"])
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
     for name, module in zip(_PARTS, (embedder, head), strict=True):
-        _load_part(path, content["state_dict"], name, module)
+        load_part(path, content["state_dict"], name, module)
     return Checkpoint(
         path=path,
         embedder=embedder.eval(),
@@ -157,7 +157,7 @@ def derive_checkpoint(
         UsageError: If one of the two is a ``.safetensors`` file.
     """
     refuse_safetensors(checkpoint.path, output)
-    content = _load(checkpoint.path)
+    content = read_content(checkpoint.path)
     ours = content[KEY]
     replaced = {name: ours.get(name) for name in changes}
     entry = event | {
@@ -167,7 +167,7 @@ def derive_checkpoint(
     }
     content[KEY] = ours | changes | {"history": [*ours.get("history", []), entry]}
     state = content["state_dict"]
-    for name in _part_of(state, "head"):
+    for name in part_of(state, "head"):
         del state[f"head.{name}"]
     for name, value in head.state_dict().items():
         state[f"head.{name}"] = value.clone()
@@ -200,7 +200,7 @@ def to_safetensors(path: Path) -> bytes:
     Raises:
         CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
     """
-    content = _load(path)
+    content = read_content(path)
     state = {
         key: value.contiguous()
         for key, value in content.pop("state_dict").items()
@@ -213,7 +213,12 @@ def to_safetensors(path: Path) -> bytes:
     return data
 
 
-def _load(path: Path) -> dict[str, Any]:
+def read_content(path: Path) -> dict[str, Any]:
+    """All of a checkpoint file of ours, as plain types and tensors.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
+    """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path}: there is no such file")
     read = _read_safetensors if path.suffix.lower() == SAFETENSORS_SUFFIX else _read_lightning
@@ -294,15 +299,20 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _part_of(state: dict[str, Any], name: str) -> dict[str, Any]:
+def part_of(state: dict[str, Any], name: str) -> dict[str, Any]:
     """The tensors of one of our parts, by their names within it."""
     prefix = f"{name}."
     return {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
 
 
-def _load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -> None:
+def load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -> None:
+    """Load one of our parts into a module.
+
+    Raises:
+        CheckpointError: If the two do not fit.
+    """
     try:
-        module.load_state_dict(_part_of(state, name), strict=True)
+        module.load_state_dict(part_of(state, name), strict=True)
     except (RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())[:400]
         raise CheckpointError(f"{path}: the {name} does not fit its description: {text}") from error

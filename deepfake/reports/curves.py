@@ -21,8 +21,8 @@ _PANELS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "train_an_distance": "anchor to negative",
         },
         "share of active triplets": {"train_active_share": "training"},
-        "norm of the head": {"head_norm": "head"},
-        "learning rate": {"lr": "at the end of the epoch"},
+        "norm of the projection": {"projection_norm": "projection"},
+        "learning rate": {"lr": "in the last step of the epoch"},
     }
 )
 

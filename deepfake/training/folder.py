@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import read_info
-from deepfake.training.callbacks.all import MODEL_FILE
+from deepfake.training.callbacks.head import MODEL_FILE
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"

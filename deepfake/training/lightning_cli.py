@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from contextlib import suppress
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
 from deepfake.learning.tuning import choose_precision
 from deepfake.records import Aggregation
-from deepfake.training.callbacks.all import CollapseGuard, EpochLog, FitHead, RunRecord
+from deepfake.training.callbacks import CallbackSettings, make_callbacks
 from deepfake.training.callbacks.interruption import StopOnSignal
 from deepfake.training.checkpointing import AtomicCheckpointIO, make_checkpoints
 from deepfake.training.folder import CHECKPOINTS, LAST, claim_folder, find_start
@@ -120,8 +121,8 @@ class TrainCLI(LightningCLI):
         )
         # How predictions make one score of the faces of a file; training only stores it.
         parser.add_class_arguments(Aggregation, "aggregation")
-        for target in ("model.seed", "data.seed"):
-            parser.link_arguments("seed_everything", target, compute_fn=int)
+        parser.add_class_arguments(CallbackSettings)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Presets and overlays first; misspelt options before missing ones."""
@@ -196,17 +197,17 @@ class TrainCLI(LightningCLI):
         if weights == "best" and not (keeps and validates):
             logger.info("without checkpoints or validation, the model is made of the last epoch")
             weights = "last"
-        self.record = RunRecord(str(self.folder))
-        self.head_fit = FitHead(
-            str(self.folder), weights, Aggregation(**self.config.aggregation.as_dict())
-        )
+        settings = {field.name: self.config_init[field.name] for field in fields(CallbackSettings)}
         callbacks: list[Callback] = [
             *(make_checkpoints(self.folder, validates) if keeps else []),
             StopOnSignal(self.folder / CHECKPOINTS / LAST, self.config.checkpoint_minutes),
-            self.record,  # draws before the head is fitted
-            self.head_fit,
-            CollapseGuard(),
-            EpochLog(),
+            *make_callbacks(
+                self.folder,
+                CallbackSettings(**settings),
+                seed=int(self.config.seed_everything),
+                weights=weights,
+                aggregation=Aggregation(**self.config.aggregation.as_dict()),
+            ),
         ]
         if shows_progress:
             # Every look at the loss waits for the device.

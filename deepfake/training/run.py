@@ -16,7 +16,7 @@ from deepfake.errors import UsageError
 from deepfake.learning.data import CropDataModule
 from deepfake.metrics import format_metric
 from deepfake.storage import write_atomic
-from deepfake.training.callbacks.all import MODEL_FILE
+from deepfake.training.callbacks.head import MODEL_FILE
 from deepfake.training.callbacks.interruption import Stopped
 from deepfake.training.folder import CHECKPOINTS, CONFIG, LAST, FinishedRun, is_first
 from deepfake.training.lightning_cli import TrainCLI
@@ -43,7 +43,7 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
     if cli.trainer.is_global_zero:
         write_atomic(cli.folder / CONFIG, cli.configuration)
     try:
-        _fit(cli)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=cli.resume)
     except Stopped as stop:
         if cli.trainer.is_global_zero:
             logger.warning("%s; %s", stop, _say_how_to_go_on(cli))
@@ -87,18 +87,6 @@ def read_data_module(
     data: CropDataModule = parser.instantiate(parser.parse_object({"data": settings})).data
     data.setup()
     return data
-
-
-def _fit(cli: TrainCLI) -> None:
-    """Train; of a run that was stopped behind its last epoch, make what it had not come to."""
-    trainer, task = cli.trainer, cli.model
-    trainer.fit(task, datamodule=cli.datamodule, ckpt_path=cli.resume)
-    if (cli.folder / MODEL_FILE).exists():
-        return
-    task.to(trainer.strategy.root_device)
-    cli.record.on_train_start(trainer, task)
-    cli.record.on_train_end(trainer, task)
-    cli.head_fit.finish(trainer, task)
 
 
 def _say_how_to_go_on(cli: TrainCLI) -> str:
