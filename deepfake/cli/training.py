@@ -39,7 +39,7 @@ the most used options, with the defaults of the recommended recipe (in a YAML fi
   --model.image_size N      side of the crops in pixels (that of the crop folder)
   --model.pretrained X      true: timm's weights, which it may download; false: random; a file of
                             weights, or the model.ckpt of another run (default true)
-  --model.lr X              learning rate, the highest of its schedule (default 0.0007)
+  --model.optimizer.lr X    learning rate, the highest of its schedule (default 0.0007)
   --data.batch_size N       crops of a step, over all processes together (default 48)
   --data.num_workers N      loader processes; changes nothing but the speed (default 2)
   --trainer.max_epochs N    passes over the data (default 8)

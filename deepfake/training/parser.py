@@ -44,6 +44,9 @@ class TrainParser(LightningArgumentParser):
         Raises:
             UsageError: Always.
         """
+        inner = re.search(r"[Kk]ey \"([\w.]+)\"", message)
+        if inner and _HELP in message:  # said by the parser of a class that is an option's value
+            raise UsageError(message.replace("mean --", f"mean --{inner[1]}."))
         # Any quoted word of the message may be the misspelt one.
         words = [f"--{word}" for word in re.findall(r"[\"']([\w.]+)[\"']", message)]
         group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)

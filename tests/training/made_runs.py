@@ -22,8 +22,8 @@ from deepfake.training.run import run_training
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIGS = REPO / "configs"
-SMOKE = ["--config", "smoke", "--model.triplet_weight", "1.0"]  # both losses
-EPOCHS = ["--trainer.limit_train_batches", "1.0", "--model.drop_path_rate", "0.1"]
+SMOKE = ["--config", "smoke", "--config", str(REPO / "experiments" / "gap" / "08-both.yaml")]
+EPOCHS = ["--trainer.limit_train_batches", "1.0", "--model.network.drop_path_rate", "0.1"]
 
 
 def train(crops: Path, run: Path | None, *options: str, base: list[str] = SMOKE) -> str:
@@ -71,7 +71,7 @@ def wait_until(child: subprocess.Popen[bytes], happened: Callable[[], bool], log
 LONG = [*EPOCHS, "--trainer.max_epochs", "3", "--data.augment_share", "0.5"]
 
 
-MIDWAY = [*LONG, "--trainer.max_epochs", "2", "--model.ema_decay", "0.9"]
+MIDWAY = [*LONG, "--trainer.max_epochs", "2", "--average.decay", "0.9"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
 
 
@@ -112,7 +112,7 @@ def run_until_signal(
 
 def assert_same_run(first: Path, second: Path) -> None:
     assert_same_state(first / "model.ckpt", second / "model.ckpt")
-    for name in ("train_loss", "train_ap_distance", "val_loss", "val_auc", "head_norm"):
+    for name in ("train_loss", "train_ap_distance", "val_loss", "val_auc", "projection_norm"):
         assert logged(first, name)[-1:] == logged(second, name)[-1:], name
     reports = [(run / "metrics.json").read_text() for run in (first, second)]
     assert reports[0] == reports[1]

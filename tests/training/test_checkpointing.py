@@ -11,7 +11,7 @@ import pytest
 from pytorch_lightning import Trainer
 
 from deepfake.errors import JobError
-from deepfake.learning import task as task_module
+from deepfake.learning import validation
 from deepfake.learning.checkpoint import read_info
 from tests.training.made_runs import (
     EPOCHS,
@@ -62,7 +62,7 @@ def test_a_full_disk_names_the_last_good_checkpoint(
 def rig_auc(monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:
     """Let the epochs of the next runs have these validation figures."""
     remaining = iter(figures)
-    monkeypatch.setattr(task_module, "compute_auc", lambda labels, scores: next(remaining))
+    monkeypatch.setattr(validation, "compute_auc", lambda labels, scores: next(remaining))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def rig_auc(monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:
 def test_a_resumed_run_remembers_its_best_epoch(
     crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figures: list[float], best: int
 ) -> None:
-    options = [*EPOCHS, "--model.schedule", "constant"]
+    options = [*EPOCHS, "--model.schedule", "null"]
     rig_auc(monkeypatch, figures)
     train(crops, tmp_path / "whole", *options, "--trainer.max_epochs", "3")
     rig_auc(monkeypatch, figures)

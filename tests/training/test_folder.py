@@ -48,7 +48,7 @@ def test_a_finished_run_says_so_and_is_no_failure(
 def test_a_finished_run_is_trained_longer_where_the_schedule_allows_it(
     crops: Path, tmp_path: Path
 ) -> None:
-    constant = ["--model.schedule", "constant"]
+    constant = ["--model.schedule", "null"]
     train(crops, tmp_path / "short", *constant)
     longer = [*constant, "--trainer.max_epochs", "2"]
     train(crops, tmp_path / "longer", *longer, "--resume", str(tmp_path / "short"))
@@ -76,7 +76,7 @@ def test_refuses_to_go_on_with_an_edited_table(crops: Path, finished: Path, tmp_
     ("options", "problem"),
     [
         pytest.param(
-            ["--model.embedding_dim", "64"], "embedding_dim=512, now it is 64", id="width"
+            ["--model.network.embedding_dim", "64"], "embedding_dim=512, now it is 64", id="width"
         ),
         pytest.param(
             ["--model.backbone", "test_efficientnet_ln"],

@@ -19,6 +19,7 @@ from tests.training.made_runs import (
     EPOCHS,
     LONG,
     MIDWAY,
+    REPO,
     SMOKE,
     TWO,
     assert_same_run,
@@ -103,11 +104,12 @@ def test_a_signal_in_mid_epoch_loses_nothing(
     assert_same_run(straight, resumed)
 
 
+FIRST = REPO / "experiments" / "gap" / "12-cross-entropy-first.yaml"
 FROZEN_STOPS = [  # the frozen epoch has five steps
-    pytest.param("one_cycle", 2),
+    pytest.param("OneCycle", 2),
     *(
         pytest.param(*case, marks=pytest.mark.slow)
-        for case in [("one_cycle", 7), ("constant", 2), ("constant", 7)]
+        for case in [("OneCycle", 7), ("null", 2), ("null", 7)]
     ),
 ]
 
@@ -121,9 +123,9 @@ def test_mini_epochs_blends_and_a_frozen_backbone_survive_a_stop(
         *("--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "3"),
         *("--data.steps_per_epoch", "5", "--data.augment_share", "1.0", "--data.per_group", "2"),
         *("--data.extra", "[blind_face, pattern]", "--data.self_blend", "0.5"),
-        *("--model.optimizer", "adamw", "--model.schedule", schedule, "--model.lr", "0.01"),
-        *("--model.freeze_epochs", "1", "--model.freeze_lr", "0.001"),
-        *("--model.triplet_after_epoch", "2", "--model.head", "logistic", "--weights", "last"),
+        *("--model.schedule", schedule, "--model.optimizer.lr", "0.01"),
+        *("--freeze.epochs", "1", "--freeze.lr", "0.001"),
+        *("--config", str(FIRST), "--head.name", "logistic", "--weights", "last"),
     ]
     straight, stopped, resumed = (tmp_path / name for name in ("straight", "stopped", "resumed"))
     train(many_crops, straight, *options)
@@ -227,11 +229,20 @@ def test_two_processes_resume_to_the_same_bytes(
 
 @pytest.mark.slow
 def test_two_processes_in_chunks_do_what_they_do_at_once(crops: Path, tmp_path: Path) -> None:
-    options = [*EPOCHS, "--model.backbone", "test_efficientnet_ln", "--model.dropout", "0.0"]
-    options += ["--model.optimizer", "sgd", "--model.schedule", "constant", "--model.lr", "0.05"]
-    options += ["--model.drop_path_rate", "null", "--trainer.gradient_clip_val", "0.5"]
+    options = [
+        *EPOCHS,
+        "--model.backbone",
+        "test_efficientnet_ln",
+        "--model.network.dropout",
+        "0.0",
+    ]
+    options += ["--model.optimizer", "SGD", "--model.optimizer.lr", "0.05"]
+    options += ["--model.schedule", "null", "--model.optimizer.weight_decay", "0"]
+    options += ["--model.network.drop_path_rate", "null", "--trainer.gradient_clip_val", "0.5"]
     for name, chunk_size in (("whole", "null"), ("chunks", "3")):
-        child = start(crops, tmp_path / name, *options, *TWO, "--model.chunk_size", chunk_size)
+        child = start(
+            crops, tmp_path / name, *options, *TWO, "--model.training.chunk_size", chunk_size
+        )
         log = tmp_path / f"{name}.log"
         assert wait(child, log) == 0, log.read_text()
     one, two = (state_of(tmp_path / name / "model.ckpt") for name in ("whole", "chunks"))

@@ -108,7 +108,7 @@ class WatchSettings:
         finite: Stop at a loss, an embedding or a weight that is no number.
         collapse_steps: Warn after so many collapsed steps in a row; 0 leaves it out.
         log_s: Seconds between two lines within an epoch; ``null`` says nothing at all.
-        record: Leave ``environment.json`` and ``curves.png`` in the run's folder.
+        record: Leave ``environment.json``, ``metrics.csv`` and ``curves.png`` in the run's folder.
     """
 
     finite: bool = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import platform
 import socket
@@ -21,10 +23,13 @@ from deepfake.training.callbacks.protocol import as_embedding_module
 Draw = Callable[[Sequence[dict[str, float]]], bytes]
 ENVIRONMENT_FILE = "environment.json"
 CURVES_FILE = "curves.png"
+METRICS_FILE = "metrics.csv"
 
 
 class RunRecord(Callback):
-    """Leave the story of a run in its folder: where it ran, on what, and its learning curves.
+    """Leave the story of a run in its folder: where it ran, on what, and its metrics.
+
+    ``metrics.csv`` has all epochs of a run, those before a stop as well, wherever it goes on.
 
     Args:
         folder: The run's folder.
@@ -84,11 +89,15 @@ class RunRecord(Callback):
         }
         row = {"epoch": trainer.current_epoch, "lr": self._lr}
         self.history.append(row | as_embedding_module(pl_module).epoch_metrics() | validated)
+        if trainer.is_global_zero:
+            self._write_table()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw ``curves.png``."""
-        if trainer.is_global_zero and self.history and self.draw is not None:
-            write_atomic(self.folder / CURVES_FILE, self.draw(self.history))
+        """Write the table, also where nothing was left to be trained, and draw ``curves.png``."""
+        if trainer.is_global_zero and self.history:
+            self._write_table()
+            if self.draw is not None:
+                write_atomic(self.folder / CURVES_FILE, self.draw(self.history))
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -105,3 +114,11 @@ class RunRecord(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with them."""
         self.history = list(state_dict["history"])
+
+    def _write_table(self) -> None:
+        text = io.StringIO()
+        names = dict.fromkeys(name for row in self.history for name in row)
+        table = csv.DictWriter(text, list(names), lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.history)
+        write_atomic(self.folder / METRICS_FILE, text.getvalue())
