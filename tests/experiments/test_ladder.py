@@ -209,7 +209,7 @@ def test_a_folder_is_for_one_base_and_one_set_of_crops(crops: Path, tmp_path: Pa
     options = argparse.Namespace(output=tmp_path / "out", data=crops, base=SMOKE, more=[])
     ladder.claim(options)
     ladder.claim(options)
-    for change in ({"base": None}, {"more": ["--model.lr", "1"]}):
+    for change in ({"base": None}, {"more": ["--model.optimizer.lr", "1"]}):
         other = argparse.Namespace(**(vars(options) | change))
         with pytest.raises(SystemExit, match="holds runs of other crops, another --base or other"):
             ladder.claim(other)

@@ -30,8 +30,9 @@ from deepfake.learning.checkpoint import (
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation, CropSpec
-from deepfake.training.callbacks.all import FitHead
+from deepfake.training.callbacks.head import FitHead
 from tests.made_crops import COUNTS, write_crop_folder
+from tests.made_task import make_task
 from tests.made_trainer import make_trainer
 
 Content = dict[str, Any]
@@ -55,9 +56,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("checkpoint")
     crops = write_crop_folder(folder / "crops", size=32)
     torch.manual_seed(0)
-    task = EmbeddingTask("test_efficientnet", 32, 16, drop_path_rate=None, seed=5)
+    task = make_task()
     task.configuration = "seed_everything: 5\n"
-    trainer = make_trainer(folder, FitHead(str(folder / "run")))
+    trainer = make_trainer(folder, FitHead(folder / "run"))
     trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8))
     # Training lies interleaved in memory on a CPU, prediction does not: sums are rounded otherwise.
     task.embedder.use_memory_format(torch.contiguous_format)
