@@ -169,7 +169,7 @@ class EmbeddingTask(LightningModule):
         load_part(path, state, "embedder", task.embedder)
         if objective is not None:
             load_part(path, state, "objective", task.objective)
-        task.head = _read_head(state, network.embedding_dim)
+        task.set_head(_read_head(state, network.embedding_dim))
         task.info = content[KEY]
         return task
 
@@ -178,8 +178,8 @@ class EmbeddingTask(LightningModule):
         """The fitted head, on the CPU; ``None`` before one was fitted or loaded."""
         return self._head[0]
 
-    @head.setter
-    def head(self, head: Head | None) -> None:
+    def set_head(self, head: Head | None) -> None:
+        """Score with this head from now on, and keep it in checkpoints."""
         self._head = (head,)
 
     def setup(self, stage: str) -> None:
@@ -195,7 +195,7 @@ class EmbeddingTask(LightningModule):
             )
         if stage != "fit":
             return
-        self.head = None  # of another network, once this one has changed
+        self.set_head(None)  # it is of another network, once this one has changed
         self.info = _describe(data, self.embedder, self.configuration)
         self.info["initial_weights"] = self.initial_weights
 
@@ -333,7 +333,7 @@ class EmbeddingTask(LightningModule):
             refuse_other_crops(before, self.info.get("manifest_sha256"))
         else:
             self.info = checkpoint[KEY]
-            self.head = _read_head(checkpoint["state_dict"], self.hparams["embedding_dim"])
+            self.set_head(_read_head(checkpoint["state_dict"], self.hparams["embedding_dim"]))
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("head.")}
         self._begun = checkpoint.get(RUN_KEY, {})
