@@ -33,7 +33,7 @@ options that matter most (any of them can stand in the YAML file, without the da
   --seed_everything N       the one seed: order, augmentation, split, dropout, initial weights
   --model.backbone NAME     any timm model
   --model.pretrained X      true, false, or a local weights file
-  --model.lr X              learning rate
+  --model.optimizer.lr X    learning rate
   --data.batch_size N       crops per step, over all processes together
   --data.num_workers N      loader processes; changes nothing but the speed
   --trainer.max_epochs N    length

@@ -106,7 +106,7 @@ def test_nothing_that_a_checkpoint_names_is_imported(run: Path, tmp_path: Path) 
             "_instantiator": "antigravity.fly",
             "optimizer": {"class_path": "antigravity.Optimizer"},
         }
-        content["deepfake_run"]["model.optimizer"] = "antigravity.Optimizer"
+        content["deepfake_run"]["optimizer"] = "antigravity.Optimizer"
 
     path = edit(run / "last.ckpt", tmp_path / "evil.ckpt", name_code)
     assert EmbeddingTask.load_from_checkpoint(path).head is None

@@ -213,7 +213,7 @@ def test_workers_change_nothing(crops: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        pytest.param(["--model.backbon", "x"], r"did you mean --model\.backbone\?", id="option"),
+        pytest.param(["--model.bakbone", "x"], r"did you mean --model\.backbone\?", id="option"),
         pytest.param(["--data.batchsize", "8"], r"did you mean --data\.batch_size\?", id="data"),
         pytest.param(["--wieghts", "last"], r"did you mean --weights\?", id="top-level"),
         pytest.param(["--model.optimizer.lr", "fast"], r"lr.*float", id="type"),
@@ -245,7 +245,7 @@ def test_refuses_options_that_are_not_right(
     ("text", "problem"),
     [
         pytest.param(
-            "model:\n  backbon: x\n", r"backbon.*did you mean --model\.backbone\?", id="unknown-key"
+            "model:\n  bakbone: x\n", r"bakbone.*did you mean --model\.backbone\?", id="unknown-key"
         ),
         pytest.param("modle:\n  backbone: x\n", "did you mean --model", id="unknown-section"),
         pytest.param("model: [\n", "Problems parsing config: .*line 2", id="broken"),
