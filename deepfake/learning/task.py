@@ -24,7 +24,7 @@ from deepfake.errors import CheckpointError, UsageError
 from deepfake.heads.calibration import Head
 from deepfake.heads.linear import make_empty_head
 from deepfake.learning.checkpoint import FORMAT, KEY, load_part, make_info, part_of, read_content
-from deepfake.learning.data import CropDataModule, Sample
+from deepfake.learning.data import CropDataModule, DataDescription, Sample
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import Metrics, Objective, SemiHardTripletLoss
 from deepfake.learning.optimization import (
@@ -196,7 +196,7 @@ class EmbeddingTask(LightningModule):
                 f"{size}: pass --model.image_size {manifest.spec.size}, or crop with --size {size}"
             )
         if stage == "fit":
-            self.info = _describe(data, self.embedder, self.configuration)
+            self.info = _describe(data.description, data.seed, self.embedder, self.configuration)
             self.info["initial_weights"] = self.initial_weights
 
     def forward(self, images: Tensor) -> Tensor:
@@ -376,9 +376,10 @@ class EmbeddingTask(LightningModule):
         self.log_dict({f"{prefix}_{name}": v for name, v in metrics.items()}, prog_bar=True)
 
 
-def _describe(data: CropDataModule, embedder: EmbeddingModel, configuration: str) -> dict[str, Any]:
+def _describe(
+    description: DataDescription, seed: int, embedder: EmbeddingModel, configuration: str
+) -> dict[str, Any]:
     """What a checkpoint remembers of the crops, the network and the run."""
-    description = data.description
     manifest = description.manifest
     return make_info(
         crop_spec=manifest.spec,
@@ -389,7 +390,7 @@ def _describe(data: CropDataModule, embedder: EmbeddingModel, configuration: str
         counts=description.counts,
         manifest_sha256=manifest.sha256,
         crop_versions=manifest.versions,
-        seed=data.seed,
+        seed=seed,
         configuration=configuration,
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepfake.errors import CheckpointError
 from deepfake.learning.checkpoint import (
@@ -59,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     task = make_task()
     task.configuration = "seed_everything: 5\n"
     trainer = make_trainer(folder, FitHead(folder / "run"))
-    trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8))
+    trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8, seed=5))
     # Training lies interleaved in memory on a CPU, prediction does not: sums are rounded otherwise.
     task.embedder.use_memory_format(torch.contiguous_format)
     return Run(folder / "run", crops, task.eval())
@@ -81,6 +81,7 @@ def test_scores_are_the_same_after_a_round_trip(run: Run) -> None:
     loaded = load_checkpoint(run.model)
     expected = run.task.embedder(images())
     assert torch.equal(loaded.embedder(images()), expected)
+    assert run.task.head is not None
     assert torch.equal(loaded.head(expected), run.task.head(expected))
     assert not loaded.embedder.training
     assert not loaded.head.training
@@ -130,7 +131,8 @@ def test_reads_what_it_remembers_without_building_a_network(
     assert info["hyper_parameters"]["embedding_dim"] == 16
     assert info["threshold"] == torch.load(run.model, weights_only=True)[KEY]["threshold"]
     assert info["global_step"] == 4
-    parts = (run.task, run.task.head)
+    assert run.task.head is not None
+    parts: list[nn.Module] = [run.task, run.task.head]
     state = [value for part in parts for value in part.state_dict().values()]
     assert info["n_parameters"] == sum(value.numel() for value in state)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,6 @@ def test_nothing_that_a_checkpoint_names_is_imported(run: Path, tmp_path: Path) 
 
     path = edit(run / "last.ckpt", tmp_path / "evil.ckpt", name_code)
     assert EmbeddingTask.load_from_checkpoint(path).head is None
-    import sys
-
     assert "antigravity" not in sys.modules
 
 
@@ -149,7 +148,7 @@ def test_validate_and_test_score_with_the_fitted_head(crops: Path, run: Path) ->
 def test_another_checkpoint_can_be_named_instead(crops: Path, run: Path) -> None:
     # Lightning's own way: the task that is given takes network, head and threshold of the file.
     task = make_task(dropout=0.1)
-    options = {"datamodule": make_data(crops), "verbose": False}
+    options: dict[str, Any] = {"datamodule": make_data(crops), "verbose": False}
     (tested,) = make_trainer(run).test(task, ckpt_path=run / "model.ckpt", **options)
     loaded = EmbeddingTask.load_from_checkpoint(run / "model.ckpt")
     assert tested["test_auc"] == pytest.approx(loaded.info["metrics"]["test"]["auc"])

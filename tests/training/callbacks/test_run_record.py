@@ -50,14 +50,14 @@ def test_history_has_a_row_per_epoch_and_survives_a_resume(crops: Path, tmp_path
         drawn.append(len(history))
         return b"picture"
 
-    data = {"datamodule": CropDataModule(str(crops), batch_size=8)}
+    data = CropDataModule(str(crops), batch_size=8)
     first = RunRecord(tmp_path / "one", draw)
     trainer = make_trainer(tmp_path, first, max_epochs=1)
-    trainer.fit(make_task(), **data)
+    trainer.fit(make_task(), datamodule=data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     second = RunRecord(tmp_path / "two", draw)
     trainer = make_trainer(tmp_path, second, max_epochs=2)
-    trainer.fit(make_task(), **data, ckpt_path=tmp_path / "last.ckpt")
+    trainer.fit(make_task(), datamodule=data, ckpt_path=tmp_path / "last.ckpt")
     assert [row["epoch"] for row in second.history] == [0, 1]
     assert second.history[:1] == first.history
     assert {"lr", "train_loss", "projection_norm", "val_auc"} <= second.history[0].keys()
