@@ -17,8 +17,8 @@ def refuse_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name, value in now.items():
         if before.get(name, value) != value:
             raise UsageError(
-                f"the checkpoint to resume from was begun with {name}={before[name]!r}, now it is "
-                f"{value!r}; start a new run"
+                f"the checkpoint to resume from was begun with model.{name}={before[name]!r}, now "
+                f"it is {value!r}; start a new run"
             )
 
 

@@ -18,13 +18,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.heads.calibration import Head
 from deepfake.heads.linear import make_empty_head
 from deepfake.learning.checkpoint import FORMAT, KEY, load_part, make_info, part_of, read_content
-from deepfake.learning.data import CropDataModule, Sample
+from deepfake.learning.data import CropDataModule, DataDescription, Sample
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import Metrics, Objective, SemiHardTripletLoss
 from deepfake.learning.optimization import (
@@ -169,7 +169,7 @@ class EmbeddingTask(LightningModule):
         load_part(path, state, "embedder", task.embedder)
         if objective is not None:
             load_part(path, state, "objective", task.objective)
-        task.head = _read_head(state, network.embedding_dim)
+        task.set_head(_read_head(state, network.embedding_dim))
         task.info = content[KEY]
         return task
 
@@ -178,12 +178,14 @@ class EmbeddingTask(LightningModule):
         """The fitted head, on the CPU; ``None`` before one was fitted or loaded."""
         return self._head[0]
 
-    @head.setter
-    def head(self, head: Head | None) -> None:
+    def set_head(self, head: Head | None) -> None:
+        """Score with this head from now on, and keep it in checkpoints."""
         self._head = (head,)
 
     def setup(self, stage: str) -> None:
         """Check that network and crops fit, and note where everything comes from."""
+        if stage == "fit":
+            self.set_head(None)  # it is of another network, once this one has changed
         data = self._data
         if data is None or data.description is None:
             return
@@ -193,11 +195,9 @@ class EmbeddingTask(LightningModule):
                 f"the crops in {manifest.root} have {manifest.spec.size} px, model.image_size is "
                 f"{size}: pass --model.image_size {manifest.spec.size}, or crop with --size {size}"
             )
-        if stage != "fit":
-            return
-        self.head = None  # of another network, once this one has changed
-        self.info = _describe(data, self.embedder, self.configuration)
-        self.info["initial_weights"] = self.initial_weights
+        if stage == "fit":
+            self.info = _describe(data.description, data.seed, self.embedder, self.configuration)
+            self.info["initial_weights"] = self.initial_weights
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed crops, ``(B, 3, S, S) -> (B, D)``."""
@@ -298,16 +298,13 @@ class EmbeddingTask(LightningModule):
             steps = int(self.trainer.estimated_stepping_batches)
             schedule, length = make_schedule(self.make_schedule, optimizer, steps)
         # Two names and a number, to compare with: nothing is ever imported by them.
-        plan = {"model.optimizer": _name(optimizer), "model.schedule": _name(schedule)}
+        plan = {"optimizer": _name(optimizer), "schedule": _name(schedule)}
         refuse_change(self._begun, plan)
         refuse_other_length(self._begun.get("length"), length)
         self._plan = plan | {"length": length}
         if schedule is None:
             return optimizer
-        settings: dict[str, Any] = {"scheduler": schedule, "interval": "step"}
-        if isinstance(schedule, ReduceLROnPlateau):
-            settings |= {"interval": "epoch", "monitor": getattr(schedule, "monitor", "val_loss")}
-        return {"optimizer": optimizer, "lr_scheduler": settings}
+        return {"optimizer": optimizer, "lr_scheduler": _step_when(schedule)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add everything that a prediction needs, and everything to go on exactly."""
@@ -323,17 +320,14 @@ class EmbeddingTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with other data or another network than a checkpoint was begun with."""
-        begun_with = checkpoint.get("hyper_parameters", {})
-        refuse_change(
-            {f"model.{name}": value for name, value in begun_with.items()},
-            {f"model.{name}": self.hparams[name] for name in _FIXED},
-        )
+        before = checkpoint.get("hyper_parameters", {})
+        refuse_change(before, {name: self.hparams[name] for name in _FIXED})
         if self._is_fitting:
-            before = checkpoint.get(KEY, {}).get("manifest_sha256")
-            refuse_other_crops(before, self.info.get("manifest_sha256"))
+            begun_on = checkpoint.get(KEY, {}).get("manifest_sha256")
+            refuse_other_crops(begun_on, self.info.get("manifest_sha256"))
         else:
             self.info = checkpoint[KEY]
-            self.head = _read_head(checkpoint["state_dict"], self.hparams["embedding_dim"])
+            self.set_head(_read_head(checkpoint["state_dict"], self.hparams["embedding_dim"]))
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("head.")}
         self._begun = checkpoint.get(RUN_KEY, {})
@@ -382,9 +376,10 @@ class EmbeddingTask(LightningModule):
         self.log_dict({f"{prefix}_{name}": v for name, v in metrics.items()}, prog_bar=True)
 
 
-def _describe(data: CropDataModule, embedder: EmbeddingModel, configuration: str) -> dict[str, Any]:
+def _describe(
+    description: DataDescription, seed: int, embedder: EmbeddingModel, configuration: str
+) -> dict[str, Any]:
     """What a checkpoint remembers of the crops, the network and the run."""
-    description = data.description
     manifest = description.manifest
     return make_info(
         crop_spec=manifest.spec,
@@ -395,7 +390,7 @@ def _describe(data: CropDataModule, embedder: EmbeddingModel, configuration: str
         counts=description.counts,
         manifest_sha256=manifest.sha256,
         crop_versions=manifest.versions,
-        seed=data.seed,
+        seed=seed,
         configuration=configuration,
     )
 
@@ -407,6 +402,13 @@ def _read_head(state: dict[str, Tensor], embedding_dim: int) -> Head | None:
     head = make_empty_head(tensors, embedding_dim)
     head.load_state_dict(tensors)
     return head.eval()
+
+
+def _step_when(schedule: LRScheduler | ReduceLROnPlateau) -> dict[str, Any]:
+    if isinstance(schedule, ReduceLROnPlateau):
+        monitor = getattr(schedule, "monitor", "val_loss")
+        return {"scheduler": schedule, "interval": "epoch", "monitor": monitor}
+    return {"scheduler": schedule, "interval": "step"}
 
 
 def _name(thing: object) -> str | None:

@@ -86,7 +86,10 @@ class CollectedEmbeddings:
         labels, embeddings = each_once(*columns)  # (N,), (N, D)
         self._batches.clear()
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        losses = [float(loss_of(embeddings[p], labels[p])) for p in order.split(batch_size)]
+        losses = [
+            float(loss_of(embeddings[part], labels[part]))
+            for part in torch.split(order, batch_size)
+        ]
         # The AUC is always there, if need be as nan: checkpoints are chosen by it.
         metrics = {"loss": sum(losses) / len(losses), "auc": float("nan")}
         if head is None or not bool(embeddings.isfinite().all()):

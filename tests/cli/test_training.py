@@ -55,8 +55,8 @@ def test_train_without_crops_fails_at_once(
 
 
 def test_a_wrong_value_is_not_called_a_misspelling(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.train(["--data.root", "x", "--model.lr", "abc"]) == 2
+    assert cli.train(["--data.root", "x", "--model.image_size", "abc"]) == 2
     error = capsys.readouterr().err
-    assert "model.lr" in error
+    assert "model.image_size" in error
     assert "abc" in error
     assert "did you mean" not in error

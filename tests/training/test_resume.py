@@ -158,8 +158,8 @@ def test_stopped_twice_in_its_own_folder(
     assert logged(run, "epoch") == [0, 1], "the table has the epochs before the stop as well"
     starts = json.loads((run / "environment.json").read_text())["starts"]
     assert [start["resumed_from"] is None for start in starts] == [True, False, False]
-    history = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["deepfake_run"]
-    assert [row["epoch"] for row in history["history"]] == [0, 1]
+    history = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
+    assert [row["epoch"] for row in history["RunRecord"]["history"]] == [0, 1]
     assert "is finished" in train(many_crops, run, *auto)
 
 

@@ -45,9 +45,7 @@ class AverageWeights(Callback):
         if self.average is not None:
             self.average.to(pl_module)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Take the weights in, after a step of the optimiser."""
         self._update(trainer, pl_module)
 

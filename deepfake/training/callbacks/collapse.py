@@ -32,9 +32,7 @@ class CollapseWatch(Callback):
         self._seen = 0
         self._warned = False
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Look at the last step."""
         module = as_embedding_module(pl_module)
         if self._warned or "collapsed" not in module.step_metrics:

@@ -48,7 +48,7 @@ class EpochLog(Callback):
         if self._steps:  # the first step compiles and allocates: no measure of the others
             self._training_s += now - self._since_s
         self._steps, self._since_s = self._steps + 1, now
-        if now - self._said_s < self.every_s:
+        if now - self._said_s < self.every_s or not trainer.is_global_zero:
             return
         self._said_s = now
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs
@@ -66,7 +66,8 @@ class EpochLog(Callback):
         shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
         left = self.seconds_left(trainer, int(trainer.num_training_batches))
         epoch = trainer.current_epoch + 1
-        logger.info("epoch %d/%s  %s%s", epoch, trainer.max_epochs, shown, _format_left(left))
+        if trainer.is_global_zero:
+            logger.info("epoch %d/%s  %s%s", epoch, trainer.max_epochs, shown, _format_left(left))
         self._since_s = self._said_s = time.monotonic()
 
     def seconds_left(self, trainer: Trainer, step: int) -> float | None:

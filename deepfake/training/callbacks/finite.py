@@ -49,13 +49,7 @@ class RefuseNonFinite(Callback):
         self._refuse(trainer, self._watch.check_all())
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
     ) -> None:
         """The last step of an epoch may break the weights: no loss sees it any more."""
         if not bool(torch.isfinite(outputs).all()):

@@ -39,9 +39,7 @@ class FreezeBackbone(Callback):
         """Note the optimiser's own rates, before a checkpoint brings those of a frozen epoch."""
         self._rates = [group["lr"] for opt in trainer.optimizers for group in opt.param_groups]
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Freeze or thaw, and set the rate."""
         if not self.epochs:
             return

@@ -111,7 +111,7 @@ class FitHead(Callback):
         groups = [row.group for row in data.datasets["train"].rows]
         head = self._make(module)
         head.fit(embeddings["train"], labels["train"], groups).warn_if_useless()
-        module.head = head
+        module.set_head(head)
         scores = {split: head(rows).numpy() for split, rows in embeddings.items()}
         threshold = choose_threshold(labels["validation"], scores["validation"])
         metrics = {

@@ -81,9 +81,7 @@ class StopOnSignal(Callback):
             loop: Any = trainer.fit_loop.epoch_loop
             loop._broadcast_sigterm_tensor = lambda: None
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Keep the state if it is time; stop if that was wanted.
 
         Raises:

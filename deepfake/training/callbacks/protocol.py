@@ -27,7 +27,6 @@ class EmbeddingModule(Protocol):
         chunk_size: Most crops of one forward.
         step_metrics: What the last training step measured.
         info: What a checkpoint remembers of its making.
-        head: The fitted head, set by whoever fits it.
     """
 
     embedder: EmbeddingModel
@@ -36,7 +35,10 @@ class EmbeddingModule(Protocol):
     chunk_size: int | None
     step_metrics: Metrics
     info: dict[str, Any]
-    head: Head | None
+
+    def set_head(self, head: Head | None) -> None:
+        """Score with this head from now on, and keep it in checkpoints."""
+        ...
 
     def epoch_metrics(self) -> dict[str, float]:
         """Means of the running epoch so far, by the names that are logged."""
