@@ -44,6 +44,7 @@ class TrainParser(LightningArgumentParser):
         Raises:
             UsageError: Always.
         """
+        message = " ".join(message.split())
         inner = re.search(r"[Kk]ey \"([\w.]+)\"", message)
         if inner and _HELP in message:  # said by the parser of a class that is an option's value
             raise UsageError(message.replace("mean --", f"mean --{inner[1]}."))
@@ -54,7 +55,7 @@ class TrainParser(LightningArgumentParser):
             words = [f"--{group[1]}.{group[2]}"]
         if "Expected a" in message:
             words = []  # the name was right, its value is not
-        raise UsageError(f"{' '.join(message.split())}{_guess(words, self._known())} {_HELP}")
+        raise UsageError(f"{message}{_guess(words, self._known())} {_HELP}")
 
     def _known(self) -> list[str]:
         names = {name for action in self._actions for name in action.option_strings}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import platform
 import socket
 import sys
@@ -16,10 +17,12 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from deepfake.errors import JobError
 from deepfake.learning.checkpoint import describe_versions
 from deepfake.storage import write_atomic
 from deepfake.training.callbacks.protocol import as_embedding_module
 
+logger = logging.getLogger(__name__)
 Draw = Callable[[Sequence[dict[str, float]]], bytes]
 ENVIRONMENT_FILE = "environment.json"
 CURVES_FILE = "curves.png"
@@ -121,4 +124,7 @@ class RunRecord(Callback):
         table = csv.DictWriter(text, list(names), lineterminator="\n")
         table.writeheader()
         table.writerows(self.history)
-        write_atomic(self.folder / METRICS_FILE, text.getvalue())
+        try:
+            write_atomic(self.folder / METRICS_FILE, text.getvalue())
+        except JobError as error:  # a checkpoint that does not fit either will say how to go on
+            logger.warning("%s", error)
