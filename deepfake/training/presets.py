@@ -63,9 +63,12 @@ def read_config(name: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"configuration {name}: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict | None):
-        raise UsageError(f"configuration {name} holds no settings")
-    return content or {}
+    settings: dict[str, Any] = {} if content is None else content
+    if not isinstance(content, dict | None) or not all(
+        isinstance(settings.get(part), dict | None) for part in ("model", "data")
+    ):
+        raise UsageError(f"configuration {name} holds no settings, or none under model or data")
+    return settings
 
 
 def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ def test_show_augmentations_draws_a_sheet(
     assert "heavy" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("- a list\n")
     assert cli.show_augmentations([str(tmp_path / "bad.yaml"), *words[1:]]) == 2
-    assert "no settings, or none under data" in capsys.readouterr().err
+    assert "holds no settings" in capsys.readouterr().err
     assert cli.show_augmentations([str(tmp_path / "none.yaml"), *words[1:]]) == 2
     assert "No such file" in capsys.readouterr().err
     assert cli.show_augmentations([*words, "--rows", "crop", "glow"]) == 2

@@ -15,7 +15,8 @@ from deepfake.learning.checkpoint import read_info
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
 from deepfake.metrics import compute_auc
-from deepfake.training.run import _Parser, run_training
+from deepfake.training.parser import TrainParser
+from deepfake.training.run import run_training
 from experiments import ladder
 from tests.made_crops import write_crop_folder
 
@@ -49,7 +50,7 @@ def test_every_rung_is_a_valid_configuration_and_changes_something(rung: str) ->
         ladder.merged(None, ladder.ABLATIONS / f"{name}.yaml") for name in (rung, "06-head-l2")
     )
     assert (settings != plain) == (rung not in ("06-head-l2",))
-    parser = _Parser()
+    parser = TrainParser()
     parser.add_lightning_class_args(EmbeddingTask, "model")
     parser.add_class_arguments(CropDataModule, "data")
     parts = {name: settings[name] for name in ("model", "data")}
@@ -155,7 +156,7 @@ def test_rungs_by_name_or_number() -> None:
 @pytest.mark.parametrize("arm", ladder.choose_rungs(None, GAP))
 def test_every_arm_of_the_gap_has_the_same_budget(arm: str) -> None:
     settings = ladder.merged(GAP.with_suffix(".yaml"), GAP / f"{arm}.yaml")
-    parser = _Parser()
+    parser = TrainParser()
     parser.add_lightning_class_args(EmbeddingTask, "model")
     parser.add_class_arguments(CropDataModule, "data")
     parts = {name: settings[name] for name in ("model", "data")}

@@ -64,6 +64,7 @@ def test_later_files_win_key_by_key(tmp_path: Path) -> None:
         pytest.param(None, r"my\.yaml.*No such file", id="missing"),
         pytest.param("model: [\n", r"configuration .*my\.yaml: .*line 2", id="broken"),
         pytest.param("- a list\n", "holds no settings", id="list"),
+        pytest.param("data: none\n", "no settings, or none under model or data", id="word"),
     ],
 )
 def test_refuses_what_is_no_configuration(tmp_path: Path, text: str | None, problem: str) -> None:
