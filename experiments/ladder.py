@@ -41,6 +41,7 @@ from deepfake.evaluation.bootstrap import draw_groups, weighted_figures
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
 from deepfake.storage import write_atomic
+from deepfake.training.presets import merge_configs
 from deepfake.training.run import read_data_module
 
 REPO = Path(__file__).resolve().parents[1]
@@ -192,26 +193,12 @@ def flatten(settings: Mapping[str, Any], room: str = "") -> Iterator[tuple[str, 
 
 def merged(base: Path | None, overlay: Path) -> dict[str, Any]:
     """The settings of a rung, as training merges them: later files win, key by key."""
-    settings: dict[str, Any] = {}
-    for path in configs_of(base, overlay):
-        _update(settings, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    return settings
+    return merge_configs(configs_of(base, overlay))
 
 
 def configs_of(base: Path | None, overlay: Path) -> list[Path]:
     """Configuration files of a rung, the strongest last."""
     return [DACON, *([base] if base else []), overlay]
-
-
-def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:
-    for key, value in more.items():
-        before = settings.get(key)
-        if isinstance(value, dict) and isinstance(before, dict):
-            if before.get("class_path") != value.get("class_path"):
-                before.pop("init_args", None)  # of another class
-            _update(before, value)
-        else:
-            settings[key] = value
 
 
 def differs_in_head_alone(base: Path | None, overlay: Path) -> bool:

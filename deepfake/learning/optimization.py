@@ -7,6 +7,7 @@ them); what only the Trainer knows is filled in here. Knows no network, no loss 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from deepfake.errors import UsageError
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 MakeSchedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -70,21 +73,30 @@ def make_optimizer(
 
 
 def make_schedule(
-    make: MakeSchedule, optimizer: Optimizer, total_steps: int
+    make: MakeSchedule, optimizer: Optimizer, total_steps: float
 ) -> tuple[LRScheduler | ReduceLROnPlateau, int | None]:
     """The schedule; a length that was left open (``null`` or 0) becomes that of the training.
 
     Returns:
         The schedule, and the length that was filled in, if one was.
+
+    Raises:
+        UsageError: If a length was left open and the training has no end.
     """
     filled: dict[str, Any] = {}
+    steps = 0 if math.isinf(total_steps) else int(total_steps)
     for name, value in _settings_of(make):
         if name in _LENGTHS and not value:
-            filled[name] = total_steps
+            filled[name] = steps
         if name == "pct_start":
-            filled[name] = _avoid_empty_rise(value, total_steps)
+            filled[name] = _avoid_empty_rise(value, steps)
     spans_training = not filled.keys().isdisjoint(_LENGTHS)
-    return make(optimizer, **filled), total_steps if spans_training else None
+    if spans_training and not steps:
+        raise UsageError(
+            "model.schedule spans the training, which has no end: set trainer.max_epochs or "
+            "trainer.max_steps, or model.schedule null"
+        )
+    return make(optimizer, **filled), steps if spans_training else None
 
 
 def _settings_of(make: Any) -> Iterator[tuple[str, Any]]:

@@ -295,7 +295,7 @@ class EmbeddingTask(LightningModule):
         )
         schedule = length = None
         if self.make_schedule is not None:
-            steps = int(self.trainer.estimated_stepping_batches)
+            steps = self.trainer.estimated_stepping_batches
             schedule, length = make_schedule(self.make_schedule, optimizer, steps)
         # Two names and a number, to compare with: nothing is ever imported by them.
         plan = {"optimizer": _name(optimizer), "schedule": _name(schedule)}

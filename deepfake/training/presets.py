@@ -73,7 +73,10 @@ def read_config(name: str | Path) -> dict[str, Any]:
 
 def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:
     for key, value in more.items():
-        if isinstance(value, dict) and isinstance(settings.get(key), dict):
-            _update(settings[key], value)
+        before = settings.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if before.get("class_path") != value.get("class_path"):
+                before.pop("init_args", None)  # of another class
+            _update(before, value)
         else:
             settings[key] = value

@@ -114,6 +114,7 @@ def test_what_lightning_can_leave_out_may_be_left_out(
         ),
         pytest.param(["--trainer.devices", "7x"], "trainer: .*devices", id="devices"),
         pytest.param(["--trainer.strategy", "dpp"], "trainer: .*strategy", id="strategy"),
+        pytest.param(["--trainer.max_epochs", "-1"], "has no end: set trainer", id="no-end"),
         pytest.param(["--trainer.max_epochs", "0"], "nothing would be trained", id="no-epoch"),
         pytest.param(["--trainer.limit_train_batches", "0"], "nothing would be", id="no-batch"),
     ],
