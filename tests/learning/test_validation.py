@@ -25,7 +25,7 @@ def test_every_row_counts_once_whatever_the_processes_padded() -> None:
     found = []
     for order in (torch.arange(20), torch.cat([torch.arange(20).flip(0), torch.tensor([0, 3, 3])])):
         collected = CollectedEmbeddings()
-        for part in order.split(7):
+        for part in torch.split(order, 7):
             collected.add(part, labels[part], rows[part])
         found.append(collected.measure(lambda e, t: e.sum() + t.sum(), 8, head=head, threshold=0.5))
     assert found[0] == found[1]
