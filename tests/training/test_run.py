@@ -770,13 +770,6 @@ def finished(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_a_finished_run_has_nothing_to_go_on_with(
-    crops: Path, finished: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(UsageError, match=r"nothing was left to train: .*max_epochs=1; ask for"):
-        train(crops, tmp_path / "next", "--resume", str(finished))
-
-
 def test_refuses_to_go_on_with_other_crops(finished: Path, tmp_path: Path) -> None:
     other = write_crop_folder(tmp_path / "other", seed=9)
     with pytest.raises(UsageError, match="was trained on other crops"):
