@@ -85,15 +85,10 @@ class RunRecord(Callback):
         row = {"epoch": trainer.current_epoch, "lr": self._lr}
         self.history.append(row | as_embedding_module(pl_module).epoch_metrics() | validated)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw ``curves.png``."""
         if trainer.is_global_zero and self.history and self.draw is not None:
             write_atomic(self.folder / CURVES_FILE, self.draw(self.history))
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same where nothing was left to be trained."""
-        if not (self.folder / CURVES_FILE).exists():
-            self.on_train_end(trainer, pl_module)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -101,7 +96,7 @@ class RunRecord(Callback):
         """Draw what there is: whoever asks why it stopped wants to see it."""
         # A full disk takes no picture either.
         if not isinstance(exception, OSError) and not isinstance(exception.__cause__, OSError):
-            self.on_train_end(trainer, pl_module)
+            self.on_fit_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The epochs so far."""
