@@ -47,3 +47,28 @@ def refuse_other_length(before: int | None, now: int | None) -> None:
             "with the same trainer.max_epochs and data.batch_size, or begin a new run from the "
             "weights of this one with --model.pretrained RUN/model.ckpt"
         )
+
+
+def choose_state(state: dict[str, Any], own: dict[str, Any], goes_on: bool) -> dict[str, Any]:
+    """What a module loads of a checkpoint's ``state_dict``: no head, and its own objective.
+
+    Args:
+        state: Of the checkpoint.
+        own: Of the module.
+        goes_on: Whether the training goes on; else an objective that is another one stays as it is.
+
+    Raises:
+        UsageError: If a training would go on with another objective.
+    """
+    kept = {name: value for name, value in state.items() if not name.startswith("head.")}
+    theirs, ours = (
+        {name: value for name, value in part.items() if name.startswith("objective.")}
+        for part in (kept, own)
+    )
+    if theirs.keys() == ours.keys():
+        return kept
+    if goes_on:
+        raise UsageError(
+            "the checkpoint to resume from was begun with another model.objective; start a new run"
+        )
+    return {name: value for name, value in kept.items() if name not in theirs} | ours

@@ -36,7 +36,12 @@ from deepfake.learning.optimization import (
 )
 from deepfake.learning.processes import average_gradients, gather
 from deepfake.learning.replay import Replay, count_chunks
-from deepfake.learning.resume import refuse_change, refuse_other_crops, refuse_other_length
+from deepfake.learning.resume import (
+    choose_state,
+    refuse_change,
+    refuse_other_crops,
+    refuse_other_length,
+)
 from deepfake.learning.tuning import can_fuse
 from deepfake.learning.validation import CollectedEmbeddings, RecentEmbeddings
 from deepfake.learning.watch import EpochMeans
@@ -143,7 +148,11 @@ class EmbeddingTask(LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, objective: Objective | None = None, **settings: Any
+        cls,
+        checkpoint_path: str | Path,
+        map_location: torch.device | str = "cpu",
+        objective: Objective | None = None,
+        **settings: Any,
     ) -> Self:
         """Network, head and threshold of any checkpoint of ours; asks no hub and no weights file.
 
@@ -152,6 +161,7 @@ class EmbeddingTask(LightningModule):
 
         Args:
             checkpoint_path: ``model.ckpt``, ``last.ckpt`` or that of an epoch.
+            map_location: Device to put it on.
             objective: What training and validation measure; the default of the class without it.
             settings: Other arguments of the class that are no part of the network.
 
@@ -171,7 +181,7 @@ class EmbeddingTask(LightningModule):
             load_part(path, state, "objective", task.objective)
         task.set_head(_read_head(state, network.embedding_dim))
         task.info = content[KEY]
-        return task
+        return task.to(map_location)
 
     @property
     def head(self) -> Head | None:
@@ -322,14 +332,15 @@ class EmbeddingTask(LightningModule):
         """Refuse to go on with other data or another network than a checkpoint was begun with."""
         before = checkpoint.get("hyper_parameters", {})
         refuse_change(before, {name: self.hparams[name] for name in _FIXED})
-        if self._is_fitting:
+        state = checkpoint["state_dict"]
+        goes_on = self._trainer is None or self._trainer.state.fn == TrainerFn.FITTING
+        if goes_on:
             begun_on = checkpoint.get(KEY, {}).get("manifest_sha256")
             refuse_other_crops(begun_on, self.info.get("manifest_sha256"))
         else:
-            self.info = checkpoint[KEY]
-            self.set_head(_read_head(checkpoint["state_dict"], self.hparams["embedding_dim"]))
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("head.")}
+            self.info = checkpoint.get(KEY, self.info)
+            self.set_head(_read_head(state, self.hparams["embedding_dim"]))
+        checkpoint["state_dict"] = choose_state(state, self.state_dict(), goes_on)
         self._begun = checkpoint.get(RUN_KEY, {})
         if self._begun:
             self._means.load_state_dict(self._begun["means"])
@@ -343,10 +354,6 @@ class EmbeddingTask(LightningModule):
     @property
     def _data(self) -> CropDataModule | None:
         return getattr(self.trainer, "datamodule", None)
-
-    @property
-    def _is_fitting(self) -> bool:
-        return self._trainer is None or self._trainer.state.fn == TrainerFn.FITTING
 
     def _measure(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Metrics]:
         """The objective with the penalty on the projection, and the objective's metrics."""

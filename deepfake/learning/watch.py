@@ -1,4 +1,4 @@
-"""What a training step leaves behind without making the processor wait for the device.
+"""What a training step leaves behind without making the CPU wait for the GPU.
 
 Metrics are summed where they arise and read once an epoch; whether a loss was a number is copied in
 the background and read when it has arrived. Knows no network and no Trainer.
@@ -20,7 +20,7 @@ class Step:
     """A step that is not known to be good yet.
 
     Args:
-        loss: Its loss, a 0-d tensor on the processor.
+        loss: Its loss, a 0-d tensor on the CPU.
         indices: ``(B,)`` rows of its crops.
         epoch: Number of its epoch.
         step: Number of the step in the whole training.
@@ -37,7 +37,7 @@ class Step:
 class LossWatch:
     """Finds the first step whose loss is no number.
 
-    On a processor at once, before the weights are changed. On a device a few steps later, because
+    On a CPU at once, before the weights are changed. On a GPU a few steps later, because
     asking at once would leave it idle: the caller must ask for all steps before it keeps weights.
 
     Args:

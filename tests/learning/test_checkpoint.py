@@ -317,7 +317,7 @@ def remove(section: str, key: str) -> Callable[[Content], object]:
         ),
         pytest.param(
             put("state_dict", "embedder.projection.weight", torch.zeros(3)),
-            "the embedder does not fit its description: .*head.weight",
+            "the embedder does not fit its description: .*projection.weight",
             id="shape",
         ),
         pytest.param(

@@ -14,6 +14,7 @@ from deepfake.errors import CheckpointError, UsageError
 from deepfake.learning.checkpoint import KEY, load_checkpoint
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.losses import CrossEntropyOnEmbedding
+from deepfake.learning.optimization import OneCycle
 from deepfake.learning.task import EmbeddingTask
 from deepfake.metrics import compute_auc
 from deepfake.training.callbacks import AverageWeights, FitHead
@@ -147,7 +148,7 @@ def test_validate_and_test_score_with_the_fitted_head(crops: Path, run: Path) ->
 
 def test_another_checkpoint_can_be_named_instead(crops: Path, run: Path) -> None:
     # Lightning's own way: the task that is given takes network, head and threshold of the file.
-    task = make_task(dropout=0.1)
+    task = make_task(dropout=0.1, objective=CrossEntropyOnEmbedding())
     options: dict[str, Any] = {"datamodule": make_data(crops), "verbose": False}
     (tested,) = make_trainer(run).test(task, ckpt_path=run / "model.ckpt", **options)
     loaded = EmbeddingTask.load_from_checkpoint(run / "model.ckpt")
@@ -179,8 +180,25 @@ def test_predict_without_a_head_says_how_to_get_one(crops: Path, run: Path) -> N
         make_trainer(run).predict(make_task(), dataloaders=data.test_dataloader())
 
 
-def test_refuses_to_go_on_with_another_optimiser(crops: Path, run: Path) -> None:
-    task = make_task(dropout=0.1, optimizer=adamw())
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        pytest.param(
+            {"optimizer": adamw()},
+            r"begun with model\.optimizer='torch\.optim\.sgd\.SGD'",
+            id="optimizer",
+        ),
+        pytest.param({"schedule": OneCycle}, r"begun with model\.schedule=None", id="schedule"),
+        pytest.param(
+            {"objective": CrossEntropyOnEmbedding()}, r"another model\.objective", id="objective"
+        ),
+        pytest.param({"embedding_dim": 8}, r"model\.embedding_dim=16, now it is 8", id="width"),
+    ],
+)
+def test_refuses_to_go_on_as_another_training(
+    crops: Path, run: Path, options: dict[str, Any], problem: str
+) -> None:
+    task = make_task(dropout=0.1, **options)
     trainer = make_trainer(run, AverageWeights(0.9), max_epochs=3)
-    with pytest.raises(UsageError, match=r"begun with model\.optimizer='torch\.optim\.sgd\.SGD'"):
+    with pytest.raises(UsageError, match=problem):
         trainer.fit(task, datamodule=make_data(crops), ckpt_path=run / "last.ckpt")

@@ -89,7 +89,7 @@ class SemiHardTripletLoss(Objective):
         }
 
     def evaluate(self, embeddings: Tensor, labels: Tensor) -> TripletOutcome:
-        """The loss with the figures that tell whether it still teaches.
+        """The loss with the metrics that tell whether it still teaches.
 
         Args:
             embeddings: ``(B, D)``, unit norm.

@@ -55,15 +55,18 @@ class FitHead(Callback):
     ) -> None:
         self.folder, self.head, self.C, self.weights = Path(folder), head, C, weights
         self.aggregation = aggregation
+        self._finished = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a head that could not be fitted after the training."""
         module, data = self._require(trainer, pl_module)
         self._make(module).check_fit(len(data.datasets["train"]))
+        self._finished = False
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fit, choose, measure, write; also where nothing was left to be trained."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit, choose, measure, write."""
         module, data = self._require(trainer, pl_module)
+        self._finished = True
         if trainer.interrupted:
             return
         epoch = self._take_weights(trainer, module)
@@ -85,6 +88,12 @@ class FitHead(Callback):
             write_atomic(self.folder / METRICS_FILE, text)
         # Last of all: where it stands, the run is finished.
         trainer.save_checkpoint(self.folder / MODEL_FILE, weights_only=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same where nothing was left to be trained: the run was stopped before its head."""
+        if not self._finished:
+            pl_module.to(trainer.strategy.root_device)  # it has just been put away
+            self.on_train_end(trainer, pl_module)
 
     def _require(
         self, trainer: Trainer, pl_module: LightningModule

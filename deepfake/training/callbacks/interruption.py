@@ -75,7 +75,7 @@ class StopOnSignal(Callback):
             for number in _SIGNALS:
                 self._former[number] = signal.signal(number, self._note)
         if trainer.world_size > 1:
-            # A group on the processors: a device would have to be waited for at every step, which
+            # A group on the CPUs: a GPU would have to be waited for at every step, which
             # is also what Lightning's own question does.
             self._group = torch.distributed.new_group(backend="gloo")
             loop: Any = trainer.fit_loop.epoch_loop

@@ -165,9 +165,9 @@ def test_without_a_test_split(tmp_path: Path) -> None:
 def test_refuses_other_modules() -> None:
     data = SimpleNamespace(datamodule=CropDataModule("none"))
     with pytest.raises(JobError, match="LightningModule trains no embedding"):
-        FitHead("run").on_fit_end(data, LightningModule())  # type: ignore[arg-type]
+        FitHead("run").on_train_end(data, LightningModule())  # type: ignore[arg-type]
     with pytest.raises(JobError, match="works with CropDataModule only"):
-        FitHead("run").on_fit_end(SimpleNamespace(datamodule=None), make_task())  # type: ignore[arg-type]
+        FitHead("run").on_train_end(SimpleNamespace(datamodule=None), make_task())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("workers", [0, 2], ids="workers-{}".format)
