@@ -71,4 +71,5 @@ def test_history_has_a_row_per_epoch_and_survives_a_resume(crops: Path, tmp_path
 def test_without_a_renderer_there_is_no_picture(crops: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, RunRecord(tmp_path / "run"))
     trainer.fit(make_task(), datamodule=CropDataModule(str(crops), batch_size=8))
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["environment.json"]
+    files = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert files == ["environment.json", "metrics.csv"]
