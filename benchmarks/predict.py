@@ -38,11 +38,12 @@ from torch import nn
 
 from benchmarks.photos import Box, collect, cut_face, find_photos, open_photo
 from deepfake.faces.extraction import FaceExtractor, decode_crop
+from deepfake.heads.linear import LinearSVM
 from deepfake.inference.export import export_checkpoint
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import OnnxScorer
 from deepfake.learning.checkpoint import load_checkpoint, make_info
-from deepfake.learning.task import EmbeddingTask
+from deepfake.learning.task import EmbeddingTask, NetworkSettings
 from deepfake.media.images import read_image
 from deepfake.records import Aggregation, CropSpec, Sampling
 
@@ -199,8 +200,8 @@ def check_network(plain: PlainLoop, path: Path, photos: list[Path]) -> None:
 def write_checkpoint(path: Path, backbone: str, size: int) -> Path:
     """A finished checkpoint with random weights and a machine fitted on made embeddings."""
     torch.manual_seed(0)
-    task = EmbeddingTask(backbone, size, drop_path_rate=None)
-    task.head.fit(*made_embeddings())
+    task = EmbeddingTask(backbone, size, network=NetworkSettings(drop_path_rate=None))
+    task.set_head(LinearSVM().fit(*made_embeddings()))
     spec = CropSpec(size=size, min_face=20, min_face_ratio=0.0, rotate_retry=False)
     task.info = make_info(
         crop_spec=spec,

@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ from deepfake.augment.recipes import AugmentationSettings
 from deepfake.learning.crops import Sample
 from deepfake.learning.data import BatchSettings, CropDataModule
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.learning.task import EmbeddingTask
+from deepfake.learning.task import EmbeddingTask, NetworkSettings, TrainingSettings
 from deepfake.learning.tuning import choose_precision
+from deepfake.training.callbacks import CompileForward, MemoryFormat, RefuseNonFinite
 
 # Bytes that a training step of B4@380 moves per image, every operation by itself in bfloat16 and
 # with all that can be fused: counted from the network's layers.
@@ -216,14 +218,13 @@ def run(
 ) -> Turns:
     """Train for a while."""
     torch.manual_seed(0)
+    drop_path_rate = 0.0 if "efficientnet" in options.backbone else None
     task = EmbeddingTask(
-        *(options.backbone, options.size),
-        dropout=0.0,
-        drop_path_rate=0.0 if "efficientnet" in options.backbone else None,
-        head_l2=0.0,
-        optimizer="adamw",
-        lr=1e-4,
-        compile=mode,
+        options.backbone,
+        options.size,
+        network=NetworkSettings(dropout=0.0, drop_path_rate=drop_path_rate),
+        optimizer=partial(torch.optim.AdamW, lr=1e-4, weight_decay=0.0),
+        training=TrainingSettings(projection_l2=0.0),
     )
     precision = choose_precision("auto")
     plain = None if data is not None else Plain(task.embedder, device, precision)
@@ -242,7 +243,7 @@ def run(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[turns],
+        callbacks=[turns, MemoryFormat(), CompileForward(mode), RefuseNonFinite()],
     )
     if data is None:
         generator = torch.Generator().manual_seed(1)

@@ -90,7 +90,7 @@ def measure(embedder: EmbeddingModel, batches: list[Sample]) -> tuple[float, lis
     weight = embedder.projection.weight
     losses: list[nn.Module] = [
         SemiHardTripletLoss(margin=1.0),
-        CrossEntropyOnEmbedding(embedder.projection.out_features),
+        CrossEntropyOnEmbedding().build(embedder.projection.out_features),
     ]
     sums = [torch.zeros_like(weight) for _ in range(4)]
     squares = [0.0] * 4

@@ -41,6 +41,7 @@ from deepfake.evaluation.bootstrap import N_RESAMPLES, resample_groups, resample
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.metrics import METRICS
 from deepfake.storage import write_atomic
+from deepfake.training.presets import merge_configs
 from deepfake.training.run import read_data_module
 
 REPO = Path(__file__).resolve().parents[1]
@@ -192,10 +193,7 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def merged(base: Path | None, overlay: Path) -> dict[str, Any]:
     """The settings of a rung, as training merges them: later files win, key by key."""
-    settings: dict[str, Any] = {}
-    for path in configs_of(base, overlay):
-        _update(settings, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    return settings
+    return merge_configs(configs_of(base, overlay))
 
 
 def configs_of(base: Path | None, overlay: Path) -> list[Path]:
@@ -203,20 +201,12 @@ def configs_of(base: Path | None, overlay: Path) -> list[Path]:
     return [DACON, *([base] if base else []), overlay]
 
 
-def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:
-    for key, value in more.items():
-        if isinstance(value, dict) and isinstance(settings.get(key), dict):
-            _update(settings[key], value)
-        else:
-            settings[key] = value
-
-
 def differs_in_head_alone(base: Path | None, overlay: Path) -> bool:
     """Whether a rung's network is that of the entry's finished run."""
     if overlay.parent != ABLATIONS:
         return False  # whose runs have no such name
     settings, finished = merged(base, overlay), merged(base, ABLATIONS / f"{FINISHED}.yaml")
-    heads = [part["model"].pop("head", None) for part in (settings, finished)]
+    heads = [part.pop("head", None) for part in (settings, finished)]
     return heads[0] != heads[1] and settings == finished
 
 

@@ -25,7 +25,13 @@ cv2.setNumThreads(1)
 
 
 # Few tests, but long ones: they start programs.
-LONGEST = ("test_processes.py", "test_run.py", "test_ladder.py", "test_cropping.py")
+LONGEST = (
+    "test_processes.py",
+    "test_resume.py",
+    "test_run.py",
+    "test_ladder.py",
+    "test_cropping.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from deepfake.dataset.manifest import read_manifest
 from deepfake.heads import LinearSVM
+from deepfake.inference.export import make_graph
 from deepfake.learning.batches import EpochBatches, EpochOrder
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.learning.crops import CropDataset
@@ -37,15 +38,18 @@ CONFIGS = [
 COUNTS = {"train": (24, 7), "validation": (4, 3), "test": (3, 4)}
 BATCH_SIZE, STEPS, EPOCHS = 12, 3, 2
 GROUP_SIZE, PER_GROUP = 3, 2
+BOTH = """[{"loss": {"class_path": "SemiHardTripletLoss"}},
+ {"loss": {"class_path": "CrossEntropyOnEmbedding"}}]"""
 OPTIONS = [
     *("--trainer.max_epochs", str(EPOCHS), "--trainer.limit_train_batches", "1.0"),
     *("--data.batch_size", str(BATCH_SIZE), "--data.batches.balance", "false"),
     # The third batch of an epoch goes on into the next pass over the data.
     *("--data.batches.steps_per_epoch", str(STEPS), "--data.batches.per_group", str(PER_GROUP)),
     *("--data.batches.paired", "false"),
-    *("--model.triplet_weight", "1.0", "--model.cross_entropy_weight", "1.0"),
-    *("--model.dropout", "0.0", "--model.optimizer", "sgd", "--model.schedule", "constant"),
-    *("--model.lr", "0.05", "--model.head_l2", "0.01", "--weights", "last"),
+    *("--model.objective", "WeightedSum", "--model.objective.terms", BOTH),
+    *("--model.network.dropout", "0.0", "--model.optimizer", "torch.optim.SGD"),
+    *("--model.optimizer.lr", "0.05", "--model.optimizer.weight_decay", "0"),
+    *("--model.schedule", "null", "--model.training.projection_l2", "0.01", "--weights", "last"),
 ]
 # Layer norm looks at one sample only: N processes must do what one does.
 LAYER_NORM = ["--model.backbone", "test_efficientnet_ln"]
@@ -215,7 +219,7 @@ def test_pairs_and_balance_too_and_a_stop_in_mid_epoch(
 ) -> None:
     # At the rate of the other runs a rounding of 1e-7 in the first step grows until it chooses
     # another negative in the sixth, in one process as well.
-    options = [*LAYER_NORM, *SAMPLINGS[sampling], "--model.lr", "0.005"]
+    options = [*LAYER_NORM, *SAMPLINGS[sampling], "--model.optimizer.lr", "0.005"]
     options += ["--data.augmentation.share", "0.5"]
     alone, together, stopped, resumed = (
         tmp_path / name / "run" for name in ("alone", "together", "stopped", "resumed")
@@ -235,6 +239,51 @@ def test_pairs_and_balance_too_and_a_stop_in_mid_epoch(
     expected, found = weights_of(together), weights_of(resumed)
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+PROXIES = """\
+model:
+  objective:
+    class_path: deepfake.learning.losses.MetricLearningLoss
+    init_args:
+      loss:
+        class_path: pytorch_metric_learning.losses.ProxyAnchorLoss
+        init_args: {num_classes: 2, embedding_size: 512}
+  optimizer:
+    class_path: torch.optim.SGD
+    init_args: {lr: 0.05, momentum: 0.9}
+average:
+  decay: 0.9
+"""
+
+
+def test_proxies_train_resume_and_export_on_two_processes(crops: Path, tmp_path: Path) -> None:
+    # Weights that a loss learns itself are in the optimiser, in the average and in checkpoints.
+    (tmp_path / "proxies.yaml").write_text(PROXIES)
+    script = tmp_path / "stopping.py"
+    script.write_text(STOPPING)
+    words = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    base = [*CONFIGS, *OPTIONS[:10], "--config", str(tmp_path / "proxies.yaml"), *LAYER_NORM]
+    together, stopped, resumed = (tmp_path / name for name in ("together", "stopped", "resumed"))
+    for run, program, more in (
+        (together, REPO / "train.py", []),
+        (stopped, script, []),
+        (resumed, REPO / "train.py", ["--resume", str(stopped)]),
+    ):
+        command = [sys.executable, str(program), *base, "--model.schedule", "null", *words]
+        command += ["--data.root", str(crops), "--run", str(run), "--weights", "last", *more]
+        with started([command], tmp_path / "log.txt", codes={0, 143, -signal.SIGTERM}):
+            pass
+    content = torch.load(together / "checkpoints" / "last.ckpt", weights_only=True)
+    moments = content["optimizer_states"][0]["state"]
+    assert (2, 512) in [tuple(state["momentum_buffer"].shape) for state in moments.values()]
+    proxies = content["current_model_state"]["objective.loss.proxies"]
+    assert not torch.equal(proxies, content["state_dict"]["objective.loss.proxies"])
+    assert not (stopped / "model.ckpt").exists()
+    expected, found = weights_of(together), weights_of(resumed)
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert make_graph(load_checkpoint(resumed / "model.ckpt"))
 
 
 @pytest.mark.slow

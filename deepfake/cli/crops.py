@@ -58,7 +58,7 @@ examples:
         "--preset", help="recipe: square (aspect kept), dacon (the contest entry's), dacon-train"
     )
     parser.add_argument(
-        "--config", type=Path, help="training configuration; its data.crop_preset is the preset"
+        "--config", help="configuration of a training; its data.crop_preset is the preset"
     )
     parser.add_argument("--size", type=int, help="side of a crop in pixels (default 380)")
     parser.add_argument(
@@ -132,14 +132,10 @@ def _choose_spec(options: argparse.Namespace) -> CropSpec:
     return replace(spec, **changes)
 
 
-def _preset_of(config: Path) -> str:
-    import yaml
+def _preset_of(config: str) -> str:
+    from deepfake.training.presets import read_config
 
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"--config {config}: {error}") from error
-    preset = ((content or {}).get("data") or {}).get("crop_preset")
+    preset = (read_config(config).get("data") or {}).get("crop_preset")
     if preset is None:
         raise UsageError(f"--config {config} has no data.crop_preset; give --preset instead")
     return str(preset)

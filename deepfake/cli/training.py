@@ -11,40 +11,51 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepfake.cli.command import EXIT_OK, EXIT_USAGE, Parser, run
+from deepfake.errors import UsageError
 
 _TRAIN_HELP = """\
-usage: deepfake train --config FILE --data.root CROPS [options]
+usage: deepfake train --data.root CROPS [--config NAME ...] [options]
 
-Train an embedding and its head on a crop folder.
+Train an embedding and a classifier on a crop folder; without --config, by the recommended recipe.
 
 examples:
-  python train.py --config configs/default.yaml --data.root crops/
-  python train.py --config configs/dacon.yaml --data.root crops/ --trainer.max_epochs 6
-  python train.py --config configs/default.yaml --config configs/cpu.yaml --data.root crops/ \\
-      --model.pretrained weights.safetensors
-  python train.py --config configs/default.yaml --data.root crops/ --resume runs/001
+  deepfake train --data.root crops/
+  deepfake train --data.root crops/ --config cpu --model.pretrained weights.safetensors
+  deepfake train --data.root crops/ --config dacon
+  deepfake train --data.root crops/ --resume runs/001 --run runs/002
 
-options that matter most (any of them can stand in the YAML file, without the dashes):
-  --config FILE             configuration; may be repeated, later files win
-  --data.root CROPS         crop folder that crop.py wrote
-  --run FOLDER              folder of this run (default: next free number in runs/)
-  --resume RUN              go on from the last checkpoint of a run folder, or from a .ckpt file
-  --weights best|last       epoch that the final model is made of (default: best validation AUC)
+the most used options, with the defaults of the recommended recipe (in a YAML file: no dashes):
+  --config NAME             recipe: default, dacon (the contest entry's), or a file of yours;
+                            cpu, ddp, smoke add to a recipe. May be repeated; later ones win
+  --data.root CROPS         crop folder that crop.py wrote (required)
+  --run FOLDER              folder of this run (the next free number in runs/)
+  --resume RUN              go on from the last checkpoint of a run's folder, or from a .ckpt file;
+                            auto goes on in --run, if it was begun
+  --weights best|last       epoch that the final model is made of: best has the highest validation
+                            AUC (default best)
   --seed_everything N       the one seed: order, augmentation, split, dropout, initial weights
-  --model.backbone NAME     any timm model
-  --model.pretrained X      true, false, or a local weights file
-  --model.lr X              learning rate
-  --data.batch_size N       crops per step, over all processes together
-  --data.num_workers N      loader processes; changes nothing but the speed
-  --trainer.max_epochs N    length
-  --trainer.devices N       GPUs or processes
-  --print_config            print the configuration with everything filled in, and stop
+                            (default 0)
+  --model.backbone NAME     any timm model (default tf_efficientnet_b4.aa_in1k)
+  --model.image_size N      side of the crops in pixels (that of the crop folder)
+  --model.pretrained X      true: timm's weights, which it may download; false: random; a file of
+                            weights, or the model.ckpt of another run (default true)
+  --model.optimizer.lr X    learning rate, the highest of its schedule (default 0.0007)
+  --data.batch_size N       crops of a step, over all processes together (default 48)
+  --data.num_workers N      loader processes; changes nothing but the speed (default 2)
+  --trainer.max_epochs N    passes over the data (default 8)
+  --trainer.devices N       GPUs or processes (default auto)
+  --print_config            print every setting as YAML, to be run again, and stop
   --help-all                every option there is
 """
+_OTHER_COMMANDS = {
+    "validate": "deepfake evaluate --checkpoint MODEL --data CROPS",
+    "test": "deepfake evaluate --checkpoint MODEL --data CROPS",
+    "predict": "deepfake predict MEDIA --checkpoint MODEL",
+}
 
 
 def train(argv: Sequence[str] | None = None) -> int:
-    """Train on a crop folder: ``python train.py --config FILE --data.root CROPS``."""
+    """Train on a crop folder: ``python train.py --data.root CROPS``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     return run(lambda: _train(arguments), "go on with: --resume RUN_FOLDER")
 
@@ -53,6 +64,10 @@ def _train(arguments: Sequence[str]) -> int:
     if not arguments or "-h" in arguments or "--help" in arguments:
         sys.stdout.write(_TRAIN_HELP)
         return EXIT_OK if arguments else EXIT_USAGE
+    if arguments[0] == "fit":  # where LightningCLI has several commands, this is its name
+        arguments = arguments[1:]
+    elif arguments[0] in _OTHER_COMMANDS:
+        raise UsageError(f"train only trains; use: {_OTHER_COMMANDS[arguments[0]]}")
     from deepfake.training.run import run_training
 
     words = ["--help" if word == "--help-all" else word for word in arguments]
@@ -67,12 +82,14 @@ def show_augmentations(argv: Sequence[str] | None = None) -> int:
         "CONFIG has it,\na column for each crop, real and fake in turns.",
         epilog="""\
 examples:
-  deepfake show-augmentations configs/default.yaml --data.root crops/
-  deepfake show-augmentations configs/dacon.yaml experiments/ablations/12-blind-face.yaml \\
+  deepfake show-augmentations default --data.root crops/
+  deepfake show-augmentations dacon experiments/ablations/12-blind-face.yaml \\
       --data.root crops/ --rows crop "as configured" --output blind.png
 """,
     )
-    parser.add_argument("config", nargs="+", help="training configuration; later files win")
+    parser.add_argument(
+        "config", nargs="+", help="configuration of a training, as its --config; later ones win"
+    )
     parser.add_argument("--data.root", dest="root", required=True, help="folder of crop.py")
     parser.add_argument(
         "--output", type=Path, default=Path("augmentations.png"), help="PNG (default %(default)s)"

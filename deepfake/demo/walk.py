@@ -25,12 +25,13 @@ from deepfake.records import CropSpec, Workers
 from deepfake.reports.evaluation_page import format_report
 from deepfake.reports.evaluation_text import describe
 from deepfake.storage import write_atomic
-from deepfake.training.callbacks.all import MODEL_FILE
+from deepfake.training.callbacks.head import MODEL_FILE
 from deepfake.training.run import run_training
 
 _SIZE = 112
 _CONFIGURATION = """\
 # A small network from scratch, for drawn portraits: shows the path, not what is possible.
+preset: true
 seed_everything: 0
 weights: last # forty validation faces are too few to choose an epoch by
 trainer:
@@ -40,14 +41,23 @@ trainer:
 model:
   backbone: test_efficientnet
   image_size: 112
-  embedding_dim: 512
-  dropout: 0.2
   pretrained: false
-  drop_path_rate: null
-  cross_entropy_weight: 1.0
-  optimizer: adamw
-  lr: 0.003
-  schedule: one_cycle
+  network:
+    embedding_dim: 512
+    dropout: 0.2
+    drop_path_rate: null
+  objective:
+    class_path: deepfake.learning.losses.WeightedSum
+    init_args:
+      terms:
+        - loss: SemiHardTripletLoss
+        - loss: CrossEntropyOnEmbedding
+  optimizer:
+    class_path: torch.optim.AdamW
+    init_args:
+      lr: 0.003
+      weight_decay: 0.0
+  schedule: OneCycle
 data:
   batch_size: 32
   augmentation:
@@ -130,7 +140,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
         f"  deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv\n"
         "  (this checkpoint only knows drawings; to train on your own data:)\n"
         "  deepfake crop YOUR_PHOTOS crops/      # with real/ and fake/ folders\n"
-        "  deepfake train --config configs/default.yaml --data.root crops/"
+        "  deepfake train --data.root crops/"
     )
     auc = evaluation.levels["file"].overall.metrics["auc"].value
     if not auc > 0.7:

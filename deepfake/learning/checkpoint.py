@@ -126,7 +126,7 @@ def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
     for name, module in zip(_PARTS, (embedder, head), strict=True):
-        _load_part(path, content["state_dict"], name, module)
+        load_part(path, content["state_dict"], name, module)
     return Checkpoint(
         path=path,
         embedder=embedder.eval(),
@@ -237,7 +237,12 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -> None:
+def load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -> None:
+    """Load one of our parts into a module.
+
+    Raises:
+        CheckpointError: If the two do not fit.
+    """
     try:
         module.load_state_dict(part_of(state, name), strict=True)
     except (RuntimeError, TypeError) as error:

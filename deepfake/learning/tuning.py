@@ -73,7 +73,7 @@ def time_memory_formats(
     module: nn.Module,
     images: Tensor,
     context: Callable[[], AbstractContextManager[None]],
-    rounds: int = 5,
+    repeats: int = 5,
 ) -> tuple[float, float]:
     """Seconds of a forward and backward with planar and with interleaved (channels-last) tensors.
 
@@ -81,7 +81,7 @@ def time_memory_formats(
         module: Network to be trained; copies of it are run.
         images: ``(B, 3, S, S)`` batch on the training's device; its values do not matter.
         context: Makes the context that a training step runs in (autocast).
-        rounds: Timed runs of each; both take turns, after two runs that warm up.
+        repeats: Timed runs of each; both take turns, after two runs that warm up.
 
     Returns:
         Medians: contiguous, channels last.
@@ -92,7 +92,7 @@ def time_memory_formats(
     inputs = [images.to(memory_format=form) for form in formats]
     seconds: list[list[float]] = [[], []]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for turn in range(rounds + 2):
+        for turn in range(repeats + 2):
             for which, (network, batch) in enumerate(zip(copies, inputs, strict=True)):
                 _wait_for(device)
                 started_s = time.perf_counter()

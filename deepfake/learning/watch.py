@@ -1,6 +1,6 @@
-"""What a training step leaves behind without making the processor wait for the device.
+"""What a training step leaves behind without making the CPU wait for the GPU.
 
-Figures are summed where they arise and read once an epoch; whether a loss was a number is copied in
+Metrics are summed where they arise and read once an epoch; whether a loss was a number is copied in
 the background and read when it has arrived. Knows no network and no Trainer.
 """
 
@@ -20,7 +20,7 @@ class Step:
     """A step that is not known to be good yet.
 
     Args:
-        loss: Its loss, a 0-d tensor on the processor.
+        loss: Its loss, a 0-d tensor on the CPU.
         indices: ``(B,)`` rows of its crops.
         epoch: Number of its epoch.
         step: Number of the step in the whole training.
@@ -37,7 +37,7 @@ class Step:
 class LossWatch:
     """Finds the first step whose loss is no number.
 
-    On a processor at once, before the weights are changed. On a device a few steps later, because
+    On a CPU at once, before the weights are changed. On a GPU a few steps later, because
     asking at once would leave it idle: the caller must ask for all steps before it keeps weights.
 
     Args:
@@ -89,31 +89,25 @@ class LossWatch:
 
 
 class EpochMeans:
-    """Means over the steps of an epoch, summed on the device.
+    """Weighted means over the steps of an epoch, summed on the device.
 
-    Two kinds: figures of a step, which count alike, and figures of its triplets, which count by
-    how many there were.
+    Metrics of a step count alike; those of its triplets count by how many there were.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self._sums: Tensor | None = None  # (2, names): weighted sums, weights
 
-    def add(
-        self, of_step: Mapping[str, Tensor], of_triplets: Mapping[str, Tensor], n_triplets: Tensor
-    ) -> None:
-        """Take the 0-d figures of one step in; always the same names in the same order."""
-        self.names = [*of_step, *of_triplets]
-        values = torch.stack(
-            [v.detach().float() for v in (*of_step.values(), *of_triplets.values())]
-        )
-        one, number = torch.ones_like(values[0]), n_triplets.to(values.dtype)
-        weights = torch.stack([one] * len(of_step) + [number] * len(of_triplets))
+    def add(self, metrics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Take the 0-d (value, weight) of one step in; always the same names in the same order."""
+        self.names = list(metrics)
+        values = torch.stack([value.detach().float() for value, _ in metrics.values()])
+        weights = torch.stack([weight.to(values.dtype) for _, weight in metrics.values()])
         row = torch.stack([values * weights, weights])
         self._sums = row if self._sums is None else self._sums.to(row.device) + row
 
     def read(self) -> dict[str, float]:
-        """The means so far; a figure without any weight is left out."""
+        """The means so far; a metric without any weight is left out."""
         if self._sums is None:
             return {}
         sums, weights = self._sums.tolist()

@@ -24,7 +24,7 @@ _PANELS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "share of active triplets": {"train_active_share": "training"},
         "norm of the projection": {"projection_norm": "projection"},
-        "learning rate": {"lr": "at the end of the epoch"},
+        "learning rate": {"lr": "in the last step of the epoch"},
     }
 )
 _COLUMNS, _HEAD_PX = 3, 40  # of the panels; of the title and the legend above a panel

@@ -67,7 +67,7 @@ def test_version_and_bare_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["info", "a", "--jsn"], "did you mean --json"),
         (["demo", "--outptu", "x"], "did you mean --output"),
         (["train", "--data.rot", "x"], r"did you mean --data\.root"),
-        (["train", "--data.root", "x", "--model.lrr", "1"], r"did you mean --model\.lr"),
+        (["train", "--data.root", "x", "--model.bakbone", "x"], r"did you mean --model\.backbone"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -25,7 +25,7 @@ def test_show_augmentations_draws_a_sheet(
     assert "heavy" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("- a list\n")
     assert cli.show_augmentations([str(tmp_path / "bad.yaml"), *words[1:]]) == 2
-    assert "no settings, or none under data" in capsys.readouterr().err
+    assert "holds no settings" in capsys.readouterr().err
     assert cli.show_augmentations([str(tmp_path / "none.yaml"), *words[1:]]) == 2
     assert "No such file" in capsys.readouterr().err
     assert cli.show_augmentations([*words, "--rows", "crop", "glow"]) == 2
@@ -55,8 +55,8 @@ def test_train_without_crops_fails_at_once(
 
 
 def test_a_wrong_value_is_not_called_a_misspelling(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.train(["--data.root", "x", "--model.lr", "abc"]) == 2
+    assert cli.train(["--data.root", "x", "--model.image_size", "abc"]) == 2
     error = capsys.readouterr().err
-    assert "model.lr" in error
+    assert "model.image_size" in error
     assert "abc" in error
     assert "did you mean" not in error

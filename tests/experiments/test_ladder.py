@@ -15,7 +15,8 @@ from deepfake.learning.checkpoint import read_info
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
 from deepfake.metrics import compute_auc
-from deepfake.training.run import _Parser, run_training
+from deepfake.training.parser import TrainParser
+from deepfake.training.run import run_training
 from experiments import ladder
 from tests.made_crops import write_crop_folder
 
@@ -49,8 +50,8 @@ def test_every_rung_is_a_valid_configuration_and_changes_something(rung: str) ->
         ladder.merged(None, ladder.ABLATIONS / f"{name}.yaml") for name in (rung, "06-head-l2")
     )
     assert (settings != plain) == (rung not in ("06-head-l2",))
-    parser = _Parser()
-    parser.add_class_arguments(EmbeddingTask, "model")
+    parser = TrainParser()
+    parser.add_lightning_class_args(EmbeddingTask, "model")
     parser.add_class_arguments(CropDataModule, "data")
     parts = {name: settings[name] for name in ("model", "data")}
     parts["data"]["root"] = "crops"
@@ -155,13 +156,13 @@ def test_rungs_by_name_or_number() -> None:
 @pytest.mark.parametrize("arm", ladder.choose_rungs(None, GAP))
 def test_every_arm_of_the_gap_has_the_same_budget(arm: str) -> None:
     settings = ladder.merged(GAP.with_suffix(".yaml"), GAP / f"{arm}.yaml")
-    parser = _Parser()
-    parser.add_class_arguments(EmbeddingTask, "model")
+    parser = TrainParser()
+    parser.add_lightning_class_args(EmbeddingTask, "model")
     parser.add_class_arguments(CropDataModule, "data")
     parts = {name: settings[name] for name in ("model", "data")}
     parts["data"]["root"] = "crops"
     parser.parse_object(parts)
-    kept = ("backbone", "image_size", "optimizer", "lr", "schedule", "dropout", "head_l2")
+    kept = ("backbone", "image_size", "optimizer", "schedule", "network", "training")
     shared = ladder.merged(GAP.with_suffix(".yaml"), GAP / "02-triplet.yaml")
     assert {name: settings["model"][name] for name in kept} == {
         name: shared["model"][name] for name in kept
@@ -175,7 +176,7 @@ def test_rungs_that_differ_from_the_entry_in_their_head_alone(tmp_path: Path) ->
     found = [rung for rung in RUNGS if ladder.differs_in_head_alone(SMOKE, overlays[rung])]
     assert found == ["18-lightgbm", "21-rbf-svm", "22-logistic"]
     base = tmp_path / "base.yaml"
-    base.write_text("model:\n  head: rbf\n")  # so that 06 and 21 are the same
+    base.write_text("head:\n  name: rbf\n")  # so that 06 and 21 are the same
     assert not ladder.differs_in_head_alone(base, overlays["21-rbf-svm"])
     assert not ladder.differs_in_head_alone(SMOKE, GAP / "02-triplet.yaml")
     table = ladder.describe_all({"21-rbf-svm": [scored(1)]}, [], 20)
@@ -209,7 +210,7 @@ def test_a_folder_is_for_one_base_and_one_set_of_crops(crops: Path, tmp_path: Pa
     options = argparse.Namespace(output=tmp_path / "out", data=crops, base=SMOKE, more=[])
     ladder.claim(options)
     ladder.claim(options)
-    for change in ({"base": None}, {"more": ["--model.lr", "1"]}):
+    for change in ({"base": None}, {"more": ["--model.optimizer.lr", "1"]}):
         other = argparse.Namespace(**(vars(options) | change))
         with pytest.raises(SystemExit, match="holds runs of other crops, another --base or other"):
             ladder.claim(other)
@@ -235,10 +236,8 @@ def test_finished_runs_make_the_table_of_a_call_until_an_overlay_changes(
     assert "AUC against 05-triplet" in lines[0]
     assert [line.split(" | ")[0] for line in lines[2:4]] == ["| 05-triplet", "| 06-head-l2"]
     with (overlays / "06-head-l2.yaml").open("a") as file:
-        file.write("\nmodel:\n  margin: 0.9\n")
-    with pytest.raises(
-        SystemExit, match=r"trained with model.margin 1.0, the overlays now say 0.9"
-    ):
+        file.write("\nfreeze:\n  epochs: 3\n")
+    with pytest.raises(SystemExit, match=r"trained with freeze.epochs 0, the overlays now say 3"):
         ladder.main()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepfake.errors import CheckpointError
 from deepfake.learning.checkpoint import (
@@ -30,8 +30,9 @@ from deepfake.learning.checkpoint import (
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation, CropSpec
-from deepfake.training.callbacks.all import FitHead
+from deepfake.training.callbacks.head import FitHead
 from tests.made_crops import COUNTS, write_crop_folder
+from tests.made_task import make_task
 from tests.made_trainer import make_trainer
 
 Content = dict[str, Any]
@@ -55,10 +56,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("checkpoint")
     crops = write_crop_folder(folder / "crops", size=32)
     torch.manual_seed(0)
-    task = EmbeddingTask("test_efficientnet", 32, 16, drop_path_rate=None, seed=5)
+    task = make_task()
     task.configuration = "seed_everything: 5\n"
-    trainer = make_trainer(folder, FitHead(str(folder / "run")))
-    trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8))
+    trainer = make_trainer(folder, FitHead(folder / "run"))
+    trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8, seed=5))
     # Training lies interleaved in memory on a CPU, prediction does not: sums are rounded otherwise.
     task.embedder.use_memory_format(torch.contiguous_format)
     return Run(folder / "run", crops, task.eval())
@@ -80,6 +81,7 @@ def test_scores_are_the_same_after_a_round_trip(run: Run) -> None:
     loaded = load_checkpoint(run.model)
     expected = run.task.embedder(images())
     assert torch.equal(loaded.embedder(images()), expected)
+    assert run.task.head is not None
     assert torch.equal(loaded.head(expected), run.task.head(expected))
     assert not loaded.embedder.training
     assert not loaded.head.training
@@ -129,7 +131,8 @@ def test_reads_what_it_remembers_without_building_a_network(
     assert info["hyper_parameters"]["embedding_dim"] == 16
     assert info["threshold"] == torch.load(run.model, weights_only=True)[KEY]["threshold"]
     assert info["global_step"] == 4
-    parts = (run.task, run.task.head)
+    assert run.task.head is not None
+    parts: list[nn.Module] = [run.task, run.task.head]
     state = [value for part in parts for value in part.state_dict().values()]
     assert info["n_parameters"] == sum(value.numel() for value in state)
 

@@ -56,7 +56,7 @@ def test_timing_leaves_no_trace() -> None:
     model = EmbeddingModel("test_efficientnet", 32, 16, dropout=0.5)
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    planar_s, interleaved_s = time_memory_formats(model, images, nullcontext, rounds=2)
+    planar_s, interleaved_s = time_memory_formats(model, images, nullcontext, repeats=2)
     assert planar_s > 0
     assert interleaved_s > 0
     assert torch.equal(torch.get_rng_state(), state)
@@ -89,7 +89,7 @@ class _Watched(nn.Module):
 
 def test_timing_takes_turns_with_both_formats() -> None:
     module = _Watched()
-    time_memory_formats(module, torch.zeros(2, 3, 8, 8), nullcontext, rounds=1)
+    time_memory_formats(module, torch.zeros(2, 3, 8, 8), nullcontext, repeats=1)
     assert module.seen == [(False, True), (True, False)] * 3
 
 

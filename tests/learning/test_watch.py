@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from deepfake.learning.watch import EpochMeans, LossWatch, Step
 
@@ -42,18 +43,23 @@ def test_nothing_escapes_the_last_look() -> None:
     assert watch.check_all() is None
 
 
+def metrics(loss: float, distance: float, number: int) -> dict[str, tuple[Tensor, Tensor]]:
+    return {
+        "loss": (torch.tensor(loss), torch.tensor(1.0)),
+        "ap": (torch.tensor(distance), torch.tensor(float(number))),
+    }
+
+
 def test_means_weigh_steps_alike_and_triplets_by_their_number() -> None:
     means = EpochMeans()
     assert means.read() == {}
     for loss, distance, number in ((1.0, 0.5, 10), (2.0, 0.9, 30), (3.0, 0.0, 0)):
-        means.add(
-            {"loss": torch.tensor(loss)}, {"ap": torch.tensor(distance)}, torch.tensor(number)
-        )
+        means.add(metrics(loss, distance, number))
     assert means.read() == pytest.approx({"loss": 2.0, "ap": 0.8})
     again = EpochMeans()
     again.load_state_dict(means.state_dict())
     for each in (means, again):
-        each.add({"loss": torch.tensor(6.0)}, {"ap": torch.tensor(0.8)}, torch.tensor(5))
+        each.add(metrics(6.0, 0.8, 5))
     assert again.read() == means.read() == pytest.approx({"loss": 3.0, "ap": 0.8})
     means.clear()
     assert means.read() == {}
@@ -61,9 +67,9 @@ def test_means_weigh_steps_alike_and_triplets_by_their_number() -> None:
     assert again.read() == {}
 
 
-def test_a_figure_without_triplets_is_left_out() -> None:
+def test_a_metric_without_triplets_is_left_out() -> None:
     means = EpochMeans()
-    means.add({"loss": torch.tensor(1.0)}, {"ap": torch.tensor(0.0)}, torch.tensor(0))
+    means.add(metrics(1.0, 0.0, 0))
     assert means.read() == {"loss": 1.0}
 
 

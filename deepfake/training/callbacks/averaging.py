@@ -1,16 +1,117 @@
-"""A moving average of a network's weights, kept beside it.
+"""A moving average of the weights, validated and kept instead of them.
 
-Lightning has ``EMAWeightAveraging``; it asks the device for a number at every step, averages tensor
-by tensor, and would write its last average into a checkpoint that is made of the best epoch. Knows
-no loss and no Trainer.
+The wiring is that of Lightning's ``WeightAveraging``, the arithmetic is ours: that class asks the
+device for a number at every step, averages tensor by tensor, and would write its last average into
+a checkpoint that is made of the best epoch.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from deepfake.errors import UsageError
+
+_STATE, _NETWORK = "averaging_state", "current_model_state"  # as Lightning names them
+
+
+class AverageWeights(Callback):
+    """Validate and keep an exponential moving average of the weights.
+
+    In every checkpoint ``state_dict`` is the average, the network to predict with; the network to
+    go on with lies beside it. At the end of a training the average becomes the network.
+
+    Args:
+        decay: Share of the old average that a step keeps; 0 switches the average off.
+    """
+
+    def __init__(self, decay: float = 0.0) -> None:
+        if decay and not 0 < decay < 1:
+            raise UsageError(f"average.decay={decay}; expected 0 (off) up to, not including, 1")
+        self.decay = decay
+        self.average: WeightAverage | None = None
+        self._step = 0  # of the optimiser, at the last update
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin an average."""
+        if stage == "fit" and self.decay:
+            self.average, self._step = WeightAverage(pl_module, self.decay), 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Follow the network to its device."""
+        if self.average is not None:
+            self.average.to(pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Take the weights in, after a step of the optimiser."""
+        self._update(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate the average; all processes that of the first."""
+        if self.average is not None:
+            if trainer.world_size > 1:
+                for tensor in self.average.tensors():
+                    torch.distributed.broadcast(tensor, src=0)
+            self.average.swap(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the network itself."""
+        if self.average is not None:
+            self.average.swap(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Become the average for good."""
+        if self.average is not None:
+            self.average.swap(pl_module)
+            self.average = None
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same where nothing was left to be trained."""
+        self.on_train_end(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the average as ``state_dict``, and the network beside it."""
+        if self.average is None:
+            return
+        self._update(trainer, pl_module)  # another callback may save before this one had its turn
+        checkpoint[_NETWORK] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = self.average.state_dict()
+        checkpoint[_STATE] = {
+            "decay": self.decay,
+            "n_updates": self.average.n_updates,
+            "step": self._step,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on with network and average.
+
+        Raises:
+            UsageError: If the checkpoint was begun with another decay.
+        """
+        if trainer.state.fn != "fit":
+            return
+        state = checkpoint.get(_STATE, {"decay": 0.0})
+        if state["decay"] != self.decay:
+            raise UsageError(
+                "the checkpoint to resume from was begun with average.decay="
+                f"{state['decay']!r}, now it is {self.decay!r}; start a new run"
+            )
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint["state_dict"], state["n_updates"])
+            self._step = state["step"]
+            pl_module.load_state_dict(checkpoint[_NETWORK])
+
+    def _update(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.average is not None and trainer.global_step > self._step:
+            self._step = trainer.global_step
+            self.average.update(pl_module)
 
 
 class WeightAverage:
@@ -22,17 +123,11 @@ class WeightAverage:
     Args:
         module: Network to follow.
         decay: Share of the old average that an update keeps, in (0, 1).
-
-    Raises:
-        UsageError: If the decay is outside.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        if not 0 < decay < 1:
-            raise UsageError(f"model.ema_decay={decay}; expected 0 (off) up to, not including, 1")
         self.decay, self.n_updates = decay, 0
         self._average = {name: v.detach().clone() for name, v in _live(module).items()}
-        self._swapped = False
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
@@ -57,7 +152,6 @@ class WeightAverage:
             kept = value.detach().clone()
             value.copy_(self._average[name])
             self._average[name].copy_(kept)
-        self._swapped = not self._swapped
 
     def to(self, module: nn.Module) -> None:
         """Follow a network to its device and memory format, before it is trained."""

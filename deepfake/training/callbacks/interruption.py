@@ -75,15 +75,13 @@ class StopOnSignal(Callback):
             for number in _SIGNALS:
                 self._former[number] = signal.signal(number, self._note)
         if trainer.world_size > 1:
-            # A group on the processors: a device would have to be waited for at every step, which
+            # A group on the CPUs: a GPU would have to be waited for at every step, which
             # is also what Lightning's own question does.
             self._group = torch.distributed.new_group(backend="gloo")
             loop: Any = trainer.fit_loop.epoch_loop
             loop._broadcast_sigterm_tensor = lambda: None
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Keep the state if it is time; stop if that was wanted.
 
         Raises:

@@ -12,9 +12,9 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from deepfake.learning.data import CropDataModule
-from deepfake.learning.task import EmbeddingTask
 from deepfake.training.callbacks.interruption import StopOnSignal, Stopped
 from tests.made_crops import write_crop_folder
+from tests.made_task import make_task
 from tests.made_trainer import make_trainer
 
 
@@ -38,7 +38,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit(crops: Path, stop: StopOnSignal, hit: _Hit, **options: Any) -> Trainer:
-    task = EmbeddingTask("test_efficientnet", 32, 16, drop_path_rate=None)
+    task = make_task()
     trainer = make_trainer(crops, stop, hit, max_epochs=2, **options)
     trainer.fit(task, datamodule=CropDataModule(str(crops), 4))
     return trainer

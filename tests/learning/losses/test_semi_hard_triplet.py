@@ -221,7 +221,8 @@ def test_compiles_to_one_graph(backend: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
     raw, labels = draw(28, 9, dim=64)
-    rows, loss, head = F.normalize(raw).float(), SemiHardTripletLoss(), CrossEntropyOnEmbedding(64)
+    rows, loss, head = F.normalize(raw).float(), SemiHardTripletLoss(), CrossEntropyOnEmbedding()
+    head.build(64)
     expected = [*loss.evaluate(rows, labels), head(rows, labels)]
     with torch.autocast("cpu", dtype):
         found = [*loss.evaluate(rows, labels), head(rows, labels)]
@@ -272,6 +273,22 @@ def test_total_collapse_costs_the_margin(margin: float) -> None:
     rows = torch.zeros(16, 4)
     rows[:, 0] = 1
     assert float(SemiHardTripletLoss(margin)(rows, labels)) == pytest.approx(margin, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "expected"),
+    [
+        pytest.param(torch.eye(4)[[0] * 8], [0, 1] * 4, (1.0, 1.0), id="on-one-point"),
+        pytest.param(torch.eye(8), [0, 1] * 4, (0.0, 1.0), id="apart"),
+        pytest.param(torch.eye(4)[[0] * 8], [0] * 8, (0.0, 0.0), id="no-triplet-says-nothing"),
+    ],
+)
+def test_a_collapsed_step_says_so(
+    rows: Tensor, labels: list[int], expected: tuple[float, float]
+) -> None:
+    _, metrics = SemiHardTripletLoss().measure(rows, torch.tensor(labels))
+    value, weight = metrics["collapsed"]
+    assert (float(value) * float(weight), float(weight)) == expected
 
 
 def test_a_tidy_embedding_costs_nothing() -> None:
@@ -331,13 +348,3 @@ def test_one_step_against_the_gradient_lowers_the_loss() -> None:
 def test_refuses_a_negative_margin() -> None:
     with pytest.raises(ValueError, match=r"margin=-0\.1 is negative"):
         SemiHardTripletLoss(margin=-0.1)
-
-
-def test_cross_entropy_is_torchs_on_scaled_rows() -> None:
-    head = CrossEntropyOnEmbedding(embedding_dim=6, scale=8.0)
-    raw, labels = draw(10, 4)
-    rows = F.normalize(raw).float()
-    logits = (rows * 8) @ head.linear.weight[0] + head.linear.bias
-    truth = labels.float()
-    expected = -(truth * F.logsigmoid(logits) + (1 - truth) * F.logsigmoid(-logits)).mean()
-    assert float(head(rows, labels)) == pytest.approx(float(expected), abs=1e-6)

@@ -14,11 +14,14 @@ from typing import NamedTuple
 
 import torch
 from pytorch_metric_learning.distances import LpDistance
-from torch import Tensor, nn
+from torch import Tensor
+
+from deepfake.learning.losses.objective import Metrics, Objective
 
 # Distances that differ by less than this many units of rounding are equal: a matrix product may sum
 # two identical columns in different orders.
 _TIE_UNITS = 8
+_COLLAPSED = 1e-3  # squared distance below which all embeddings are alike
 
 
 class TripletOutcome(NamedTuple):
@@ -40,7 +43,7 @@ class TripletOutcome(NamedTuple):
     active_share: Tensor
 
 
-class SemiHardTripletLoss(nn.Module):
+class SemiHardTripletLoss(Objective):
     r"""Mean over all ordered positive pairs of ``max(0, m + D(a, p) - D(a, n(a, p)))``.
 
     ``D`` is the squared Euclidean distance of unit vectors, in [0, 4]. For each pair ``(a, p)``
@@ -68,8 +71,25 @@ class SemiHardTripletLoss(nn.Module):
         """The loss of ``(B, D)`` unit embeddings with ``(B,)`` labels, a scalar."""
         return self.evaluate(embeddings, labels).loss
 
+    def measure(self, embeddings: Tensor, labels: Tensor, epoch: int = 0) -> tuple[Tensor, Metrics]:
+        """The loss and what the mining found; distances count by how many triplets there were."""
+        outcome = self.evaluate(embeddings, labels)
+        loss, n_triplets, ap_mean, an_mean, active_share = outcome
+        one, number = torch.ones_like(loss), n_triplets.to(loss.dtype)
+        # No pair differs any more, and the loss stands at its margin: the gradient is near zero.
+        stuck = (an_mean < _COLLAPSED) & ((loss - self.margin).abs() < 0.02 * self.margin)
+        return loss, {
+            "triplet_loss": (loss, one),
+            "triplets": (number, one),
+            "ap_distance": (ap_mean, number),
+            "an_distance": (an_mean, number),
+            "active_share": (active_share, number),
+            # A batch without a triplet says nothing.
+            "collapsed": (stuck.to(loss.dtype), (number > 0).to(loss.dtype)),
+        }
+
     def evaluate(self, embeddings: Tensor, labels: Tensor) -> TripletOutcome:
-        """The loss with the figures that tell whether it still teaches.
+        """The loss with the metrics that tell whether it still teaches.
 
         Args:
             embeddings: ``(B, D)``, unit norm.
@@ -122,25 +142,3 @@ def choose_negatives(distances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]
     place = place.minimum(n_negatives - 1).clamp_min(0)
     oneself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     return same & ~oneself & (n_negatives > 0), order.gather(1, place)
-
-
-class CrossEntropyOnEmbedding(nn.Module):
-    """Cross-entropy of a linear head on the unit embedding, as a companion of the triplets.
-
-    It is only a teacher: nothing scores with it, the checkpoint's SVM is fitted afterwards.
-
-    Args:
-        embedding_dim: Width D of the embedding.
-        scale: Factor on the logit; a unit vector alone could never be sure of anything.
-    """
-
-    def __init__(self, embedding_dim: int = 512, scale: float = 8.0) -> None:
-        super().__init__()
-        self.linear = nn.Linear(embedding_dim, 1)
-        self.scale = scale
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy of ``(B, D)`` embeddings and ``(B,)`` labels, a scalar."""
-        with torch.autocast(embeddings.device.type, enabled=False):
-            logits = self.linear(embeddings * self.scale).squeeze(1)
-            return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))

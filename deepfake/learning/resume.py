@@ -1,0 +1,74 @@
+"""What a training that goes on from a checkpoint must have in common with the one that began it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepfake.errors import UsageError
+
+
+def refuse_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Settings of the model that may not change; the old ones are only compared, never used.
+
+    Raises:
+        UsageError: If one did.
+    """
+    for name, value in now.items():
+        if before.get(name, value) != value:
+            raise UsageError(
+                f"the checkpoint to resume from was begun with model.{name}={before[name]!r}, now "
+                f"it is {value!r}; start a new run"
+            )
+
+
+def refuse_other_crops(before: str | None, now: str | None) -> None:
+    """The crops' manifest, by its sha256; ``None`` is not known.
+
+    Raises:
+        UsageError: If it is another one.
+    """
+    if before is not None and now is not None and before != now:
+        raise UsageError(
+            "the checkpoint to resume from was trained on other crops (its manifest has sha256 "
+            f"{before[:12]}, this one {now[:12]}); start a new run"
+        )
+
+
+def refuse_other_length(before: int | None, now: int | None) -> None:
+    """Steps of the optimiser that a schedule spans; ``None`` has no end.
+
+    Raises:
+        UsageError: If there are more or fewer now.
+    """
+    if before is not None and before != now:
+        raise UsageError(
+            f"the schedule to resume was planned for {before} steps, now there are {now}; resume "
+            "with the same trainer.max_epochs and data.batch_size, or begin a new run from the "
+            "weights of this one with --model.pretrained RUN/model.ckpt"
+        )
+
+
+def choose_state(state: dict[str, Any], own: dict[str, Any], goes_on: bool) -> dict[str, Any]:
+    """What a module loads of a checkpoint's ``state_dict``: no head, and its own objective.
+
+    Args:
+        state: Of the checkpoint.
+        own: Of the module.
+        goes_on: Whether the training goes on; else an objective that is another one stays as it is.
+
+    Raises:
+        UsageError: If a training would go on with another objective.
+    """
+    kept = {name: value for name, value in state.items() if not name.startswith("head.")}
+    theirs, ours = (
+        {name: value for name, value in part.items() if name.startswith("objective.")}
+        for part in (kept, own)
+    )
+    if theirs.keys() == ours.keys():
+        return kept
+    if goes_on:
+        raise UsageError(
+            "the checkpoint to resume from was begun with another model.objective; start a new run"
+        )
+    return {name: value for name, value in kept.items() if name not in theirs} | ours

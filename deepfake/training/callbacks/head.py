@@ -1,0 +1,167 @@
+"""The head of a finished run: fitted, its threshold chosen, measured, written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from deepfake.dataset.splits import SPLITS
+from deepfake.errors import JobError
+from deepfake.heads import Head, HeadName, make_head
+from deepfake.learning.checkpoint_file import part_of
+from deepfake.learning.crops import CropDataset
+from deepfake.learning.data import CropDataModule
+from deepfake.learning.processes import gather
+from deepfake.metrics import summarise
+from deepfake.records import Aggregation
+from deepfake.storage import write_atomic
+from deepfake.thresholds import choose_threshold
+from deepfake.training.callbacks.protocol import EmbeddingModule, as_embedding_module
+
+MODEL_FILE = "model.ckpt"
+METRICS_FILE = "metrics.json"
+
+
+class FitHead(Callback):
+    """After training: fit the head on training rows, choose the threshold on validation.
+
+    The entry fitted its SVM on the validation set and had nothing left to validate it. Here the
+    training split fits, the validation split chooses the threshold (best balanced accuracy), and
+    the test split is only ever measured. Writes ``model.ckpt`` and ``metrics.json``.
+
+    Args:
+        folder: The run's folder.
+        head: ``svm`` is linear, ``rbf`` has a Gaussian kernel (gamma: scikit-learn's ``scale``),
+            ``gbm`` is LightGBM; these are calibrated on held-out folds. ``logistic`` is a logistic
+            regression.
+        C: Inverse strength of regularisation; of ``gbm``, ``lambda_l2 = 1 / C``.
+        weights: ``best`` uses the epoch with the best validation AUC, ``last`` the final one.
+        aggregation: How predictions make one score of the faces of a file; stored as it is.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        head: HeadName = "svm",
+        C: float = 2.0,  # noqa: N803
+        weights: Literal["best", "last"] = "best",
+        aggregation: Aggregation = Aggregation(),  # noqa: B008 - frozen
+    ) -> None:
+        self.folder, self.head, self.C, self.weights = Path(folder), head, C, weights
+        self.aggregation = aggregation
+        self._finished = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a head that could not be fitted after the training."""
+        module, data = self._require(trainer, pl_module)
+        self._make(module).check_fit(len(data.datasets["train"]))
+        self._finished = False
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fit, choose, measure, write."""
+        module, data = self._require(trainer, pl_module)
+        self._finished = True
+        if trainer.interrupted:
+            return
+        epoch = self._take_weights(trainer, module)
+        if trainer.world_size > 1:
+            # Each process has seen other batches; the statistics that are saved are the first's.
+            for statistic in module.embedder.buffers():
+                torch.distributed.broadcast(statistic, 0)
+        embeddings = {
+            split: embed(trainer, pl_module, data.datasets[split])
+            for split in SPLITS
+            if len(data.datasets[split])
+        }
+        if trainer.is_global_zero:
+            self._fit(module, data, embeddings, epoch)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if trainer.is_global_zero:
+            report = {"threshold": module.info["threshold"], "epoch": epoch}
+            text = json.dumps(report | module.info["metrics"], indent=2) + "\n"
+            write_atomic(self.folder / METRICS_FILE, text)
+        # Last of all: where it stands, the run is finished.
+        trainer.save_checkpoint(self.folder / MODEL_FILE, weights_only=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same where nothing was left to be trained: the run was stopped before its head."""
+        if not self._finished:
+            pl_module.to(trainer.strategy.root_device)  # it has just been put away
+            self.on_train_end(trainer, pl_module)
+
+    def _require(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> tuple[EmbeddingModule, CropDataModule]:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, CropDataModule):
+            raise JobError("FitHead works with CropDataModule only")
+        return as_embedding_module(pl_module), data
+
+    def _make(self, module: EmbeddingModule) -> Head:
+        return make_head(self.head, module.embedder.projection.out_features, self.C)
+
+    def _fit(
+        self,
+        module: EmbeddingModule,
+        data: CropDataModule,
+        embeddings: dict[str, Tensor],
+        epoch: int,
+    ) -> None:
+        """Fit the head, choose the threshold, measure every split."""
+        labels = {
+            split: np.array([row.label for row in data.datasets[split].rows]) for split in SPLITS
+        }
+        groups = [row.group for row in data.datasets["train"].rows]
+        head = self._make(module)
+        head.fit(embeddings["train"], labels["train"], groups).warn_if_useless()
+        module.set_head(head)
+        scores = {split: head(rows).numpy() for split, rows in embeddings.items()}
+        threshold = choose_threshold(labels["validation"], scores["validation"])
+        metrics = {
+            split: asdict(summarise(labels[split], scores[split], threshold)) for split in scores
+        }
+        module.info |= {
+            "aggregation": self.aggregation.to_dict(),
+            "threshold": threshold,
+            "threshold_origin": "best balanced accuracy on the validation split",
+            "head": self.head,
+            "weights": f"epoch {epoch} ({self.weights})",
+            "metrics": metrics,
+        }
+
+    def _take_weights(self, trainer: Trainer, module: EmbeddingModule) -> int:
+        """Load the chosen epoch's weights; returns its number."""
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if self.weights == "last" or not best:
+            return trainer.current_epoch - 1
+        content = torch.load(best, map_location="cpu", weights_only=True)
+        module.embedder.load_state_dict(part_of(content["state_dict"], "embedder"))
+        return int(content["epoch"])
+
+
+@torch.no_grad()
+def embed(trainer: Trainer, pl_module: LightningModule, dataset: CropDataset) -> Tensor:
+    """Embed every crop of a data set once, without augmentation, ``(N, D)`` float32 on the CPU.
+
+    Processes share the work. The first of them gets all rows, in order; the others get none.
+    """
+    data: CropDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    embedder = as_embedding_module(pl_module).embedder
+    was_training = pl_module.training
+    pl_module.eval()
+    n_rows = len(dataset) if trainer.is_global_zero else 0
+    everything = torch.empty(n_rows, embedder.projection.out_features)
+    for batch in data.load(dataset):
+        index = gather(pl_module, batch["index"].to(pl_module.device))
+        rows = gather(pl_module, embedder(batch["image"].to(pl_module.device)).float())
+        if trainer.is_global_zero:
+            everything[index.cpu()] = rows.cpu()
+    pl_module.train(was_training)
+    return everything

@@ -1,0 +1,112 @@
+"""The folder of a run: which one it is, what lies where in it, and what a run goes on from.
+
+Knows no Trainer and no command line but the words of its messages.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from deepfake.errors import UsageError
+from deepfake.learning.checkpoint import read_info
+from deepfake.training.callbacks.head import MODEL_FILE
+
+CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
+CONFIG = "config.yaml"
+_RUN_VARIABLE = "DEEPFAKE_RUN_FOLDER"  # tells the processes that Lightning starts where to write
+
+
+class FinishedRun(Exception):  # noqa: N818 - it is good news
+    """The run to go on from has nothing left to do.
+
+    Args:
+        run: Its folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        model = run / MODEL_FILE
+        super().__init__(
+            f"the run in {run} is finished: {model}\n"
+            f"train it longer (constant rate): --resume {run} --trainer.max_epochs MORE --run NEW\n"
+            f"or start a new run from its weights: --model.pretrained {model}"
+        )
+
+
+def find_start(
+    resume: str | None, run: str | None, max_epochs: int | None, max_steps: int
+) -> tuple[Path | None, bool]:
+    """The checkpoint that a run goes on from, and whether it goes on in its own folder.
+
+    Args:
+        resume: A run's folder, a checkpoint of mid-training, or ``auto`` for the folder ``run``.
+        run: Folder of this run.
+        max_epochs: Length of this run; ``None`` or -1 is without end.
+        max_steps: The same in steps.
+
+    Raises:
+        UsageError: If there is nothing to go on from.
+        FinishedRun: If it is finished, and no longer run is asked for.
+    """
+    goes_on = False
+    if resume == "auto":
+        if run is None:
+            raise UsageError("--resume auto goes on in the folder of --run; name it")
+        if (Path(run) / MODEL_FILE).exists():
+            raise FinishedRun(Path(run))
+        # A run that was killed before its first checkpoint has left its configuration only.
+        goes_on = (Path(run) / CONFIG).exists()
+        resume = run if (Path(run) / CHECKPOINTS / LAST).exists() else None
+    if resume is None:
+        return None, goes_on
+    path = Path(resume)
+    if path.is_dir():
+        path = path / CHECKPOINTS / LAST
+    if not path.is_file():
+        raise UsageError(f"--resume {resume}: there is no checkpoint {path}")
+    info = read_info(path)
+    if info["threshold"] is not None:
+        raise UsageError(
+            f"--resume {resume}: {path} is finished and holds no optimiser; give its run folder to "
+            "go on from the last epoch"
+        )
+    is_over = -1 < (-1 if max_epochs is None else max_epochs) <= info["epoch"] + 1
+    if (is_over or -1 < max_steps <= info["global_step"]) and is_finished(path):
+        raise FinishedRun(path.parent.parent)
+    return path, goes_on
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Whether the run that a checkpoint of mid-training belongs to has made its model."""
+    return (checkpoint.parent.parent / MODEL_FILE).exists()
+
+
+def claim_folder(wanted: str | None, goes_on: bool = False) -> Path:
+    """The run's folder, created; a given one must be new or empty, unless it is gone on with.
+
+    Raises:
+        UsageError: If it is in use, or several processes would choose one each.
+    """
+    inherited = os.environ.get(_RUN_VARIABLE)
+    if inherited is not None and "LOCAL_RANK" in os.environ:
+        return Path(inherited)
+    if wanted is None:
+        if "WORLD_SIZE" in os.environ or "SLURM_PROCID" in os.environ:
+            raise UsageError("several processes were started together: name their --run FOLDER")
+        taken = [int(path.name) for path in Path("runs").glob("[0-9]*") if path.name.isdigit()]
+        folder = Path("runs") / f"{max(taken, default=0) + 1:03d}"
+    else:
+        folder = Path(wanted)
+    in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if in_use and not goes_on and is_first():
+        raise UsageError(f"the run folder {folder} exists and is not empty; name a new one")
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[_RUN_VARIABLE] = str(folder)
+    return folder
+
+
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of those that were started together."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)

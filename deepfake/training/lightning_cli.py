@@ -1,0 +1,222 @@
+"""LightningCLI with our model, our data and a run folder: from words to a Trainer."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from contextlib import suppress
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from deepfake.dataset.manifest import read_job
+from deepfake.errors import UsageError
+from deepfake.learning.data import CropDataModule
+from deepfake.learning.task import EmbeddingTask
+from deepfake.learning.tuning import choose_precision
+from deepfake.records import Aggregation
+from deepfake.training.callbacks import CallbackSettings, make_callbacks
+from deepfake.training.callbacks.interruption import StopOnSignal
+from deepfake.training.checkpointing import AtomicCheckpointIO, make_checkpoints
+from deepfake.training.folder import CHECKPOINTS, LAST, claim_folder, find_start
+from deepfake.training.parser import TrainParser, resolve_configs
+
+logger = logging.getLogger(__name__)
+
+
+class CountingTrainer(Trainer):
+    """Lightning's, for which a count of batches stays a count.
+
+    ``typing`` gives ``Optional[Union[int, float]]`` the order in which a process met it first.
+    After an import of scikit-learn that is float before int, and the parser would read
+    ``--trainer.limit_train_batches 1`` as 1.0, which means all of them.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        limit_train_batches: int | float | None = None,
+        limit_val_batches: int | float | None = None,
+        limit_test_batches: int | float | None = None,
+        limit_predict_batches: int | float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
+            limit_predict_batches=limit_predict_batches,
+            **kwargs,
+        )
+
+
+class TrainCLI(LightningCLI):
+    """The ``train`` command, set up and not yet started.
+
+    Args:
+        arguments: Words of the command line.
+
+    Attributes:
+        folder: Of the run.
+        resume: Checkpoint that it goes on from.
+        configuration: Every setting, as YAML that runs again as it is.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__(
+            EmbeddingTask,
+            CropDataModule,
+            trainer_class=CountingTrainer,
+            args=arguments,
+            run=False,
+            seed_everything_default=0,
+            save_config_callback=None,
+            parser_class=TrainParser,
+            auto_configure_optimizers=False,  # the task configures its own
+            trainer_defaults={
+                # Our own sampler divides the batches; Lightning's would pad and repeat samples.
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "max_epochs": 6,
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What is neither the model's, nor the data's, nor the Trainer's."""
+        parser.add_argument("--run", type=str | None, default=None, help="folder of this run")
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="run folder or .ckpt to go on from; 'auto' goes on in --run if it was begun",
+        )
+        parser.add_argument(
+            "--checkpoint_minutes",
+            type=float | None,
+            default=30.0,
+            help="time between checkpoints in mid-epoch; null keeps ends of epochs only",
+        )
+        parser.add_argument(
+            "--weights",
+            type=Literal["best", "last"],
+            default="best",
+            help="epoch that the final model is made of",
+        )
+        parser.add_argument(
+            "--preset",
+            type=bool,
+            default=False,
+            help="said in a configuration file: it is a whole recipe and inherits nothing",
+        )
+        # How predictions make one score of the faces of a file; training only stores it.
+        parser.add_class_arguments(Aggregation, "aggregation")
+        parser.add_class_arguments(CallbackSettings)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Presets and overlays first; misspelt options before missing ones."""
+        if isinstance(parser, TrainParser) and isinstance(args, list):
+            parser.refuse_unknown(args)
+            args = resolve_configs(args)
+        super().parse_arguments(parser, args)
+
+    def instantiate_classes(self) -> None:
+        """What fails for certain fails before a network is built or weights are fetched."""
+        read_job(Path(self.config.data.root))
+        trainer = self.config.trainer
+        resume, goes_on = find_start(
+            self.config.resume, self.config.run, trainer.max_epochs, trainer.max_steps
+        )
+        self.resume = resume
+        self.folder = claim_folder(self.config.run, goes_on)
+        kept = self.config.clone()
+        for key in ("run", "resume", "config"):
+            kept.pop(key, None)
+        self.configuration = self.parser.dump(kept, skip_unset=False, skip_link_targets=True)
+        try:
+            super().instantiate_classes()
+        except BaseException as error:
+            with suppress(OSError):
+                self.folder.rmdir()  # only if nothing was written
+            # jsonargparse tells of all types that a setting may have; only one was meant.
+            named = re.search(r"given class_path '([\w.]+)':\s+(.+)", str(error))
+            if isinstance(error, ValueError) and named:
+                raise UsageError(f"{named[1]}: {named[2]}") from error
+            raise
+        self.model.configuration = self.configuration
+
+    def instantiate_trainer(self, **options: Any) -> Trainer:
+        """Lightning's Trainer with our callbacks, loggers and plugins."""
+        trainer = self.config_init.trainer
+        for name in ("max_epochs", "max_steps", "limit_train_batches"):
+            if trainer[name] == 0:
+                raise UsageError(f"trainer.{name}=0: nothing would be trained")
+        shows_progress = trainer.enable_progress_bar is not False and not trainer.barebones
+        if not (shows_progress and sys.stderr.isatty()):
+            options["enable_progress_bar"] = shows_progress = False  # a log wants a line an epoch
+        options["callbacks"] = [*_as_list(trainer.callbacks), *self._make_callbacks(shows_progress)]
+        options["logger"] = _as_list(trainer.logger) or False
+        if trainer.logger in (None, True) and find_spec("tensorboard") and not trainer.barebones:
+            options["logger"] = TensorBoardLogger(self.folder, "tensorboard", version="")
+        if trainer.precision is None:
+            options["precision"] = choose_precision(str(trainer.accelerator))
+            logger.info("precision: %s", options["precision"])
+        if trainer.benchmark is None and not trainer.deterministic:
+            options["benchmark"] = True  # all batches have one shape
+        plugins = [*_as_list(trainer.plugins), AtomicCheckpointIO()]
+        if SLURMEnvironment.detect() and not any(
+            isinstance(plugin, SLURMEnvironment) for plugin in plugins
+        ):
+            # Lightning's answer to SLURM's signal saves in the middle of a step; ours is
+            # StopOnSignal's.
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        options["plugins"] = plugins
+        try:
+            return super().instantiate_trainer(**options)
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            # A device that is not there, settings that do not go together.
+            raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _make_callbacks(self, shows_progress: bool) -> list[Callback]:
+        trainer = self.config_init.trainer
+        keeps = trainer.enable_checkpointing is not False
+        keeps = keeps and not trainer.barebones and not trainer.fast_dev_run
+        validates = trainer.limit_val_batches != 0
+        weights = self.config.weights
+        if weights == "best" and not (keeps and validates):
+            logger.info("without checkpoints or validation, the model is made of the last epoch")
+            weights = "last"
+        settings = {field.name: self.config_init[field.name] for field in fields(CallbackSettings)}
+        callbacks: list[Callback] = [
+            *(make_checkpoints(self.folder, validates) if keeps else []),
+            StopOnSignal(self.folder / CHECKPOINTS / LAST, self.config.checkpoint_minutes),
+            *make_callbacks(
+                self.folder,
+                CallbackSettings(**settings),
+                seed=int(self.config.seed_everything),
+                weights=weights,
+                aggregation=Aggregation(**self.config.aggregation.as_dict()),
+            ),
+        ]
+        if shows_progress:
+            # Every look at the loss waits for the device.
+            callbacks.append(TQDMProgressBar(refresh_rate=10))
+        return callbacks
+
+
+def _as_list(value: Any) -> list[Any]:
+    """What a setting of Lightning holds that takes nothing, one or several."""
+    if value in (None, True, False):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,82 @@
+"""Which files make the configuration of a training: shipped names, presets, overlays.
+
+A file that says ``preset: true`` is a preset: a whole recipe, which inherits nothing. Every other
+file is an overlay: it adds to a preset, which is ``default`` unless another one is named. Knows no
+setting but this one, and imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deepfake.errors import UsageError
+
+RECOMMENDED = "default"
+
+
+def find_config(name: str | Path) -> Path:
+    """A shipped configuration by its name, such as ``dacon``; anything else is a path."""
+    package = Path(__file__).parents[1]
+    # A wheel has them inside; a checkout beside the package.
+    folders = (package / "configs", package.parent / "configs")
+    shipped = {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
+    return shipped.get(str(name), Path(name))
+
+
+def choose_configs(names: Sequence[str | Path]) -> list[Path]:
+    """The files to read, in order: one preset, then the overlays.
+
+    The last preset that is named counts, wherever it stands.
+
+    Raises:
+        UsageError: If a file cannot be read.
+    """
+    files = [find_config(name) for name in names]
+    presets = [file for file in files if read_config(file).get("preset")]
+    overlays = [file for file in files if file not in presets]
+    return [(presets or [find_config(RECOMMENDED)])[-1], *overlays]
+
+
+def merge_configs(names: Sequence[str | Path]) -> dict[str, Any]:
+    """The settings of several files; later ones win, key by key.
+
+    Raises:
+        UsageError: If a file cannot be read.
+    """
+    settings: dict[str, Any] = {}
+    for name in names:
+        _update(settings, read_config(name))
+    return settings
+
+
+def read_config(name: str | Path) -> dict[str, Any]:
+    """The settings of one file.
+
+    Raises:
+        UsageError: If it cannot be read, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"configuration {name}: {' '.join(str(error).split())}") from error
+    settings: dict[str, Any] = {} if content is None else content
+    if not isinstance(content, dict | None) or not all(
+        isinstance(settings.get(part), dict | None) for part in ("model", "data")
+    ):
+        raise UsageError(f"configuration {name} holds no settings, or none under model or data")
+    return settings
+
+
+def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        before = settings.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if before.get("class_path") != value.get("class_path"):
+                before.pop("init_args", None)  # of another class
+            _update(before, value)
+        else:
+            settings[key] = value

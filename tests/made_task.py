@@ -1,0 +1,59 @@
+"""A small task for tests: flat settings, a tiny backbone, a fixed start."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim import SGD, AdamW
+
+from deepfake.learning.losses import (
+    CrossEntropyOnEmbedding,
+    Objective,
+    SemiHardTripletLoss,
+    Term,
+    WeightedSum,
+)
+from deepfake.learning.task import EmbeddingTask, NetworkSettings, TrainingSettings
+
+NETWORK = {field.name for field in fields(NetworkSettings)}
+TRAINING = {field.name for field in fields(TrainingSettings)}
+
+
+def make_task(
+    backbone: str = "test_efficientnet", image_size: int = 32, **options: Any
+) -> EmbeddingTask:
+    """Options are those of the task and of its records; weights start from seed 3."""
+    torch.manual_seed(3)
+    chosen: dict[str, Any] = {"embedding_dim": 16, "drop_path_rate": None} | options
+    network = {name: chosen.pop(name) for name in NETWORK & chosen.keys()}
+    training = {name: chosen.pop(name) for name in TRAINING & chosen.keys()}
+    return EmbeddingTask(
+        backbone,
+        image_size,
+        network=NetworkSettings(**network),
+        training=TrainingSettings(**training),
+        **chosen,
+    )
+
+
+def sgd(lr: float = 0.01, **options: Any) -> Any:
+    return partial(SGD, lr=lr, **options)
+
+
+def adamw(lr: float = 0.01, weight_decay: float = 0.0) -> Any:
+    return partial(AdamW, lr=lr, weight_decay=weight_decay)
+
+
+def both(
+    triplet: float = 1.0, cross_entropy: float = 1.0, margin: float = 1.0, from_epoch: int = 0
+) -> Objective:
+    """Triplets and cross-entropy with these weights; triplets join in at ``from_epoch``."""
+    return WeightedSum(
+        [
+            Term(SemiHardTripletLoss(margin), triplet, from_epoch),
+            Term(CrossEntropyOnEmbedding(), cross_entropy),
+        ]
+    )

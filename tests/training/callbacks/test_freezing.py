@@ -1,0 +1,145 @@
+"""A frozen backbone stands still, and the schedule goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from deepfake.augment.recipes import AugmentationSettings
+from deepfake.errors import UsageError
+from deepfake.learning.data import CropDataModule
+from deepfake.learning.optimization import OneCycle
+from deepfake.training.callbacks.freezing import FreezeBackbone
+from deepfake.training.callbacks.run_record import RunRecord
+from tests.made_crops import write_crop_folder
+from tests.made_task import adamw, make_task, sgd
+from tests.made_trainer import make_trainer
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    counts = {"train": (8, 8), "validation": (4, 4), "test": (4, 4)}
+    return write_crop_folder(tmp_path_factory.mktemp("callback") / "crops", counts, size=32)
+
+
+def fit(
+    task: LightningModule, crops: Path, *callbacks: Callback, batch_size: int = 16, **options: Any
+) -> Trainer:
+    trainer = make_trainer(crops, *callbacks, **options)
+    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
+    trainer.fit(task, datamodule=data)
+    return trainer
+
+
+class _Rates(Callback):
+    """The learning rate of every step, and the first moment's factor where there is one."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self.betas: list[float] = []
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        rates = {group["lr"] for group in optimizer.param_groups}
+        self.seen.append(rates.pop() if len(rates) == 1 else float("nan"))
+        self.betas.append(optimizer.param_groups[0].get("betas", [0.0])[0])
+
+
+class Snapshots(Callback):
+    """Weights, statistics and learning rate after each epoch."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+        self.lr: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.states.append({k: v.detach().clone() for k, v in pl_module.state_dict().items()})
+        self.lr.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor], prefix: str) -> bool:
+    return any(
+        not torch.equal(before[name], after[name]) for name in before if name.startswith(prefix)
+    )
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4], ids=["whole", "chunks"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_frozen_backbone_stands_still(
+    crops: Path, optimizer: str, chunk_size: int | None
+) -> None:
+    kinds = {"sgd": sgd(weight_decay=0.1), "adamw": adamw(weight_decay=0.1)}
+    task = make_task(optimizer=kinds[optimizer], chunk_size=chunk_size, dropout=0.0)
+    snapshots = Snapshots()
+    fit(task, crops, FreezeBackbone(2, 0.003), snapshots, max_epochs=3, batch_size=8)
+    start, *after = snapshots.states
+    backbone, projection = "embedder.backbone.", "embedder.projection."
+    assert not moved(start, after[1], backbone)
+    assert moved(start, after[0], projection)
+    assert moved(after[0], after[1], projection)
+    assert moved(after[1], after[2], backbone)  # statistics of batch normalisation too
+    assert moved(after[1], after[2], f"{backbone}bn1.running_mean")
+    assert snapshots.lr[1:] == [0.003, 0.003, 0.01]
+
+
+def cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def one_cycle_rate(step: int, n_steps: int, peak: float) -> float:
+    """From peak / 25 to the peak in the first fifth, then down to peak / 25 / 10,000."""
+    top = 0.2 * n_steps - 1
+    if step <= top:
+        return cosine(peak / 25, peak, step / top)
+    return cosine(peak, peak / 25e4, (step - top) / (n_steps - 1 - top))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "optimizer", "accumulate"),
+    [("constant", "sgd", 1), ("one_cycle", "sgd", 1), ("one_cycle", "adamw", 3)],
+)
+def test_a_frozen_rate_gives_way_to_the_schedules_own(
+    crops: Path, tmp_path: Path, schedule: str, optimizer: str, accumulate: int
+) -> None:
+    free, frozen, record = _Rates(), _Rates(), RunRecord(tmp_path)
+    per_epoch = math.ceil(4 / accumulate)
+    settings = {"max_epochs": 3, "batch_size": 4, "limit_val_batches": 0}
+    for rates, freeze in ((free, FreezeBackbone()), (frozen, FreezeBackbone(2, 0.003))):
+        task = make_task(
+            optimizer=sgd() if optimizer == "sgd" else adamw(),
+            schedule=OneCycle if schedule == "one_cycle" else None,
+        )
+        record.history.clear()
+        fit(task, crops, freeze, rates, record, accumulate_grad_batches=accumulate, **settings)
+    n_steps = 3 * per_epoch
+    own = [0.01] * n_steps
+    if schedule == "one_cycle":
+        own = [one_cycle_rate(step, n_steps, 0.01) for step in range(n_steps)]
+    assert free.seen == pytest.approx(own, rel=1e-9)
+    n_frozen = 2 * per_epoch
+    assert frozen.seen[:n_frozen] == [0.003] * n_frozen
+    assert frozen.seen[n_frozen:] == free.seen[n_frozen:]
+    assert frozen.betas == free.betas
+    assert [row["lr"] for row in record.history[:2]] == [0.003] * 2
+
+
+@pytest.mark.parametrize(
+    ("epochs", "lr", "problem"),
+    [
+        pytest.param(-1, None, r"freeze\.epochs=-1; expected 0 or more", id="negative"),
+        pytest.param(0, 0.1, r"freeze\.lr=0\.1 is for freeze\.epochs above 0", id="no-freeze"),
+    ],
+)
+def test_refuses_what_does_not_fit(epochs: int, lr: float | None, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        FreezeBackbone(epochs, lr)

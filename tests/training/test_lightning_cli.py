@@ -1,0 +1,137 @@
+"""Settings of Lightning's Trainer, loggers and devices, as a user may give them."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+from deepfake.errors import UsageError
+from deepfake.learning.checkpoint import read_info
+from deepfake.learning.task import EmbeddingTask
+from tests.training.made_runs import (
+    EPOCHS,
+    logged,
+    train,
+)
+
+
+def test_other_loggers_come_from_the_configuration(crops: Path, tmp_path: Path) -> None:
+    (tmp_path / "logger.yaml").write_text(
+        "trainer:\n  logger:\n    class_path: pytorch_lightning.loggers.CSVLogger\n"
+        "    init_args:\n      save_dir: elsewhere\n      name: mine\n      version: ''\n"
+    )
+    train(crops, tmp_path / "run", "--config", "logger.yaml")
+    assert logged(tmp_path / "elsewhere" / "mine", "val_loss") == logged(
+        tmp_path / "run", "val_loss"
+    )
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_without_tensorboard_there_is_a_table(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepfake.training.lightning_cli.find_spec", lambda name: None)
+    train(crops, tmp_path / "run")
+    assert len(logged(tmp_path / "run", "val_loss")) == 1
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_precision_is_chosen_unless_it_is_given(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def choose(accelerator: str) -> str:
+        asked.append(accelerator)
+        return "bf16-mixed"
+
+    monkeypatch.setattr("deepfake.training.lightning_cli.choose_precision", choose)
+    for name, options in (("chosen", []), ("given", ["--trainer.precision", "32-true"])):
+        train(crops, tmp_path / name, *options)
+    starts = [
+        json.loads((tmp_path / name / "environment.json").read_text())["starts"][0]["precision"]
+        for name in ("chosen", "given")
+    ]
+    assert starts == ["bf16-mixed", "32-true"]
+    assert asked == ["cpu"]
+
+
+def test_slurms_signal_is_ours(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+
+    def note(task: EmbeddingTask) -> None:
+        seen.append(task.trainer._accelerator_connector.cluster_environment)
+        seen.append(signal.getsignal(signal.SIGUSR1))
+
+    monkeypatch.setattr(EmbeddingTask, "on_train_start", note)
+    for name, value in {"NTASKS": "1", "JOB_NAME": "x", "PROCID": "0", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "1")
+    train(crops, tmp_path / "run")
+    environment, handler = seen[:2]
+    assert isinstance(environment, SLURMEnvironment)
+    assert environment.auto_requeue is False
+    assert "StopOnSignal" in repr(handler)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "missing", "weights"),
+    [
+        pytest.param("enable_checkpointing", "false", "checkpoints", "last", id="no-checkpoints"),
+        pytest.param("barebones", "true", "tensorboard", "last", id="barebones"),
+        pytest.param("fast_dev_run", "true", "checkpoints", "last", id="fast-dev-run"),
+        pytest.param("limit_val_batches", "0", "none", "last", id="no-validation"),
+        pytest.param("logger", "false", "tensorboard", "best", id="no-logger"),
+    ],
+)
+def test_what_lightning_can_leave_out_may_be_left_out(
+    crops: Path, tmp_path: Path, option: str, value: str, missing: str, weights: str
+) -> None:
+    run = tmp_path / "run"
+    train(crops, run, f"--trainer.{option}", value)
+    for name in ("model.ckpt", "metrics.json", "metrics.csv", "environment.json"):
+        assert (run / name).exists(), name
+    assert not (run / missing).exists()
+    assert read_info(run / "model.ckpt")["weights"] == f"epoch 0 ({weights})"
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        pytest.param(["--trainer.accelerator", "gpu"], "trainer: .*gpu", id="no-gpu"),
+        pytest.param(
+            ["--trainer.logger", "CometLogger"],
+            "CometLogger: .*comet-ml",
+            id="logger-that-is-not-installed",
+        ),
+        pytest.param(["--trainer.devices", "7x"], "trainer: .*devices", id="devices"),
+        pytest.param(["--trainer.strategy", "dpp"], "trainer: .*strategy", id="strategy"),
+        pytest.param(["--trainer.max_epochs", "-1"], "has no end: set trainer", id="no-end"),
+        pytest.param(["--trainer.max_epochs", "0"], "nothing would be trained", id="no-epoch"),
+        pytest.param(["--trainer.limit_train_batches", "0"], "nothing would be", id="no-batch"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line(
+    crops: Path, tmp_path: Path, options: list[str], problem: str
+) -> None:
+    if "gpu" in options and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UsageError, match=problem) as caught:
+        train(crops, tmp_path / "run", *options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_exactly_five_steps_with_one_cycle(crops: Path, tmp_path: Path) -> None:
+    # Four steps an epoch: the schedule ends within the second one.
+    options = [*EPOCHS, "--trainer.max_steps", "5", "--trainer.max_epochs", "9"]
+    train(crops, tmp_path / "run", *options)
+    assert read_info(tmp_path / "run" / "model.ckpt")["global_step"] == 5

@@ -1,0 +1,247 @@
+"""Options and configuration files: what is understood, what is refused, and how."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from deepfake import cli
+from deepfake.errors import UsageError
+from deepfake.training.presets import read_config
+from deepfake.training.run import run_training
+from tests.training.made_runs import REPO, SMOKE, train
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        pytest.param(["--model.bckbone", "x"], r"did you mean --model\.backbone\?", id="option"),
+        pytest.param(["--data.batchsize", "8"], r"did you mean --data\.batch_size\?", id="data"),
+        pytest.param(
+            ["--model.optimizer.lrr", "1"], r"mean --model\.optimizer\.lr\? \(", id="nested"
+        ),
+        pytest.param(["--wieghts", "last"], r"did you mean --weights\?", id="top-level"),
+        pytest.param(["--data.num_workers", "few"], r"data\.num_workers.*int", id="type"),
+        pytest.param(["--weights", "worst"], r"weights.*(best|last)", id="choice"),
+        pytest.param(["--config", "none.yaml"], r"none\.yaml", id="no-config"),
+        pytest.param(
+            ["--model.backbone", "test_eficientnet"],
+            "did you mean test_efficientnet",
+            id="backbone",
+        ),
+        pytest.param(["--data.batch_size", "1"], "triplets need 2 or more", id="batch"),
+        pytest.param(["--data.root", "none"], "none is not a crop folder", id="no-crops"),
+        pytest.param(["--data.crop_preset", "dacon"], "cut with crop preset 'square'", id="preset"),
+        pytest.param(["--model.image_size", "32"], r"pass --model\.image_size 64", id="size"),
+        pytest.param(["--model.pretrained", "none.pth"], "there is no such file", id="weights"),
+        pytest.param(["--resume", "none"], "--resume none: there is no checkpoint", id="resume"),
+    ],
+)
+def test_refuses_options_that_are_not_right(
+    crops: Path, tmp_path: Path, options: list[str], problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem) as caught:
+        train(crops, tmp_path / "run", *options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists(), "the same --run could not be given again"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param(
+            "model:\n  bckbone: x\n", r"did you mean --model\.backbone\?", id="unknown-key"
+        ),
+        pytest.param("modle:\n  backbone: x\n", "did you mean --model", id="unknown-section"),
+        pytest.param("model: [\n", r"configuration bad\.yaml: .*line 2", id="broken"),
+    ],
+)
+def test_refuses_a_configuration_that_is_not_right(
+    crops: Path, tmp_path: Path, text: str, problem: str
+) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UsageError, match=problem):
+        train(crops, tmp_path / "run", "--config", "bad.yaml")
+
+
+def test_a_count_of_batches_is_no_share_whatever_was_imported_first(
+    crops: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sklearn.metrics, io, sys; from deepfake.training.run import run_training; "
+        "sys.exit(run_training(sys.argv[1:], io.StringIO()))"
+    )
+    words = [*SMOKE, "--data.root", str(crops), "--run", str(tmp_path / "run")]
+    command = [sys.executable, "-c", code, *words, "--trainer.limit_train_batches", "1"]
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 1
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """What ``--print_config`` says."""
+    with pytest.raises(SystemExit) as end:
+        run_training([*words, "--print_config"], io.StringIO())
+    assert end.value.code == 0
+    settings: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return settings
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names; a class with its settings is one."""
+    named: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = isinstance(value, dict) and "class_path" not in value
+        named |= flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return named
+
+
+def changed(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """What the second settings have otherwise than the first, by dotted names."""
+    before = flat(first)
+    return {name: value for name, value in flat(second).items() if before[name] != value}
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> str:
+    """A recipe without a word: what the classes are by themselves."""
+    (tmp_path / "plain.yaml").write_text("preset: true\n")
+    return "plain.yaml"
+
+
+def test_bare_is_the_recommended_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    bare = printed(capsys, "--data.root", "crops")
+    assert bare == printed(capsys, "--data.root", "crops", "--config", "default")
+    assert bare["trainer"]["max_epochs"] == 8
+
+
+def test_what_a_preset_says_is_all_that_it_changes(
+    capsys: pytest.CaptureFixture[str], plain: str
+) -> None:
+    classes = printed(capsys, "--config", plain, "--data.root", "x")
+    for name in ("default", "dacon"):
+        recipe = printed(capsys, "--config", name, "--data.root", "x")
+        said, differs = set(flat(read_config(name))), set(changed(classes, recipe))
+        assert differs <= said, "inherited from somewhere else"
+        if name == "default":
+            assert said - {"preset"} == differs, "says what is so anyway"
+
+
+def test_an_overlay_adds_to_the_preset(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = set(flat(read_config("cpu")))
+    for preset, words in (("default", []), ("dacon", ["--config", "dacon"])):
+        alone = printed(capsys, "--data.root", "x", "--config", preset)
+        added = printed(capsys, "--data.root", "x", *words, "--config=cpu")
+        assert set(changed(alone, added)) == said
+    (tmp_path / "my.yaml").write_text("data: {batch_size: 6}\n")
+    mine = printed(capsys, "--data.root", "x", "-c", "my.yaml")
+    assert changed(printed(capsys, "--data.root", "x"), mine) == {"data.batch_size": 6}
+
+
+def test_options_win_over_files_wherever_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data.batch_size", "6", "--config", "dacon", "--data.root", "x"]
+    assert printed(capsys, *words)["data"]["batch_size"] == 6
+
+
+def test_what_is_printed_runs_as_it_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    first = printed(capsys, "--config", "dacon", "--data.root", "x")
+    (tmp_path / "printed.yaml").write_text(yaml.safe_dump(first))
+    assert printed(capsys, "--config", "printed.yaml") == first
+
+
+def test_the_side_of_the_crops_comes_from_their_folder(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def side(*words: str) -> object:
+        return printed(capsys, *words)["model"]["image_size"]
+
+    assert side("--data.root", str(crops)) == side(f"--data.root={crops}") == 64
+    assert side("--data.root", "none", "--data.root", str(crops)) == 64
+    assert side("--data.root", str(crops), "--model.image_size", "32") == 32
+    assert side("--data.root", str(crops), "--config", "dacon") == 380, "a recipe may name it"
+    assert side("--data.root", "none") == 380
+    (tmp_path / "mine.yaml").write_text(f"data: {{root: {crops}}}\n")
+    assert side("--config", "mine.yaml") == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        pytest.param(["--data.roots", "x"], r"did you mean --data\.root\?", id="root"),
+        pytest.param(["--model.bckbone", "x"], r"mean --model\.backbone\?", id="before-the-root"),
+        pytest.param(["--preset", "true"], "unknown option --preset", id="preset"),
+        pytest.param([], r"data\.root", id="nothing-misspelt"),
+    ],
+)
+def test_a_misspelt_option_comes_before_a_missing_one(words: list[str], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        run_training(words or ["--weights", "last"], io.StringIO())
+
+
+def test_the_defaults_of_the_help_are_those_of_the_recommended_recipe(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.train(["--help"]) == 0
+    text = capsys.readouterr().out
+    parts = re.split(r"^  --", text, flags=re.MULTILINE)[1:]
+    shown = {part.split()[0]: re.search(r"\(default\s+(\S+)\)", part) for part in parts}
+    told = {name: match[1] for name, match in shown.items() if match}
+    assert len(told) >= 9
+    settings = printed(capsys, "--data.root", "x")
+    for name, value in told.items():
+        found: Any = settings
+        for key in name.split("."):
+            found = found.get("init_args", found)[key]
+        assert yaml.safe_load(value) == found, name
+
+
+def test_all_options_are_shown_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.train(["--help-all"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("--trainer.gradient_clip_val", "--data.num_workers", "--aggregation.policy"):
+        assert name in text
+
+
+def told_to_type() -> Iterator[list[str]]:
+    """The words after ``train`` of every command in README and docs, and of README's recipes."""
+    pages = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+    for page in pages:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for match in re.finditer(r"(?:train\.py|deepfake train) +(--[^`\n]*)", text):
+            yield shlex.split(match[1])
+    table = pages[0].read_text(encoding="utf-8").split("| you want | say |")[1].split("\n\n")[0]
+    for span in re.findall(r"`(--[^`]+)`", table):
+        if not span.startswith(("--size", "--signal", "--print_config", "--help-all")):
+            yield shlex.split(span)
+
+
+@pytest.mark.parametrize("words", list(told_to_type()), ids=" ".join)
+def test_every_command_of_the_pages_parses(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPO)  # as their paths are
+    assert printed(capsys, "--data.root", "crops", *words)["data"]["root"]
+
+
+def test_trains_as_lightning_users_say_it(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMOKE, "--data.root", str(crops), "--run", str(tmp_path / "run")]
+    assert cli.train(["fit", *words]) == 0
+    assert (tmp_path / "run" / "model.ckpt").exists()
+    capsys.readouterr()
+    for word, command in (("test", "evaluate"), ("validate", "evaluate"), ("predict", "predict")):
+        assert cli.train([word, *words]) == 2
+        assert f"use: deepfake {command} " in capsys.readouterr().err

@@ -1,0 +1,117 @@
+"""Which files make a configuration, from a checkout and from what is installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deepfake.errors import UsageError
+from deepfake.training.presets import choose_configs, find_config, merge_configs, read_config
+from tests.training.made_runs import CONFIGS, REPO
+
+SHIPPED = {path.stem: path for path in CONFIGS.glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        pytest.param([], ["default"], id="bare"),
+        pytest.param(["default"], ["default"], id="default"),
+        pytest.param(["dacon"], ["dacon"], id="preset-inherits-nothing"),
+        pytest.param(["cpu"], ["default", "cpu"], id="overlay-on-default"),
+        pytest.param(["dacon", "cpu"], ["dacon", "cpu"], id="overlay-on-preset"),
+        pytest.param(["cpu", "dacon"], ["dacon", "cpu"], id="overlay-named-first"),
+        pytest.param(["default", "smoke", "dacon"], ["dacon", "smoke"], id="last-preset"),
+        pytest.param(["cpu", "smoke"], ["default", "cpu", "smoke"], id="overlays-in-order"),
+    ],
+)
+def test_a_preset_replaces_and_an_overlay_adds(names: list[str], files: list[str]) -> None:
+    assert choose_configs(names) == [SHIPPED[name] for name in files]
+    paths = [SHIPPED[name] for name in names]
+    assert choose_configs(paths) == choose_configs(names), "a path is as good as a name"
+
+
+def test_a_file_of_ones_own_is_an_overlay_unless_it_says_otherwise(tmp_path: Path) -> None:
+    mine = tmp_path / "my.yaml"
+    mine.write_text("data:\n  batch_size: 6\n")
+    assert choose_configs([mine]) == [SHIPPED["default"], mine]
+    assert choose_configs(["dacon", str(mine)]) == [SHIPPED["dacon"], mine]
+    mine.write_text("preset: true\ndata:\n  batch_size: 6\n")
+    assert choose_configs([mine]) == [mine]
+    assert choose_configs(["dacon", "cpu", mine]) == [mine, SHIPPED["cpu"]]
+
+
+def test_only_default_and_dacon_are_presets() -> None:
+    assert {name for name in SHIPPED if read_config(name).get("preset")} == {"default", "dacon"}
+
+
+def test_later_files_win_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("data: {batch_size: 6, num_workers: 1}\nweights: last\n")
+    (tmp_path / "b.yaml").write_text("data: {batch_size: 8}\n")
+    merged = merge_configs([tmp_path / "a.yaml", tmp_path / "b.yaml"])
+    assert merged == {"data": {"batch_size": 8, "num_workers": 1}, "weights": "last"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param(None, r"my\.yaml.*No such file", id="missing"),
+        pytest.param("model: [\n", r"configuration .*my\.yaml: .*line 2", id="broken"),
+        pytest.param("- a list\n", "holds no settings", id="list"),
+        pytest.param("data: none\n", "no settings, or none under model or data", id="word"),
+    ],
+)
+def test_refuses_what_is_no_configuration(tmp_path: Path, text: str | None, problem: str) -> None:
+    mine = tmp_path / "my.yaml"
+    if text is not None:
+        mine.write_text(text)
+    with pytest.raises(UsageError, match=problem) as caught:
+        choose_configs([mine])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_in_the_way_does_not_hide_a_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_config("cpu") == SHIPPED["cpu"]
+    assert find_config("cpu.yaml") == Path("cpu.yaml")
+
+
+def test_an_installed_package_finds_its_configurations_from_any_folder(tmp_path: Path) -> None:
+    # What the wheel holds, by its own description; building one needs more than is installed.
+    wheel = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    for source, target in wheel["targets"]["wheel"]["force-include"].items():
+        shutil.copytree(REPO / source, tmp_path / "site" / target)
+    for name in wheel["targets"]["wheel"]["packages"]:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPO / name, tmp_path / "site" / name, ignore=ignored, dirs_exist_ok=True)
+    code = (
+        "from deepfake.training import presets\n"
+        "print(presets.__file__, presets.find_config('dacon'), *presets.choose_configs(['cpu']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    package = tmp_path / "site" / "deepfake"
+    names = (
+        "training/presets.py",
+        "configs/dacon.yaml",
+        "configs/default.yaml",
+        "configs/cpu.yaml",
+    )
+    assert done.stdout.split() == [str(package / name) for name in names]
+    shipped = yaml.safe_load((package / "configs" / "dacon.yaml").read_text())
+    assert shipped == read_config("dacon")
