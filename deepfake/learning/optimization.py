@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -45,19 +44,6 @@ class OneCycle(OneCycleLR):
             pct_start=_avoid_empty_rise(pct_start, total_steps),
             cycle_momentum="betas" in optimizer.defaults,
         )
-
-
-def parameter_groups(module: nn.Module, spared: Tensor) -> list[dict[str, Any]]:
-    """What is trained, in groups: matrices and filters decay as the optimiser says, others do not.
-
-    Args:
-        module: The network and the objective.
-        spared: A matrix without weight decay: the projection has a penalty of its own.
-    """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim >= 2 and p is not spared]
-    others = [p for p in trained if p.ndim < 2 or p is spared]
-    return [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
 
 
 def make_optimizer(

@@ -33,7 +33,6 @@ from deepfake.learning.optimization import (
     MakeSchedule,
     make_optimizer,
     make_schedule,
-    parameter_groups,
 )
 from deepfake.learning.processes import average_gradients, gather
 from deepfake.learning.replay import Replay, count_chunks
@@ -43,6 +42,7 @@ from deepfake.learning.resume import (
     refuse_other_crops,
     refuse_other_length,
 )
+from deepfake.learning.trained import Trained, freeze, parameter_groups, scale_rates
 from deepfake.learning.tuning import can_fuse
 from deepfake.learning.validation import CollectedEmbeddings, RecentEmbeddings
 from deepfake.learning.watch import EpochMeans
@@ -78,10 +78,15 @@ class TrainingSettings:
             the projection alone.
         chunk_size: Most crops in a forward of one process; a larger batch is embedded in parts,
             its loss is still that of the whole batch. ``null`` embeds it at once.
+        trained: ``all``; ``head``, the projection and what the objective owns; ``norm``,
+            normalisation layers and head; a number N, the last N blocks of the backbone and head.
+        layer_decay: Factor of the learning rate from each block to the one before it.
     """
 
     projection_l2: float = 1e-4
     chunk_size: int | None = None
+    trained: Trained = "all"
+    layer_decay: float | None = None
 
 
 class EmbeddingTask(LightningModule):
@@ -131,6 +136,8 @@ class EmbeddingTask(LightningModule):
         self.objective = (objective or SemiHardTripletLoss()).build(network.embedding_dim)
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.projection_l2, self.chunk_size = training.projection_l2, training.chunk_size
+        self.layer_decay = training.layer_decay
+        freeze(self.embedder, training.trained)  # before distributed training looks at the weights
         # Plain values, enough to build the network again; where weights came from is no part of it.
         settings = {"backbone": backbone, "image_size": image_size, "pretrained": False}
         self.save_hyperparameters(settings | shape)
@@ -295,15 +302,18 @@ class EmbeddingTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all that is trained, with its schedule."""
-        weight = self.embedder.projection.weight
+        device = self.embedder.projection.weight.device
         trainer = self._trainer
         # Lightning cannot clip what a fused step would unscale by itself.
         clipped = bool(trainer and trainer.gradient_clip_val and "mixed" in str(trainer.precision))
         optimizer = make_optimizer(
             self.make_optimizer,
-            groups=lambda: parameter_groups(self, spared=weight),
-            fused=can_fuse(weight.device) and not clipped,
+            groups=lambda: parameter_groups(
+                self.embedder, self.objective.parameters(), self.layer_decay
+            ),
+            fused=can_fuse(device) and not clipped,
         )
+        scale_rates(optimizer)
         schedule = length = None
         if self.make_schedule is not None:
             steps = self.trainer.estimated_stepping_batches

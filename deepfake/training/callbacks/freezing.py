@@ -44,9 +44,11 @@ class FreezeBackbone(Callback):
         if not self.epochs:
             return
         frozen = trainer.current_epoch < self.epochs
-        backbone = as_embedding_module(pl_module).embedder.backbone
-        if backbone.training == frozen:
-            backbone.train(not frozen)
+        embedder = as_embedding_module(pl_module).embedder
+        if frozen:
+            embedder.backbone.eval()
+        elif not embedder.backbone.training:
+            embedder.train()  # what is never trained stays in evaluation mode
         if self.lr is not None:
             # A schedule reckons from the number of the step, and writes its rate after each one.
             schedule: Any = pl_module.lr_schedulers()
