@@ -46,11 +46,11 @@ def find_row(rows: list[CropRow], split: str, label: int) -> CropRow:
 @pytest.mark.parametrize(
     ("plant", "topic", "problem"),
     [
-        (plant_identity, "groups", "1 groups stand in more than one split.*: train-0"),
+        (plant_identity, "groups", "1 of 32 groups stand in more than one split.*: train-0"),
         (
             plant_copy,
             "look-alikes",
-            r"1 pairs of crops in two splits look alike.*: train \S+ and te",
+            r"1 pairs of crops in two splits look alike.*: train \S+ \(\w+\) ~ te",
         ),
         (plant_parting, "originals", "1 fake crops stand in another split than their original: te"),
     ],

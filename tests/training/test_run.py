@@ -51,7 +51,8 @@ def test_shipped_configurations_run_whole(crops: Path, tmp_path: Path, name: str
     assert settings == yaml.safe_load(model.info["configuration"])
     assert settings["preset"] is True, "it would inherit from the recommended recipe"
     assert settings["model"]["backbone"] == "test_efficientnet"
-    assert settings["data"]["augmentation"] == ("entry" if name == "dacon" else "light")
+    recipe = settings["data"]["augmentation"]["recipe"]
+    assert recipe == ("dacon" if name == "dacon" else "light")
     loss = "train_triplet_loss" if name == "dacon" else "train_cross_entropy"
     for name in ("train_loss", loss, "val_loss", "val_auc"):
         assert len(logged(run, name)) == 1

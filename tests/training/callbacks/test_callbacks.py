@@ -60,6 +60,7 @@ def test_a_training_with_all_of_them(tmp_path: Path) -> None:
     trainer.fit(task, datamodule=CropDataModule(str(crops), 8))
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "environment.json",
+        "metrics.csv",
         "metrics.json",
         "curves.svg",
         "model.ckpt",

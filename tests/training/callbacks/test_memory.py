@@ -59,10 +59,11 @@ def test_on_a_gpu_the_faster_format_is_taken_and_said(
 ) -> None:
     caplog.set_level(logging.INFO)
     shapes: list[tuple[int, ...]] = []
-    real_zeros = torch.zeros
+    real_zeros, cuda = torch.zeros, torch.device("cuda")
 
-    def zeros(shape: Any, **options: Any) -> Tensor:
-        return real_zeros(shape, dtype=options["dtype"])
+    def zeros(*shape: Any, **options: Any) -> Tensor:
+        device = options.pop("device", None)  # there is no GPU to put it on
+        return real_zeros(*shape, **options, device=None if device == cuda else device)
 
     def timed(module: Any, images: Tensor, context: Any) -> tuple[float, float]:
         shapes.append(tuple(images.shape))
