@@ -22,6 +22,9 @@ LABEL_NAMES = ("real", "fake")
 MAX_DETECT_EVERY = 30
 """Frames between two searches are held in memory."""
 
+MAX_PIXELS = 100_000_000
+"""Larger photos and frames are not decoded, unless asked for."""
+
 
 class Status(StrEnum):
     """What became of one input. There is exactly one per input, always."""

@@ -1,6 +1,6 @@
 """What every clip is: frames one after the other, and the choice of which of them are used.
 
-The room decodes nothing: videos and animated pictures bring their own frames and frame times.
+The room decodes nothing: videos and animated images bring their own frames and frame times.
 """
 
 from __future__ import annotations

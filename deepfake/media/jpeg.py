@@ -27,7 +27,7 @@ def decode_whole_jpeg(data: bytes) -> NDArray[np.uint8] | None:
     """Decode a JPEG, not turned by its EXIF orientation.
 
     Args:
-        data: The file; whatever follows the picture's end does not count.
+        data: The file; whatever follows the image's end does not count.
 
     Returns:
         ``(H, W, 3)`` uint8 RGB, or ``None`` where Pillow must decide: what is no 8-bit Huffman
@@ -73,7 +73,7 @@ def _is_whole(data: bytes) -> bool:
             at = end.start()
             if data[at + 1] == _END:
                 return True
-            # Of a sequential picture, OpenCV ignores an error in what follows its last row.
+            # Of a sequential image, OpenCV ignores an error in what follows its last row.
             if not is_progressive:
                 return False
         elif marker not in _TABLES:

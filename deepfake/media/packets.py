@@ -15,9 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from typing import BinaryIO
@@ -29,26 +27,15 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from deepfake.errors import MediaError, one_line
-from deepfake.media.files import are_boxes_cut
-from deepfake.media.images import MAX_PIXELS
+from deepfake.media.containers import CONTAINERS, HEAD_BYTES, find_container, is_video_cut
+from deepfake.media.timeline import Timeline
+from deepfake.records import MAX_PIXELS
 
-MAX_PACKETS = 2_000_000
-"""Longest video that is opened, in packets: 18 hours at 30 frames a second."""
-
-CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "asf", "flv", "mpeg")
-"""FFmpeg's names of the containers that are opened; none of them refers to other files or hosts."""
-
-CODECS = frozenset(
-    {
-        *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mjpeg"),
-        *("mpeg1video", "mpeg2video", "mpeg4", "h263", "flv"),
-        *("msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1"),
-    }
-)
+CODECS = frozenset({
+    "h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4",
+    "h263", "flv", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1",
+})  # fmt: skip
 """FFmpeg's names of the decoders that are used; it has hundreds of hardly tested ones."""
-
-HEAD_BYTES = 2048
-"""How much of a file's beginning ``is_video`` wants to see."""
 
 # Containers whose demuxer jumps to a packet by its index. The others guess by bisection, and some
 # then give packets other times than in one pass; there, unneeded packets are read and dropped.
@@ -56,44 +43,8 @@ _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _JUMP_BYTES = 256 * 1024
 _MAX_DEMUX_ERRORS = 32
 
-_BOXES = frozenset(
-    {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof"}
-)
-_MATROSKA = b"\x1a\x45\xdf\xa3"
-_SIGNATURES = {
-    _MATROSKA: "matroska",
-    bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"): "asf",
-    b"FLV\x01": "flv",
-    b"\0\0\1\xba": "mpeg",
-}
-
-
-def is_video(head: bytes) -> bool:
-    """Whether a file that begins so is of a container that ``open_video`` opens.
-
-    Args:
-        head: The first ``HEAD_BYTES`` of the file, or all of it.
-    """
-    return _find_container(head) is not None
-
-
-def _find_container(head: bytes) -> str | None:
-    """FFmpeg's name of the container; its own guess takes a short recording for other things."""
-    if head[4:8] in _BOXES:
-        return "mov"
-    if head[:4] + head[8:12] == b"RIFFAVI ":
-        return "avi"
-    for start, name in _SIGNATURES.items():
-        if head.startswith(start):
-            return name
-    # Transport stream: packets of 188 bytes, on Blu-ray behind 4 more. Long recordings may begin
-    # within a packet; of short ones there are too few marks to search for.
-    for size in (188, 192):
-        n_marks = min(5, len(head) // size)
-        for first in range(size) if n_marks == 5 else (size - 188,):
-            if n_marks > 1 and head[first::size][:n_marks] == b"\x47" * n_marks:
-                return "mpegts"
-    return None
+MAX_PACKETS = 2_000_000
+"""Longest video that is opened, in packets: 18 hours at 30 frames a second."""
 
 
 class _Source:
@@ -133,7 +84,7 @@ class PacketReader:
         self.name = name
         self._file = file
         self._max_pixels = max_pixels
-        self.is_cut = _is_cut(file)
+        self.is_cut = is_video_cut(file)
         self._format = self._find_format()
         self._open()
 
@@ -142,7 +93,7 @@ class PacketReader:
         head = self._file.read(HEAD_BYTES)
         if not head:
             raise MediaError(self.name, "decode_error", "empty file (0 bytes)")
-        container = _find_container(head)
+        container = find_container(head)
         if container is None:
             raise MediaError(
                 self.name,
@@ -188,7 +139,7 @@ class PacketReader:
         return MediaError(self.name, "decode_error", f"no readable video ({text})")
 
     def _choose_stream(self) -> VideoStream:
-        # The cover of a music file is a video stream of one picture to FFmpeg.
+        # The cover of a music file is a video stream of one photo to FFmpeg.
         streams = [
             stream
             for stream in self._container.streams.video
@@ -326,111 +277,6 @@ class PacketReader:
         self._container.close()
 
 
-def _is_cut(file: BinaryIO) -> bool:
-    """Whether a file ends before its own header says, where the header tells."""
-    n_bytes = file.seek(0, 2)
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-    if head[:4] + head[8:12] == b"RIFFAVI ":
-        return int.from_bytes(head[4:8], "little") + 8 > n_bytes
-    if head.startswith(_MATROSKA):
-        return _matroska_end(head) > n_bytes
-    if head[4:8] not in _BOXES:
-        return False
-    return are_boxes_cut(file, n_bytes)
-
-
-def _matroska_end(head: bytes) -> int:
-    """Where the segment of a Matroska file ends; 0 if it does not say."""
-    at, size = _read_matroska_size(head, 4)
-    at += size
-    if head[at : at + 4] != b"\x18\x53\x80\x67":
-        return 0
-    at, size = _read_matroska_size(head, at + 4)
-    return at + size if size else 0
-
-
-def _read_matroska_size(head: bytes, at: int) -> tuple[int, int]:
-    first = head[at] if at < len(head) else 0
-    length = 9 - first.bit_length()
-    value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
-    # All bits set means that the writer did not know.
-    return at + length, 0 if first == 0 or value == (1 << 7 * length) - 1 else value
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """All frames of a video in presentation order, and the packets that they come from.
-
-    Args:
-        pts: Presentation time of each packet in file order, in ticks.
-        sizes_end: Bytes of all packets up to and including each.
-        keys: Packets at which decoding can start, ascending; those that show nothing included.
-        shown: Packets in presentation order, those left out that show nothing.
-        times_s: Time of each frame since the first, in seconds.
-        is_trusted: The times of packets tell the frames apart; without that, frames can only be
-            counted while decoding everything.
-        key_frames: Which frames are keyframes.
-        unreferenced: For each packet 1 if without it all others decode to the same pixels, or 0.
-        n_expected: How many frames there should be: those there are, or what the header promises.
-        is_damaged: Parts of the file could not be taken apart into packets.
-    """
-
-    pts: array[int]
-    sizes_end: array[int]
-    keys: array[int]
-    shown: array[int]
-    times_s: array[float]
-    is_trusted: bool
-    key_frames: array[int]
-    unreferenced: bytearray
-    n_expected: int
-    is_damaged: bool
-
-    def __len__(self) -> int:
-        return len(self.times_s)
-
-    def n_bytes(self, start: int, end: int) -> int:
-        """Bytes of the packets from ``start`` to before ``end``."""
-        before = self.sizes_end[start - 1] if start else 0
-        return (self.sizes_end[end - 1] if end else 0) - before
-
-    def find(self, pts: int | None) -> int | None:
-        """Which frame has this presentation time."""
-        if pts is None:
-            return None
-        index = bisect_left(self.shown, pts, key=self.pts.__getitem__)
-        found = index < len(self.shown) and self.pts[self.shown[index]] == pts
-        return index if found else None
-
-    def find_shown(self, ordinal: int) -> int | None:
-        """Which frame a packet gives; ``None`` if it shows nothing."""
-        index = self.find(self.pts[ordinal])
-        return index if index is not None and self.shown[index] == ordinal else None
-
-    def find_packet(self, packet: Packet[VideoStream]) -> int | None:
-        """Which packet this is, if it is one that decoding can start at."""
-        if not packet.is_keyframe or packet.pts is None:
-            return None
-        # Keyframes come in order of time in any sane file; in others nothing is found, is all.
-        at = bisect_left(self.keys, packet.pts, key=self.pts.__getitem__)
-        if at == len(self.keys):
-            return None
-        ordinal = self.keys[at]
-        same = self.pts[ordinal] == packet.pts
-        return ordinal if same and self.n_bytes(ordinal, ordinal + 1) == packet.size else None
-
-    def start_for(self, index: int) -> int:
-        """The last packet that decoding can start at to reach a frame."""
-        ordinal = self.shown[index]
-        at = bisect_left(self.keys, ordinal + 1) - 1
-        # Frames that come after a keyframe in the file but are shown before it may need the
-        # pictures before it.
-        while at > 0 and self.pts[self.keys[at]] > self.pts[ordinal]:
-            at -= 1
-        return self.keys[at] if at >= 0 else 0
-
-
 def read_timeline(reader: PacketReader) -> Timeline:
     """Walk through the packets of the whole file, decoding none."""
     pts, sizes_end, keys = array("q"), array("q"), array("q")
@@ -456,7 +302,7 @@ def read_timeline(reader: PacketReader) -> Timeline:
         if packet.is_keyframe:
             keys.append(ordinal)
         if packet.is_discard or (reader.codec == "vp8" and not memoryview(packet)[0] & 0x10):
-            # Cut away by an edit list; or a picture that VP8 only stores to refer to.
+            # Cut away by an edit list; or a frame that VP8 only stores to refer to.
             hidden.add(ordinal)
         unreferenced.append(reader.codec == "h264" and _is_unreferenced(packet, prefix_size))
     shown = array("q", sorted((i for i in range(len(pts)) if i not in hidden), key=pts.__getitem__))
@@ -486,7 +332,7 @@ def _find_prefix_size(reader: PacketReader) -> int:
 
 
 def _is_unreferenced(packet: Packet[VideoStream], prefix_size: int) -> bool:
-    """Whether H.264 forbids all other pictures to be predicted from this one.
+    """Whether H.264 forbids all other frames to be predicted from this one.
 
     References:
         ITU-T H.264, 7.4.1: ``nal_ref_idc``, bits 5 and 6 of the first byte of a unit.
@@ -511,7 +357,7 @@ def _is_unreferenced(packet: Packet[VideoStream], prefix_size: int) -> bool:
 
 def _count_expected(reader: PacketReader, n_hidden: int, start: int, times_s: array[float]) -> int:
     present = len(times_s)
-    # Of whole files the header's number says nothing: AVI counts pictures that were never recorded,
+    # Of whole files the header's number says nothing: AVI counts frames that were never recorded,
     # MP4 those that an edit list cuts away.
     if not reader.is_cut:
         return present

@@ -9,26 +9,22 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 
 import av
-import numpy as np
 from av.packet import Packet
-from av.sidedata.sidedata import SideData, Type
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
-from deepfake.errors import MediaError, one_line
+from deepfake.errors import MediaError
 from deepfake.media.clips import Clip, choose_frames, snap_to_nearest
+from deepfake.media.conversion import FrameConverter
 from deepfake.media.files import open_regular_file
-from deepfake.media.images import MAX_PIXELS
-from deepfake.media.packets import PacketReader, Timeline, read_timeline
-from deepfake.records import Frame, Sampling
+from deepfake.media.packets import PacketReader, read_timeline
+from deepfake.media.timeline import Timeline
+from deepfake.records import MAX_PIXELS, Frame, Sampling
 
 _RATE = 25
 
@@ -99,9 +95,7 @@ class _Decoding:
         self._reader = reader
         self._timeline = timeline
         self._sampling = sampling
-        self._max_pixels = max_pixels
-        self._reformatter = VideoReformatter()
-        self._matrices: dict[int, list[int]] = {}
+        self._converter = FrameConverter(reader.name, max_pixels)
         self._n_delivered = 0
         self._last_index = -1
         self._last_time_s = -1.0
@@ -140,7 +134,7 @@ class _Decoding:
                 continue
             frame = next((f for f in frames if timeline.find(f.pts) == index), None)
             if frame is None or not frame.key_frame:
-                # Whole pictures may come only some frames later (intra refresh).
+                # Whole frames may come only some frames later (intra refresh).
                 raise _UntrustedIndexError
             yield self._deliver(frame, index, timeline.times_s[index])
         if self._n_delivered == 0:
@@ -284,7 +278,7 @@ class _Decoding:
         if index is not None and self._landing is not None:
             if index < self._landing:
                 return None
-            # Decoding that began where it cannot begin shows pictures made of nothing.
+            # Decoding that began where it cannot begin shows frames made of nothing.
             if index > self._landing or not frame.key_frame:
                 raise _BadJumpError
         elif index is None or (self._last_seen is not None and index <= self._last_seen):
@@ -361,28 +355,7 @@ class _Decoding:
         return array("d", (index / rate for index in range(len(ticks)))), key_frames
 
     def _deliver(self, frame: VideoFrame, index: int, time_s: float) -> Frame:
-        if frame.width * frame.height > self._max_pixels:
-            raise MediaError(
-                self._reader.name,
-                "too_large",
-                f"a frame of {frame.width}x{frame.height} pixels; at most {self._max_pixels} are"
-                " decoded",
-            )
-        try:
-            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            if frame.rotation not in self._matrices:
-                self._matrices[frame.rotation] = _read_display_matrix(frame)
-            image = _to_upright(rgb.astype(np.uint8, copy=False), self._matrices[frame.rotation])
-        except MemoryError as error:
-            raise MediaError(
-                self._reader.name, "too_large", "decoding it needs more memory than there is"
-            ) from error
-        except (av.FFmpegError, ValueError) as error:
-            raise MediaError(
-                self._reader.name,
-                "unsupported",
-                f"no way from pixels of kind {frame.format.name} to RGB ({one_line(str(error))})",
-            ) from error
+        image = self._converter.convert(frame)
         self._n_delivered += 1
         self._last_index = index
         self._last_time_s = time_s
@@ -397,31 +370,3 @@ class _Decoding:
         return MediaError(
             self._reader.name, "no_frames", f"none of {n_expected} frames can be decoded"
         )
-
-
-def _read_display_matrix(frame: VideoFrame) -> list[int]:
-    """The first five of nine numbers, or none.
-
-    Once PyAV is asked for it, the frame lives on until the garbage collector runs: do not ask
-    every frame.
-    """
-    # PyAV's stubs call the container a mapping by name; what it holds is what iterating gives.
-    for data in cast(Iterable[SideData], frame.side_data):
-        if data.type == Type.DISPLAYMATRIX and data.buffer_size >= 20:
-            return [int(value) for value in np.frombuffer(bytes(data), dtype="=i4")[:5]]
-    return []
-
-
-def _to_upright(rgb: NDArray[np.uint8], matrix: list[int]) -> NDArray[np.uint8]:
-    """Turn and mirror a picture as its display matrix says, to the nearest quarter turn."""
-    if matrix:
-        # Column x, row y goes to column a*x + c*y, row b*x + d*y.
-        a, b, _, c, d = matrix
-        if abs(a) + abs(d) < abs(b) + abs(c):
-            rgb = rgb.transpose(1, 0, 2)
-            a, d = c, b
-        if a < 0:
-            rgb = rgb[:, ::-1]
-        if d < 0:
-            rgb = rgb[::-1]
-    return np.ascontiguousarray(rgb)

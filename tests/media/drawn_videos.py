@@ -9,7 +9,12 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+
+from deepfake.errors import MediaError
+from deepfake.media.video import open_video
+from deepfake.records import Frame, Sampling
 
 BITS = 8
 
@@ -72,3 +77,29 @@ def write_video(
             if every_packet is None or every_packet(packet):
                 output.mux(packet)
     return path
+
+
+EVERY = Sampling(frames=None, every=1)
+
+
+KEYFRAMES = Sampling(frames=6, mode="keyframes")
+
+
+def read_video(path: Path, sampling: Sampling = EVERY, **options: Any) -> tuple[list[Frame], str]:
+    with open_video(path, path.name, sampling, **options) as clip:
+        return list(clip), clip.note
+
+
+def numbers(frames: list[Frame]) -> list[int]:
+    return [read_number(frame.image) for frame in frames]
+
+
+def indexes(frames: list[Frame]) -> list[int]:
+    return [frame.index for frame in frames]
+
+
+def refusal(path: Path, sampling: Sampling = EVERY, **options: Any) -> str:
+    with pytest.raises(MediaError) as info:
+        read_video(path, sampling, **options)
+    assert info.value.detail.isprintable()
+    return info.value.reason
