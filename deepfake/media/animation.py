@@ -102,7 +102,7 @@ def play(
             times_s = times_s[: error.index]
     if broken is None:
         return remark
-    damage = f"damaged: {broken.index} of {n_frames} frames decoded"
+    damage = f"damaged: {n_frames - broken.index} of {n_frames} frames"
     return "; ".join(filter(None, [damage, remark]))
 
 

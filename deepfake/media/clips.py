@@ -28,7 +28,7 @@ class Clip:
 
     Attributes:
         note: Filled after the last frame: empty if all went well, else what was wrong
-            (``damaged: 27 of 60 frames decoded``).
+            (``damaged: 33 of 60 frames``).
     """
 
     def __init__(self, frames: Generator[Frame, None, str], resources: ExitStack) -> None:

@@ -171,6 +171,9 @@ class PacketReader:
         # Worker processes share the cores; threads of decoders would only fight over them.
         decoder.thread_count = 1
         decoder.options = {"max_pixels": str(max(self._max_pixels, MAX_PIXELS))}
+        if decoder.name == "hevc":
+            # Other decoders mark a frame as corrupt; this one shows it and says nothing.
+            decoder.options |= {"err_detect": "explode"}
         self.codec = decoder.name
 
     def _begin(self) -> None:
@@ -281,6 +284,8 @@ def read_timeline(reader: PacketReader) -> Timeline:
     """Walk through the packets of the whole file, decoding none."""
     pts, sizes_end, keys = array("q"), array("q"), array("q")
     hidden, unreferenced = set(), bytearray()
+    breaks, corrupt = [], set()
+    n_damaged = 0
     prefix_size = _find_prefix_size(reader)
     has_times = True
     n_bytes = 0
@@ -291,6 +296,11 @@ def read_timeline(reader: PacketReader) -> Timeline:
             raise MediaError(
                 reader.name, "too_large", f"more than {MAX_PACKETS} frames; cut the video"
             )
+        if reader.n_damaged > n_damaged:
+            n_damaged = reader.n_damaged
+            breaks.append(ordinal)
+        if packet.is_corrupt:
+            corrupt.add(ordinal)
         n_bytes += packet.size
         if packet.pts is None or (
             packet.dts is not None and last_dts is not None and packet.dts < last_dts
@@ -321,7 +331,8 @@ def read_timeline(reader: PacketReader) -> Timeline:
         key_frames=array("q", (i for i, ordinal in enumerate(shown) if ordinal in starts)),
         unreferenced=unreferenced,
         n_expected=_count_expected(reader, len(hidden), start, times_s),
-        is_damaged=reader.n_damaged > 0,
+        breaks=tuple(breaks) if reader.n_damaged == n_damaged else (*breaks, len(pts)),
+        corrupt=frozenset(corrupt),
     )
 
 

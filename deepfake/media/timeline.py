@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+_MOST_REORDERED = 64  # packets: no codec lets a frame wait longer for those before it
+
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
@@ -25,7 +27,8 @@ class Timeline:
         key_frames: Which frames are keyframes.
         unreferenced: For each packet 1 if without it all others decode to the same pixels, or 0.
         n_expected: How many frames there should be: those there are, or what the header promises.
-        is_damaged: Parts of the file could not be taken apart into packets.
+        breaks: Packets before which a stretch of the file could not be taken apart.
+        corrupt: Packets that the container says are not whole.
     """
 
     pts: array[int]
@@ -37,10 +40,16 @@ class Timeline:
     key_frames: array[int]
     unreferenced: bytearray
     n_expected: int
-    is_damaged: bool
+    breaks: tuple[int, ...] = ()
+    corrupt: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.times_s)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether packets are missing or not whole; frames may be damaged all the same."""
+        return bool(self.breaks or self.corrupt) or self.n_expected > len(self)
 
     def n_bytes(self, start: int, end: int) -> int:
         """Bytes of the packets from ``start`` to before ``end``."""
@@ -71,6 +80,16 @@ class Timeline:
         ordinal = self.keys[at]
         same = self.pts[ordinal] == packet.pts
         return ordinal if same and self.n_bytes(ordinal, ordinal + 1) == packet.size else None
+
+    def last_needed(self, index: int) -> int:
+        """The last frame, in presentation order, that a frame may be made from; often itself.
+
+        Until the decoder has given out that one, damage to it may have gone unnoticed.
+        """
+        ordinal = self.shown[index]
+        start = max(self.start_for(index), ordinal - _MOST_REORDERED)
+        latest = max(self.pts[start : ordinal + 1])
+        return index if latest == self.pts[ordinal] else self.find(latest) or index
 
     def start_for(self, index: int) -> int:
         """The last packet that decoding can start at to reach a frame."""

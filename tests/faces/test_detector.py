@@ -15,6 +15,7 @@ from facenet_pytorch.models.utils import detect_face
 from deepfake.faces import detector as cascade
 from deepfake.faces import pyramid
 from deepfake.faces.detector import MTCNN
+from deepfake.faces.networks import BoxNetwork
 from deepfake.media.decoding import open_media
 from deepfake.media.images import MAX_PIXELS, read_image
 from deepfake.records import Face, Sampling
@@ -259,7 +260,7 @@ def test_number_of_threads_is_restored() -> None:
         ours(DEFAULT).detect([flat(40, 40)])
         assert torch.get_num_threads() == 2
         broken = MTCNN()
-        broken._onet.net.conv1.weight.data = torch.zeros(1, 1, 1, 1)
+        broken._onet = BoxNetwork(torch.nn.Conv2d(1, 2, 3), 48)
         with pytest.raises(RuntimeError, match="to have 1 channels"):
             broken.detect([flat(40, 40)])
         assert torch.get_num_threads() == 2

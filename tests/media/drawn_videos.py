@@ -49,9 +49,13 @@ def write_video(
     pixels: str = "yuv420p",
     container_options: dict[str, str] | None = None,
     every_packet: Any = None,
+    noise: int = 0,
     **options: str,
 ) -> Path:
-    """Encode frames 0 to n - 1; ``every_packet`` may change or drop packets on their way."""
+    """Encode frames 0 to n - 1.
+
+    ``every_packet`` may change or drop packets on their way; with ``noise``, packets are long.
+    """
     options = {"g": str(gop), "bf": str(b_frames), **options}
     if codec in ("libx264", "libx265"):
         options = {"preset": "ultrafast", "sc_threshold": "0", **options}
@@ -68,7 +72,10 @@ def write_video(
         stream.options = options
         packets = []
         for number in range(n):
-            frame = av.VideoFrame.from_ndarray(draw_number(number, *size), format="rgb24")
+            image = draw_number(number, *size)
+            if noise:
+                image += np.random.default_rng(number).integers(0, noise, image.shape, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = number if ticks is None else ticks[number]
             frame.time_base = time_base
             packets += stream.encode(frame)

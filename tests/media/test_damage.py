@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+from array import array
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,12 @@ import numpy as np
 import pytest
 
 from deepfake.errors import MediaError
-from deepfake.records import Sampling
+from deepfake.media.damage import choose_stand_ins, find_whole_by_order, find_whole_frames
+from deepfake.media.packets import PacketReader, read_timeline
+from deepfake.media.timeline import Timeline
+from deepfake.records import MAX_PIXELS, Sampling
 from tests.media.drawn_videos import (
+    EVERY,
     KEYFRAMES,
     indexes,
     numbers,
@@ -51,9 +58,8 @@ def test_cut_files_give_what_is_there(
         # AVI has its index behind the frames: only that is cut.
         assert (note, name) == ("", "a.avi")
         return
-    assert note == f"damaged: {len(frames)} of 60 frames decoded"
-    # The last one may be concealed: cut within its data.
-    assert numbers(frames)[:-1] == indexes(frames)[:-1] == list(range(len(frames) - 1))
+    assert note == f"damaged: {60 - len(frames)} of 60 frames"
+    assert numbers(frames) == indexes(frames) == list(range(len(frames)))
     for sampling in (Sampling(frames=5), KEYFRAMES):
         some, note = read_video(path, sampling)
         assert 1 <= len(some) <= 6
@@ -78,14 +84,14 @@ def test_damage_in_the_middle_costs_only_what_is_hit(tmp_path: Path) -> None:
     path.write_bytes(data)
     for sampling in (Sampling(frames=5), Sampling(frames=60)):
         frames, note = read_video(path, sampling)
-        assert note == "damaged: 54 of 60 frames decoded"
+        assert note == "damaged: 6 of 60 frames"
         assert indexes(frames) == numbers(frames)
         assert not set(indexes(frames)) & set(range(30, 36))
     # The next good frame stands in for a lost one.
     assert indexes(read_video(path, Sampling(frames=5))[0]) == [6, 18, 36, 42, 54]
     frames, note = read_video(path, Sampling(frames=5, mode="keyframes"))
     assert indexes(frames) == [6, 18, 42, 54]
-    assert note == "damaged: 4 of 5 keyframes decoded"
+    assert note == "damaged: 1 of 5 keyframes"
 
 
 def test_a_damaged_end_gives_the_last_good_frame(tmp_path: Path) -> None:
@@ -98,13 +104,13 @@ def test_a_damaged_end_gives_the_last_good_frame(tmp_path: Path) -> None:
         data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(data)
     frames, note = read_video(path, Sampling(frames=1))
-    assert (numbers(frames), note) == ([7], "damaged: 8 of 20 frames decoded")
+    assert (numbers(frames), note) == ([7], "damaged: 12 of 20 frames")
     for packet in packets[:8]:
         assert packet.pos is not None
         data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
     path.write_bytes(data)
     for sampling in (Sampling(frames=1), KEYFRAMES):
-        assert refusal(path, sampling) == "no_frames: none of 20 frames can be decoded"
+        assert refusal(path, sampling) == "no_frames: damaged: 20 of 20 frames"
 
 
 def spoil(data: bytes, seed: int) -> bytes:
@@ -170,3 +176,158 @@ def test_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixtu
     with contextlib.suppress(MediaError):
         read_video(path)
     assert capfd.readouterr() == ("", "")
+
+
+def find_packets(path: Path) -> list[tuple[int, int]]:
+    """Position and size of each packet in the file."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    return [(packet.pos or 0, packet.size) for packet in packets]
+
+
+def overwrite(path: Path, at: int, n: int, seed: int = 0) -> None:
+    data = bytearray(path.read_bytes())
+    data[at : at + n] = np.random.default_rng(seed).bytes(n)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("b_frames", [0, 3])
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [("libx264", {"crf": "10"}), ("mpeg2video", {"b": "4000000"}), ("mpeg4", {"b": "4000000"})],
+)
+def test_frames_made_from_a_corrupt_one_are_not_delivered(
+    tmp_path: Path, codec: str, options: dict[str, str], b_frames: int
+) -> None:
+    path = write_video(
+        tmp_path / "a.mkv", 40, codec, gop=10, b_frames=b_frames, noise=25, **options
+    )
+    whole = read_video(path)[0]
+    with path.open("rb") as file:
+        reader = PacketReader(file, "a.mkv", MAX_PIXELS)
+        timeline = read_timeline(reader)
+        reader.close()
+    hit = next(ordinal for ordinal in timeline.keys if ordinal >= 10)
+    after = next(ordinal for ordinal in timeline.keys if ordinal > hit)
+    position, size = find_packets(path)[hit]
+    overwrite(path, position + size // 3, size // 2)
+    lost = {timeline.find_shown(ordinal) for ordinal in range(hit, after)}
+    for sampling in (EVERY, Sampling(frames=8), Sampling(frames=20)):
+        frames, note = read_video(path, sampling)
+        assert not set(indexes(frames)) & lost
+        for frame in frames:
+            np.testing.assert_array_equal(frame.image, whole[frame.index].image)
+    frames, note = read_video(path)
+    n_left = len(frames)
+    assert 40 - n_left <= len(lost) + b_frames  # in an open group, those before the next key
+    assert note == f"damaged: {40 - n_left} of 40 frames"
+
+
+def test_a_lost_keyframe_costs_the_whole_file_where_there_is_no_other(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", 30, gop=100, noise=25)
+    position, size = find_packets(path)[0]
+    overwrite(path, position + size // 2, size // 4)
+    for sampling in (EVERY, Sampling(frames=1), KEYFRAMES):
+        assert refusal(path, sampling) == "no_frames: damaged: 30 of 30 frames"
+
+
+def test_packets_lost_on_the_air_cost_what_is_made_from_them(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.ts", 40, gop=10, noise=25)
+    whole = {frame.time_s: frame.image for frame in read_video(path)[0]}
+    data = path.read_bytes()
+    cells = [data[at : at + 188] for at in range(0, len(data), 188)]
+    # The second half of the packets of one programme, without a trace but for their counters.
+    del cells[len(cells) // 2 : len(cells) // 2 + 3]
+    path.write_bytes(b"".join(cells))
+    frames, note = read_video(path)
+    assert re.fullmatch(r"damaged: \d+ of (39|40) frames", note)
+    assert 20 <= len(frames) < 40
+    for frame in frames:
+        np.testing.assert_array_equal(frame.image, whole[frame.time_s])
+
+
+def make_timeline(kinds: str, breaks: tuple[int, ...] = (), corrupt: str = "") -> Timeline:
+    """Packets by kind in file order: K at once, P at once, b unreferenced and shown before the
+    packet before it."""
+    order = list(range(len(kinds)))
+    for at, kind in enumerate(kinds):
+        if kind == "b":
+            order[at], order[at - 1] = order[at - 1], order[at]
+    return Timeline(
+        pts=array("q", order),
+        sizes_end=array("q", range(1, len(kinds) + 1)),
+        keys=array("q", (at for at, kind in enumerate(kinds) if kind == "K")),
+        shown=array("q", sorted(range(len(kinds)), key=order.__getitem__)),
+        times_s=array("d", map(float, range(len(kinds)))),
+        is_trusted=True,
+        key_frames=array("q"),
+        unreferenced=bytearray(kind == "b" for kind in kinds),
+        n_expected=len(kinds),
+        breaks=breaks,
+        corrupt=frozenset(at for at, mark in enumerate(corrupt) if mark == "x"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "marks", "breaks", "expected"),
+    [
+        pytest.param("KPPPKPP", ".......", (), [0, 1, 2, 3, 4, 5, 6], id="whole"),
+        pytest.param("KPPPKPP", "..x....", (), [0, 1, 4, 5, 6], id="until-the-next-key"),
+        pytest.param("KPPPKPP", "x......", (), [4, 5, 6], id="key"),
+        pytest.param("KPPPKPP", "....x..", (), [0, 1, 2, 3], id="last-key"),
+        pytest.param("KPbPPKP", "..x....", (), [0, 2, 3, 4, 5, 6], id="nothing-refers-to-it"),
+        pytest.param("KPbPPKP", ".x.....", (), [0, 5, 6], id="shown-before-but-made-from-it"),
+        pytest.param("KPPKbPP", ".x.....", (), [0, 4, 5, 6], id="open-group"),
+        pytest.param("KPPKbPP", ".......", (), [0, 1, 2, 3, 4, 5, 6], id="open-group-whole"),
+        pytest.param("KPPPKPP", ".......", (2,), [0, 1, 4, 5, 6], id="stretch-missing"),
+    ],
+)
+@pytest.mark.parametrize("teller", ["decoder", "container"])
+def test_damage_is_followed_through_the_packets(
+    kinds: str, marks: str, breaks: tuple[int, ...], expected: list[int], teller: str
+) -> None:
+    by_container = teller == "container"
+    timeline = make_timeline(kinds, breaks, marks if by_container else "")
+    clean = [int(by_container or mark == ".") for mark in marks]
+    assert find_whole_frames(timeline, clean, ()) == expected
+
+
+def test_a_hidden_packet_that_fails_counts() -> None:
+    timeline = make_timeline("KPPPKP")
+    hidden = replace(timeline, shown=array("q", [0, 1, 3, 4, 5]))
+    assert find_whole_frames(hidden, [1] * 6, ()) == [0, 1, 2, 3, 4]
+    assert find_whole_frames(hidden, [1] * 6, {2}) == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "errors", "expected"),
+    [
+        ("KPPKP", [], [0, 1, 2, 3, 4]),
+        ("KPPKP", [1], [0, 3, 4]),
+        ("KBBCPKB", [], [0, 5, 6]),
+        ("CPPP", [], []),
+        ("", [], []),
+    ],
+)
+def test_damage_is_followed_through_the_output(
+    kinds: str, errors: list[int], expected: list[int]
+) -> None:
+    assert find_whole_by_order(kinds, errors) == expected
+
+
+def test_without_a_whole_frame_nothing_stands_in() -> None:
+    assert choose_stand_ins([1, 2], []) == []
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("sampling", [EVERY, Sampling(frames=16)], ids=["all", "16"])
+def test_the_damaged_cases(shared_media: Path, sampling: Sampling) -> None:
+    folder = shared_media / "cases" / "damaged_video"
+    frames, note = read_video(folder / "with_audio.mp4", sampling)
+    assert (len(frames), note) == (min(75, sampling.frames or 75), "")
+    assert refusal(folder / "rot_key.mp4", sampling) == "no_frames: damaged: 75 of 75 frames"
+    some, note = read_video(folder / "rot_p.mp4", sampling)
+    assert note == "damaged: 74 of 75 frames"
+    whole = read_video(folder / "with_audio.mp4", EVERY)[0]
+    for frame in some:
+        np.testing.assert_array_equal(frame.image, whole[frame.index].image)
