@@ -24,7 +24,7 @@ from deepfake.media.animation import count_frames, describe_frames, play
 from deepfake.media.clips import Clip
 from deepfake.media.files import is_one_scan, open_regular_file
 from deepfake.media.jpeg import MAX_BYTES as MAX_JPEG_BYTES
-from deepfake.media.jpeg import decode_whole_jpeg
+from deepfake.media.jpeg import HeardJpeg, decode_jpeg
 from deepfake.media.pillow import (
     DECODER_ERRORS,
     check_size,
@@ -127,10 +127,16 @@ def _decode(
         _shrink_jpeg(image, file, name, max_pixels)
         notes.append(f"decoded at half size of {full_size[0]}x{full_size[1]}")
     check_size(image, name, max_pixels)
-    pixels = None if notes else _decode_jpeg(image, file, n_bytes)
-    if pixels is None:
+    heard = _decode_jpeg(image, file, n_bytes, is_huge=bool(notes))
+    pixels = heard.pixels
+    if pixels is None or pixels.shape[1::-1] != image.size:
         image.load()
         pixels = to_rgb(image, name)
+    if heard.damage:
+        # A filled-in half is not evidence.
+        raise MediaError(name, "decode_error", f"damaged JPEG ({one_line(heard.damage)})")
+    if heard.remark:
+        notes.append(f"flawed JPEG: {one_line(heard.remark)}")
     orientation, remarks = read_metadata(image)
     pixels = to_upright(pixels, orientation)
     notes += remarks
@@ -139,17 +145,14 @@ def _decode(
     return pixels, notes
 
 
-def _decode_jpeg(image: Image.Image, file: BinaryIO, n_bytes: int) -> NDArray[np.uint8] | None:
-    """Pixels of a JPEG that nothing is wrong with; ``None`` for all other images."""
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
-        return None
-    if n_bytes > MAX_JPEG_BYTES:
-        return None
+def _decode_jpeg(image: Image.Image, file: BinaryIO, n_bytes: int, *, is_huge: bool) -> HeardJpeg:
+    if image.format not in ("JPEG", "MPO") or n_bytes > MAX_JPEG_BYTES:
+        return HeardJpeg()
     position = file.tell()
     file.seek(0)
-    pixels = decode_whole_jpeg(file.read(MAX_JPEG_BYTES))
+    data = file.read(MAX_JPEG_BYTES)
     file.seek(position)
-    return pixels if pixels is not None and pixels.shape[1::-1] == image.size else None
+    return decode_jpeg(data, is_plain=image.mode in ("RGB", "L"), is_huge=is_huge)
 
 
 def _shrink_jpeg(

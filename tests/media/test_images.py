@@ -321,3 +321,29 @@ def test_forms_of_one_photo_decode_alike(
         assert image.shape[:2] == expected.shape, path
         # Brightness, because some forms are grey; it turns with the picture all the same.
         assert np.abs(image.mean(axis=2) - expected).mean() < tolerance, path
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_damaged_jpeg_is_unreadable_and_one_without_its_end_is_not(
+    tmp_path: Path, progressive: bool
+) -> None:
+    data = noisy("JPEG", progressive=progressive)
+    whole = read(tmp_path, data)
+    frame = read(tmp_path, data[:-2])
+    assert frame.note == "flawed JPEG: the end marker is missing"
+    np.testing.assert_array_equal(frame.image, whole.image)
+    middle = (data.rindex(b"\xff\xda") + len(data)) // 2
+    with pytest.raises(MediaError, match=r"decode_error: damaged JPEG \(Corrupt JPEG data: "):
+        read(tmp_path, data[:middle] + data[-2:])
+
+
+@pytest.mark.data
+@needs_data
+def test_the_jpeg_cases() -> None:
+    cases = DATA / "cases"
+    assert read_image(cases / "damaged_jpeg" / "plain.jpg", "plain").note == ""
+    for name in ("lost_packet.jpg", "face_zero_hole.jpg"):
+        with pytest.raises(MediaError, match="decode_error: damaged JPEG"):
+            read_image(cases / "damaged_jpeg" / name, name)
+    frame = read_image(cases / "missing_eoi" / "no_eoi.jpg", "no_eoi.jpg")
+    assert frame.note == "flawed JPEG: the end marker is missing"
