@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import cast
 
 import av
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from deepfake.errors import MediaError, one_line
 
+_LEAST_ASPECT, _MOST_ASPECT = 1.02, 4.0
+
 
 class FrameConverter:
     """Converts the frames of one video, one after the other.
@@ -21,11 +24,13 @@ class FrameConverter:
     Args:
         name: The file as the user knows it, for errors.
         max_pixels: Largest width x height of a frame.
+        pixel_aspect: Width of a pixel divided by its height, where the file tells.
     """
 
-    def __init__(self, name: str, max_pixels: int) -> None:
+    def __init__(self, name: str, max_pixels: int, pixel_aspect: Fraction | None = None) -> None:
         self._name = name
         self._max_pixels = max_pixels
+        self._pixel_aspect = float(pixel_aspect or 1)
         self._reformatter = VideoReformatter()
         self._matrices: dict[int, list[int]] = {}
 
@@ -44,7 +49,10 @@ class FrameConverter:
                 " decoded",
             )
         try:
-            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            width, height = self._find_display_size(frame.width, frame.height)
+            rgb = self._reformatter.reformat(
+                frame, width, height, format="rgb24", threads=1
+            ).to_ndarray()
             if frame.rotation not in self._matrices:
                 self._matrices[frame.rotation] = _read_display_matrix(frame)
             return _to_upright(rgb.astype(np.uint8, copy=False), self._matrices[frame.rotation])
@@ -58,6 +66,19 @@ class FrameConverter:
                 "unsupported",
                 f"no way from pixels of kind {frame.format.name} to RGB ({one_line(str(error))})",
             ) from error
+
+    def _find_display_size(self, width: int, height: int) -> tuple[int, int]:
+        """The size at which pixels are square, the shorter side stretched.
+
+        Ratios near 1 are rounding errors of muxers, and those far from it errors of another kind.
+        """
+        aspect = self._pixel_aspect
+        if not _LEAST_ASPECT <= max(aspect, 1 / aspect) <= _MOST_ASPECT:
+            return width, height
+        wide = round(width * max(aspect, 1)), round(height * max(1 / aspect, 1))
+        if wide[0] * wide[1] <= self._max_pixels:
+            return wide
+        return round(width * min(aspect, 1)), round(height * min(1 / aspect, 1))
 
 
 def _read_display_matrix(frame: VideoFrame) -> list[int]:

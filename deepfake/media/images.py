@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from deepfake.errors import MediaError, one_line
-from deepfake.media.animation import count_frames, describe_frames, play
+from deepfake.media.animation import describe_frames, list_frames, play
 from deepfake.media.clips import Clip
 from deepfake.media.files import is_one_scan, open_regular_file
 from deepfake.media.jpeg import MAX_BYTES as MAX_JPEG_BYTES
@@ -34,7 +34,7 @@ from deepfake.media.pillow import (
     read_metadata,
     to_media_error,
 )
-from deepfake.media.pixels import to_rgb, to_upright
+from deepfake.media.pixels import describe_pixels, to_rgb, to_upright
 from deepfake.records import MAX_PIXELS as MAX_PIXELS
 from deepfake.records import Frame, Sampling
 
@@ -86,9 +86,10 @@ def open_image(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_
     """Open any image file as a clip: a photo as its one frame, an animation as chosen ones.
 
     Animated GIF, WebP, PNG and AVIF have the times that the durations of their frames add up to;
-    pages of a TIFF are frames at time 0. Each frame is what a viewer would show: laid over those
-    before it, and converted like a photo. A stereo or burst JPEG counts as a photo, and so does an
-    animation of more than 32 MiB, whose frames nobody may want to count.
+    pages of a TIFF are frames at time 0, but for those that are reduced copies or masks of others.
+    Each frame is what a viewer would show: laid over those before it, and converted like a photo. A
+    stereo or burst JPEG counts as a photo, and so does an animation of more than 32 MiB, whose
+    frames nobody may want to count.
 
     Args:
         path: The file to open; its content decides what it is. Links are followed.
@@ -105,9 +106,9 @@ def open_image(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_
     """
     with contextlib.ExitStack() as resources:
         file = resources.enter_context(open_regular_file(path, name))
-        n_frames = count_frames(file)
-        if n_frames > 1:
-            frames = play(file, name, n_frames, sampling, max_pixels)
+        numbers = list_frames(file)
+        if len(numbers) > 1 or numbers[0] > 0:
+            frames = play(file, name, numbers, sampling, max_pixels)
             return Clip(frames, resources.pop_all())
     return Clip(_show(read_image(path, name, max_pixels)), contextlib.ExitStack())
 
@@ -138,8 +139,8 @@ def _decode(
     if heard.remark:
         notes.append(f"flawed JPEG: {one_line(heard.remark)}")
     orientation, remarks = read_metadata(image)
+    notes += remarks + describe_pixels(image, pixels)
     pixels = to_upright(pixels, orientation)
-    notes += remarks
     note = describe_frames(image, n_bytes)
     notes += [note] if note else []
     return pixels, notes

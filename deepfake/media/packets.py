@@ -12,12 +12,13 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 from array import array
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import pairwise
 from typing import BinaryIO
 
 import av
@@ -78,6 +79,7 @@ class PacketReader:
         stream: The stream; its ``codec_context`` is the decoder.
         is_cut: The file is shorter than it says itself.
         n_damaged: Stretches of the file that could not be taken apart into packets.
+        remark: Which other video streams were left out; empty if there is no other.
     """
 
     def __init__(self, file: BinaryIO, name: str, max_pixels: int) -> None:
@@ -86,6 +88,8 @@ class PacketReader:
         self._max_pixels = max_pixels
         self.is_cut = is_video_cut(file)
         self._format = self._find_format()
+        self.remark = ""
+        self._chosen: int | None = None
         self._open()
 
     def _find_format(self) -> str:
@@ -102,7 +106,7 @@ class PacketReader:
             )
         return container
 
-    def _open(self) -> None:
+    def _open_container(self) -> InputContainer:
         self._file.seek(0)
         # Nothing of FFmpeg's chatter about broken files may reach the terminal.
         av.logging.set_level(None)
@@ -117,13 +121,27 @@ class PacketReader:
         }
         try:
             # An open file and not its name: `http:x.mp4` and `concat:a|b` are names of files, too.
-            self._container: InputContainer = av.open(
+            return av.open(
                 _Source(self._file), "r", self._format, options, metadata_errors="replace"
             )
         except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
             raise self._refuse(error) from error
+
+    def _open(self) -> None:
+        self._container = self._open_container()
         try:
-            self.stream = self._choose_stream()
+            streams = self._list_streams()
+            if self._chosen is None:
+                self._chosen = streams[0].index
+                if len(streams) > 1:
+                    self._chosen = self._find_busiest(streams)
+                    self._container.close()
+                    self._container = self._open_container()
+                    streams = self._list_streams()
+            self.stream = next(stream for stream in streams if stream.index == self._chosen)
+            for stream in self._container.streams:
+                if stream is not self.stream:
+                    stream.discard = av.stream.Discard.all
             self._set_up_decoder()
         except BaseException:
             self._container.close()
@@ -138,7 +156,7 @@ class PacketReader:
         text = one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__
         return MediaError(self.name, "decode_error", f"no readable video ({text})")
 
-    def _choose_stream(self) -> VideoStream:
+    def _list_streams(self) -> list[VideoStream]:
         # The cover of a music file is a video stream of one photo to FFmpeg.
         streams = [
             stream
@@ -147,11 +165,33 @@ class PacketReader:
         ]
         if not streams:
             raise MediaError(self.name, "no_video_stream", "the file holds no moving picture")
+        return streams
+
+    def _find_busiest(self, streams: list[VideoStream]) -> int:
+        """Which stream has the most frames; walks through the whole file."""
+        counts = dict.fromkeys((stream.index for stream in streams), 0)
+        packets = self._container.demux(streams)
+        # A damaged stretch ends the count: the streams of a file lie side by side.
+        with contextlib.suppress(av.FFmpegError, IndexError):
+            for packet in itertools.islice(packets, MAX_PACKETS):
+                counts[packet.stream_index] += packet.size > 0
         best = self._container.streams.best("video")
-        chosen = next((stream for stream in streams if stream is best), streams[0])
-        for stream in self._container.streams:
-            if stream is not chosen:
-                stream.discard = av.stream.Discard.all
+        decoders = {stream.index: stream.codec_context for stream in streams}
+
+        def rank(stream: VideoStream) -> tuple[bool, int, bool]:
+            decoder = decoders[stream.index]
+            is_decodable = decoder is not None and decoder.name in CODECS
+            return is_decodable, counts[stream.index], stream is best
+
+        chosen = max(streams, key=rank).index
+        others = [
+            f"{index} ({decoder.name}, {decoder.width}x{decoder.height}, {counts[index]} packets)"
+            if decoder is not None
+            else f"{index} (unknown, {counts[index]} packets)"
+            for index, decoder in decoders.items()
+            if index != chosen
+        ]
+        self.remark = f"video stream {chosen} is used; left out: {', '.join(others)}"
         return chosen
 
     def _set_up_decoder(self) -> None:
@@ -319,7 +359,7 @@ def read_timeline(reader: PacketReader) -> Timeline:
     seconds = float(reader.time_base)
     start = pts[shown[0]] if shown else 0
     times_s = array("d", ((pts[ordinal] - start) * seconds for ordinal in shown))
-    unique = all(a < b for a, b in pairwise(times_s))
+    unique = all(a < b for a, b in itertools.pairwise(times_s))
     starts = set(keys)
     return Timeline(
         pts=pts,

@@ -65,6 +65,12 @@ def open_with_pillow(file: BinaryIO, name: str) -> Image.Image:
         return JpegImagePlugin.jpeg_factory(file)
     if is_heif(head):
         return _open_heif(file, name)
+    if head[12:16] == b"CgBI":
+        raise MediaError(
+            name,
+            "unsupported",
+            "Apple's own variant of PNG (CgBI), as in apps of a phone; save it as a plain PNG",
+        )
     return Image.open(file, formats=FORMATS)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from deepfake.errors import MediaError
 
 _STRIP_PX = 4_000_000
+_NEARLY_BLACK = 16  # the brightest of 8 bits that 12 bits in 16 can reach
 
 
 def to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
@@ -28,6 +29,17 @@ def to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
                 raise MediaError(name, "unsupported", "floating-point picture with NaN or infinity")
             rgb[top:bottom] = np.rint(grey * scale).astype(np.uint8)[:, :, np.newaxis]
     return rgb
+
+
+def describe_pixels(image: Image.Image, rgb: NDArray[np.uint8]) -> list[str]:
+    """Remarks on a decoded image that shows nothing, though it may hold something."""
+    if rgb.min() == 255 and image.has_transparency_data:
+        if image.convert("RGBA").getchannel("A").getextrema()[1] == 0:
+            return ["all of it is transparent"]
+    elif rgb.max() <= _NEARLY_BLACK:
+        hint = " (12 bits stored as 16?)" if image.mode.startswith("I") else ""
+        return [f"nearly black: no value above {rgb.max()} of 255{hint}"]
+    return []
 
 
 def _grey_scale(image: Image.Image, name: str) -> float | None:

@@ -101,13 +101,17 @@ class _Decoding:
         self._reader = reader
         self._timeline = timeline
         self._sampling = sampling
-        self._converter = FrameConverter(reader.name, max_pixels)
+        self._converter = FrameConverter(reader.name, max_pixels, reader.stream.sample_aspect_ratio)
         self._n_delivered = 0
         self._last_index = -1
         self._last_time_s = -1.0
 
     def run(self) -> Generator[Frame, None, str]:
         """Deliver the frames and return the remark."""
+        remark = yield from self._run()
+        return "; ".join(filter(None, [remark, self._reader.remark]))
+
+    def _run(self) -> Generator[Frame, None, str]:
         timeline = self._timeline
         if timeline.is_trusted:
             chosen, remark = choose_frames(timeline.times_s, self._sampling)

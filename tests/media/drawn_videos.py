@@ -50,6 +50,7 @@ def write_video(
     container_options: dict[str, str] | None = None,
     every_packet: Any = None,
     noise: int = 0,
+    pixel_aspect: Fraction | None = None,
     **options: str,
 ) -> Path:
     """Encode frames 0 to n - 1.
@@ -70,6 +71,8 @@ def write_video(
         stream.codec_context.time_base = time_base
         stream.codec_context.thread_count = 1
         stream.options = options
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         packets = []
         for number in range(n):
             image = draw_number(number, *size)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from deepfake.errors import MediaError
+from deepfake.media.images import read_image
 from deepfake.records import Sampling
 from tests.media.drawn_videos import read_number
 from tests.media.made_animations import EVERY, draw, numbers, read, times, write_animation
@@ -160,3 +161,50 @@ def test_gif_bytes_are_left_alone(tmp_path: Path) -> None:
     read(path)
     assert path.read_bytes() == before
     assert Image.open(io.BytesIO(before)).n_frames == 3  # type: ignore[attr-defined]
+
+
+def tagged(number: int, size: tuple[int, int], tags: dict[int, int]) -> Image.Image:
+    """A page of a TIFF with tags of its own."""
+    page = draw(number, *size)
+    page.encoderinfo = {"tiffinfo": tags}
+    return page
+
+
+@pytest.mark.parametrize("tags", [{254: 1}, {255: 2}, {254: 4}, {254: 5}], ids=str)
+def test_copies_and_masks_of_a_tiff_are_no_frames(tmp_path: Path, tags: dict[int, int]) -> None:
+    path = tmp_path / "a.tif"
+    others = [tagged(2, (16, 12), tags), tagged(3, (8, 6), tags)]
+    draw(1).save(path, "TIFF", save_all=True, append_images=others)
+    frames, note = read(path)
+    assert (numbers(frames), note, frames[0].note) == ([1], "", "")
+    assert read_image(path, "a").note == ""
+    # A scanner may put the copy first, or between two pages.
+    pages = [tagged(4, (64, 48), {}), tagged(5, (16, 12), tags), tagged(6, (64, 48), {})]
+    tagged(2, (16, 12), tags).save(path, "TIFF", save_all=True, append_images=pages, tiffinfo=tags)
+    frames, note = read(path)
+    assert (numbers(frames), [frame.index for frame in frames]) == ([4, 6], [0, 1])
+    page = tagged(7, (64, 48), {})
+    tagged(2, (16, 12), tags).save(path, "TIFF", save_all=True, append_images=[page], tiffinfo=tags)
+    assert numbers(read(path)[0]) == [7]
+
+
+def test_a_tiff_of_copies_alone_is_its_first_page(tmp_path: Path) -> None:
+    draw(9).save(tmp_path / "a.tif", "TIFF", tiffinfo={254: 1})
+    assert numbers(read(tmp_path / "a.tif")[0]) == [9]
+
+
+def test_an_animation_that_shows_nothing_says_so(tmp_path: Path) -> None:
+    dark = [Image.new("RGB", (64, 48), (n, n, n)) for n in (0, 15)]
+    dark[0].save(tmp_path / "b.webp", save_all=True, append_images=dark[1:], lossless=True)
+    assert [frame.note for frame in read(tmp_path / "b.webp")[0]] == [
+        "nearly black: no value above 0 of 255",
+        "nearly black: no value above 15 of 255",
+    ]
+
+
+@pytest.mark.data
+def test_the_page_that_is_a_copy(shared_media: Path) -> None:
+    path = shared_media / "cases" / "tiff_reduced_pages" / "scanner_thumb.tif"
+    frames, note = read(path)
+    assert [frame.image.shape for frame in frames] == [(400, 320, 3)]
+    assert note == frames[0].note == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 
 from deepfake.media import packets
 from deepfake.media.video import open_video
+from deepfake.records import Sampling
 from tests.media.drawn_videos import (
     EVERY,
+    KEYFRAMES,
+    indexes,
     numbers,
     read_video,
     refusal,
@@ -117,3 +121,52 @@ def test_closes_its_files(tmp_path: Path) -> None:
     refusal(bad)
     open_video(good, "a", EVERY).close()
     assert n_open_files() == before
+
+
+def write_streams(path: Path, *videos: Path) -> Path:
+    """Put the video streams of some files side by side into one."""
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(av.open(str(path), "w"))
+        inputs = [stack.enter_context(av.open(str(video))) for video in videos]
+        streams = [output.add_stream_from_template(source.streams.video[0]) for source in inputs]
+        for source, stream in zip(inputs, streams, strict=True):
+            for packet in source.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    output.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_the_stream_with_the_frames_is_used_and_the_other_named(
+    tmp_path: Path, name: str, is_first: bool
+) -> None:
+    film = write_video(tmp_path / "film.mp4", 20)
+    still = write_video(tmp_path / "still.mp4", 1, size=(128, 96))
+    videos = [film, still] if is_first else [still, film]
+    path = write_streams(tmp_path / name, *videos)
+    for sampling in (EVERY, Sampling(frames=3), KEYFRAMES):
+        frames, note = read_video(path, sampling)
+        assert {frame.image.shape for frame in frames} == {(48, 64, 3)}
+        assert numbers(frames) == indexes(frames)
+        used, other = (0, 1) if is_first else (1, 0)
+        assert note == (f"video stream {used} is used; left out: {other} (h264, 128x96, 1 packets)")
+    assert len(read_video(path)[0]) == 20
+
+
+def test_a_stream_that_cannot_be_decoded_does_not_win(tmp_path: Path) -> None:
+    odd = write_video(tmp_path / "odd.avi", 20, "zmbv", pixels="bgr0")
+    film = write_video(tmp_path / "film.avi", 5, "mpeg4")
+    path = write_streams(tmp_path / "a.avi", odd, film)
+    frames, note = read_video(path)
+    assert numbers(frames) == [0, 1, 2, 3, 4]
+    assert note == "video stream 1 is used; left out: 0 (zmbv, 64x48, 20 packets)"
+
+
+@pytest.mark.data
+def test_the_still_stream_comes_first(shared_media: Path) -> None:
+    path = shared_media / "cases" / "two_video_streams" / "still_stream_first.mkv"
+    frames, note = read_video(path)
+    assert {frame.image.shape for frame in frames} == {(400, 320, 3)}
+    assert note == "video stream 1 is used; left out: 0 (mjpeg, 200x250, 1 packets)"

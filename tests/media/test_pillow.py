@@ -22,6 +22,7 @@ from tests.media.made_images import (
     draw,
     encode,
     exif_bytes,
+    png_chunk,
     read,
 )
 
@@ -187,3 +188,10 @@ def test_plugins_log_nothing_to_stderr(
     read(tmp_path, encode(draw(), "PNG"))
     logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded")
     assert capfd.readouterr().err == ""
+
+
+def test_apples_png_is_named_and_not_called_truncated(tmp_path: Path) -> None:
+    data = encode(draw(), "PNG")
+    apples = data[:8] + png_chunk(b"CgBI", bytes(4)) + data[8:]
+    with pytest.raises(MediaError, match="unsupported: Apple's own variant of PNG"):
+        read(tmp_path, apples)

@@ -107,3 +107,30 @@ def test_refuses_integers_without_a_known_range(tmp_path: Path) -> None:
     data = encode(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)), "TIFF")
     with pytest.raises(MediaError, match="unsupported: 32-bit picture with values from 0 to 70000"):
         read(tmp_path, data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize(("alpha", "note"), [(0, "all of it is transparent"), (1, "")])
+def test_what_is_transparent_all_over_is_said(
+    tmp_path: Path, kind: str, alpha: int, note: str
+) -> None:
+    image = draw().convert("RGBA")
+    image.putalpha(alpha)
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    assert read(tmp_path, encode(image, kind, **options)).note == note
+
+
+def test_a_palette_that_is_transparent_all_over_is_said(tmp_path: Path) -> None:
+    data = encode(draw().convert("P"), "PNG", transparency=bytes(256))
+    assert read(tmp_path, data).note == "all of it is transparent"
+    assert read(tmp_path, encode(Image.new("RGB", (9, 9), "white"), "PNG")).note == ""
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_twelve_bits_in_sixteen_are_said(tmp_path: Path, kind: str) -> None:
+    y, x = np.mgrid[0:60, 0:40]
+    for most, note in ((4095, "nearly black: no value above 16 of 255"), (65535, "")):
+        grey = ((x + y) * most // (x + y).max()).astype(np.uint16)
+        frame = read(tmp_path, encode(Image.fromarray(grey), kind))
+        assert frame.note.startswith(note)
+        assert bool(frame.note) == bool(note)
