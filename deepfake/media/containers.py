@@ -9,7 +9,18 @@ from typing import BinaryIO
 
 from deepfake.media.files import are_boxes_cut
 
-CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "asf", "flv", "mpeg")
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "avi",
+    "mpegts",
+    "asf",
+    "flv",
+    "mpeg",
+    "ogg",
+    "mxf",
+    "dv",
+)
 """FFmpeg's names of the containers that are opened; none of them refers to other files or hosts."""
 
 HEAD_BYTES = 2048
@@ -24,6 +35,9 @@ _SIGNATURES = {
     bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"): "asf",
     b"FLV\x01": "flv",
     b"\0\0\1\xba": "mpeg",
+    b"OggS": "ogg",
+    bytes.fromhex("060e2b34020501010d010201"): "mxf",
+    b"\x1f\x07\0": "dv",
 }
 
 

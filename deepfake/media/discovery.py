@@ -24,35 +24,16 @@ from deepfake.media.files import describe_mode
 from deepfake.records import Source
 
 IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".heic",
-    ".heif",
-)
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".jpg_large", ".jpg_orig", ".png", ".apng",
+    ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif",
+)  # fmt: skip
 """Suffixes, in any case, of the photos that are picked up from folders and by patterns."""
 
 VIDEO_SUFFIXES = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".ts",
-    ".m2ts",
-    ".wmv",
-    ".flv",
-    ".mpg",
-    ".mpeg",
-)
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".divx", ".ts", ".mts",
+    ".m2ts", ".m2t", ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg", ".mpe", ".m2p", ".vob",
+    ".mod", ".tod", ".ogv", ".ogm", ".mxf", ".dv",
+)  # fmt: skip
 """The same for videos."""
 
 LIST_SUFFIXES = (".txt", ".lst")

@@ -34,7 +34,10 @@ from deepfake.records import MAX_PIXELS
 
 CODECS = frozenset({
     "h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4",
-    "h263", "flv", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1",
+    "h263", "flv", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1", "theora",
+    # Cameras, editing and archives: without loss, or nearly.
+    "ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "v210", "prores", "dnxhd", "dvvideo",
+    "jpeg2000", "png",
 })  # fmt: skip
 """FFmpeg's names of the decoders that are used; it has hundreds of hardly tested ones."""
 
@@ -199,7 +202,9 @@ class PacketReader:
         if decoder is None or decoder.name not in CODECS:
             what = "unknown" if decoder is None else decoder.name
             raise MediaError(
-                self.name, "unsupported", f"video codec {what}; convert the file to H.264"
+                self.name,
+                "unsupported",
+                f"video codec {what} is not decoded here; convert it without loss, to FFV1 say",
             )
         if decoder.width * decoder.height > self._max_pixels:
             raise MediaError(

@@ -197,7 +197,7 @@ def overwrite(path: Path, at: int, n: int, seed: int = 0) -> None:
     [("libx264", {"crf": "10"}), ("mpeg2video", {"b": "4000000"}), ("mpeg4", {"b": "4000000"})],
 )
 def test_frames_made_from_a_corrupt_one_are_not_delivered(
-    tmp_path: Path, codec: str, options: dict[str, str], b_frames: int
+    tmp_path: Path, codec: str, options: dict[str, Any], b_frames: int
 ) -> None:
     path = write_video(
         tmp_path / "a.mkv", 40, codec, gop=10, b_frames=b_frames, noise=25, **options

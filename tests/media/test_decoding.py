@@ -47,10 +47,10 @@ def test_a_video_is_one_whatever_its_name(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_neither_gets_the_error_of_a_photo(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "a.mp4"
+    path = tmp_path / "a.bin"
     path.write_bytes(data)
     with pytest.raises(MediaError) as expected:
-        read_image(path, "a.mp4")
+        read_image(path, "a.bin")
     with pytest.raises(MediaError) as info:
         read(path)
     assert str(info.value) == str(expected.value)
@@ -101,3 +101,14 @@ def test_hostile_files_give_frames_or_a_media_error(shared_media: Path) -> None:
     assert grown_kb < 2_000_000
     assert outcomes["ok"] > 100
     assert set(outcomes) <= {"ok", "decode_error", "truncated", "too_large", "unsupported"}
+
+
+@pytest.mark.parametrize("data", [b"", b"no video at all " * 9, bytes(300)])
+@pytest.mark.parametrize("suffix", [".mp4", ".MKV", ".3gp"])
+def test_what_is_called_a_video_is_refused_as_one(tmp_path: Path, data: bytes, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match=r"decode_error: (no readable video|empty file)"):
+        read(path)
+    draw(3).save(path, "PNG")
+    assert numbers(read(path)[0]) == [3]

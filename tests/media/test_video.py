@@ -94,6 +94,35 @@ def test_gives_the_frames_asked_for(
     assert all(frame.image.dtype == np.uint8 and frame.image.flags.c_contiguous for frame in frames)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        pytest.param("a.mkv", "ffv1", {}, id="ffv1"),
+        pytest.param("a.avi", "ffv1", {"pixels": "yuv444p"}, id="ffv1-avi"),
+        pytest.param("a.mov", "prores_ks", {"pixels": "yuv422p10le"}, id="prores"),
+        pytest.param("a.avi", "huffyuv", {"pixels": "yuv422p"}, id="huffyuv"),
+        pytest.param("a.avi", "ffvhuff", {"pixels": "yuv420p"}, id="ffvhuff"),
+        pytest.param("a.avi", "utvideo", {"pixels": "yuv420p"}, id="utvideo"),
+        pytest.param("a.avi", "rawvideo", {"pixels": "yuv420p"}, id="raw-avi"),
+        pytest.param("a.mov", "v210", {"pixels": "yuv422p10le"}, id="raw-10-bit"),
+        pytest.param("a.mkv", "jpeg2000", {"pixels": "rgb24"}, id="jpeg2000"),
+        pytest.param("a.mov", "png", {"pixels": "rgb24"}, id="png"),
+        pytest.param("a.avi", "dvvideo", {"size": (720, 576)}, id="dv-avi"),
+        pytest.param("a.dv", "dvvideo", {"size": (720, 576)}, id="dv"),
+        pytest.param("a.mxf", "mpeg2video", {"size": (720, 576)}, id="mxf"),
+    ],
+)
+def test_decodes_what_cameras_and_archives_use(
+    tmp_path: Path, name: str, codec: str, options: dict[str, Any]
+) -> None:
+    path = write_video(tmp_path / name, 12, codec, **options)
+    for sampling in (EVERY, Sampling(frames=4), KEYFRAMES):
+        frames, note = read_video(path, sampling)
+        assert note == ""
+        assert numbers(frames) == indexes(frames)
+    assert len(read_video(path)[0]) == 12
+
+
 def test_keyframes_are_the_nearest_ones(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 60, gop=20, b_frames=2)
     assert numbers(read_video(path, KEYFRAMES)[0]) == [0, 20, 40]
@@ -321,7 +350,10 @@ def check_against_oracle(path: Path) -> None:
     results = []
     for sampling in samplings:
         frames, note = read_video(path, sampling)
-        assert note == "", path
+        if path.stem == "nasa_13013":  # it holds the film twice
+            assert note == "video stream 3 is used; left out: 0 (h264, 320x180, 325 packets)"
+        else:
+            assert note == "", path
         results.append(frames)
     expected: dict[int, NDArray[np.uint8]] = {}
     times: list[float] = []
