@@ -83,6 +83,7 @@ examples:
 
 def _crop(options: argparse.Namespace) -> int:
     from deepfake.dataset.cropping import crop_media
+    from deepfake.media.discovery import count_passed_over
     from deepfake.records import Sampling, Status
 
     part = choose_part(options)
@@ -101,7 +102,8 @@ def _crop(options: argparse.Namespace) -> int:
     )
     sys.stdout.write(f"{report}\n")
     answered = report.statuses[Status.OK.value]
-    return answer_code(answered, report.inputs, options.strict, part is not None)
+    expected = report.inputs + count_passed_over(report.skipped)
+    return answer_code(answered, expected, options.strict, part is not None)
 
 
 def _choose_spec(options: argparse.Namespace) -> CropSpec:

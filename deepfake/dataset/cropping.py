@@ -34,7 +34,7 @@ from deepfake.dataset.manifest import (
 from deepfake.dataset.parts import WHOLE, Part, choose_block_size
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
-from deepfake.media.discovery import display_name, path_uri
+from deepfake.media.discovery import FollowLinks, display_name, path_uri
 from deepfake.media.images import MAX_PIXELS
 from deepfake.progress import track
 from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source
@@ -66,7 +66,7 @@ def crop_media(
     detect_device: str = "cpu",
     part: Part | None = None,
     shard_size: int | None = None,
-    follow_links: bool = False,
+    follow_links: FollowLinks = False,
     require_labels: bool = False,
     quiet: bool = False,
 ) -> CropReport:

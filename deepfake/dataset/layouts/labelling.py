@@ -32,7 +32,7 @@ from deepfake.dataset.layouts.facts import (
 from deepfake.dataset.layouts.table import read_table
 from deepfake.dataset.splits import find_leaks
 from deepfake.errors import UsageError
-from deepfake.media.discovery import discover, display_name
+from deepfake.media.discovery import FollowLinks, discover, display_name
 from deepfake.records import Source
 
 DATA_SETS = (
@@ -78,7 +78,7 @@ def label_sources(
     input: str | os.PathLike[str],
     *,
     layout: str = AUTO,
-    follow_links: bool = False,
+    follow_links: FollowLinks = False,
     exclude: Path | None = None,
     require_labels: bool = False,
     keep_duplicates: bool = False,
@@ -122,7 +122,7 @@ def label_sources(
 
 
 def list_inputs(
-    input: str | os.PathLike[str], *, follow_links: bool = False
+    input: str | os.PathLike[str], *, follow_links: FollowLinks = False
 ) -> tuple[tuple[Source, ...], dict[str, int]]:
     """The inputs of a prediction: every file of a folder, every line of a list or table.
 
