@@ -85,7 +85,130 @@ def _describe_nothing(reader: PacketReader) -> str:
     return f"the {reader.codec} stream holds no data{cut}"
 
 
-class _Decoding:
+class _FrameSource:
+    """Gives out the frames of a video in order, and skips packets that nobody needs.
+
+    Args:
+        reader: At any packet.
+        timeline: What the packets say.
+    """
+
+    def __init__(self, reader: PacketReader, timeline: Timeline) -> None:
+        self._reader = reader
+        self._timeline = timeline
+
+    def _start_over(
+        self, *, may_jump: bool = False, may_omit: bool = False, is_damaged: bool = False
+    ) -> None:
+        self._reader.rewind(self._timeline)
+        self._ready: deque[VideoFrame] = deque()
+        self._has_ended = False
+        self._may_jump = may_jump
+        self._may_omit = may_omit
+        self._has_skipped = False
+        self._omittable = bytearray(self._timeline.unreferenced)
+        self._landing: int | None = None
+        self._last_seen: int | None = -1
+        self._is_damaged = is_damaged
+        self._failed: set[int] = set()
+        self._errors: set[int] = set()
+        self._n_decoded = 0
+
+    def _decode_next(self, waiting: Sequence[int] = ()) -> VideoFrame | None:
+        """The next frame in presentation order; with some waited for, perhaps from further on."""
+        reader = self._reader
+        if waiting and self._may_jump:
+            self._jump_towards(waiting[0])
+        while not self._ready:
+            if self._has_ended:
+                return None
+            packet = None if self._is_complete(waiting) else self._read_needed()
+            self._has_ended = packet is None
+            try:
+                self._ready.extend(reader.decode(packet))
+            except av.FFmpegError:
+                if self._has_skipped:
+                    raise _BadJumpError from None
+                if not self._is_damaged:
+                    raise _DamageError from None
+                self._failed.add(reader.position - 1)
+                self._errors.add(self._n_decoded)
+        self._n_decoded += 1
+        return self._ready.popleft()
+
+    def _jump_towards(self, wanted: int) -> None:
+        """Skip to the keyframe that a wanted frame is decoded from, if that lies ahead."""
+        reader, timeline = self._reader, self._timeline
+        start = timeline.start_for(wanted)
+        if start <= reader.position:
+            return
+        reader.jump(start, timeline)
+        self._ready.clear()
+        self._has_skipped = True
+        self._has_ended = False
+        # A keyframe that an edit list cuts away does not come out.
+        self._landing = timeline.find_shown(start)
+        self._last_seen = None
+
+    def _is_complete(self, waiting: Sequence[int]) -> bool:
+        """Whether the decoder has all of the last wanted frame before a jump or the end.
+
+        It then gives out what it holds back, without being fed more.
+        """
+        reader, timeline = self._reader, self._timeline
+        if not (waiting and self._may_omit) or reader.position <= timeline.shown[waiting[0]]:
+            return False
+        self._has_skipped = len(waiting) == 1 or timeline.start_for(waiting[1]) > reader.position
+        return self._has_skipped
+
+    def _read_needed(self) -> Packet[VideoStream] | None:
+        """The next packet that is wanted or that others may need."""
+        reader = self._reader
+        while self._is_omittable(reader.position) and reader.read() is not None:
+            self._has_skipped = True
+        return reader.read()
+
+    def _is_omittable(self, ordinal: int) -> bool:
+        return self._may_omit and ordinal < len(self._omittable) and bool(self._omittable[ordinal])
+
+    def _place(self, frame: VideoFrame) -> int | None:
+        """Which frame this is; ``None`` for one on the way to the keyframe of a jump.
+
+        Raises:
+            _BadJumpError: If skipping led to something other than it should.
+            _UntrustedIndexError: If frames come, or fail to come, that do not fit the packets.
+        """
+        index = self._timeline.find(frame.pts)
+        if index is not None and self._landing is not None:
+            if index < self._landing:
+                return None
+            # Decoding that began where it cannot begin shows frames made of nothing.
+            if index > self._landing or not frame.key_frame:
+                raise _BadJumpError
+        elif index is None or (self._last_seen is not None and index <= self._last_seen):
+            raise self._misfit()
+        elif self._last_seen is not None:
+            self._check_gap(self._last_seen + 1, index)
+        self._landing = None
+        self._last_seen = index
+        return index
+
+    def _check_gap(self, start: int, end: int) -> None:
+        """Refuse frames that fail to come, unless they were left out."""
+        if self._is_damaged:
+            return
+        missing = (self._timeline.shown[index] for index in range(start, end))
+        # Where decoding ends with the packet of a wanted frame, packets behind it do not count,
+        # even if they are shown before it.
+        fed = self._reader.position if self._has_ended else len(self._timeline.pts)
+        if any(ordinal < fed and not self._is_omittable(ordinal) for ordinal in missing):
+            raise self._misfit()
+
+    def _misfit(self) -> Exception:
+        return _BadJumpError() if self._has_skipped else _UntrustedIndexError()
+
+
+class _Decoding(_FrameSource):
     """One walk through a video that delivers the chosen frames.
 
     Args:
@@ -98,8 +221,7 @@ class _Decoding:
     def __init__(
         self, reader: PacketReader, timeline: Timeline, sampling: Sampling, max_pixels: int
     ) -> None:
-        self._reader = reader
-        self._timeline = timeline
+        super().__init__(reader, timeline)
         self._sampling = sampling
         self._converter = FrameConverter(reader.name, max_pixels, reader.stream.sample_aspect_ratio)
         self._n_delivered = 0
@@ -232,116 +354,6 @@ class _Decoding:
                 waiting.popleft()
                 yield self._deliver(frame, index, timeline.times_s[index])
         return damage
-
-    def _start_over(
-        self, *, may_jump: bool = False, may_omit: bool = False, is_damaged: bool = False
-    ) -> None:
-        self._reader.rewind(self._timeline)
-        self._ready: deque[VideoFrame] = deque()
-        self._has_ended = False
-        self._may_jump = may_jump
-        self._may_omit = may_omit
-        self._has_skipped = False
-        self._omittable = bytearray(self._timeline.unreferenced)
-        self._landing: int | None = None
-        self._last_seen: int | None = -1
-        self._is_damaged = is_damaged
-        self._failed: set[int] = set()
-        self._errors: set[int] = set()
-        self._n_decoded = 0
-
-    def _decode_next(self, waiting: Sequence[int] = ()) -> VideoFrame | None:
-        """The next frame in presentation order; with some waited for, perhaps from further on."""
-        reader = self._reader
-        if waiting and self._may_jump:
-            self._jump_towards(waiting[0])
-        while not self._ready:
-            if self._has_ended:
-                return None
-            packet = None if self._is_complete(waiting) else self._read_needed()
-            self._has_ended = packet is None
-            try:
-                self._ready.extend(reader.decode(packet))
-            except av.FFmpegError:
-                if self._has_skipped:
-                    raise _BadJumpError from None
-                if not self._is_damaged:
-                    raise _DamageError from None
-                self._failed.add(reader.position - 1)
-                self._errors.add(self._n_decoded)
-        self._n_decoded += 1
-        return self._ready.popleft()
-
-    def _jump_towards(self, wanted: int) -> None:
-        """Skip to the keyframe that a wanted frame is decoded from, if that lies ahead."""
-        reader, timeline = self._reader, self._timeline
-        start = timeline.start_for(wanted)
-        if start <= reader.position:
-            return
-        reader.jump(start, timeline)
-        self._ready.clear()
-        self._has_skipped = True
-        self._has_ended = False
-        # A keyframe that an edit list cuts away does not come out.
-        self._landing = timeline.find_shown(start)
-        self._last_seen = None
-
-    def _is_complete(self, waiting: Sequence[int]) -> bool:
-        """Whether the decoder has all of the last wanted frame before a jump or the end.
-
-        It then gives out what it holds back, without being fed more.
-        """
-        reader, timeline = self._reader, self._timeline
-        if not (waiting and self._may_omit) or reader.position <= timeline.shown[waiting[0]]:
-            return False
-        self._has_skipped = len(waiting) == 1 or timeline.start_for(waiting[1]) > reader.position
-        return self._has_skipped
-
-    def _read_needed(self) -> Packet[VideoStream] | None:
-        """The next packet that is wanted or that others may need."""
-        reader = self._reader
-        while self._is_omittable(reader.position) and reader.read() is not None:
-            self._has_skipped = True
-        return reader.read()
-
-    def _is_omittable(self, ordinal: int) -> bool:
-        return self._may_omit and ordinal < len(self._omittable) and bool(self._omittable[ordinal])
-
-    def _place(self, frame: VideoFrame) -> int | None:
-        """Which frame this is; ``None`` for one on the way to the keyframe of a jump.
-
-        Raises:
-            _BadJumpError: If skipping led to something other than it should.
-            _UntrustedIndexError: If frames come, or fail to come, that do not fit the packets.
-        """
-        index = self._timeline.find(frame.pts)
-        if index is not None and self._landing is not None:
-            if index < self._landing:
-                return None
-            # Decoding that began where it cannot begin shows frames made of nothing.
-            if index > self._landing or not frame.key_frame:
-                raise _BadJumpError
-        elif index is None or (self._last_seen is not None and index <= self._last_seen):
-            raise self._misfit()
-        elif self._last_seen is not None:
-            self._check_gap(self._last_seen + 1, index)
-        self._landing = None
-        self._last_seen = index
-        return index
-
-    def _check_gap(self, start: int, end: int) -> None:
-        """Refuse frames that fail to come, unless they were left out."""
-        if self._is_damaged:
-            return
-        missing = (self._timeline.shown[index] for index in range(start, end))
-        # Where decoding ends with the packet of a wanted frame, packets behind it do not count,
-        # even if they are shown before it.
-        fed = self._reader.position if self._has_ended else len(self._timeline.pts)
-        if any(ordinal < fed and not self._is_omittable(ordinal) for ordinal in missing):
-            raise self._misfit()
-
-    def _misfit(self) -> Exception:
-        return _BadJumpError() if self._has_skipped else _UntrustedIndexError()
 
     def _run_counted(self) -> Generator[Frame, None, str]:
         """Decode everything to see what there is, then again to pick."""
