@@ -85,6 +85,7 @@ def _crop(options: argparse.Namespace) -> int:
     from deepfake.dataset.cropping import crop_media
     from deepfake.dataset.layouts import InputOptions
     from deepfake.dataset.parts import Division
+    from deepfake.media.discovery import count_passed_over
     from deepfake.records import Sampling, Status
 
     part = choose_part(options)
@@ -100,7 +101,8 @@ def _crop(options: argparse.Namespace) -> int:
     )
     sys.stdout.write(f"{report}\n")
     answered = report.statuses[Status.OK.value]
-    return answer_code(answered, report.inputs, options.strict, part is not None)
+    expected = report.inputs + count_passed_over(report.skipped)
+    return answer_code(answered, expected, options.strict, part is not None)
 
 
 def _choose_spec(options: argparse.Namespace) -> CropSpec:

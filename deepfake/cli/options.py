@@ -42,7 +42,16 @@ def add_media_options(parser: argparse.ArgumentParser) -> None:
         "between, where less than a second lies between (default 1: search all)",
     )
     parser.add_argument(
-        "--follow-links", action="store_true", help="follow symbolic links inside a folder"
+        "--follow-links",
+        action="store_true",
+        help="follow symbolic links of a folder that stay inside of it",
+    )
+    parser.add_argument(
+        "--follow-all-links",
+        action="store_const",
+        const="anywhere",
+        dest="follow_links",
+        help="also those that leave it, as in a linked data set or a snapshot of a hub",
     )
     add_strict_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -106,6 +106,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     from deepfake.inference.predictor import Predictor
     from deepfake.inference.results import format_scores
     from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.media.discovery import count_passed_over
     from deepfake.storage import sync_file, write_atomic
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
@@ -161,7 +162,8 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
     stream = sys.stderr if options.output == "-" else sys.stdout
     stream.write("\n".join(lines) + "\n")
-    return answer_code(totals.answers, totals.inputs, options.strict, part is not None)
+    expected = totals.inputs + count_passed_over(skipped)
+    return answer_code(totals.answers, expected, options.strict, part is not None)
 
 
 def _iter_answers(

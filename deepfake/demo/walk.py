@@ -6,6 +6,7 @@ the command that would do the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -82,7 +83,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} exists and is not empty; name a new folder with --output")
-    photos, new, crops, run = (output / name for name in ("photos", "new", "crops", "run"))
+    photos, crops, run = (output / name for name in ("photos", "crops", "run"))
     config, scores_path = output / "demo.yaml", output / "scores.csv"
     labels = photos / "labels.csv"
 
@@ -92,7 +93,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
 
     tell("1. Draw portraits of 24 people, and swap faces between them")
     photos.mkdir(parents=True)
-    tell(f"   {write_dataset(photos, identities=24, shots=5)} pictures in {photos}")
+    tell(f"   {write_dataset(photos, identities=24, shots=5)} photos in {photos}")
 
     tell(f"\n2. $ deepfake crop {labels} {crops} --size {_SIZE}")
     spec = CropSpec.from_preset("square", size=_SIZE)
@@ -102,10 +103,31 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     write_atomic(config, _CONFIGURATION)
     run_training(["--config", str(config), "--data.root", str(crops), "--run", str(run)], terminal)
 
-    model = run / MODEL_FILE
+    model, report = run / MODEL_FILE, output / "report"
+    auc = _score_new_people(output, model, workers, tell)
+    tell(
+        f"\ncheckpoint  {model}\nscores      {scores_path}\nreport      {report / REPORT_FILE}\n"
+        f"metrics     {run / 'metrics.json'}"
+    )
+    tell(
+        "\nYour own photos next:\n"
+        f"  deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv\n"
+        "  (this checkpoint only knows drawings; to train on your own data:)\n"
+        "  deepfake crop YOUR_PHOTOS crops/      # with real/ and fake/ folders\n"
+        "  deepfake train --data.root crops/"
+    )
+    if not auc > 0.7:
+        raise JobError(f"the demo learnt nothing: AUC {auc:.3f} on new portraits")
+
+
+def _score_new_people(
+    output: Path, model: Path, workers: int, tell: Callable[[str], None]
+) -> float:
+    """Draw people that training has not seen and score them, with labels and without: the AUC."""
+    new, report, scores_path = output / "new", output / "report", output / "scores.csv"
     new.mkdir()
     write_dataset(new, identities=12, shots=4, seed=1)
-    known, report = new / "labels.csv", output / "report"
+    known = new / "labels.csv"
     tell("\n4. People that nobody has seen yet, with labels")
     command = f"deepfake evaluate --checkpoint {model} --data {known} --output {report}"
     tell(f"   $ {command}\n")
@@ -130,18 +152,4 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     scores = list(predictor.score(sources))
     write_atomic(scores_path, "".join(format_scores(scores)))
     tell(f"   {count(scores)}")
-
-    tell(
-        f"\ncheckpoint  {model}\nscores      {scores_path}\nreport      {report / REPORT_FILE}\n"
-        f"metrics     {run / 'metrics.json'}"
-    )
-    tell(
-        "\nYour own photos next:\n"
-        f"  deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv\n"
-        "  (this checkpoint only knows drawings; to train on your own data:)\n"
-        "  deepfake crop YOUR_PHOTOS crops/      # with real/ and fake/ folders\n"
-        "  deepfake train --data.root crops/"
-    )
-    auc = evaluation.levels["file"].overall.metrics["auc"].value
-    if not auc > 0.7:
-        raise JobError(f"the demo learnt nothing: AUC {auc:.3f} on new portraits")
+    return evaluation.levels["file"].overall.metrics["auc"].value

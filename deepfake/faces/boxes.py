@@ -1,6 +1,6 @@
-"""Boxes of a batch of pictures on any device: moved, squared, and rid of what overlaps.
+"""Boxes of a batch of frames on any device: moved, squared, and rid of what overlaps.
 
-Knows no network, no picture and no face.
+Knows no network, no pixel and no face.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torchvision.ops import batched_nms
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """N boxes of a batch of pictures.
+    """N boxes of a batch of frames.
 
     Args:
         corners: Left, top, right, bottom, ``(N, 4)`` float32.
         scores: Probability of a face, ``(N,)``.
         regression: How far a network would move each corner, in sides of the box, ``(N, 4)``.
-        owners: The picture of each, ``(N,)`` int64.
+        owners: The frame of each, ``(N,)`` int64.
     """
 
     corners: Tensor
@@ -45,7 +45,7 @@ class Boxes:
         Args:
             limit: Intersection over union.
             groups: Boxes of different groups do not compete, ``(N,)`` int64; by default the
-                pictures that own them.
+                frames that own them.
         """
         if len(self) < 2:
             return self

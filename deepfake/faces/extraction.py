@@ -34,7 +34,7 @@ from deepfake.records import (
 )
 
 _NO_FACE = "no_face: the detector found no face"
-_MIN_SIDE_PX = 20  # below this a picture holds no face that anybody could judge
+_MIN_SIDE_PX = 20  # below this a frame holds no face that anybody could judge
 # Frames that are searched together: a GPU wants many at once, memory wants few.
 _CHUNK_FRAMES = 16
 _CHUNK_PIXELS = 16 * 1920 * 1080
@@ -234,7 +234,7 @@ def _take(clip: Iterator[Frame], frames: list[Frame]) -> bool:
 
 
 def _turn(image: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
-    return image[::-1, ::-1] if rotation == 180 else image  # a view: pictures may be huge
+    return image[::-1, ::-1] if rotation == 180 else image  # a view: frames may be huge
 
 
 def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
@@ -268,7 +268,7 @@ def _has_area(window: tuple[int, int, int, int]) -> bool:
 
 
 def cut_face(image: NDArray[np.uint8], face: Face, spec: CropSpec) -> NDArray[np.uint8]:
-    """Cut one face out of its picture, ``(size, size, 3)`` uint8 RGB, before any JPEG."""
+    """Cut one face out of its frame, ``(size, size, 3)`` uint8 RGB, before any JPEG."""
     return cut_window(image, _window(image, face, spec), spec.size, spec.interpolation)
 
 

@@ -1,4 +1,4 @@
-"""Turns a face box into a window of the picture, and a window into a crop.
+"""Turns a face box into a window of the frame, and a window into a crop.
 
 Pure functions on arrays; knows no detector, no file and no ``CropSpec``.
 """
@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Window = tuple[int, int, int, int]
-"""``(x0, y0, x1, y1)`` in whole pixels, ``x1`` and ``y1`` exclusive; may leave the picture."""
+"""``(x0, y0, x1, y1)`` in whole pixels, ``x1`` and ``y1`` exclusive; may leave the frame."""
 
 
 def clip_box(box_xyxy: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Cut a box at the borders of a ``height`` x ``width`` picture.
+    """Cut a box at the borders of a ``height`` x ``width`` frame.
 
     Returns:
-        Box, shape ``(4,)``, in pixels. It has no area if it lay outside the picture.
+        Box, shape ``(4,)``, in pixels. It has no area if it lay outside the frame.
     """
     x0, y0, x1, y1 = box_xyxy
     limits = [min(max(x0, 0), width), min(max(y0, 0), height)]
@@ -39,13 +39,13 @@ def entry_window(
 
     Args:
         box_xyxy: Detected face, shape ``(4,)``, in pixels.
-        height: Of the picture, in pixels.
-        width: Of the picture, in pixels.
+        height: Of the frame, in pixels.
+        width: Of the frame, in pixels.
         margins: Left-and-right margin as a ratio of the box *height*, and above-and-below margin
             as a ratio of the box *width*.
 
     Returns:
-        Window inside the picture; without area if the box lies outside of it.
+        Window inside the frame; without area if the box lies outside of it.
     """
     x0, y0, x1, y1 = (int(value) for value in box_xyxy)
     pad_x = int(margins[0] * (y1 - y0))
@@ -64,18 +64,18 @@ def square_window(
     """A square window around a face that keeps its aspect and a margin around it.
 
     Blending seams sit just outside the face oval, so the margin is part of the signal. A window
-    that leaves the picture is moved inside; one that does not fit shrinks to the picture's
+    that leaves the frame is moved inside; one that does not fit shrinks to the frame's
     shorter side, but never cuts the box itself. Made-up border pixels are the last resort,
     because a network learns them sooner than it learns faces.
 
     Args:
-        box_xyxy: Detected face, shape ``(4,)``, in pixels; may leave the picture.
-        height: Of the picture, in pixels.
-        width: Of the picture, in pixels.
+        box_xyxy: Detected face, shape ``(4,)``, in pixels; may leave the frame.
+        height: Of the frame, in pixels.
+        width: Of the frame, in pixels.
         margin_ratio: Extra width on each side, as a share of the longer box side.
 
     Returns:
-        Square window; without area if the box lies outside the picture.
+        Square window; without area if the box lies outside the frame.
 
     Example:
         >>> square_window(np.array([40, 40, 60, 80], dtype=np.float32), 100, 200, 0.25)
@@ -99,13 +99,13 @@ def square_window(
 
 
 def to_crop(points: NDArray[np.float32], window: Window, size: int) -> NDArray[np.float32]:
-    """Where points of a picture lie in the crop that ``cut_window`` makes of it.
+    """Where points of a frame lie in the crop that ``cut_window`` makes of it.
 
-    Coordinates name pixel centres, as OpenCV's resize takes them: the picture's ``x`` becomes
+    Coordinates name pixel centres, as OpenCV's resize takes them: the frame's ``x`` becomes
     ``(x - x0 + 0.5) * size / (x1 - x0) - 0.5``.
 
     Args:
-        points: ``(N, 2)``, ``(x, y)`` in pixels of the picture, turned as it was when it was cut.
+        points: ``(N, 2)``, ``(x, y)`` in pixels of the frame, turned as it was when it was cut.
         window: With area.
         size: Side of the crop in pixels.
 
@@ -126,11 +126,11 @@ def to_crop(points: NDArray[np.float32], window: Window, size: int) -> NDArray[n
 def cut_window(
     image: NDArray[np.uint8], window: Window, size: int, interpolation: Literal["linear", "auto"]
 ) -> NDArray[np.uint8]:
-    """Cut a window out of a picture and resize it to a square.
+    """Cut a window out of a frame and resize it to a square.
 
     Args:
         image: Picture, ``(H, W, 3)`` uint8.
-        window: With area; what lies outside the picture repeats its border.
+        window: With area; what lies outside the frame repeats its border.
         size: Side of the result in pixels.
         interpolation: ``linear`` is OpenCV's bilinear without low-pass, as the entry used;
             ``auto`` averages areas to shrink and interpolates bicubically to enlarge.
@@ -141,7 +141,7 @@ def cut_window(
     height, width = image.shape[:2]
     x0, y0, x1, y1 = window
     inside = image[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
-    inside = np.ascontiguousarray(inside)  # the picture may be a turned view
+    inside = np.ascontiguousarray(inside)  # the frame may be a turned view
     if inside.shape[:2] != (y1 - y0, x1 - x0):
         borders = (max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0))
         bordered = cv2.copyMakeBorder(inside, *borders, borderType=cv2.BORDER_REPLICATE)

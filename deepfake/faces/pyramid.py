@@ -1,6 +1,6 @@
-"""Area averages of pictures from their summed-area tables, on any device and for many at once.
+"""Area averages of images from their summed-area tables, on any device and for many at once.
 
-One pass over a picture gives a table from which the mean colour of any rectangle takes four
+One pass over an image gives a table from which the mean colour of any rectangle takes four
 numbers. Pieces of pyramid levels and the small crops for a network come from the same table, equal
 to torch's adaptive area interpolation to rounding. Knows no network and no face.
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 TABLE_PX = 16_000_000
-"""Largest picture whose table is held as a whole on a CPU, at 12 bytes a pixel."""
+"""Largest image whose table is held as a whole on a CPU, at 12 bytes a pixel."""
 
 # At most so many have a table at a time where it is not: tables that stay in the cache take a tenth
 # of the time.
@@ -29,7 +29,7 @@ _STRIP_PX = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Strips:
-    """The table of one picture that is too large for it: made anew for each part that is asked for.
+    """The table of one image that is too large for it: made anew for each part that is asked for.
 
     Args:
         image: ``(H, W, 3)`` uint8.
@@ -75,11 +75,11 @@ class Strips:
 
 
 Tables = Tensor | Strips
-"""Summed-area tables of pictures of one size, ``(B, H + 1, W + 1, 3)`` int32."""
+"""Summed-area tables of images of one size, ``(B, H + 1, W + 1, 3)`` int32."""
 
 
 def sum_areas(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tables:
-    """Summed-area tables of pictures of one size.
+    """Summed-area tables of images of one size.
 
     A table may wrap beyond 8.4 megapixels; differences of wrapped sums are still right as long as
     the rectangle itself sums to less than ``2 ** 31``.
@@ -89,7 +89,7 @@ def sum_areas(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tabl
         device: Where the tables are made and stay; what travels there is uint8.
 
     Returns:
-        ``(B, H + 1, W + 1, 3)`` int32, or ``Strips`` for one picture that is too large for it.
+        ``(B, H + 1, W + 1, 3)`` int32, or ``Strips`` for one image that is too large for it.
     """
     if device.type == "cpu":
         if len(images) == 1:
@@ -169,7 +169,7 @@ def average_cells(
 def average_level(
     tables: Tables, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Means of one and the same grid of cells in every picture, or of a part of it.
+    """Means of one and the same grid of cells in every image, or of a part of it.
 
     Args:
         tables: As ``sum_areas`` makes them.

@@ -1,7 +1,7 @@
 """Links the faces of a clip into tracks, one per person as far as boxes and landmarks can tell.
 
 Pure functions. A box says where a face is, its landmarks how it is turned: of two people who pass
-each other, that tells more than where they are. Knows no picture: two people who look the same way
+each other, that tells more than where they are. Knows no pixel: two people who look the same way
 and change places between two sampled frames change tracks.
 """
 

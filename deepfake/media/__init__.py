@@ -1,1 +1,1 @@
-"""Files to pictures: what there is to read (discovery, tables) and how it is decoded (images)."""
+"""Files to frames: what there is to read (discovery) and how it is decoded (decoding)."""

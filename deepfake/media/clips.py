@@ -1,6 +1,6 @@
 """What every clip is: frames one after the other, and the choice of which of them are used.
 
-The room decodes nothing: videos and animated pictures bring their own frames and frame times.
+The room decodes nothing: videos and animated images bring their own frames and frame times.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Clip:
 
     Attributes:
         note: Filled after the last frame: empty if all went well, else what was wrong
-            (``damaged: 27 of 60 frames decoded``).
+            (``damaged: 33 of 60 frames``).
     """
 
     def __init__(self, frames: Generator[Frame, None, str], resources: ExitStack) -> None:

@@ -1,8 +1,8 @@
 """Turn what the user names (folder, file, pattern, list) into ``Source``s in a stable order.
 
 Nothing disappears: a listed line or a file with the suffix of a photo or video is always a source,
-if need be one with a ``problem``; everything else in a folder is counted. The module opens none of
-them and knows neither labels nor formats.
+if need be one with a ``problem``; everything else in a folder is counted, and looked into: what
+holds a photo or a video all the same is counted apart. The module knows no labels.
 """
 
 from __future__ import annotations
@@ -13,47 +13,35 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
-from deepfake.errors import UsageError
-from deepfake.media.files import describe_mode
+from deepfake.errors import MediaError, UsageError
+from deepfake.media.containers import HEAD_BYTES, is_video
+from deepfake.media.files import describe_mode, is_image, open_regular_file
 from deepfake.records import Source
 
 IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".heic",
-    ".heif",
-)
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".jpg_large", ".jpg_orig", ".png", ".apng",
+    ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif",
+)  # fmt: skip
 """Suffixes, in any case, of the photos that are picked up from folders and by patterns."""
 
 VIDEO_SUFFIXES = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".ts",
-    ".m2ts",
-    ".wmv",
-    ".flv",
-    ".mpg",
-    ".mpeg",
-)
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".divx", ".ts", ".mts",
+    ".m2ts", ".m2t", ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg", ".mpe", ".m2p", ".vob",
+    ".mod", ".tod", ".ogv", ".ogm", ".mxf", ".dv",
+)  # fmt: skip
 """The same for videos."""
+
+FollowLinks = bool | Literal["anywhere"]
+"""Whether symbolic links of a folder are followed: not, those that stay inside, or all."""
+
+_MEDIA_MARK = " (media)"
 
 LIST_SUFFIXES = (".txt", ".lst")
 """Suffixes of list files: one path per line."""
@@ -72,7 +60,8 @@ class Discovery:
     Args:
         sources: Sorted by the bytes of their names; in a list, in the order of the list.
         skipped: How many files were passed over, by suffix; ``(no suffix)``, ``(hidden)`` and
-            ``(link to folder)`` have their own count.
+            ``(link to folder)``, which leads back, have their own count, and so have those that
+            hold photos or videos (``.nef (media)``; see ``count_passed_over``).
         root: The folder that names are relative to.
     """
 
@@ -84,7 +73,7 @@ class Discovery:
 def discover(
     input: str | os.PathLike[str],
     *,
-    follow_links: bool = False,
+    follow_links: FollowLinks = False,
     exclude: Path | None = None,
 ) -> Discovery:
     """Find the photos and videos that an input names.
@@ -94,8 +83,9 @@ def discover(
             (``.txt``, ``.lst``) with one path per line, absolute or relative to the list's own
             folder; or, where no such file exists, a pattern with ``*``, ``?``, ``[...]`` and
             ``**`` for any depth.
-        follow_links: In folders and patterns, follow symbolic links that stay inside the folder.
-            A path that is named outright, by the caller or in a list, may always be a link.
+        follow_links: In folders and patterns, follow symbolic links that stay inside the folder,
+            or all with ``anywhere``. A path that is named outright, by the caller or in a list, may
+            always be a link.
         exclude: A folder that is not searched: the output of the job.
 
     Raises:
@@ -241,7 +231,7 @@ class _Walk:
     Args:
         root: Where to start.
         pattern: Components that a path below the root must match, or ``None`` for all.
-        follow_links: Follow symbolic links that stay below the root.
+        follow_links: Follow symbolic links that stay below the root, or all of them.
         exclude: Folder that is not entered.
     """
 
@@ -249,7 +239,7 @@ class _Walk:
         self,
         root: Path,
         pattern: Sequence[str] | None,
-        follow_links: bool,
+        follow_links: FollowLinks,
         exclude: Path | None,
     ) -> None:
         self.found: list[tuple[str, Path, str | None]] = []
@@ -326,7 +316,11 @@ class _Walk:
             self._add(parts, path, problem or "not_regular_file: a folder")
         if not self._leads_on(parts):
             return None
-        if is_link and (problem is not None or identity in above):
+        if is_link and problem is not None:
+            # A row: what lies behind it may be a whole class.
+            self.found.append(("/".join(parts) + "/", path, f"{problem}; it leads to a folder"))
+            return None
+        if is_link and identity in above:
             self.skipped["(link to folder)"] += 1
             return None
         return identity
@@ -337,7 +331,7 @@ class _Walk:
         target = Path(os.path.realpath(path))
         if target.is_symlink() or not target.exists():
             return "not_regular_file: broken link"
-        if not target.is_relative_to(self._real_root):
+        if self._follow_links != "anywhere" and not target.is_relative_to(self._real_root):
             return "not_regular_file: a link that leads out of the input folder"
         return None
 
@@ -347,8 +341,8 @@ class _Walk:
         if _has_media_suffix(parts[-1]):
             self.found.append(("/".join(parts), path, problem))
         else:
-            suffix = Path(parts[-1]).suffix.lower()
-            self.skipped[display_name(suffix) or "(no suffix)"] += 1
+            suffix = display_name(Path(parts[-1]).suffix.lower()) or "(no suffix)"
+            self.skipped[suffix + (_MEDIA_MARK if problem is None and _is_media(path) else "")] += 1
 
     def _matches(self, parts: Sequence[str]) -> bool:
         return self._pattern is None or _match_parts(parts, self._pattern)
@@ -377,6 +371,21 @@ def _match_parts(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 def _has_media_suffix(name: str) -> bool:
     return Path(name).suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
+
+
+def _is_media(path: Path) -> bool:
+    try:
+        with open_regular_file(path, path.name) as file:
+            head = file.read(HEAD_BYTES)
+    except (MediaError, OSError):
+        return False
+    # Two letters say little: texts begin so, too.
+    return is_video(head) or (is_image(head) and not head.startswith(b"BM"))
+
+
+def count_passed_over(skipped: Mapping[str, int]) -> int:
+    """How many of the files that were passed over hold photos or videos, whatever their suffix."""
+    return sum(count for kind, count in skipped.items() if kind.endswith(_MEDIA_MARK))
 
 
 def _identify(path: Path) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""One picture through a video encoder and back: what an upload to a video site does to a face.
+"""One crop through a video encoder and back: what an upload to a video site does to a face.
 
-The picture becomes a single frame of H.264 that refers to no other, in memory, without a file or a
+The crop becomes a single frame of H.264 that refers to no other, in memory, without a file or a
 container. A file of its own, because it writes what the other video rooms only read. Knows no face
 and no strength by name.
 
@@ -23,7 +23,7 @@ MAX_CRF = 51
 
 
 def recompress_h264(image: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
-    """Encode and decode a picture as H.264 with halved colour, as almost all videos are.
+    """Encode and decode a crop as H.264 with halved colour, as almost all videos are.
 
     Args:
         image: ``(H, W, 3)`` RGB.

@@ -79,7 +79,7 @@ def describe_mode(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "neither a file nor a folder")
 
 
-def is_picture(head: bytes) -> bool:
+def is_image(head: bytes) -> bool:
     """Whether a file that begins so is of a format that ``read_image`` knows.
 
     Args:
@@ -108,7 +108,7 @@ def _read_brands(head: bytes) -> set[bytes]:
 
 
 def is_one_scan(file: BinaryIO) -> bool:
-    """Whether a JPEG stores its picture in one sequential scan, which decodes row by row."""
+    """Whether a JPEG stores its image in one sequential scan, which decodes row by row."""
     position = file.tell()
     try:
         file.seek(2)

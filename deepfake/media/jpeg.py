@@ -1,14 +1,18 @@
-"""The fast way for JPEGs that are whole: OpenCV's decoder, which gives Pillow's pixels.
+"""Decode JPEGs with a decoder that says what was wrong: libjpeg's warnings are heard.
 
-Pillow stores four bytes a pixel and copies them twice on the way to an array. Both libraries decode
-with libjpeg-turbo, but only a file whose markers lead from its beginning to its end is taken here:
-Pillow stays the judge of everything cut, odd or not three plain channels. Knows nothing of errors
-that users see.
+libjpeg fills a hole in a JPEG with grey, warns, and goes on; neither Pillow nor OpenCV passes the
+warning on. ``simplejpeg`` does, and gives Pillow's pixels. Pillow stays the judge of what is odd:
+four channels, forged headers. Knows nothing of files.
+
+References:
+    The warnings: ``jerror.h`` of libjpeg-turbo, ``JWRN_*``.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,66 +20,114 @@ from numpy.typing import NDArray
 MAX_BYTES = 64 * 1024 * 1024
 """Larger files are not worth holding in memory as a whole."""
 
-# In the entropy-coded data, neither a stuffed byte, nor a restart, nor the first of two fill bytes.
-_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_END = b"\xff\xd9"
+_NO_END = "Premature end of JPEG file"
+# Pixels are made up where one of these is heard.
+_DAMAGE = re.compile(
+    r"[Pp]remature end|bad Huffman code|bad arithmetic code|instead of RST|bad progression"
+)
+# All that libjpeg warns of begins so; what it cannot decode at all has other words.
+_WARNING = re.compile(
+    r"Corrupt JPEG data|Premature end|Inconsistent progression|Invalid SOS|Unknown Adobe|Warning"
+)
+# Markers whose segments hold no pixels: comments and application data but Adobe's colour transform.
+_METADATA = (0xFE, *range(0xE0, 0xEE), 0xEF)
+
+# In the data of a scan, neither a stuffed byte, nor a restart, nor the first of two fill bytes.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_SCAN = 0xDA
 _FRAMES = (0xC0, 0xC1, 0xC2)  # Huffman, sequential or progressive
-_TABLES = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))  # also comments and application data
-_END, _SCAN = 0xD9, 0xDA
 
 
-def decode_whole_jpeg(data: bytes) -> NDArray[np.uint8] | None:
-    """Decode a JPEG, not turned by its EXIF orientation.
+class HeardJpeg(NamedTuple):
+    """What came of decoding a JPEG."""
+
+    pixels: NDArray[np.uint8] | None = None
+    """``(H, W, 3)`` RGB, not turned by its EXIF orientation; ``None`` where Pillow must decide."""
+
+    remark: str = ""
+    """What was wrong with all but the pixels; empty if nothing was."""
+
+    damage: str = ""
+    """What was wrong with the pixels; empty if nothing was."""
+
+
+def decode_jpeg(data: bytes, *, is_plain: bool, is_huge: bool = False) -> HeardJpeg:
+    """Decode the first photo of a JPEG file, and listen.
 
     Args:
-        data: The file; whatever follows the picture's end does not count.
-
-    Returns:
-        ``(H, W, 3)`` uint8 RGB, or ``None`` where Pillow must decide: what is no 8-bit Huffman
-        JPEG of one or three channels, has anything unexpected between its segments, or ends before
-        its end marker.
+        data: The file; whatever follows the photo's end does not count.
+        is_plain: It has one or three channels. Others are decoded for the warnings alone.
+        is_huge: Decode only for the warnings, with little memory.
     """
-    if not _is_whole(data):
-        return None
-    # Here: commands that only list files read this room's names, and have no use for OpenCV.
-    import cv2
+    heard = _decode(data, is_plain, is_huge)
+    if heard.damage == _NO_END:
+        mended = _decode(data + _END, is_plain, is_huge)
+        if not mended.damage and _has_all_scans(data):
+            return mended._replace(remark="the end marker is missing")
+    return heard
+
+
+def _decode(data: bytes, is_plain: bool, is_huge: bool) -> HeardJpeg:
+    warning, pixels = _listen(data, is_plain, is_huge)
+    if not _WARNING.match(warning):
+        return HeardJpeg(pixels)
+    # Only the first warning is heard. Without what holds no pixels, it is one about pixels.
+    later, _ = _listen(_strip(data), is_plain, is_huge)
+    told = [text for text in (later, warning) if later and _DAMAGE.search(text)]
+    damage = told[0] if told else ""
+    return HeardJpeg(remark="" if damage else warning, damage=damage)
+
+
+def _listen(data: bytes, is_plain: bool, is_huge: bool) -> tuple[str, NDArray[np.uint8] | None]:
+    """The first warning or error, and without one the pixels, if they are wanted."""
+    # Here: commands that only list files read this room's names, and decode nothing.
+    import simplejpeg
 
     try:
-        pixels = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        )
-    except cv2.error:
-        return None
-    return None if pixels is None else np.asarray(pixels, dtype=np.uint8)
+        if is_plain and not is_huge:
+            return "", np.asarray(simplejpeg.decode_jpeg(data, "RGB"), dtype=np.uint8)
+        space = "GRAY" if is_plain else "CMYK"
+        simplejpeg.decode_jpeg(data, space, min_factor=8 if is_huge else 1)
+    except (ValueError, MemoryError) as error:
+        return str(error), None
+    return "", None
 
 
-def _is_whole(data: bytes) -> bool:
-    at = 2
-    is_progressive: bool | None = None
-    while data[at : at + 1] == b"\xff" and at + 4 <= len(data):
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        start, at = at + 4, at + 2 + length
-        if length < 2:
-            return False
+def _strip(data: bytes) -> bytes:
+    """A JPEG without its metadata and what lies between its segments, to decode all the same."""
+    parts = [data[:2]]
+    for marker, start, end in _iter_segments(data):
+        if marker == _SCAN:
+            return b"".join([*parts, data[start:]])
+        if marker not in _METADATA:
+            parts.append(data[start:end])
+    return data
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether the scans before the missing end cover every bit of every coefficient."""
+    n_channels = 0
+    missing_bits: dict[tuple[int, int], int] = {}  # (channel, coefficient) -> lowest bit so far
+    for marker, start, _ in _iter_segments(data):
+        body = data[start + 4 :]
         if marker in _FRAMES:
-            if is_progressive is not None:
-                return False
-            is_progressive = marker == 0xC2
-            # Precision in bits, height, width, number of channels.
-            if data[start : start + 1] != b"\x08" or data[start + 5 : start + 6] not in (
-                b"\x01",
-                b"\x03",
-            ):
-                return False
+            n_channels = body[5] if len(body) > 5 else 0
         elif marker == _SCAN:
-            end = _END_OF_SCAN.search(data, at)
-            if is_progressive is None or end is None:
+            n = body[0] if body else 0
+            if len(body) < 4 + 2 * n:
                 return False
-            at = end.start()
-            if data[at + 1] == _END:
-                return True
-            # Of a sequential picture, OpenCV ignores an error in what follows its last row.
-            if not is_progressive:
-                return False
-        elif marker not in _TABLES:
-            return False
-    return False
+            first, last, bits = body[1 + 2 * n : 4 + 2 * n]
+            for channel in body[1 : 1 + 2 * n : 2]:
+                for coefficient in range(first, last + 1):
+                    missing_bits[channel, coefficient] = bits & 15
+    return 0 < len(missing_bits) == 64 * n_channels and not any(missing_bits.values())
+
+
+def _iter_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment; the data of a scan lies between two."""
+    at = 2
+    while (found := _MARKER.search(data, at)) is not None and found.end() + 2 <= len(data):
+        start = found.start()
+        at = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+        yield data[start + 1], start, at

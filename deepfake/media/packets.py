@@ -12,14 +12,13 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 from array import array
-from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from typing import BinaryIO
 
 import av
@@ -29,26 +28,18 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from deepfake.errors import MediaError, one_line
-from deepfake.media.files import are_boxes_cut
+from deepfake.media.containers import CONTAINERS, HEAD_BYTES, find_container, is_video_cut
+from deepfake.media.timeline import Timeline
 from deepfake.records import MAX_PIXELS
 
-MAX_PACKETS = 2_000_000
-"""Longest video that is opened, in packets: 18 hours at 30 frames a second."""
-
-CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "asf", "flv", "mpeg")
-"""FFmpeg's names of the containers that are opened; none of them refers to other files or hosts."""
-
-CODECS = frozenset(
-    {
-        *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mjpeg"),
-        *("mpeg1video", "mpeg2video", "mpeg4", "h263", "flv"),
-        *("msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1"),
-    }
-)
+CODECS = frozenset({
+    "h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4",
+    "h263", "flv", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1", "theora",
+    # Cameras, editing and archives: without loss, or nearly.
+    "ffv1", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "v210", "prores", "dnxhd", "dvvideo",
+    "jpeg2000", "png",
+})  # fmt: skip
 """FFmpeg's names of the decoders that are used; it has hundreds of hardly tested ones."""
-
-HEAD_BYTES = 2048
-"""How much of a file's beginning ``is_video`` wants to see."""
 
 # Containers whose demuxer jumps to a packet by its index. The others guess by bisection, and some
 # then give packets other times than in one pass; there, unneeded packets are read and dropped.
@@ -56,44 +47,8 @@ _INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _JUMP_BYTES = 256 * 1024
 _MAX_DEMUX_ERRORS = 32
 
-_BOXES = frozenset(
-    {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof"}
-)
-_MATROSKA = b"\x1a\x45\xdf\xa3"
-_SIGNATURES = {
-    _MATROSKA: "matroska",
-    bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"): "asf",
-    b"FLV\x01": "flv",
-    b"\0\0\1\xba": "mpeg",
-}
-
-
-def is_video(head: bytes) -> bool:
-    """Whether a file that begins so is of a container that ``open_video`` opens.
-
-    Args:
-        head: The first ``HEAD_BYTES`` of the file, or all of it.
-    """
-    return _find_container(head) is not None
-
-
-def _find_container(head: bytes) -> str | None:
-    """FFmpeg's name of the container; its own guess takes a short recording for other things."""
-    if head[4:8] in _BOXES:
-        return "mov"
-    if head[:4] + head[8:12] == b"RIFFAVI ":
-        return "avi"
-    for start, name in _SIGNATURES.items():
-        if head.startswith(start):
-            return name
-    # Transport stream: packets of 188 bytes, on Blu-ray behind 4 more. Long recordings may begin
-    # within a packet; of short ones there are too few marks to search for.
-    for size in (188, 192):
-        n_marks = min(5, len(head) // size)
-        for first in range(size) if n_marks == 5 else (size - 188,):
-            if n_marks > 1 and head[first::size][:n_marks] == b"\x47" * n_marks:
-                return "mpegts"
-    return None
+MAX_PACKETS = 2_000_000
+"""Longest video that is opened, in packets: 18 hours at 30 frames a second."""
 
 
 class _Source:
@@ -127,14 +82,17 @@ class PacketReader:
         stream: The stream; its ``codec_context`` is the decoder.
         is_cut: The file is shorter than it says itself.
         n_damaged: Stretches of the file that could not be taken apart into packets.
+        remark: Which other video streams were left out; empty if there is no other.
     """
 
     def __init__(self, file: BinaryIO, name: str, max_pixels: int) -> None:
         self.name = name
         self._file = file
         self._max_pixels = max_pixels
-        self.is_cut = _is_cut(file)
+        self.is_cut = is_video_cut(file)
         self._format = self._find_format()
+        self.remark = ""
+        self._chosen: int | None = None
         self._open()
 
     def _find_format(self) -> str:
@@ -142,7 +100,7 @@ class PacketReader:
         head = self._file.read(HEAD_BYTES)
         if not head:
             raise MediaError(self.name, "decode_error", "empty file (0 bytes)")
-        container = _find_container(head)
+        container = find_container(head)
         if container is None:
             raise MediaError(
                 self.name,
@@ -151,7 +109,7 @@ class PacketReader:
             )
         return container
 
-    def _open(self) -> None:
+    def _open_container(self) -> InputContainer:
         self._file.seek(0)
         # Nothing of FFmpeg's chatter about broken files may reach the terminal.
         av.logging.set_level(None)
@@ -166,13 +124,27 @@ class PacketReader:
         }
         try:
             # An open file and not its name: `http:x.mp4` and `concat:a|b` are names of files, too.
-            self._container: InputContainer = av.open(
+            return av.open(
                 _Source(self._file), "r", self._format, options, metadata_errors="replace"
             )
         except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
             raise self._refuse(error) from error
+
+    def _open(self) -> None:
+        self._container = self._open_container()
         try:
-            self.stream = self._choose_stream()
+            streams = self._list_streams()
+            if self._chosen is None:
+                self._chosen = streams[0].index
+                if len(streams) > 1:
+                    self._chosen = self._find_busiest(streams)
+                    self._container.close()
+                    self._container = self._open_container()
+                    streams = self._list_streams()
+            self.stream = next(stream for stream in streams if stream.index == self._chosen)
+            for stream in self._container.streams:
+                if stream is not self.stream:
+                    stream.discard = av.stream.Discard.all
             self._set_up_decoder()
         except BaseException:
             self._container.close()
@@ -187,8 +159,8 @@ class PacketReader:
         text = one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__
         return MediaError(self.name, "decode_error", f"no readable video ({text})")
 
-    def _choose_stream(self) -> VideoStream:
-        # The cover of a music file is a video stream of one picture to FFmpeg.
+    def _list_streams(self) -> list[VideoStream]:
+        # The cover of a music file is a video stream of one photo to FFmpeg.
         streams = [
             stream
             for stream in self._container.streams.video
@@ -196,11 +168,33 @@ class PacketReader:
         ]
         if not streams:
             raise MediaError(self.name, "no_video_stream", "the file holds no moving picture")
+        return streams
+
+    def _find_busiest(self, streams: list[VideoStream]) -> int:
+        """Which stream has the most frames; walks through the whole file."""
+        counts = dict.fromkeys((stream.index for stream in streams), 0)
+        packets = self._container.demux(streams)
+        # A damaged stretch ends the count: the streams of a file lie side by side.
+        with contextlib.suppress(av.FFmpegError, IndexError):
+            for packet in itertools.islice(packets, MAX_PACKETS):
+                counts[packet.stream_index] += packet.size > 0
         best = self._container.streams.best("video")
-        chosen = next((stream for stream in streams if stream is best), streams[0])
-        for stream in self._container.streams:
-            if stream is not chosen:
-                stream.discard = av.stream.Discard.all
+        decoders = {stream.index: stream.codec_context for stream in streams}
+
+        def rank(stream: VideoStream) -> tuple[bool, int, bool]:
+            decoder = decoders[stream.index]
+            is_decodable = decoder is not None and decoder.name in CODECS
+            return is_decodable, counts[stream.index], stream is best
+
+        chosen = max(streams, key=rank).index
+        others = [
+            f"{index} ({decoder.name}, {decoder.width}x{decoder.height}, {counts[index]} packets)"
+            if decoder is not None
+            else f"{index} (unknown, {counts[index]} packets)"
+            for index, decoder in decoders.items()
+            if index != chosen
+        ]
+        self.remark = f"video stream {chosen} is used; left out: {', '.join(others)}"
         return chosen
 
     def _set_up_decoder(self) -> None:
@@ -208,7 +202,9 @@ class PacketReader:
         if decoder is None or decoder.name not in CODECS:
             what = "unknown" if decoder is None else decoder.name
             raise MediaError(
-                self.name, "unsupported", f"video codec {what}; convert the file to H.264"
+                self.name,
+                "unsupported",
+                f"video codec {what} is not decoded here; convert it without loss, to FFV1 say",
             )
         if decoder.width * decoder.height > self._max_pixels:
             raise MediaError(
@@ -220,6 +216,9 @@ class PacketReader:
         # Worker processes share the cores; threads of decoders would only fight over them.
         decoder.thread_count = 1
         decoder.options = {"max_pixels": str(max(self._max_pixels, MAX_PIXELS))}
+        if decoder.name == "hevc":
+            # Other decoders mark a frame as corrupt; this one shows it and says nothing.
+            decoder.options |= {"err_detect": "explode"}
         self.codec = decoder.name
 
     def _begin(self) -> None:
@@ -326,115 +325,12 @@ class PacketReader:
         self._container.close()
 
 
-def _is_cut(file: BinaryIO) -> bool:
-    """Whether a file ends before its own header says, where the header tells."""
-    n_bytes = file.seek(0, 2)
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-    if head[:4] + head[8:12] == b"RIFFAVI ":
-        return int.from_bytes(head[4:8], "little") + 8 > n_bytes
-    if head.startswith(_MATROSKA):
-        return _matroska_end(head) > n_bytes
-    if head[4:8] not in _BOXES:
-        return False
-    return are_boxes_cut(file, n_bytes)
-
-
-def _matroska_end(head: bytes) -> int:
-    """Where the segment of a Matroska file ends; 0 if it does not say."""
-    at, size = _read_matroska_size(head, 4)
-    at += size
-    if head[at : at + 4] != b"\x18\x53\x80\x67":
-        return 0
-    at, size = _read_matroska_size(head, at + 4)
-    return at + size if size else 0
-
-
-def _read_matroska_size(head: bytes, at: int) -> tuple[int, int]:
-    first = head[at] if at < len(head) else 0
-    length = 9 - first.bit_length()
-    value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
-    # All bits set means that the writer did not know.
-    return at + length, 0 if first == 0 or value == (1 << 7 * length) - 1 else value
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """All frames of a video in presentation order, and the packets that they come from.
-
-    Args:
-        pts: Presentation time of each packet in file order, in ticks.
-        sizes_end: Bytes of all packets up to and including each.
-        keys: Packets at which decoding can start, ascending; those that show nothing included.
-        shown: Packets in presentation order, those left out that show nothing.
-        times_s: Time of each frame since the first, in seconds.
-        is_trusted: The times of packets tell the frames apart; without that, frames can only be
-            counted while decoding everything.
-        key_frames: Which frames are keyframes.
-        unreferenced: For each packet 1 if without it all others decode to the same pixels, or 0.
-        n_expected: How many frames there should be: those there are, or what the header promises.
-        is_damaged: Parts of the file could not be taken apart into packets.
-    """
-
-    pts: array[int]
-    sizes_end: array[int]
-    keys: array[int]
-    shown: array[int]
-    times_s: array[float]
-    is_trusted: bool
-    key_frames: array[int]
-    unreferenced: bytearray
-    n_expected: int
-    is_damaged: bool
-
-    def __len__(self) -> int:
-        return len(self.times_s)
-
-    def n_bytes(self, start: int, end: int) -> int:
-        """Bytes of the packets from ``start`` to before ``end``."""
-        before = self.sizes_end[start - 1] if start else 0
-        return (self.sizes_end[end - 1] if end else 0) - before
-
-    def find(self, pts: int | None) -> int | None:
-        """Which frame has this presentation time."""
-        if pts is None:
-            return None
-        index = bisect_left(self.shown, pts, key=self.pts.__getitem__)
-        found = index < len(self.shown) and self.pts[self.shown[index]] == pts
-        return index if found else None
-
-    def find_shown(self, ordinal: int) -> int | None:
-        """Which frame a packet gives; ``None`` if it shows nothing."""
-        index = self.find(self.pts[ordinal])
-        return index if index is not None and self.shown[index] == ordinal else None
-
-    def find_packet(self, packet: Packet[VideoStream]) -> int | None:
-        """Which packet this is, if it is one that decoding can start at."""
-        if not packet.is_keyframe or packet.pts is None:
-            return None
-        # Keyframes come in order of time in any sane file; in others nothing is found, is all.
-        at = bisect_left(self.keys, packet.pts, key=self.pts.__getitem__)
-        if at == len(self.keys):
-            return None
-        ordinal = self.keys[at]
-        same = self.pts[ordinal] == packet.pts
-        return ordinal if same and self.n_bytes(ordinal, ordinal + 1) == packet.size else None
-
-    def start_for(self, index: int) -> int:
-        """The last packet that decoding can start at to reach a frame."""
-        ordinal = self.shown[index]
-        at = bisect_left(self.keys, ordinal + 1) - 1
-        # Frames that come after a keyframe in the file but are shown before it may need the
-        # pictures before it.
-        while at > 0 and self.pts[self.keys[at]] > self.pts[ordinal]:
-            at -= 1
-        return self.keys[at] if at >= 0 else 0
-
-
 def read_timeline(reader: PacketReader) -> Timeline:
     """Walk through the packets of the whole file, decoding none."""
     pts, sizes_end, keys = array("q"), array("q"), array("q")
     hidden, unreferenced = set(), bytearray()
+    breaks, corrupt = [], set()
+    n_damaged = 0
     prefix_size = _find_prefix_size(reader)
     has_times = True
     n_bytes = 0
@@ -445,6 +341,11 @@ def read_timeline(reader: PacketReader) -> Timeline:
             raise MediaError(
                 reader.name, "too_large", f"more than {MAX_PACKETS} frames; cut the video"
             )
+        if reader.n_damaged > n_damaged:
+            n_damaged = reader.n_damaged
+            breaks.append(ordinal)
+        if packet.is_corrupt:
+            corrupt.add(ordinal)
         n_bytes += packet.size
         if packet.pts is None or (
             packet.dts is not None and last_dts is not None and packet.dts < last_dts
@@ -456,14 +357,14 @@ def read_timeline(reader: PacketReader) -> Timeline:
         if packet.is_keyframe:
             keys.append(ordinal)
         if packet.is_discard or (reader.codec == "vp8" and not memoryview(packet)[0] & 0x10):
-            # Cut away by an edit list; or a picture that VP8 only stores to refer to.
+            # Cut away by an edit list; or a frame that VP8 only stores to refer to.
             hidden.add(ordinal)
         unreferenced.append(reader.codec == "h264" and _is_unreferenced(packet, prefix_size))
     shown = array("q", sorted((i for i in range(len(pts)) if i not in hidden), key=pts.__getitem__))
     seconds = float(reader.time_base)
     start = pts[shown[0]] if shown else 0
     times_s = array("d", ((pts[ordinal] - start) * seconds for ordinal in shown))
-    unique = all(a < b for a, b in pairwise(times_s))
+    unique = all(a < b for a, b in itertools.pairwise(times_s))
     starts = set(keys)
     return Timeline(
         pts=pts,
@@ -475,7 +376,8 @@ def read_timeline(reader: PacketReader) -> Timeline:
         key_frames=array("q", (i for i, ordinal in enumerate(shown) if ordinal in starts)),
         unreferenced=unreferenced,
         n_expected=_count_expected(reader, len(hidden), start, times_s),
-        is_damaged=reader.n_damaged > 0,
+        breaks=tuple(breaks) if reader.n_damaged == n_damaged else (*breaks, len(pts)),
+        corrupt=frozenset(corrupt),
     )
 
 
@@ -486,7 +388,7 @@ def _find_prefix_size(reader: PacketReader) -> int:
 
 
 def _is_unreferenced(packet: Packet[VideoStream], prefix_size: int) -> bool:
-    """Whether H.264 forbids all other pictures to be predicted from this one.
+    """Whether H.264 forbids all other frames to be predicted from this one.
 
     References:
         ITU-T H.264, 7.4.1: ``nal_ref_idc``, bits 5 and 6 of the first byte of a unit.
@@ -511,7 +413,7 @@ def _is_unreferenced(packet: Packet[VideoStream], prefix_size: int) -> bool:
 
 def _count_expected(reader: PacketReader, n_hidden: int, start: int, times_s: array[float]) -> int:
     present = len(times_s)
-    # Of whole files the header's number says nothing: AVI counts pictures that were never recorded,
+    # Of whole files the header's number says nothing: AVI counts frames that were never recorded,
     # MP4 those that an edit list cuts away.
     if not reader.is_cut:
         return present

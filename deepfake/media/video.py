@@ -9,24 +9,22 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 
 import av
-import numpy as np
 from av.packet import Packet
-from av.sidedata.sidedata import SideData, Type
-from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
-from deepfake.errors import MediaError, one_line
+from deepfake.errors import MediaError
 from deepfake.media.clips import Clip, choose_frames, snap_to_nearest
+from deepfake.media.conversion import FrameConverter
+from deepfake.media.damage import choose_stand_ins, find_whole_by_order, find_whole_frames
 from deepfake.media.files import open_regular_file
-from deepfake.media.packets import PacketReader, Timeline, read_timeline
+from deepfake.media.packets import PacketReader, read_timeline
+from deepfake.media.timeline import Timeline
 from deepfake.records import MAX_PIXELS, Frame, Sampling
 
 _RATE = 25
@@ -34,6 +32,10 @@ _RATE = 25
 
 class _UntrustedIndexError(Exception):
     """The decoder does not give the frames that the packets promise."""
+
+
+class _DamageError(Exception):
+    """The decoder refuses a packet, or gives a frame that it calls corrupt."""
 
 
 class _BadJumpError(Exception):
@@ -44,8 +46,9 @@ def open_video(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_
     """Open a video and choose frames of it.
 
     Times count from the first frame, in presentation order, whatever the rate does in between.
-    Rotation and mirroring that the container asks for are applied. What a damaged file still gives
-    is used; ``Clip.note`` then tells how much that is.
+    Rotation and mirroring that the container asks for are applied. Of a damaged file, the whole
+    frames are used, and ``Clip.note`` tells how many are not: those that are lost, that the decoder
+    calls corrupt, or that are made from such ones.
 
     Args:
         path: The file to open; its content decides what it is. Links are followed.
@@ -82,129 +85,21 @@ def _describe_nothing(reader: PacketReader) -> str:
     return f"the {reader.codec} stream holds no data{cut}"
 
 
-class _Decoding:
-    """One walk through a video that delivers the chosen frames.
+class _FrameSource:
+    """Gives out the frames of a video in order, and skips packets that nobody needs.
 
     Args:
         reader: At any packet.
         timeline: What the packets say.
-        sampling: What to choose.
-        max_pixels: Largest width x height of a frame.
     """
 
-    def __init__(
-        self, reader: PacketReader, timeline: Timeline, sampling: Sampling, max_pixels: int
-    ) -> None:
+    def __init__(self, reader: PacketReader, timeline: Timeline) -> None:
         self._reader = reader
         self._timeline = timeline
-        self._sampling = sampling
-        self._max_pixels = max_pixels
-        self._reformatter = VideoReformatter()
-        self._matrices: dict[int, list[int]] = {}
-        self._n_delivered = 0
-        self._last_index = -1
-        self._last_time_s = -1.0
-        self._n_errors = 0
 
-    def run(self) -> Generator[Frame, None, str]:
-        """Deliver the frames and return the remark."""
-        timeline = self._timeline
-        if timeline.is_trusted:
-            chosen, remark = choose_frames(timeline.times_s, self._sampling)
-            try:
-                if self._sampling.mode == "keyframes" and timeline.key_frames:
-                    nearest = snap_to_nearest(chosen, timeline.key_frames, timeline.times_s)
-                    damage = yield from self._run_keyframes(nearest)
-                else:
-                    damage = yield from self._run_exact(chosen)
-                return "; ".join(filter(None, [damage, remark]))
-            except _UntrustedIndexError:
-                pass
-        return (yield from self._run_counted())
-
-    def _run_keyframes(self, chosen: list[int]) -> Generator[Frame, None, str]:
-        reader, timeline = self._reader, self._timeline
-        reader.rewind(timeline)
-        n_failed = 0
-        for index in chosen:
-            ordinal = timeline.shown[index]
-            if ordinal < reader.position:
-                raise _UntrustedIndexError
-            reader.jump(ordinal, timeline)
-            try:
-                # Alone it comes out only when the decoder is told that there is no more.
-                frames = [*reader.decode(reader.read()), *reader.decode(None)]
-            except av.FFmpegError:
-                n_failed += 1
-                continue
-            frame = next((f for f in frames if timeline.find(f.pts) == index), None)
-            if frame is None or not frame.key_frame:
-                # Whole pictures may come only some frames later (intra refresh).
-                raise _UntrustedIndexError
-            yield self._deliver(frame, index, timeline.times_s[index])
-        if self._n_delivered == 0:
-            raise _UntrustedIndexError
-        if n_failed:
-            return f"damaged: {len(chosen) - n_failed} of {len(chosen)} keyframes decoded"
-        return self._describe(len(timeline))
-
-    def _run_exact(self, chosen: list[int]) -> Generator[Frame, None, str]:
-        # From the quickest way to the surest; each goes on where the one before has failed.
-        for may_jump, may_omit in ((True, True), (True, False), (False, False)):
-            try:
-                if may_jump and self._is_damaged:
-                    continue
-                yield from self._walk(chosen, may_jump=may_jump, may_omit=may_omit)
-                break
-            except _BadJumpError:
-                continue
-        if self._n_delivered == 0:
-            raise self._no_frames(self._timeline.n_expected)
-        return self._describe(self._n_decoded)
-
-    def _walk(
-        self, chosen: list[int], *, may_jump: bool, may_omit: bool
-    ) -> Generator[Frame, None, None]:
-        """Go forward only.
-
-        Args:
-            chosen: The frames to deliver, unless they are out already.
-            may_jump: Skip to any keyframe between here and the next choice.
-            may_omit: Between there and the choice, do not decode what nothing else depends on.
-        """
-        timeline = self._timeline
-        waiting = deque(index for index in chosen if index > self._last_index)
-        spare: tuple[int, VideoFrame] | None = None
-        self._start_over(may_jump=may_jump, may_omit=may_omit)
-        for wanted in waiting:
-            self._omittable[timeline.shown[wanted]] = 0
-        # Of a damaged video all is decoded, to tell how much of it is left.
-        while waiting or self._is_damaged:
-            frame = self._decode_next(waiting)
-            if frame is None:
-                self._check_gap(
-                    0 if self._last_seen is None else self._last_seen + 1, len(timeline)
-                )
-                break
-            index = self._place(frame)
-            if index is None or index <= self._last_index:
-                continue
-            if not waiting or index < waiting[0]:
-                spare = (index, frame)
-                continue
-            if self._may_omit and frame.interlaced_frame:
-                # Its two fields may come in a packet each.
-                raise _BadJumpError
-            # Where the wanted frame is lost, the next one stands in for it.
-            while waiting and waiting[0] <= index:
-                waiting.popleft()
-            spare = None
-            yield self._deliver(frame, index, timeline.times_s[index])
-        if waiting and spare is not None:
-            index, frame = spare
-            yield self._deliver(frame, index, timeline.times_s[index])
-
-    def _start_over(self, *, may_jump: bool, may_omit: bool) -> None:
+    def _start_over(
+        self, *, may_jump: bool = False, may_omit: bool = False, is_damaged: bool = False
+    ) -> None:
         self._reader.rewind(self._timeline)
         self._ready: deque[VideoFrame] = deque()
         self._has_ended = False
@@ -214,7 +109,9 @@ class _Decoding:
         self._omittable = bytearray(self._timeline.unreferenced)
         self._landing: int | None = None
         self._last_seen: int | None = -1
-        self._n_errors = 0
+        self._is_damaged = is_damaged
+        self._failed: set[int] = set()
+        self._errors: set[int] = set()
         self._n_decoded = 0
 
     def _decode_next(self, waiting: Sequence[int] = ()) -> VideoFrame | None:
@@ -232,8 +129,10 @@ class _Decoding:
             except av.FFmpegError:
                 if self._has_skipped:
                     raise _BadJumpError from None
-                self._n_errors += 1
-                self._may_jump = self._may_omit = False
+                if not self._is_damaged:
+                    raise _DamageError from None
+                self._failed.add(reader.position - 1)
+                self._errors.add(self._n_decoded)
         self._n_decoded += 1
         return self._ready.popleft()
 
@@ -283,7 +182,7 @@ class _Decoding:
         if index is not None and self._landing is not None:
             if index < self._landing:
                 return None
-            # Decoding that began where it cannot begin shows pictures made of nothing.
+            # Decoding that began where it cannot begin shows frames made of nothing.
             if index > self._landing or not frame.key_frame:
                 raise _BadJumpError
         elif index is None or (self._last_seen is not None and index <= self._last_seen):
@@ -296,7 +195,7 @@ class _Decoding:
 
     def _check_gap(self, start: int, end: int) -> None:
         """Refuse frames that fail to come, unless they were left out."""
-        if self._is_damaged and not self._has_skipped:
+        if self._is_damaged:
             return
         missing = (self._timeline.shown[index] for index in range(start, end))
         # Where decoding ends with the packet of a wanted frame, packets behind it do not count,
@@ -308,21 +207,166 @@ class _Decoding:
     def _misfit(self) -> Exception:
         return _BadJumpError() if self._has_skipped else _UntrustedIndexError()
 
-    @property
-    def _is_damaged(self) -> bool:
+
+class _Decoding(_FrameSource):
+    """One walk through a video that delivers the chosen frames.
+
+    Args:
+        reader: At any packet.
+        timeline: What the packets say.
+        sampling: What to choose.
+        max_pixels: Largest width x height of a frame.
+    """
+
+    def __init__(
+        self, reader: PacketReader, timeline: Timeline, sampling: Sampling, max_pixels: int
+    ) -> None:
+        super().__init__(reader, timeline)
+        self._sampling = sampling
+        self._converter = FrameConverter(reader.name, max_pixels, reader.stream.sample_aspect_ratio)
+        self._n_delivered = 0
+        self._last_index = -1
+        self._last_time_s = -1.0
+
+    def run(self) -> Generator[Frame, None, str]:
+        """Deliver the frames and return the remark."""
+        remark = yield from self._run()
+        return "; ".join(filter(None, [remark, self._reader.remark]))
+
+    def _run(self) -> Generator[Frame, None, str]:
         timeline = self._timeline
-        return self._n_errors > 0 or timeline.is_damaged or timeline.n_expected > len(timeline)
+        if timeline.is_trusted:
+            chosen, remark = choose_frames(timeline.times_s, self._sampling)
+            try:
+                if self._sampling.mode == "keyframes" and timeline.key_frames:
+                    nearest = snap_to_nearest(chosen, timeline.key_frames, timeline.times_s)
+                    damage = yield from self._run_keyframes(nearest)
+                else:
+                    damage = yield from self._run_exact(chosen)
+                return "; ".join(filter(None, [damage, remark]))
+            except _UntrustedIndexError:
+                pass
+        return (yield from self._run_counted())
+
+    def _run_keyframes(self, chosen: list[int]) -> Generator[Frame, None, str]:
+        reader, timeline = self._reader, self._timeline
+        reader.rewind(timeline)
+        n_failed = 0
+        for index in chosen:
+            ordinal = timeline.shown[index]
+            if ordinal < reader.position:
+                raise _UntrustedIndexError
+            reader.jump(ordinal, timeline)
+            try:
+                # Alone it comes out only when the decoder is told that there is no more.
+                frames = [*reader.decode(reader.read()), *reader.decode(None)]
+            except av.FFmpegError:
+                n_failed += 1
+                continue
+            frame = next((f for f in frames if timeline.find(f.pts) == index), None)
+            if ordinal in timeline.corrupt or (frame is not None and frame.is_corrupt):
+                n_failed += 1
+                continue
+            if frame is None or not frame.key_frame:
+                # Whole frames may come only some frames later (intra refresh).
+                raise _UntrustedIndexError
+            yield self._deliver(frame, index, timeline.times_s[index])
+        if self._n_delivered == 0:
+            raise _UntrustedIndexError
+        if n_failed:
+            return f"damaged: {n_failed} of {len(chosen)} keyframes"
+        n_lost = timeline.n_expected - len(timeline)
+        return f"damaged: {n_lost} of {timeline.n_expected} frames" if n_lost > 0 else ""
+
+    def _run_exact(self, chosen: list[int]) -> Generator[Frame, None, str]:
+        # From the quickest way to the surest; each goes on where the one before has failed.
+        for may_jump, may_omit in ((True, True), (True, False), (False, False)):
+            try:
+                if not self._timeline.is_damaged:
+                    yield from self._walk(chosen, may_jump=may_jump, may_omit=may_omit)
+                    return ""
+            except _BadJumpError:
+                continue
+            except _DamageError:
+                break
+        return (yield from self._run_damaged(chosen))
+
+    def _walk(
+        self, chosen: list[int], *, may_jump: bool, may_omit: bool
+    ) -> Generator[Frame, None, None]:
+        """Go forward only.
+
+        Args:
+            chosen: The frames to deliver, unless they are out already.
+            may_jump: Skip to any keyframe between here and the next choice.
+            may_omit: Between there and the choice, do not decode what nothing else depends on.
+
+        Raises:
+            _DamageError: If the decoder refuses a packet, or says that a frame is corrupt. No
+                frame that may be made from it has been delivered.
+        """
+        timeline = self._timeline
+        waiting = deque(index for index in chosen if index > self._last_index)
+        # Wanted frames that are out before some that they may be made from: the first of waiting.
+        held: deque[tuple[int, VideoFrame]] = deque()
+        self._start_over(may_jump=may_jump, may_omit=may_omit)
+        for wanted in waiting:
+            self._omittable[timeline.shown[wanted]] = 0
+        while waiting:
+            frame = self._decode_next(waiting)
+            index = None if frame is None else self._place(frame)
+            if frame is None:
+                if not held:
+                    start = 0 if self._last_seen is None else self._last_seen + 1
+                    self._check_gap(start, len(timeline))
+                    return
+            elif index is None:
+                continue
+            elif frame.is_corrupt:
+                raise _BadJumpError if self._has_skipped else _DamageError
+            elif len(held) < len(waiting) and index == waiting[len(held)]:
+                if self._may_omit and frame.interlaced_frame:
+                    # Its two fields may come in a packet each.
+                    raise _BadJumpError
+                held.append((index, frame))
+            while held and (index is None or timeline.last_needed(held[0][0]) <= index):
+                ready, frame = held.popleft()
+                waiting.popleft()
+                yield self._deliver(frame, ready, timeline.times_s[ready])
+
+    def _run_damaged(self, chosen: list[int]) -> Generator[Frame, None, str]:
+        """Decode everything to see what is whole, then again to pick from that."""
+        timeline = self._timeline
+        self._start_over(is_damaged=True)
+        clean = bytearray(len(timeline.pts))
+        while (frame := self._decode_next()) is not None:
+            index = self._place(frame)
+            if index is not None:
+                clean[timeline.shown[index]] = not frame.is_corrupt
+        whole = find_whole_frames(timeline, clean, self._failed)
+        damage = self._describe_damage(len(whole), len(timeline))
+        wanted = [index for index in chosen if index > self._last_index]
+        waiting = deque(choose_stand_ins(wanted, [at for at in whole if at > self._last_index]))
+        self._start_over(is_damaged=True)
+        while waiting and (frame := self._decode_next()) is not None:
+            index = self._place(frame)
+            if index == waiting[0]:
+                waiting.popleft()
+                yield self._deliver(frame, index, timeline.times_s[index])
+        return damage
 
     def _run_counted(self) -> Generator[Frame, None, str]:
         """Decode everything to see what there is, then again to pick."""
-        times_s, key_frames = self._count()
-        if not times_s:
-            raise self._no_frames(self._timeline.n_expected)
-        note = self._describe(len(times_s))
+        times_s, kinds = self._count()
+        key_frames = [index for index, kind in enumerate(kinds) if kind == "K"]
+        whole = find_whole_by_order(kinds, self._errors)
+        note = self._describe_damage(len(whole), len(times_s))
         chosen, remark = choose_frames(times_s, self._sampling)
         limit = len(chosen) - self._n_delivered
         if self._sampling.mode == "keyframes" and key_frames:
             chosen = snap_to_nearest(chosen, key_frames, times_s)
+        if len(whole) < len(times_s):
+            chosen = choose_stand_ins(chosen, whole)
         # Some may be out already, if it took time to notice that the packets lie.
         chosen = [
             index
@@ -330,7 +374,7 @@ class _Decoding:
             if index > self._last_index and times_s[index] > self._last_time_s
         ][:limit]
         waiting = deque(chosen)
-        self._start_over(may_jump=False, may_omit=False)
+        self._start_over(is_damaged=True)
         index = 0
         while waiting and (frame := self._decode_next()) is not None:
             if index == waiting[0]:
@@ -339,88 +383,42 @@ class _Decoding:
             index += 1
         return "; ".join(filter(None, [note, remark]))
 
-    def _count(self) -> tuple[Sequence[float], list[int]]:
-        """Decode everything; times of the frames, and which are keyframes."""
-        self._start_over(may_jump=False, may_omit=False)
+    def _count(self) -> tuple[Sequence[float], str]:
+        """Decode everything; times of the frames, and their kinds for ``find_whole_by_order``."""
+        self._start_over(is_damaged=True)
         ticks = array("q")
-        key_frames = []
+        kinds = []
         has_times = True
         while (frame := self._decode_next()) is not None:
-            if frame.key_frame:
-                key_frames.append(len(ticks))
+            is_b = frame.pict_type == PictureType.B
+            kinds.append("C" if frame.is_corrupt else "K" if frame.key_frame else "PB"[is_b])
             previous = ticks[-1] if ticks else None
             pts = previous or 0 if frame.pts is None else frame.pts
             has_times &= frame.pts is not None and (previous is None or pts >= previous)
             ticks.append(pts)
         if has_times:
             seconds = float(self._reader.time_base)
-            return array("d", ((pts - ticks[0]) * seconds for pts in ticks)), key_frames
+            return array("d", ((pts - ticks[0]) * seconds for pts in ticks)), "".join(kinds)
         stream = self._reader.stream
         rate = float(stream.average_rate or stream.guessed_rate or _RATE)
-        return array("d", (index / rate for index in range(len(ticks)))), key_frames
+        return array("d", (index / rate for index in range(len(ticks)))), "".join(kinds)
 
     def _deliver(self, frame: VideoFrame, index: int, time_s: float) -> Frame:
-        if frame.width * frame.height > self._max_pixels:
-            raise MediaError(
-                self._reader.name,
-                "too_large",
-                f"a frame of {frame.width}x{frame.height} pixels; at most {self._max_pixels} are"
-                " decoded",
-            )
-        try:
-            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            if frame.rotation not in self._matrices:
-                self._matrices[frame.rotation] = _read_display_matrix(frame)
-            image = _to_upright(rgb.astype(np.uint8, copy=False), self._matrices[frame.rotation])
-        except MemoryError as error:
-            raise MediaError(
-                self._reader.name, "too_large", "decoding it needs more memory than there is"
-            ) from error
-        except (av.FFmpegError, ValueError) as error:
-            raise MediaError(
-                self._reader.name,
-                "unsupported",
-                f"no way from pixels of kind {frame.format.name} to RGB ({one_line(str(error))})",
-            ) from error
+        image = self._converter.convert(frame)
         self._n_delivered += 1
         self._last_index = index
         self._last_time_s = time_s
         return Frame(index=index, time_s=time_s, image=image)
 
-    def _describe(self, n_decoded: int) -> str:
-        if not self._is_damaged:
-            return ""
-        return f"damaged: {n_decoded} of {max(n_decoded, self._timeline.n_expected)} frames decoded"
+    def _describe_damage(self, n_whole: int, n_present: int) -> str:
+        """How many frames are lost, or made from what is; empty if none are.
 
-    def _no_frames(self, n_expected: int) -> MediaError:
-        return MediaError(
-            self._reader.name, "no_frames", f"none of {n_expected} frames can be decoded"
-        )
-
-
-def _read_display_matrix(frame: VideoFrame) -> list[int]:
-    """The first five of nine numbers, or none.
-
-    Once PyAV is asked for it, the frame lives on until the garbage collector runs: do not ask
-    every frame.
-    """
-    # PyAV's stubs call the container a mapping by name; what it holds is what iterating gives.
-    for data in cast(Iterable[SideData], frame.side_data):
-        if data.type == Type.DISPLAYMATRIX and data.buffer_size >= 20:
-            return [int(value) for value in np.frombuffer(bytes(data), dtype="=i4")[:5]]
-    return []
-
-
-def _to_upright(rgb: NDArray[np.uint8], matrix: list[int]) -> NDArray[np.uint8]:
-    """Turn and mirror a picture as its display matrix says, to the nearest quarter turn."""
-    if matrix:
-        # Column x, row y goes to column a*x + c*y, row b*x + d*y.
-        a, b, _, c, d = matrix
-        if abs(a) + abs(d) < abs(b) + abs(c):
-            rgb = rgb.transpose(1, 0, 2)
-            a, d = c, b
-        if a < 0:
-            rgb = rgb[:, ::-1]
-        if d < 0:
-            rgb = rgb[::-1]
-    return np.ascontiguousarray(rgb)
+        Raises:
+            MediaError: If there is no whole frame.
+        """
+        n_expected = max(n_present, self._timeline.n_expected)
+        n_lost = n_expected - n_whole
+        damage = f"damaged: {n_lost} of {n_expected} frames" if n_lost else ""
+        if not n_whole and not self._n_delivered:
+            raise MediaError(self._reader.name, "no_frames", damage or "the stream holds none")
+        return damage

@@ -34,6 +34,37 @@ def test_crop_ends_with_counts_that_add_up(
     assert cli.crop([*words, "--strict"]) == 3
 
 
+def test_with_strict_a_medium_that_was_passed_over_is_no_success(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    photo = next(trained.photos.rglob("*.png")).read_bytes()
+    (photos / "a.png").write_bytes(photo)
+    words = [str(photos), str(tmp_path / "crops"), "--size", "64", "--workers", "0", "--quiet"]
+    assert cli.crop([*words, "--strict"]) == 0
+    (photos / "b.download").write_bytes(photo)
+    assert cli.crop([*words, "--strict"]) == 3
+    assert "(1 .download (media))" in capsys.readouterr().out
+    assert cli.crop(words) == 0
+
+
+def test_a_linked_class_folder_is_cropped_with_all_links_and_missed_aloud_without(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for label in ("real", "fake"):
+        (data / label).symlink_to(trained.photos / label)
+    words = ["--size", "64", "--workers", "0", "--quiet", "--strict"]
+    for number, links in enumerate(([], ["--follow-links"])):
+        assert cli.crop([str(data), str(tmp_path / str(number)), *words, *links]) == 4
+        assert "2 inputs = 0 ok" in capsys.readouterr().out
+    root = tmp_path / "all"
+    assert cli.crop([str(data), str(root), *words, "--follow-all-links"]) == 0
+    assert {row.label for row in read_manifest(root).rows} == {0, 1}
+
+
 def test_crop_takes_its_preset_from_a_configuration(trained: Trained, tmp_path: Path) -> None:
     photo = str(next(trained.photos.rglob("*.png")))
     words = ["--workers", "1", "--quiet"]

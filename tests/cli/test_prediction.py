@@ -48,6 +48,12 @@ def test_predict_to_standard_output_is_only_the_table(
 
 def test_predict_exit_codes(inbox: Path, trained: Trained, tmp_path: Path) -> None:
     assert predict(inbox, trained, "--output", tmp_path / "a.csv", "--strict") == 3
+    only = tmp_path / "only"
+    only.mkdir()
+    photo = (inbox / "p0.png").read_bytes()
+    for name, code in (("a.png", 0), ("b.download", 3)):
+        (only / name).write_bytes(photo)
+        assert predict(only, trained, "--output", tmp_path / f"{name}.csv", "--strict") == code
     for path in inbox.glob("*.png"):
         path.unlink()
     assert predict(inbox, trained, "--output", tmp_path / "b.csv") == 4

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from deepfake.demo.people import portrait_geometry
 from deepfake.demo.portraits import (
     blend_fake,
     draw_portrait,
-    portrait_geometry,
     write_dataset,
 )
 
@@ -61,16 +61,6 @@ def test_same_arguments_give_same_bytes_in_another_process() -> None:
 def test_identity_shot_and_seed_each_change_the_picture(other: tuple[int, int, int]) -> None:
     base = draw_portrait(0, 0, 0, 96).astype(int)
     assert np.abs(base - draw_portrait(*other, 96)).mean() > 3
-
-
-def test_geometry_grows_with_the_picture_and_lies_inside() -> None:
-    small, large = portrait_geometry(4, 2, size=128), portrait_geometry(4, 2, size=256)
-    np.testing.assert_allclose(large.points, 2 * small.points)
-    np.testing.assert_allclose(large.box, 2 * np.array(small.box))
-    x0, y0, x1, y1 = large.box
-    assert 0 < x0 < x1 < 256
-    assert 0 < y0 < y1 < 256
-    assert ((large.points > (x0, y0)) & (large.points < (x1, y1))).all()
 
 
 def test_blend_changes_the_face_and_nothing_outside() -> None:

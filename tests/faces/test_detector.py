@@ -15,6 +15,7 @@ from facenet_pytorch.models.utils import detect_face
 from deepfake.faces import detector as cascade
 from deepfake.faces import pyramid
 from deepfake.faces.detector import MTCNN
+from deepfake.faces.networks import BoxNetwork
 from deepfake.media.decoding import open_media
 from deepfake.media.images import read_image
 from deepfake.records import MAX_PIXELS, Face, Sampling
@@ -259,7 +260,7 @@ def test_number_of_threads_is_restored() -> None:
         ours(DEFAULT).detect([flat(40, 40)])
         assert torch.get_num_threads() == 2
         broken = MTCNN()
-        broken._onet.conv1.weight.data = torch.zeros(1, 1, 1, 1)
+        broken._onet = BoxNetwork(torch.nn.Conv2d(1, 2, 3), 48)
         with pytest.raises(RuntimeError, match="to have 1 channels"):
             broken.detect([flat(40, 40)])
         assert torch.get_num_threads() == 2
@@ -291,14 +292,14 @@ def levels_searched(
     detector: MTCNN, image: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[Face], int]:
     scales: list[float] = []
-    original = detector._propose
+    original = detector._run_pnet
 
     def count(tables: Any, some: list[float], near: Any = None) -> Any:
         scales.extend(some if near is None else [])
         return original(tables, some, near)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detector, "_propose", count)
+        patch.setattr(detector, "_run_pnet", count)
         (faces,) = detector.detect([image])
     assert scales == sorted(scales)  # from coarse to fine, none of them twice
     return faces, len(set(scales))
@@ -344,7 +345,7 @@ def test_main_mode_shows_no_rectangle_to_a_network_twice(monkeypatch: pytest.Mon
         return average(tables, owners, rows, columns)
 
     monkeypatch.setattr(cascade, "_SIZE_GUARD", 1e9)  # every finer level is a rival
-    monkeypatch.setattr(cascade, "average_cells", watch)
+    monkeypatch.setattr("deepfake.faces.networks.average_cells", watch)
     detector.detect([picture])
     assert seen
     assert len(seen) == len(set(seen))

@@ -9,7 +9,12 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 from numpy.typing import NDArray
+
+from deepfake.errors import MediaError
+from deepfake.media.video import open_video
+from deepfake.records import Frame, Sampling
 
 BITS = 8
 
@@ -44,9 +49,14 @@ def write_video(
     pixels: str = "yuv420p",
     container_options: dict[str, str] | None = None,
     every_packet: Any = None,
+    noise: int = 0,
+    pixel_aspect: Fraction | None = None,
     **options: str,
 ) -> Path:
-    """Encode frames 0 to n - 1; ``every_packet`` may change or drop packets on their way."""
+    """Encode frames 0 to n - 1.
+
+    ``every_packet`` may change or drop packets on their way; with ``noise``, packets are long.
+    """
     options = {"g": str(gop), "bf": str(b_frames), **options}
     if codec in ("libx264", "libx265"):
         options = {"preset": "ultrafast", "sc_threshold": "0", **options}
@@ -61,9 +71,14 @@ def write_video(
         stream.codec_context.time_base = time_base
         stream.codec_context.thread_count = 1
         stream.options = options
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         packets = []
         for number in range(n):
-            frame = av.VideoFrame.from_ndarray(draw_number(number, *size), format="rgb24")
+            image = draw_number(number, *size)
+            if noise:
+                image += np.random.default_rng(number).integers(0, noise, image.shape, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = number if ticks is None else ticks[number]
             frame.time_base = time_base
             packets += stream.encode(frame)
@@ -72,3 +87,29 @@ def write_video(
             if every_packet is None or every_packet(packet):
                 output.mux(packet)
     return path
+
+
+EVERY = Sampling(frames=None, every=1)
+
+
+KEYFRAMES = Sampling(frames=6, mode="keyframes")
+
+
+def read_video(path: Path, sampling: Sampling = EVERY, **options: Any) -> tuple[list[Frame], str]:
+    with open_video(path, path.name, sampling, **options) as clip:
+        return list(clip), clip.note
+
+
+def numbers(frames: list[Frame]) -> list[int]:
+    return [read_number(frame.image) for frame in frames]
+
+
+def indexes(frames: list[Frame]) -> list[int]:
+    return [frame.index for frame in frames]
+
+
+def refusal(path: Path, sampling: Sampling = EVERY, **options: Any) -> str:
+    with pytest.raises(MediaError) as info:
+        read_video(path, sampling, **options)
+    assert info.value.detail.isprintable()
+    return info.value.reason

@@ -19,11 +19,14 @@ from deepfake.media.discovery import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     Discovery,
+    FollowLinks,
+    count_passed_over,
     discover,
     display_name,
     list_sources,
     path_uri,
 )
+from tests.media.drawn_videos import write_video
 
 
 def touch(root: Path, *names: str) -> None:
@@ -147,17 +150,20 @@ def test_weird_things_have_a_row_each(tmp_path: Path) -> None:
     found = discover(root)
     no_link = "not_regular_file: a symbolic link (links are not followed by default)"
     assert problems(found) == {
+        "away/": f"{no_link}; it leads to a folder",
         "broken.jpg": no_link,
         "device.jpg": no_link,
         "fifo.jpg": "not_regular_file: a fifo (named pipe)",
         "folder.jpg": "not_regular_file: a folder",
         "folder.jpg/inside.jpg": None,
+        "folder.jpg/up/": f"{no_link}; it leads to a folder",
         "good.jpg": None,
         "link.jpg": no_link,
+        "linked/": f"{no_link}; it leads to a folder",
         "loop.jpg": no_link,
         "out.jpg": no_link,
     }
-    assert found.skipped == {"(link to folder)": 3, "(no suffix)": 1}
+    assert found.skipped == {"(no suffix)": 1}
 
 
 @pytest.mark.timeout(20)
@@ -165,7 +171,9 @@ def test_follows_links_that_stay_inside(tmp_path: Path) -> None:
     root = tmp_path / "root"
     make_weird(root)
     found = discover(root, follow_links=True)
+    leads_out = "not_regular_file: a link that leads out of the input folder"
     assert problems(found) == {
+        "away/": f"{leads_out}; it leads to a folder",
         "broken.jpg": "not_regular_file: broken link",
         "device.jpg": "not_regular_file: a link that leads out of the input folder",
         "fifo.jpg": "not_regular_file: a fifo (named pipe)",
@@ -177,8 +185,74 @@ def test_follows_links_that_stay_inside(tmp_path: Path) -> None:
         "loop.jpg": "not_regular_file: broken link",
         "out.jpg": "not_regular_file: a link that leads out of the input folder",
     }
-    # Two ways up to the root, and one folder outside.
-    assert found.skipped == {"(link to folder)": 3, "(no suffix)": 1}
+    # Two ways up to the root.
+    assert found.skipped == {"(link to folder)": 2, "(no suffix)": 1}
+
+
+@pytest.mark.timeout(20)
+def test_follows_links_anywhere_if_told_so(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    make_weird(root)
+    found = problems(discover(root, follow_links="anywhere"))
+    assert found["away/o.jpg"] is found["out.jpg"] is found["linked/inside.jpg"] is None
+    assert found["device.jpg"] == "not_regular_file: a character device"
+    assert found["loop.jpg"] == found["broken.jpg"] == "not_regular_file: broken link"
+    assert "away/" not in found
+
+
+@pytest.mark.parametrize("follow_links", [False, True, "anywhere"])
+def test_a_linked_class_is_read_or_missed_aloud(tmp_path: Path, follow_links: FollowLinks) -> None:
+    touch(tmp_path, "data/real/a.jpg", "data/real/b.jpg", "elsewhere/c.jpg")
+    (tmp_path / "data" / "fake").symlink_to(tmp_path / "elsewhere")
+    found = problems(discover(tmp_path / "data", follow_links=follow_links))
+    if follow_links == "anywhere":
+        assert found == {"fake/c.jpg": None, "real/a.jpg": None, "real/b.jpg": None}
+    else:
+        assert str(found.pop("fake/")).endswith("; it leads to a folder")
+        assert found == {"real/a.jpg": None, "real/b.jpg": None}
+
+
+def test_a_snapshot_of_a_hub_is_read(tmp_path: Path) -> None:
+    touch(tmp_path, "blobs/0a1b", "blobs/2c3d")
+    snapshot = tmp_path / "snapshots" / "main" / "real"
+    snapshot.mkdir(parents=True)
+    for name, blob in (("a.jpg", "0a1b"), ("b.png", "2c3d")):
+        (snapshot / name).symlink_to(f"../../../blobs/{blob}")
+    root = tmp_path / "snapshots" / "main"
+    assert list(problems(discover(root, follow_links="anywhere")).values()) == [None, None]
+    for follow_links in (False, True):
+        problem = problems(discover(root, follow_links=follow_links))["real/a.jpg"]
+        assert str(problem).startswith("not_regular_file: ")
+
+
+def test_media_of_another_name_are_counted_apart(tmp_path: Path) -> None:
+    photo = b"II*\0" + bytes(60)
+    for name, data in (
+        ("a.nef", photo),
+        ("b", b"\xff\xd8\xff\xe0"),
+        ("c.txt", b"BMW\n"),
+        ("d.xyz", b""),
+    ):
+        (tmp_path / name).write_bytes(data)
+    write_video(tmp_path / "film.mp4", 2).rename(tmp_path / "e.part")
+    touch(tmp_path, "z.jpg")
+    found = discover(tmp_path)
+    assert names(found) == ["z.jpg"]
+    assert found.skipped == {
+        "(no suffix) (media)": 1,
+        ".nef (media)": 1,
+        ".part (media)": 1,
+        ".txt": 1,
+        ".xyz": 1,
+    }
+    assert count_passed_over(found.skipped) == 3
+
+
+@pytest.mark.data
+def test_the_folder_of_odd_suffixes(shared_media: Path) -> None:
+    found = discover(shared_media / "cases" / "suffixes")
+    assert names(found) == ["00012.MTS", "portrait.mpo"]
+    assert found.skipped == {}
 
 
 def test_a_folder_that_cannot_be_listed_is_a_row(

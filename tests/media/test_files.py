@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deepfake.errors import MediaError
-from deepfake.media.files import is_cut, is_heif, is_one_scan, is_picture, open_regular_file
+from deepfake.media.files import is_cut, is_heif, is_image, is_one_scan, open_regular_file
 
 
 def make_fifo(path: Path) -> None:
@@ -120,5 +120,5 @@ def test_knows_what_ends_before_its_header_says(
 ) -> None:
     (tmp_path / "x").write_bytes(data)
     with open_regular_file(tmp_path / "x", "x") as file:
-        assert is_picture(data)
+        assert is_image(data)
         assert is_cut(file) is expected

@@ -3,83 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import logging
 import os
 import struct
-import sys
-import threading
-import types
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from deepfake.errors import MediaError
 from deepfake.media import images
 from deepfake.media.images import read_image
-from deepfake.records import Frame
+from tests.media.made_images import (
+    draw,
+    encode,
+    exif_bytes,
+    is_upright_rgb,
+    noisy,
+    png_chunk,
+    png_header,
+    read,
+)
 
 REPO = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("DEEPFAKE_DATA", REPO.parent / "shared" / "data"))
-ORIENTATION = 0x0112
-
-
-def draw(height: int = 60, width: int = 40) -> Image.Image:
-    """Smooth, and different in every corner: red to the right, green downwards."""
-    y, x = np.mgrid[0:height, 0:width]
-    pixels = np.stack([x * 255 // width, y * 255 // height, np.full_like(x, 40)], axis=2)
-    return Image.fromarray(pixels.astype(np.uint8))
-
-
-def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def noisy(kind: str, **options: Any) -> bytes:
-    """A picture that compresses badly, so that a cut always hits pixels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    return encode(Image.fromarray(pixels), kind, **options)
-
-
-def read(tmp_path: Path, data: bytes, name: str = "photo.jpg", **options: Any) -> Frame:
-    path = tmp_path / name
-    path.write_bytes(data)
-    return read_image(path, name, **options)
-
-
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png_header(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(
-        b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    )
-
-
-def exif_bytes(orientation: Any) -> bytes:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return exif.tobytes()
-
-
-def is_upright_rgb(image: NDArray[np.uint8]) -> bool:
-    return (
-        image.dtype == np.uint8
-        and image.ndim == 3
-        and image.shape[2] == 3
-        and min(image.shape) > 0
-        and image.flags.c_contiguous
-        and image.flags.writeable
-    )
 
 
 @pytest.mark.parametrize(
@@ -116,98 +65,6 @@ def test_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
 
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        pytest.param(Image.new("1", (2, 2), 1), (255, 255, 255), id="1"),
-        pytest.param(Image.new("L", (2, 2), 77), (77, 77, 77), id="L"),
-        pytest.param(Image.new("RGB", (2, 2), (255, 0, 0)).convert("P"), (255, 0, 0), id="P"),
-        pytest.param(Image.new("LA", (2, 2), (0, 0)), (255, 255, 255), id="LA"),
-        pytest.param(Image.new("LA", (2, 2), (0, 255)), (0, 0, 0), id="LA-opaque"),
-        pytest.param(Image.new("RGBA", (2, 2), (255, 0, 0, 0)), (255, 255, 255), id="RGBA-hidden"),
-        pytest.param(Image.new("RGBA", (2, 2), (0, 0, 0, 128)), (127, 127, 127), id="RGBA-half"),
-        pytest.param(Image.new("I;16", (2, 2), 20000), (78, 78, 78), id="I;16"),
-        pytest.param(Image.new("I;16", (2, 2), 65535), (255, 255, 255), id="I;16-white"),
-    ],
-)
-def test_converts_png_modes(
-    tmp_path: Path, image: Image.Image, expected: tuple[int, int, int]
-) -> None:
-    frame = read(tmp_path, encode(image, "PNG"))
-    assert frame.image.shape == (2, 2, 3)
-    assert (frame.image == np.array(expected)).all()
-
-
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        pytest.param(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), (255, 0, 0), id="CMYK"),
-        pytest.param(Image.new("YCbCr", (2, 2), (76, 85, 255)), (254, 0, 0), id="YCbCr"),
-        pytest.param(Image.new("LAB", (2, 2), (255, 128, 128)), (255, 255, 255), id="LAB"),
-        pytest.param(Image.new("I;16B", (2, 2), 25700), (100, 100, 100), id="I;16B"),
-        pytest.param(Image.new("I", (2, 2), 25700), (100, 100, 100), id="I-16-bit"),
-        pytest.param(Image.new("I", (2, 2), 100), (100, 100, 100), id="I-8-bit"),
-        pytest.param(Image.new("F", (2, 2), 0.5), (128, 128, 128), id="F"),
-        pytest.param(Image.new("RGBA", (2, 2), (9, 9, 9, 0)), (255, 255, 255), id="RGBA"),
-    ],
-)
-def test_converts_tiff_modes(
-    tmp_path: Path, image: Image.Image, expected: tuple[int, int, int]
-) -> None:
-    frame = read(tmp_path, encode(image, "TIFF"))
-    assert np.abs(frame.image.astype(int) - np.array(expected)).max() <= 1
-
-
-@pytest.mark.parametrize("mode", ["PA", "La", "RGBa", "HSV", "RGBX"])
-def test_converts_modes_that_decoders_may_give(mode: str) -> None:
-    grey = Image.new("L", (3, 2), 90)
-    image = {
-        "PA": lambda: grey.convert("P").convert("PA"),
-        "La": lambda: grey.convert("LA").convert("La"),
-        "RGBa": lambda: grey.convert("RGBA").convert("RGBa"),
-        "HSV": lambda: grey.convert("RGB").convert("HSV"),
-        "RGBX": lambda: grey.convert("RGB").convert("RGBX"),
-    }[mode]()
-    assert image.mode == mode
-    assert (images._to_rgb(image, "x") == 90).all()
-
-
-def test_lays_a_transparent_palette_on_white(tmp_path: Path) -> None:
-    image = Image.new("P", (4, 4), 1)
-    image.putpalette([255, 0, 0, 0, 0, 255])
-    assert (read(tmp_path, encode(image, "PNG", transparency=1)).image == 255).all()
-
-
-def test_strips_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encode(draw(61, 40).convert("RGBA"), "PNG")
-    whole = read(tmp_path, data).image
-    monkeypatch.setattr(images, "_STRIP_PX", 100)
-    np.testing.assert_array_equal(read(tmp_path, data).image, whole)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        pytest.param([[0.0, 2.5]], r"floating-point picture with values from 0 to 2\.5", id="big"),
-        pytest.param([[-0.1, 0.5]], "values from -0.1 to 0.5", id="negative"),
-        pytest.param([[0.5, np.nan]], "NaN or infinity", id="nan"),
-        pytest.param([[0.5, np.inf]], "values from 0.5 to inf", id="inf"),
-    ],
-)
-def test_refuses_floats_without_a_known_range(
-    tmp_path: Path, values: list[list[float]], message: str
-) -> None:
-    data = encode(Image.fromarray(np.array(values, dtype=np.float32)), "TIFF")
-    with pytest.raises(MediaError, match=f"unsupported: .*{message}"):
-        read(tmp_path, data)
-
-
-def test_refuses_integers_without_a_known_range(tmp_path: Path) -> None:
-    data = encode(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)), "TIFF")
-    with pytest.raises(MediaError, match="unsupported: 32-bit picture with values from 0 to 70000"):
-        read(tmp_path, data)
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_applies_the_exif_orientation(tmp_path: Path, kind: str, orientation: int) -> None:
@@ -237,42 +94,6 @@ def test_finds_an_orientation_behind_the_pixels(tmp_path: Path) -> None:
     assert read(tmp_path, data[:-12] + exif + data[-12:]).image.shape == (40, 60, 3)
 
 
-@pytest.mark.parametrize("value", [9, 200])
-def test_ignores_an_impossible_orientation_with_a_note(tmp_path: Path, value: int) -> None:
-    frame = read(tmp_path, encode(draw(), "JPEG", exif=exif_bytes(value)))
-    assert frame.image.shape == (60, 40, 3)
-    assert frame.note == f"broken EXIF orientation ignored ({value})"
-
-
-def test_orientation_0_is_unknown_not_broken(tmp_path: Path) -> None:
-    frame = read(tmp_path, encode(draw(), "JPEG", exif=exif_bytes(0)))
-    assert (frame.image.shape, frame.note) == ((60, 40, 3), "")
-
-
-@pytest.mark.parametrize(
-    "exif",
-    [
-        pytest.param(b"Exif\0\0" + b"garbage" * 5, id="garbage"),
-        pytest.param(b"Exif\0\0II*\0\x08\0\0\0\x05\0", id="cut"),
-        pytest.param(b"Exif\0\0" + b"II*\0\xff\xff\xff\x7f", id="offset-outside"),
-    ],
-)
-def test_broken_exif_is_not_fatal(
-    tmp_path: Path, exif: bytes, capfd: pytest.CaptureFixture[str]
-) -> None:
-    frame = read(tmp_path, encode(draw(), "JPEG", exif=exif))
-    assert frame.image.shape == (60, 40, 3)
-    # Pillow passes over EXIF that is no EXIF at all without a word.
-    assert frame.note.startswith("broken ") or b"garbage" in exif
-    assert capfd.readouterr() == ("", "")
-
-
-def test_broken_colour_profile_is_not_fatal(tmp_path: Path) -> None:
-    frame = read(tmp_path, encode(draw(), "JPEG", icc_profile=b"no profile" * 20))
-    assert frame.image.shape == (60, 40, 3)
-    assert frame.note == "broken colour profile ignored"
-
-
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF", "MPO"])
 def test_takes_the_first_of_several_frames(tmp_path: Path, kind: str) -> None:
     frames = [Image.new("RGB", (32, 16), (shade, shade, shade)) for shade in (200, 100, 0)]
@@ -290,7 +111,7 @@ def test_broken_later_frames_do_not_cost_the_first(tmp_path: Path) -> None:
 
 
 def test_counts_no_frames_in_huge_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_COUNT_FRAMES_BYTES", 10)
+    monkeypatch.setattr("deepfake.media.animation.COUNT_FRAMES_BYTES", 10)
     frames = [Image.new("L", (8, 8), shade) for shade in (0, 200)]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert read(tmp_path, data).note == "first of several frames"
@@ -406,17 +227,6 @@ def test_refuses_a_large_progressive_jpeg(tmp_path: Path) -> None:
     assert read(tmp_path, data).image.shape == (600, 400, 3)
 
 
-def test_exif_that_breaks_the_parser_is_not_fatal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(image: Image.Image) -> Image.Exif:
-        raise ZeroDivisionError("division by zero")
-
-    data = encode(draw(), "JPEG")
-    monkeypatch.setattr(Image.Image, "getexif", fail)
-    assert read(tmp_path, data).note == "broken EXIF ignored (division by zero)"
-
-
 def test_refuses_a_forged_jpeg_size(tmp_path: Path) -> None:
     data = bytearray(encode(draw(), "JPEG"))
     at = data.index(b"\xff\xc0") + 5
@@ -433,127 +243,11 @@ def test_refuses_a_huge_file_unread(tmp_path: Path) -> None:
         read_image(path, "huge.jpg")
 
 
-@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
-def test_heic_without_the_extra(
-    tmp_path: Path, brand: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(MediaError, match=r"unsupported: HEIC .*pip install deepfake\[heif\]"):
-        read(tmp_path, b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(40), "a.heic")
-
-
-def test_heic_with_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("pillow_heif")
-    module.HeifImageFile = lambda file: draw()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pillow_heif", module)
-    frame = read(tmp_path, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "a.jpg")
-    np.testing.assert_array_equal(frame.image, np.asarray(draw()))
-
-
 @pytest.mark.timeout(20)
 def test_does_not_touch_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.jpg")
     with pytest.raises(MediaError, match=r"x.jpg: not_regular_file: a fifo"):
         read_image(tmp_path / "x.jpg", "x.jpg")
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        pytest.param(OSError(5, "Input/output error"), "io_error", id="disk"),
-        pytest.param(OSError("image file is truncated"), "truncated", id="truncated"),
-        pytest.param(MemoryError(), "too_large", id="memory"),
-        pytest.param(Image.DecompressionBombError("bomb"), "too_large", id="bomb"),
-        pytest.param(EOFError(), "truncated", id="eof"),
-        pytest.param(zlib.error("Error -3"), "truncated", id="zlib"),
-        *(
-            pytest.param(kind("odd\x1b[2J\nvalue"), "decode_error", id=kind.__name__)
-            for kind in (
-                SyntaxError,
-                ValueError,
-                TypeError,
-                KeyError,
-                IndexError,
-                AttributeError,
-                ZeroDivisionError,
-                OverflowError,
-                AssertionError,
-                BufferError,
-                ImportError,
-                RuntimeError,
-                NotImplementedError,
-                RecursionError,
-                struct.error,
-            )
-        ),
-    ],
-)
-def test_any_decoder_failure_is_a_media_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
-) -> None:
-    def fail(image: Image.Image) -> None:
-        raise error
-
-    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    with pytest.raises(MediaError, match=code) as info:
-        read(tmp_path, encode(draw(), "PNG"))
-    assert info.value.code == code
-    assert info.value.detail.isprintable()
-
-
-def test_warnings_stay_inside(tmp_path: Path) -> None:
-    data = encode(draw(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0")
-    filters = list(warnings.filters)
-    show = warnings.showwarning
-    with warnings.catch_warnings(record=True) as leaked:
-        warnings.simplefilter("error")
-        assert "Corrupt EXIF data" in read(tmp_path, data).note
-    assert leaked == []
-    assert warnings.filters == filters
-    assert warnings.showwarning is show
-
-
-def test_warnings_of_others_pass_through(tmp_path: Path) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with images._pillow_warnings() as heard:
-            other = threading.Thread(target=warnings.warn, args=("from elsewhere",))
-            other.start()
-            other.join()
-    assert [str(w.message) for w in caught] == ["from elsewhere"]
-    assert heard == []
-
-
-def test_threads_hear_their_own_warnings_and_restore_the_filters(tmp_path: Path) -> None:
-    (tmp_path / "bad.jpg").write_bytes(
-        encode(draw(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0")
-    )
-    (tmp_path / "good.jpg").write_bytes(encode(draw(), "JPEG"))
-    filters = list(warnings.filters)
-    notes: dict[str, set[str]] = {"good.jpg": set(), "bad.jpg": set()}
-
-    def work(name: str) -> None:
-        for _ in range(30):
-            notes[name].add(read_image(tmp_path / name, name).note)
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in notes for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert notes["good.jpg"] == {""}
-    assert len(notes["bad.jpg"]) == 1
-    assert "Corrupt EXIF" in notes["bad.jpg"].pop()
-    assert warnings.filters == filters
-
-
-def test_plugins_log_nothing_to_stderr(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    read(tmp_path, encode(draw(), "PNG"))
-    logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded")
-    assert capfd.readouterr().err == ""
 
 
 needs_data = pytest.mark.skipif(
@@ -627,3 +321,29 @@ def test_forms_of_one_photo_decode_alike(
         assert image.shape[:2] == expected.shape, path
         # Brightness, because some forms are grey; it turns with the picture all the same.
         assert np.abs(image.mean(axis=2) - expected).mean() < tolerance, path
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_damaged_jpeg_is_unreadable_and_one_without_its_end_is_not(
+    tmp_path: Path, progressive: bool
+) -> None:
+    data = noisy("JPEG", progressive=progressive)
+    whole = read(tmp_path, data)
+    frame = read(tmp_path, data[:-2])
+    assert frame.note == "flawed JPEG: the end marker is missing"
+    np.testing.assert_array_equal(frame.image, whole.image)
+    middle = (data.rindex(b"\xff\xda") + len(data)) // 2
+    with pytest.raises(MediaError, match=r"decode_error: damaged JPEG \(Corrupt JPEG data: "):
+        read(tmp_path, data[:middle] + data[-2:])
+
+
+@pytest.mark.data
+@needs_data
+def test_the_jpeg_cases() -> None:
+    cases = DATA / "cases"
+    assert read_image(cases / "damaged_jpeg" / "plain.jpg", "plain").note == ""
+    for name in ("lost_packet.jpg", "face_zero_hole.jpg"):
+        with pytest.raises(MediaError, match="decode_error: damaged JPEG"):
+            read_image(cases / "damaged_jpeg" / name, name)
+    frame = read_image(cases / "missing_eoi" / "no_eoi.jpg", "no_eoi.jpg")
+    assert frame.note == "flawed JPEG: the end marker is missing"

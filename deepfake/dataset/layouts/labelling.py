@@ -32,7 +32,7 @@ from deepfake.dataset.layouts.facts import (
 )
 from deepfake.dataset.layouts.table import read_table
 from deepfake.errors import UsageError
-from deepfake.media.discovery import discover, display_name
+from deepfake.media.discovery import FollowLinks, discover, display_name
 from deepfake.records import Source
 
 DATA_SETS = (
@@ -87,7 +87,7 @@ def label_sources(
     input: str | os.PathLike[str],
     *,
     layout: str = AUTO,
-    follow_links: bool = False,
+    follow_links: FollowLinks = False,
     exclude: Path | None = None,
     require_labels: bool = False,
     keep_duplicates: bool = False,
@@ -131,7 +131,7 @@ def label_sources(
 
 
 def list_inputs(
-    input: str | os.PathLike[str], *, follow_links: bool = False
+    input: str | os.PathLike[str], *, follow_links: FollowLinks = False
 ) -> tuple[tuple[Source, ...], dict[str, int]]:
     """The inputs of a prediction: every file of a folder, every line of a list or table.
 

@@ -1,0 +1,184 @@
+"""Play an animated image file: GIF, WebP, PNG and AVIF with their times, TIFF page by page.
+
+Each frame is what a viewer would show: laid over those before it, and converted like a photo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Generator, Iterator, Sequence
+from typing import BinaryIO
+
+from PIL import Image
+
+from deepfake.errors import MediaError, one_line
+from deepfake.media.clips import choose_frames
+from deepfake.media.files import is_heif
+from deepfake.media.pillow import (
+    DECODER_ERRORS,
+    FORMATS,
+    check_size,
+    hear_warnings,
+    read_metadata,
+    to_media_error,
+)
+from deepfake.media.pixels import describe_pixels, to_rgb, to_upright
+from deepfake.records import Frame, Sampling
+
+COUNT_FRAMES_BYTES = 32 * 1024 * 1024
+"""Frames of larger files are not counted: that walks the whole file."""
+
+
+# TIFF 6.0: bit 0 of the first tag is a reduced copy of another page, bit 2 a mask; the second tag
+# is the old one, where 2 is a reduced copy.
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
+_COPY_OR_MASK = 0b101
+
+
+class _BrokenFrameError(Exception):
+    """Frame ``index`` of an animation cannot be decoded, and none after it."""
+
+    def __init__(self, index: int, reason: MediaError) -> None:
+        super().__init__(index, reason)
+        self.index = index
+        self.reason = reason
+
+
+def list_frames(file: BinaryIO) -> Sequence[int]:
+    """Where the frames of an animation are in its file, or the pages of a TIFF.
+
+    A photo has frame 0 alone, and so has what is no image and what is too big.
+    """
+    if not 0 < os.fstat(file.fileno()).st_size <= COUNT_FRAMES_BYTES:
+        return [0]
+    head = file.read(64)
+    if head.startswith(b"\xff\xd8\xff") or is_heif(head):
+        return [0]
+    file.seek(0)
+    try:
+        with hear_warnings():
+            return _list_frames(Image.open(file, formats=FORMATS))
+    except DECODER_ERRORS:
+        return [0]
+
+
+def _list_frames(image: Image.Image) -> Sequence[int]:
+    n_frames = getattr(image, "n_frames", 1)
+    if not isinstance(n_frames, int) or n_frames < 2 or image.format != "TIFF":
+        return range(n_frames) if isinstance(n_frames, int) else [0]
+    pages = []
+    for page in range(n_frames):
+        image.seek(page)
+        tags = getattr(image, "tag_v2", {})
+        kind = tags.get(_NEW_SUBFILE_TYPE, 0)
+        if not (isinstance(kind, int) and kind & _COPY_OR_MASK) and tags.get(_SUBFILE_TYPE) != 2:
+            pages.append(page)
+    image.seek(0)
+    return pages or [0]
+
+
+def describe_frames(image: Image.Image, n_bytes: int) -> str:
+    """Say of which of how many frames a photo is the first; empty for the only one."""
+    try:
+        # Counting walks the whole file, which in a big hostile one takes minutes.
+        if n_bytes > COUNT_FRAMES_BYTES:
+            return "first of several frames" if getattr(image, "is_animated", False) else ""
+        n_frames = len(_list_frames(image))
+    except DECODER_ERRORS:
+        return "first of several frames, of which some are broken"
+    return f"first of {n_frames} frames" if n_frames > 1 else ""
+
+
+def play(
+    file: BinaryIO, name: str, numbers: Sequence[int], sampling: Sampling, max_pixels: int
+) -> Generator[Frame, None, str]:
+    """Decode the chosen frames of an animation; the generator's result is the remark.
+
+    Raises:
+        MediaError: If not one frame can be decoded.
+    """
+    n_frames = len(numbers)
+    # Without a rate, only the number of frames counts, and not their times.
+    times_s: Sequence[float] = range(n_frames)
+    broken: _BrokenFrameError | None = None
+    if sampling.fps is not None:
+        times_s = []
+        try:
+            for time_s in _iter_times(file, name, numbers, max_pixels):
+                times_s.append(time_s)
+        except _BrokenFrameError as error:
+            broken = error
+    n_delivered = 0
+    remark = ""
+    while n_delivered == 0:
+        if broken is not None and broken.index == 0:
+            raise broken.reason
+        chosen, remark = choose_frames(times_s, sampling)
+        try:
+            for frame in _iter_frames(file, name, numbers, chosen, max_pixels):
+                n_delivered += 1
+                yield frame
+        except _BrokenFrameError as error:
+            # Choose again among those before it, unless some are out already.
+            broken = error
+            times_s = times_s[: error.index]
+    if broken is None:
+        return remark
+    damage = f"damaged: {n_frames - broken.index} of {n_frames} frames"
+    return "; ".join(filter(None, [damage, remark]))
+
+
+def _iter_times(
+    file: BinaryIO, name: str, numbers: Sequence[int], max_pixels: int
+) -> Iterator[float]:
+    for _, time_s, _ in _iter_loaded(file, name, numbers, range(len(numbers)), max_pixels):
+        yield time_s
+
+
+def _iter_frames(
+    file: BinaryIO, name: str, numbers: Sequence[int], chosen: Sequence[int], max_pixels: int
+) -> Iterator[Frame]:
+    wanted = frozenset(chosen)
+    for index, time_s, image in _iter_loaded(file, name, numbers, chosen, max_pixels):
+        if index in wanted:
+            with _decoder_errors(file, name, index) as heard:
+                pixels = to_rgb(image, name)
+                orientation, notes = read_metadata(image)
+                notes += describe_pixels(image, pixels)
+                pixels = to_upright(pixels, orientation)
+            notes += [f"broken metadata ignored ({one_line(text)})" for text in heard]
+            yield Frame(index=index, time_s=time_s, image=pixels, note="; ".join(notes))
+
+
+def _iter_loaded(
+    file: BinaryIO, name: str, numbers: Sequence[int], chosen: Sequence[int], max_pixels: int
+) -> Iterator[tuple[int, float, Image.Image]]:
+    """Load the chosen frames and, where frames build on each other, all those before them."""
+    with _decoder_errors(file, name, 0):
+        file.seek(0)
+        image = Image.open(file, formats=FORMATS)
+    are_pages = image.format == "TIFF"
+    time_s = 0.0
+    for index in chosen if are_pages else range(chosen[-1] + 1):
+        with _decoder_errors(file, name, index):
+            image.seek(numbers[index])
+            check_size(image, name, max_pixels)
+            image.load()
+        yield index, time_s, image
+        duration_ms = 0 if are_pages else image.info.get("duration", 0)
+        # Whatever a broken file has in place of a number.
+        if isinstance(duration_ms, (int, float)) and 0 < duration_ms < math.inf:
+            time_s += duration_ms / 1000
+
+
+@contextlib.contextmanager
+def _decoder_errors(file: BinaryIO, name: str, index: int) -> Iterator[list[str]]:
+    try:
+        with hear_warnings() as heard:
+            yield heard
+    except MediaError as error:
+        raise _BrokenFrameError(index, error) from error
+    except DECODER_ERRORS as error:
+        raise _BrokenFrameError(index, to_media_error(error, file, name)) from error

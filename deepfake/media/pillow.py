@@ -1,0 +1,207 @@
+"""Open image files with Pillow, whose plugins meet hostile bytes: few formats, every error caught.
+
+Warnings of the decoders are collected, metadata is read with care, and what a plugin raises becomes
+a ``MediaError`` that says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, TextIO
+
+from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
+
+from deepfake.errors import MediaError, one_line
+from deepfake.media.files import is_cut, is_heif
+
+# Formats with a small decoder and no program or scripting language behind it. JPEG is opened by
+# its own class below; PSD, PDF, EPS and the dozens of legacy formats of Pillow stay closed.
+FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+_FORMAT_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
+
+# What decoders raise on hostile bytes, seen or possible: Pillow's plugins are Python that parses
+# untrusted headers, so plain programming errors such as `IndexError` belong to it.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    MemoryError,
+    BufferError,
+    ImportError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+_TRUNCATION = re.compile(
+    r"truncat|broken data stream|broken PNG|checksum|\bCRC\b|unexpected end|end of (file|data)"
+    r"|not enough (image )?data|decode data|No more data",
+    re.IGNORECASE,
+)
+
+_ORIENTATION_TAG = 0x0112
+
+
+def open_with_pillow(file: BinaryIO, name: str) -> Image.Image:
+    """Read the header of an image file, not its pixels."""
+    head = file.read(64)
+    file.seek(0)
+    if head.startswith(b"\xff\xd8\xff"):
+        # `Image.open` judges the full size; only the class itself lets draft() shrink it first.
+        return JpegImagePlugin.jpeg_factory(file)
+    if is_heif(head):
+        return _open_heif(file, name)
+    if head[12:16] == b"CgBI":
+        raise MediaError(
+            name,
+            "unsupported",
+            "Apple's own variant of PNG (CgBI), as in apps of a phone; save it as a plain PNG",
+        )
+    return Image.open(file, formats=FORMATS)
+
+
+def _open_heif(file: BinaryIO, name: str) -> Image.Image:
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise MediaError(
+            name, "unsupported", "HEIC needs an extra package: pip install deepfake[heif]"
+        ) from error
+    image = HeifImageFile(file)
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"pillow_heif gave a {type(image).__name__}")
+    return image
+
+
+def check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    """Refuse an image before its pixels take memory."""
+    if count_pixels(image) > max_pixels:
+        raise MediaError(
+            name,
+            "too_large",
+            f"{image.width}x{image.height} pixels; at most {max_pixels} are decoded",
+        )
+
+
+def count_pixels(image: Image.Image) -> int:
+    """Width times height."""
+    return image.width * image.height
+
+
+def read_metadata(image: Image.Image) -> tuple[int, list[str]]:
+    """EXIF orientation of a decoded image, and remarks on its metadata."""
+    notes = []
+    # After load(): TIFF turns itself while loading, PNG may carry its EXIF behind the pixels.
+    orientation, note = _read_orientation(image)
+    notes += [note] if note else []
+    profile = image.info.get("icc_profile")
+    if profile and (not isinstance(profile, bytes) or profile[36:40] != b"acsp"):
+        notes.append("broken colour profile ignored")
+    return orientation, notes
+
+
+def _read_orientation(image: Image.Image) -> tuple[int, str]:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except DECODER_ERRORS as error:
+        return 1, f"broken EXIF ignored ({one_line(str(error) or type(error).__name__)})"
+    # 0 is not in the standard, but cameras write it for "unknown".
+    if value in range(9):
+        return int(value) or 1, ""
+    return 1, f"broken EXIF orientation ignored ({one_line(repr(value))})"
+
+
+def to_media_error(error: BaseException, file: BinaryIO, name: str) -> MediaError:
+    """Say in the words of the product why a file could not be decoded."""
+    text = one_line(str(error)) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return MediaError(name, "too_large", text)
+    if isinstance(error, MemoryError):
+        return MediaError(name, "too_large", "decoding it needs more memory than there is")
+    if isinstance(error, OSError) and error.errno is not None:
+        return MediaError(name, "io_error", text)
+    if is_cut(file):
+        return MediaError(name, "truncated", "the file ends before its own header says")
+    if isinstance(error, UnidentifiedImageError):
+        file.seek(0)
+        return MediaError(
+            name,
+            "decode_error",
+            f"no readable {_FORMAT_WORDS} (starts with bytes {file.read(12).hex(' ')})",
+        )
+    if isinstance(error, (EOFError, zlib.error)) or _TRUNCATION.search(text):
+        return MediaError(name, "truncated", text)
+    return MediaError(name, "decode_error", f"damaged or unknown content ({text})")
+
+
+_trap_lock = threading.Lock()
+_trap = contextlib.ExitStack()
+_trap_users = 0
+_ears = threading.local()
+_no_log = logging.NullHandler()
+
+
+@contextlib.contextmanager
+def hear_warnings() -> Iterator[list[str]]:
+    """Collect the warnings of this thread's decoding; they reach neither terminal nor filters.
+
+    ``warnings.catch_warnings`` swaps state of the whole process: overlapping uses in two threads
+    can leave it swapped for good. So the first decoder in sets the trap, the last one out lifts
+    it, and each thread hears its own warnings. Meanwhile Pillow must also not fill truncated
+    images with grey, even where someone switched that on.
+    """
+    global _trap_users
+    heard: list[str] = []
+    with _trap_lock:
+        if _trap_users == 0:
+            _set_trap()
+        _trap_users += 1
+    _ears.heard = heard
+    try:
+        yield heard
+    finally:
+        _ears.heard = None
+        with _trap_lock:
+            _trap_users -= 1
+            if _trap_users == 0:
+                _trap.close()
+
+
+def _set_trap() -> None:
+    # Without any handler, logged errors of a plugin would go to stderr.
+    logging.getLogger("PIL").addHandler(_no_log)
+    _trap.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("always", module=r"PIL\.")
+    pass_on = warnings.showwarning
+
+    def hear(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        heard: list[str] | None = getattr(_ears, "heard", None)
+        if heard is None:
+            pass_on(message, category, filename, lineno, file, line)
+        elif not issubclass(category, Image.DecompressionBombWarning):
+            heard.append(str(message))
+
+    warnings.showwarning = hear
+    _trap.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
