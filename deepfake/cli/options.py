@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
-    from deepfake.dataset.parts import Part
+    from deepfake.jobs.parts import JobPart
     from deepfake.records import Sampling
 
 
@@ -135,11 +135,11 @@ def choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling:
     return replace(default, **changes)
 
 
-def choose_part(options: argparse.Namespace) -> Part | None:
+def choose_part(options: argparse.Namespace) -> JobPart | None:
     """The part of the job that ``--shard`` names; without it there is only the whole."""
-    from deepfake.dataset.parts import Part
+    from deepfake.jobs.parts import JobPart
 
-    return None if options.shard is None else Part.parse(options.shard)
+    return None if options.shard is None else JobPart.parse(options.shard)
 
 
 def refuse_existing(name: str, path: Path, overwrite: bool) -> None:

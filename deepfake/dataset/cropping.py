@@ -31,9 +31,9 @@ from deepfake.dataset.manifest import (
     make_crop_row,
     make_source_row,
 )
-from deepfake.dataset.parts import WHOLE, Part, choose_block_size
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
+from deepfake.jobs.parts import WHOLE, JobPart, choose_block_size
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.media.images import MAX_PIXELS
 from deepfake.progress import track
@@ -64,7 +64,7 @@ def crop_media(
     max_pixels: int = MAX_PIXELS,
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     detect_device: str = "cpu",
-    part: Part | None = None,
+    part: JobPart | None = None,
     shard_size: int | None = None,
     follow_links: bool = False,
     require_labels: bool = False,
@@ -161,7 +161,7 @@ class _Job:
     """The sources of one crop job, or of one part of it, and their shards."""
 
     def __init__(
-        self, folder: CropFolder, sources: Sequence[Source], shard_size: int, part: Part | None
+        self, folder: CropFolder, sources: Sequence[Source], shard_size: int, part: JobPart | None
     ) -> None:
         if shard_size < 1:
             raise UsageError(f"shard_size={shard_size}; expected 1 or more inputs per shard")

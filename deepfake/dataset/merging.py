@@ -13,8 +13,8 @@ from typing import Any
 
 from deepfake.dataset.crop_folder import CropFolder, CropReport, compare_jobs, compare_plans
 from deepfake.dataset.manifest import JOB_FILE, read_job
-from deepfake.dataset.parts import Part, sort_parts
 from deepfake.errors import UsageError
+from deepfake.jobs.parts import JobPart, sort_parts
 from deepfake.storage import exclusive, no_space_is_an_error
 
 
@@ -57,13 +57,13 @@ def merge_crops(output: Path, parts: Sequence[Path]) -> CropReport:
     return CropReport(output, statuses, crops)
 
 
-def _read_part(path: Path) -> Part:
+def _read_part(path: Path) -> JobPart:
     word = read_job(path).get("part")
     if word is None:
         raise UsageError(
             f"{path} is a whole crop job, not a part of one; parts are made with --shard I/N"
         )
-    return Part.parse(str(word))
+    return JobPart.parse(str(word))
 
 
 def _describe(folder: CropFolder) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _check_same_job(first: CropFolder, other: CropFolder) -> None:
         )
 
 
-def _check_whole(folder: CropFolder, part: Part, n_shards: int) -> None:
+def _check_whole(folder: CropFolder, part: JobPart, n_shards: int) -> None:
     command = f"deepfake crop INPUT {folder.root} --shard {part}"
     if not folder.is_finished():
         raise UsageError(

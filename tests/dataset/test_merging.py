@@ -22,9 +22,9 @@ from deepfake.dataset import crop_folder, cropping
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import JOB_FILE, MANIFEST_FILE, SOURCES_FILE, read_manifest
 from deepfake.dataset.merging import merge_crops
-from deepfake.dataset.parts import Part
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import iter_extractions
+from deepfake.jobs.parts import JobPart
 from deepfake.media.discovery import discover
 from deepfake.records import CropSpec, Extraction, Source, Status
 from tests.fakes import portrait, run_and_die, tree_hashes, write_photo, write_portraits
@@ -58,7 +58,7 @@ def known(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
 def crop(photos: Path, output: Path, part: str | None = None, **options: Any) -> Path:
     settings: dict[str, Any] = {"workers": 0, "shard_size": 2, "quiet": True} | options
     spec = settings.pop("spec", SPEC)
-    number = None if part is None else Part.parse(part)
+    number = None if part is None else JobPart.parse(part)
     crop_media(str(photos), output, spec, part=number, **settings)
     return output
 

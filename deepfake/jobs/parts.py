@@ -8,19 +8,18 @@ are what one machine would have made. Knows neither crops nor scores.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepfake.errors import UsageError
 
 _MOST_BLOCKS = 128
-_SMALLEST_BLOCK, LARGEST_BLOCK = 8, 256
+LARGEST_BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class JobPart:
     """One of several parts of a job.
 
     Args:
@@ -31,7 +30,7 @@ class Part:
         UsageError: If there is no such part.
 
     Example:
-        >>> [list(Part(number, 3).blocks(4)) for number in (1, 2, 3)]
+        >>> [list(JobPart(number, 3).blocks(4)) for number in (1, 2, 3)]
         [[0], [1], [2, 3]]
     """
 
@@ -43,7 +42,7 @@ class Part:
             raise UsageError(f"shard {self}: expected I/N with I from 1 to N, such as 1/4 or 4/4")
 
     @classmethod
-    def parse(cls, text: str) -> Part:
+    def parse(cls, text: str) -> JobPart:
         """Read ``I/N``.
 
         Raises:
@@ -67,21 +66,41 @@ class Part:
         return range(blocks.start * block_size, min(blocks.stop * block_size, count))
 
 
-WHOLE = Part(1, 1)
+WHOLE = JobPart(1, 1)
 """All blocks, for a job that is not divided."""
 
 
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How a job is divided.
+
+    Args:
+        part: Do only this part of it, to be merged with the others; ``None`` does all of it.
+        block_size: Inputs per block; by default few for a job of few.
+
+    Raises:
+        UsageError: If a block would hold nothing.
+    """
+
+    part: JobPart | None = None
+    block_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_size is not None and self.block_size < 1:
+            raise UsageError(f"shard_size={self.block_size}; expected 1 or more inputs per shard")
+
+
 def choose_block_size(inputs: int) -> int:
-    """Inputs per block: few for a job of few (they may be long videos), never very many.
+    """Inputs per block: one for a job of few (they may be long videos), never very many.
 
     Example:
-        >>> [choose_block_size(inputs) for inputs in (1, 2_000, 1_000_000)]
-        [8, 16, 256]
+        >>> [choose_block_size(inputs) for inputs in (7, 2_000, 1_000_000)]
+        [1, 16, 256]
     """
-    return min(max(-(-inputs // _MOST_BLOCKS), _SMALLEST_BLOCK), LARGEST_BLOCK)
+    return min(max(-(-inputs // _MOST_BLOCKS), 1), LARGEST_BLOCK)
 
 
-def sort_parts(parts: Iterable[tuple[Path, Part]]) -> list[Path]:
+def sort_parts(parts: Iterable[tuple[Path, JobPart]]) -> list[Path]:
     """Bring parts into order.
 
     Args:
@@ -91,7 +110,7 @@ def sort_parts(parts: Iterable[tuple[Path, Part]]) -> list[Path]:
         UsageError: If one is missing or there twice, or they do not divide a job alike.
     """
     placed: dict[int, Path] = {}
-    first: tuple[Path, Part] | None = None
+    first: tuple[Path, JobPart] | None = None
     for path, part in parts:
         first = first or (path, part)
         if part.of != first[1].of:
@@ -104,7 +123,7 @@ def sort_parts(parts: Iterable[tuple[Path, Part]]) -> list[Path]:
         placed[part.number] = path
     if first is None:
         raise UsageError("no parts; name all parts of the job")
-    missing = [Part(number, first[1].of) for number in range(1, first[1].of + 1)]
+    missing = [JobPart(number, first[1].of) for number in range(1, first[1].of + 1)]
     missing = [part for part in missing if part.number not in placed]
     if missing:
         shown = ", ".join(str(part) for part in missing[:10])
@@ -114,23 +133,3 @@ def sort_parts(parts: Iterable[tuple[Path, Part]]) -> list[Path]:
             "name all parts"
         )
     return [placed[number] for number in sorted(placed)]
-
-
-def find_difference(
-    old: Mapping[str, Any], new: Mapping[str, Any]
-) -> tuple[str, object, object] | None:
-    """The first setting, at any depth, that two descriptions do not share, with both values.
-
-    Example:
-        >>> find_difference({"spec": {"size": 64}}, {"spec": {"size": 80}})
-        ('size', 64, 80)
-    """
-    for key in [*new, *sorted(old.keys() - new.keys())]:
-        before, now = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            inner = find_difference(before, now)
-            if inner is not None:
-                return inner
-        elif before != now:
-            return key, before, now
-    return None
