@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
-    from deepfake.dataset.parts import JobPart
+    from deepfake.jobs.parts import JobPart
     from deepfake.records import Sampling, Workers
 
 
@@ -153,7 +153,7 @@ def choose_sampling(options: argparse.Namespace, default: Sampling) -> Sampling:
 
 def choose_part(options: argparse.Namespace) -> JobPart | None:
     """The part of the job that ``--shard`` names; without it there is only the whole."""
-    from deepfake.dataset.parts import JobPart
+    from deepfake.jobs.parts import JobPart
 
     return None if options.shard is None else JobPart.parse(options.shard)
 

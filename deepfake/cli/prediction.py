@@ -9,8 +9,9 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepfake.cli.command import Parser, answer_code, command_line, run
 from deepfake.cli.options import (
@@ -21,19 +22,21 @@ from deepfake.cli.options import (
     choose_extraction,
     choose_part,
     choose_sampling,
-    refuse_existing,
     refuse_missing_folder,
 )
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
-    from deepfake.inference.journal import Journal
+    from deepfake.inference.job import PredictionJob
+    from deepfake.inference.outputs import Outputs
     from deepfake.inference.predictor import Predictor
     from deepfake.inference.results import Totals
     from deepfake.inference.submission import Sample
+    from deepfake.jobs.parts import JobPart
+    from deepfake.learning.checkpoint import Checkpoint
     from deepfake.records import MediaScore, Source
 
-_JOURNAL_SUFFIX = ".partial"  # as in inference.journal, which would import much
+_JOB_SUFFIX = ".job"
 
 
 def predict(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +48,8 @@ def predict(argv: Sequence[str] | None = None) -> int:
         epilog="""\
 A file without an answer has a status (no_face, too_small, unreadable), a reason and an empty
 p_fake; it is never guessed and never left out. Killed at any instant, the same command goes on
-where it stopped (answers so far lie in OUTPUT.partial until the table is written).
+where it stopped; run when it is finished, it does what changed inputs ask for and no more. What it
+goes on with lies in OUTPUT.job, which may be removed when nothing is left to do.
 
 examples:
   python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
@@ -91,32 +95,93 @@ examples:
 
 def _predict(options: argparse.Namespace, command: str) -> int:
     part = choose_part(options)
-    if part is not None and options.output == "-":
-        raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
-    if part is not None and options.submission is not None:
-        raise UsageError("--submission is filled from all parts: give it to deepfake merge")
-    if part is not None and options.report is not None:
-        raise UsageError("--report shows all inputs: give it to a predict without --shard")
-    outputs = _choose_outputs(options, options.report)
-    _refuse_existing(outputs, options)
+    _refuse_for_a_part(options, part)
+    paths = _choose_paths(options, options.report)
     sample = _read_sample(options)
     from deepfake.dataset.layouts import list_inputs
-    from deepfake.inference.backend import expect_faces, parse_devices
-    from deepfake.inference.journal import Journal, read_settings
-    from deepfake.inference.predictor import Predictor
-    from deepfake.inference.results import format_scores
+    from deepfake.inference.job import PredictionJob
+    from deepfake.inference.outputs import Outputs, refuse_destroying
     from deepfake.learning.checkpoint import load_checkpoint
     from deepfake.media.discovery import count_passed_over
-    from deepfake.storage import sync_file, write_atomic
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
+    read = [options.checkpoint, *([sample.path] if sample else [])]
+    refuse_destroying(paths.values(), [*read, *(source.path for source in sources)])
     checkpoint = load_checkpoint(options.checkpoint)
+    with _hold_job(options.output) as root:
+        outputs = Outputs(paths, root)
+        outputs.refuse_foreign(options.overwrite)
+        predictor = _make_predictor(options, checkpoint, sources, root)
+        settings = _describe_job(options, predictor)
+        job = PredictionJob(root, sources, settings, part, anew=options.overwrite)
+        nothing_left = job.is_finished and outputs.stand()
+        outputs.claim()
+        _answer(job, predictor, options)
+        totals, lines = _write_tables(options, outputs, sample, job.answers, settings["prior"])
+        if options.report is not None:
+            outputs.write("report", [_report_on(predictor, sources, job, command).encode()])
+            lines.append(f"report: {options.report}")
+    if skipped:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
+        lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
+    if nothing_left:
+        lines.insert(0, f"{options.output} was finished already; nothing was left to do")
+    stream = sys.stderr if options.output == "-" else sys.stdout
+    stream.write("\n".join(lines) + "\n")
+    expected = totals.inputs + count_passed_over(skipped)
+    return answer_code(totals.answers, expected, options.strict, part is not None)
+
+
+def _refuse_for_a_part(options: argparse.Namespace, part: JobPart | None) -> None:
+    if part is None:
+        return
+    if options.output == "-":
+        raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
+    if options.submission is not None:
+        raise UsageError("--submission is filled from all parts: give it to deepfake merge")
+    if options.report is not None:
+        raise UsageError("--report shows all inputs: give it to a predict without --shard")
+
+
+@contextmanager
+def _hold_job(output: str) -> Iterator[Path]:
+    """The folder of the job of an output, held by this process alone."""
+    from deepfake.storage import exclusive, no_space_is_an_error
+
+    if output == "-":
+        # What goes to standard output has no place for its job, and cannot go on either.
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    root = job_folder(Path(output))
+    if root.is_symlink() or (root.exists() and not root.is_dir()):
+        raise UsageError(f"{root} is in the way: {output} keeps what it goes on with there")
+    with no_space_is_an_error(root):
+        root.mkdir(exist_ok=True)
+        with exclusive(root):
+            yield root
+
+
+def job_folder(output: Path) -> Path:
+    """Where the job of a table lies."""
+    return output.with_name(f"{output.name}{_JOB_SUFFIX}")
+
+
+def _make_predictor(
+    options: argparse.Namespace, checkpoint: Checkpoint, sources: Sequence[Source], root: Path
+) -> Predictor:
+    from deepfake.inference.backend import expect_faces, parse_devices
+    from deepfake.inference.predictor import Predictor
+    from deepfake.jobs.folder import JOB_FILE, read_job
+
     sampling = choose_sampling(options, checkpoint.sampling)
     backend = options.backend
-    if backend == "auto" and options.output != "-":
+    if backend == "auto" and (root / JOB_FILE).exists():
         # A job that goes on does so with what it was begun with.
-        backend = read_settings(Path(options.output)).get("backend", "auto")
-    predictor = Predictor(
+        backend = read_job(root).get("backend", "auto")
+    elif backend == "auto" and options.shard is not None:
+        backend = "torch"  # machines that share a job may not have the same packages
+    return Predictor(
         checkpoint,
         device=options.device if options.devices is None else parse_devices(options.devices),
         batch_size=options.batch_size,
@@ -126,80 +191,48 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         expected_faces=expect_faces(sources, sampling),
         **choose_extraction(options),
     )
-    trained_on = checkpoint.info["counts"]["train"]
-    settings = {
-        "checkpoint_sha256": checkpoint.sha256,
+
+
+def _describe_job(options: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
+    """Everything that an answer depends on; not the machine, nor its number of processes."""
+    trained_on = predictor.checkpoint.info["counts"]["train"]
+    return {
+        "checkpoint_sha256": predictor.checkpoint.sha256,
         "prior": trained_on["fake"] / sum(trained_on.values()),
-        "sampling": sampling.to_dict(),
+        "sampling": predictor.sampling.to_dict(),
         "aggregation": predictor.aggregation.to_dict(),
-        "detect_device": options.detect_device,
-        "device": predictor.devices[0].type,
         "backend": predictor.backend,
         "batch_size": options.batch_size,
         "max_pixels": options.max_pixels,
-        # A job that goes on may replace its own tables, and no others.
-        "tables": {name: str(path.resolve()) for name, path in outputs.items()},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        # What goes to standard output has no place for its journal, and cannot go on either.
-        kept = Path(folder, "rows") if options.output == "-" else Path(options.output)
-        journal = Journal(kept, settings, sources, part)
-        answers = _iter_answers(predictor, sources, journal, options.quiet)
+
+
+def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespace) -> None:
+    """Answer what has no answer yet; on standard output as they come."""
+    from deepfake.inference.results import format_scores
+    from deepfake.progress import Progress
+
+    answered = job.count_answered()
+    with Progress(job.job.count_inputs(), answered, options.quiet) as progress:
+        answers = job.run(predictor, progress.advance)
         if options.output == "-":
             sys.stdout.writelines(format_scores(answers))
         else:
             for _ in answers:
                 pass
-        totals, lines = _write_tables(options, outputs, sample, journal.scores, settings["prior"])
-        if options.report is not None:
-            page = _report_on(predictor, sources, journal.scores(), command)
-            write_atomic(options.report, page)
-            lines.append(f"report: {options.report}")
-        # Of a part, the journal is what is merged.
-        journal.remove() if part is None else sync_file(journal.path)
-    if skipped:
-        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
-        lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
-    stream = sys.stderr if options.output == "-" else sys.stdout
-    stream.write("\n".join(lines) + "\n")
-    expected = totals.inputs + count_passed_over(skipped)
-    return answer_code(totals.answers, expected, options.strict, part is not None)
-
-
-def _iter_answers(
-    predictor: Predictor, sources: Sequence[Source], journal: Journal, quiet: bool
-) -> Iterator[MediaScore]:
-    """Answer what the journal has not yet, and keep it there before anybody sees it."""
-    from deepfake.progress import Progress
-
-    answered = journal.open()
-    first = journal.inputs.start + answered
-    todo = sources[first : journal.inputs.stop]
-    with Progress(len(journal.inputs), answered, quiet) as progress:
-        for batch in predictor.score_batches(todo, journal.block_size, first):
-            journal.append(batch)
-            progress.advance(len(batch))
-            yield from batch
 
 
 def _report_on(
-    predictor: Predictor, sources: Sequence[Source], scores: Iterable[MediaScore], command: str
+    predictor: Predictor, sources: Sequence[Source], job: PredictionJob, command: str
 ) -> str:
     from deepfake.evaluation.job import describe_origin
     from deepfake.reports.prediction_page import digest_scores, format_prediction_report
     from deepfake.reports.thumbnails import cut_thumbnails
 
-    digest = digest_scores(scores)
+    digest = digest_scores(job.answers())
     thumbnails = cut_thumbnails(predictor, sources, digest.shown)
     origin = describe_origin(predictor.checkpoint, command)
     return format_prediction_report(digest, thumbnails, origin, predictor.checkpoint.threshold)
-
-
-def _refuse_existing(outputs: dict[str, Path], options: argparse.Namespace) -> None:
-    # A killed job may have written some of its tables already.
-    goes_on = options.output != "-" and Path(f"{options.output}{_JOURNAL_SUFFIX}").exists()
-    for name, path in outputs.items():
-        refuse_existing(name, path, options.overwrite or goes_on)
 
 
 def merge(argv: Sequence[str] | None = None) -> int:
@@ -210,7 +243,7 @@ def merge(argv: Sequence[str] | None = None) -> int:
         "the very bytes of the undivided job. Parts may come in any order; all must be there,\n"
         "finished, and of the same job. They are only read. Killed at any instant, run it again.",
         epilog="""\
-A part of crop is its folder; a part of predict is its CSV, beside which lies the .partial file
+A part of crop is its folder; a part of predict is its table, beside which lies the .job folder
 that everything is merged from; it may be removed afterwards.
 
 examples:
@@ -233,42 +266,52 @@ def _merge(options: argparse.Namespace) -> int:
     if not options.parts:
         raise UsageError("name the parts to put together, and the --output to write")
     for path in options.parts:
-        if not path.exists() and not Path(f"{path}{_JOURNAL_SUFFIX}").exists():
+        if not path.exists() and not job_folder(path).exists():
             raise UsageError(f"{path}: no such folder or file; name the output of every part")
     folders = [path for path in options.parts if path.is_dir()]
     if len(folders) == len(options.parts):
-        tables = (options.faces, options.submission, options.submission_output, options.no_answer)
-        if options.overwrite or any(value is not None for value in tables):
-            raise UsageError("--faces, --submission... and --overwrite are for parts of predict")
-        from deepfake.dataset.merging import merge_crops
-        from deepfake.records import Status
-
-        report = merge_crops(Path(options.output), options.parts)
-        sys.stdout.write(f"{report}\n")
-        return answer_code(report.statuses[Status.OK.value], report.inputs, options.strict)
+        return _merge_crops(options)
     if folders:
         files = [path for path in options.parts if not path.is_dir()]
         raise UsageError(
             f"{folders[0]} is a folder and {files[0]} is not; parts are either all folders of crop "
-            "or all CSVs of predict"
+            "or all tables of predict"
         )
     if options.output == "-":
         raise UsageError("merge writes a file; name a file as --output")
-    outputs = _choose_outputs(options)
+    paths = _choose_paths(options)
     sample = _read_sample(options)
-    from deepfake.inference.merging import join_answers
+    from deepfake.inference.job import KIND, iter_answers
+    from deepfake.inference.outputs import Outputs, refuse_destroying
+    from deepfake.jobs.merging import join_parts
 
-    answers = join_answers(options.parts)
-    totals, lines = _write_tables(
-        options,
-        outputs,
-        sample,
-        answers.scores,
-        answers.prior,
-        refuse_other=not options.overwrite,
-    )
+    refuse_destroying(paths.values(), [*options.parts, *([sample.path] if sample else [])])
+    joined = join_parts([job_folder(path) for path in options.parts], KIND)
+
+    def answers() -> Iterator[MediaScore]:
+        for folder in joined.folders():
+            yield from iter_answers(folder)
+
+    with tempfile.TemporaryDirectory() as nowhere:
+        outputs = Outputs(paths, Path(nowhere))
+        prior = float(joined.settings["prior"])
+        totals, lines = _write_tables(
+            options, outputs, sample, answers, prior, refuse_other=not options.overwrite
+        )
     sys.stdout.write("\n".join(lines) + "\n")
     return answer_code(totals.answers, totals.inputs, options.strict)
+
+
+def _merge_crops(options: argparse.Namespace) -> int:
+    tables = (options.faces, options.submission, options.submission_output, options.no_answer)
+    if options.overwrite or any(value is not None for value in tables):
+        raise UsageError("--faces, --submission... and --overwrite are for parts of predict")
+    from deepfake.dataset.merging import merge_crops
+    from deepfake.records import Status
+
+    report = merge_crops(Path(options.output), options.parts)
+    sys.stdout.write(f"{report}\n")
+    return answer_code(report.statuses[Status.OK.value], report.inputs, options.strict)
 
 
 def _add_table_options(parser: argparse.ArgumentParser) -> None:
@@ -300,7 +343,7 @@ def _add_table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
 
 
-def _choose_outputs(options: argparse.Namespace, report: Path | None = None) -> dict[str, Path]:
+def _choose_paths(options: argparse.Namespace, report: Path | None = None) -> dict[str, Path]:
     """All files that will be written; refuse before any work what could not be written after."""
     outputs = {} if options.output == "-" else {"output": Path(options.output)}
     if options.faces is not None:
@@ -335,7 +378,7 @@ def _read_sample(options: argparse.Namespace) -> Sample | None:
 
 def _write_tables(
     options: argparse.Namespace,
-    outputs: dict[str, Path],
+    outputs: Outputs,
     sample: Sample | None,
     scores: Callable[[], Iterable[MediaScore]],
     prior: float,
@@ -346,38 +389,48 @@ def _write_tables(
     With ``refuse_other``, a table that exists must already hold what would be written.
     """
     from deepfake.inference.results import count, format_faces, format_scores
-    from deepfake.storage import holds, write_stream
+    from deepfake.storage import holds
 
     totals = count(scores())
-    lines = [str(totals) + (f" -> {outputs['output']}" if "output" in outputs else "")]
-    tables: dict[Path, Callable[[], Iterable[str]]] = {}
+    lines = [str(totals) + ("" if options.output == "-" else f" -> {options.output}")]
+    tables: dict[str, Callable[[], Iterable[str]]] = {}
     if sample is not None:
-        fallback = options.no_answer
-        if fallback is None:
-            fallback = prior if options.submission_value == "p_fake" else float(prior > 0.5)
-        filled = sample.fill(scores(), fallback, options.submission_value)
-        tables[outputs["submission"]] = lambda: [filled.text]
-        total = filled.answered + filled.without_answer + filled.without_file
-        lines.append(
-            f"{total:,} submission rows = {filled.answered:,} scored + "
-            f"{filled.without_answer:,} without an answer + {filled.without_file:,} that name no "
-            f"input -> {outputs['submission']}; rows without a score got {fallback:g}"
-        )
-    if "faces" in outputs:
-        tables[outputs["faces"]] = lambda: format_faces(scores())
-    if "output" in outputs:
-        tables[outputs["output"]] = lambda: format_scores(scores())
+        filled, line = _fill(options, sample, scores(), prior)
+        tables["submission"] = lambda: [filled]
+        lines.append(line.format(output=outputs.paths["submission"]))
+    if "faces" in outputs.paths:
+        tables["faces"] = lambda: format_faces(scores())
+    if "output" in outputs.paths:
+        tables["output"] = lambda: format_scores(scores())
 
-    def content(path: Path) -> Iterator[bytes]:
-        return (line.encode() for line in tables[path]())
+    def content(name: str) -> Iterator[bytes]:
+        return (line.encode() for line in tables[name]())
 
-    standing = [path for path in tables if refuse_other and path.exists()]
-    for path in standing:
-        if not holds(path, content(path)):
+    standing = [name for name in tables if refuse_other and outputs.paths[name].exists()]
+    for name in standing:
+        if not holds(outputs.paths[name], content(name)):
             raise UsageError(
-                f"{path} exists and holds something else; name another file or pass --overwrite"
+                f"{outputs.paths[name]} exists and holds something else; name another file or "
+                "pass --overwrite"
             )
-    for path in tables:
-        if path not in standing:
-            write_stream(path, content(path))
+    for name in tables:
+        if name not in standing:
+            outputs.write(name, content(name))
     return totals, lines
+
+
+def _fill(
+    options: argparse.Namespace, sample: Sample, scores: Iterable[MediaScore], prior: float
+) -> tuple[str, str]:
+    """The filled sample, and what to say of it."""
+    fallback = options.no_answer
+    if fallback is None:
+        fallback = prior if options.submission_value == "p_fake" else float(prior > 0.5)
+    filled = sample.fill(scores, fallback, options.submission_value)
+    total = filled.answered + filled.without_answer + filled.without_file
+    line = (
+        f"{total:,} submission rows = {filled.answered:,} scored + "
+        f"{filled.without_answer:,} without an answer + {filled.without_file:,} that name no "
+        f"input -> {{output}}; rows without a score got {fallback:g}"
+    )
+    return filled.text, line

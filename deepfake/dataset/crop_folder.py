@@ -25,8 +25,8 @@ from deepfake.dataset.manifest import (
     SOURCES_FILE,
     read_job,
 )
-from deepfake.dataset.parts import find_difference
 from deepfake.errors import UsageError
+from deepfake.jobs.folder import find_difference
 from deepfake.records import Status
 from deepfake.storage import (
     LOCK_NAMES,

@@ -32,9 +32,9 @@ from deepfake.dataset.manifest import (
     make_crop_row,
     make_source_row,
 )
-from deepfake.dataset.parts import WHOLE, Division, choose_block_size
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
+from deepfake.jobs.parts import WHOLE, Division, choose_block_size
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.progress import track
 from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source, Workers

@@ -19,8 +19,8 @@ from deepfake.dataset.crop_folder import (
     open_crop_folder,
 )
 from deepfake.dataset.manifest import JOB_FILE, read_job
-from deepfake.dataset.parts import JobPart, sort_parts
 from deepfake.errors import UsageError
+from deepfake.jobs.parts import JobPart, sort_parts
 
 
 def merge_crops(output: Path, parts: Sequence[Path]) -> CropReport:

@@ -12,11 +12,11 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from deepfake.dataset.parts import LARGEST_BLOCK
 from deepfake.errors import UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
@@ -25,6 +25,7 @@ from deepfake.inference.aggregation import aggregate
 from deepfake.inference.backend import choose_devices, make_scorers
 from deepfake.inference.results import Results
 from deepfake.inference.scoring import Backend, Scorer
+from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.records import (
@@ -144,25 +145,38 @@ class Predictor:
 
     def score(self, sources: Iterable[Source]) -> Iterator[MediaScore]:
         """Score sources that discovery has found, lazily and in order."""
-        for batch in self.score_batches(sources):
-            yield from batch
+        remaining = iter(sources)
+        blocks = iter(lambda: list(islice(remaining, LARGEST_BLOCK)), [])
+        for answers in self._iter_answers(blocks):
+            yield from answers
 
-    def score_batches(
-        self, sources: Iterable[Source], block_size: int = LARGEST_BLOCK, first: int = 0
-    ) -> Iterator[list[MediaScore]]:
-        """The same, in the groups of files whose faces go through the network together.
+    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[MediaScore]]:
+        """Score files block by block, lazily: the answers of each, in order.
 
-        Which files form a group depends on the files of a block alone: a job that starts again
-        after a group, or that is given a part of the blocks, has the groups that the whole job
-        would have had, and therefore the same scores to the last digit.
-
-        Args:
-            sources: The files from number ``first`` on.
-            block_size: No group reaches beyond a multiple of this number of files.
-            first: Number of the first file in its job, counted from 0.
+        Which faces go through the network together depends on the files of a block alone: a block
+        has the same scores, to the last digit, whatever stands before or behind it.
         """
+        sizes: deque[int] = deque()
+
+        def count() -> Iterator[Sequence[Source]]:
+            for block in blocks:
+                sizes.append(len(block))
+                yield block
+
+        answers: list[MediaScore] = []
+        for group in self._iter_answers(count()):
+            answers += group
+            # A block may be empty: nothing of it was left to score.
+            while sizes and len(answers) == sizes[0]:
+                sizes.popleft()
+                yield answers
+                answers = []
+        yield from ([] for _ in sizes)
+
+    def _iter_answers(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[MediaScore]]:
+        """Answers of the groups of files whose faces go through the network together."""
         with ExitStack() as stack:
-            groups = stack.enter_context(closing(self._iter_groups(sources, block_size, first)))
+            groups = stack.enter_context(closing(self._iter_groups(blocks)))
             scorers = self._scorers
             if len(scorers) == 1 and self.devices[0].type == "cpu":
                 # Workers and network want the same cores; a thread would only make both slower.
@@ -190,28 +204,35 @@ class Predictor:
         group = [(source, extraction)]
         return self._answer_group(group, _score_group(self._scorers[0], group))[0]
 
-    def _iter_groups(
-        self, sources: Iterable[Source], block_size: int, first: int
-    ) -> Generator[_Group]:
+    def _iter_groups(self, blocks: Iterable[Sequence[Source]]) -> Generator[_Group]:
+        sizes: deque[int] = deque()
+
+        def iter_sources() -> Iterator[Source]:
+            for block in blocks:
+                if block:
+                    sizes.append(len(block))
+                yield from block
+
         held: _Group = []
-        faces = 0
+        faces = done = 0
         extractions = iter_extractions(
-            sources,
+            iter_sources(),
             self.checkpoint.crop_spec,
             Workers(self.workers, self.timeout_s, self.max_pixels, self.detect_device),
             self.sampling,
         )
         with closing(extractions):
-            for number, (source, extraction) in enumerate(extractions, first + 1):
+            for source, extraction in extractions:
                 held.append((source, extraction))
                 faces += len(extraction.crops)
+                done += 1
+                ends = done == sizes[0]
+                if ends:
+                    done, _ = 0, sizes.popleft()
                 # Files without faces fill no batch; they must not pile up either.
-                full = faces >= self.batch_size or len(held) >= 4 * self.batch_size
-                if full or number % block_size == 0:
+                if ends or faces >= self.batch_size or len(held) >= 4 * self.batch_size:
                     yield held
                     held, faces = [], 0
-        if held:
-            yield held
 
     def _answer_group(self, group: _Group, p_fake: list[float]) -> list[MediaScore]:
         scores = iter(p_fake)

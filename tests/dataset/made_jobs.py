@@ -12,7 +12,7 @@ import pytest
 from deepfake.dataset import cropping
 from deepfake.dataset.crop_folder import CropReport
 from deepfake.dataset.cropping import crop_media
-from deepfake.dataset.parts import Division
+from deepfake.jobs.parts import Division
 from deepfake.records import CropSpec, Extraction, Source, Workers
 
 REPO = Path(__file__).resolve().parents[2]

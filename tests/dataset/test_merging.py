@@ -22,9 +22,9 @@ from deepfake.dataset import crop_folder, cropping
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import JOB_FILE, MANIFEST_FILE, SOURCES_FILE, read_manifest
 from deepfake.dataset.merging import merge_crops
-from deepfake.dataset.parts import Division, JobPart
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import iter_extractions
+from deepfake.jobs.parts import Division, JobPart
 from deepfake.media.discovery import discover
 from deepfake.records import CropSpec, Extraction, Source, Status, Workers
 from tests.fakes import portrait, run_and_die, tree_hashes, write_photo, write_portraits

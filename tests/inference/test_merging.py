@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,54 +16,28 @@ from typing import Any
 import pytest
 
 from deepfake import cli
-from deepfake.dataset.parts import JobPart
+from deepfake.cli.prediction import job_folder
 from deepfake.errors import UsageError
-from deepfake.inference.journal import Journal, journal_path
-from deepfake.inference.merging import join_answers
-from deepfake.media.discovery import list_sources
-from deepfake.records import FaceScore, MediaScore, Source, Status
+from deepfake.jobs.merging import join_parts
+from deepfake.jobs.parts import JobPart
 from deepfake.tables import read_csv
 from tests.conftest import Trained
 from tests.fakes import run_and_die
+from tests.inference.made_answers import NAMES, run_job
 
 ROOT = Path(__file__).parents[2]
-NAMES = [f"{number}.jpg" for number in range(30)]  # four blocks of eight
-SETTINGS = {"checkpoint_sha256": "c", "prior": 0.25, "batch_size": 4, "versions": {}}
-
-
-def answer(source: Source) -> MediaScore:
-    number = int(Path(source.name).stem)
-    if number % 5 == 4:
-        return MediaScore(source.name, Status.NO_FACE, "no_face: none", None, None, 0.5, 0)
-    box, p_fake = (0.0, 0.0, 9.5, 9.5), number / 30
-    faces = tuple(FaceScore(frame, frame / 7, 0, box, 0.99, p_fake) for frame in range(number % 3))
-    label = "fake" if p_fake >= 0.5 else "real"
-    return MediaScore(source.name, Status.OK, "", p_fake, label, 0.5, 1, box, faces)
 
 
 def write_part(folder: Path, part: str, names: list[str] = NAMES, **settings: Any) -> Path:
     """What ``predict --shard`` leaves, with made answers."""
-    folder.mkdir(exist_ok=True)
     path = folder / f"{part.replace('/', '-')}.csv"
-    sources = list_sources(names, folder)
-    journal = Journal(path, SETTINGS | settings, sources, JobPart.parse(part))
-    journal.open()
-    todo = [sources[index] for index in journal.inputs]
-    for start in range(0, len(todo), 3):
-        journal.append([answer(source) for source in todo[start : start + 3]])
+    run_job(job_folder(path), folder, names, JobPart.parse(part), **settings)
     path.write_text("the part's own table\n")
     return path
 
 
 def write_parts(folder: Path, of: int) -> list[Path]:
     return [write_part(folder, f"{number}/{of}") for number in range(1, of + 1)]
-
-
-@pytest.mark.parametrize("of", [1, 2, 3, 5])
-def test_all_answers_in_order(tmp_path: Path, of: int) -> None:
-    joined = join_answers(write_parts(tmp_path, of)[::-1])
-    assert list(joined.scores()) == [answer(source) for source in list_sources(NAMES, tmp_path)]
-    assert joined.prior == 0.25
 
 
 def merge(output: Path, parts: list[Path], *more: object) -> int:
@@ -151,48 +126,48 @@ def test_no_space_is_survived(
 # Refusals
 
 
-def cut(path: Path) -> None:
-    journal = journal_path(path)
-    journal.write_bytes(journal.read_bytes()[:-5])
-
-
-def edit_head(**changes: object) -> Callable[[Path], None]:
+def edit_settings(**changes: object) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
-        head, *lines = journal_path(path).read_text().splitlines(keepends=True)
-        text = json.dumps(json.loads(head) | changes) + "\n"
-        journal_path(path).write_text(text + "".join(lines))
+        file = job_folder(path) / "job.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
     return edit
+
+
+def last_shard(path: Path) -> Path:
+    return sorted((job_folder(path) / "shards").iterdir())[-1]
+
+
+def cut(path: Path) -> None:
+    answers = last_shard(path) / "answers.jsonl"
+    answers.write_bytes(answers.read_bytes()[:-5])
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (
-            cut,
-            r"part 2/3 in .*2-3\.csv is unfinished \(6 of 8 inputs\); go on with its own command: "
-            r"deepfake predict INPUT --output .*2-3\.csv --shard 2/3",
+            lambda path: shutil.rmtree(last_shard(path)),
+            r"part 2/3 in .*2-3\.csv\.job is unfinished; go on with its own command: deepfake "
+            r"predict with --shard 2/3",
         ),
-        (Path.unlink, r"part 2/3 in .* is unfinished \(8 of 8 inputs\)"),
+        (cut, r"part 2/3 in .* is damaged \(00019\); mend it with its own command"),
         (
-            lambda path: journal_path(path).unlink(),
-            r"is no part of a prediction: .*2-3\.csv\.partial does not lie beside it",
+            lambda path: shutil.rmtree(job_folder(path)),
+            r"2-3\.csv\.job is no part of a job: it holds no job\.json",
         ),
-        (edit_head(part=None), "is a whole job that is unfinished, not a part"),
-        (edit_head(part="1/3"), "are both part 1/3"),
-        (edit_head(part="2/4"), "is part 1/3 and .* is part 2/4"),
-        (edit_head(checkpoint_sha256="d"), "different jobs: checkpoint_sha256='c' and 'd'; parts"),
-        (edit_head(inputs_sha256="d"), "different jobs: inputs_sha256="),
-        (edit_head(versions={"torch": "9"}), "of different jobs: .*; parts of one job have the"),
-        (edit_head(sampling={"frames": 3}), "of different jobs: sampling=None and {'frames': 3}"),
-        (
-            lambda path: journal_path(path).write_text("[]\n"),
-            r"does not start like answers of predict; was it edited",
-        ),
-        (lambda path: journal_path(path).write_text("x"), "does not start like answers of predict"),
+        (edit_settings(part=None), "is a whole job, not a part"),
+        (edit_settings(part="1/3"), "are both part 1/3"),
+        (edit_settings(part="2/4"), "is part 1/3 and .* is part 2/4"),
+        (edit_settings(checkpoint_sha256="d"), "jobs: checkpoint_sha256='c' and 'd'; parts"),
+        (edit_settings(plan_sha256="d"), r"plan\.csv is not the plan that job\.json tells of"),
+        (edit_settings(versions={"torch": "9"}), "of different jobs: .*; parts of one job have"),
+        (edit_settings(sampling={"frames": 3}), "different jobs: sampling=None and {'frames': 3}"),
+        (lambda path: (job_folder(path) / "job.json").write_text("[]"), "holds no settings"),
+        (lambda path: (job_folder(path) / "job.json").write_text("x"), "cannot be read"),
     ],
     ids=[
-        *("unfinished", "no-table", "no-journal", "whole", "number", "of", "checkpoint", "inputs"),
+        *("unfinished", "damaged", "no-job", "whole", "number", "of", "checkpoint", "plan"),
         *("versions", "setting", "foreign", "no-json"),
     ],
 )
@@ -202,7 +177,13 @@ def test_refuses_parts_that_do_not_fit(
     parts = write_parts(tmp_path, 3)
     damage(parts[1])
     with pytest.raises(UsageError, match=message):
-        join_answers(parts)
+        join_parts([job_folder(part) for part in parts], "predict")
+
+
+def test_refuses_parts_with_other_inputs(tmp_path: Path) -> None:
+    parts = [write_part(tmp_path, "1/2"), write_part(tmp_path, "2/2", [*NAMES[1:], "99.jpg"])]
+    with pytest.raises(UsageError, match="inputs were 1 added, 1 removed, 0 modified"):
+        join_parts([job_folder(part) for part in parts], "predict")
 
 
 def test_refuses_missing_and_mixed_parts(
@@ -293,9 +274,9 @@ def test_processes_that_do_not_know_each_other(
 def test_a_finished_part_may_be_run_again(trained: Trained, tmp_path: Path) -> None:
     part = tmp_path / "1.csv"
     assert cli.predict(words(trained, part, "--shard", "1/5")) == 0
-    before = part.read_bytes(), journal_path(part).read_bytes()
+    before = part.read_bytes()
     assert cli.predict(words(trained, part, "--shard", "1/5")) == 0
-    assert (part.read_bytes(), journal_path(part).read_bytes()) == before
+    assert part.read_bytes() == before
 
 
 def test_a_part_refuses_what_only_the_whole_can_do(

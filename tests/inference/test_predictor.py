@@ -178,8 +178,10 @@ def test_several_devices_change_nothing(
     sources = [list_sources([str(path)], Path())[0] for path in photos]
     alone = Predictor(checkpoint, device="cpu", batch_size=1)
     together = Predictor(checkpoint, device=devices, batch_size=1)
-    expected = list(alone.score_batches(sources))
-    assert list(together.score_batches(sources)) == expected
+    blocks = [sources[:1], [], *([source] for source in sources[1:])]
+    expected = list(alone.score_blocks(blocks))
+    assert [len(block) for block in expected] == [len(block) for block in blocks]
+    assert list(together.score_blocks(blocks)) == expected
     assert len(expected) > 2 * len(devices) + 1
 
 

@@ -112,7 +112,7 @@ def test_broken_later_frames_do_not_cost_the_first(tmp_path: Path) -> None:
 
 def test_counts_no_frames_in_huge_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deepfake.media.animation.COUNT_FRAMES_BYTES", 10)
-    frames = [Image.new("L", (8, 8), shade) for shade in (0, 200)]
+    frames = [Image.new("L", (8, 8), shade) for shade in (100, 200)]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert read(tmp_path, data).note == "first of several frames"
     assert read(tmp_path, encode(draw(), "JPEG")).note == ""

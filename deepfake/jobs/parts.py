@@ -8,15 +8,14 @@ are what one machine would have made. Knows neither crops nor scores.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deepfake.errors import UsageError
 
 _MOST_BLOCKS = 128
-_SMALLEST_BLOCK, LARGEST_BLOCK = 8, 256
+LARGEST_BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +91,13 @@ class Division:
 
 
 def choose_block_size(inputs: int) -> int:
-    """Inputs per block: few for a job of few (they may be long videos), never very many.
+    """Inputs per block: one for a job of few (they may be long videos), never very many.
 
     Example:
-        >>> [choose_block_size(inputs) for inputs in (1, 2_000, 1_000_000)]
-        [8, 16, 256]
+        >>> [choose_block_size(inputs) for inputs in (7, 2_000, 1_000_000)]
+        [1, 16, 256]
     """
-    return min(max(-(-inputs // _MOST_BLOCKS), _SMALLEST_BLOCK), LARGEST_BLOCK)
+    return min(max(-(-inputs // _MOST_BLOCKS), 1), LARGEST_BLOCK)
 
 
 def sort_parts(parts: Iterable[tuple[Path, JobPart]]) -> list[Path]:
@@ -134,23 +133,3 @@ def sort_parts(parts: Iterable[tuple[Path, JobPart]]) -> list[Path]:
             "name all parts"
         )
     return [placed[number] for number in sorted(placed)]
-
-
-def find_difference(
-    old: Mapping[str, Any], new: Mapping[str, Any]
-) -> tuple[str, object, object] | None:
-    """The first setting, at any depth, that two descriptions do not share, with both values.
-
-    Example:
-        >>> find_difference({"spec": {"size": 64}}, {"spec": {"size": 80}})
-        ('size', 64, 80)
-    """
-    for key in [*new, *sorted(old.keys() - new.keys())]:
-        before, now = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            inner = find_difference(before, now)
-            if inner is not None:
-                return inner
-        elif before != now:
-            return key, before, now
-    return None

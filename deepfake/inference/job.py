@@ -1,0 +1,152 @@
+"""The prediction job: files in, their answers in the folder of a job, tables from there.
+
+All tables are written from the shards, a block at a time, so no job holds its answers in memory.
+Knows no format of a table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from deepfake import __version__
+from deepfake.dataset.manifest import format_lines
+from deepfake.jobs.engine import Block, Job, Work
+from deepfake.jobs.folder import JobFolder, Shard, read_shard
+from deepfake.jobs.parts import JobPart, choose_block_size
+from deepfake.media.discovery import path_uri
+from deepfake.records import FaceScore, MediaScore, Source, Status
+
+KIND = "predict"
+_ANSWERS_FILE = "answers.jsonl"
+_PLAN_COLUMNS = ("path_uri", "bytes")
+_PACKAGES = ("facenet-pytorch", "torch", "numpy", "pillow", "av", "opencv-python-headless")
+
+
+class Scores(Protocol):
+    """What a job asks of ``Predictor``."""
+
+    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[MediaScore]]:
+        """Score files block by block, lazily: the answers of each, in order."""
+        ...
+
+
+class PredictionJob:
+    """The answers of one job, or of one part of it.
+
+    Args:
+        root: Folder of the job; it exists, and is held by this process alone.
+        sources: All inputs, in order.
+        settings: Everything that an answer depends on, in plain types.
+        part: Answer only this part of them.
+        anew: Begin anew where the folder holds a job of other settings.
+
+    Raises:
+        UsageError: If the folder holds anything else, or a job of other settings.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        sources: Sequence[Source],
+        settings: Mapping[str, Any],
+        part: JobPart | None = None,
+        anew: bool = False,
+    ) -> None:
+        self.folder = JobFolder(root, KIND)
+        self.job = Job(self.folder, sources, choose_block_size(len(sources)), part)
+        plan = format_lines(_PLAN_COLUMNS, ([path_uri(s.name), _size(s.path)] for s in sources))
+        versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
+        self.job.begin(plan, {**settings, "versions": versions}, anew=anew)
+        self.todo = self.job.find_todo()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every input has its answer already."""
+        return not self.todo
+
+    def run(self, predictor: Scores, advance: Callable[[int], None]) -> Iterator[MediaScore]:
+        """Answer what has no answer yet, and keep it before anybody sees it.
+
+        Args:
+            predictor: Scores the files.
+            advance: Told how many more inputs have their answer.
+        """
+        sealed = self.job.run(self.todo, _make_work(predictor))
+        with closing(sealed):
+            for number in sealed:
+                advance(len(self.job.inputs_of(number)))
+                yield from iter_answers(self.folder.folder_of(number))
+        self.todo = []
+
+    def count_answered(self) -> int:
+        """How many inputs have their answer."""
+        return self.job.count_inputs() - sum(len(self.job.inputs_of(n)) for n in self.todo)
+
+    def answers(self) -> Iterator[MediaScore]:
+        """The answers that are kept, in input order."""
+        for number in self.job.blocks:
+            yield from iter_answers(self.folder.folder_of(number))
+
+
+def iter_answers(shard: Path) -> Iterator[MediaScore]:
+    """The answers in a shard, in order."""
+    with (shard / _ANSWERS_FILE).open(encoding="utf-8") as file:
+        for line in file:
+            yield _to_score(json.loads(line))
+
+
+def _make_work(predictor: Scores) -> Work:
+    def work(blocks: Iterable[Block]) -> Iterator[Block]:
+        flying: deque[Block] = deque()
+
+        def find_todo() -> Iterator[Sequence[Source]]:
+            for block in blocks:
+                flying.append(block)
+                yield [source for source in block.inputs if source.id not in block.kept]
+
+        for fresh in predictor.score_blocks(find_todo()):
+            block = flying.popleft()
+            answers = iter(fresh)
+            kept = _read_kept(block)
+            with (block.folder / _ANSWERS_FILE).open("w", encoding="utf-8", newline="\n") as file:
+                for source in block.inputs:
+                    score = kept.get(source.id)
+                    row = asdict(score or next(answers)) | {"path": source.name}
+                    file.write(json.dumps(row) + "\n")
+            yield block
+
+    return work
+
+
+def _read_kept(block: Block) -> dict[str, MediaScore]:
+    """Old answers of the inputs of a block that have not changed."""
+    kept: dict[str, MediaScore] = {}
+    for folder in set(block.kept.values()):
+        shard: Shard | None = read_shard(folder)
+        if shard is not None:
+            rows = zip(shard.inputs, iter_answers(folder), strict=True)
+            kept |= {source: row for source, row in rows if block.kept.get(source) == folder}
+    return kept
+
+
+def _size(path: Path) -> int | str:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return ""
+
+
+def _to_score(item: dict[str, Any]) -> MediaScore:
+    item["status"] = Status(item["status"])
+    item["box_xyxy"] = None if item["box_xyxy"] is None else tuple(item["box_xyxy"])
+    item["faces"] = tuple(
+        FaceScore(**face | {"box_xyxy": tuple(face["box_xyxy"])}) for face in item["faces"]
+    )
+    return MediaScore(**item)

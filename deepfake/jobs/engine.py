@@ -1,0 +1,135 @@
+"""Runs a job: finds out which blocks are left, has them filled, seals them.
+
+What is there already counts only if its checksums are right and its inputs are what they were; of a
+block that has to be done again, what belongs to unchanged inputs is handed over to be used again.
+Knows no file of media and no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepfake.jobs.folder import JobFolder, hash_file
+from deepfake.jobs.parts import WHOLE, JobPart
+from deepfake.records import Source
+
+_HASH_THREADS = 4  # reading waits for the disk; hashing lets go of the interpreter's lock
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of inputs whose shard is being made.
+
+    Args:
+        number: Which one.
+        first: Number of its first input in the job.
+        inputs: What to work on, in order.
+        folder: Where to write the files of the shard.
+        kept: For inputs that have not changed since they were last worked on: the shard, by id of
+            the input, that holds what came of them.
+    """
+
+    number: int
+    first: int
+    inputs: Sequence[Source]
+    folder: Path
+    kept: Mapping[str, Path] = field(default_factory=dict)
+
+
+Work = Callable[[Iterable[Block]], Iterator[Block]]
+"""Takes blocks, lazily, and gives each back, in order, once its folder is filled.
+
+It takes a stream of them, so that a pool of processes does not run dry at the end of each; what
+it writes for a block must not depend on the others.
+"""
+
+
+class Job:
+    """The inputs of a job, cut into blocks, and the folder that holds their shards.
+
+    Args:
+        folder: Of the job.
+        sources: All inputs, in order, those of other parts too.
+        block_size: Inputs per block.
+        part: Do only this part of the blocks.
+    """
+
+    def __init__(
+        self,
+        folder: JobFolder,
+        sources: Sequence[Source],
+        block_size: int,
+        part: JobPart | None = None,
+    ) -> None:
+        self.folder, self.sources, self.block_size, self.part = folder, sources, block_size, part
+        self.n_blocks = -(-len(sources) // block_size)
+        self.blocks = (part or WHOLE).blocks(self.n_blocks)
+
+    def inputs_of(self, block: int) -> Sequence[Source]:
+        """The inputs of a block."""
+        return self.sources[block * self.block_size : (block + 1) * self.block_size]
+
+    def count_inputs(self) -> int:
+        """Inputs of all blocks of this part."""
+        return sum(len(self.inputs_of(block)) for block in self.blocks)
+
+    def begin(self, plan: Iterable[str], settings: Mapping[str, Any], anew: bool = False) -> None:
+        """Begin the job in its folder, or go on with it; arguments as of ``JobFolder.begin``."""
+        division = {
+            "inputs": len(self.sources),
+            "block_size": self.block_size,
+            "part": None if self.part is None else str(self.part),
+        }
+        self.folder.begin(plan, {**settings, **division}, anew)
+
+    def find_todo(self) -> list[int]:
+        """Set aside what no longer stands; the blocks that are left to do."""
+        self.folder.drop_beyond(self.n_blocks)
+        todo = []
+        for block in self.blocks:
+            shard = self.folder.read_shard(block)
+            inputs = self.inputs_of(block)
+            if (
+                shard is None
+                or list(shard.inputs) != [source.id for source in inputs]
+                or shard.inputs != hash_inputs(inputs)
+            ):
+                self.folder.set_aside(block)
+                todo.append(block)
+        return todo
+
+    def run(self, todo: Sequence[int], work: Work) -> Generator[int]:
+        """Fill and seal the blocks that are left; yields the number of each that is sealed."""
+        old: dict[tuple[str, str], Path] = {}
+        for shard in self.folder.iter_old():
+            old |= dict.fromkeys(shard.inputs.items(), shard.folder)
+        digests: dict[int, dict[str, str]] = {}
+
+        def open_blocks() -> Iterator[Block]:
+            for number in todo:
+                inputs = self.inputs_of(number)
+                digests[number] = hash_inputs(inputs)
+                kept = {
+                    source: old[source, digest]
+                    for source, digest in digests[number].items()
+                    # Nothing is known of what could not be read but that it could not.
+                    if digest and (source, digest) in old
+                }
+                aside = self.folder.open_block(number)
+                yield Block(number, number * self.block_size, inputs, aside, kept)
+
+        for block in work(open_blocks()):
+            self.folder.seal(block.number, block.folder, digests.pop(block.number))
+            yield block.number
+        self.folder.forget_old()
+
+
+def hash_inputs(sources: Sequence[Source]) -> dict[str, str]:
+    """SHA-256 of each input by id; empty for what cannot be read."""
+    with ThreadPoolExecutor(_HASH_THREADS, "deepfake-hash") as pool:
+        digests = pool.map(hash_file, (source.path for source in sources))
+        return {source.id: digest for source, digest in zip(sources, digests, strict=True)}

@@ -1,0 +1,284 @@
+"""The folder of one job: its plan, its settings, its shards, each whole or not there at all.
+
+A shard is written aside, synced, sealed with the checksums of its files and of its inputs, and
+renamed. Nothing in it depends on time, host, or number of workers. Knows nothing of what a shard
+holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepfake.errors import UsageError
+from deepfake.storage import (
+    LOCK_NAMES,
+    TEMPORARY_PREFIX,
+    sync_file,
+    sync_folder,
+    write_atomic,
+    write_stream,
+)
+
+JOB_FILE = "job.json"
+PLAN_FILE = "plan.csv"
+SHARDS_FOLDER = "shards"
+SEAL_FILE = "shard.json"
+_OLD_FOLDER = "old"
+_OF_INPUTS = ("inputs", "block_size", "plan_sha256")
+_READ_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """What a shard says about itself.
+
+    Args:
+        folder: Where it lies.
+        inputs: SHA-256 of each input when it was worked on, by id, in order; empty where it could
+            not be read.
+        files: SHA-256 of each file, by its path in the folder.
+    """
+
+    folder: Path
+    inputs: dict[str, str]
+    files: dict[str, str]
+
+    def is_whole(self) -> bool:
+        """Whether every file is there with the content that it was sealed with, and no other."""
+        paths = _iter_files(self.folder)
+        names = {path.relative_to(self.folder).as_posix() for path in paths}
+        if names != {SEAL_FILE, *self.files} or any(path.is_symlink() for path in paths):
+            return False
+        return all(hash_file(self.folder / name) == self.files[name] for name in self.files)
+
+
+class JobFolder:
+    """The folder of one job, or of one part of it.
+
+    Args:
+        root: Where it lies, or will lie.
+        kind: What makes such folders, for messages: ``crop``, ``predict``.
+    """
+
+    def __init__(self, root: Path, kind: str) -> None:
+        self.root, self.kind = root, kind
+
+    def begin(self, plan: Iterable[str], settings: Mapping[str, Any], anew: bool = False) -> None:
+        """Write plan and settings into an empty folder, or go on with a job of these settings.
+
+        A plan may change: shards whose inputs are not what they were are set aside,
+        and what they hold of unchanged inputs is used again.
+
+        Args:
+            plan: Lines of ``plan.csv``.
+            settings: Everything that the result depends on, in plain types.
+            anew: Forget a job of other settings instead of refusing.
+
+        Raises:
+            UsageError: If the folder holds anything else, or a job of other settings.
+        """
+        if (self.root / JOB_FILE).exists():
+            difference = find_difference(_settled(read_job(self.root)), _settled(settings))
+            if difference is not None and anew:
+                for folder in (SHARDS_FOLDER, _OLD_FOLDER):
+                    shutil.rmtree(self.root / folder, ignore_errors=True)
+            elif difference is not None:
+                name, before, now = difference
+                raise UsageError(
+                    f"{self.root} was begun with {name}={before!r}, now it is {now!r}; name a new "
+                    "output, run the command that began it, or pass --overwrite"
+                )
+        else:
+            self._refuse_foreign()
+        # Only now is it certain that nothing here is anybody else's.
+        for leftover in [*self.root.glob(f"{TEMPORARY_PREFIX}*")]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        write_stream(self.root / PLAN_FILE, (line.encode() for line in plan))
+        plan_sha256 = hash_file(self.root / PLAN_FILE)
+        text = json.dumps({**settings, "plan_sha256": plan_sha256}, indent=2, sort_keys=True)
+        write_atomic(self.root / JOB_FILE, text + "\n")
+        (self.root / SHARDS_FOLDER).mkdir(exist_ok=True)
+
+    def folder_of(self, block: int) -> Path:
+        """Where the shard of a block lies."""
+        return self.root / SHARDS_FOLDER / f"{block:05d}"
+
+    def read_shard(self, block: int) -> Shard | None:
+        """The shard of a block, every file of it checked; ``None`` if absent or damaged."""
+        return read_shard(self.folder_of(block))
+
+    def open_block(self, block: int) -> Path:
+        """A new folder to write the files of a shard into."""
+        aside = self.root / f"{TEMPORARY_PREFIX}{block:05d}"
+        if aside.exists():
+            shutil.rmtree(aside)
+        aside.mkdir()
+        return aside
+
+    def seal(self, block: int, aside: Path, inputs: Mapping[str, str]) -> None:
+        """Make the shard of a block of what was written aside.
+
+        Args:
+            block: Number of the block.
+            aside: As ``open_block`` gave it.
+            inputs: SHA-256 of each input, by id, in order.
+        """
+        files = {path.relative_to(aside).as_posix(): hash_file(path) for path in _iter_files(aside)}
+        content = json.dumps({"inputs": dict(inputs), "files": files}, indent=1)
+        sealed = {"content": content, "sha256": hashlib.sha256(content.encode()).hexdigest()}
+        (aside / SEAL_FILE).write_text(json.dumps(sealed) + "\n", encoding="utf-8")
+        for path in sorted(aside.rglob("*")):
+            sync_folder(path) if path.is_dir() else sync_file(path)
+        sync_folder(aside)
+        aside.replace(self.folder_of(block))
+        sync_folder(self.folder_of(block).parent)
+
+    def take_shard(self, block: int, other: JobFolder) -> None:
+        """Have a shard of another folder, without taking up the space twice where possible."""
+        source = other.folder_of(block)
+        aside = self.open_block(block)
+        for path in _iter_files(source):
+            target = aside / path.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(path, target)
+        sync_folder(aside)
+        aside.replace(self.folder_of(block))
+        sync_folder(self.folder_of(block).parent)
+
+    def set_aside(self, block: int) -> None:
+        """Move the shard of a block out of the way; damaged ones are removed."""
+        folder = self.folder_of(block)
+        if not folder.exists():
+            return
+        shard = read_shard(folder)
+        old = self.root / _OLD_FOLDER
+        if shard is None:
+            shutil.rmtree(folder)
+            return
+        old.mkdir(exist_ok=True)
+        name = hashlib.sha256(json.dumps(shard.inputs).encode()).hexdigest()[:32]
+        if (old / name).exists():
+            shutil.rmtree(folder)
+        else:
+            folder.replace(old / name)
+
+    def iter_old(self) -> Iterator[Shard]:
+        """Whole shards that were set aside."""
+        for folder in sorted((self.root / _OLD_FOLDER).glob("*")):
+            shard = read_shard(folder)
+            if shard is not None:
+                yield shard
+
+    def drop_beyond(self, n_blocks: int) -> None:
+        """Set shards of blocks aside that the plan no longer has."""
+        for folder in sorted((self.root / SHARDS_FOLDER).iterdir()):
+            if folder.name.isdigit() and int(folder.name) >= n_blocks:
+                self.set_aside(int(folder.name))
+
+    def forget_old(self) -> None:
+        """Remove what was set aside."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.root / _OLD_FOLDER)
+
+    def _refuse_foreign(self) -> None:
+        """A folder without ``job.json`` may only hold what a killed run leaves before it."""
+        foreign = sorted(
+            path.name
+            for path in self.root.iterdir()
+            if path.name not in (*LOCK_NAMES, PLAN_FILE)
+            and not path.name.startswith(TEMPORARY_PREFIX)
+        )
+        if foreign:
+            raise UsageError(
+                f"{self.root} is not empty and holds no {self.kind} job ({foreign[0]!r} is in it); "
+                "name a new output"
+            )
+
+
+def _settled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What may not change while a job goes on; its inputs may."""
+    return {key: value for key, value in settings.items() if key not in _OF_INPUTS}
+
+
+def read_job(root: Path) -> dict[str, Any]:
+    """The settings of a job.
+
+    Raises:
+        UsageError: If they cannot be read.
+    """
+    path = root / JOB_FILE
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise UsageError(f"{path} holds no settings; was it edited?")
+    return settings
+
+
+def read_shard(folder: Path) -> Shard | None:
+    """A sealed folder, every file of it checked; ``None`` if absent or damaged."""
+    try:
+        sealed = json.loads((folder / SEAL_FILE).read_text(encoding="utf-8"))
+        text = sealed["content"]
+        if hashlib.sha256(text.encode()).hexdigest() != sealed["sha256"]:
+            return None
+        content = json.loads(text)
+        shard = Shard(folder, dict(content["inputs"]), dict(content["files"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return shard if shard.is_whole() else None
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a regular file's content; empty if it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        if not path.is_file():  # a pipe would block, a device never end
+            return ""
+        with path.open("rb") as file:
+            while chunk := file.read(_READ_BYTES):
+                digest.update(chunk)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Have a file at a second place."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def find_difference(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> tuple[str, object, object] | None:
+    """The first setting, at any depth, that two descriptions do not share, with both values.
+
+    Example:
+        >>> find_difference({"spec": {"size": 64}}, {"spec": {"size": 80}})
+        ('size', 64, 80)
+    """
+    for key in [*new, *sorted(old.keys() - new.keys())]:
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            inner = find_difference(before, now)
+            if inner is not None:
+                return inner
+        elif before != now:
+            return key, before, now
+    return None
+
+
+def _iter_files(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

@@ -1,0 +1,174 @@
+"""A job does what is left, no more: after a kill, a change of its inputs, damage on the disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from deepfake.jobs.engine import Block, Job, hash_inputs
+from deepfake.jobs.folder import JobFolder, read_shard
+from deepfake.jobs.parts import JobPart
+from deepfake.media.discovery import list_sources
+
+NAMES = [f"{number}.txt" for number in range(7)]
+
+
+def fill(folder: Path, names: Sequence[str] = NAMES) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text(f"content of {name}")
+
+
+def upper(worked: list[str]) -> Callable[[Iterable[Block]], Iterator[Block]]:
+    """Work whose result is the content in capitals, and a note of what was worked on."""
+
+    def work(blocks: Iterable[Block]) -> Iterator[Block]:
+        for block in blocks:
+            for source in block.inputs:
+                target = block.folder / source.id
+                if source.id in block.kept:
+                    target.write_bytes((block.kept[source.id] / source.id).read_bytes())
+                else:
+                    worked.append(source.name)
+                    target.write_text(source.path.read_text().upper())
+            yield block
+
+    return work
+
+
+def run(root: Path, inputs: Path, names: Sequence[str], part: JobPart | None = None) -> list[str]:
+    """Begin or go on; what was worked on."""
+    root.mkdir(exist_ok=True)
+    job = Job(JobFolder(root, "test"), list_sources(list(names), inputs), 2, part)
+    job.begin([f"{name}\n" for name in names], {"case": "upper"})
+    worked: list[str] = []
+    for _ in job.run(job.find_todo(), upper(worked)):
+        pass
+    return worked
+
+
+def tree(root: Path) -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_finished_job_has_nothing_left(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    assert run(tmp_path / "job", tmp_path / "in", NAMES) == NAMES
+    before = tree(tmp_path / "job")
+    assert run(tmp_path / "job", tmp_path / "in", NAMES) == []
+    assert tree(tmp_path / "job") == before
+
+
+def rename(folder: Path, names: list[str]) -> list[str]:
+    (folder / "3.txt").rename(folder / "9.txt")
+    names[3] = "9.txt"
+    return ["9.txt"]
+
+
+def add_in_front(folder: Path, names: list[str]) -> list[str]:
+    fill(folder, ["00.txt"])
+    names.insert(0, "00.txt")
+    return ["00.txt"]
+
+
+def edit_with_the_same_size(folder: Path, names: list[str]) -> list[str]:
+    path = folder / "5.txt"
+    times = path.stat()
+    path.write_text("CONTENT of 5.txt")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return ["5.txt"]
+
+
+def remove(folder: Path, names: list[str]) -> list[str]:
+    (folder / "0.txt").unlink()
+    names.remove("0.txt")
+    return []
+
+
+@pytest.mark.parametrize("change", [rename, add_in_front, edit_with_the_same_size, remove])
+def test_a_change_redoes_what_it_concerns_and_no_more(
+    change: Callable[[Path, list[str]], list[str]], tmp_path: Path
+) -> None:
+    fill(tmp_path / "in")
+    names = list(NAMES)
+    run(tmp_path / "job", tmp_path / "in", names)
+    expected = change(tmp_path / "in", names)
+    assert run(tmp_path / "job", tmp_path / "in", names) == expected
+    run(tmp_path / "clean", tmp_path / "in", names)
+    assert tree(tmp_path / "job") == tree(tmp_path / "clean")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")])
+def test_damage_is_mended_by_running_again(
+    damage: Callable[[Path], object], tmp_path: Path
+) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path / "job", tmp_path / "in", NAMES)
+    before = tree(tmp_path / "job")
+    shard = JobFolder(tmp_path / "job", "test").read_shard(1)
+    assert shard is not None
+    damage(shard.folder / next(iter(shard.inputs)))
+    assert run(tmp_path / "job", tmp_path / "in", NAMES) == NAMES[2:4]
+    assert tree(tmp_path / "job") == before
+
+
+def test_what_cannot_be_read_is_tried_again_once_it_can(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    sources = list_sources(["0.txt", "gone.txt"], tmp_path / "in")
+    assert list(hash_inputs(sources).values())[1] == ""
+
+
+def test_parts_are_the_blocks_of_the_whole(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path / "whole", tmp_path / "in", NAMES)
+    for number in (1, 2, 3):
+        root = tmp_path / f"part{number}"
+        run(root, tmp_path / "in", NAMES, JobPart(number, 3))
+        for shard in sorted((root / "shards").iterdir()):
+            assert tree(shard) == tree(tmp_path / "whole" / "shards" / shard.name)
+            assert read_shard(shard) is not None
+
+
+_CHILD = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from tests.jobs import test_engine
+slow = Path.write_text
+def write(self, *words, **named):
+    time.sleep(0.05)
+    return slow(self, *words, **named)
+Path.write_text = write
+test_engine.run(Path(sys.argv[1]), Path(sys.argv[2]), test_engine.NAMES)
+"""
+
+
+def test_killed_at_any_instant_the_result_is_the_same(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path / "clean", tmp_path / "in", NAMES)
+    repository = str(Path(__file__).parents[2])
+    for shards in (0, 1, 2):
+        root = tmp_path / f"killed{shards}"
+        words = [sys.executable, "-c", _CHILD, str(root), str(tmp_path / "in"), repository]
+        child = subprocess.Popen(words)
+        deadline = time.monotonic() + 60
+        while len(list((root / "shards").glob("0*"))) < shards or not (root / "job.json").exists():
+            assert child.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        run(root, tmp_path / "in", NAMES)
+        assert tree(root) == tree(tmp_path / "clean")
