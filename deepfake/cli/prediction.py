@@ -9,7 +9,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,8 +158,12 @@ def _hold_job(output: str) -> Iterator[Path]:
         raise UsageError(f"{root} is in the way: {output} keeps what it goes on with there")
     with no_space_is_an_error(root):
         root.mkdir(exist_ok=True)
-        with exclusive(root):
-            yield root
+        try:
+            with exclusive(root):
+                yield root
+        finally:
+            with suppress(OSError):
+                root.rmdir()  # only where nothing was begun
 
 
 def job_folder(output: Path) -> Path:

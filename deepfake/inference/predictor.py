@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -145,9 +144,8 @@ class Predictor:
 
     def score(self, sources: Iterable[Source]) -> Iterator[MediaScore]:
         """Score sources that discovery has found, lazily and in order."""
-        remaining = iter(sources)
-        blocks = iter(lambda: list(islice(remaining, LARGEST_BLOCK)), [])
-        for answers in self._iter_answers(blocks):
+        marked = ((source, n % LARGEST_BLOCK == 0) for n, source in enumerate(sources, start=1))
+        for answers in self._iter_answers(marked):
             yield from answers
 
     def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[MediaScore]]:
@@ -158,25 +156,25 @@ class Predictor:
         """
         sizes: deque[int] = deque()
 
-        def count() -> Iterator[Sequence[Source]]:
+        def mark() -> Iterator[tuple[Source, bool]]:
             for block in blocks:
                 sizes.append(len(block))
-                yield block
+                yield from ((source, n == len(block)) for n, source in enumerate(block, start=1))
 
         answers: list[MediaScore] = []
-        for group in self._iter_answers(count()):
+        for group in self._iter_answers(mark()):
             answers += group
             # A block may be empty: nothing of it was left to score.
-            while sizes and len(answers) == sizes[0]:
-                sizes.popleft()
-                yield answers
-                answers = []
+            while sizes and len(answers) >= sizes[0]:
+                size = sizes.popleft()
+                yield answers[:size]
+                answers = answers[size:]
         yield from ([] for _ in sizes)
 
-    def _iter_answers(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[MediaScore]]:
+    def _iter_answers(self, marked: Iterable[tuple[Source, bool]]) -> Iterator[list[MediaScore]]:
         """Answers of the groups of files whose faces go through the network together."""
         with ExitStack() as stack:
-            groups = stack.enter_context(closing(self._iter_groups(blocks)))
+            groups = stack.enter_context(closing(self._iter_groups(marked)))
             scorers = self._scorers
             if len(scorers) == 1 and self.devices[0].type == "cpu":
                 # Workers and network want the same cores; a thread would only make both slower.
@@ -204,17 +202,17 @@ class Predictor:
         group = [(source, extraction)]
         return self._answer_group(group, _score_group(self._scorers[0], group))[0]
 
-    def _iter_groups(self, blocks: Iterable[Sequence[Source]]) -> Generator[_Group]:
-        sizes: deque[int] = deque()
+    def _iter_groups(self, marked: Iterable[tuple[Source, bool]]) -> Generator[_Group]:
+        """Groups of sources; none reaches beyond a source that is marked as the last of a block."""
+        marks: deque[bool] = deque()
 
         def iter_sources() -> Iterator[Source]:
-            for block in blocks:
-                if block:
-                    sizes.append(len(block))
-                yield from block
+            for source, is_last in marked:
+                marks.append(is_last)
+                yield source
 
         held: _Group = []
-        faces = done = 0
+        faces = 0
         extractions = iter_extractions(
             iter_sources(),
             self.checkpoint.crop_spec,
@@ -225,14 +223,13 @@ class Predictor:
             for source, extraction in extractions:
                 held.append((source, extraction))
                 faces += len(extraction.crops)
-                done += 1
-                ends = done == sizes[0]
-                if ends:
-                    done, _ = 0, sizes.popleft()
                 # Files without faces fill no batch; they must not pile up either.
-                if ends or faces >= self.batch_size or len(held) >= 4 * self.batch_size:
+                full = faces >= self.batch_size or len(held) >= 4 * self.batch_size
+                if marks.popleft() or full:
                     yield held
                     held, faces = [], 0
+        if held:
+            yield held
 
     def _answer_group(self, group: _Group, p_fake: list[float]) -> list[MediaScore]:
         scores = iter(p_fake)

@@ -353,7 +353,7 @@ def test_a_job_file_without_its_numbers_is_refused(
 
 def test_merging_imports_no_network() -> None:
     code = (
-        "import sys, deepfake.dataset.merging, deepfake.inference.merging\n"
+        "import sys, deepfake.dataset.merging, deepfake.jobs.merging\n"
         "print(sorted({'torch', 'cv2', 'av', 'pytorch_lightning'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -118,7 +118,7 @@ def test_a_frame_has_the_columns_and_rows_of_the_csv(level: Literal["file", "fac
     written = written.astype(frame.dtypes)
     pd.testing.assert_frame_equal(frame, written, rtol=0, atol=1e-6)
     counts = {"n_faces": "int64", "frame": "int64", "face": "int64", "track": "int64"}
-    texts = dict.fromkeys(("path", "status", "reason", "label", "path_uri"), "string")
+    texts = dict.fromkeys(("path", "status", "reason", "verdict", "path_uri"), "string")
     kinds = {name: (counts | texts).get(name, "float64") for name in frame.columns}
     assert {name: str(kind) for name, kind in frame.dtypes.items()} == kinds
     assert frame["p_fake"].iloc[-1] == (2 / 3 if level == "file" else 1 / 3)  # not rounded
