@@ -37,6 +37,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from benchmarks.photos import Box, collect, cut_face, find_photos, open_photo
+from deepfake.dataset.manifest import Manifest
 from deepfake.faces.extraction import FaceExtractor, decode_crop
 from deepfake.heads.linear import LinearSVM
 from deepfake.inference.export import export_checkpoint
@@ -45,7 +46,7 @@ from deepfake.inference.scoring import OnnxScorer
 from deepfake.learning.checkpoint import load_checkpoint, make_info
 from deepfake.learning.task import EmbeddingTask, NetworkSettings
 from deepfake.media.images import read_image
-from deepfake.records import Aggregation, CropSpec, Sampling
+from deepfake.records import CropSpec, Sampling
 
 BACKBONES = {"tf_efficientnet_b4": 380, "mobilenetv2_100": 224}
 T = TypeVar("T")
@@ -168,7 +169,7 @@ class PlainLoop:
 def our_stages(path: Path, photos: list[Path]) -> dict[str, float]:
     """Seconds of the stages of our side, one after another over all photos."""
     checkpoint = load_checkpoint(path)
-    extractor = FaceExtractor(checkpoint.crop_spec)
+    extractor = FaceExtractor(checkpoint.recipe.crop)
     scorer = OnnxScorer(path.with_suffix(".onnx").read_bytes(), 32)
     start = time.process_time()
     frames = [read_image(photo, photo.name) for photo in photos]
@@ -187,7 +188,7 @@ def our_stages(path: Path, photos: list[Path]) -> dict[str, float]:
 
 def check_network(plain: PlainLoop, path: Path, photos: list[Path]) -> None:
     """Stop where equal crops do not give an equal ``p_fake``."""
-    extractor = FaceExtractor(load_checkpoint(path).crop_spec)
+    extractor = FaceExtractor(load_checkpoint(path).recipe.crop)
     scorer = OnnxScorer(path.with_suffix(".onnx").read_bytes(), 1)
     for photo in photos[:4]:
         for found in extractor.extract_frame(read_image(photo, photo.name)).crops:
@@ -203,22 +204,10 @@ def write_checkpoint(path: Path, backbone: str, size: int) -> Path:
     task = EmbeddingTask(backbone, size, network=NetworkSettings(drop_path_rate=None))
     task.set_head(LinearSVM().fit(*made_embeddings()))
     spec = CropSpec(size=size, min_face=20, min_face_ratio=0.0, rotate_retry=False)
-    task.info = make_info(
-        crop_spec=spec,
-        sampling=Sampling(),
-        backbone=task.embedder.resolved_backbone,
-        mean=task.embedder.mean.flatten().tolist(),
-        std=task.embedder.std.flatten().tolist(),
-        counts={"train": {"real": 200, "fake": 200}},
-        manifest_sha256="",
-        crop_versions={},
-        seed=0,
-        configuration="",
-    ) | {
-        "threshold": 0.5,
-        "threshold_origin": "made by a benchmark",
-        "aggregation": Aggregation().to_dict(),
-    }
+    crops = Manifest(Path(), (), spec, Sampling(), versions={}, sha256="")
+    counts = {"train": {"real": 200, "fake": 200}}
+    task.info = make_info(crops, task.embedder, counts, seed=0, configuration="")
+    task.info |= {"threshold": 0.5, "threshold_origin": "made by a benchmark"}
     content = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
     task.on_save_checkpoint(content)
     torch.save(content, path)

@@ -42,7 +42,7 @@ def _info(options: argparse.Namespace) -> int:
             "threshold",
             "threshold_origin",
             "head",
-            "aggregation",
+            "recipe",
             "backbone",
             "n_parameters",
             "metrics",

@@ -17,7 +17,6 @@ from deepfake.cli.options import (
     add_aggregation,
     add_extraction_options,
     add_media_options,
-    choose_extraction,
     choose_sampling,
     choose_workers,
     refuse_existing,
@@ -177,10 +176,10 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     predictor = Predictor(
         checkpoint,
         device=options.device,
-        sampling=choose_sampling(options, checkpoint.sampling),
+        sampling=choose_sampling(options, checkpoint.recipe.sampling),
         aggregation=options.aggregate,
         backend="torch",
-        **choose_extraction(options),
+        workers=choose_workers(options),
     )
     explanation = explain_file(
         predictor,

@@ -9,7 +9,7 @@ import argparse
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from deepfake.errors import UsageError
 
@@ -80,25 +80,6 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
     )
-
-
-class Extraction(TypedDict):
-    """What was chosen with ``add_extraction_options``, as the rooms below call it."""
-
-    workers: int
-    timeout_s: float
-    max_pixels: int
-    detect_device: str
-
-
-def choose_extraction(options: argparse.Namespace) -> Extraction:
-    """Keyword arguments of whatever cuts faces out of media."""
-    return {
-        "workers": options.workers,
-        "timeout_s": options.timeout,
-        "max_pixels": options.max_pixels,
-        "detect_device": options.detect_device,
-    }
 
 
 def choose_workers(options: argparse.Namespace) -> Workers:

@@ -19,9 +19,9 @@ from deepfake.cli.options import (
     add_media_options,
     add_shard_option,
     add_strict_option,
-    choose_extraction,
     choose_part,
     choose_sampling,
+    choose_workers,
     refuse_missing_folder,
 )
 from deepfake.errors import UsageError
@@ -178,7 +178,7 @@ def _make_predictor(
     from deepfake.inference.predictor import Predictor
     from deepfake.jobs.folder import JOB_FILE, read_job
 
-    sampling = choose_sampling(options, checkpoint.sampling)
+    sampling = choose_sampling(options, checkpoint.recipe.sampling)
     backend = options.backend
     if backend == "auto" and (root / JOB_FILE).exists():
         # A job that goes on does so with what it was begun with.
@@ -193,7 +193,7 @@ def _make_predictor(
         aggregation=options.aggregate,
         backend=backend,
         expected_faces=expect_faces(sources, sampling),
-        **choose_extraction(options),
+        workers=choose_workers(options),
     )
 
 

@@ -148,7 +148,7 @@ def _score_new_people(
     cv2.imwrite(str(new / "wall.png"), wall)
     tell(f"   $ deepfake predict {new} --checkpoint {model} --output {scores_path}")
     sources, _ = list_inputs(new)
-    predictor = Predictor.from_checkpoint(model, device="cpu", workers=workers)
+    predictor = Predictor.from_checkpoint(model, device="cpu", workers=Workers(workers))
     scores = list(predictor.score(sources))
     write_atomic(scores_path, "".join(format_scores(scores)))
     tell(f"   {count(scores)}")

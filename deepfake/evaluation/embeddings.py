@@ -92,7 +92,7 @@ def embed_crops(
     device = choose_devices(options.device)[0]
     keep_freed_memory(device)
     embedder = checkpoint.embedder.to(device)
-    dataset = _ChangedCrops(root, rows, checkpoint.crop_spec.size, change)
+    dataset = _ChangedCrops(root, rows, checkpoint.recipe.crop.size, change)
     batch_size, processes = options.batch_size, options.processes
     if device.type == "cpu":  # the network needs the cores itself
         batch_size, processes = min(batch_size, CPU_FACES), 0

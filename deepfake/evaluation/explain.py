@@ -36,7 +36,7 @@ from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import TorchScorer
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.media.decoding import open_media
-from deepfake.records import Extraction, FaceCrop, FaceScore, MediaScore, Source, Workers
+from deepfake.records import Extraction, FaceCrop, FaceScore, MediaScore, Source
 
 Crop = NDArray[np.uint8]
 Score = Callable[[Crop], NDArray[np.float64]]
@@ -361,13 +361,8 @@ def find_neighbours(
 def _extract(predictor: Predictor, source: Source) -> Extraction:
     extractions = iter_extractions(
         [source],
-        predictor.checkpoint.crop_spec,
-        Workers(
-            min(predictor.workers, 1),
-            predictor.timeout_s,
-            predictor.max_pixels,
-            predictor.detect_device,
-        ),
+        predictor.checkpoint.recipe.crop,
+        replace(predictor.workers, processes=min(predictor.workers.processes, 1)),
         predictor.sampling,
     )
     with closing(extractions):
@@ -381,7 +376,9 @@ def _read_frames(predictor: Predictor, source: Source, wanted: set[int]) -> dict
     # It was decoded once before; what does not come again is not shown.
     with (
         suppress(MediaError),
-        open_media(source.path, source.name, predictor.sampling, predictor.max_pixels) as clip,
+        open_media(
+            source.path, source.name, predictor.sampling, predictor.workers.max_pixels
+        ) as clip,
     ):
         for frame in clip:
             if frame.index in wanted:

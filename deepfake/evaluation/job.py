@@ -103,7 +103,7 @@ def run_evaluation(
         UsageError: If data or output are not usable.
         JobError: If a crop is missing, or the disk is full.
     """
-    aggregation = checkpoint.aggregation
+    aggregation = checkpoint.recipe.aggregation
     if options.aggregation is not None:
         aggregation = replace(aggregation, policy=options.aggregation)
     with ExitStack() as stack:
@@ -182,7 +182,7 @@ def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
         "threshold_origin": info.get("threshold_origin"),
         "trained_on_manifest_sha256": info.get("manifest_sha256"),
         "history": [event.get("what") for event in info.get("history", [])],
-        "crop_spec": checkpoint.crop_spec.to_dict(),
+        "crop_spec": checkpoint.recipe.crop.to_dict(),
         "trained_with": info.get("versions"),
         "evaluated_with": describe_versions(),
         "command": command,

@@ -118,7 +118,7 @@ def calibrate(
     if prevalence is not None:
         head.shift_prevalence(float(labels.mean()), prevalence)
     before, after = (
-        file_rows(predict_set(dataset, embeddings, one, checkpoint.aggregation))
+        file_rows(predict_set(dataset, embeddings, one, checkpoint.recipe.aggregation))
         for one in (checkpoint.head, head)
     )
     threshold, how = _choose_for(after, dataset, max_fpr, prevalence)
@@ -177,7 +177,7 @@ def fit_head(
     groups = [row.group for row, inside in zip(dataset.faces, train, strict=True) if inside]
     fitted.fit(embeddings.vectors[train], dataset.labels[train], groups).warn_if_useless()
 
-    score = partial(_score_splits, dataset, embeddings, split_of_row, checkpoint.aggregation)
+    score = partial(_score_splits, dataset, embeddings, split_of_row, checkpoint.recipe.aggregation)
     after = score(fitted)
     threshold = _choose(root, choose_threshold, after["validation"])
     # A checkpoint of mid-training has no head that anything could be scored with.
@@ -191,7 +191,7 @@ def fit_head(
         after=_summarise(after, threshold),
     )
     event = {"what": "fit-head", **_describe(dataset), "head": head, "C": C, "threshold": threshold}
-    changes = _changes(result) | {"head": head, "aggregation": checkpoint.aggregation.to_dict()}
+    changes = _changes(result) | {"head": head, "recipe": checkpoint.recipe.to_dict()}
     if not before:
         changes["weights"] = f"epoch {checkpoint.info['epoch']} (mid-training)"
     derive_checkpoint(checkpoint, output, fitted, changes, event)

@@ -93,9 +93,9 @@ def open_crops(
     crop_media(
         data,
         crops,
-        checkpoint.crop_spec,
+        checkpoint.recipe.crop,
         workers=workers,
-        sampling=checkpoint.sampling,
+        sampling=checkpoint.recipe.sampling,
         inputs=InputOptions(require_labels=True),
         quiet=quiet,
     )
@@ -197,13 +197,13 @@ def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
     Raises:
         UsageError: If a setting differs; it names all of them.
     """
-    theirs, ours = manifest.spec.to_dict(), checkpoint.crop_spec.to_dict()
+    theirs, ours = manifest.spec.to_dict(), checkpoint.recipe.crop.to_dict()
     other = [key for key in ours if key != "preset" and ours[key] != theirs[key]]
     if other:
         shown = ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in other)
         raise UsageError(
             f"the crops in {manifest.root} were cut by another recipe than {checkpoint.path} was "
-            f"trained on ({shown}): crop again with {_crop_options(checkpoint.crop_spec)}, or "
+            f"trained on ({shown}): crop again with {_crop_options(checkpoint.recipe.crop)}, or "
             "give the photos and videos themselves as --data"
         )
 

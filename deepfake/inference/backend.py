@@ -200,7 +200,7 @@ def _make_or_recall(checkpoint: Checkpoint) -> tuple[bytes, str]:
     if graph is None:
         logger.info("making a graph for ONNX Runtime, once for this checkpoint ...")
         graph = make_graph(checkpoint)
-        compare(OnnxScorer(graph, 1), checkpoint, make_crops(checkpoint.crop_spec.size))
+        compare(OnnxScorer(graph, 1), checkpoint, make_crops(checkpoint.recipe.crop.size))
         _keep(path, graph)
     else:
         with suppress(OSError):
@@ -222,7 +222,7 @@ def _read_graph(path: Path, checkpoint: Checkpoint) -> bytes | None:
         if scorer.description.get("checkpoint_sha256") != checkpoint.sha256:
             raise JobError("it was made from another checkpoint")
         # Two crops: enough to notice another network, and soon done.
-        compare(scorer, checkpoint, make_crops(checkpoint.crop_spec.size)[:2])
+        compare(scorer, checkpoint, make_crops(checkpoint.recipe.crop.size)[:2])
     except JobError as error:
         logger.warning("the graph %s is not used: %s", path, error)
         return None

@@ -86,7 +86,7 @@ def export_checkpoint(
             raise UsageError(f"{output}: the name must end in {SAFETENSORS_SUFFIX} to be read back")
         write_atomic(output, to_safetensors(path))
         return "the same tensors and values, without what only training needs"
-    size = checkpoint.crop_spec.size
+    size = checkpoint.recipe.crop.size
     images = make_crops(size)
     if crops is not None:
         images = np.concatenate([images, _read_crops(crops, size)])
@@ -107,7 +107,7 @@ def make_graph(checkpoint: Checkpoint) -> bytes:
         JobError: If torch cannot export the network.
     """
     require("onnx", "onnxscript", "onnxruntime")
-    size = checkpoint.crop_spec.size
+    size = checkpoint.recipe.crop.size
     network = _Whole(checkpoint).eval()
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     with _quiet(), torch.no_grad():
@@ -201,17 +201,16 @@ class _Whole(nn.Module):
 
 def _describe(checkpoint: Checkpoint) -> dict[str, object]:
     """What somebody with the graph alone must know, in plain types."""
-    size, info = checkpoint.crop_spec.size, checkpoint.info
+    size, info = checkpoint.recipe.crop.size, checkpoint.info
     return {
         "format": GRAPH_FORMAT,
         "checkpoint_sha256": checkpoint.sha256,
-        "input": f"{CROPS}: (B, 3, {size}, {size}) uint8 RGB, cut as crop_spec says",
+        "input": f"{CROPS}: (B, 3, {size}, {size}) uint8 RGB, cut as recipe says",
         "outputs": f"{P_FAKE}: (B,), {EMBEDDING}: (B, D); fake where {P_FAKE} >= threshold",
         "threshold": checkpoint.threshold,
         "threshold_origin": info["threshold_origin"],
         "labels": info["labels"],
-        "crop_spec": checkpoint.crop_spec.to_dict(),
-        "sampling": checkpoint.sampling.to_dict(),
+        "recipe": checkpoint.recipe.to_dict(),
         "backbone": info["backbone"],
         "normalisation": info["normalisation"],
         "manifest_sha256": info["manifest_sha256"],

@@ -29,7 +29,6 @@ from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.records import (
     LABEL_NAMES,
-    MAX_PIXELS,
     Extraction,
     FaceCrop,
     FaceScore,
@@ -42,6 +41,7 @@ from deepfake.records import (
 
 _GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
 _Group = list[tuple[Source, Extraction]]
+IN_THIS_PROCESS = Workers(processes=0)
 
 
 class Predictor:
@@ -52,13 +52,10 @@ class Predictor:
         device: ``auto`` (CUDA, then Apple's MPS, then CPU) or a torch device; several devices of
             one kind share the work, the answers stay in order.
         batch_size: Faces that go through the network together; a CPU takes a few of them at once.
-        workers: Processes that decode and detect; 0 does it in this process.
-        timeout_s: Longest time for one file in seconds; needs ``workers``.
-        max_pixels: Larger pictures are ``unreadable``.
+        workers: How files are read and searched for faces; by default in this process.
         sampling: Which frames of a video; by default as the training crops were sampled.
         aggregation: How the frames of a file make its score, a name of ``POLICIES``; by default,
             and in its numbers always, as the checkpoint says.
-        detect_device: Where faces are searched for: ``cpu``, ``cuda`` or ``cuda:N``.
         backend: ``torch``, ``onnx`` (ONNX Runtime, on a CPU) or ``auto``.
         expected_faces: About as many will be scored; helps ``auto`` to choose.
 
@@ -72,26 +69,22 @@ class Predictor:
         checkpoint: Checkpoint,
         device: str | Sequence[str] = "auto",
         batch_size: int = 32,
-        workers: int = 0,
-        timeout_s: float = 60.0,
-        max_pixels: int = MAX_PIXELS,
+        workers: Workers = IN_THIS_PROCESS,
         sampling: Sampling | None = None,
         aggregation: Policy | None = None,
-        detect_device: str = "cpu",
         backend: str = "auto",
         expected_faces: int = 0,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}; expected 1 or more")
-        check_detect_device(detect_device)
+        check_detect_device(workers.detect_device)
         self.checkpoint = checkpoint
         self.devices = choose_devices(device)
-        self.batch_size, self.workers, self.timeout_s = batch_size, workers, timeout_s
-        self.max_pixels, self.detect_device = max_pixels, detect_device
-        self.aggregation = checkpoint.aggregation
+        self.batch_size, self.workers = batch_size, workers
+        self.aggregation = checkpoint.recipe.aggregation
         if aggregation is not None:
             self.aggregation = replace(self.aggregation, policy=aggregation)
-        self.sampling = sampling or checkpoint.sampling
+        self.sampling = sampling or checkpoint.recipe.sampling
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
     @classmethod
@@ -100,12 +93,9 @@ class Predictor:
         path: str | os.PathLike[str],
         device: str | Sequence[str] = "auto",
         batch_size: int = 32,
-        workers: int = 0,
-        timeout_s: float = 60.0,
-        max_pixels: int = MAX_PIXELS,
+        workers: Workers = IN_THIS_PROCESS,
         sampling: Sampling | None = None,
         aggregation: Policy | None = None,
-        detect_device: str = "cpu",
         backend: str = "auto",
     ) -> Predictor:
         """Load ``model.ckpt`` of a finished run, or its copy as ``.safetensors``.
@@ -115,18 +105,8 @@ class Predictor:
             UsageError: If the device does not exist, the backend is not installed, or a setting is
                 out of range.
         """
-        return cls(
-            load_checkpoint(Path(path)),
-            device,
-            batch_size,
-            workers,
-            timeout_s,
-            max_pixels,
-            sampling,
-            aggregation,
-            detect_device,
-            backend,
-        )
+        checkpoint = load_checkpoint(Path(path))
+        return cls(checkpoint, device, batch_size, workers, sampling, aggregation, backend)
 
     @property
     def backend(self) -> Backend:
@@ -215,8 +195,8 @@ class Predictor:
         faces = 0
         extractions = iter_extractions(
             iter_sources(),
-            self.checkpoint.crop_spec,
-            Workers(self.workers, self.timeout_s, self.max_pixels, self.detect_device),
+            self.checkpoint.recipe.crop,
+            self.workers,
             self.sampling,
         )
         with closing(extractions):

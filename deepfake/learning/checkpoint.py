@@ -21,14 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from deepfake import __version__
+from deepfake.dataset.manifest import Manifest
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.heads import Head, make_empty_head
 from deepfake.learning.checkpoint_file import FORMAT as FORMAT
 from deepfake.learning.checkpoint_file import KEY as KEY
 from deepfake.learning.checkpoint_file import SAFETENSORS_SUFFIX as SAFETENSORS_SUFFIX
-from deepfake.learning.checkpoint_file import compute_digest, part_of, read_content
+from deepfake.learning.checkpoint_file import compute_digest, part_of, read_content, seal
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.records import LABEL_NAMES, Aggregation, CropSpec, Sampling
+from deepfake.records import LABEL_NAMES, Recipe
 from deepfake.storage import write_atomic
 
 _PARTS = ("embedder", "head")
@@ -47,9 +48,8 @@ class Checkpoint:
         path: File that it came from.
         embedder: Crops to embeddings, in evaluation mode.
         head: Embeddings to probabilities.
-        crop_spec: How crops must be cut for it.
-        sampling: Which frames of videos it was trained on, the default for prediction.
-        aggregation: How faces make the score of a file, the default for prediction.
+        recipe: How crops must be cut for it; which frames of videos it was trained on, and how
+            faces make the score of a file, both the default for prediction.
         threshold: ``p_fake`` at or above it means fake.
         info: Everything else that it remembers: provenance, counts, versions, configuration.
         sha256: Of the file.
@@ -58,9 +58,7 @@ class Checkpoint:
     path: Path
     embedder: EmbeddingModel
     head: Head
-    crop_spec: CropSpec
-    sampling: Sampling
-    aggregation: Aggregation
+    recipe: Recipe
     threshold: float
     info: dict[str, Any]
     sha256: str
@@ -93,7 +91,7 @@ def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
     Args:
         path: The file.
         require_head: Refuse a checkpoint of mid-training; else its head is not fitted, its
-            threshold is ``nan`` and its aggregation is the usual one.
+            threshold is ``nan``.
 
     Raises:
         CheckpointError: If the file is missing, damaged, not ours, unfinished, or its parts do
@@ -109,31 +107,29 @@ def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
         )
     hyper = info["hyper_parameters"]
     try:
-        spec = CropSpec.from_dict(info["crop_spec"])
-        sampling = Sampling.from_dict(info["sampling"])
-        aggregation = Aggregation()
-        if not unfinished:
-            aggregation = Aggregation.from_dict(info["aggregation"])
+        recipe = Recipe.from_dict(info["recipe"])
         if not 1 <= hyper["embedding_dim"] <= 65536:
             raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
-        if hyper["image_size"] != spec.size:
+        if hyper["image_size"] != recipe.crop.size:
             raise UsageError(
-                f"its network takes {hyper['image_size']} px, its crops have {spec.size} px"
+                f"its network takes {hyper['image_size']} px, its crops have {recipe.crop.size} px"
             )
+        _check_counts(info["counts"])
         embedder = EmbeddingModel(**{key: hyper[key] for key in _MODEL_KEYS}, pretrained=False)
         head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
         threshold = float("nan") if unfinished else float(info["threshold"])
+        if not unfinished and not 0 <= threshold <= 1 + 1e-9:  # false for NaN, too
+            raise UsageError(f"its threshold {threshold:g} is no probability")
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
-    for name, module in zip(_PARTS, (embedder, head), strict=True):
-        load_part(path, content["state_dict"], name, module)
+    load_part(path, content["state_dict"], "embedder", embedder)
+    if not unfinished:
+        load_part(path, content["state_dict"], "head", head)
     return Checkpoint(
         path=path,
         embedder=embedder.eval(),
         head=head.eval(),
-        crop_spec=spec,
-        sampling=sampling,
-        aggregation=aggregation,
+        recipe=recipe,
         threshold=threshold,
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -179,6 +175,7 @@ def derive_checkpoint(
         del state[f"head.{name}"]
     for name, value in head.state_dict().items():
         state[f"head.{name}"] = value.clone()
+    seal(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(output, buffer.getvalue())
@@ -214,6 +211,7 @@ def to_safetensors(path: Path) -> bytes:
         for key, value in content.pop("state_dict").items()
         if key.startswith(tuple(f"{part}." for part in _PARTS))
     }
+    content[KEY] = {name: value for name, value in content[KEY].items() if name != "sha256"}
     kept = (KEY, "hyper_parameters", "epoch", "global_step")
     text = json.dumps({key: content.get(key) for key in kept})
     header = json.dumps({"sha256": compute_digest(text, state), "content": text})
@@ -223,7 +221,7 @@ def to_safetensors(path: Path) -> bytes:
 
 def _info_of(content: dict[str, Any]) -> dict[str, Any]:
     state = content["state_dict"]
-    ours: dict[str, Any] = content[KEY]
+    ours: dict[str, Any] = {k: v for k, v in content[KEY].items() if k != "sha256"}
     return ours | {
         "hyper_parameters": content["hyper_parameters"],
         "epoch": content.get("epoch"),
@@ -235,6 +233,14 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
             if isinstance(value, Tensor) and value.dtype != torch.uint8
         ),
     }
+
+
+def _check_counts(counts: Any) -> None:
+    numbers = [number for split in counts.values() for number in split.values()]
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise UsageError(f"its counts of crops {counts} are none")
+    if not sum(counts["train"].values()):
+        raise UsageError("it was trained on no crops")
 
 
 def load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -> None:
@@ -251,33 +257,36 @@ def load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -
 
 
 def make_info(
-    *,
-    crop_spec: CropSpec,
-    sampling: Sampling,
-    backbone: str,
-    mean: list[float],
-    std: list[float],
+    manifest: Manifest,
+    embedder: EmbeddingModel,
     counts: dict[str, dict[str, int]],
-    manifest_sha256: str,
-    crop_versions: dict[str, str],
     seed: int,
     configuration: str,
 ) -> dict[str, Any]:
-    """Our part of a checkpoint, in plain types; ``FitHead`` fills in what decides."""
+    """Our part of a checkpoint, in plain types; ``FitHead`` fills in what decides.
+
+    Args:
+        manifest: Of the crops that are trained on.
+        embedder: Tells its backbone and normalisation.
+        counts: Crops per split and class name.
+        seed: Of the data.
+        configuration: Text of the run's configuration.
+    """
     return {
         "format": FORMAT,
-        "crop_spec": crop_spec.to_dict(),
-        "sampling": sampling.to_dict(),
-        "backbone": backbone,
-        "normalisation": {"mean": mean, "std": std},
+        "recipe": Recipe(manifest.spec, manifest.sampling).to_dict(),
+        "backbone": embedder.resolved_backbone,
+        "normalisation": {
+            "mean": embedder.mean.flatten().tolist(),
+            "std": embedder.std.flatten().tolist(),
+        },
         "labels": dict(enumerate(LABEL_NAMES)),
         "counts": counts,
-        "manifest_sha256": manifest_sha256,
-        "crop_versions": crop_versions,
+        "manifest_sha256": manifest.sha256,
+        "crop_versions": manifest.versions,
         "versions": describe_versions(),
         "seed": seed,
         "configuration": configuration,
-        "aggregation": None,
         "threshold": None,
         "threshold_origin": None,
         "metrics": {},

@@ -9,6 +9,7 @@ import hashlib
 import json
 import pickle
 import zipfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from deepfake.errors import CheckpointError
 
 KEY = "deepfake"
 """Where our part of a Lightning checkpoint lives."""
-FORMAT = 3  # 2 had the head under other names
+FORMAT = 3  # 2 had no checksum, and the head under other names
 SAFETENSORS_SUFFIX = ".safetensors"
 
 
@@ -45,7 +46,10 @@ def read_content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path}: there is no such file")
     read = _read_safetensors if path.suffix.lower() == SAFETENSORS_SUFFIX else _read_lightning
-    content = read(path)
+    try:
+        content = read(path)
+    except RecursionError as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: it is nested too deeply") from error
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
         raise CheckpointError(
             f"checkpoint {path} was not written by deepfake (it has no {KEY!r} part)"
@@ -58,7 +62,47 @@ def read_content(path: Path) -> dict[str, Any]:
     for part in ("state_dict", "hyper_parameters"):
         if not isinstance(content.get(part), dict):
             raise CheckpointError(f"checkpoint {path} is damaged: it has no {part}")
+    if read is _read_lightning and content[KEY].get("sha256") != _hash_content(content):
+        raise CheckpointError(f"checkpoint {path} is damaged: its checksum is another one")
+    for name, value in content["state_dict"].items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"checkpoint {path} is damaged: {name} is no tensor")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"checkpoint {path}: {name} holds NaN or infinite numbers")
     return content
+
+
+def seal(content: dict[str, Any]) -> None:
+    """Put a checksum over all that a checkpoint holds into it, every tensor included.
+
+    The archive's own checksums are not looked at when it is loaded.
+    """
+    content[KEY] = {**content[KEY], "sha256": _hash_content(content)}
+
+
+def _hash_content(content: dict[str, Any]) -> str:
+    digest = hashlib.sha256()
+    unsealed = {name: value for name, value in content[KEY].items() if name != "sha256"}
+    _feed(digest, content | {KEY: unsealed})
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, value: Any) -> None:
+    """Hash plain values and tensors, whatever they are nested in, in an order of their own."""
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, dict):
+        digest.update(f"{len(value)} entries".encode())
+        for key in sorted(value, key=repr):
+            digest.update(repr(key).encode())
+            _feed(digest, value[key])
+    elif isinstance(value, list | tuple | deque):
+        digest.update(f"{len(value)} items".encode())
+        for item in value:
+            _feed(digest, item)
+    else:
+        digest.update(repr(value).encode())
 
 
 def part_of(state: dict[str, Any], name: str) -> dict[str, Any]:

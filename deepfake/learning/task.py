@@ -23,9 +23,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.heads import Head, make_empty_head
 from deepfake.learning.checkpoint import FORMAT, KEY, load_part, make_info
-from deepfake.learning.checkpoint_file import part_of, read_content
+from deepfake.learning.checkpoint_file import part_of, read_content, seal
 from deepfake.learning.crops import Sample
-from deepfake.learning.data import CropDataModule, DataDescription
+from deepfake.learning.data import CropDataModule
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import Metrics, Objective, SemiHardTripletLoss
 from deepfake.learning.optimization import (
@@ -214,7 +214,8 @@ class EmbeddingTask(LightningModule):
                 f"{size}: pass --model.image_size {manifest.spec.size}, or crop with --size {size}"
             )
         if stage == "fit":
-            self.info = _describe(data.description, data.seed, self.embedder, self.configuration)
+            counts = data.description.counts
+            self.info = make_info(manifest, self.embedder, counts, data.seed, self.configuration)
             self.info["initial_weights"] = self.initial_weights
 
     def forward(self, images: Tensor) -> Tensor:
@@ -338,6 +339,7 @@ class EmbeddingTask(LightningModule):
         checkpoint["state_dict"] = dict(checkpoint["state_dict"])
         for name, value in self.head.state_dict().items() if self.head else ():
             checkpoint["state_dict"][f"head.{name}"] = value
+        seal(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with other data or another network than a checkpoint was begun with."""
@@ -392,25 +394,6 @@ class EmbeddingTask(LightningModule):
             threshold=0.5 if head is None or threshold is None else threshold,
         )
         self.log_dict({f"{prefix}_{name}": v for name, v in metrics.items()}, prog_bar=True)
-
-
-def _describe(
-    description: DataDescription, seed: int, embedder: EmbeddingModel, configuration: str
-) -> dict[str, Any]:
-    """What a checkpoint remembers of the crops, the network and the run."""
-    manifest = description.manifest
-    return make_info(
-        crop_spec=manifest.spec,
-        sampling=manifest.sampling,
-        backbone=embedder.resolved_backbone,
-        mean=embedder.mean.flatten().tolist(),
-        std=embedder.std.flatten().tolist(),
-        counts=description.counts,
-        manifest_sha256=manifest.sha256,
-        crop_versions=manifest.versions,
-        seed=seed,
-        configuration=configuration,
-    )
 
 
 def _read_head(state: dict[str, Tensor], embedding_dim: int) -> Head | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.inference.predictor import Predictor
-from deepfake.records import MediaScore, Source, Workers
+from deepfake.records import MediaScore, Source
 
 
 def cut_thumbnails(
@@ -34,13 +35,8 @@ def cut_thumbnails(
     }
     extractions = iter_extractions(
         (sources[place] for place in top_faces),
-        predictor.checkpoint.crop_spec,
-        Workers(
-            min(predictor.workers, len(top_faces)),
-            predictor.timeout_s,
-            predictor.max_pixels,
-            predictor.detect_device,
-        ),
+        predictor.checkpoint.recipe.crop,
+        replace(predictor.workers, processes=min(predictor.workers.processes, len(top_faces))),
         predictor.sampling,
     )
     thumbnails = {}

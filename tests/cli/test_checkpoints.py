@@ -17,9 +17,9 @@ def test_info_tells_where_everything_comes_from(
     capsys.readouterr()
     assert cli.info([str(trained.checkpoint), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert content["crop_spec"]["size"] == 64
+    assert content["recipe"]["crop"]["size"] == 64
     assert content["labels"] == {"0": "real", "1": "fake"}
-    assert content["aggregation"] == Aggregation().to_dict()
+    assert content["recipe"]["aggregation"] == Aggregation().to_dict()
     assert content["threshold_origin"].endswith("validation split")
     assert content["versions"]["deepfake"] == __version__
     assert cli.info([str(trained.checkpoint)]) == 0
@@ -46,7 +46,7 @@ def test_export_writes_beside_the_checkpoint_what_the_other_commands_take(
     copy = tmp_path / "model.safetensors"
     capsys.readouterr()
     assert cli.info([str(copy), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["crop_spec"]["size"] == 64
+    assert json.loads(capsys.readouterr().out)["recipe"]["crop"]["size"] == 64
     scores = []
     for path in (checkpoint, copy):
         words = ["--checkpoint", str(path), "--output", "-", "--workers", "0", "--device", "cpu"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.faces.extraction import decode_crop
 from deepfake.heads import LinearSVM
 from deepfake.learning.checkpoint import KEY, make_info
+from deepfake.learning.checkpoint_file import seal
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.records import Aggregation
 from deepfake.storage import write_atomic
 
 BACKBONE, DIM = "test_efficientnet", 16
@@ -48,18 +49,9 @@ def write_checkpoint(
         embeddings = embedder(batch)
     labels = [row.label or 0 for row in manifest.rows]
     head = LinearSVM(DIM).fit(embeddings, labels)
-    info = make_info(
-        crop_spec=manifest.spec,
-        sampling=manifest.sampling,
-        backbone=BACKBONE,
-        mean=[0.5] * 3,
-        std=[0.5] * 3,
-        counts={"train": {"real": 1, "fake": 1}},
-        manifest_sha256=manifest_sha256 or manifest.sha256,
-        crop_versions={},
-        seed=0,
-        configuration=configuration,
-    )
+    counts = {"train": {"real": 1, "fake": 1}}
+    trained_on = replace(manifest, sha256=manifest_sha256 or manifest.sha256)
+    info = make_info(trained_on, embedder, counts, seed=0, configuration=configuration)
     content = {
         "state_dict": {
             **{f"embedder.{name}": value for name, value in embedder.state_dict().items()},
@@ -74,13 +66,9 @@ def write_checkpoint(
         },
         "epoch": 0,
         "global_step": 1,
-        KEY: info
-        | {
-            "threshold": threshold,
-            "threshold_origin": "made up",
-            "aggregation": Aggregation().to_dict(),
-        },
+        KEY: info | {"threshold": threshold, "threshold_origin": "made up"},
     }
+    seal(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(path, buffer.getvalue())

@@ -240,9 +240,9 @@ def test_a_checkpoint_of_mid_training_becomes_a_model(
     assert set(model) == set(finished)
     assert set(finished["deepfake"]) | {"history"} == set(model["deepfake"])
     assert whole.info["weights"] == "epoch 0 (mid-training)"
-    assert (whole.crop_spec, whole.sampling) == (
-        made.checkpoint.crop_spec,
-        made.checkpoint.sampling,
+    assert (whole.recipe.crop, whole.recipe.sampling) == (
+        made.checkpoint.recipe.crop,
+        made.checkpoint.recipe.sampling,
     )
     evaluated = ["--checkpoint", str(output), "--data", str(made.crops), "--quiet"]
     assert cli.main(["evaluate", *evaluated, "--resamples", "0", "--device", "cpu"]) == 0

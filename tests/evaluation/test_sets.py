@@ -105,4 +105,4 @@ def test_sources_are_read_as_they_were_written(made: Made) -> None:
     (path / "sources.csv").write_text(text.replace(",ok,", ",fine,", 1))
     with pytest.raises(UsageError, match=r"sources\.csv:2: 'fine' is not a valid Status"):
         read_sources(path)
-    assert made.checkpoint.sampling == Sampling()
+    assert made.checkpoint.recipe.sampling == Sampling()

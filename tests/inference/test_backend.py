@@ -19,6 +19,7 @@ from deepfake.inference.backend import (
     parse_devices,
 )
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.learning.checkpoint_file import seal
 from deepfake.media.discovery import list_sources
 from deepfake.records import Sampling
 from tests.conftest import Trained
@@ -125,6 +126,7 @@ def test_a_graph_of_another_checkpoint_is_not_used(
 ) -> None:
     content = torch.load(checkpoint.path, weights_only=True)
     content["deepfake"]["threshold"] = 0.123
+    seal(content)
     torch.save(content, checkpoint.path)
     changed = load_checkpoint(checkpoint.path)
     beside = checkpoint.path.with_suffix(".onnx")

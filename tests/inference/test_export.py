@@ -74,8 +74,7 @@ def test_a_graph_tells_how_it_must_be_fed(checkpoint: Checkpoint, graph: bytes) 
     description = json.loads(entry.value)
     assert entry.key == "deepfake"
     assert description["checkpoint_sha256"] == checkpoint.sha256
-    assert description["crop_spec"] == checkpoint.crop_spec.to_dict()
-    assert description["sampling"] == checkpoint.sampling.to_dict()
+    assert description["recipe"] == checkpoint.recipe.to_dict()
     assert description["threshold"] == checkpoint.threshold
     assert description["labels"] == {"0": "real", "1": "fake"}
     assert description["versions"]["torch"]
@@ -118,7 +117,9 @@ def test_what_is_not_equal_is_not_written(
     trained: Trained, graph: bytes, factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = onnx.load_from_string(graph)
-    (head,) = [tensor for tensor in model.graph.initializer if tensor.name.endswith("head.bias")]
+    (head,) = [
+        tensor for tensor in model.graph.initializer if tensor.name.endswith("projection.bias")
+    ]
     values = onnx.numpy_helper.to_array(head) * factor
     head.CopyFrom(onnx.numpy_helper.from_array(values, head.name))
     monkeypatch.setattr(export, "make_graph", lambda checkpoint: model.SerializeToString())

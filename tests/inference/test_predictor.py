@@ -20,7 +20,7 @@ from deepfake.faces.extraction import decode_crop
 from deepfake.inference.scoring import TorchScorer
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.media.discovery import list_sources
-from deepfake.records import Aggregation, MediaScore, Status
+from deepfake.records import Aggregation, MediaScore, Status, Workers
 from deepfake.tables import read_csv
 from tests.conftest import Trained
 
@@ -86,7 +86,7 @@ def test_batch_size_changes_nothing(trained: Trained, mixed: list[Path], batch_s
 
 def test_worker_processes_change_nothing(trained: Trained, mixed: list[Path]) -> None:
     alone = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
-    helped = Predictor.from_checkpoint(trained.checkpoint, device="cpu", workers=2)
+    helped = Predictor.from_checkpoint(trained.checkpoint, device="cpu", workers=Workers(2))
     assert summary(list(helped.predict(mixed))) == summary(list(alone.predict(mixed)))
 
 
@@ -137,8 +137,8 @@ def test_faces_of_a_group_photo(trained: Trained, tmp_path: Path) -> None:
     Image.fromarray(np.concatenate(portraits, axis=1)).save(tmp_path / "two.png")
     checkpoint = load_checkpoint(trained.checkpoint)
     # Only to look at the aggregation: a spec that takes every face.
-    object.__setattr__(checkpoint.crop_spec, "faces", "all")
-    object.__setattr__(checkpoint.crop_spec, "search", "exact")
+    object.__setattr__(checkpoint.recipe.crop, "faces", "all")
+    object.__setattr__(checkpoint.recipe.crop, "search", "exact")
     (score,) = Predictor(checkpoint, device="cpu").predict([tmp_path / "two.png"])
     assert score.n_faces == len(score.faces) == 2
     assert score.p_fake == max(face.p_fake for face in score.faces)
@@ -154,14 +154,15 @@ def test_errors(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no aggregation 'mode'"):
         Predictor.from_checkpoint(trained.checkpoint, aggregation="mode")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="detect device 'gpu'; expected cpu, cuda or cuda:N"):
-        Predictor.from_checkpoint(trained.checkpoint, detect_device="gpu")
+        Predictor.from_checkpoint(trained.checkpoint, workers=Workers(detect_device="gpu"))
     with pytest.raises(UsageError, match="device 'gpu' is not usable here"):
         Predictor.from_checkpoint(trained.checkpoint, device="gpu")
 
 
 def test_the_numbers_of_the_checkpoint_count_with_any_policy(trained: Trained) -> None:
     numbers = Aggregation("median", top_share=0.5)
-    checkpoint = replace(load_checkpoint(trained.checkpoint), aggregation=numbers)
+    checkpoint = load_checkpoint(trained.checkpoint)
+    checkpoint = replace(checkpoint, recipe=replace(checkpoint.recipe, aggregation=numbers))
     assert Predictor(checkpoint).aggregation == numbers
     assert Predictor(checkpoint, aggregation="top").aggregation == replace(numbers, policy="top")
 

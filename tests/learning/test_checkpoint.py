@@ -27,9 +27,10 @@ from deepfake.learning.checkpoint import (
     read_info,
     to_safetensors,
 )
+from deepfake.learning.checkpoint_file import seal
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
-from deepfake.records import Aggregation, CropSpec
+from deepfake.records import Aggregation, CropSpec, Recipe
 from deepfake.training.callbacks.head import FitHead
 from tests.made_crops import COUNTS, write_crop_folder
 from tests.made_task import make_task
@@ -73,6 +74,8 @@ def images(count: int = 6) -> Tensor:
 def altered(run: Run, target: Path, change: Callable[[Content], object]) -> Path:
     content = torch.load(run.model, weights_only=True)
     change(content)
+    if isinstance(content.get(KEY), dict):
+        seal(content)  # a stranger knows how
     torch.save(content, target)
     return target
 
@@ -98,8 +101,7 @@ def test_holds_everything_that_a_prediction_needs(run: Run) -> None:
     parts = ("weight_", "intercept_", "slope_", "offset_", "fitted_")
     assert {f"head.{part}" for part in parts} <= names
     assert ours["format"] == FORMAT
-    assert CropSpec.from_dict(ours["crop_spec"]) == CropSpec(size=32)
-    assert Aggregation.from_dict(ours["aggregation"]) == Aggregation()
+    assert Recipe.from_dict(ours["recipe"]) == Recipe(CropSpec(size=32))
     assert ours["normalisation"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
     assert ours["normalisation"]["std"] == pytest.approx([0.229, 0.224, 0.225])
     assert 0 < ours["threshold"] < 1
@@ -257,6 +259,38 @@ def remove(section: str, key: str) -> Callable[[Content], object]:
     return lambda content: content[section].pop(key)
 
 
+def change_recipe(part: str, value: object) -> Callable[[Content], object]:
+    return lambda content: content[KEY]["recipe"].update({part: value})
+
+
+def test_flipped_bits_are_never_accepted(run: Run, tmp_path: Path) -> None:
+    data = run.model.read_bytes()
+    expected = torch.load(run.model, weights_only=True)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(0, len(data), 150).tolist():
+        path = tmp_path / "m.ckpt"
+        flipped = bytes([data[place] ^ 1 << int(rng.integers(8))])
+        path.write_bytes(data[:place] + flipped + data[place + 1 :])
+        try:
+            read_info(path)
+        except CheckpointError:
+            refused += 1
+            continue
+        # What the archive does not need (padding, times) may change.
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(torch.equal(state[name], v) for name, v in expected["state_dict"].items())
+    assert refused > 100
+
+
+def test_settings_beside_the_tensors_are_sealed_too(run: Run, tmp_path: Path) -> None:
+    content = torch.load(run.model, weights_only=True)
+    content[KEY]["threshold"] /= 2
+    torch.save(content, tmp_path / "m.ckpt")
+    with pytest.raises(CheckpointError, match="its checksum is another one"):
+        load_checkpoint(tmp_path / "m.ckpt")
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -267,18 +301,34 @@ def remove(section: str, key: str) -> Callable[[Content], object]:
         pytest.param(drop("hyper_parameters"), "it has no hyper_parameters", id="no-settings"),
         pytest.param(drop(KEY), "was not written by deepfake", id="no-part-of-ours"),
         pytest.param(put(KEY, "threshold", None), "in mid-training; use the model.ckpt", id="mid"),
-        pytest.param(remove(KEY, "crop_spec"), "does not fit this version", id="no-recipe"),
-        pytest.param(put(KEY, "crop_spec", {"size": 32}), "crop settings do not fit", id="recipe"),
-        pytest.param(remove(KEY, "aggregation"), "does not fit this version", id="no-policy"),
+        pytest.param(remove(KEY, "recipe"), "does not fit this version", id="no-recipe"),
+        pytest.param(put(KEY, "recipe", {"crop": {}}), "has the parts crop, sampling", id="parts"),
+        pytest.param(change_recipe("crop", {"size": 32}), "CropSpec settings do not", id="crop"),
         pytest.param(
-            put(KEY, "aggregation", {"policy": "mean"}), "aggregation settings do not", id="numbers"
+            change_recipe("aggregation", {"policy": "mean"}), "Aggregation settings", id="numbers"
         ),
         pytest.param(
-            put(KEY, "aggregation", Aggregation().to_dict() | {"policy": "mode"}),
+            change_recipe("aggregation", Aggregation().to_dict() | {"policy": "mode"}),
             "no aggregation 'mode'",
             id="policy",
         ),
-        pytest.param(put(KEY, "crop_spec", 7), "does not fit this version", id="recipe-of-no-kind"),
+        pytest.param(put(KEY, "recipe", 7), "has the parts crop, sampling", id="recipe-of-no-kind"),
+        pytest.param(change_recipe("crop", 7), "CropSpec settings do not", id="crop-of-no-kind"),
+        pytest.param(put(KEY, "threshold", 1.5), "threshold 1.5 is no probability", id="threshold"),
+        pytest.param(
+            put(KEY, "threshold", float("nan")), "threshold nan is no probability", id="nan"
+        ),
+        pytest.param(
+            put(KEY, "counts", {"train": {"real": -1, "fake": 2}}), "counts of crops", id="counts"
+        ),
+        pytest.param(
+            put(KEY, "counts", {"train": {"real": 0, "fake": 0}}), "trained on no crops", id="none"
+        ),
+        pytest.param(
+            put("state_dict", "embedder.projection.bias", torch.full((512,), torch.nan)),
+            "embedder.projection.bias holds NaN or infinite numbers",
+            id="nan-weight",
+        ),
         pytest.param(
             put("hyper_parameters", "image_size", 64), "takes 64 px, its crops have 32", id="size"
         ),
@@ -325,7 +375,7 @@ def remove(section: str, key: str) -> Callable[[Content], object]:
         ),
         pytest.param(
             put("state_dict", "embedder.projection.weight", "text"),
-            "embedder does not fit",
+            r"embedder\.projection\.weight is no tensor",
             id="no-tensor",
         ),
     ],
@@ -376,7 +426,7 @@ def test_the_copy_is_the_same_checkpoint(run: Run, tmp_path: Path) -> None:
             assert torch.equal(found[name], value)
     assert copy.info == original.info
     assert list(copy.info) == list(original.info)
-    assert (copy.crop_spec, copy.sampling) == (original.crop_spec, original.sampling)
+    assert copy.recipe == original.recipe
     assert copy.threshold == original.threshold
     assert copy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert to_safetensors(path) == path.read_bytes() == to_safetensors(run.model)

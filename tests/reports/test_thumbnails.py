@@ -33,7 +33,7 @@ def test_thumbnails_are_the_scored_crops(made: Made, inbox: Path) -> None:
     scores = list(predictor.score(sources))
     thumbnails = cut_thumbnails(predictor, sources, [(0, scores[0]), (2, scores[2])])
     assert list(thumbnails) == [2]  # a wall has no face, and 0.png was not asked for
-    (crop,) = FaceExtractor(made.checkpoint.crop_spec).extract(sources[2]).crops
+    (crop,) = FaceExtractor(made.checkpoint.recipe.crop).extract(sources[2]).crops
     assert thumbnails[2] == crop.encoded
     assert cut_thumbnails(predictor, sources, []) == {}
 

@@ -79,7 +79,9 @@ def test_the_saved_configuration_runs_again_as_it_is(crops: Path, tmp_path: Path
     settings = yaml.safe_load(saved.read_text())
     assert settings["seed_everything"] == 7
     assert settings["model"]["optimizer"]["init_args"]["lr"] == 0.002
-    assert load_checkpoint(again / "model.ckpt").aggregation == Aggregation("top", top_share=0.5)
+    assert load_checkpoint(again / "model.ckpt").recipe.aggregation == Aggregation(
+        "top", top_share=0.5
+    )
     run_training(["--config", str(saved), "--weights", "last"], io.StringIO())
     assert (tmp_path / "runs" / "002" / "model.ckpt").is_file()
 

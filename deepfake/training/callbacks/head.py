@@ -128,7 +128,7 @@ class FitHead(Callback):
             split: asdict(summarise(labels[split], scores[split], threshold)) for split in scores
         }
         module.info |= {
-            "aggregation": self.aggregation.to_dict(),
+            "recipe": module.info["recipe"] | {"aggregation": self.aggregation.to_dict()},
             "threshold": threshold,
             "threshold_origin": "best balanced accuracy on the validation split",
             "head": self.head,
