@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -180,3 +182,20 @@ def test_predict_says_what_scores_and_shares_the_work(
     with pytest.raises(SystemExit):
         predict(inbox, trained, "--output", one, "--device", "cpu", "--devices", "2")
     assert "not allowed with" in capsys.readouterr().err
+
+
+def test_a_score_imports_nothing_that_only_training_needs(
+    inbox: Path, trained: Trained, tmp_path: Path
+) -> None:
+    code = (
+        "import sys\nfrom deepfake.cli import main\n"
+        f"code = main({['predict', str(inbox), '--checkpoint', str(trained.checkpoint)]!r}"
+        f" + ['--output', {str(tmp_path / 's.csv')!r}, '--workers', '0', '--quiet'])\n"
+        "heavy = {'pytorch_lightning', 'albumentations', 'pandas', 'sklearn', 'matplotlib',\n"
+        "         'scipy', 'torchmetrics', 'pytorch_metric_learning'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy), 'CODE', code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert "HEAVY [] CODE 0" in done.stdout, done.stderr
