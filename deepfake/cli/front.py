@@ -28,7 +28,7 @@ commands, with an example of each:
   crop       cut faces out of photos and videos
              deepfake crop photos/ --output crops/
   train      train a detector on crops
-             deepfake train --data.root crops/
+             deepfake train --data crops/
   doctor     look for leaks, duplicates and other faults in crops
              deepfake doctor crops/
   show-augmentations

@@ -14,20 +14,20 @@ from deepfake.cli.command import EXIT_OK, EXIT_USAGE, Parser, run
 from deepfake.errors import UsageError
 
 _TRAIN_HELP = """\
-usage: deepfake train --data.root CROPS [--config NAME ...] [options]
+usage: deepfake train --data CROPS [--config NAME ...] [options]
 
 Train an embedding and a classifier on a crop folder; without --config, by the recommended recipe.
 
 examples:
-  deepfake train --data.root crops/
-  deepfake train --data.root crops/ --config cpu --model.pretrained weights.safetensors
-  deepfake train --data.root crops/ --config dacon
-  deepfake train --data.root crops/ --resume runs/001 --run runs/002
+  deepfake train --data crops/
+  deepfake train --data crops/ --config cpu --model.pretrained weights.safetensors
+  deepfake train --data crops/ --config dacon
+  deepfake train --data crops/ --resume runs/001 --run runs/002
 
 the most used options, with the defaults of the recommended recipe (in a YAML file: no dashes):
   --config NAME             recipe: default, dacon (the contest entry's), or a file of yours;
                             cpu, ddp, smoke add to a recipe. May be repeated; later ones win
-  --data.root CROPS         crop folder that crop.py wrote (required)
+  --data CROPS              crop folder (required; its key is data.root)
   --run FOLDER              folder of this run (the next free number in runs/)
   --resume RUN              go on from the last checkpoint of a run's folder, or from a .ckpt file;
                             auto goes on in --run, if it was begun
@@ -55,7 +55,7 @@ _OTHER_COMMANDS = {
 
 
 def train(argv: Sequence[str] | None = None) -> int:
-    """Train on a crop folder: ``python train.py --data.root CROPS``."""
+    """Train on a crop folder: ``python train.py --data CROPS``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     return run(lambda: _train(arguments), "go on with: --resume RUN_FOLDER")
 
@@ -70,31 +70,30 @@ def _train(arguments: Sequence[str]) -> int:
         raise UsageError(f"train only trains; use: {_OTHER_COMMANDS[arguments[0]]}")
     from deepfake.training.run import run_training
 
-    words = ["--help" if word == "--help-all" else word for word in arguments]
-    return run_training(words, sys.stdout)
+    # A crop folder has one name in all commands; here it is also a key of the configuration.
+    same = {"--help-all": "--help", "--data": "--data.root"}
+    return run_training([same.get(word, word) for word in arguments], sys.stdout)
 
 
 def show_augmentations(argv: Sequence[str] | None = None) -> int:
-    """Draw a contact sheet: ``deepfake show-augmentations CONFIG --data.root CROPS``."""
+    """Draw a contact sheet: ``deepfake show-augmentations --data CROPS``."""
     parser = Parser(
         prog="deepfake show-augmentations",
         description="Draw every augmentation on training crops: a row for each, the last one as "
-        "CONFIG has it,\na column for each crop, real and fake in turns.",
+        "configured,\na column for each crop, real and fake in turns.",
         epilog="""\
 examples:
-  deepfake show-augmentations default --data.root crops/
-  deepfake show-augmentations dacon experiments/ablations/12-blind-face.yaml \\
-      --data.root crops/ --rows crop "as configured" --output blind.png
+  deepfake show-augmentations --data crops/
+  deepfake show-augmentations --data crops/ --config dacon \\
+      --config experiments/ablations/12-blind-face.yaml --rows crop "as configured"
 """,
     )
+    parser.add_subject("data", metavar="CROPS", help="crop folder")
     parser.add_argument(
-        "config", nargs="+", help="configuration of a training, as its --config; later ones win"
+        "--config", action="append", default=[], metavar="NAME", help="as of train; repeatable"
     )
-    parser.add_argument("--data.root", dest="root", required=True, help="folder of crop.py")
-    parser.add_argument(
-        "--output", type=Path, default=Path("augmentations.png"), help="PNG (default %(default)s)"
-    )
-    parser.add_argument("--crops", type=int, default=10, help="columns (default %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("augmentations.png"), help="PNG")
+    parser.add_argument("--columns", type=int, default=10, metavar="N", help="crops to draw on")
     parser.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="only these rows")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and of what happens")
     return run(lambda: _show_augmentations(parser.parse_args(argv)), "nothing was written")
@@ -105,9 +104,9 @@ def _show_augmentations(options: argparse.Namespace) -> int:
     from deepfake.storage import write_atomic
     from deepfake.training.run import read_data_module
 
-    data = read_data_module(options.config, options.root, options.seed, any_preset=True)
+    data = read_data_module(options.config, options.data, options.seed, any_preset=True)
     dataset = data.datasets["train"]
-    chosen = alternate_classes(dataset.labels, options.crops, data.seed)
+    chosen = alternate_classes(dataset.labels, options.columns, data.seed)
     examples = [dataset.example(index) for index in chosen]
     write_atomic(options.output, draw_sheet(examples, options.rows))
     sys.stdout.write(f"{options.output}\n")

@@ -15,18 +15,19 @@ def test_show_augmentations_draws_a_sheet(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet, config = tmp_path / "sheet.png", ROOT / "configs" / "default.yaml"
-    words = [str(config), "--data.root", str(trained.crops), "--output", str(sheet)]
-    assert cli.show_augmentations([*words, "--crops", "3"]) == 0
+    words = ["--config", str(config), "--data", str(trained.crops), "--output", str(sheet)]
+    assert cli.show_augmentations([*words, "--columns", "3"]) == 0
     assert capsys.readouterr().out == f"{sheet}\n"
     with Image.open(sheet) as picture:
         assert picture.size[1] > picture.size[0]
     (tmp_path / "bad.yaml").write_text("data:\n  augmentation: {recipe: heavy}\n")
-    assert cli.show_augmentations([words[0], str(tmp_path / "bad.yaml"), *words[1:]]) == 2
+    bad = ["--config", str(tmp_path / "bad.yaml")]
+    assert cli.show_augmentations([*words, *bad]) == 2
     assert "heavy" in capsys.readouterr().err
     (tmp_path / "bad.yaml").write_text("- a list\n")
-    assert cli.show_augmentations([str(tmp_path / "bad.yaml"), *words[1:]]) == 2
+    assert cli.show_augmentations([*bad, *words[2:]]) == 2
     assert "holds no settings" in capsys.readouterr().err
-    assert cli.show_augmentations([str(tmp_path / "none.yaml"), *words[1:]]) == 2
+    assert cli.show_augmentations(["--config", str(tmp_path / "none.yaml"), *words[2:]]) == 2
     assert "No such file" in capsys.readouterr().err
     assert cli.show_augmentations([*words, "--rows", "crop", "glow"]) == 2
     assert "no augmentation 'glow'; there are crop, landmarks, dacon" in capsys.readouterr().err
@@ -38,7 +39,8 @@ def test_show_augmentations_of_another_presets_configuration(
     # As --help has it; the crops are square, the configuration is for those of the entry.
     configs = [ROOT / "configs" / "dacon.yaml", ROOT / "experiments/ablations/12-blind-face.yaml"]
     sheet = tmp_path / "blind.png"
-    words = [*configs, "--data.root", trained.crops, "--rows", "crop", "as configured"]
+    words = [word for config in configs for word in ("--config", config)]
+    words += ["--data", trained.crops, "--rows", "crop", "as configured"]
     assert cli.show_augmentations([str(word) for word in [*words, "--output", sheet]]) == 0
     assert capsys.readouterr().out == f"{sheet}\n"
     assert sheet.exists()
