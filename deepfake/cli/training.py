@@ -16,7 +16,7 @@ from deepfake.errors import UsageError
 _TRAIN_HELP = """\
 usage: deepfake train --data CROPS [--config NAME ...] [options]
 
-Train an embedding and a classifier on a crop folder; without --config, by the recommended recipe.
+Train an embedding and a head on a crop folder; without --config, by the recommended recipe.
 
 examples:
   deepfake train --data crops/
