@@ -1,7 +1,7 @@
 """A finished checkpoint as a file for elsewhere: an ONNX graph, or safetensors.
 
-The graph takes crops as they are stored and holds everything that follows: normalisation, network,
-head, unit norm, head and calibration. It tells in its metadata how crops must be
+The graph takes crops as they are stored and holds everything that follows: normalisation, backbone,
+projection, unit norm, head and its calibration. It tells in its metadata how crops must be
 cut for it, and no graph leaves this room that was not compared with torch. Knows no media.
 """
 
