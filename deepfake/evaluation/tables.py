@@ -78,7 +78,7 @@ def to_json(evaluation: Evaluation, provenance: dict[str, Any]) -> dict[str, Any
                         "high": part.high,
                         "n_real": part.n_real,
                         "n_fake": part.n_fake,
-                        "metrics": _metrics_json(part.error_rates),
+                        "metrics": _metrics_json(part.metrics),
                     }
                     for part in slicing.slices
                 ],
