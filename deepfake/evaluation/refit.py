@@ -166,7 +166,7 @@ def fit_head(
         JobError: If a class has too few crops, or the head cannot be fitted on them.
     """
     if not C > 0:
-        raise UsageError(f"inverse regularisation {C:g}; expected a number above 0")
+        raise UsageError(f"C={C:g}; expected an inverse strength of regularisation above 0")
     dataset = read_evaluation_set(root, checkpoint, "", origin, ALL)
     split_of_crop = assign_split_of_crop(read_manifest(root), checkpoint)
     split_of_row = np.array([split_of_crop[row.crop] for row in dataset.faces])

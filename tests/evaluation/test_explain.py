@@ -198,7 +198,7 @@ def test_explain_command(
     options = ["--checkpoint", str(made.path), "--output", str(page), "--quiet", "--workers", "0"]
     options += ["--device", "cpu"]
     command = ["explain", str(files.hostile), *options]
-    assert cli.main([*command, "--train-crops", str(made.crops), "--top-frames", "2"]) == 0
+    assert cli.main([*command, "--data", str(made.crops), "--top-frames", "2"]) == 0
     shown = capsys.readouterr().out
     assert "deletion check" in shown
     text = page.read_text(encoding="utf-8")
@@ -215,7 +215,7 @@ def test_explain_command(
     assert cli.main(command) == 2
     assert "exists; name another file" in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--embeddings", "x"]) == 2
-    assert "--embeddings needs --train-crops" in capsys.readouterr().err
+    assert "--embeddings needs --data" in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--top-frames", "0"]) == 2
     assert "--top-frames 0; expected 1 or more" in capsys.readouterr().err
     assert cli.main(["explain", str(files.wall.parent), *options, "--overwrite"]) == 2

@@ -205,7 +205,7 @@ def test_one_head_leaves_nothing_behind_in_the_next(made: Made, tmp_path: Path) 
 
 def test_fit_head_refuses(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
-    with pytest.raises(UsageError, match="inverse regularisation 0"):
+    with pytest.raises(UsageError, match="C=0; expected an inverse strength"):
         fit_head(made.checkpoint, made.crops, output, C=0.0)
     one = write_crop_folder(tmp_path / "one", {"train": (4, 4), "validation": (0, 4)}, size=32)
     with pytest.raises(UsageError, match="the validation split needs both classes"):
