@@ -118,18 +118,11 @@ def calibrate(
     if prevalence is not None:
         head.shift_prevalence(float(labels.mean()), prevalence)
     before, after = (
-        file_rows(predict_set(dataset, embeddings, one, checkpoint.aggregation))
+        {"calibration": file_rows(predict_set(dataset, embeddings, one, checkpoint.aggregation))}
         for one in (checkpoint.head, head)
     )
-    threshold, how = _choose_for(after, dataset, max_fpr, prevalence)
-    result = Refit(
-        output=output,
-        threshold_before=checkpoint.threshold,
-        threshold=threshold,
-        threshold_origin=how,
-        before=_summarise({"calibration": before}, checkpoint.threshold),
-        after=_summarise({"calibration": after}, threshold),
-    )
+    threshold, how = _choose_for(after["calibration"], dataset, max_fpr, prevalence)
+    result = _compare(checkpoint, output, threshold, how, before, after)
     event = {"what": "calibrate", **_describe(dataset), "threshold": threshold}
     event |= {"false_positive_rate": max_fpr, "prevalence": prevalence}
     derive_checkpoint(checkpoint, output, head, _changes(result), event)
@@ -182,14 +175,8 @@ def fit_head(
     threshold = _choose(root, choose_threshold, after["validation"])
     # A checkpoint of mid-training has no head that anything could be scored with.
     before = {} if math.isnan(checkpoint.threshold) else score(checkpoint.head)
-    result = Refit(
-        output=output,
-        threshold_before=checkpoint.threshold,
-        threshold=threshold,
-        threshold_origin=f"best balanced accuracy on the validation split of {dataset.name}",
-        before=_summarise(before, checkpoint.threshold),
-        after=_summarise(after, threshold),
-    )
+    how = f"best balanced accuracy on the validation split of {dataset.name}"
+    result = _compare(checkpoint, output, threshold, how, before, after)
     event = {"what": "fit-head", **_describe(dataset), "head": head, "C": C, "threshold": threshold}
     changes = _changes(result) | {"head": head, "aggregation": checkpoint.aggregation.to_dict()}
     if not before:
@@ -248,8 +235,19 @@ def _score_splits(
     return scored
 
 
-def _summarise(scored: dict[str, ScoredRows], threshold: float) -> dict[str, Summary]:
-    return {name: summarise(rows.labels, rows.p_fake, threshold) for name, rows in scored.items()}
+def _compare(
+    checkpoint: Checkpoint,
+    output: Path,
+    threshold: float,
+    how: str,
+    before: dict[str, ScoredRows],
+    after: dict[str, ScoredRows],
+) -> Refit:
+    old, new = (
+        {split: summarise(rows.labels, rows.p_fake, at) for split, rows in scored.items()}
+        for scored, at in ((before, checkpoint.threshold), (after, threshold))
+    )
+    return Refit(output, checkpoint.threshold, threshold, how, old, new)
 
 
 def _describe(dataset: EvaluationSet) -> dict[str, Any]:

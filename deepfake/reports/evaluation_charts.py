@@ -290,7 +290,7 @@ def draw_robustness(curve: RobustnessCurve) -> Chart:
     severities = ", ".join(name_severity(point) for point in curve.points[1:])
     text += f" at the last severity. {unit}: {severities}." if count > 1 else f". {unit}."
     axes = Axes("severity", "metric", (0, count), x_ticks=range(count + 1))
-    return draw_lines(axes, series, _capital(curve.title), text, dots=True)
+    return draw_lines(axes, series, f"Robustness: {curve.title}", text, dots=True)
 
 
 def _sample(n: int) -> NDArray[np.int64]:

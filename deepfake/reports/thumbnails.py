@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-from deepfake.faces.pipeline import iter_extractions
+from deepfake.evaluation.explain import extract_again
 from deepfake.inference.predictor import Predictor
-from deepfake.records import MediaScore, Source, Workers
+from deepfake.records import MediaScore, Source
 
 
 def cut_thumbnails(
@@ -32,17 +32,7 @@ def cut_thumbnails(
         for place, score in chosen
         if score.faces
     }
-    extractions = iter_extractions(
-        (sources[place] for place in top_faces),
-        predictor.checkpoint.crop_spec,
-        Workers(
-            min(predictor.workers, len(top_faces)),
-            predictor.timeout_s,
-            predictor.max_pixels,
-            predictor.detect_device,
-        ),
-        predictor.sampling,
-    )
+    extractions = extract_again(predictor, [sources[place] for place in top_faces])
     thumbnails = {}
     with closing(extractions):
         for (place, face), (_, extraction) in zip(top_faces.items(), extractions, strict=True):

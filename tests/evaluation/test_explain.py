@@ -17,12 +17,13 @@ from deepfake.evaluation.explain import (
     check_deletion,
     choose_top_faces,
     compute_saliency,
+    extract_again,
     find_neighbours,
     log_odds,
     occlude,
-    read_reference,
     salient_region,
 )
+from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.media.discovery import list_sources
@@ -146,7 +147,7 @@ def test_top_faces_are_apart_and_in_order() -> None:
 
 
 def test_neighbours_are_the_nearest_by_cosine(made: Made, tmp_path: Path) -> None:
-    reference = read_reference(made.crops, made.checkpoint)
+    reference = read_evaluation_set(made.crops, made.checkpoint, preferred_split="train")
     assert reference.split == "train"
     known = np.random.default_rng(0).normal(size=(len(reference.faces), 5)).astype(np.float32)
     known /= np.linalg.norm(known, axis=1, keepdims=True)
@@ -183,7 +184,8 @@ def test_a_clip_is_explained_frame_by_frame(
 def test_a_turned_face_is_shown_as_it_was_searched(made: Made, files: Files) -> None:
     (source,) = list_sources([files.photo.name], files.photo.parent)
     predictor = Predictor(made.checkpoint, device="cpu")
-    crop = explain._extract(predictor, source).crops[0]
+    ((_, extraction),) = extract_again(predictor, [source])
+    crop = extraction.crops[0]
     frame = portrait(1)
     turned = explain._turned(frame, replace(crop, rotation=180))
     assert turned is not None

@@ -63,11 +63,7 @@ def test_slices_hold_what_they_say() -> None:
         ]
     part = sharpness.slices[2]
     assert (part.low, part.median, part.high) == (0.4 * n + 1, 0.5 * n + 0.5, 0.6 * n)
-    assert (
-        part.metrics["false_positive_rate"].low
-        < 0.5
-        < part.metrics["false_positive_rate"].high
-    )
+    assert part.metrics["false_positive_rate"].low < 0.5 < part.metrics["false_positive_rate"].high
     # Twenty alike rows are no certainty.
     assert math.isnan(sharpness.slices[0].metrics["false_positive_rate"].low)
     assert (
