@@ -100,6 +100,7 @@ def test_timeline_spans_the_clip() -> None:
     root = parse(draw_timeline([(0, 0.1), (5, 0.9), (10, 0.1)], 0.5, "t", "d"))
     assert len(found(root, "circle", "dot")) == 3
     assert found(root, "path", "line")[0].attrib["d"].startswith("M50 ")
+    assert len(found(parse(draw_timeline([(0.0, 0.1)], 0.5, "t", "d")), "circle", "dot")) == 1
 
 
 def numbers(chart: Chart, anchor: str) -> list[float]:
