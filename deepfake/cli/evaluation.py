@@ -9,7 +9,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -230,10 +229,15 @@ examples:
 
 def _calibrate(options: argparse.Namespace) -> int:
     _check_output(options)
-    from deepfake.evaluation.refit import calibrate
+    from deepfake.evaluation.refit import calibrate_checkpoint
 
-    rule = partial(calibrate, max_fpr=options.false_positive_rate, prevalence=options.prevalence)
-    return _derive(options, partial(rule, split=options.split))
+    return _derive(
+        options,
+        calibrate_checkpoint,
+        split=options.split,
+        max_fpr=options.false_positive_rate,
+        prevalence=options.prevalence,
+    )
 
 
 def fit_head(argv: Sequence[str] | None = None) -> int:
@@ -270,9 +274,9 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
 
 def _fit_head(options: argparse.Namespace) -> int:
     _check_output(options)
-    from deepfake.evaluation.refit import fit_head
+    from deepfake.evaluation.refit import fit_new_head
 
-    return _derive(options, partial(fit_head, head=options.head, C=options.C), require_head=False)
+    return _derive(options, fit_new_head, require_head=False, head=options.head, C=options.C)
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -320,19 +324,23 @@ def _check_output(options: argparse.Namespace) -> None:
 
 
 def _derive(
-    options: argparse.Namespace, refit: Callable[..., Refit], require_head: bool = True
+    options: argparse.Namespace,
+    refit: Callable[..., Refit],
+    require_head: bool = True,
+    **settings: object,
 ) -> int:
+    """Make a new checkpoint out of ``--checkpoint``, and show what has changed."""
     from deepfake.evaluation.sets import open_crops
     from deepfake.learning.checkpoint import load_checkpoint, refuse_safetensors
 
-    output, workers = options.output, choose_workers(options)
-    refuse_safetensors(options.checkpoint, output)
+    refuse_safetensors(options.checkpoint, options.output)
     checkpoint = load_checkpoint(options.checkpoint, require_head)
+    embedding, workers = _choose_embedding(options), choose_workers(options)
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
         crops = Path(folder) / "crops"
         root = open_crops(options.data, checkpoint, crops, workers, options.quiet)
-        embedding = _choose_embedding(options)
-        result = refit(checkpoint, root, output, origin=options.data, options=embedding)
+        what = {"origin": options.data, "options": embedding}
+        result = refit(checkpoint, root, options.output, **what, **settings)
     sys.stdout.write(str(result))
     return EXIT_OK
 

@@ -218,7 +218,7 @@ class Evaluation:
         )
 
 
-def evaluate(
+def evaluate_predictions(
     sets: Sequence[Predictions],
     threshold: float,
     aggregation: Aggregation,

@@ -77,7 +77,7 @@ class Refit:
         return "\n".join(lines) + "\n"
 
 
-def calibrate(
+def calibrate_checkpoint(
     checkpoint: Checkpoint,
     root: Path,
     output: Path,
@@ -129,7 +129,7 @@ def calibrate(
     return result
 
 
-def fit_head(
+def fit_new_head(
     checkpoint: Checkpoint,
     root: Path,
     output: Path,

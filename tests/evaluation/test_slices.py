@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepfake.evaluation.embeddings import Embeddings
-from deepfake.evaluation.evaluate import evaluate
+from deepfake.evaluation.evaluate import evaluate_predictions
 from deepfake.evaluation.predictions import Predictions
 from deepfake.evaluation.slices import MIN_FACES, N_SLICES, compute_slices, slice_masks
 from deepfake.evaluation.tables import format_scored_faces, to_json
@@ -91,7 +91,7 @@ def test_equal_values_are_never_separated() -> None:
 
 def test_sharpness_is_in_the_tables() -> None:
     scored = make_graded(2 * MIN_FACES)
-    result = evaluate([scored], 0.5, Aggregation(), n_resamples=0)
+    result = evaluate_predictions([scored], 0.5, Aggregation(), n_resamples=0)
     facts = to_json(result, {})["slices"]
     assert facts["sharpness"]["unit"] == "variance of the crop's Laplacian"
     first, second = facts["sharpness"]["slices"]

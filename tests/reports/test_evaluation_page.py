@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepfake.evaluation.evaluate import Evaluation, evaluate
+from deepfake.evaluation.evaluate import Evaluation, evaluate_predictions
 from deepfake.evaluation.job import describe_origin
 from deepfake.records import Aggregation
 from deepfake.reports import evaluation_page as report
@@ -54,7 +54,7 @@ def test_mistakes_are_the_worst_first(evaluation: Evaluation, made: Made) -> Non
         replace(s, file_p_fake={k: 1 - p for k, p in s.file_p_fake.items()})
         for s in evaluation.sets
     ]
-    result = evaluate(turned, 0.5, Aggregation(), n_resamples=0)
+    result = evaluate_predictions(turned, 0.5, Aggregation(), n_resamples=0)
     false_positives, false_negatives = (find_mistakes(result, label) for label in (0, 1))
     assert 0 < len(false_positives) <= report.N_MISTAKES
     assert [item["p_fake"] for item in false_positives] == sorted(
@@ -84,7 +84,8 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
         tracks=tuple(scored.tracks[n] for n in fakes),
     )
     text = format_report(
-        evaluate([only], 0.999, Aggregation(), n_resamples=5), describe_origin(made.checkpoint, "")
+        evaluate_predictions([only], 0.999, Aggregation(), n_resamples=5),
+        describe_origin(made.checkpoint, ""),
     )
     assert "n/a" in text
     assert "one class only: 0 real and 10 fake rows" in text
@@ -92,6 +93,7 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
     assert "No thumbnail: the crop is gone" in text
     assert "first: LEAK: &lt;b&gt;" in text
     perfect = format_report(
-        evaluate([only], 0.0, Aggregation(), n_resamples=5), describe_origin(made.checkpoint, "")
+        evaluate_predictions([only], 0.0, Aggregation(), n_resamples=5),
+        describe_origin(made.checkpoint, ""),
     )
     assert "None: every file with a score was predicted correctly." in perfect
