@@ -335,12 +335,18 @@ def _derive(
 
     refuse_safetensors(options.checkpoint, options.output)
     checkpoint = load_checkpoint(options.checkpoint, require_head)
-    embedding, workers = _choose_embedding(options), choose_workers(options)
+    workers = choose_workers(options)
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
         crops = Path(folder) / "crops"
         root = open_crops(options.data, checkpoint, crops, workers, options.quiet)
-        what = {"origin": options.data, "options": embedding}
-        result = refit(checkpoint, root, options.output, **what, **settings)
+        result = refit(
+            checkpoint,
+            root,
+            options.output,
+            origin=options.data,
+            options=_choose_embedding(options),
+            **settings,
+        )
     sys.stdout.write(str(result))
     return EXIT_OK
 

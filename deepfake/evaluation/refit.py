@@ -33,6 +33,7 @@ from deepfake.heads import Head, HeadName, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
 from deepfake.metrics import Summary, format_metric, summarise
 from deepfake.records import LABEL_NAMES, Aggregation
+from deepfake.tables import align
 from deepfake.thresholds import choose_threshold, choose_threshold_for_rate
 
 
@@ -57,18 +58,14 @@ class Refit:
     after: dict[str, Summary]
 
     def __str__(self) -> str:
-        lines = [
-            f"{'files of':<12}{'':<8}{'real':>7}{'fake':>7}{'AUC':>9}{'EER':>9}{'accuracy':>10}"
-        ]
+        table: list[list[object]] = [["files of", "", "real", "fake", "AUC", "EER", "accuracy"]]
         for split in self.after:
             for word, summaries in (("before", self.before), ("after", self.after)):
                 if split in summaries:
                     row = summaries[split]
-                    lines.append(
-                        f"{split:<12}{word:<8}{row.n_real:>7}{row.n_fake:>7}"
-                        f"{format_metric(row.auc, 9)}{format_metric(row.eer, 9)}"
-                        f"{format_metric(row.accuracy, 10)}"
-                    )
+                    metrics = map(format_metric, (row.auc, row.eer, row.accuracy))
+                    table.append([split, word, row.n_real, row.n_fake, *metrics])
+        lines = align(table)
         before = format_metric(self.threshold_before)
         lines += [
             f"threshold {before} -> {self.threshold:.4f} ({self.threshold_origin})",

@@ -31,7 +31,7 @@ from deepfake.errors import UsageError
 from deepfake.faces.pipeline import check_detect_device
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.data import CropDataModule, SplitSettings
-from deepfake.records import Workers
+from deepfake.records import CropSpec, Workers
 
 ALL = "all"
 
@@ -201,13 +201,15 @@ def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
     other = [key for key in ours if key != "preset" and ours[key] != theirs[key]]
     if other:
         shown = ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in other)
-        spec = checkpoint.crop_spec
         raise UsageError(
             f"the crops in {manifest.root} were cut by another recipe than {checkpoint.path} was "
-            f"trained on ({shown}): crop again with deepfake crop ... --preset {spec.preset} "
-            f"--size {spec.size} (deepfake info shows all), or give the photos and videos "
-            "themselves as --data"
+            f"trained on ({shown}): crop again with {_crop_options(checkpoint.crop_spec)}, or "
+            "give the photos and videos themselves as --data"
         )
+
+
+def _crop_options(spec: CropSpec) -> str:
+    return f"deepfake crop ... --preset {spec.preset} --size {spec.size} (deepfake info shows all)"
 
 
 def was_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:
