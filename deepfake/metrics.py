@@ -52,14 +52,8 @@ def compute_eer(y_true: Labels, y_score: Scores) -> float:
     ``nan`` with one class only.
     """
     fpr, tpr = _every_roc_point(y_true, y_score)
-    if not len(fpr):
-        return NAN
-    gap = fpr - (1 - tpr)  # rises from -1 to 1
-    after = int(np.argmax(gap >= 0))
-    if gap[after] == 0 or after == 0:
-        return float(fpr[after])
-    step = -gap[after - 1] / (gap[after] - gap[after - 1])
-    return float(fpr[after - 1] + step * (fpr[after] - fpr[after - 1]))
+    # False positive less false negative rate rises from -1 to 1, with every point of the curve.
+    return float(np.interp(0, fpr + tpr - 1, fpr)) if len(fpr) else NAN
 
 
 def compute_tpr_at_fpr(y_true: Labels, y_score: Scores, max_fpr: float) -> float:

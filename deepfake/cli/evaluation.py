@@ -26,7 +26,7 @@ from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
     from deepfake.evaluation.embeddings import EmbedOptions
-    from deepfake.learning.checkpoint import Checkpoint
+    from deepfake.evaluation.refit import Refit
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +47,7 @@ examples:
   deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/ --corruptions jpeg blur
 """,
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="model.ckpt of a run")
+    _add_checkpoint(parser)
     parser.add_argument(
         "--data", nargs="+", action="extend", required=True, help="crop folders or labelled media"
     )
@@ -70,7 +70,7 @@ examples:
         "--resamples",
         type=int,
         default=1000,
-        help="bootstrap resamples behind each interval; 0 for none (default %(default)s)",
+        help="bootstrap resamples behind each interval; 0 for none",
     )
     _add_scoring_options(parser)
     command = command_line("evaluate", argv)
@@ -119,32 +119,24 @@ def explain(argv: Sequence[str] | None = None) -> int:
         epilog="""\
 examples:
   deepfake explain photo.jpg --checkpoint model.ckpt --output why.html
-  deepfake explain clip.mp4 --checkpoint model.ckpt --output why.html --train-crops crops/ \\
+  deepfake explain clip.mp4 --checkpoint model.ckpt --output why.html --data crops/ \\
       --embeddings report/embeddings
 """,
     )
-    parser.add_argument("input", help="photo or video")
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
-    )
+    parser.add_subject("input", help="photo or video")
+    _add_checkpoint(parser)
     parser.add_argument("--output", type=Path, required=True, help="HTML page to write")
-    parser.add_argument("--train-crops", type=Path, help="crop folder to find similar faces in")
+    parser.add_argument("--data", type=Path, help="crop folder to find similar faces in")
     parser.add_argument(
         "--embeddings",
         type=Path,
         metavar="FOLDER",
-        help="keep the embeddings of --train-crops there for the next time, as evaluate does in "
-        "its output",
+        help="keep the embeddings of --data there for the next time, as evaluate does",
     )
-    parser.add_argument(
-        "--top-frames",
-        type=int,
-        default=6,
-        help="faces to look into, at most (default %(default)s)",
-    )
-    parser.add_argument("--neighbours", type=int, default=5, help="of each face (default 5)")
+    parser.add_argument("--top-frames", type=int, default=6, help="faces to look into, at most")
+    parser.add_argument("--neighbours", type=int, default=5, help="similar faces of each face")
     add_aggregation(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    _add_device(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a page that exists")
     add_media_options(parser)
     command = command_line("explain", argv)
@@ -155,10 +147,9 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     output: Path = options.output
     refuse_missing_folder("output", output)
     refuse_existing("output", output, options.overwrite)
-    if options.embeddings is not None and options.train_crops is None:
-        raise UsageError("--embeddings needs --train-crops")
-    for name in ("top-frames", "neighbours"):
-        value = getattr(options, name.replace("-", "_"))
+    if options.embeddings is not None and options.data is None:
+        raise UsageError("--embeddings needs --data")
+    for name, value in (("top-frames", options.top_frames), ("neighbours", options.neighbours)):
         if value < 1:
             raise UsageError(f"--{name} {value}; expected 1 or more")
     from deepfake.dataset.layouts import list_inputs
@@ -185,7 +176,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
         predictor,
         sources[0],
         options.top_frames,
-        options.train_crops,
+        options.data,
         options.embeddings,
         options.neighbours,
         options.quiet,
@@ -220,7 +211,6 @@ examples:
 """,
     )
     _add_derivation(parser)
-    _add_split(parser, "validation")
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument(
         "--false-positive-rate",
@@ -231,26 +221,22 @@ examples:
     goal.add_argument(
         "--prevalence", type=float, metavar="P", help="share of fakes where it will be used"
     )
-    _add_scoring_options(parser)
+    _add_split(parser, "validation")
+    _add_scoring_options(parser, may_overwrite=True)
     return run(lambda: _calibrate(parser.parse_args(argv)), "nothing was written")
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    def refit(checkpoint: Checkpoint, root: Path) -> object:
-        from deepfake.evaluation.refit import calibrate
+    _check_output(options)
+    from deepfake.evaluation.refit import calibrate_checkpoint
 
-        return calibrate(
-            checkpoint,
-            root,
-            options.output,
-            split=options.split,
-            max_fpr=options.false_positive_rate,
-            prevalence=options.prevalence,
-            origin=options.data,
-            options=_choose_embedding(options),
-        )
-
-    return _derive(options, refit)
+    return _derive(
+        options,
+        calibrate_checkpoint,
+        split=options.split,
+        max_fpr=options.false_positive_rate,
+        prevalence=options.prevalence,
+    )
 
 
 def fit_head(argv: Sequence[str] | None = None) -> int:
@@ -272,42 +258,37 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
         choices=["svm", "svm-hinge", "logistic", "rbf", "gbm"],
         default="svm",
         help="linear SVM (squared hinge or hinge loss), logistic regression, SVM with a Gaussian "
-        "kernel, or LightGBM "
-        "(default %(default)s)",
+        "kernel, or LightGBM",
     )
     parser.add_argument(
-        "--inverse-regularisation",
+        "--C",
         type=float,
         default=2.0,
         metavar="C",
-        help="of the head; of gbm, lambda_l2 = 1 / C (default %(default)s)",
+        help="inverse strength of regularisation; of gbm, lambda_l2 = 1 / C",
     )
-    _add_scoring_options(parser)
+    _add_scoring_options(parser, may_overwrite=True)
     return run(lambda: _fit_head(parser.parse_args(argv)), "nothing was written")
 
 
 def _fit_head(options: argparse.Namespace) -> int:
-    def refit(checkpoint: Checkpoint, root: Path) -> object:
-        from deepfake.evaluation.refit import fit_head
+    _check_output(options)
+    from deepfake.evaluation.refit import fit_new_head
 
-        return fit_head(
-            checkpoint,
-            root,
-            options.output,
-            head=options.head,
-            C=options.inverse_regularisation,
-            origin=options.data,
-            options=_choose_embedding(options),
-        )
+    return _derive(options, fit_new_head, require_head=False, head=options.head, C=options.C)
 
-    return _derive(options, refit, require_head=False)
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
+    )
 
 
 def _add_derivation(parser: argparse.ArgumentParser) -> None:
+    """Of commands that make a checkpoint out of another."""
     parser.add_argument("--checkpoint", type=Path, required=True, help="the old model.ckpt")
     parser.add_argument("--data", required=True, help="crop folder or labelled media")
     parser.add_argument("--output", type=Path, required=True, help="the new checkpoint")
-    parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
 
 
 def _add_split(parser: argparse.ArgumentParser, usual: str) -> None:
@@ -318,38 +299,54 @@ def _add_split(parser: argparse.ArgumentParser, usual: str) -> None:
     )
 
 
-def _add_scoring_options(parser: argparse.ArgumentParser) -> None:
-    """Of commands that score labelled data."""
+def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+
+
+def _add_scoring_options(parser: argparse.ArgumentParser, may_overwrite: bool = False) -> None:
+    """Of commands that score labelled data."""
+    _add_device(parser)
     parser.add_argument("--batch-size", type=int, default=64, help="crops per call of the network")
+    if may_overwrite:
+        parser.add_argument("--overwrite", action="store_true", help="replace an old --output")
     add_extraction_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _derive(
-    options: argparse.Namespace,
-    refit: Callable[[Checkpoint, Path], object],
-    require_head: bool = True,
-) -> int:
+def _check_output(options: argparse.Namespace) -> None:
+    """Refuse, before any work, an output that a new checkpoint must not go to."""
     output: Path = options.output
     refuse_existing("output", output, options.overwrite)
     if output.resolve() == options.checkpoint.resolve():
         raise UsageError("--output would replace the checkpoint itself; name another file")
     refuse_missing_folder("output", output)
+
+
+def _derive(
+    options: argparse.Namespace,
+    refit: Callable[..., Refit],
+    require_head: bool = True,
+    **settings: object,
+) -> int:
+    """Make a new checkpoint out of ``--checkpoint``, and show what has changed."""
     from deepfake.evaluation.sets import open_crops
     from deepfake.learning.checkpoint import load_checkpoint, refuse_safetensors
 
-    refuse_safetensors(options.checkpoint, output)
+    refuse_safetensors(options.checkpoint, options.output)
     checkpoint = load_checkpoint(options.checkpoint, require_head)
+    workers = choose_workers(options)
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
-        root = open_crops(
-            options.data,
+        crops = Path(folder) / "crops"
+        root = open_crops(options.data, checkpoint, crops, workers, options.quiet)
+        result = refit(
             checkpoint,
-            Path(folder) / "crops",
-            choose_workers(options),
-            options.quiet,
+            root,
+            options.output,
+            origin=options.data,
+            options=_choose_embedding(options),
+            **settings,
         )
-        sys.stdout.write(str(refit(checkpoint, root)))
+    sys.stdout.write(str(result))
     return EXIT_OK
 
 

@@ -5,8 +5,9 @@ The threshold is the one of the checkpoint, always. Knows no network, no table a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ ROBUSTNESS_METRICS = ("auc", "accuracy")
 """What is followed along a corruption."""
 OVERALL = "all together"
 UNNAMED = "(not named)"
+_Row = tuple[int, float, str, str]  # label, p_fake, group, method
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,14 @@ class GroupMetrics:
         n_real: Real rows.
         n_fake: Fake rows.
         n_groups: Groups that they fall into.
+        prevalence: Share of fakes, ``nan`` without rows.
         metrics: By name, in the order of ``METRICS``.
     """
 
     n_real: int
     n_fake: int
     n_groups: int
+    prevalence: float
     metrics: dict[str, Estimate]
 
 
@@ -200,11 +204,7 @@ class Evaluation:
                     "n_fake": group.n_fake,
                     "n_groups": group.n_groups,
                     "metric": name,
-                    "value": estimate.value,
-                    "low": estimate.low,
-                    "high": estimate.high,
-                    "reason": estimate.reason,
-                    "note": estimate.note,
+                    **asdict(estimate),
                 }
                 for level_name, level in self.levels.items()
                 for by, groups in (
@@ -218,7 +218,7 @@ class Evaluation:
         )
 
 
-def evaluate(
+def evaluate_predictions(
     sets: Sequence[Predictions],
     threshold: float,
     aggregation: Aggregation,
@@ -257,40 +257,35 @@ def compute_robustness_point(
     """The metrics of files whose crops were corrupted, and then scored as ever."""
     rows = _join([file_rows(predictions) for predictions in sets])
     metrics = bootstrap_metrics(rows.labels, rows.p_fake, rows.groups, threshold, n_resamples)
-    return RobustnessPoint(severity, value, _choose_metrics(metrics))
+    return RobustnessPoint(severity, value, {name: metrics[name] for name in ROBUSTNESS_METRICS})
 
 
 def start_of_robustness(evaluation: Evaluation) -> RobustnessPoint:
     """The metrics of files as they are, as the first point of every curve."""
-    return RobustnessPoint(0, NAN, _choose_metrics(evaluation.levels["file"].overall.metrics))
-
-
-def _choose_metrics(metrics: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    return {name: metrics[name] for name in ROBUSTNESS_METRICS}
+    metrics = evaluation.levels["file"].overall.metrics
+    return RobustnessPoint(0, NAN, {name: metrics[name] for name in ROBUSTNESS_METRICS})
 
 
 def _face_rows(predictions: Predictions) -> ScoredRows:
-    faces = predictions.dataset.faces
-    labels = require_labels(faces)
-    columns = zip(labels, predictions.p_fake, faces, strict=True)
-    rows = [(int(label), p_fake, face.group, face.method) for label, p_fake, face in columns]
-    return _make_rows(rows, predictions.dataset.name)
+    return _make_rows(_list_faces(predictions), predictions.dataset.name)
 
 
 def _track_rows(predictions: Predictions) -> ScoredRows:
     """The mean of a person's faces, each track a row."""
+    faces: dict[tuple[str, int], list[_Row]] = defaultdict(list)
+    columns = zip(
+        predictions.dataset.faces, predictions.tracks, _list_faces(predictions), strict=True
+    )
+    for face, track, row in columns:
+        faces[face.source, track].append(row)
+    means = [(rows[-1][0], fmean(row[1] for row in rows), *rows[-1][2:]) for rows in faces.values()]
+    return _make_rows(means, predictions.dataset.name)
+
+
+def _list_faces(predictions: Predictions) -> list[_Row]:
     faces = predictions.dataset.faces
-    labels = require_labels(faces)
-    scores: dict[tuple[str, int], list[float]] = {}
-    about: dict[tuple[str, int], tuple[int, str, str]] = {}
-    columns = zip(faces, labels, predictions.tracks, predictions.p_fake, strict=True)
-    for face, label, track, p_fake in columns:
-        scores.setdefault((face.source, track), []).append(float(p_fake))
-        about[face.source, track] = (int(label), face.group, face.method)
-    rows = [
-        (label, fmean(scores[key]), group, method) for key, (label, group, method) in about.items()
-    ]
-    return _make_rows(rows, predictions.dataset.name)
+    columns = zip(require_labels(faces).tolist(), predictions.p_fake.tolist(), faces, strict=True)
+    return [(label, p_fake, face.group, face.method) for label, p_fake, face in columns]
 
 
 def file_rows(predictions: Predictions) -> ScoredRows:
@@ -306,7 +301,7 @@ def file_rows(predictions: Predictions) -> ScoredRows:
 _LEVEL_ROWS = {"file": file_rows, "track": _track_rows, "face": _face_rows}
 
 
-def _make_rows(rows: Sequence[tuple[int, float, str, str]], dataset: str) -> ScoredRows:
+def _make_rows(rows: Sequence[_Row], dataset: str) -> ScoredRows:
     return ScoredRows(
         labels=np.array([row[0] for row in rows], dtype=np.int64),
         p_fake=np.array([row[1] for row in rows], dtype=np.float64),
@@ -333,6 +328,7 @@ def _compute_level(rows: ScoredRows, threshold: float, n_resamples: int) -> Leve
             n_real=int((part.labels == 0).sum()),
             n_fake=int((part.labels == 1).sum()),
             n_groups=len(np.unique(part.groups)),
+            prevalence=float(part.labels.mean()) if len(part.labels) else NAN,
             metrics=bootstrap_metrics(
                 part.labels, part.p_fake, part.groups, threshold, n_resamples
             ),

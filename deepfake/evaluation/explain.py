@@ -15,10 +15,9 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -34,13 +33,12 @@ from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import TorchScorer
-from deepfake.learning.checkpoint import Checkpoint
 from deepfake.media.decoding import open_media
 from deepfake.records import Extraction, FaceCrop, FaceScore, MediaScore, Source
 
 Crop = NDArray[np.uint8]
 Score = Callable[[Crop], NDArray[np.float64]]
-"""``(N, S, S, 3)`` crops to ``(N,)`` probabilities of fake."""
+"""``(N, S, S, 3)`` crops, a few at a time, to ``(N,)`` probabilities of fake."""
 
 SALIENT_SHARE = 0.15
 """Share of a crop that counts as its salient region."""
@@ -150,43 +148,61 @@ def explain_file(
         UsageError: If the training crops cannot serve.
         JobError: If one of them is missing.
     """
-    checkpoint = predictor.checkpoint
-    reference = None if train_crops is None else read_reference(train_crops, checkpoint)
-    extraction = _extract(predictor, source)
+    checkpoint, reference = predictor.checkpoint, None
+    if train_crops is not None:
+        reference = read_evaluation_set(train_crops, checkpoint, preferred_split="train")
+    with closing(extract_again(predictor, [source])) as extractions:
+        ((_, extraction),) = extractions
     media_score = predictor.answer(source, extraction)
     faces = choose_top_faces(media_score.faces, n_top)
     if not faces:
         return Explanation(media_score, (), reference)
-    crops = {(crop.frame_index, crop.face_index): crop for crop in extraction.crops}
     frames = _read_frames(predictor, source, {face.frame_index for face in faces})
     scorer = TorchScorer(checkpoint, predictor.devices[0], _BATCH)
-    known = None
-    if reference is not None:
-        options = EmbedOptions(device=str(predictor.devices[0]), quiet=quiet)
-        known = embed_once(reference, checkpoint, cache, options).vectors
     top_frames = []
-    for number, face in enumerate(faces):
-        crop = crops[face.frame_index, face.face_index]
+    for seed, face in enumerate(faces):
+        (crop,) = (
+            crop
+            for crop in extraction.crops
+            if (crop.frame_index, crop.face_index) == (face.frame_index, face.face_index)
+        )
         same_frame = [one for one in media_score.faces if one.frame_index == face.frame_index]
         boxes = (face, *(other for other in same_frame if other is not face))
         frame = _turned(frames.get(face.frame_index), crop)
-        top_frame = _make_top_frame(scorer, decode_crop(crop.encoded), frame, boxes, number)
-        if reference is not None and known is not None:
-            embedding = scorer.run(top_frame.crop[None])[1][0]
-            near = find_neighbours(embedding, reference, known, n_neighbours)
-            top_frame = replace(top_frame, neighbours=near)
-        top_frames.append(top_frame)
-    foreign = reference is not None and not was_trained_on(
-        checkpoint, read_manifest(reference.root)
-    )
+        top_frames.append(_make_top_frame(scorer, decode_crop(crop.encoded), frame, boxes, seed))
+    if reference is None:
+        return Explanation(media_score, tuple(top_frames))
+    options = EmbedOptions(device=str(predictor.devices[0]), quiet=quiet)
+    known = embed_once(reference, checkpoint, cache, options).vectors
+    embeddings = scorer.run(np.stack([top.crop for top in top_frames]))[1]
+    top_frames = [
+        replace(top, neighbours=find_neighbours(embedding, reference, known, n_neighbours))
+        for top, embedding in zip(top_frames, embeddings, strict=True)
+    ]
+    foreign = not was_trained_on(checkpoint, read_manifest(reference.root))
     return Explanation(media_score, tuple(top_frames), reference, foreign)
+
+
+def extract_again(
+    predictor: Predictor, sources: Sequence[Source]
+) -> Generator[tuple[Source, Extraction]]:
+    """Cut the faces of files once more, as when they were scored."""
+    return iter_extractions(
+        sources,
+        predictor.checkpoint.recipe.crop,
+        replace(predictor.workers, processes=min(predictor.workers.processes, len(sources))),
+        predictor.sampling,
+    )
 
 
 def _make_top_frame(
     scorer: TorchScorer, crop: Crop, frame: Crop | None, boxes: tuple[FaceScore, ...], seed: int
 ) -> TopFrame:
     """Make the map of a crop, and check it."""
-    score = partial(_score, scorer)
+
+    def score(crops: Crop) -> NDArray[np.float64]:
+        return scorer.run(crops)[0]
+
     saliency = compute_saliency(crop, score)
     salient = salient_region(saliency)
     salient_drop, random_drop, p_without = check_deletion(crop, salient, score, seed)
@@ -202,12 +218,6 @@ def _make_top_frame(
         p_without=p_without,
         neighbours=(),
     )
-
-
-def _score(scorer: TorchScorer, crops: Crop) -> NDArray[np.float64]:
-    step = scorer.batch_size
-    parts = [scorer.run(crops[at : at + step])[0] for at in range(0, len(crops), step)]
-    return np.concatenate(parts)
 
 
 def choose_top_faces(faces: Sequence[FaceScore], n: int) -> tuple[FaceScore, ...]:
@@ -327,15 +337,6 @@ def log_odds(p_fake: NDArray[np.float64]) -> NDArray[np.float64]:
     return odds
 
 
-def read_reference(root: Path, checkpoint: Checkpoint) -> EvaluationSet:
-    """The training faces of a crop folder: its train split, or all where it has no splits.
-
-    Raises:
-        UsageError: If it was cut by another recipe, or has no labels.
-    """
-    return read_evaluation_set(root, checkpoint, preferred_split="train")
-
-
 def find_neighbours(
     embedding: NDArray[np.float32], reference: EvaluationSet, known: NDArray[np.float32], n: int
 ) -> tuple[Neighbour, ...]:
@@ -356,18 +357,6 @@ def find_neighbours(
         encoded = path.read_bytes() if path.is_file() else None
         found.append(Neighbour(row, float(similarity[place]), encoded))
     return tuple(found)
-
-
-def _extract(predictor: Predictor, source: Source) -> Extraction:
-    extractions = iter_extractions(
-        [source],
-        predictor.checkpoint.recipe.crop,
-        replace(predictor.workers, processes=min(predictor.workers.processes, 1)),
-        predictor.sampling,
-    )
-    with closing(extractions):
-        ((_, extraction),) = extractions
-    return extraction
 
 
 def _read_frames(predictor: Predictor, source: Source, wanted: set[int]) -> dict[int, Crop]:

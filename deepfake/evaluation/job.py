@@ -25,7 +25,7 @@ from deepfake.evaluation.evaluate import (
     Evaluation,
     RobustnessCurve,
     compute_robustness_point,
-    evaluate,
+    evaluate_predictions,
     start_of_robustness,
 )
 from deepfake.evaluation.predictions import Predictions, predict_set
@@ -127,7 +127,9 @@ def run_evaluation(
                 predictions.append(predict_set(one, embeddings, checkpoint.head, aggregation))
             return predictions
 
-        evaluation = evaluate(predict(), checkpoint.threshold, aggregation, options.n_resamples)
+        evaluation = evaluate_predictions(
+            predict(), checkpoint.threshold, aggregation, options.n_resamples
+        )
         evaluation = replace(evaluation, robustness=_follow(evaluation, options, predict))
         if output is not None:
             _write(evaluation, output, describe_origin(checkpoint, command), render)

@@ -33,6 +33,7 @@ from deepfake.heads import Head, HeadName, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
 from deepfake.metrics import Summary, format_metric, summarise
 from deepfake.records import LABEL_NAMES, Aggregation
+from deepfake.tables import align
 from deepfake.thresholds import choose_threshold, choose_threshold_for_rate
 
 
@@ -57,18 +58,14 @@ class Refit:
     after: dict[str, Summary]
 
     def __str__(self) -> str:
-        lines = [
-            f"{'files of':<12}{'':<8}{'real':>7}{'fake':>7}{'AUC':>9}{'EER':>9}{'accuracy':>10}"
-        ]
+        table: list[list[object]] = [["files of", "", "real", "fake", "AUC", "EER", "accuracy"]]
         for split in self.after:
             for word, summaries in (("before", self.before), ("after", self.after)):
                 if split in summaries:
                     row = summaries[split]
-                    lines.append(
-                        f"{split:<12}{word:<8}{row.n_real:>7}{row.n_fake:>7}"
-                        f"{format_metric(row.auc, 9)}{format_metric(row.eer, 9)}"
-                        f"{format_metric(row.accuracy, 10)}"
-                    )
+                    metrics = map(format_metric, (row.auc, row.eer, row.accuracy))
+                    table.append([split, word, row.n_real, row.n_fake, *metrics])
+        lines = align(table)
         before = format_metric(self.threshold_before)
         lines += [
             f"threshold {before} -> {self.threshold:.4f} ({self.threshold_origin})",
@@ -77,7 +74,7 @@ class Refit:
         return "\n".join(lines) + "\n"
 
 
-def calibrate(
+def calibrate_checkpoint(
     checkpoint: Checkpoint,
     root: Path,
     output: Path,
@@ -117,26 +114,20 @@ def calibrate(
     head = copy.deepcopy(checkpoint.head).calibrate(embeddings.vectors, labels).eval()
     if prevalence is not None:
         head.shift_prevalence(float(labels.mean()), prevalence)
+    aggregation = checkpoint.recipe.aggregation
     before, after = (
-        file_rows(predict_set(dataset, embeddings, one, checkpoint.recipe.aggregation))
+        {"calibration": file_rows(predict_set(dataset, embeddings, one, aggregation))}
         for one in (checkpoint.head, head)
     )
-    threshold, how = _choose_for(after, dataset, max_fpr, prevalence)
-    result = Refit(
-        output=output,
-        threshold_before=checkpoint.threshold,
-        threshold=threshold,
-        threshold_origin=how,
-        before=_summarise({"calibration": before}, checkpoint.threshold),
-        after=_summarise({"calibration": after}, threshold),
-    )
+    threshold, how = _choose_for(after["calibration"], dataset, max_fpr, prevalence)
+    result = _compare(checkpoint, output, threshold, how, before, after)
     event = {"what": "calibrate", **_describe(dataset), "threshold": threshold}
     event |= {"false_positive_rate": max_fpr, "prevalence": prevalence}
     derive_checkpoint(checkpoint, output, head, _changes(result), event)
     return result
 
 
-def fit_head(
+def fit_new_head(
     checkpoint: Checkpoint,
     root: Path,
     output: Path,
@@ -166,7 +157,7 @@ def fit_head(
         JobError: If a class has too few crops, or the head cannot be fitted on them.
     """
     if not C > 0:
-        raise UsageError(f"inverse regularisation {C:g}; expected a number above 0")
+        raise UsageError(f"C={C:g}; expected an inverse strength of regularisation above 0")
     dataset = read_evaluation_set(root, checkpoint, "", origin, ALL)
     split_of_crop = assign_split_of_crop(read_manifest(root), checkpoint)
     split_of_row = np.array([split_of_crop[row.crop] for row in dataset.faces])
@@ -182,14 +173,8 @@ def fit_head(
     threshold = _choose(root, choose_threshold, after["validation"])
     # A checkpoint of mid-training has no head that anything could be scored with.
     before = {} if math.isnan(checkpoint.threshold) else score(checkpoint.head)
-    result = Refit(
-        output=output,
-        threshold_before=checkpoint.threshold,
-        threshold=threshold,
-        threshold_origin=f"best balanced accuracy on the validation split of {dataset.name}",
-        before=_summarise(before, checkpoint.threshold),
-        after=_summarise(after, threshold),
-    )
+    how = f"best balanced accuracy on the validation split of {dataset.name}"
+    result = _compare(checkpoint, output, threshold, how, before, after)
     event = {"what": "fit-head", **_describe(dataset), "head": head, "C": C, "threshold": threshold}
     changes = _changes(result) | {"head": head, "recipe": checkpoint.recipe.to_dict()}
     if not before:
@@ -248,8 +233,19 @@ def _score_splits(
     return scored
 
 
-def _summarise(scored: dict[str, ScoredRows], threshold: float) -> dict[str, Summary]:
-    return {name: summarise(rows.labels, rows.p_fake, threshold) for name, rows in scored.items()}
+def _compare(
+    checkpoint: Checkpoint,
+    output: Path,
+    threshold: float,
+    how: str,
+    before: dict[str, ScoredRows],
+    after: dict[str, ScoredRows],
+) -> Refit:
+    old, new = (
+        {split: summarise(rows.labels, rows.p_fake, at) for split, rows in scored.items()}
+        for scored, at in ((before, checkpoint.threshold), (after, threshold))
+    )
+    return Refit(output, checkpoint.threshold, threshold, how, old, new)
 
 
 def _describe(dataset: EvaluationSet) -> dict[str, Any]:

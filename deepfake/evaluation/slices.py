@@ -31,7 +31,7 @@ class Slice:
         high: Highest value in it.
         n_real: Real faces.
         n_fake: Fake faces.
-        error_rates: ``false_positive_rate`` and ``false_negative_rate`` at the threshold.
+        metrics: ``false_positive_rate`` and ``false_negative_rate`` at the threshold.
     """
 
     low: float
@@ -39,7 +39,7 @@ class Slice:
     high: float
     n_real: int
     n_fake: int
-    error_rates: dict[str, Estimate]
+    metrics: dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def compute_slices(
             high=float(values[mask].max()),
             n_real=int(reals.sum()),
             n_fake=int(fakes.sum()),
-            error_rates={
+            metrics={
                 "false_positive_rate": bootstrap_share(false_positives, groups[reals], n_resamples),
                 "false_negative_rate": bootstrap_share(false_negatives, groups[fakes], n_resamples),
             },

@@ -14,7 +14,7 @@ a page to the next.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -63,6 +63,7 @@ class Axes:
         y_ticks: The same, upwards.
         log_x: Equal factors instead of equal steps to the right.
         height: Of the whole chart; its width is always ``WIDTH``.
+        mirrored: Numbers below 0 are shown without their sign.
     """
 
     x_label: str
@@ -73,6 +74,7 @@ class Axes:
     y_ticks: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)
     log_x: bool = False
     height: int = HEIGHT
+    mirrored: bool = False
 
     @property
     def bottom(self) -> int:
@@ -92,151 +94,154 @@ class Axes:
         return self.bottom - (value - low) / (high - low) * (self.bottom - _TOP)
 
 
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart as a page shows it.
+
+    Args:
+        title: What it shows.
+        svg: The drawing; screen readers read out title and caption.
+        caption: What can be seen in it, in words.
+        legend: CSS class, shape and name of each of its lines or kinds of points.
+    """
+
+    title: str
+    svg: str
+    caption: str
+    legend: Sequence[tuple[str, str, str]] = ()
+
+
 def draw_lines(
     axes: Axes,
     series: Sequence[Series],
     title: str,
-    description: str,
+    caption: str,
     *,
     diagonal: bool = False,
     marks: Sequence[tuple[float, float]] = (),
     dots: bool = False,
-) -> str:
+    threshold: float | None = None,
+) -> Chart:
     """Lines through values, each with its own dash.
 
     Args:
         axes: The frame.
         series: The lines.
-        title: What it shows, read out by screen readers.
-        description: What can be seen in it, in words.
+        title: What it shows.
+        caption: What can be seen in it, in words.
         diagonal: Draw the line of chance, or of perfect calibration.
         marks: Points to ring: where the threshold stands.
         dots: Also draw the values themselves.
+        threshold: Where a line runs across.
     """
-    parts = _frame(axes)
+    drawing = _Drawing(axes)
     if diagonal:
-        (x0, x1), (y0, y1) = axes.x_range, axes.y_range
-        parts.append(
-            f'<path class="guide" d="{_path([(x0, y0), (x1, y1)], axes)}"/>',
-        )
+        drawing.path("guide", zip(axes.x_range, axes.y_range, strict=True))
+    if threshold is not None:
+        drawing.across(threshold)
     for number, line in enumerate(series):
-        points = _thin(list(zip(map(float, line.x), map(float, line.y), strict=True)))
-        if points:
-            parts.append(f'<path class="line s{number % 6}" d="{_path(points, axes)}"/>')
+        points = list(zip(map(float, line.x), map(float, line.y), strict=True))
+        drawing.path(f"line s{number % 6}", points if dots else _thin(points))
         for x, low, high in zip(line.x, line.low, line.high, strict=False):
             if math.isfinite(low) and math.isfinite(high):
                 # Beside each other, not on top.
-                at = _n(axes.x_px(float(x)) + 3 * (number - (len(series) - 1) / 2))
-                ends = _n(axes.y_px(float(low))), _n(axes.y_px(float(high)))
-                parts.append(f'<path class="whisker s{number % 6}" d="M{at} {ends[0]}V{ends[1]}"/>')
+                shift = 3 * (number - (len(series) - 1) / 2)
+                drawing.path(f"whisker s{number % 6}", [(x, low), (x, high)], shift)
         if dots:
-            parts += [
-                f'<circle class="dot s{number % 6}" cx="{_n(axes.x_px(x))}" '
-                f'cy="{_n(axes.y_px(y))}" r="3.5"/>'
-                for x, y in points
-            ]
-    parts += _rings(axes, marks)
-    return _svg(parts, axes, title, description)
+            drawing.circles(f"dot s{number % 6}", points, 3.5)
+    drawing.circles("mark", marks, 5)
+    legend = [(f"line s{number % 6}", "M0 5H26", line.name) for number, line in enumerate(series)]
+    return drawing.finish(title, caption, legend if len(series) > 1 else ())
 
 
-def draw_histogram(
-    real: Values, fake: Values, threshold: float, title: str, description: str
-) -> str:
+def draw_histogram(real: Values, fake: Values, threshold: float, title: str, caption: str) -> Chart:
     """Scores of reals above the line and of fakes below it, as shares of their class."""
-    edges = np.linspace(0, 1, _BINS + 1)
-    shares = [
-        np.histogram(np.asarray(values), edges)[0] / max(len(values), 1) for values in (real, fake)
-    ]
-    top = max(float(max(share.max() for share in shares)), 0.01)
-    step = next(s for s in (0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1) if top <= 2 * s or s == 1)
-    limit = step * math.ceil(top / step - 1e-9)
-    ticks = [k * step for k in range(-round(limit / step), round(limit / step) + 1)]
-    axes = Axes(
-        "score (0 real, 1 fake)", "share of its class", y_range=(-limit, limit), y_ticks=ticks
-    )
-    parts = _frame(axes, absolute=True)
-    zero = axes.y_px(0)
-    parts += _bars(axes, edges, shares[0], "real") + _bars(axes, edges, -shares[1], "fake")
-    parts.append(f'<path class="axis" d="M{_LEFT} {_n(zero)}H{WIDTH - _RIGHT}"/>')
-    parts.append(_threshold_line(axes, threshold))
+    bars = {
+        word: sign * _count(values) / max(len(values), 1)
+        for word, sign, values in (("real", 1, real), ("fake", -1, fake))
+    }
+    drawing = _draw_bars(bars, "share of its class", 0.005, threshold)
+    drawing.path("axis", [(0, 0), (1, 0)])
     inside = WIDTH - _RIGHT - 4
-    parts.append(f'<text class="tag" x="{inside}" y="{_TOP + 12}" text-anchor="end">real</text>')
-    parts.append(
-        f'<text class="tag" x="{inside}" y="{axes.bottom - 6}" text-anchor="end">fake</text>'
-    )
-    return _svg(parts, axes, title, description)
+    drawing.text("tag", inside, _TOP + 12, "real", "end")
+    drawing.text("tag", inside, drawing.axes.bottom - 6, "fake", "end")
+    return drawing.finish(title, caption)
 
 
-def draw_counts(values: Values, threshold: float, title: str, description: str) -> str:
+def draw_counts(values: Values, threshold: float, title: str, caption: str) -> Chart:
     """How many files have which score."""
-    counts, edges = np.histogram(np.asarray(values), np.linspace(0, 1, _BINS + 1))
-    top = max(float(counts.max()), 1.0)
-    step = max(_round_step(top), 1.0)  # there are no half files
-    limit = step * math.ceil(top / step)
-    ticks = np.arange(0, limit + step / 2, step).tolist()
-    axes = Axes("score (0 real, 1 fake)", "files", y_range=(0, limit), y_ticks=ticks)
-    parts = [*_frame(axes), *_bars(axes, edges, counts, "all"), _threshold_line(axes, threshold)]
-    return _svg(parts, axes, title, description)
+    # There are no half files.
+    return _draw_bars({"all": _count(values)}, "files", 1, threshold).finish(title, caption)
+
+
+def _count(values: Values) -> NDArray[np.int64]:
+    return np.histogram(np.asarray(values), _BINS, (0, 1))[0]
+
+
+def _draw_bars(
+    bars: Mapping[str, NDArray[Any]], y_label: str, least_step: float, threshold: float
+) -> _Drawing:
+    """Bars over bins of the score, from 0 up; negative ones hang."""
+    top = max(least_step, *(float(np.abs(heights).max()) for heights in bars.values()))
+    step = max(_round_step(top * len(bars)), least_step)
+    limit = math.ceil(top / step - 1e-9)
+    first = -limit if len(bars) > 1 else 0
+    ticks = [step * number for number in range(first, limit + 1)]
+    y_range = (ticks[0], ticks[-1])
+    axes = Axes(
+        "score (0 real, 1 fake)", y_label, y_range=y_range, y_ticks=ticks, mirrored=first < 0
+    )
+    drawing = _Drawing(axes)
+    for kind, heights in bars.items():
+        for number in np.flatnonzero(heights):
+            drawing.bar(f"bar {kind}", number / _BINS, (number + 1) / _BINS, heights[number])
+    x = min(max(threshold, 0), 1)
+    drawing.path("threshold", [(x, y_range[1]), (x, y_range[0])])
+    return drawing
 
 
 def draw_points(
     axes: Axes,
-    x: Values,
-    y: Values,
+    points: NDArray[np.floating[Any]],
     labels: NDArray[np.integer[Any]],
     title: str,
-    description: str,
+    caption: str,
     *,
     threshold: float | None = None,
-) -> str:
-    """A point per row: dots for reals, crosses for fakes."""
-    parts = _frame(axes)
-    for word, label in (("real", 0), ("fake", 1)):
-        places = [
-            (axes.x_px(float(a)), axes.y_px(float(b)))
-            for a, b, y_true in zip(x, y, labels, strict=True)
-            if y_true == label
-        ]
-        shape = "h0" if label == 0 else "m-2-2l4 4m0-4l-4 4"
-        steps = "".join(f"M{_n(a)} {_n(b)}{shape}" for a, b in places)
+) -> Chart:
+    """A point per row of ``(N, 2)``: dots for reals, crosses for fakes."""
+    drawing = _Drawing(axes)
+    shapes = {"real": "h0", "fake": "m-2-2l4 4m0-4l-4 4"}
+    for label, (word, shape) in enumerate(shapes.items()):
+        steps = [f"M{drawing.place(x, y)}{shape}" for x, y in points[labels == label].tolist()]
         if steps:
-            parts.append(f'<path class="points {word}" d="{steps}"/>')
+            drawing.parts.append(f'<path class="points {word}" d="{"".join(steps)}"/>')
     if threshold is not None:
-        parts.append(_threshold_across(axes, threshold))
-    return _svg(parts, axes, title, description)
+        drawing.across(threshold)
+    legend = [(f"points {word}", f"M13 5{shape}", word) for word, shape in shapes.items()]
+    return drawing.finish(title, caption, legend)
 
 
 def draw_timeline(
-    times_s: Values,
-    scores: Values,
+    frames: Sequence[tuple[float, float]],
     threshold: float,
     title: str,
-    description: str,
+    caption: str,
     marks: Sequence[tuple[float, float]] = (),
-) -> str:
-    """The score of a clip over its time, with the threshold, and rings around some points."""
-    last = max([float(value) for value in times_s], default=0.0) or 1.0
-    step = _round_step(last)
-    ticks = np.arange(0, last * (1 + 1e-9), step).tolist()
+) -> Chart:
+    """The score of a clip over its time in seconds, with the threshold, and rings around points."""
+    times, scores = ([frame[column] for frame in frames] for column in (0, 1))
+    last = max(times, default=0.0) or 1.0
     axes = Axes(
         "time in seconds",
         "score",
         x_range=(0, last),
-        x_ticks=ticks,
+        x_ticks=np.arange(0, last * (1 + 1e-9), _round_step(last)).tolist(),
         y_ticks=(0, 0.5, 1),
         height=_LOW_HEIGHT,
     )
-    points = list(zip(map(float, times_s), map(float, scores), strict=True))
-    parts = _frame(axes)
-    parts.append(_threshold_across(axes, threshold))
-    if len(points) > 1:
-        parts.append(f'<path class="line s0" d="{_path(points, axes)}"/>')
-    parts += [
-        f'<circle class="dot s0" cx="{_n(axes.x_px(a))}" cy="{_n(axes.y_px(b))}" r="3"/>'
-        for a, b in points
-    ]
-    parts += _rings(axes, marks)
-    return _svg(parts, axes, title, description)
+    line = Series("score", times, scores)
+    return draw_lines(axes, [line], title, caption, marks=marks, dots=True, threshold=threshold)
 
 
 def doubling_axes(values: Values, x_label: str, y_label: str, y_top: float = 1.0) -> Axes:
@@ -293,85 +298,70 @@ def _round_ticks(values: Sequence[float], whole: bool = False) -> list[float]:
     return [step * number for number in range(first, max(last, first + 1) + 1)]
 
 
-def _frame(axes: Axes, absolute: bool = False) -> list[str]:
-    """Grid, numbers and labels."""
-    bottom, right = axes.bottom, WIDTH - _RIGHT
-    parts = []
-    for value in axes.x_ticks:
-        x = _n(axes.x_px(value))
-        parts.append(f'<path class="grid" d="M{x} {_TOP}V{bottom}"/>')
-        parts.append(
-            f'<text class="tick" x="{x}" y="{bottom + 15}" text-anchor="middle">{value:g}</text>'
-        )
-    for value in axes.y_ticks:
-        y = axes.y_px(value)
-        shown = f"{abs(value) if absolute else value:.4g}"
-        parts.append(f'<path class="grid" d="M{_LEFT} {_n(y)}H{right}"/>')
-        parts.append(
-            f'<text class="tick" x="{_LEFT - 5}" y="{_n(y + 3.5)}" text-anchor="end">{shown}</text>'
-        )
-    parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
-    middle_x, middle_y = (_LEFT + right) / 2, (_TOP + bottom) / 2
-    parts.append(
-        f'<text class="label" x="{_n(middle_x)}" y="{axes.height - 6}" text-anchor="middle">'
-        f"{escape(axes.x_label)}</text>"
-    )
-    parts.append(
-        f'<text class="label" transform="translate(12 {_n(middle_y)}) rotate(-90)" '
-        f'text-anchor="middle">{escape(axes.y_label)}</text>'
-    )
-    return parts
+class _Drawing:
+    """An SVG in the making: whatever is put on it is placed by its axes."""
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+        self.parts: list[str] = []
+        bottom, right = axes.bottom, WIDTH - _RIGHT
+        for value in axes.x_ticks:
+            self.path("grid", [(value, axes.y_range[1]), (value, axes.y_range[0])])
+            self.text("tick", axes.x_px(value), bottom + 15, f"{value:g}", "middle")
+        for value in axes.y_ticks:
+            self.path("grid", [(axes.x_range[0], value), (axes.x_range[1], value)])
+            shown = f"{abs(value) if axes.mirrored else value:.4g}"
+            self.text("tick", _LEFT - 5, axes.y_px(value) + 3.5, shown, "end")
+        self.parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{right}"/>')
+        self.text("label", (_LEFT + right) / 2, axes.height - 6, axes.x_label, "middle")
+        turned = f'transform="translate(12 {_n((_TOP + bottom) / 2)}) rotate(-90)"'
+        self.text("label", 0, 0, axes.y_label, "middle", turned)
+
+    def place(self, x: float, y: float, shift_px: float = 0) -> str:
+        """Where a value is."""
+        return f"{_n(self.axes.x_px(float(x)) + shift_px)} {_n(self.axes.y_px(float(y)))}"
+
+    def path(self, css: str, points: Iterable[tuple[float, float]], shift_px: float = 0) -> None:
+        """A line through values; without values none."""
+        steps = "L".join(self.place(x, y, shift_px) for x, y in points)
+        if steps:
+            self.parts.append(f'<path class="{css}" d="M{steps}"/>')
+
+    def across(self, threshold: float) -> None:
+        """The threshold on the upward axis."""
+        self.path("threshold", [(x, threshold) for x in self.axes.x_range])
+
+    def circles(self, css: str, points: Iterable[tuple[float, float]], radius: float) -> None:
+        """A circle around each value."""
+        for x, y in points:
+            at = f'cx="{_n(self.axes.x_px(x))}" cy="{_n(self.axes.y_px(y))}"'
+            self.parts.append(f'<circle class="{css}" {at} r="{radius}"/>')
+
+    def bar(self, css: str, low: float, high: float, value: float) -> None:
+        """A bar from 0 to a value, with a gap beside it."""
+        left, right = self.axes.x_px(low) + 0.75, self.axes.x_px(high) - 0.75
+        top, bottom = sorted((self.axes.y_px(0), self.axes.y_px(float(value))))
+        size = f'width="{_n(right - left)}" height="{_n(bottom - top)}"'
+        self.parts.append(f'<rect class="{css}" x="{_n(left)}" y="{_n(top)}" {size}/>')
+
+    def text(self, css: str, x: float, y: float, text: str, anchor: str, more: str = "") -> None:
+        """Words at a place in pixels."""
+        at = f'x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}" {more}'.rstrip()
+        self.parts.append(f'<text class="{css}" {at}>{escape(text)}</text>')
+
+    def finish(
+        self, title: str, caption: str, legend: Sequence[tuple[str, str, str]] = ()
+    ) -> Chart:
+        """The whole of it."""
+        words = escape(f"{title}. {caption}", quote=True)
+        head = f'<svg viewBox="0 0 {WIDTH} {self.axes.height}" role="img" aria-label="{words}">'
+        return Chart(title, f"{head}{''.join(self.parts)}</svg>", caption, legend)
 
 
 def _round_step(top: float) -> float:
     """A step of 1, 2 or 5 times a power of ten that reaches the top in 3 to 6 steps or so."""
     power = 10.0 ** math.floor(math.log10(top / 3))
     return power * max(factor for factor in (1, 2, 5) if power * factor <= top / 3)
-
-
-def _bars(
-    axes: Axes, edges: NDArray[np.floating[Any]], heights: NDArray[Any], kind: str
-) -> list[str]:
-    """A bar from 0 to each height; a negative one hangs."""
-    zero = axes.y_px(0)
-    bars = []
-    for low, high, value in zip(edges[:-1], edges[1:], heights, strict=True):
-        if value:
-            end = axes.y_px(float(value))
-            left, right = axes.x_px(float(low)) + 0.75, axes.x_px(float(high)) - 0.75
-            bars.append(
-                f'<rect class="bar {kind}" x="{_n(left)}" y="{_n(min(zero, end))}" '
-                f'width="{_n(right - left)}" height="{_n(abs(end - zero))}"/>'
-            )
-    return bars
-
-
-def _rings(axes: Axes, marks: Sequence[tuple[float, float]]) -> list[str]:
-    return [
-        f'<circle class="mark" cx="{_n(axes.x_px(x))}" cy="{_n(axes.y_px(y))}" r="5"/>'
-        for x, y in marks
-    ]
-
-
-def _threshold_line(axes: Axes, threshold: float) -> str:
-    x = axes.x_px(min(max(threshold, 0), 1))
-    return f'<path class="threshold" d="M{_n(x)} {_TOP}V{axes.bottom}"/>'
-
-
-def _threshold_across(axes: Axes, threshold: float) -> str:
-    y = axes.y_px(threshold)
-    return f'<path class="threshold" d="M{_LEFT} {_n(y)}H{WIDTH - _RIGHT}"/>'
-
-
-def _svg(parts: Sequence[str], axes: Axes, title: str, description: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {axes.height}" role="img" '
-        f'aria-label="{escape(f"{title}. {description}", quote=True)}">' + "".join(parts) + "</svg>"
-    )
-
-
-def _path(points: Sequence[tuple[float, float]], axes: Axes) -> str:
-    return "M" + "L".join(f"{_n(axes.x_px(x))} {_n(axes.y_px(y))}" for x, y in points)
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -71,4 +71,4 @@ def _draw_panel(
         parts.append(f'<path class="line s{number}" d="M{x} 30h20"/>')
         parts.append(f'<text class="tick" x="{x + 24}" y="34">{line.name}</text>')
     place = f'y="{_HEAD_PX}" width="{WIDTH}" height="{HEIGHT}"'
-    return "".join(parts) + chart.replace("<svg ", f"<svg {place} ", 1)
+    return "".join(parts) + chart.svg.replace("<svg ", f"<svg {place} ", 1)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from deepfake.evaluation.evaluate import (
@@ -33,6 +32,7 @@ from deepfake.metrics import (
 )
 from deepfake.reports.charts import (
     Axes,
+    Chart,
     Series,
     doubling_axes,
     draw_histogram,
@@ -52,7 +52,7 @@ MIN_ROWS_OF_TSNE = 10
 _POINTS = 1000  # of a cloud: more cannot be told apart
 
 
-def draw_evaluation(evaluation: Evaluation) -> list[dict[str, Any]]:
+def draw_evaluation(evaluation: Evaluation) -> list[Chart]:
     """Scores, curves and maps; of files, but for the maps of faces."""
     level, threshold = evaluation.levels["file"], evaluation.threshold
     return [
@@ -64,13 +64,14 @@ def draw_evaluation(evaluation: Evaluation) -> list[dict[str, Any]]:
     ]
 
 
-def _class_histogram(rows: ScoredRows, threshold: float) -> dict[str, Any]:
+def _class_histogram(rows: ScoredRows, threshold: float) -> Chart:
     real, fake = rows.p_fake[rows.labels == 0], rows.p_fake[rows.labels == 1]
     middle = [f"median {np.median(part):.2f}" if len(part) else "none" for part in (real, fake)]
-    text = f"Reals: {middle[0]}; fakes: {middle[1]}; threshold {threshold:.2f}."
-    svg = draw_histogram(real, fake, threshold, "Scores of reals and fakes", text)
-    text += " A good detector has the reals left and the fakes right."
-    return _line_chart("Scores", svg, [], text)
+    text = (
+        f"Reals: {middle[0]}; fakes: {middle[1]}; threshold {threshold:.2f}. A good detector has "
+        "the reals left and the fakes right."
+    )
+    return draw_histogram(real, fake, threshold, "Scores", text)
 
 
 def _trace(
@@ -118,8 +119,8 @@ def trace_calibration(y_true: Labels, p_fake: Scores) -> tuple[Floats, Floats, F
     return scores[there] / rows[there], fakes[there] / rows[there], rows[there]
 
 
-def _roc_chart(level: LevelMetrics, threshold: float) -> dict[str, Any]:
-    series, rows, marks = _trace(level, trace_roc), level.rows, list[tuple[float, float]]()
+def _roc_chart(level: LevelMetrics, threshold: float) -> Chart:
+    rows, marks = level.rows, list[tuple[float, float]]()
     text = f"Area {show_with_interval(level.overall.metrics['auc'])}. "
     predicted, fakes = rows.p_fake >= threshold, rows.labels == 1
     if has_both_classes(rows.labels):
@@ -130,12 +131,11 @@ def _roc_chart(level: LevelMetrics, threshold: float) -> dict[str, Any]:
             f"{fpr:.1%}."
         )
     axes = Axes("false positive rate", "true positive rate")
-    svg = draw_lines(axes, series, "ROC curve", text, diagonal=True, marks=marks)
-    return _line_chart("ROC", svg, series, text)
+    return draw_lines(axes, _trace(level, trace_roc), "ROC", text, diagonal=True, marks=marks)
 
 
-def _precision_chart(level: LevelMetrics, threshold: float) -> dict[str, Any]:
-    series, rows, marks = _trace(level, trace_precision), level.rows, list[tuple[float, float]]()
+def _precision_chart(level: LevelMetrics, threshold: float) -> Chart:
+    rows, marks = level.rows, list[tuple[float, float]]()
     predicted, fakes = rows.p_fake >= threshold, rows.labels == 1
     share = float(fakes.mean()) if len(fakes) else float("nan")
     text = (
@@ -146,59 +146,39 @@ def _precision_chart(level: LevelMetrics, threshold: float) -> dict[str, Any]:
         recall, precision = float(predicted[fakes].mean()), float(fakes[predicted].mean())
         marks = [(recall, precision)]
         text += f" At the threshold the precision is {precision:.1%}."
-    svg = draw_lines(
-        Axes("recall", "precision"), series, "Precision-recall curve", text, marks=marks
-    )
-    return _line_chart("Precision and recall", svg, series, text)
+    series, title = _trace(level, trace_precision), "Precision and recall"
+    return draw_lines(Axes("recall", "precision"), series, title, text, marks=marks)
 
 
-def _calibration_chart(level: LevelMetrics) -> dict[str, Any]:
+def _calibration_chart(level: LevelMetrics) -> Chart:
     scores, shares, numbers = trace_calibration(level.rows.labels, level.rows.p_fake)
     ece = show_with_interval(level.overall.metrics["ece"])
     text = (
         f"Expected calibration error {ece}, over {len(numbers)} bins. On the dotted line a score "
         "of 0.7 would mean 7 fakes in 10."
     )
-    series = [Series("", scores, shares)]
-    axes = Axes("score", "share of fakes")
-    svg = draw_lines(axes, series, "Calibration", text, diagonal=True, dots=True)
-    return _line_chart("Calibration", svg, series, text)
+    series, axes = [Series("", scores, shares)], Axes("score", "share of fakes")
+    return draw_lines(axes, series, "Calibration", text, diagonal=True, dots=True)
 
 
-def draw_slicing(slicing: Slicing, evaluation: Evaluation) -> list[dict[str, Any]]:
+def draw_slicing(slicing: Slicing, evaluation: Evaluation) -> list[Chart]:
     """Scores against the values, and error rates by slice."""
-    return [_value_chart(slicing, evaluation), _slice_chart(slicing)]
-
-
-def _value_chart(slicing: Slicing, evaluation: Evaluation) -> dict[str, Any]:
-    labels = np.concatenate([predictions.dataset.labels for predictions in evaluation.sets])
     scores = np.concatenate([predictions.p_fake for predictions in evaluation.sets])
-    shown = _sample(len(labels))
     values = np.maximum(slicing.values, 1.0)
-    text = f"Every face. Median of the {slicing.unit}: {np.median(slicing.values):,.0f}."
-    title = f"Score against {slicing.title}"
-    text += _describe_sample(shown, labels)
-    axes = doubling_axes(values, slicing.unit, "score")
-    x, y = values[shown], scores[shown]
-    svg = draw_points(axes, x, y, labels[shown], title, text, threshold=evaluation.threshold)
-    return {"title": title, "svg": Markup(svg), "legend": _class_legend(), "caption": text}
-
-
-def _line_of(name: str, points: Sequence[tuple[float, Estimate]]) -> Series:
-    """A line with whiskers; what does not exist is left out."""
-    there = [(x, estimate) for x, estimate in points if not estimate.reason]
-    return Series(
-        name,
-        x=[x for x, _ in there],
-        y=[estimate.value for _, estimate in there],
-        low=[estimate.low for _, estimate in there],
-        high=[estimate.high for _, estimate in there],
+    cloud = _draw_cloud(
+        evaluation,
+        doubling_axes(values, slicing.unit, "score"),
+        np.column_stack([values, scores])[_sample(len(values))],
+        f"Score against {slicing.title}",
+        f"Every face. Median of the {slicing.unit}: {np.median(slicing.values):,.0f}.",
+        threshold=evaluation.threshold,
     )
+    return [cloud, _slice_chart(slicing)]
 
 
-def _slice_chart(slicing: Slicing) -> dict[str, Any]:
+def _slice_chart(slicing: Slicing) -> Chart:
     series = [
-        _line_of(title, [(max(p.median, 1.0), p.error_rates[name]) for p in slicing.slices])
+        _line_of(title, [(max(p.median, 1.0), p.metrics[name]) for p in slicing.slices])
         for name, title in ERROR_RATES.items()
     ]
     text = f"{len(slicing.slices)} slices of about equal numbers of faces, drawn at their medians. "
@@ -206,35 +186,55 @@ def _slice_chart(slicing: Slicing) -> dict[str, Any]:
         text = "All faces together, drawn at their median: too few, or too alike, to be sliced. "
     text += "Whiskers are 95 % intervals; the table has the values."
     highest = max((float(v) for line in series for v in (*line.y, *line.high) if v == v), default=1)
-    title = f"Errors by {slicing.title}"
     axes = doubling_axes(slicing.values, slicing.unit, "share of its class", highest)
-    return _line_chart(title, draw_lines(axes, series, title, text, dots=True), series, text)
+    return draw_lines(axes, series, f"Errors by {slicing.title}", text, dots=True)
 
 
-def _map_charts(evaluation: Evaluation) -> list[dict[str, Any]]:
+def _line_of(name: str, points: Sequence[tuple[float, Estimate]]) -> Series:
+    """A line with whiskers; what does not exist is left out."""
+    there = [(x, one.value, one.low, one.high) for x, one in points if not one.reason]
+    return Series(name, *zip(*there, strict=True)) if there else Series(name, (), ())
+
+
+def _map_charts(evaluation: Evaluation) -> list[Chart]:
     embeddings = np.concatenate([one.embeddings.vectors for one in evaluation.sets])
-    labels = np.concatenate([one.dataset.labels for one in evaluation.sets])
     plane, share = project_by_pca(embeddings)
-    shown = _sample(len(labels))
-    text = (
-        f"The embeddings of all faces in their plane of greatest variance, which holds {share:.0%} "
-        "of it."
-    )
-    maps = [("PCA of the embeddings", plane[shown], map_axes(plane[shown]), text)]
+    shown = _sample(len(embeddings))
+    charts = [
+        _draw_cloud(
+            evaluation,
+            map_axes(plane[shown]),
+            plane[shown],
+            "PCA of the embeddings",
+            "The embeddings of all faces in their plane of greatest variance, which holds "
+            f"{share:.0%} of it.",
+        )
+    ]
     near = place_by_tsne(embeddings[shown])
     if len(near):
         text = (
             "The same faces so that near ones stay near; distances between clouds and sizes of "
             "clouds mean nothing."
         )
-        maps.append(("t-SNE of the embeddings", near, map_axes(near, ("", "")), text))
-    charts = []
-    for title, points, axes, caption in maps:
-        caption += _describe_sample(shown, labels)
-        svg = draw_points(axes, points[:, 0], points[:, 1], labels[shown], title, caption)
-        legend = _class_legend()
-        charts.append({"title": title, "svg": Markup(svg), "legend": legend, "caption": caption})
+        axes = map_axes(near, ("", ""))
+        charts.append(_draw_cloud(evaluation, axes, near, "t-SNE of the embeddings", text))
     return charts
+
+
+def _draw_cloud(
+    evaluation: Evaluation,
+    axes: Axes,
+    points: NDArray[np.float64],
+    title: str,
+    caption: str,
+    threshold: float | None = None,
+) -> Chart:
+    """The points of all faces, or of a sample of them, which the caption says."""
+    labels = np.concatenate([one.dataset.labels for one in evaluation.sets])
+    if len(points) < len(labels):
+        caption += f" {len(points):,} of {len(labels):,} faces are drawn."
+    labels = labels[_sample(len(labels))]
+    return draw_points(axes, points, labels, title, caption, threshold=threshold)
 
 
 def project_by_pca(embeddings: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], float]:
@@ -277,52 +277,20 @@ def place_by_tsne(embeddings: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(tsne.fit_transform(np.asarray(embeddings)), dtype=np.float64)
 
 
-def draw_robustness(curve: RobustnessCurve) -> dict[str, Any]:
+def draw_robustness(curve: RobustnessCurve) -> Chart:
     """What a corruption does to the metrics."""
     series = [
         _line_of(METRICS[name].title, [(p.severity, p.metrics[name]) for p in curve.points])
         for name in ROBUSTNESS_METRICS
     ]
     first, last = (curve.points[place].metrics["auc"].value for place in (0, -1))
-    severities = ", ".join(name_severity(point) for point in curve.points[1:])
     text = f"AUC {show(first)} falls to " if last < first else "AUC "
     text += show(last)
-    unit = _capital(curve.unit)
-    count = len(curve.points) - 1
+    unit, count = _capital(curve.unit), len(curve.points) - 1
+    severities = ", ".join(name_severity(point) for point in curve.points[1:])
     text += f" at the last severity. {unit}: {severities}." if count > 1 else f". {unit}."
     axes = Axes("severity", "metric", (0, count), x_ticks=range(count + 1))
-    svg = draw_lines(axes, series, f"Robustness: {curve.title}", text, dots=True)
-    return _line_chart(_capital(curve.title), svg, series, text)
-
-
-def _line_chart(title: str, svg: str, series: Sequence[Series], caption: str) -> dict[str, Any]:
-    legend = []
-    if len(series) > 1:
-        legend = [
-            {
-                "name": line.name,
-                "swatch": Markup(
-                    '<svg viewBox="0 0 26 10" aria-hidden="true"><path class="line '
-                    f's{number % 6}" d="M0 5H26"/></svg>'
-                ),
-            }
-            for number, line in enumerate(series)
-        ]
-    return {"title": title, "svg": Markup(svg), "legend": legend, "caption": caption}
-
-
-def _class_legend() -> list[dict[str, Any]]:
-    shapes = {"real": "M13 5h0", "fake": "M11 3l4 4m0-4l-4 4"}
-    return [
-        {
-            "name": word,
-            "swatch": Markup(
-                f'<svg viewBox="0 0 26 10" aria-hidden="true"><path class="points {word}" '
-                f'd="{shape}"/></svg>'
-            ),
-        }
-        for word, shape in shapes.items()
-    ]
+    return draw_lines(axes, series, f"Robustness: {curve.title}", text, dots=True)
 
 
 def _sample(n: int) -> NDArray[np.int64]:
@@ -330,12 +298,6 @@ def _sample(n: int) -> NDArray[np.int64]:
     if n <= _POINTS:
         return np.arange(n)
     return np.sort(np.random.default_rng(0).choice(n, _POINTS, replace=False))
-
-
-def _describe_sample(shown: NDArray[np.int64], labels: Labels) -> str:
-    if len(shown) == len(labels):
-        return ""
-    return f" {len(shown):,} of {len(labels):,} faces are drawn."
 
 
 def _capital(text: str) -> str:

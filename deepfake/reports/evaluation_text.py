@@ -15,33 +15,41 @@ from deepfake.evaluation.evaluate import (
     Coverage,
     Evaluation,
     GroupMetrics,
-    LevelMetrics,
     RobustnessCurve,
     RobustnessPoint,
 )
-from deepfake.metrics import METRICS, Estimate, format_metric
-from deepfake.records import Status
+from deepfake.metrics import METRICS, Estimate
+from deepfake.reports.page import show
 
 
 def describe(evaluation: Evaluation) -> str:
     """The whole result as text."""
-    blocks = []
-    for name, level in evaluation.distinct_levels().items():
-        blocks.append(_align_groups(f"by {name}", groups_of(level)))
-        if list(level.methods) != [UNNAMED]:
-            blocks.append(_align_groups(f"methods, by {name}", level.methods))
+    blocks = [
+        _align_groups(f"{'methods, ' if by == 'method' else ''}by {level}", groups)
+        for level, by, groups in list_tables(evaluation)
+    ]
     blocks += [_align_curve(curve) for curve in evaluation.robustness]
     lines = ["\n\n".join(blocks), ""]
-    for name, coverage in evaluation.coverage.items():
-        if name != OVERALL or len(evaluation.sets) > 1:
-            lines.append(f"{name}: {coverage}; accuracy {_describe_coverage(coverage)}")
+    for name, coverage in list_coverage(evaluation).items():
+        lines.append(f"{name}: {coverage}; accuracy {_describe_coverage(coverage)}")
     return "\n".join([*lines, *list_remarks(evaluation)]) + "\n"
 
 
-def groups_of(level: LevelMetrics) -> dict[str, GroupMetrics]:
-    """The rows of a level's table: its data sets, and all together where there are several."""
-    together = {OVERALL: level.overall} if len(level.datasets) > 1 else {}
-    return level.datasets | together
+def list_tables(evaluation: Evaluation) -> list[tuple[str, str, dict[str, GroupMetrics]]]:
+    """Level, kind of group and groups of each table; groups of one are not shown together."""
+    tables = []
+    for name, level in evaluation.distinct_levels().items():
+        together = {OVERALL: level.overall} if len(level.datasets) > 1 else {}
+        tables.append((name, "data set", level.datasets | together))
+        if list(level.methods) != [UNNAMED]:
+            tables.append((name, "method", level.methods))
+    return tables
+
+
+def list_coverage(evaluation: Evaluation) -> dict[str, Coverage]:
+    """The coverage of each data set, and of all together where there are several."""
+    hidden = OVERALL if len(evaluation.sets) == 1 else None
+    return {name: part for name, part in evaluation.coverage.items() if name != hidden}
 
 
 def list_remarks(evaluation: Evaluation) -> list[str]:
@@ -71,12 +79,12 @@ def name_severity(point: RobustnessPoint) -> str:
 
 
 def _describe_coverage(coverage: Coverage) -> str:
-    text = _show(coverage.accuracy)
-    if coverage.statuses[Status.OK.value] == coverage.n_files:
+    text = show(coverage.accuracy)
+    if not coverage.n_unscored:
         return text
     return (
-        f"{text} of those with a score, {_show(coverage.accuracy_if_wrong)} if the others count as "
-        f"wrong, {_show(coverage.accuracy_if_real)} if they are predicted real"
+        f"{text} of those with a score, {show(coverage.accuracy_if_wrong)} if the others count as "
+        f"wrong, {show(coverage.accuracy_if_real)} if they are predicted real"
     )
 
 
@@ -85,7 +93,7 @@ def _align_groups(title: str, groups: Mapping[str, GroupMetrics]) -> str:
     for name, group in groups.items():
         counts = [f"{group.n_real:,}", f"{group.n_fake:,}", f"{group.n_groups:,}"]
         estimates = [group.metrics[metric] for metric in METRICS]
-        table.append([name, *counts, *(_show(estimate.value) for estimate in estimates)])
+        table.append([name, *counts, *(show(estimate.value) for estimate in estimates)])
         intervals = [_show_interval(estimate) for estimate in estimates]
         if any(intervals):
             table.append(["", "", "", "", *intervals])
@@ -96,29 +104,20 @@ def _align_curve(curve: RobustnessCurve) -> str:
     titles = [cell for name in ROBUSTNESS_METRICS for cell in (METRICS[name].title, "")]
     table = [[f"{curve.title} ({curve.unit})", *titles]]
     for point in curve.points:
-        cells = [(_show(one.value), _show_interval(one)) for one in point.metrics.values()]
+        cells = [(show(one.value), _show_interval(one)) for one in point.metrics.values()]
         table.append([name_severity(point), *(text for cell in cells for text in cell)])
     return "\n".join(_align(table))
 
 
 def _align(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    """Names to the left, everything else to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*table, strict=True))
     return [
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        for row in table
+        "  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in table
     ]
-
-
-def _show(value: float) -> str:
-    return format_metric(value, digits=3)
 
 
 def _show_interval(estimate: Estimate) -> str:
     if not math.isfinite(estimate.low):
         return ""
-    return f"{_show(estimate.low).removeprefix('0')}-{_show(estimate.high).removeprefix('0')}"
+    return f"{show(estimate.low).removeprefix('0')}-{show(estimate.high).removeprefix('0')}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -23,15 +22,14 @@ from deepfake.media.discovery import display_name
 from deepfake.metrics import Estimate, format_metric
 
 _THUMBNAIL_PX, _THUMBNAIL_QUALITY = 128, 80
-LIMITS = (
-    "A score says how much a face resembles the fakes that the detector was trained on. It is "
-    "evidence, not proof: a kind of forgery that was never trained on can score like a real face, "
-    "and compression, filters or make-up can make a real face score like a fake. "
-)
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template; whatever is not ``Markup`` is escaped."""
+    """Fill in a template; whatever is not marked as safe is escaped.
+
+    Its filters are what shows values here, and ``count`` (thousands are separated), ``name``
+    (as ``display_name``), ``plural``, ``rounded`` and ``signed``.
+    """
     environment = Environment(
         loader=PackageLoader("deepfake.reports"),
         autoescape=True,
@@ -39,6 +37,16 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {
+        "count": "{:,}".format,
+        "interval": show_interval,
+        "metric": show,
+        "name": display_name,
+        "percent": show_percent,
+        "plural": lambda number, word: f"{number:,} {word}{'' if number == 1 else 's'}",
+        "rounded": lambda value: f"{value:,.0f}" if value >= 10 else f"{value:.2g}",
+        "signed": lambda value: f"{value:+.2f}".replace("-", "\N{MINUS SIGN}"),
+    }
     return environment.get_template(template).render(version=__version__, **values)
 
 
@@ -61,38 +69,6 @@ def embed_image(image: NDArray[np.uint8], longest_px: int) -> str:
     return f"data:image/jpeg;base64,{data}"
 
 
-def list_origins(provenance: Mapping[str, Any]) -> list[Any]:
-    """The rows of "where this comes from"."""
-    trained = provenance.get("trained_with") or {}
-    used = provenance["evaluated_with"]
-    entries = [
-        ("command", code(display_name(str(provenance["command"])))),
-        ("checkpoint", code(display_name(str(provenance["checkpoint"])))),
-        ("its SHA-256", code(provenance["checkpoint_sha256"])),
-        ("its network", code(f"{provenance['backbone']}, {provenance['network_sha256']}")),
-        ("trained on (SHA-256)", code(str(provenance["trained_on_manifest_sha256"]))),
-        ("trained with", text_of(_versions(trained))),
-        ("scored with", text_of(_versions(used))),
-    ]
-    if provenance["history"]:
-        entries.append(("changed since by", text_of(", ".join(map(str, provenance["history"])))))
-    return entries
-
-
-def text_of(text: str) -> dict[str, Any]:
-    """A value of ``list_origins`` in plain words."""
-    return {"text": text, "code": False}
-
-
-def code(text: str) -> dict[str, Any]:
-    """A value of ``list_origins`` that somebody may copy."""
-    return {"text": text, "code": True}
-
-
-def _versions(versions: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items()) or "unknown"
-
-
 def show(value: float) -> str:
     """Three decimals, or that there is no value."""
     return format_metric(value, digits=3)
@@ -107,11 +83,6 @@ def show_interval(estimate: Estimate) -> str:
     """Both ends, or nothing without an interval."""
     ends = f"{show(estimate.low)}\N{EN DASH}{show(estimate.high)}"
     return ends if math.isfinite(estimate.low) else ""
-
-
-def show_cells(metrics: Mapping[str, Estimate]) -> list[dict[str, str]]:
-    """Cells of a table: values with their intervals."""
-    return [{"value": show(one.value), "interval": show_interval(one)} for one in metrics.values()]
 
 
 def show_with_interval(estimate: Estimate) -> str:

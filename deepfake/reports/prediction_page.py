@@ -13,13 +13,11 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
-from deepfake.media.discovery import display_name
 from deepfake.records import MediaScore, Status
-from deepfake.reports.charts import draw_counts, draw_timeline
-from deepfake.reports.page import LIMITS, embed_thumbnail, list_origins, render
+from deepfake.reports.charts import Chart, draw_counts, draw_timeline
+from deepfake.reports.page import embed_thumbnail, render
 
 FILES = 200
 """Files with a thumbnail."""
@@ -98,70 +96,33 @@ def format_prediction_report(
         provenance: As of ``job.describe_origin``.
         threshold: Of the checkpoint.
     """
-    values, n_files = digest.values, sum(digest.statuses.values())
-    rest = len(values) - len(digest.shown) - len(digest.others)
-    parts = " + ".join(f"{number:,} {status}" for status, number in digest.statuses.items())
-    more = f", {rest:,} further ones are in the table of scores alone" if rest else ""
     return render(
         "prediction.html",
         title="Scores of photos and videos",
-        subtitle=f"Checkpoint {display_name(str(provenance['checkpoint']))}, threshold "
-        f"{threshold:.4f} ({provenance['threshold_origin']})",
-        summary=f"{n_files:,} inputs = {parts}. Of the {len(values):,} with a score, "
-        f"{digest.n_fake:,} {'is' if digest.n_fake == 1 else 'are'} predicted fake.",
-        charts=[_score_chart(values, threshold)] if len(values) else [],
-        files_note="Each thumbnail is the most suspicious face of its file; the mark on the bar is "
-        "the threshold. For videos, the line shows the most fake face of each frame.",
-        files=[
-            _file_card(score, thumbnails.get(place), threshold) for place, score in digest.shown
-        ],
-        others=[_file_card(score, None, threshold) for _, score in digest.others],
-        others_note=f"{len(digest.others):,} files with lower scores{more}.",
-        threshold_percent=f"{100 * min(max(threshold, 0), 1):.1f}",
-        unscored=[
-            {
-                "name": display_name(score.path),
-                "status": score.status.value,
-                "reason": display_name(score.reason),
-            }
-            for score in digest.unscored
-        ],
-        n_unscored=digest.n_unscored,
-        meaning=LIMITS + "A file without a score was not judged: it is neither real nor fake. "
-        "Nobody should be accused on a score alone.",
-        provenance=list_origins(provenance),
+        digest=digest,
+        charts=[_score_chart(digest.values, threshold)] if len(digest.values) else [],
+        files=[_file_card(score, thumbnails.get(place)) for place, score in digest.shown],
+        threshold=threshold,
+        provenance=provenance,
     )
 
 
-def _score_chart(values: NDArray[np.float64], threshold: float) -> dict[str, Any]:
+def _score_chart(values: NDArray[np.float64], threshold: float) -> Chart:
     text = f"Median {np.median(values):.2f}; threshold {threshold:.2f}."
-    svg = draw_counts(values, threshold, "Scores of all files", text)
-    return {"title": "Scores", "svg": Markup(svg), "legend": [], "caption": text}
+    return draw_counts(values, threshold, "Scores", text)
 
 
-def _file_card(score: MediaScore, thumbnail: bytes | None, threshold: float) -> dict[str, Any]:
+def _file_card(score: MediaScore, thumbnail: bytes | None) -> dict[str, Any]:
     frames = frame_scores(score)
-    detail = [f"{score.n_faces:,} face{'s' if score.n_faces != 1 else ''}"]
-    people = len({face.track for face in score.faces})
-    if people > 1:
-        detail.append(f"{people} people")
-    if score.reason:
-        detail.append(display_name(score.reason))
     timeline = None
     if len(frames) > 1 and thumbnail is not None:
-        top = max(frames, key=lambda frame: frame[1])
-        text = f"Highest {top[1]:.2f} at {top[0]:.1f} s, threshold {threshold:.2f}."
-        times, values = zip(*frames, strict=True)
-        timeline = Markup(draw_timeline(times, values, threshold, "Score over time", text))
-    p_fake = score.p_fake or 0.0
+        time_s, highest = max(frames, key=lambda frame: frame[1])
+        text = f"Highest {highest:.2f} at {time_s:.1f} s, threshold {score.threshold:.2f}."
+        timeline = draw_timeline(frames, score.threshold, "Score over time", text)
     return {
-        "name": display_name(score.path),
-        "score": f"{p_fake:.3f}",
-        "percent": f"{100 * p_fake:.1f}",
-        "verdict": score.verdict or "",
-        "n_faces": f"{score.n_faces:,}",
-        "detail": ", ".join(detail),
-        "thumbnail": embed_thumbnail(thumbnail) if thumbnail is not None else None,
+        "score": score,
+        "n_people": len({face.track for face in score.faces}),
+        "thumbnail": None if thumbnail is None else embed_thumbnail(thumbnail),
         "timeline": timeline,
     }
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 
-from deepfake.faces.pipeline import iter_extractions
+from deepfake.evaluation.explain import extract_again
 from deepfake.inference.predictor import Predictor
 from deepfake.records import MediaScore, Source
 
@@ -33,12 +32,7 @@ def cut_thumbnails(
         for place, score in chosen
         if score.faces
     }
-    extractions = iter_extractions(
-        (sources[place] for place in top_faces),
-        predictor.checkpoint.recipe.crop,
-        replace(predictor.workers, processes=min(predictor.workers.processes, len(top_faces))),
-        predictor.sampling,
-    )
+    extractions = extract_again(predictor, [sources[place] for place in top_faces])
     thumbnails = {}
     with closing(extractions):
         for (place, face), (_, extraction) in zip(top_faces.items(), extractions, strict=True):

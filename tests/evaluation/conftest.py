@@ -12,7 +12,7 @@ from PIL import Image
 
 from deepfake.dataset.manifest import SourceRow, format_sources, read_sources
 from deepfake.evaluation.embeddings import EmbedOptions, embed_crops
-from deepfake.evaluation.evaluate import Evaluation, evaluate
+from deepfake.evaluation.evaluate import Evaluation, evaluate_predictions
 from deepfake.evaluation.explain import Explanation, explain_file
 from deepfake.evaluation.job import describe_origin
 from deepfake.evaluation.predictions import predict_set
@@ -81,7 +81,7 @@ def evaluation(made: Made) -> Evaluation:
         data = read_evaluation_set(made.crops, made.checkpoint, name, "crops/", split)
         embeddings = embed_crops(made.crops, data.faces, made.checkpoint, CPU)
         sets.append(predict_set(data, embeddings, made.checkpoint.head, Aggregation()))
-    return evaluate(sets, made.checkpoint.threshold, Aggregation(), n_resamples=50)
+    return evaluate_predictions(sets, made.checkpoint.threshold, Aggregation(), n_resamples=50)
 
 
 @pytest.fixture(scope="session")

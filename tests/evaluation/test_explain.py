@@ -17,12 +17,13 @@ from deepfake.evaluation.explain import (
     check_deletion,
     choose_top_faces,
     compute_saliency,
+    extract_again,
     find_neighbours,
     log_odds,
     occlude,
-    read_reference,
     salient_region,
 )
+from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.media.discovery import list_sources
@@ -146,7 +147,7 @@ def test_top_faces_are_apart_and_in_order() -> None:
 
 
 def test_neighbours_are_the_nearest_by_cosine(made: Made, tmp_path: Path) -> None:
-    reference = read_reference(made.crops, made.checkpoint)
+    reference = read_evaluation_set(made.crops, made.checkpoint, preferred_split="train")
     assert reference.split == "train"
     known = np.random.default_rng(0).normal(size=(len(reference.faces), 5)).astype(np.float32)
     known /= np.linalg.norm(known, axis=1, keepdims=True)
@@ -183,7 +184,8 @@ def test_a_clip_is_explained_frame_by_frame(
 def test_a_turned_face_is_shown_as_it_was_searched(made: Made, files: Files) -> None:
     (source,) = list_sources([files.photo.name], files.photo.parent)
     predictor = Predictor(made.checkpoint, device="cpu")
-    crop = explain._extract(predictor, source).crops[0]
+    ((_, extraction),) = extract_again(predictor, [source])
+    crop = extraction.crops[0]
     frame = portrait(1)
     turned = explain._turned(frame, replace(crop, rotation=180))
     assert turned is not None
@@ -198,7 +200,7 @@ def test_explain_command(
     options = ["--checkpoint", str(made.path), "--output", str(page), "--quiet", "--workers", "0"]
     options += ["--device", "cpu"]
     command = ["explain", str(files.hostile), *options]
-    assert cli.main([*command, "--train-crops", str(made.crops), "--top-frames", "2"]) == 0
+    assert cli.main([*command, "--data", str(made.crops), "--top-frames", "2"]) == 0
     shown = capsys.readouterr().out
     assert "deletion check" in shown
     text = page.read_text(encoding="utf-8")
@@ -215,7 +217,7 @@ def test_explain_command(
     assert cli.main(command) == 2
     assert "exists; name another file" in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--embeddings", "x"]) == 2
-    assert "--embeddings needs --train-crops" in capsys.readouterr().err
+    assert "--embeddings needs --data" in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--top-frames", "0"]) == 2
     assert "--top-frames 0; expected 1 or more" in capsys.readouterr().err
     assert cli.main(["explain", str(files.wall.parent), *options, "--overwrite"]) == 2

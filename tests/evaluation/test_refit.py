@@ -14,7 +14,7 @@ from deepfake import cli
 from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.evaluation.embeddings import embed_crops
 from deepfake.evaluation.predictions import predict_set
-from deepfake.evaluation.refit import calibrate, fit_head
+from deepfake.evaluation.refit import calibrate_checkpoint, fit_new_head
 from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.heads import HEADS, HeadName, make_head, trees
 from deepfake.heads import rbf as kernel
@@ -56,7 +56,7 @@ def assert_same_network(one: Path, other: Path, same_head: bool = True) -> None:
 
 def test_calibrate_holds_the_false_positive_rate(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
-    result = calibrate(
+    result = calibrate_checkpoint(
         made.checkpoint,
         made.crops,
         output,
@@ -93,7 +93,7 @@ def test_calibrate_holds_the_false_positive_rate(made: Made, tmp_path: Path) -> 
 
 def test_prediction_uses_the_new_numbers(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
-    calibrate(made.checkpoint, made.crops, output, prevalence=0.02, options=CPU)
+    calibrate_checkpoint(made.checkpoint, made.crops, output, prevalence=0.02, options=CPU)
     new = load_checkpoint(output)
     assert new.threshold == 0.5
     labels, before = scores_of(made.checkpoint, made.crops, "validation")
@@ -102,7 +102,9 @@ def test_prediction_uses_the_new_numbers(made: Made, tmp_path: Path) -> None:
     assert Predictor(new, device="cpu").checkpoint.threshold == 0.5
     # The same calibration at the share of the data, then odds times the ratio of the odds.
     same = tmp_path / "same.ckpt"
-    calibrate(made.checkpoint, made.crops, same, prevalence=float(labels.mean()), options=CPU)
+    calibrate_checkpoint(
+        made.checkpoint, made.crops, same, prevalence=float(labels.mean()), options=CPU
+    )
     _, fitted = scores_of(load_checkpoint(same), made.crops, "validation")
     odds = fitted / (1 - fitted) * (0.02 / 0.98) / (labels.mean() / (1 - labels.mean()))
     np.testing.assert_allclose(after, odds / (1 + odds), atol=1e-9)
@@ -110,10 +112,10 @@ def test_prediction_uses_the_new_numbers(made: Made, tmp_path: Path) -> None:
 
 def test_calibrate_twice_keeps_both_events(made: Made, tmp_path: Path) -> None:
     first, second = tmp_path / "1.ckpt", tmp_path / "2.ckpt"
-    calibrate(made.checkpoint, made.crops, first, options=CPU)
+    calibrate_checkpoint(made.checkpoint, made.crops, first, options=CPU)
     one = load_checkpoint(first)
     assert one.info["threshold_origin"].startswith("best balanced accuracy on 24 files of crops")
-    calibrate(one, made.crops, second, max_fpr=0.5, options=CPU)
+    calibrate_checkpoint(one, made.crops, second, max_fpr=0.5, options=CPU)
     events = read_info(second)["history"]
     assert [event["replaced"]["threshold"] for event in events] == [0.5, one.threshold]
     assert events[1]["from_sha256"] == one.sha256
@@ -122,15 +124,15 @@ def test_calibrate_twice_keeps_both_events(made: Made, tmp_path: Path) -> None:
 def test_calibrate_refuses(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
     with pytest.raises(UsageError, match=r"rate of 0.01 cannot be measured on 12 reals; it takes"):
-        calibrate(made.checkpoint, made.crops, output, max_fpr=0.01, options=CPU)
+        calibrate_checkpoint(made.checkpoint, made.crops, output, max_fpr=0.01, options=CPU)
     with pytest.raises(UsageError, match="prevalence 1; expected a share between 0 and 1"):
-        calibrate(made.checkpoint, made.crops, output, prevalence=1.0, options=CPU)
+        calibrate_checkpoint(made.checkpoint, made.crops, output, prevalence=1.0, options=CPU)
     own = load_checkpoint(write_checkpoint(tmp_path / "own.ckpt", made.crops))
     with pytest.raises(UsageError, match="the checkpoint learnt from split 'train'"):
-        calibrate(own, made.crops, output, split="train", options=CPU)
+        calibrate_checkpoint(own, made.crops, output, split="train", options=CPU)
     own.head.state_dict()["weight_"].mul_(-1)
     with pytest.raises(JobError, match="do not rise with fake; a calibration would turn"):
-        calibrate(own, made.crops, output, options=CPU)
+        calibrate_checkpoint(own, made.crops, output, options=CPU)
     assert not output.exists()
 
 
@@ -145,7 +147,7 @@ def test_fit_head_learns_new_crops(
         tmp_path / "new", {"train": (16, 16), "validation": (8, 8)}, size=32, seed=7
     )
     output = tmp_path / "new.ckpt"
-    result = fit_head(
+    result = fit_new_head(
         made.checkpoint,
         crops,
         output,
@@ -185,13 +187,13 @@ def test_fit_head_learns_new_crops(
 
 def test_one_head_leaves_nothing_behind_in_the_next(made: Made, tmp_path: Path) -> None:
     first, sure, second = (tmp_path / f"{number}.ckpt" for number in range(3))
-    fit_head(made.checkpoint, made.crops, first, head="rbf", options=CPU)
+    fit_new_head(made.checkpoint, made.crops, first, head="rbf", options=CPU)
     rbf = load_checkpoint(first)
-    calibrate(rbf, made.crops, sure, prevalence=0.1, options=CPU)
+    calibrate_checkpoint(rbf, made.crops, sure, prevalence=0.1, options=CPU)
     changed = load_checkpoint(sure)
     assert torch.equal(changed.head.support_, rbf.head.support_)  # type: ignore[arg-type]
     assert not torch.equal(changed.head.offset_, rbf.head.offset_)
-    fit_head(changed, made.crops, second, options=CPU)
+    fit_new_head(changed, made.crops, second, options=CPU)
     names = set(torch.load(second, weights_only=True)["state_dict"])
     assert names == set(torch.load(made.path, weights_only=True)["state_dict"])
     events = read_info(second)["history"]
@@ -200,16 +202,16 @@ def test_one_head_leaves_nothing_behind_in_the_next(made: Made, tmp_path: Path) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "MAX_ROWS", 9)
         with pytest.raises(UsageError, match=r"head rbf on \d+ rows would take hours"):
-            fit_head(made.checkpoint, made.crops, tmp_path / "x.ckpt", head="rbf", options=CPU)
+            fit_new_head(made.checkpoint, made.crops, tmp_path / "x.ckpt", head="rbf", options=CPU)
 
 
 def test_fit_head_refuses(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
-    with pytest.raises(UsageError, match="inverse regularisation 0"):
-        fit_head(made.checkpoint, made.crops, output, C=0.0)
+    with pytest.raises(UsageError, match="C=0; expected an inverse strength"):
+        fit_new_head(made.checkpoint, made.crops, output, C=0.0)
     one = write_crop_folder(tmp_path / "one", {"train": (4, 4), "validation": (0, 4)}, size=32)
     with pytest.raises(UsageError, match="the validation split needs both classes"):
-        fit_head(made.checkpoint, one, output)
+        fit_new_head(made.checkpoint, one, output)
     assert not output.exists()
 
 

@@ -103,7 +103,7 @@ def test_evaluate_follows_damage(
     assert len(set(aucs)) > 1  # damage reaches the network
     page = (output / "report.html").read_text()
     assert "<h2>Robustness</h2>" in page
-    assert page.count("Robustness: noise") == 1
+    assert page.count("<h3>Robustness: noise</h3>") == 1
     assert len(list((output / "embeddings").glob("*-noise-*.npz"))) == 5
 
     # What was kept is used again; without an output nothing is kept and the metrics are the same.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepfake.evaluation.embeddings import Embeddings
-from deepfake.evaluation.evaluate import evaluate
+from deepfake.evaluation.evaluate import evaluate_predictions
 from deepfake.evaluation.predictions import Predictions
 from deepfake.evaluation.slices import MIN_FACES, N_SLICES, compute_slices, slice_masks
 from deepfake.evaluation.tables import format_scored_faces, to_json
@@ -47,14 +47,14 @@ def test_slices_hold_what_they_say() -> None:
     for slicing in (size, sharpness):
         assert len(slicing.slices) == N_SLICES
         assert {(part.n_real, part.n_fake) for part in slicing.slices} == {(n // 10, n // 10)}
-        assert [part.error_rates["false_positive_rate"].value for part in slicing.slices] == [
+        assert [part.metrics["false_positive_rate"].value for part in slicing.slices] == [
             1,
             1,
             0.5,
             0,
             0,
         ]
-        assert [part.error_rates["false_negative_rate"].value for part in slicing.slices] == [
+        assert [part.metrics["false_negative_rate"].value for part in slicing.slices] == [
             1,
             1,
             0.5,
@@ -63,15 +63,11 @@ def test_slices_hold_what_they_say() -> None:
         ]
     part = sharpness.slices[2]
     assert (part.low, part.median, part.high) == (0.4 * n + 1, 0.5 * n + 0.5, 0.6 * n)
-    assert (
-        part.error_rates["false_positive_rate"].low
-        < 0.5
-        < part.error_rates["false_positive_rate"].high
-    )
+    assert part.metrics["false_positive_rate"].low < 0.5 < part.metrics["false_positive_rate"].high
     # Twenty alike rows are no certainty.
-    assert math.isnan(sharpness.slices[0].error_rates["false_positive_rate"].low)
+    assert math.isnan(sharpness.slices[0].metrics["false_positive_rate"].low)
     assert (
-        sharpness.slices[0].error_rates["false_positive_rate"].note
+        sharpness.slices[0].metrics["false_positive_rate"].note
         == "no interval: all 20 rows are alike"
     )
 
@@ -95,7 +91,7 @@ def test_equal_values_are_never_separated() -> None:
 
 def test_sharpness_is_in_the_tables() -> None:
     scored = make_graded(2 * MIN_FACES)
-    result = evaluate([scored], 0.5, Aggregation(), n_resamples=0)
+    result = evaluate_predictions([scored], 0.5, Aggregation(), n_resamples=0)
     facts = to_json(result, {})["slices"]
     assert facts["sharpness"]["unit"] == "variance of the crop's Laplacian"
     first, second = facts["sharpness"]["slices"]
@@ -110,8 +106,8 @@ def test_a_class_that_is_missing_has_no_share() -> None:
     (size, _) = compute_slices([make_set("a", [(0, "", [(0, 0.9)])])], 0.5)
     (part,) = size.slices
     assert (
-        part.error_rates["false_positive_rate"].value,
-        part.error_rates["false_negative_rate"].reason,
+        part.metrics["false_positive_rate"].value,
+        part.metrics["false_negative_rate"].reason,
     ) == (1, "no rows")
-    assert math.isnan(part.error_rates["false_negative_rate"].value)
-    assert part.error_rates["false_positive_rate"].note == "no interval: 1 groups, 5 are needed"
+    assert math.isnan(part.metrics["false_negative_rate"].value)
+    assert part.metrics["false_positive_rate"].note == "no interval: 1 groups, 5 are needed"

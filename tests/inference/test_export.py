@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.evaluation.embeddings import EmbedOptions
-from deepfake.evaluation.refit import fit_head
+from deepfake.evaluation.refit import fit_new_head
 from deepfake.faces.extraction import decode_crop
 from deepfake.heads import HeadName, trees
 from deepfake.inference import export
@@ -97,7 +97,7 @@ def test_other_heads_are_exported_too(
         monkeypatch.setattr(trees, "N_TREES", 10)
     path = tmp_path / "model.ckpt"
     checkpoint = load_checkpoint(trained.checkpoint)
-    fit_head(checkpoint, trained.crops, path, head=head, options=EmbedOptions(device="cpu"))
+    fit_new_head(checkpoint, trained.crops, path, head=head, options=EmbedOptions(device="cpu"))
     report = export_checkpoint(path, "onnx", tmp_path / "model.onnx", trained.crops)
     assert report.startswith("equal to torch")
     images = make_crops(64)

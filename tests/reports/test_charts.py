@@ -10,6 +10,7 @@ import pytest
 
 from deepfake.reports.charts import (
     Axes,
+    Chart,
     Series,
     doubling_axes,
     draw_counts,
@@ -24,8 +25,8 @@ from deepfake.reports.charts import (
 HOSTILE = "<script>&\"'\x00"
 
 
-def parse(svg: str) -> ElementTree.Element:
-    root = ElementTree.fromstring(svg)
+def parse(chart: Chart) -> ElementTree.Element:
+    root = ElementTree.fromstring(chart.svg)
     assert root.attrib["role"] == "img"
     assert root.attrib["aria-label"]
     return root
@@ -37,10 +38,10 @@ def found(root: ElementTree.Element, kind: str, css: str) -> list[ElementTree.El
 
 def test_lines_go_through_their_values() -> None:
     axes = Axes("x & y", "up")
-    svg = draw_lines(
+    chart = draw_lines(
         axes, [Series("a", [0, 1], [0, 1])], "Title", "Seen.", diagonal=True, marks=[(0.5, 0.5)]
     )
-    root = parse(svg)
+    root = parse(chart)
     assert root.attrib["aria-label"] == "Title. Seen."
     (line,) = found(root, "path", "line")
     assert line.attrib["d"] == found(root, "path", "guide")[0].attrib["d"] == "M50 230L344 10"
@@ -82,25 +83,29 @@ def test_histograms_of_few_values(values: list[float]) -> None:
 
 def test_points_are_dots_and_crosses() -> None:
     labels = np.array([0, 1, 1])
-    root = parse(draw_points(Axes("x", "y"), [0, 0.5, 1], [0, 0.5, 1], labels, "t", "d"))
+    root = parse(
+        draw_points(Axes("x", "y"), np.array([[0, 0], [0.5, 0.5], [1, 1]]), labels, "t", "d")
+    )
     assert found(root, "path", "real")[0].attrib["d"] == "M50 230h0"
     assert found(root, "path", "fake")[0].attrib["d"].count("M") == 2
     assert not found(root, "path", "threshold")
-    only = parse(draw_points(Axes("x", "y"), [0], [0], np.array([0]), "t", "d", threshold=0.5))
+    only = parse(
+        draw_points(Axes("x", "y"), np.zeros((1, 2)), np.array([0]), "t", "d", threshold=0.5)
+    )
     assert not found(only, "path", "fake")
     assert found(only, "path", "threshold")
 
 
 def test_timeline_spans_the_clip() -> None:
-    root = parse(draw_timeline([0, 5, 10], [0.1, 0.9, 0.1], 0.5, "t", "d"))
+    root = parse(draw_timeline([(0, 0.1), (5, 0.9), (10, 0.1)], 0.5, "t", "d"))
     assert len(found(root, "circle", "dot")) == 3
     assert found(root, "path", "line")[0].attrib["d"].startswith("M50 ")
-    assert not found(parse(draw_timeline([0.0], [0.1], 0.5, "t", "d")), "path", "line")
+    assert len(found(parse(draw_timeline([(0.0, 0.1)], 0.5, "t", "d")), "circle", "dot")) == 1
 
 
-def numbers(svg: str, anchor: str) -> list[float]:
+def numbers(chart: Chart, anchor: str) -> list[float]:
     """The numbers along an axis: those in the middle of their place are along x."""
-    ticks = found(parse(svg), "text", "tick")
+    ticks = found(parse(chart), "text", "tick")
     return [float(e.text or "") for e in ticks if e.attrib["text-anchor"] == anchor]
 
 
@@ -109,8 +114,8 @@ def numbers(svg: str, anchor: str) -> list[float]:
     [(0.4, [0, 0.1, 0.2, 0.3, 0.4]), (3, [0, 1, 2, 3]), (28.2, [0, 5, 10, 15, 20, 25])],
 )
 def test_times_are_round(last: float, ticks: list[float]) -> None:
-    svg = draw_timeline([0, last], [0.1, 0.9], 0.5, "t", "d")
-    assert numbers(svg, "middle") == pytest.approx(ticks)
+    chart = draw_timeline([(0, 0.1), (last, 0.9)], 0.5, "t", "d")
+    assert numbers(chart, "middle") == pytest.approx(ticks)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +140,7 @@ def test_doubling_axes_hold_all_values(sizes: list[float]) -> None:
 
 
 def test_what_is_given_is_escaped() -> None:
-    svg = draw_lines(Axes(HOSTILE, HOSTILE), [], HOSTILE, HOSTILE)
+    svg = draw_lines(Axes(HOSTILE, HOSTILE), [], HOSTILE, HOSTILE).svg
     assert "<script" not in svg
     assert re.search(r'aria-label="&lt;script&gt;&amp;&quot;', svg)
 

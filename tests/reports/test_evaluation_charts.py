@@ -34,9 +34,9 @@ def test_large_clouds_are_drawn_in_part(
         charts += [
             chart for slicing in evaluation.slices for chart in draw_slicing(slicing, evaluation)
         ]
-        points = [re.findall('class="points [^>]*', chart["svg"]) for chart in charts]
+        points = [re.findall('class="points [^>]*', chart.svg) for chart in charts]
         return [
-            (sum(path.count("M") for path in paths), chart["caption"])
+            (sum(path.count("M") for path in paths), chart.caption)
             for chart, paths in zip(charts, points, strict=True)
             if paths
         ]

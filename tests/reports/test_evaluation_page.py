@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deepfake.evaluation.evaluate import Evaluation, evaluate
+from deepfake.evaluation.evaluate import Evaluation, evaluate_predictions
 from deepfake.evaluation.job import describe_origin
 from deepfake.records import Aggregation
 from deepfake.reports import evaluation_page as report
-from deepfake.reports.evaluation_page import format_report
+from deepfake.reports.evaluation_page import count_confusion, find_mistakes, format_report
 from tests.evaluation.conftest import Made
 
 
@@ -40,8 +40,7 @@ def test_the_page_adds_up_and_holds_every_part(page: str, evaluation: Evaluation
 
 def test_confusion_counts(evaluation: Evaluation) -> None:
     rows = evaluation.levels["file"].rows
-    table = report._confusion(rows, evaluation.threshold)["rows"]
-    counts = [int(cell["count"]) for row in table for cell in row["cells"]]
+    counts = count_confusion(rows, evaluation.threshold).ravel().tolist()
     predicted = rows.p_fake >= evaluation.threshold
     assert counts == [
         int(((rows.labels == label) & (predicted == word)).sum())
@@ -55,15 +54,14 @@ def test_mistakes_are_the_worst_first(evaluation: Evaluation, made: Made) -> Non
         replace(s, file_p_fake={k: 1 - p for k, p in s.file_p_fake.items()})
         for s in evaluation.sets
     ]
-    false_positives, false_negatives = report._mistakes(
-        evaluate(turned, 0.5, Aggregation(), n_resamples=0)
-    )
+    result = evaluate_predictions(turned, 0.5, Aggregation(), n_resamples=0)
+    false_positives, false_negatives = (find_mistakes(result, label) for label in (0, 1))
     assert 0 < len(false_positives) <= report.N_MISTAKES
-    assert [item["score"] for item in false_positives] == sorted(
-        (item["score"] for item in false_positives), reverse=True
+    assert [item["p_fake"] for item in false_positives] == sorted(
+        (item["p_fake"] for item in false_positives), reverse=True
     )
-    assert [item["score"] for item in false_negatives] == sorted(
-        item["score"] for item in false_negatives
+    assert [item["p_fake"] for item in false_negatives] == sorted(
+        item["p_fake"] for item in false_negatives
     )
     assert all(item["thumbnail"].startswith("data:image/jpeg;base64,") for item in false_positives)
 
@@ -86,7 +84,8 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
         tracks=tuple(scored.tracks[n] for n in fakes),
     )
     text = format_report(
-        evaluate([only], 0.999, Aggregation(), n_resamples=5), describe_origin(made.checkpoint, "")
+        evaluate_predictions([only], 0.999, Aggregation(), n_resamples=5),
+        describe_origin(made.checkpoint, ""),
     )
     assert "n/a" in text
     assert "one class only: 0 real and 10 fake rows" in text
@@ -94,6 +93,7 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
     assert "No thumbnail: the crop is gone" in text
     assert "first: LEAK: &lt;b&gt;" in text
     perfect = format_report(
-        evaluate([only], 0.0, Aggregation(), n_resamples=5), describe_origin(made.checkpoint, "")
+        evaluate_predictions([only], 0.0, Aggregation(), n_resamples=5),
+        describe_origin(made.checkpoint, ""),
     )
     assert "None: every file with a score was predicted correctly." in perfect

@@ -47,8 +47,9 @@ def test_predict_writes_a_page(made: Made, inbox: Path, tmp_path: Path) -> None:
     assert "3 inputs = 2 ok + 1 no_face" in text
     assert text.count("data:image/jpeg;base64,") == 2
     assert f"deepfake predict {inbox}" in text
-    # Asked for again, nothing is replaced unasked.
-    assert cli.main(["predict", str(inbox), *options]) == 2
+    # Asked for again, there is nothing left to do, and the page stays as it is.
+    assert cli.main(["predict", str(inbox), *options]) == 0
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_a_part_has_no_page(

@@ -1,0 +1,48 @@
+"""The words of evaluate, explain, calibrate and fit-head; their room tests what they do."""
+
+from __future__ import annotations
+
+import pytest
+
+from deepfake import cli
+
+
+@pytest.mark.parametrize("command", ["evaluate", "explain", "calibrate", "fit-head"])
+def test_one_dialect(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for option in ("--checkpoint", "--data", "--output", "--device", "--workers", "--quiet"):
+        assert option in shown
+    assert "auto, cpu, cuda, cuda:1 or mps (default: auto)" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["explain", "--train-crops", "crops/"], "unknown option '--train-crops'"),
+        (["explain", "--checkpoint", "m.ckpt", "--output", "a.html"], "--input is missing"),
+        (
+            ["fit-head", "--inverse-regularisation", "2"],
+            "unknown option '--inverse-regularisation'",
+        ),
+        (["calibrate", "--prevalance", "0.1"], "did you mean --prevalence?"),
+        (["evaluate", "--corruption", "jpeg"], "did you mean --corruptions?"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else None,
+)
+def test_a_wrong_word_is_told_first(
+    words: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    assert error in capsys.readouterr().err
+
+
+def test_fit_head_names_the_strength_as_scikit_learn(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["fit-head", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--C C inverse strength of regularisation" in shown
+    assert "(default: 2.0)" in shown
