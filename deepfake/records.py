@@ -184,7 +184,7 @@ class FaceScore:
 
 
 @dataclass(frozen=True, slots=True)
-class MediaScore:
+class Result:
     """The answer for one input file, or an honest status where there is none.
 
     Args:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from deepfake.inference.submission import Sample
     from deepfake.jobs.parts import JobPart
     from deepfake.learning.checkpoint import Checkpoint
-    from deepfake.records import MediaScore, Source
+    from deepfake.records import Result, Source
 
 _JOB_SUFFIX = ".job"
 
@@ -292,7 +292,7 @@ def _merge(options: argparse.Namespace) -> int:
     refuse_destroying(paths.values(), [*options.parts, *([sample.path] if sample else [])])
     joined = join_parts([job_folder(path) for path in options.parts], KIND)
 
-    def answers() -> Iterator[MediaScore]:
+    def answers() -> Iterator[Result]:
         for folder in joined.folders():
             yield from iter_answers(folder)
 
@@ -384,7 +384,7 @@ def _write_tables(
     options: argparse.Namespace,
     outputs: Outputs,
     sample: Sample | None,
-    scores: Callable[[], Iterable[MediaScore]],
+    scores: Callable[[], Iterable[Result]],
     prior: float,
     refuse_other: bool = False,
 ) -> tuple[Totals, list[str]]:
@@ -424,7 +424,7 @@ def _write_tables(
 
 
 def _fill(
-    options: argparse.Namespace, sample: Sample, scores: Iterable[MediaScore], prior: float
+    options: argparse.Namespace, sample: Sample, scores: Iterable[Result], prior: float
 ) -> tuple[str, str]:
     """The filled sample, and what to say of it."""
     fallback = options.no_answer

@@ -34,7 +34,7 @@ from deepfake.faces.pipeline import iter_extractions
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import TorchScorer
 from deepfake.media.decoding import open_media
-from deepfake.records import Extraction, FaceCrop, FaceScore, MediaScore, Source
+from deepfake.records import Extraction, FaceCrop, FaceScore, Result, Source
 
 Crop = NDArray[np.uint8]
 Score = Callable[[Crop], NDArray[np.float64]]
@@ -103,7 +103,7 @@ class Explanation:
         foreign: Whether the neighbours are not what the checkpoint was trained on.
     """
 
-    score: MediaScore
+    score: Result
     top_frames: tuple[TopFrame, ...]
     reference: EvaluationSet | None = None
     foreign: bool = False

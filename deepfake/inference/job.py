@@ -21,7 +21,7 @@ from deepfake.jobs.engine import Block, Job, Work
 from deepfake.jobs.folder import JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
-from deepfake.records import FaceScore, MediaScore, Source, Status
+from deepfake.records import FaceScore, Result, Source, Status
 
 KIND = "predict"
 _ANSWERS_FILE = "answers.jsonl"
@@ -32,7 +32,7 @@ _PACKAGES = ("facenet-pytorch", "torch", "numpy", "pillow", "av", "opencv-python
 class Scores(Protocol):
     """What a job asks of ``Predictor``."""
 
-    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[MediaScore]]:
+    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
         """Score files block by block, lazily: the answers of each, in order."""
         ...
 
@@ -71,7 +71,7 @@ class PredictionJob:
         """Whether every input has its answer already."""
         return not self.todo
 
-    def run(self, predictor: Scores, advance: Callable[[int], None]) -> Iterator[MediaScore]:
+    def run(self, predictor: Scores, advance: Callable[[int], None]) -> Iterator[Result]:
         """Answer what has no answer yet, and keep it before anybody sees it.
 
         Args:
@@ -89,13 +89,13 @@ class PredictionJob:
         """How many inputs have their answer."""
         return self.job.count_inputs() - sum(len(self.job.inputs_of(n)) for n in self.todo)
 
-    def answers(self) -> Iterator[MediaScore]:
+    def answers(self) -> Iterator[Result]:
         """The answers that are kept, in input order."""
         for number in self.job.blocks:
             yield from iter_answers(self.folder.folder_of(number))
 
 
-def iter_answers(shard: Path) -> Iterator[MediaScore]:
+def iter_answers(shard: Path) -> Iterator[Result]:
     """The answers in a shard, in order."""
     with (shard / _ANSWERS_FILE).open(encoding="utf-8") as file:
         for line in file:
@@ -125,9 +125,9 @@ def _make_work(predictor: Scores) -> Work:
     return work
 
 
-def _read_kept(block: Block) -> dict[str, MediaScore]:
+def _read_kept(block: Block) -> dict[str, Result]:
     """Old answers of the inputs of a block that have not changed."""
-    kept: dict[str, MediaScore] = {}
+    kept: dict[str, Result] = {}
     for folder in set(block.kept.values()):
         shard: Shard | None = read_shard(folder)
         if shard is not None:
@@ -143,10 +143,10 @@ def _size(path: Path) -> int | str:
         return ""
 
 
-def _to_score(item: dict[str, Any]) -> MediaScore:
+def _to_score(item: dict[str, Any]) -> Result:
     item["status"] = Status(item["status"])
     item["box_xyxy"] = None if item["box_xyxy"] is None else tuple(item["box_xyxy"])
     item["faces"] = tuple(
         FaceScore(**face | {"box_xyxy": tuple(face["box_xyxy"])}) for face in item["faces"]
     )
-    return MediaScore(**item)
+    return Result(**item)

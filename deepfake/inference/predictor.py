@@ -32,8 +32,8 @@ from deepfake.records import (
     Extraction,
     FaceCrop,
     FaceScore,
-    MediaScore,
     Policy,
+    Result,
     Sampling,
     Source,
     Workers,
@@ -114,7 +114,7 @@ class Predictor:
         return self._scorers[0].backend
 
     def predict(self, paths: Iterable[str | os.PathLike[str]]) -> Results:
-        """Score files, lazily: exactly one ``MediaScore`` per path, in order.
+        """Score files, lazily: exactly one ``Result`` per path, in order.
 
         A file without an answer has ``p_fake=None`` and says why; it is never an exception.
         ``predict(paths).to_frame()`` is a table of pandas.
@@ -122,13 +122,13 @@ class Predictor:
         sources = (list_sources([os.fspath(path)], Path())[0] for path in paths)
         return Results(self.score(sources))
 
-    def score(self, sources: Iterable[Source]) -> Iterator[MediaScore]:
+    def score(self, sources: Iterable[Source]) -> Iterator[Result]:
         """Score sources that discovery has found, lazily and in order."""
         marked = ((source, n % LARGEST_BLOCK == 0) for n, source in enumerate(sources, start=1))
         for answers in self._iter_answers(marked):
             yield from answers
 
-    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[MediaScore]]:
+    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
         """Score files block by block, lazily: the answers of each, in order.
 
         Which faces go through the network together depends on the files of a block alone: a block
@@ -141,7 +141,7 @@ class Predictor:
                 sizes.append(len(block))
                 yield from ((source, n == len(block)) for n, source in enumerate(block, start=1))
 
-        answers: list[MediaScore] = []
+        answers: list[Result] = []
         for group in self._iter_answers(mark()):
             answers += group
             # A block may be empty: nothing of it was left to score.
@@ -151,7 +151,7 @@ class Predictor:
                 answers = answers[size:]
         yield from ([] for _ in sizes)
 
-    def _iter_answers(self, marked: Iterable[tuple[Source, bool]]) -> Iterator[list[MediaScore]]:
+    def _iter_answers(self, marked: Iterable[tuple[Source, bool]]) -> Iterator[list[Result]]:
         """Answers of the groups of files whose faces go through the network together."""
         with ExitStack() as stack:
             groups = stack.enter_context(closing(self._iter_groups(marked)))
@@ -177,7 +177,7 @@ class Predictor:
             for done, scores in flying:
                 yield self._answer_group(done, scores.result())
 
-    def answer(self, source: Source, extraction: Extraction) -> MediaScore:
+    def answer(self, source: Source, extraction: Extraction) -> Result:
         """Score one source whose faces were extracted with this recipe and sampling already."""
         group = [(source, extraction)]
         return self._answer_group(group, _score_group(self._scorers[0], group))[0]
@@ -211,7 +211,7 @@ class Predictor:
         if held:
             yield held
 
-    def _answer_group(self, group: _Group, p_fake: list[float]) -> list[MediaScore]:
+    def _answer_group(self, group: _Group, p_fake: list[float]) -> list[Result]:
         scores = iter(p_fake)
         answers = []
         for source, extraction in group:
@@ -236,10 +236,10 @@ class Predictor:
 
     def _answer(
         self, source: Source, extraction: Extraction, faces: tuple[FaceScore, ...]
-    ) -> MediaScore:
+    ) -> Result:
         threshold = self.checkpoint.threshold
         p_fake = aggregate(faces, self.aggregation)
-        return MediaScore(
+        return Result(
             path=source.name,
             status=extraction.status,
             reason=extraction.reason,

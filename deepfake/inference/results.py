@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from deepfake.dataset.manifest import format_lines
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.records import MediaScore, Status
+from deepfake.records import Result, Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ class Totals:
         return f"{self.inputs:,} inputs = {parts}; {self.fakes:,} of the ok ones fake"
 
 
-def count(scores: Iterable[MediaScore]) -> Totals:
+def count(scores: Iterable[Result]) -> Totals:
     """Count statuses and decisions."""
     statuses, fakes = Counter[str](), 0
     for score in scores:
@@ -57,17 +57,17 @@ def count(scores: Iterable[MediaScore]) -> Totals:
     return Totals(statuses, fakes)
 
 
-class Results(Iterator[MediaScore]):
+class Results(Iterator[Result]):
     """Results of a prediction, one per input and in order, as they come.
 
     Args:
         scores: Where they come from.
     """
 
-    def __init__(self, scores: Iterable[MediaScore]) -> None:
+    def __init__(self, scores: Iterable[Result]) -> None:
         self._scores = iter(scores)
 
-    def __next__(self) -> MediaScore:
+    def __next__(self) -> Result:
         return next(self._scores)
 
     def close(self) -> None:
@@ -93,17 +93,17 @@ class Results(Iterator[MediaScore]):
         return table.astype(kinds | {name: "int64" for name in columns if name in _COUNTS})
 
 
-def format_scores(scores: Iterable[MediaScore]) -> Iterator[str]:
+def format_scores(scores: Iterable[Result]) -> Iterator[str]:
     """Lines of ``scores.csv``: one per input; no answer, no ``p_fake``."""
     return _format(scores, "file")
 
 
-def format_faces(scores: Iterable[MediaScore]) -> Iterator[str]:
+def format_faces(scores: Iterable[Result]) -> Iterator[str]:
     """Lines of ``faces.csv``: one per scored face."""
     return _format(scores, "face")
 
 
-def _list_file(score: MediaScore) -> list[list[object]]:
+def _list_file(score: Result) -> list[list[object]]:
     """The one row of a file."""
     name, reason = display_name(score.path), display_name(score.reason)
     answer = [
@@ -117,7 +117,7 @@ def _list_file(score: MediaScore) -> list[list[object]]:
     return [[name, *answer, *(score.box_xyxy or (None,) * 4), path_uri(score.path)]]
 
 
-def _list_faces(score: MediaScore) -> list[list[object]]:
+def _list_faces(score: Result) -> list[list[object]]:
     """A row for each scored face of a file."""
     name = display_name(score.path)
     return [
@@ -129,7 +129,7 @@ def _list_faces(score: MediaScore) -> list[list[object]]:
 _LEVELS = {"file": (SCORE_COLUMNS, _list_file), "face": (FACE_COLUMNS, _list_faces)}
 
 
-def _format(scores: Iterable[MediaScore], level: Literal["file", "face"]) -> Iterator[str]:
+def _format(scores: Iterable[Result], level: Literal["file", "face"]) -> Iterator[str]:
     columns, list_rows = _LEVELS[level]
     formats = dict.fromkeys(columns, ".6f") | dict.fromkeys(_CORNERS, ".2f")
     formats |= dict.fromkeys(_TEXTS + _COUNTS, "")

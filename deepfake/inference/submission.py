@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from deepfake.dataset.manifest import format_table
 from deepfake.errors import UsageError
-from deepfake.records import MediaScore
+from deepfake.records import Result
 from deepfake.tables import CsvRow, read_csv
 
 Value = Literal["p_fake", "label"]
@@ -68,7 +68,7 @@ class Sample:
         self.file_column, self.value_column = columns
 
     def fill(
-        self, scores: Iterable[MediaScore], fallback: float, value: Value = "p_fake"
+        self, scores: Iterable[Result], fallback: float, value: Value = "p_fake"
     ) -> Submission:
         """Write a value into every row.
 
@@ -140,7 +140,7 @@ class Sample:
         return found[0] if found else None
 
 
-def _answer_of(score: MediaScore) -> _Answer:
+def _answer_of(score: Result) -> _Answer:
     return _Answer(score.path, score.p_fake, score.threshold)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.records import MediaScore, Status
+from deepfake.records import Result, Status
 from deepfake.reports.charts import Chart, draw_counts, draw_timeline
 from deepfake.reports.page import embed_thumbnail, render
 
@@ -40,9 +40,9 @@ class Digest:
     statuses: dict[str, int]
     n_fake: int
     values: NDArray[np.float64]
-    shown: list[tuple[int, MediaScore]]
-    others: list[tuple[int, MediaScore]]
-    unscored: list[MediaScore]
+    shown: list[tuple[int, Result]]
+    others: list[tuple[int, Result]]
+    unscored: list[Result]
 
     @property
     def n_unscored(self) -> int:
@@ -50,12 +50,12 @@ class Digest:
         return sum(self.statuses.values()) - len(self.values)
 
 
-def digest_scores(scores: Iterable[MediaScore]) -> Digest:
+def digest_scores(scores: Iterable[Result]) -> Digest:
     """Read scores once, in input order, and keep what a page can hold."""
     statuses = dict.fromkeys((status.value for status in Status), 0)
     values = array("d")
-    top: list[tuple[float, int, MediaScore]] = []
-    unscored: list[MediaScore] = []
+    top: list[tuple[float, int, Result]] = []
+    unscored: list[Result] = []
     n_fake = 0
     for place, score in enumerate(scores):
         statuses[score.status.value] += 1
@@ -112,7 +112,7 @@ def _score_chart(values: NDArray[np.float64], threshold: float) -> Chart:
     return draw_counts(values, threshold, "Scores", text)
 
 
-def _file_card(score: MediaScore, thumbnail: bytes | None) -> dict[str, Any]:
+def _file_card(score: Result, thumbnail: bytes | None) -> dict[str, Any]:
     frames = frame_scores(score)
     timeline = None
     if len(frames) > 1 and thumbnail is not None:
@@ -127,7 +127,7 @@ def _file_card(score: MediaScore, thumbnail: bytes | None) -> dict[str, Any]:
     }
 
 
-def frame_scores(score: MediaScore) -> list[tuple[float, float]]:
+def frame_scores(score: Result) -> list[tuple[float, float]]:
     """Time in seconds and highest face score of each frame with a face."""
     return [
         (faces[0].time_s, max(face.p_fake for face in faces))

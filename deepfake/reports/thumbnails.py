@@ -11,11 +11,11 @@ from contextlib import closing
 
 from deepfake.evaluation.explain import extract_again
 from deepfake.inference.predictor import Predictor
-from deepfake.records import MediaScore, Source
+from deepfake.records import Result, Source
 
 
 def cut_thumbnails(
-    predictor: Predictor, sources: Sequence[Source], chosen: Sequence[tuple[int, MediaScore]]
+    predictor: Predictor, sources: Sequence[Source], chosen: Sequence[tuple[int, Result]]
 ) -> dict[int, bytes]:
     """Cut out the face with the highest score of each chosen file.
 

@@ -21,7 +21,7 @@ from deepfake.faces.extraction import encode_crop
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import display_name, list_sources
-from deepfake.records import Aggregation, FaceScore, MediaScore, Status
+from deepfake.records import Aggregation, FaceScore, Result, Status
 from deepfake.reports.evaluation_page import format_report
 from deepfake.reports.prediction_page import digest_scores, format_prediction_report
 from tests.evaluation.made_checkpoint import write_checkpoint
@@ -89,19 +89,17 @@ def page(evaluation: Evaluation, made: Made) -> str:
     return format_report(evaluation, describe_origin(made.checkpoint, COMMAND))
 
 
-def make_scores() -> tuple[list[MediaScore], dict[int, bytes]]:
+def make_scores() -> tuple[list[Result], dict[int, bytes]]:
     box = (0.0, 0.0, 40.0, 40.0)
     faces = tuple(
         FaceScore(index, index / 2, face, box, 0.9, p, track=face)
         for index, face, p in ((0, 0, 0.2), (0, 1, 0.6), (5, 0, 0.9), (9, 0, 0.3))
     )
     scores = [
-        MediaScore("a.jpg", Status.OK, "", 0.3, "real", 0.5, 1, box, faces[:1]),
-        MediaScore(HOSTILE, Status.UNREADABLE, "io_error: <b>", None, None, 0.5, 0),
-        MediaScore(
-            "clip.mp4", Status.OK, "faces in 3 of 3 frames", 0.6, "fake", 0.5, 4, box, faces
-        ),
-        MediaScore("b\x1b.jpg", Status.OK, "", 0.6, "fake", 0.5, 1, box, faces[:1]),
+        Result("a.jpg", Status.OK, "", 0.3, "real", 0.5, 1, box, faces[:1]),
+        Result(HOSTILE, Status.UNREADABLE, "io_error: <b>", None, None, 0.5, 0),
+        Result("clip.mp4", Status.OK, "faces in 3 of 3 frames", 0.6, "fake", 0.5, 4, box, faces),
+        Result("b\x1b.jpg", Status.OK, "", 0.6, "fake", 0.5, 1, box, faces[:1]),
     ]
     crop = encode_crop(np.full((32, 32, 3), 90, dtype=np.uint8), 90)
     return scores, {0: crop, 2: crop}

@@ -9,20 +9,20 @@ from typing import Any
 from deepfake.inference.job import PredictionJob
 from deepfake.jobs.parts import JobPart
 from deepfake.media.discovery import list_sources
-from deepfake.records import FaceScore, MediaScore, Source, Status
+from deepfake.records import FaceScore, Result, Source, Status
 
 NAMES = [f"{number}.jpg" for number in range(30)]
 SETTINGS = {"checkpoint_sha256": "c", "prior": 0.25, "batch_size": 4}
 
 
-def answer(source: Source) -> MediaScore:
+def answer(source: Source) -> Result:
     number = int(Path(source.name).stem)
     if number % 5 == 4:
-        return MediaScore(source.name, Status.NO_FACE, "no_face: none", None, None, 0.5, 0)
+        return Result(source.name, Status.NO_FACE, "no_face: none", None, None, 0.5, 0)
     box, p_fake = (0.0, 0.0, 9.5, 9.5), number / 30
     faces = tuple(FaceScore(frame, frame / 7, 0, box, 0.99, p_fake) for frame in range(number % 3))
     verdict = "fake" if p_fake >= 0.5 else "real"
-    return MediaScore(source.name, Status.OK, "", p_fake, verdict, 0.5, 1, box, faces)
+    return Result(source.name, Status.OK, "", p_fake, verdict, 0.5, 1, box, faces)
 
 
 class MadePredictor:
@@ -31,7 +31,7 @@ class MadePredictor:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[MediaScore]]:
+    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
         for block in blocks:
             self.asked += [source.name for source in block]
             yield [answer(source) for source in block]

@@ -20,7 +20,7 @@ from deepfake.cli.prediction import job_folder
 from deepfake.inference.predictor import Predictor
 from deepfake.jobs.folder import read_job
 from deepfake.media.discovery import list_sources
-from deepfake.records import FaceScore, MediaScore, Source, Status
+from deepfake.records import FaceScore, Result, Source, Status
 from tests.conftest import Trained
 from tests.inference.made_answers import NAMES, answer, run_job
 
@@ -211,11 +211,11 @@ def test_answers_do_not_pile_up(
 ) -> None:
     """Only the list of inputs may grow: twenty faces an input would be some six kilobytes more."""
 
-    def score(self: Predictor, blocks: Iterable[Sequence[Source]]) -> Iterator[list[MediaScore]]:
+    def score(self: Predictor, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
         for block in blocks:
             faces = tuple(replace(FACE, frame_index=frame) for frame in range(20))
             yield [
-                MediaScore(source.name, Status.OK, "", 0.5, "real", 0.6, 20, None, faces)
+                Result(source.name, Status.OK, "", 0.5, "real", 0.6, 20, None, faces)
                 for source in block
             ]
 

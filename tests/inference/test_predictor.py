@@ -20,7 +20,7 @@ from deepfake.faces.extraction import decode_crop
 from deepfake.inference.scoring import TorchScorer
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.media.discovery import list_sources
-from deepfake.records import Aggregation, MediaScore, Status, Workers
+from deepfake.records import Aggregation, Result, Status, Workers
 from deepfake.tables import read_csv
 from tests.conftest import Trained
 
@@ -48,7 +48,7 @@ def mixed(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> list[Pa
     ]
 
 
-def summary(scores: list[MediaScore]) -> list[tuple[str, str, str, float | None]]:
+def summary(scores: list[Result]) -> list[tuple[str, str, str, float | None]]:
     return [
         (s.path, s.status, s.reason, None if s.p_fake is None else round(s.p_fake, 5))
         for s in scores

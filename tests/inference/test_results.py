@@ -22,16 +22,16 @@ from deepfake.inference.results import (
     format_faces,
     format_scores,
 )
-from deepfake.records import FaceScore, MediaScore, Status
+from deepfake.records import FaceScore, Result, Status
 
 
-def answer(path: str, p_fake: float, threshold: float = 0.5, **facts: Any) -> MediaScore:
+def answer(path: str, p_fake: float, threshold: float = 0.5, **facts: Any) -> Result:
     verdict = "fake" if p_fake >= threshold else "real"
-    return MediaScore(path, Status.OK, "", p_fake, verdict, threshold, 1, **facts)
+    return Result(path, Status.OK, "", p_fake, verdict, threshold, 1, **facts)
 
 
-def no_answer(path: str, status: Status = Status.NO_FACE) -> MediaScore:
-    return MediaScore(path, status, f"{status.value}: so it is", None, None, 0.5, 0)
+def no_answer(path: str, status: Status = Status.NO_FACE) -> Result:
+    return Result(path, status, f"{status.value}: so it is", None, None, 0.5, 0)
 
 
 def parse(text: str) -> list[dict[str, str]]:
@@ -69,7 +69,7 @@ def test_cells_of_a_score() -> None:
 def test_tables_are_written_as_the_answers_come() -> None:
     given = []
 
-    def scores() -> Iterator[MediaScore]:
+    def scores() -> Iterator[Result]:
         for number in range(100):
             given.append(number)
             yield answer(f"{number}.jpg", 0.5)
@@ -130,7 +130,7 @@ def test_a_frame_has_the_columns_and_rows_of_the_csv(level: Literal["file", "fac
 def test_results_come_one_by_one_and_can_be_ended() -> None:
     ended = []
 
-    def scores() -> Iterator[MediaScore]:
+    def scores() -> Iterator[Result]:
         try:
             yield answer("a.jpg", 0.1)
             yield answer("b.jpg", 0.2)

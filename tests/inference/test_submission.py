@@ -12,18 +12,18 @@ import pytest
 
 from deepfake.errors import UsageError
 from deepfake.inference.submission import Sample, Submission, Value
-from deepfake.records import MediaScore, Status
+from deepfake.records import Result, Status
 
 FALLBACK = 0.25
 
 
-def answer(path: str, p_fake: float, threshold: float = 0.5) -> MediaScore:
+def answer(path: str, p_fake: float, threshold: float = 0.5) -> Result:
     verdict = "fake" if p_fake >= threshold else "real"
-    return MediaScore(path, Status.OK, "", p_fake, verdict, threshold, 1)
+    return Result(path, Status.OK, "", p_fake, verdict, threshold, 1)
 
 
-def no_answer(path: str) -> MediaScore:
-    return MediaScore(path, Status.NO_FACE, "no_face: so it is", None, None, 0.5, 0)
+def no_answer(path: str) -> Result:
+    return Result(path, Status.NO_FACE, "no_face: so it is", None, None, 0.5, 0)
 
 
 def parse(text: str) -> list[dict[str, str]]:
@@ -31,7 +31,7 @@ def parse(text: str) -> list[dict[str, str]]:
 
 
 def fill(
-    table: Path, scores: Iterable[MediaScore], fallback: float, value: Value = "p_fake"
+    table: Path, scores: Iterable[Result], fallback: float, value: Value = "p_fake"
 ) -> Submission:
     return Sample(table).fill(scores, fallback, value)
 
