@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,11 +45,11 @@ _MEDIA_MARK = " (media)"
 LIST_SUFFIXES = (".txt", ".lst")
 """Suffixes of list files: one path per line."""
 
-# Invisible characters that reorder the text around them: a file name may pose as another.
-_DIRECTION_MARKS = frozenset(
-    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# What steers a terminal, breaks a line or is no text; and invisible characters that reorder the
+# text around them: a file name may pose as another.
+_UNSAFE = re.compile(
+    "[\\\\\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,26 +140,17 @@ def display_name(name: str) -> str:
         >>> display_name("a\nb\x1b[2J.jpg")
         'a\\nb\\x1b[2J.jpg'
     """
-    return "".join(_escape(character) for character in name)
+    return _UNSAFE.sub(_escape, name)
 
 
-def _escape(character: str) -> str:
-    code = ord(character)
-    if character in _ESCAPES:
-        return _ESCAPES[character]
-    if character == "\\" and os.sep != "\\":
-        return "\\\\"
+def _escape(found: re.Match[str]) -> str:
+    character, code = found[0], ord(found[0])
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
-    if character not in _DIRECTION_MARKS and unicodedata.category(character) not in (
-        "Cc",
-        "Cs",
-        "Zl",
-        "Zp",
-    ):
-        return character
-    # Two digits only below 0x80: from there on, \xNN stands for an undecodable byte.
-    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+    if 0x80 <= code < 0x100:
+        # Two digits stand only for an undecodable byte.
+        return f"\\u{code:04x}"
+    return character if character == os.sep else character.encode("unicode_escape").decode()
 
 
 def _to_sources(found: Iterable[tuple[str, Path, str | None]]) -> tuple[Source, ...]:

@@ -5,7 +5,7 @@ The content decides, never the suffix. Knows no decoder.
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -36,34 +36,42 @@ def open_regular_file(path: Path, name: str) -> BinaryIO:
     Raises:
         MediaError: ``not_regular_file`` or ``io_error``.
     """
-    # Opening a fifo waits for its writer and opening a device may act on it, so look first; the
-    # second look, at what was really opened, closes the gap between the two.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = -1
-    try:
-        _require_regular(path.stat().st_mode, name)
-        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
-        _require_regular(os.fstat(descriptor).st_mode, name)
-        file = os.fdopen(descriptor, "rb")
-        descriptor = -1
-    except MediaError:
-        raise
-    except FileNotFoundError as error:
-        raise MediaError(name, "io_error", "no such file") from error
-    except (OSError, ValueError) as error:
-        # ValueError: a NUL in the path.
-        raise MediaError(
-            name, "io_error", one_line(getattr(error, "strerror", None) or str(error))
-        ) from error
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+    with contextlib.ExitStack() as opened:
+        try:
+            # Opening a fifo waits for its writer and opening a device may act on it, so look first;
+            # the second look, at what was really opened, closes the gap between the two.
+            _require_regular(path.stat().st_mode, name)
+            file = opened.enter_context(open(path, "rb", opener=_open_without_waiting))
+            _require_regular(os.fstat(file.fileno()).st_mode, name)
+        except MediaError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            what = one_line(getattr(error, "strerror", None) or str(error))
+            if isinstance(error, FileNotFoundError):
+                what = "no such file"
+            raise MediaError(name, "io_error", what) from error
+        opened.pop_all()
     return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _require_regular(mode: int, name: str) -> None:
     if not stat.S_ISREG(mode):
         raise MediaError(name, "not_regular_file", describe_mode(mode))
+
+
+def check_size(width: int, height: int, name: str, max_pixels: int, what: str = "") -> None:
+    """Refuse a photo or frame before its pixels take memory.
+
+    Raises:
+        MediaError: ``too_large``.
+    """
+    if width * height > max_pixels:
+        size = f"{what}{width}x{height} pixels; at most {max_pixels} are decoded"
+        raise MediaError(name, "too_large", size)
 
 
 def describe_mode(mode: int) -> str:
@@ -105,29 +113,6 @@ def _read_brands(head: bytes) -> set[bytes]:
         return set()
     box_end = min(int.from_bytes(head[:4], "big"), len(head))
     return {head[8:12]} | {head[at : at + 4] for at in range(16, box_end, 4)}
-
-
-def is_one_scan(file: BinaryIO) -> bool:
-    """Whether a JPEG stores its image in one sequential scan, which decodes row by row."""
-    position = file.tell()
-    try:
-        file.seek(2)
-        n_components = 0
-        while True:
-            marker = file.read(2)
-            if len(marker) < 2 or marker[0] != 0xFF:
-                return False
-            if marker[1] == 0xFF:
-                file.seek(-1, io.SEEK_CUR)
-                continue
-            # A forged length below 2 must not become `read(-1)`, which is the whole file.
-            segment = file.read(max(0, int.from_bytes(file.read(2), "big") - 2))
-            if marker[1] in (0xC0, 0xC1) and len(segment) > 5:
-                n_components = segment[5]
-            elif marker[1] == 0xDA:
-                return bool(segment) and segment[0] == n_components
-    finally:
-        file.seek(position)
 
 
 def is_cut(file: BinaryIO) -> bool:

@@ -29,6 +29,7 @@ from av.video.stream import VideoStream
 
 from deepfake.errors import MediaError, one_line
 from deepfake.media.containers import CONTAINERS, HEAD_BYTES, find_container, is_video_cut
+from deepfake.media.files import check_size
 from deepfake.media.timeline import Timeline
 from deepfake.records import MAX_PIXELS
 
@@ -98,15 +99,10 @@ class PacketReader:
     def _find_format(self) -> str:
         self._file.seek(0)
         head = self._file.read(HEAD_BYTES)
-        if not head:
-            raise MediaError(self.name, "decode_error", "empty file (0 bytes)")
         container = find_container(head)
         if container is None:
-            raise MediaError(
-                self.name,
-                "decode_error",
-                f"no readable video container (starts with bytes {head[:12].hex(' ')})",
-            )
+            seen = f"no readable video container (starts with bytes {head[:12].hex(' ')})"
+            raise MediaError(self.name, "decode_error", seen if head else "empty file (0 bytes)")
         return container
 
     def _open_container(self) -> InputContainer:
@@ -134,14 +130,14 @@ class PacketReader:
         self._container = self._open_container()
         try:
             streams = self._list_streams()
-            if self._chosen is None:
-                self._chosen = streams[0].index
-                if len(streams) > 1:
-                    self._chosen = self._find_busiest(streams)
-                    self._container.close()
-                    self._container = self._open_container()
-                    streams = self._list_streams()
-            self.stream = next(stream for stream in streams if stream.index == self._chosen)
+            if self._chosen is None and len(streams) > 1:
+                self._chosen = self._find_busiest(streams)
+                self.close()
+                self._open()
+                return
+            self.stream = next(
+                (stream for stream in streams if stream.index == self._chosen), streams[0]
+            )
             for stream in self._container.streams:
                 if stream is not self.stream:
                     stream.discard = av.stream.Discard.all
@@ -179,40 +175,33 @@ class PacketReader:
             for packet in itertools.islice(packets, MAX_PACKETS):
                 counts[packet.stream_index] += packet.size > 0
         best = self._container.streams.best("video")
-        decoders = {stream.index: stream.codec_context for stream in streams}
-
-        def rank(stream: VideoStream) -> tuple[bool, int, bool]:
-            decoder = decoders[stream.index]
-            is_decodable = decoder is not None and decoder.name in CODECS
-            return is_decodable, counts[stream.index], stream is best
-
-        chosen = max(streams, key=rank).index
-        others = [
-            f"{index} ({decoder.name}, {decoder.width}x{decoder.height}, {counts[index]} packets)"
-            if decoder is not None
-            else f"{index} (unknown, {counts[index]} packets)"
-            for index, decoder in decoders.items()
-            if index != chosen
-        ]
+        described = {}
+        for stream in streams:
+            decoder = stream.codec_context
+            size = "" if decoder is None else f", {decoder.width}x{decoder.height}"
+            described[stream.index] = (
+                f"({_codec_name(stream)}{size}, {counts[stream.index]} packets)"
+            )
+        chosen = max(
+            streams,
+            key=lambda stream: (
+                _codec_name(stream) in CODECS,
+                counts[stream.index],
+                stream is best,
+            ),
+        ).index
+        others = [f"{index} {what}" for index, what in described.items() if index != chosen]
         self.remark = f"video stream {chosen} is used; left out: {', '.join(others)}"
         return chosen
 
     def _set_up_decoder(self) -> None:
         decoder = self.stream.codec_context
         if decoder is None or decoder.name not in CODECS:
-            what = "unknown" if decoder is None else decoder.name
+            what = f"video codec {_codec_name(self.stream)} is not decoded here"
             raise MediaError(
-                self.name,
-                "unsupported",
-                f"video codec {what} is not decoded here; convert it without loss, to FFV1 say",
+                self.name, "unsupported", f"{what}; convert it without loss, to FFV1 say"
             )
-        if decoder.width * decoder.height > self._max_pixels:
-            raise MediaError(
-                self.name,
-                "too_large",
-                f"frames of {decoder.width}x{decoder.height} pixels; at most {self._max_pixels}"
-                " are decoded",
-            )
+        check_size(decoder.width, decoder.height, self.name, self._max_pixels, what="frames of ")
         # Worker processes share the cores; threads of decoders would only fight over them.
         decoder.thread_count = 1
         decoder.options = {"max_pixels": str(max(self._max_pixels, MAX_PIXELS))}
@@ -323,6 +312,10 @@ class PacketReader:
         """Close the container, not the file."""
         # Without this, memory of the decoder lives on until the garbage collector runs.
         self._container.close()
+
+
+def _codec_name(stream: VideoStream) -> str:
+    return "unknown" if stream.codec_context is None else stream.codec_context.name
 
 
 def read_timeline(reader: PacketReader) -> Timeline:

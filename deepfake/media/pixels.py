@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deepfake.errors import MediaError
+from deepfake.media.pillow import read_metadata
 
 _STRIP_PX = 4_000_000
 _NEARLY_BLACK = 16  # the brightest of 8 bits that 12 bits in 16 can reach
@@ -74,6 +75,21 @@ def _on_white(strip: Image.Image) -> Image.Image:
         strip = white
     # Converting what is RGB would copy it.
     return strip if strip.mode == "RGB" else strip.convert("RGB")
+
+
+def finish(
+    image: Image.Image, name: str, rgb: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Upright RGB pixels of a decoded image, and remarks on them and on its metadata.
+
+    Args:
+        image: The image, loaded.
+        name: The file as the user knows it, for errors.
+        rgb: Its pixels, where another decoder gave them.
+    """
+    rgb = to_rgb(image, name) if rgb is None else rgb
+    orientation, notes = read_metadata(image)
+    return to_upright(rgb, orientation), notes + describe_pixels(image, rgb)
 
 
 def to_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import socket
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deepfake.errors import MediaError
-from deepfake.media.files import is_cut, is_heif, is_image, is_one_scan, open_regular_file
+from deepfake.media.files import is_cut, is_heif, is_image, open_regular_file
 
 
 def make_fifo(path: Path) -> None:
@@ -69,29 +68,6 @@ def test_says_that_a_path_is_impossible() -> None:
 def test_avif_with_the_family_brand_is_no_heic() -> None:
     assert not is_heif(b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif" + bytes(8))
     assert is_heif(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(8))
-
-
-SOF = b"\xff\xc0\0\x11\x08\0\x09\0\x09\x03" + bytes(9)
-SOS_ALL, SOS_ONE = b"\xff\xda\0\x0c\x03" + bytes(9), b"\xff\xda\0\x08\x01" + bytes(5)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        pytest.param(SOF + SOS_ALL, True, id="interleaved"),
-        pytest.param(b"\xff\xff" + SOF + b"\xff" + SOS_ALL, True, id="fill-bytes"),
-        pytest.param(SOF + SOS_ONE, False, id="one-component-a-scan"),
-        pytest.param(SOF.replace(b"\xc0", b"\xc2", 1) + SOS_ALL, False, id="progressive"),
-        pytest.param(b"\xff\xe0\0\x01" + SOF + SOS_ALL, True, id="forged-length"),
-        pytest.param(SOF, False, id="no-scan"),
-        pytest.param(b"junk", False, id="junk"),
-    ],
-)
-def test_knows_jpegs_of_one_scan(data: bytes, expected: bool) -> None:
-    file = io.BytesIO(b"\xff\xd8" + data)
-    file.seek(1)
-    assert is_one_scan(file) is expected
-    assert file.tell() == 1
 
 
 def make_box(kind: bytes, content: bytes, wide: bool = False) -> bytes:
