@@ -22,10 +22,7 @@ def clip_box(box_xyxy: NDArray[np.float32], height: int, width: int) -> NDArray[
     Returns:
         Box, shape ``(4,)``, in pixels. It has no area if it lay outside the frame.
     """
-    x0, y0, x1, y1 = box_xyxy
-    limits = [min(max(x0, 0), width), min(max(y0, 0), height)]
-    limits += [min(max(x1, 0), width), min(max(y1, 0), height)]
-    return np.array(limits, dtype=np.float32)
+    return np.clip(box_xyxy, 0, np.array([width, height] * 2, dtype=np.float32))
 
 
 def entry_window(

@@ -95,7 +95,7 @@ def discover(
         raise UsageError("the input is empty; expected a folder, file, list file or pattern")
     path = Path(text)
     if path.is_dir():
-        return _discover_tree(text, _Walk(path, None, follow_links, exclude), "")
+        return _discover_tree(text, _Walk(path, ["**"], follow_links, exclude), "")
     if os.path.lexists(path):
         if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
             names = _read_list(path)
@@ -220,7 +220,7 @@ class _Walk:
 
     Args:
         root: Where to start.
-        pattern: Components that a path below the root must match, or ``None`` for all.
+        pattern: Components that a path below the root must match.
         follow_links: Follow symbolic links that stay below the root, or all of them.
         exclude: Folder that is not entered.
     """
@@ -228,7 +228,7 @@ class _Walk:
     def __init__(
         self,
         root: Path,
-        pattern: Sequence[str] | None,
+        pattern: Sequence[str],
         follow_links: FollowLinks,
         exclude: Path | None,
     ) -> None:
@@ -335,12 +335,10 @@ class _Walk:
             self.skipped[suffix + (_MEDIA_MARK if problem is None and _is_media(path) else "")] += 1
 
     def _matches(self, parts: Sequence[str]) -> bool:
-        return self._pattern is None or _match_parts(parts, self._pattern)
+        return _match_parts(parts, self._pattern)
 
     def _leads_on(self, parts: Sequence[str]) -> bool:
         """Whether a folder may hold a match."""
-        if self._pattern is None:
-            return True
         for part, wanted in zip(parts, self._pattern, strict=False):
             if wanted == "**":
                 return True
@@ -354,9 +352,8 @@ def _match_parts(parts: Sequence[str], pattern: Sequence[str]) -> bool:
         return not parts
     if pattern[0] == "**":
         return any(_match_parts(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
-    return (
-        bool(parts) and fnmatchcase(parts[0], pattern[0]) and _match_parts(parts[1:], pattern[1:])
-    )
+    fits = bool(parts) and fnmatchcase(parts[0], pattern[0])
+    return fits and _match_parts(parts[1:], pattern[1:])
 
 
 def _has_media_suffix(name: str) -> bool:

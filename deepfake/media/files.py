@@ -29,6 +29,12 @@ _SIGNATURES = (
     b"MM\0+",
 )
 
+BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof"})
+"""Names of the first ISO box of a file: MP4, MOV, AVIF, HEIC."""
+
+MATROSKA = b"\x1a\x45\xdf\xa3"
+"""How Matroska and WebM begin."""
+
 
 def open_regular_file(path: Path, name: str) -> BinaryIO:
     """Open a file for reading without ever waiting for, or acting on, what is no file.
@@ -116,19 +122,21 @@ def _read_brands(head: bytes) -> set[bytes]:
 
 
 def is_cut(file: BinaryIO) -> bool:
-    """Whether a WebP, AVIF or HEIC file is cut: their decoders only say that they failed."""
+    """Whether a photo or video ends before its own header says, where the header tells.
+
+    Decoders only say that they failed.
+    """
     n_bytes = os.fstat(file.fileno()).st_size
     file.seek(0)
-    head = file.read(64)
-    if head[:4] + head[8:12] == b"RIFFWEBP":
+    head = file.read(2048)
+    if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"AVI "):
         return int.from_bytes(head[4:8], "little") + 8 > n_bytes
-    brands = _read_brands(head)
-    if not brands & (_AVIF_BRANDS | _HEIF_BRANDS):
-        return False
-    return are_boxes_cut(file, n_bytes)
+    if head.startswith(MATROSKA):
+        return _matroska_end(head) > n_bytes
+    return head[4:8] in BOXES and _are_boxes_cut(file, n_bytes)
 
 
-def are_boxes_cut(file: BinaryIO, n_bytes: int) -> bool:
+def _are_boxes_cut(file: BinaryIO, n_bytes: int) -> bool:
     """Whether a file of ISO boxes (MP4, MOV, AVIF, HEIC) ends inside of a box."""
     position = 0
     while position < n_bytes:
@@ -140,3 +148,21 @@ def are_boxes_cut(file: BinaryIO, n_bytes: int) -> bool:
         # Size 1 stands for a 64-bit size behind the name; the least a box can have is 8 bytes.
         position += max(8, int.from_bytes(box[8:16], "big") if size == 1 else size)
     return position > n_bytes
+
+
+def _matroska_end(head: bytes) -> int:
+    """Where the segment of a Matroska file ends; 0 if it does not say."""
+    at, size = _read_matroska_size(head, 4)
+    at += size
+    if head[at : at + 4] != b"\x18\x53\x80\x67":
+        return 0
+    at, size = _read_matroska_size(head, at + 4)
+    return at + size if size else 0
+
+
+def _read_matroska_size(head: bytes, at: int) -> tuple[int, int]:
+    first = head[at] if at < len(head) else 0
+    length = 9 - first.bit_length()
+    value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
+    # All bits set means that the writer did not know.
+    return at + length, 0 if first == 0 or value == (1 << 7 * length) - 1 else value

@@ -28,8 +28,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from deepfake.errors import MediaError, one_line
-from deepfake.media.containers import CONTAINERS, HEAD_BYTES, find_container, is_video_cut
-from deepfake.media.files import check_size
+from deepfake.media.containers import CONTAINERS, HEAD_BYTES, find_container
+from deepfake.media.files import check_size, is_cut
 from deepfake.media.timeline import Timeline
 from deepfake.records import MAX_PIXELS
 
@@ -90,7 +90,7 @@ class PacketReader:
         self.name = name
         self._file = file
         self._max_pixels = max_pixels
-        self.is_cut = is_video_cut(file)
+        self.is_cut = is_cut(file)
         self._format = self._find_format()
         self.remark = ""
         self._chosen: int | None = None
@@ -217,13 +217,8 @@ class PacketReader:
         self._packets = self._demux()
 
     @property
-    def container_name(self) -> str:
-        """FFmpeg's name of the container."""
-        return self._container.format.name
-
-    @property
-    def duration_s(self) -> float:
-        """What the header says, 0 if nothing."""
+    def promised_s(self) -> float:
+        """Length of the video as the header says, 0 if it does not."""
         return (self._container.duration or 0) / 1e6
 
     @property
@@ -248,9 +243,7 @@ class PacketReader:
                 # PyAV 18, at the end of a file in which streams turn up late.
                 return
             except OSError as error:
-                raise MediaError(
-                    self.name, "io_error", one_line(error.strerror or str(error))
-                ) from error
+                raise self._refuse(error) from error
 
     def read(self) -> Packet[VideoStream] | None:
         """The next packet; ``None`` at the end."""
@@ -268,10 +261,6 @@ class PacketReader:
         """
         return self.stream.codec_context.decode(packet)
 
-    def flush(self) -> None:
-        """Make the decoder forget what it has seen, so that it can start at another keyframe."""
-        self.stream.codec_context.flush_buffers()
-
     def rewind(self, timeline: Timeline | None = None) -> None:
         """Go back to packet 0 and a fresh decoder."""
         if timeline is not None and self._seek(0, timeline) and self.position == 0:
@@ -282,15 +271,13 @@ class PacketReader:
     def jump(self, ordinal: int, timeline: Timeline) -> None:
         """Go on to a packet further on, without decoding those between."""
         far = timeline.n_bytes(self.position, ordinal) > _JUMP_BYTES
-        if (
-            far
-            and self.container_name in _INDEXED
-            and (not self._seek(ordinal, timeline) or self.position > ordinal)
-        ):
+        may_seek = far and self._container.format.name in _INDEXED
+        if may_seek and (not self._seek(ordinal, timeline) or self.position > ordinal):
             self.rewind()
         while self.position < ordinal and self.read() is not None:
             pass
-        self.flush()
+        # The decoder must forget what it has seen before it starts at another keyframe.
+        self.stream.codec_context.flush_buffers()
 
     def _seek(self, ordinal: int, timeline: Timeline) -> bool:
         """Have the container seek, and find out by the packet's own data where that led to."""
@@ -368,7 +355,7 @@ def read_timeline(reader: PacketReader) -> Timeline:
         is_trusted=has_times and unique and len(shown) > 0,
         key_frames=array("q", (i for i, ordinal in enumerate(shown) if ordinal in starts)),
         unreferenced=unreferenced,
-        n_expected=_count_expected(reader, len(hidden), start, times_s),
+        n_expected=_count_expected(reader, len(hidden), start * seconds, times_s),
         breaks=tuple(breaks) if reader.n_damaged == n_damaged else (*breaks, len(pts)),
         corrupt=frozenset(corrupt),
     )
@@ -404,7 +391,9 @@ def _is_unreferenced(packet: Packet[VideoStream], prefix_size: int) -> bool:
         at += length
 
 
-def _count_expected(reader: PacketReader, n_hidden: int, start: int, times_s: array[float]) -> int:
+def _count_expected(
+    reader: PacketReader, n_hidden: int, start_s: float, times_s: array[float]
+) -> int:
     present = len(times_s)
     # Of whole files the header's number says nothing: AVI counts frames that were never recorded,
     # MP4 those that an edit list cuts away.
@@ -414,5 +403,5 @@ def _count_expected(reader: PacketReader, n_hidden: int, start: int, times_s: ar
     if promised > 0 or present < 2 or times_s[-1] <= 0:
         return max(present, promised)
     # Matroska: the header has the end of the last frame, on the clock of the packets.
-    length_s = reader.duration_s - start * float(reader.time_base)
+    length_s = reader.promised_s - start_s
     return max(present, round(length_s * (present - 1) / times_s[-1]))

@@ -14,7 +14,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO
 
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
@@ -156,17 +156,10 @@ def _set_trap() -> None:
     warnings.filterwarnings("always", module=r"PIL\.")
     pass_on = warnings.showwarning
 
-    def hear(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def hear(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         heard: list[str] | None = getattr(_ears, "heard", None)
         if heard is None:
-            pass_on(message, category, filename, lineno, file, line)
+            pass_on(message, category, *place, **more)
         elif not issubclass(category, Image.DecompressionBombWarning):
             heard.append(str(message))
 

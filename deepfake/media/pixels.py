@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -49,9 +51,7 @@ def _grey_scale(image: Image.Image, name: str) -> float | None:
         return 1 / 257
     if image.mode not in ("I", "F"):
         return None
-    low, high = image.getextrema()
-    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
-        raise TypeError(f"extrema ({low}, {high}) of a picture with one channel")
+    low, high = cast(tuple[float, float], image.getextrema())  # of one channel
     if image.mode == "F" and 0 <= low <= high <= 1:
         return 255.0
     # 32-bit integers carry 8-bit or 16-bit photos; the file does not say which.

@@ -11,6 +11,7 @@ import pytest
 
 from deepfake.errors import MediaError
 from deepfake.media.files import is_cut, is_heif, is_image, open_regular_file
+from tests.media.drawn_videos import write_video
 
 
 def make_fifo(path: Path) -> None:
@@ -98,3 +99,14 @@ def test_knows_what_ends_before_its_header_says(
     with open_regular_file(tmp_path / "x", "x") as file:
         assert is_image(data)
         assert is_cut(file) is expected
+
+
+@pytest.mark.parametrize(("name", "tells"), [("a.mp4", 1), ("a.mkv", 1), ("a.avi", 1), ("a.ts", 0)])
+def test_tells_a_cut_file_where_the_header_does(tmp_path: Path, name: str, tells: int) -> None:
+    path = write_video(tmp_path / name, 12)
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        assert not is_cut(file)
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with path.open("rb") as file:
+        assert is_cut(file) == bool(tells)
