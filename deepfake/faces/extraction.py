@@ -48,7 +48,7 @@ class FaceExtractor:
     Args:
         spec: The recipe.
         detector: Finds the faces; by default the ``MTCNN`` that the recipe describes.
-        max_pixels: Pictures with more pixels are ``unreadable``, so that memory stays bounded.
+        max_pixels: Larger photos and frames are ``unreadable``, so that memory stays bounded.
         sampling: Which frames of a video or animation are looked at.
         device: Where that ``MTCNN`` runs.
     """
@@ -192,7 +192,7 @@ class FaceExtractor:
             height, width = frame.image.shape[:2]
             return Extraction(
                 Status.TOO_SMALL,
-                f"too_small: picture of {width}x{height} px; its shorter side must hold a face "
+                f"too_small: frame of {width}x{height} px; its shorter side must hold a face "
                 f"of {self._min_side_px} px",
             )
         if not found.faces:

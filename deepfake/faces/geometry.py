@@ -126,7 +126,7 @@ def cut_window(
     """Cut a window out of a frame and resize it to a square.
 
     Args:
-        image: Picture, ``(H, W, 3)`` uint8.
+        image: The frame, ``(H, W, 3)`` uint8.
         window: With area; what lies outside the frame repeats its border.
         size: Side of the result in pixels.
         interpolation: ``linear`` is OpenCV's bilinear without low-pass, as the entry used;

@@ -58,9 +58,9 @@ def list_frames(file: BinaryIO) -> Sequence[int]:
 
 
 def _list_frames(image: Image.Image) -> Sequence[int]:
-    n_frames = getattr(image, "n_frames", 1)
-    if not isinstance(n_frames, int) or n_frames < 2 or image.format != "TIFF":
-        return range(n_frames) if isinstance(n_frames, int) else [0]
+    n_frames = int(getattr(image, "n_frames", 1))
+    if image.format != "TIFF":
+        return range(n_frames)
     pages = []
     for page in range(n_frames):
         image.seek(page)

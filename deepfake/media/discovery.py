@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import count
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -157,14 +158,10 @@ def _to_sources(found: Iterable[tuple[str, Path, str | None]]) -> tuple[Source, 
     taken: set[str] = set()
     sources = []
     for name, path, problem in found:
-        data = os.fsencode(name)
-        identity = hashlib.sha1(data, usedforsecurity=False).hexdigest()[:16]
-        occurrence = 1
-        while identity in taken:
-            # No name holds a NUL, so this never hashes to the bytes of another name.
-            occurrence += 1
-            numbered = data + b"\0%d" % occurrence
-            identity = hashlib.sha1(numbered, usedforsecurity=False).hexdigest()[:16]
+        # No name holds a NUL, so a numbered one never hashes to the bytes of another name.
+        numbered = (os.fsencode(name) + (b"\0%d" % n if n > 1 else b"") for n in count(1))
+        hashes = (hashlib.sha1(data, usedforsecurity=False).hexdigest()[:16] for data in numbered)
+        identity = next(text for text in hashes if text not in taken)
         taken.add(identity)
         sources.append(Source(id=identity, path=path, name=name, problem=problem))
     return tuple(sources)
@@ -372,7 +369,7 @@ def _is_media(path: Path) -> bool:
 
 def count_passed_over(skipped: Mapping[str, int]) -> int:
     """How many of the files that were passed over hold photos or videos, whatever their suffix."""
-    return sum(count for kind, count in skipped.items() if kind.endswith(_MEDIA_MARK))
+    return sum(n for kind, n in skipped.items() if kind.endswith(_MEDIA_MARK))
 
 
 def _identify(path: Path) -> tuple[int, int]:

@@ -163,7 +163,7 @@ class PacketReader:
             if not stream.disposition & av.stream.Disposition.attached_pic
         ]
         if not streams:
-            raise MediaError(self.name, "no_video_stream", "the file holds no moving picture")
+            raise MediaError(self.name, "no_video_stream", "the file holds no video frames")
         return streams
 
     def _find_busiest(self, streams: list[VideoStream]) -> int:

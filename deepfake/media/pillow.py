@@ -14,7 +14,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
@@ -68,10 +68,7 @@ def _open_heif(file: BinaryIO, name: str) -> Image.Image:
         raise MediaError(
             name, "unsupported", "HEIC needs an extra package: pip install deepfake[heif]"
         ) from error
-    image = HeifImageFile(file)
-    if not isinstance(image, Image.Image):
-        raise TypeError(f"pillow_heif gave a {type(image).__name__}")
-    return image
+    return cast(Image.Image, HeifImageFile(file))
 
 
 def read_metadata(image: Image.Image) -> tuple[int, list[str]]:

@@ -29,7 +29,7 @@ def to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
         else:
             grey = np.asarray(strip).astype(np.float64)
             if not np.isfinite(grey).all():
-                raise MediaError(name, "unsupported", "floating-point picture with NaN or infinity")
+                raise MediaError(name, "unsupported", "floating-point photo with NaN or infinity")
             rgb[top:bottom] = np.rint(grey * scale).astype(np.uint8)[:, :, np.newaxis]
     return rgb
 
@@ -60,7 +60,7 @@ def _grey_scale(image: Image.Image, name: str) -> float | None:
     raise MediaError(
         name,
         "unsupported",
-        f"{'floating-point' if image.mode == 'F' else '32-bit'} picture with values from {low:g} to"
+        f"{'floating-point' if image.mode == 'F' else '32-bit'} photo with values from {low:g} to"
         f" {high:g}; convert it to 8 bit",
     )
 
