@@ -47,12 +47,9 @@ def entry_window(
     x0, y0, x1, y1 = (int(value) for value in box_xyxy)
     pad_x = int(margins[0] * (y1 - y0))
     pad_y = int(margins[1] * (x1 - x0))
-    return (
-        min(max(x0 - pad_x, 0), width),
-        min(max(y0 - pad_y, 0), height),
-        min(max(x1 + pad_x, 0), width),
-        min(max(y1 + pad_y, 0), height),
-    )
+    grown = (x0 - pad_x, y0 - pad_y, x1 + pad_x, y1 + pad_y)
+    left, top, right, bottom = np.clip(grown, 0, [width, height] * 2).tolist()
+    return (left, top, right, bottom)
 
 
 def square_window(
