@@ -72,7 +72,7 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
         "--max-pixels",
         type=int,
         default=100_000_000,
-        help="larger pictures are unreadable (default %(default)s)",
+        help="larger photos and frames are unreadable (default %(default)s)",
     )
     parser.add_argument(
         "--detect-device",

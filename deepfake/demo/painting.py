@@ -9,14 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from deepfake.demo.people import (
-    HALF_SPAN,
-    Field,
-    Head,
-    Shot,
-    skin_depth,
-    to_pixels,
-)
+from deepfake.demo.people import HALF_SPAN, Field, Head, Shot, skin_depth, to_pixels
 
 
 def paint_person(head: Head, pose: Shot, size: int, rng: np.random.Generator) -> Field:

@@ -7,12 +7,12 @@ fakes in the wild.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from deepfake.dataset.manifest import format_table
 from deepfake.demo.painting import paint_person, soft_step
 from deepfake.demo.people import (
     BLEND,
@@ -27,6 +27,7 @@ from deepfake.demo.people import (
     make_shot,
     portrait_geometry,
 )
+from deepfake.storage import write_atomic
 
 
 def draw_portrait(identity: int, shot: int, seed: int = 0, size: int = 256) -> Image:
@@ -163,10 +164,8 @@ def write_dataset(
                 rows.append(
                     (path.relative_to(root).as_posix(), label, f"pair{first // 2:02d}", method)
                 )
-    with (root / "labels.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "label", "group", "method"))
-        writer.writerows(rows)
+    header = ("path", "label", "group", "method")
+    write_atomic(root / "labels.csv", format_table(header, rows))
     return len(rows)
 
 

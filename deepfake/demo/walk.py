@@ -30,43 +30,6 @@ from deepfake.training.callbacks.head import MODEL_FILE
 from deepfake.training.run import run_training
 
 _SIZE = 112
-_CONFIGURATION = """\
-# A small network from scratch, for drawn portraits: shows the path, not what is possible.
-preset: true
-seed_everything: 0
-weights: last # forty validation faces are too few to choose an epoch by
-trainer:
-  accelerator: cpu
-  max_epochs: 40
-  enable_progress_bar: false
-model:
-  backbone: test_efficientnet
-  image_size: 112
-  pretrained: false
-  network:
-    embedding_dim: 512
-    dropout: 0.2
-    drop_path_rate: null
-  objective:
-    class_path: deepfake.learning.losses.WeightedSum
-    init_args:
-      terms:
-        - loss: SemiHardTripletLoss
-        - loss: CrossEntropyOnEmbedding
-  optimizer:
-    class_path: torch.optim.AdamW
-    init_args:
-      lr: 0.003
-      weight_decay: 0.0
-  schedule: OneCycle
-data:
-  batch_size: 32
-  augmentation:
-    recipe: light
-    share: 0.3
-  batches:
-    balance: true
-"""
 
 
 def walk(output: Path, workers: int, terminal: TextIO) -> None:
@@ -100,7 +63,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     tell(f"   {crop_media(str(labels), crops, spec, workers=Workers(workers), quiet=True)}")
 
     tell(f"\n3. $ deepfake train --config {config} --data.root {crops} --run {run}")
-    write_atomic(config, _CONFIGURATION)
+    write_atomic(config, Path(__file__).with_name("demo.yaml").read_text())
     run_training(["--config", str(config), "--data.root", str(crops), "--run", str(run)], terminal)
 
     model, report = run / MODEL_FILE, output / "report"

@@ -48,7 +48,7 @@ class FaceExtractor:
     Args:
         spec: The recipe.
         detector: Finds the faces; by default the ``MTCNN`` that the recipe describes.
-        max_pixels: Pictures with more pixels are ``unreadable``, so that memory stays bounded.
+        max_pixels: Larger photos and frames are ``unreadable``, so that memory stays bounded.
         sampling: Which frames of a video or animation are looked at.
         device: Where that ``MTCNN`` runs.
     """
@@ -71,6 +71,7 @@ class FaceExtractor:
             min_face_ratio=spec.min_face_ratio,
         )
         self.max_pixels = max_pixels
+        self._min_side_px = max(_MIN_SIDE_PX, spec.min_face)
 
     def extract(self, source: Source) -> Extraction:
         """Read one source and cut out its faces; a bad file is a status, never an exception."""
@@ -175,8 +176,7 @@ class FaceExtractor:
         return found
 
     def _is_too_small(self, frame: Frame) -> bool:
-        height, width = frame.image.shape[:2]
-        return bool(min(height, width) < max(_MIN_SIDE_PX, self.spec.min_face))
+        return bool(min(frame.image.shape[:2]) < self._min_side_px)
 
     def _keep_usable(self, image: NDArray[np.uint8], faces: Sequence[Face]) -> Sequence[Face]:
         rounded = [
@@ -192,8 +192,8 @@ class FaceExtractor:
             height, width = frame.image.shape[:2]
             return Extraction(
                 Status.TOO_SMALL,
-                f"too_small: picture of {width}x{height} px; its shorter side must hold a face "
-                f"of {max(_MIN_SIDE_PX, spec.min_face)} px",
+                f"too_small: frame of {width}x{height} px; its shorter side must hold a face "
+                f"of {self._min_side_px} px",
             )
         if not found.faces:
             return Extraction(Status.NO_FACE, _NO_FACE)

@@ -22,10 +22,7 @@ def clip_box(box_xyxy: NDArray[np.float32], height: int, width: int) -> NDArray[
     Returns:
         Box, shape ``(4,)``, in pixels. It has no area if it lay outside the frame.
     """
-    x0, y0, x1, y1 = box_xyxy
-    limits = [min(max(x0, 0), width), min(max(y0, 0), height)]
-    limits += [min(max(x1, 0), width), min(max(y1, 0), height)]
-    return np.array(limits, dtype=np.float32)
+    return np.clip(box_xyxy, 0, np.array([width, height] * 2, dtype=np.float32))
 
 
 def entry_window(
@@ -50,12 +47,9 @@ def entry_window(
     x0, y0, x1, y1 = (int(value) for value in box_xyxy)
     pad_x = int(margins[0] * (y1 - y0))
     pad_y = int(margins[1] * (x1 - x0))
-    return (
-        min(max(x0 - pad_x, 0), width),
-        min(max(y0 - pad_y, 0), height),
-        min(max(x1 + pad_x, 0), width),
-        min(max(y1 + pad_y, 0), height),
-    )
+    grown = (x0 - pad_x, y0 - pad_y, x1 + pad_x, y1 + pad_y)
+    left, top, right, bottom = np.clip(grown, 0, [width, height] * 2).tolist()
+    return (left, top, right, bottom)
 
 
 def square_window(
@@ -129,7 +123,7 @@ def cut_window(
     """Cut a window out of a frame and resize it to a square.
 
     Args:
-        image: Picture, ``(H, W, 3)`` uint8.
+        image: The frame, ``(H, W, 3)`` uint8.
         window: With area; what lies outside the frame repeats its border.
         size: Side of the result in pixels.
         interpolation: ``linear`` is OpenCV's bilinear without low-pass, as the entry used;

@@ -47,7 +47,7 @@ class Strips:
 
     @property
     def device(self) -> torch.device:
-        """Pictures lie in the memory of the CPU."""
+        """Images lie in the memory of the CPU."""
         return torch.device("cpu")
 
     def average(

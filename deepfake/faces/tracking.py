@@ -7,8 +7,8 @@ and change places between two sampled frames change tracks.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +42,10 @@ def link_tracks(frames: Sequence[int], faces: Sequence[Face]) -> list[int]:
         >>> link_tracks([0, 0, 5, 5], [left, right, right, left])
         [0, 1, 1, 0]
     """
-    by_frame: dict[int, list[int]] = defaultdict(list)
-    for at, frame in enumerate(frames):
-        by_frame[frame].append(at)
     tracks = [0] * len(frames)
     last_seen: dict[int, tuple[int, Face]] = {}  # track -> number of the frame, face
-    for number, frame in enumerate(sorted(by_frame)):
-        members = by_frame[frame]
+    by_frame = groupby(range(len(frames)), key=frames.__getitem__)
+    for number, members in enumerate(list(group) for _, group in by_frame):
         pairs = [
             (fit, track, at)
             for track, (seen, face) in last_seen.items()

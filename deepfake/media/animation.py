@@ -15,16 +15,9 @@ from PIL import Image
 
 from deepfake.errors import MediaError, one_line
 from deepfake.media.clips import choose_frames
-from deepfake.media.files import is_heif
-from deepfake.media.pillow import (
-    DECODER_ERRORS,
-    FORMATS,
-    check_size,
-    hear_warnings,
-    read_metadata,
-    to_media_error,
-)
-from deepfake.media.pixels import describe_pixels, to_rgb, to_upright
+from deepfake.media.files import check_size, is_heif
+from deepfake.media.pillow import DECODER_ERRORS, FORMATS, hear_warnings, to_media_error
+from deepfake.media.pixels import finish
 from deepfake.records import Frame, Sampling
 
 COUNT_FRAMES_BYTES = 32 * 1024 * 1024
@@ -65,9 +58,9 @@ def list_frames(file: BinaryIO) -> Sequence[int]:
 
 
 def _list_frames(image: Image.Image) -> Sequence[int]:
-    n_frames = getattr(image, "n_frames", 1)
-    if not isinstance(n_frames, int) or n_frames < 2 or image.format != "TIFF":
-        return range(n_frames) if isinstance(n_frames, int) else [0]
+    n_frames = int(getattr(image, "n_frames", 1))
+    if image.format != "TIFF":
+        return range(n_frames)
     pages = []
     for page in range(n_frames):
         image.seek(page)
@@ -99,6 +92,7 @@ def play(
     Raises:
         MediaError: If not one frame can be decoded.
     """
+    animation = _Animation(file, name, numbers, max_pixels)
     n_frames = len(numbers)
     # Without a rate, only the number of frames counts, and not their times.
     times_s: Sequence[float] = range(n_frames)
@@ -106,7 +100,7 @@ def play(
     if sampling.fps is not None:
         times_s = []
         try:
-            for time_s in _iter_times(file, name, numbers, max_pixels):
+            for _, time_s, _ in animation.load(range(n_frames)):
                 times_s.append(time_s)
         except _BrokenFrameError as error:
             broken = error
@@ -117,7 +111,7 @@ def play(
             raise broken.reason
         chosen, remark = choose_frames(times_s, sampling)
         try:
-            for frame in _iter_frames(file, name, numbers, chosen, max_pixels):
+            for frame in animation.decode(chosen):
                 n_delivered += 1
                 yield frame
         except _BrokenFrameError as error:
@@ -130,55 +124,47 @@ def play(
     return "; ".join(filter(None, [damage, remark]))
 
 
-def _iter_times(
-    file: BinaryIO, name: str, numbers: Sequence[int], max_pixels: int
-) -> Iterator[float]:
-    for _, time_s, _ in _iter_loaded(file, name, numbers, range(len(numbers)), max_pixels):
-        yield time_s
+class _Animation:
+    """The frames of one open animation, or the pages of one TIFF."""
 
+    def __init__(self, file: BinaryIO, name: str, numbers: Sequence[int], max_pixels: int) -> None:
+        self._file, self._name = file, name
+        self._numbers, self._max_pixels = numbers, max_pixels
 
-def _iter_frames(
-    file: BinaryIO, name: str, numbers: Sequence[int], chosen: Sequence[int], max_pixels: int
-) -> Iterator[Frame]:
-    wanted = frozenset(chosen)
-    for index, time_s, image in _iter_loaded(file, name, numbers, chosen, max_pixels):
-        if index in wanted:
-            with _decoder_errors(file, name, index) as heard:
-                pixels = to_rgb(image, name)
-                orientation, notes = read_metadata(image)
-                notes += describe_pixels(image, pixels)
-                pixels = to_upright(pixels, orientation)
-            notes += [f"broken metadata ignored ({one_line(text)})" for text in heard]
-            yield Frame(index=index, time_s=time_s, image=pixels, note="; ".join(notes))
+    def decode(self, chosen: Sequence[int]) -> Iterator[Frame]:
+        wanted = frozenset(chosen)
+        for index, time_s, image in self.load(chosen):
+            if index in wanted:
+                with self._errors(index) as heard:
+                    pixels, notes = finish(image, self._name)
+                notes += [f"broken metadata ignored ({one_line(text)})" for text in heard]
+                yield Frame(index=index, time_s=time_s, image=pixels, note="; ".join(notes))
 
+    def load(self, chosen: Sequence[int]) -> Iterator[tuple[int, float, Image.Image]]:
+        """Load the chosen frames and, where frames build on each other, all those before them."""
+        with self._errors(0):
+            self._file.seek(0)
+            image = Image.open(self._file, formats=FORMATS)
+        are_pages = image.format == "TIFF"
+        time_s = 0.0
+        for index in chosen if are_pages else range(chosen[-1] + 1):
+            with self._errors(index):
+                image.seek(self._numbers[index])
+                check_size(*image.size, self._name, self._max_pixels)
+                image.load()
+            yield index, time_s, image
+            duration_ms = 0 if are_pages else image.info.get("duration", 0)
+            # Whatever a broken file has in place of a number.
+            if isinstance(duration_ms, (int, float)) and 0 < duration_ms < math.inf:
+                time_s += duration_ms / 1000
 
-def _iter_loaded(
-    file: BinaryIO, name: str, numbers: Sequence[int], chosen: Sequence[int], max_pixels: int
-) -> Iterator[tuple[int, float, Image.Image]]:
-    """Load the chosen frames and, where frames build on each other, all those before them."""
-    with _decoder_errors(file, name, 0):
-        file.seek(0)
-        image = Image.open(file, formats=FORMATS)
-    are_pages = image.format == "TIFF"
-    time_s = 0.0
-    for index in chosen if are_pages else range(chosen[-1] + 1):
-        with _decoder_errors(file, name, index):
-            image.seek(numbers[index])
-            check_size(image, name, max_pixels)
-            image.load()
-        yield index, time_s, image
-        duration_ms = 0 if are_pages else image.info.get("duration", 0)
-        # Whatever a broken file has in place of a number.
-        if isinstance(duration_ms, (int, float)) and 0 < duration_ms < math.inf:
-            time_s += duration_ms / 1000
-
-
-@contextlib.contextmanager
-def _decoder_errors(file: BinaryIO, name: str, index: int) -> Iterator[list[str]]:
-    try:
-        with hear_warnings() as heard:
-            yield heard
-    except MediaError as error:
-        raise _BrokenFrameError(index, error) from error
-    except DECODER_ERRORS as error:
-        raise _BrokenFrameError(index, to_media_error(error, file, name)) from error
+    @contextlib.contextmanager
+    def _errors(self, index: int) -> Iterator[list[str]]:
+        try:
+            with hear_warnings() as heard:
+                yield heard
+        except MediaError as error:
+            raise _BrokenFrameError(index, error) from error
+        except DECODER_ERRORS as error:
+            reason = to_media_error(error, self._file, self._name)
+            raise _BrokenFrameError(index, reason) from error

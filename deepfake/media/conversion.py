@@ -14,6 +14,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from deepfake.errors import MediaError, one_line
+from deepfake.media.files import check_size
 
 _LEAST_ASPECT, _MOST_ASPECT = 1.02, 4.0
 
@@ -41,13 +42,7 @@ class FrameConverter:
             MediaError: ``too_large``, or ``unsupported`` for pixels of a kind that FFmpeg cannot
                 convert.
         """
-        if frame.width * frame.height > self._max_pixels:
-            raise MediaError(
-                self._name,
-                "too_large",
-                f"a frame of {frame.width}x{frame.height} pixels; at most {self._max_pixels} are"
-                " decoded",
-            )
+        check_size(frame.width, frame.height, self._name, self._max_pixels, what="a frame of ")
         try:
             width, height = self._find_display_size(frame.width, frame.height)
             rgb = self._reformatter.reformat(

@@ -11,11 +11,11 @@ import hashlib
 import os
 import re
 import stat
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import count
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -46,11 +46,11 @@ _MEDIA_MARK = " (media)"
 LIST_SUFFIXES = (".txt", ".lst")
 """Suffixes of list files: one path per line."""
 
-# Invisible characters that reorder the text around them: a file name may pose as another.
-_DIRECTION_MARKS = frozenset(
-    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# What steers a terminal, breaks a line or is no text; and invisible characters that reorder the
+# text around them: a file name may pose as another.
+_UNSAFE = re.compile(
+    "[\\\\\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def discover(
         raise UsageError("the input is empty; expected a folder, file, list file or pattern")
     path = Path(text)
     if path.is_dir():
-        return _discover_tree(text, _Walk(path, None, follow_links, exclude), "")
+        return _discover_tree(text, _Walk(path, ["**"], follow_links, exclude), "")
     if os.path.lexists(path):
         if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
             names = _read_list(path)
@@ -141,40 +141,27 @@ def display_name(name: str) -> str:
         >>> display_name("a\nb\x1b[2J.jpg")
         'a\\nb\\x1b[2J.jpg'
     """
-    return "".join(_escape(character) for character in name)
+    return _UNSAFE.sub(_escape, name)
 
 
-def _escape(character: str) -> str:
-    code = ord(character)
-    if character in _ESCAPES:
-        return _ESCAPES[character]
-    if character == "\\" and os.sep != "\\":
-        return "\\\\"
+def _escape(found: re.Match[str]) -> str:
+    character, code = found[0], ord(found[0])
     if 0xDC80 <= code <= 0xDCFF:
         return f"\\x{code - 0xDC00:02x}"
-    if character not in _DIRECTION_MARKS and unicodedata.category(character) not in (
-        "Cc",
-        "Cs",
-        "Zl",
-        "Zp",
-    ):
-        return character
-    # Two digits only below 0x80: from there on, \xNN stands for an undecodable byte.
-    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+    if 0x80 <= code < 0x100:
+        # Two digits stand only for an undecodable byte.
+        return f"\\u{code:04x}"
+    return character if character == os.sep else character.encode("unicode_escape").decode()
 
 
 def _to_sources(found: Iterable[tuple[str, Path, str | None]]) -> tuple[Source, ...]:
     taken: set[str] = set()
     sources = []
     for name, path, problem in found:
-        data = os.fsencode(name)
-        identity = hashlib.sha1(data, usedforsecurity=False).hexdigest()[:16]
-        occurrence = 1
-        while identity in taken:
-            # No name holds a NUL, so this never hashes to the bytes of another name.
-            occurrence += 1
-            numbered = data + b"\0%d" % occurrence
-            identity = hashlib.sha1(numbered, usedforsecurity=False).hexdigest()[:16]
+        # No name holds a NUL, so a numbered one never hashes to the bytes of another name.
+        numbered = (os.fsencode(name) + (b"\0%d" % n if n > 1 else b"") for n in count(1))
+        hashes = (hashlib.sha1(data, usedforsecurity=False).hexdigest()[:16] for data in numbered)
+        identity = next(text for text in hashes if text not in taken)
         taken.add(identity)
         sources.append(Source(id=identity, path=path, name=name, problem=problem))
     return tuple(sources)
@@ -230,7 +217,7 @@ class _Walk:
 
     Args:
         root: Where to start.
-        pattern: Components that a path below the root must match, or ``None`` for all.
+        pattern: Components that a path below the root must match.
         follow_links: Follow symbolic links that stay below the root, or all of them.
         exclude: Folder that is not entered.
     """
@@ -238,7 +225,7 @@ class _Walk:
     def __init__(
         self,
         root: Path,
-        pattern: Sequence[str] | None,
+        pattern: Sequence[str],
         follow_links: FollowLinks,
         exclude: Path | None,
     ) -> None:
@@ -345,12 +332,10 @@ class _Walk:
             self.skipped[suffix + (_MEDIA_MARK if problem is None and _is_media(path) else "")] += 1
 
     def _matches(self, parts: Sequence[str]) -> bool:
-        return self._pattern is None or _match_parts(parts, self._pattern)
+        return _match_parts(parts, self._pattern)
 
     def _leads_on(self, parts: Sequence[str]) -> bool:
         """Whether a folder may hold a match."""
-        if self._pattern is None:
-            return True
         for part, wanted in zip(parts, self._pattern, strict=False):
             if wanted == "**":
                 return True
@@ -364,9 +349,8 @@ def _match_parts(parts: Sequence[str], pattern: Sequence[str]) -> bool:
         return not parts
     if pattern[0] == "**":
         return any(_match_parts(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
-    return (
-        bool(parts) and fnmatchcase(parts[0], pattern[0]) and _match_parts(parts[1:], pattern[1:])
-    )
+    fits = bool(parts) and fnmatchcase(parts[0], pattern[0])
+    return fits and _match_parts(parts[1:], pattern[1:])
 
 
 def _has_media_suffix(name: str) -> bool:
@@ -385,7 +369,7 @@ def _is_media(path: Path) -> bool:
 
 def count_passed_over(skipped: Mapping[str, int]) -> int:
     """How many of the files that were passed over hold photos or videos, whatever their suffix."""
-    return sum(count for kind, count in skipped.items() if kind.endswith(_MEDIA_MARK))
+    return sum(n for kind, n in skipped.items() if kind.endswith(_MEDIA_MARK))
 
 
 def _identify(path: Path) -> tuple[int, int]:

@@ -5,7 +5,7 @@ The content decides, never the suffix. Knows no decoder.
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -29,6 +29,12 @@ _SIGNATURES = (
     b"MM\0+",
 )
 
+BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp", b"moof"})
+"""Names of the first ISO box of a file: MP4, MOV, AVIF, HEIC."""
+
+MATROSKA = b"\x1a\x45\xdf\xa3"
+"""How Matroska and WebM begin."""
+
 
 def open_regular_file(path: Path, name: str) -> BinaryIO:
     """Open a file for reading without ever waiting for, or acting on, what is no file.
@@ -36,34 +42,42 @@ def open_regular_file(path: Path, name: str) -> BinaryIO:
     Raises:
         MediaError: ``not_regular_file`` or ``io_error``.
     """
-    # Opening a fifo waits for its writer and opening a device may act on it, so look first; the
-    # second look, at what was really opened, closes the gap between the two.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = -1
-    try:
-        _require_regular(path.stat().st_mode, name)
-        descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
-        _require_regular(os.fstat(descriptor).st_mode, name)
-        file = os.fdopen(descriptor, "rb")
-        descriptor = -1
-    except MediaError:
-        raise
-    except FileNotFoundError as error:
-        raise MediaError(name, "io_error", "no such file") from error
-    except (OSError, ValueError) as error:
-        # ValueError: a NUL in the path.
-        raise MediaError(
-            name, "io_error", one_line(getattr(error, "strerror", None) or str(error))
-        ) from error
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
+    with contextlib.ExitStack() as opened:
+        try:
+            # Opening a fifo waits for its writer and opening a device may act on it, so look first;
+            # the second look, at what was really opened, closes the gap between the two.
+            _require_regular(path.stat().st_mode, name)
+            file = opened.enter_context(open(path, "rb", opener=_open_without_waiting))
+            _require_regular(os.fstat(file.fileno()).st_mode, name)
+        except MediaError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            what = one_line(getattr(error, "strerror", None) or str(error))
+            if isinstance(error, FileNotFoundError):
+                what = "no such file"
+            raise MediaError(name, "io_error", what) from error
+        opened.pop_all()
     return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _require_regular(mode: int, name: str) -> None:
     if not stat.S_ISREG(mode):
         raise MediaError(name, "not_regular_file", describe_mode(mode))
+
+
+def check_size(width: int, height: int, name: str, max_pixels: int, what: str = "") -> None:
+    """Refuse a photo or frame before its pixels take memory.
+
+    Raises:
+        MediaError: ``too_large``.
+    """
+    if width * height > max_pixels:
+        size = f"{what}{width}x{height} pixels; at most {max_pixels} are decoded"
+        raise MediaError(name, "too_large", size)
 
 
 def describe_mode(mode: int) -> str:
@@ -107,43 +121,22 @@ def _read_brands(head: bytes) -> set[bytes]:
     return {head[8:12]} | {head[at : at + 4] for at in range(16, box_end, 4)}
 
 
-def is_one_scan(file: BinaryIO) -> bool:
-    """Whether a JPEG stores its image in one sequential scan, which decodes row by row."""
-    position = file.tell()
-    try:
-        file.seek(2)
-        n_components = 0
-        while True:
-            marker = file.read(2)
-            if len(marker) < 2 or marker[0] != 0xFF:
-                return False
-            if marker[1] == 0xFF:
-                file.seek(-1, io.SEEK_CUR)
-                continue
-            # A forged length below 2 must not become `read(-1)`, which is the whole file.
-            segment = file.read(max(0, int.from_bytes(file.read(2), "big") - 2))
-            if marker[1] in (0xC0, 0xC1) and len(segment) > 5:
-                n_components = segment[5]
-            elif marker[1] == 0xDA:
-                return bool(segment) and segment[0] == n_components
-    finally:
-        file.seek(position)
-
-
 def is_cut(file: BinaryIO) -> bool:
-    """Whether a WebP, AVIF or HEIC file is cut: their decoders only say that they failed."""
+    """Whether a photo or video ends before its own header says, where the header tells.
+
+    Decoders only say that they failed.
+    """
     n_bytes = os.fstat(file.fileno()).st_size
     file.seek(0)
-    head = file.read(64)
-    if head[:4] + head[8:12] == b"RIFFWEBP":
+    head = file.read(2048)
+    if head[:4] == b"RIFF" and head[8:12] in (b"WEBP", b"AVI "):
         return int.from_bytes(head[4:8], "little") + 8 > n_bytes
-    brands = _read_brands(head)
-    if not brands & (_AVIF_BRANDS | _HEIF_BRANDS):
-        return False
-    return are_boxes_cut(file, n_bytes)
+    if head.startswith(MATROSKA):
+        return _matroska_end(head) > n_bytes
+    return head[4:8] in BOXES and _are_boxes_cut(file, n_bytes)
 
 
-def are_boxes_cut(file: BinaryIO, n_bytes: int) -> bool:
+def _are_boxes_cut(file: BinaryIO, n_bytes: int) -> bool:
     """Whether a file of ISO boxes (MP4, MOV, AVIF, HEIC) ends inside of a box."""
     position = 0
     while position < n_bytes:
@@ -155,3 +148,21 @@ def are_boxes_cut(file: BinaryIO, n_bytes: int) -> bool:
         # Size 1 stands for a 64-bit size behind the name; the least a box can have is 8 bytes.
         position += max(8, int.from_bytes(box[8:16], "big") if size == 1 else size)
     return position > n_bytes
+
+
+def _matroska_end(head: bytes) -> int:
+    """Where the segment of a Matroska file ends; 0 if it does not say."""
+    at, size = _read_matroska_size(head, 4)
+    at += size
+    if head[at : at + 4] != b"\x18\x53\x80\x67":
+        return 0
+    at, size = _read_matroska_size(head, at + 4)
+    return at + size if size else 0
+
+
+def _read_matroska_size(head: bytes, at: int) -> tuple[int, int]:
+    first = head[at] if at < len(head) else 0
+    length = 9 - first.bit_length()
+    value = int.from_bytes(head[at : at + length], "big") & ((1 << 7 * length) - 1)
+    # All bits set means that the writer did not know.
+    return at + length, 0 if first == 0 or value == (1 << 7 * length) - 1 else value

@@ -17,24 +17,21 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin
+from PIL import JpegImagePlugin
 
 from deepfake.errors import MediaError, one_line
 from deepfake.media.animation import describe_frames, list_frames, play
 from deepfake.media.clips import Clip
-from deepfake.media.files import is_one_scan, open_regular_file
+from deepfake.media.files import check_size, open_regular_file
 from deepfake.media.jpeg import MAX_BYTES as MAX_JPEG_BYTES
-from deepfake.media.jpeg import HeardJpeg, decode_jpeg
+from deepfake.media.jpeg import HeardJpeg, decode_jpeg, is_one_scan
 from deepfake.media.pillow import (
     DECODER_ERRORS,
-    check_size,
-    count_pixels,
     hear_warnings,
     open_with_pillow,
-    read_metadata,
     to_media_error,
 )
-from deepfake.media.pixels import describe_pixels, to_rgb, to_upright
+from deepfake.media.pixels import finish, to_rgb
 from deepfake.records import MAX_PIXELS as MAX_PIXELS
 from deepfake.records import Frame, Sampling
 
@@ -123,12 +120,15 @@ def _decode(
 ) -> tuple[NDArray[np.uint8], list[str]]:
     notes: list[str] = []
     image = open_with_pillow(file, name)
-    full_size = image.size
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and count_pixels(image) > max_pixels:
-        _shrink_jpeg(image, file, name, max_pixels)
-        notes.append(f"decoded at half size of {full_size[0]}x{full_size[1]}")
-    check_size(image, name, max_pixels)
-    heard = _decode_jpeg(image, file, n_bytes, is_huge=bool(notes))
+    data = _read_jpeg(file) if image.format in ("JPEG", "MPO") else b""
+    width, height = image.size
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and width * height > max_pixels:
+        _shrink_jpeg(image, data, name, max_pixels)
+        notes.append(f"decoded at half size of {width}x{height}")
+    check_size(*image.size, name, max_pixels)
+    heard = HeardJpeg()
+    if data and n_bytes <= MAX_JPEG_BYTES:
+        heard = decode_jpeg(data, is_plain=image.mode in ("RGB", "L"), is_huge=bool(notes))
     pixels = heard.pixels
     if pixels is None or pixels.shape[1::-1] != image.size:
         image.load()
@@ -138,40 +138,28 @@ def _decode(
         raise MediaError(name, "decode_error", f"damaged JPEG ({one_line(heard.damage)})")
     if heard.remark:
         notes.append(f"flawed JPEG: {one_line(heard.remark)}")
-    orientation, remarks = read_metadata(image)
-    notes += remarks + describe_pixels(image, pixels)
-    pixels = to_upright(pixels, orientation)
-    note = describe_frames(image, n_bytes)
-    notes += [note] if note else []
-    return pixels, notes
+    pixels, remarks = finish(image, name, pixels)
+    return pixels, [*notes, *remarks, *filter(None, [describe_frames(image, n_bytes)])]
 
 
-def _decode_jpeg(image: Image.Image, file: BinaryIO, n_bytes: int, *, is_huge: bool) -> HeardJpeg:
-    if image.format not in ("JPEG", "MPO") or n_bytes > MAX_JPEG_BYTES:
-        return HeardJpeg()
+def _read_jpeg(file: BinaryIO) -> bytes:
     position = file.tell()
     file.seek(0)
     data = file.read(MAX_JPEG_BYTES)
     file.seek(position)
-    return decode_jpeg(data, is_plain=image.mode in ("RGB", "L"), is_huge=is_huge)
+    return data
 
 
 def _shrink_jpeg(
-    image: JpegImagePlugin.JpegImageFile, file: BinaryIO, name: str, max_pixels: int
+    image: JpegImagePlugin.JpegImageFile, data: bytes, name: str, max_pixels: int
 ) -> None:
     width, height = image.size
     if width * height > 4 * max_pixels:
-        raise MediaError(
-            name,
-            "too_large",
-            f"{width}x{height} pixels; JPEGs are decoded up to {4 * max_pixels}",
-        )
-    if not is_one_scan(file):
+        limit = f"; JPEGs are decoded up to {4 * max_pixels}"
+    elif not is_one_scan(data):
         # The decoder must hold every coefficient of such a file at full size, whatever the scale.
-        raise MediaError(
-            name,
-            "too_large",
-            f"{width}x{height} pixels in several scans (progressive); at most {max_pixels} are"
-            " decoded of these",
-        )
-    image.draft(None, (max(1, width // 2), max(1, height // 2)))
+        limit = f" in several scans (progressive); at most {max_pixels} are decoded of these"
+    else:
+        image.draft(None, (max(1, width // 2), max(1, height // 2)))
+        return
+    raise MediaError(name, "too_large", f"{width}x{height} pixels{limit}")

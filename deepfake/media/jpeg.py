@@ -36,7 +36,8 @@ _METADATA = (0xFE, *range(0xE0, 0xEE), 0xEF)
 # In the data of a scan, neither a stuffed byte, nor a restart, nor the first of two fill bytes.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _SCAN = 0xDA
-_FRAMES = (0xC0, 0xC1, 0xC2)  # Huffman, sequential or progressive
+_PROGRESSIVE = 0xC2
+_FRAMES = (0xC0, 0xC1, _PROGRESSIVE)  # Huffman
 
 
 class HeardJpeg(NamedTuple):
@@ -122,6 +123,19 @@ def _has_all_scans(data: bytes) -> bool:
                 for coefficient in range(first, last + 1):
                     missing_bits[channel, coefficient] = bits & 15
     return 0 < len(missing_bits) == 64 * n_channels and not any(missing_bits.values())
+
+
+def is_one_scan(data: bytes) -> bool:
+    """Whether a JPEG stores its image in one sequential scan, which decodes row by row."""
+    n_channels = 0
+    for marker, start, _ in _iter_segments(data):
+        if marker in _FRAMES:
+            n_channels = (
+                0 if marker == _PROGRESSIVE else int.from_bytes(data[start + 9 : start + 10])
+            )
+        elif marker == _SCAN:
+            return data[start + 4 : start + 5] == bytes([n_channels]) and n_channels > 0
+    return False
 
 
 def _iter_segments(data: bytes) -> Iterator[tuple[int, int, int]]:

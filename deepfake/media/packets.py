@@ -28,7 +28,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from deepfake.errors import MediaError, one_line
-from deepfake.media.containers import CONTAINERS, HEAD_BYTES, find_container, is_video_cut
+from deepfake.media.containers import CONTAINERS, HEAD_BYTES, find_container
+from deepfake.media.files import check_size, is_cut
 from deepfake.media.timeline import Timeline
 from deepfake.records import MAX_PIXELS
 
@@ -89,7 +90,7 @@ class PacketReader:
         self.name = name
         self._file = file
         self._max_pixels = max_pixels
-        self.is_cut = is_video_cut(file)
+        self.is_cut = is_cut(file)
         self._format = self._find_format()
         self.remark = ""
         self._chosen: int | None = None
@@ -98,15 +99,10 @@ class PacketReader:
     def _find_format(self) -> str:
         self._file.seek(0)
         head = self._file.read(HEAD_BYTES)
-        if not head:
-            raise MediaError(self.name, "decode_error", "empty file (0 bytes)")
         container = find_container(head)
         if container is None:
-            raise MediaError(
-                self.name,
-                "decode_error",
-                f"no readable video container (starts with bytes {head[:12].hex(' ')})",
-            )
+            seen = f"no readable video container (starts with bytes {head[:12].hex(' ')})"
+            raise MediaError(self.name, "decode_error", seen if head else "empty file (0 bytes)")
         return container
 
     def _open_container(self) -> InputContainer:
@@ -134,14 +130,14 @@ class PacketReader:
         self._container = self._open_container()
         try:
             streams = self._list_streams()
-            if self._chosen is None:
-                self._chosen = streams[0].index
-                if len(streams) > 1:
-                    self._chosen = self._find_busiest(streams)
-                    self._container.close()
-                    self._container = self._open_container()
-                    streams = self._list_streams()
-            self.stream = next(stream for stream in streams if stream.index == self._chosen)
+            if self._chosen is None and len(streams) > 1:
+                self._chosen = self._find_busiest(streams)
+                self.close()
+                self._open()
+                return
+            self.stream = next(
+                (stream for stream in streams if stream.index == self._chosen), streams[0]
+            )
             for stream in self._container.streams:
                 if stream is not self.stream:
                     stream.discard = av.stream.Discard.all
@@ -167,7 +163,7 @@ class PacketReader:
             if not stream.disposition & av.stream.Disposition.attached_pic
         ]
         if not streams:
-            raise MediaError(self.name, "no_video_stream", "the file holds no moving picture")
+            raise MediaError(self.name, "no_video_stream", "the file holds no video frames")
         return streams
 
     def _find_busiest(self, streams: list[VideoStream]) -> int:
@@ -179,40 +175,33 @@ class PacketReader:
             for packet in itertools.islice(packets, MAX_PACKETS):
                 counts[packet.stream_index] += packet.size > 0
         best = self._container.streams.best("video")
-        decoders = {stream.index: stream.codec_context for stream in streams}
-
-        def rank(stream: VideoStream) -> tuple[bool, int, bool]:
-            decoder = decoders[stream.index]
-            is_decodable = decoder is not None and decoder.name in CODECS
-            return is_decodable, counts[stream.index], stream is best
-
-        chosen = max(streams, key=rank).index
-        others = [
-            f"{index} ({decoder.name}, {decoder.width}x{decoder.height}, {counts[index]} packets)"
-            if decoder is not None
-            else f"{index} (unknown, {counts[index]} packets)"
-            for index, decoder in decoders.items()
-            if index != chosen
-        ]
+        described = {}
+        for stream in streams:
+            decoder = stream.codec_context
+            size = "" if decoder is None else f", {decoder.width}x{decoder.height}"
+            described[stream.index] = (
+                f"({_codec_name(stream)}{size}, {counts[stream.index]} packets)"
+            )
+        chosen = max(
+            streams,
+            key=lambda stream: (
+                _codec_name(stream) in CODECS,
+                counts[stream.index],
+                stream is best,
+            ),
+        ).index
+        others = [f"{index} {what}" for index, what in described.items() if index != chosen]
         self.remark = f"video stream {chosen} is used; left out: {', '.join(others)}"
         return chosen
 
     def _set_up_decoder(self) -> None:
         decoder = self.stream.codec_context
         if decoder is None or decoder.name not in CODECS:
-            what = "unknown" if decoder is None else decoder.name
+            what = f"video codec {_codec_name(self.stream)} is not decoded here"
             raise MediaError(
-                self.name,
-                "unsupported",
-                f"video codec {what} is not decoded here; convert it without loss, to FFV1 say",
+                self.name, "unsupported", f"{what}; convert it without loss, to FFV1 say"
             )
-        if decoder.width * decoder.height > self._max_pixels:
-            raise MediaError(
-                self.name,
-                "too_large",
-                f"frames of {decoder.width}x{decoder.height} pixels; at most {self._max_pixels}"
-                " are decoded",
-            )
+        check_size(decoder.width, decoder.height, self.name, self._max_pixels, what="frames of ")
         # Worker processes share the cores; threads of decoders would only fight over them.
         decoder.thread_count = 1
         decoder.options = {"max_pixels": str(max(self._max_pixels, MAX_PIXELS))}
@@ -228,13 +217,8 @@ class PacketReader:
         self._packets = self._demux()
 
     @property
-    def container_name(self) -> str:
-        """FFmpeg's name of the container."""
-        return self._container.format.name
-
-    @property
-    def duration_s(self) -> float:
-        """What the header says, 0 if nothing."""
+    def promised_s(self) -> float:
+        """Length of the video as the header says, 0 if it does not."""
         return (self._container.duration or 0) / 1e6
 
     @property
@@ -259,9 +243,7 @@ class PacketReader:
                 # PyAV 18, at the end of a file in which streams turn up late.
                 return
             except OSError as error:
-                raise MediaError(
-                    self.name, "io_error", one_line(error.strerror or str(error))
-                ) from error
+                raise self._refuse(error) from error
 
     def read(self) -> Packet[VideoStream] | None:
         """The next packet; ``None`` at the end."""
@@ -279,10 +261,6 @@ class PacketReader:
         """
         return self.stream.codec_context.decode(packet)
 
-    def flush(self) -> None:
-        """Make the decoder forget what it has seen, so that it can start at another keyframe."""
-        self.stream.codec_context.flush_buffers()
-
     def rewind(self, timeline: Timeline | None = None) -> None:
         """Go back to packet 0 and a fresh decoder."""
         if timeline is not None and self._seek(0, timeline) and self.position == 0:
@@ -293,15 +271,13 @@ class PacketReader:
     def jump(self, ordinal: int, timeline: Timeline) -> None:
         """Go on to a packet further on, without decoding those between."""
         far = timeline.n_bytes(self.position, ordinal) > _JUMP_BYTES
-        if (
-            far
-            and self.container_name in _INDEXED
-            and (not self._seek(ordinal, timeline) or self.position > ordinal)
-        ):
+        may_seek = far and self._container.format.name in _INDEXED
+        if may_seek and (not self._seek(ordinal, timeline) or self.position > ordinal):
             self.rewind()
         while self.position < ordinal and self.read() is not None:
             pass
-        self.flush()
+        # The decoder must forget what it has seen before it starts at another keyframe.
+        self.stream.codec_context.flush_buffers()
 
     def _seek(self, ordinal: int, timeline: Timeline) -> bool:
         """Have the container seek, and find out by the packet's own data where that led to."""
@@ -323,6 +299,10 @@ class PacketReader:
         """Close the container, not the file."""
         # Without this, memory of the decoder lives on until the garbage collector runs.
         self._container.close()
+
+
+def _codec_name(stream: VideoStream) -> str:
+    return "unknown" if stream.codec_context is None else stream.codec_context.name
 
 
 def read_timeline(reader: PacketReader) -> Timeline:
@@ -375,7 +355,7 @@ def read_timeline(reader: PacketReader) -> Timeline:
         is_trusted=has_times and unique and len(shown) > 0,
         key_frames=array("q", (i for i, ordinal in enumerate(shown) if ordinal in starts)),
         unreferenced=unreferenced,
-        n_expected=_count_expected(reader, len(hidden), start, times_s),
+        n_expected=_count_expected(reader, len(hidden), start * seconds, times_s),
         breaks=tuple(breaks) if reader.n_damaged == n_damaged else (*breaks, len(pts)),
         corrupt=frozenset(corrupt),
     )
@@ -411,7 +391,9 @@ def _is_unreferenced(packet: Packet[VideoStream], prefix_size: int) -> bool:
         at += length
 
 
-def _count_expected(reader: PacketReader, n_hidden: int, start: int, times_s: array[float]) -> int:
+def _count_expected(
+    reader: PacketReader, n_hidden: int, start_s: float, times_s: array[float]
+) -> int:
     present = len(times_s)
     # Of whole files the header's number says nothing: AVI counts frames that were never recorded,
     # MP4 those that an edit list cuts away.
@@ -421,5 +403,5 @@ def _count_expected(reader: PacketReader, n_hidden: int, start: int, times_s: ar
     if promised > 0 or present < 2 or times_s[-1] <= 0:
         return max(present, promised)
     # Matroska: the header has the end of the last frame, on the clock of the packets.
-    length_s = reader.duration_s - start * float(reader.time_base)
+    length_s = reader.promised_s - start_s
     return max(present, round(length_s * (present - 1) / times_s[-1]))

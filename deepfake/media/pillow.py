@@ -14,7 +14,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, cast
 
 from PIL import Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
@@ -29,23 +29,10 @@ _FORMAT_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 # What decoders raise on hostile bytes, seen or possible: Pillow's plugins are Python that parses
 # untrusted headers, so plain programming errors such as `IndexError` belong to it.
 DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    EOFError,
-    MemoryError,
-    BufferError,
-    ImportError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+    AssertionError, EOFError, MemoryError, BufferError, ImportError, RuntimeError, struct.error,
+    zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 _TRUNCATION = re.compile(
     r"truncat|broken data stream|broken PNG|checksum|\bCRC\b|unexpected end|end of (file|data)"
@@ -81,48 +68,26 @@ def _open_heif(file: BinaryIO, name: str) -> Image.Image:
         raise MediaError(
             name, "unsupported", "HEIC needs an extra package: pip install deepfake[heif]"
         ) from error
-    image = HeifImageFile(file)
-    if not isinstance(image, Image.Image):
-        raise TypeError(f"pillow_heif gave a {type(image).__name__}")
-    return image
-
-
-def check_size(image: Image.Image, name: str, max_pixels: int) -> None:
-    """Refuse an image before its pixels take memory."""
-    if count_pixels(image) > max_pixels:
-        raise MediaError(
-            name,
-            "too_large",
-            f"{image.width}x{image.height} pixels; at most {max_pixels} are decoded",
-        )
-
-
-def count_pixels(image: Image.Image) -> int:
-    """Width times height."""
-    return image.width * image.height
+    return cast(Image.Image, HeifImageFile(file))
 
 
 def read_metadata(image: Image.Image) -> tuple[int, list[str]]:
     """EXIF orientation of a decoded image, and remarks on its metadata."""
     notes = []
-    # After load(): TIFF turns itself while loading, PNG may carry its EXIF behind the pixels.
-    orientation, note = _read_orientation(image)
-    notes += [note] if note else []
+    value = 1
+    try:
+        # After load(): TIFF turns itself while loading, PNG may carry its EXIF behind the pixels.
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except DECODER_ERRORS as error:
+        notes.append(f"broken EXIF ignored ({one_line(str(error) or type(error).__name__)})")
+    if value not in range(9):
+        notes.append(f"broken EXIF orientation ignored ({one_line(repr(value))})")
+        value = 1
     profile = image.info.get("icc_profile")
     if profile and (not isinstance(profile, bytes) or profile[36:40] != b"acsp"):
         notes.append("broken colour profile ignored")
-    return orientation, notes
-
-
-def _read_orientation(image: Image.Image) -> tuple[int, str]:
-    try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except DECODER_ERRORS as error:
-        return 1, f"broken EXIF ignored ({one_line(str(error) or type(error).__name__)})"
     # 0 is not in the standard, but cameras write it for "unknown".
-    if value in range(9):
-        return int(value) or 1, ""
-    return 1, f"broken EXIF orientation ignored ({one_line(repr(value))})"
+    return int(value) or 1, notes
 
 
 def to_media_error(error: BaseException, file: BinaryIO, name: str) -> MediaError:
@@ -188,17 +153,10 @@ def _set_trap() -> None:
     warnings.filterwarnings("always", module=r"PIL\.")
     pass_on = warnings.showwarning
 
-    def hear(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def hear(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         heard: list[str] | None = getattr(_ears, "heard", None)
         if heard is None:
-            pass_on(message, category, filename, lineno, file, line)
+            pass_on(message, category, *place, **more)
         elif not issubclass(category, Image.DecompressionBombWarning):
             heard.append(str(message))
 

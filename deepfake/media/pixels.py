@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from deepfake.errors import MediaError
+from deepfake.media.pillow import read_metadata
 
 _STRIP_PX = 4_000_000
 _NEARLY_BLACK = 16  # the brightest of 8 bits that 12 bits in 16 can reach
@@ -26,7 +29,7 @@ def to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
         else:
             grey = np.asarray(strip).astype(np.float64)
             if not np.isfinite(grey).all():
-                raise MediaError(name, "unsupported", "floating-point picture with NaN or infinity")
+                raise MediaError(name, "unsupported", "floating-point photo with NaN or infinity")
             rgb[top:bottom] = np.rint(grey * scale).astype(np.uint8)[:, :, np.newaxis]
     return rgb
 
@@ -48,9 +51,7 @@ def _grey_scale(image: Image.Image, name: str) -> float | None:
         return 1 / 257
     if image.mode not in ("I", "F"):
         return None
-    low, high = image.getextrema()
-    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
-        raise TypeError(f"extrema ({low}, {high}) of a picture with one channel")
+    low, high = cast(tuple[float, float], image.getextrema())  # of one channel
     if image.mode == "F" and 0 <= low <= high <= 1:
         return 255.0
     # 32-bit integers carry 8-bit or 16-bit photos; the file does not say which.
@@ -59,7 +60,7 @@ def _grey_scale(image: Image.Image, name: str) -> float | None:
     raise MediaError(
         name,
         "unsupported",
-        f"{'floating-point' if image.mode == 'F' else '32-bit'} picture with values from {low:g} to"
+        f"{'floating-point' if image.mode == 'F' else '32-bit'} photo with values from {low:g} to"
         f" {high:g}; convert it to 8 bit",
     )
 
@@ -74,6 +75,21 @@ def _on_white(strip: Image.Image) -> Image.Image:
         strip = white
     # Converting what is RGB would copy it.
     return strip if strip.mode == "RGB" else strip.convert("RGB")
+
+
+def finish(
+    image: Image.Image, name: str, rgb: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Upright RGB pixels of a decoded image, and remarks on them and on its metadata.
+
+    Args:
+        image: The image, loaded.
+        name: The file as the user knows it, for errors.
+        rgb: Its pixels, where another decoder gave them.
+    """
+    rgb = to_rgb(image, name) if rgb is None else rgb
+    orientation, notes = read_metadata(image)
+    return to_upright(rgb, orientation), notes + describe_pixels(image, rgb)
 
 
 def to_upright(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -73,16 +73,12 @@ def open_video(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_
         resources.callback(reader.close)
         timeline = read_timeline(reader)
         if not timeline.sizes_end:
-            raise MediaError(name, "no_frames", _describe_nothing(reader))
+            cut = "; the file ends before its own header says" if reader.is_cut else ""
+            raise MediaError(name, "no_frames", f"the {reader.codec} stream holds no data{cut}")
         return Clip(_Decoding(reader, timeline, sampling, max_pixels).run(), resources)
     except BaseException:
         resources.close()
         raise
-
-
-def _describe_nothing(reader: PacketReader) -> str:
-    cut = "; the file ends before its own header says" if reader.is_cut else ""
-    return f"the {reader.codec} stream holds no data{cut}"
 
 
 class _FrameSource:
@@ -347,12 +343,7 @@ class _Decoding(_FrameSource):
         damage = self._describe_damage(len(whole), len(timeline))
         wanted = [index for index in chosen if index > self._last_index]
         waiting = deque(choose_stand_ins(wanted, [at for at in whole if at > self._last_index]))
-        self._start_over(is_damaged=True)
-        while waiting and (frame := self._decode_next()) is not None:
-            index = self._place(frame)
-            if index == waiting[0]:
-                waiting.popleft()
-                yield self._deliver(frame, index, timeline.times_s[index])
+        yield from self._pick(waiting, timeline.times_s, self._place)
         return damage
 
     def _run_counted(self) -> Generator[Frame, None, str]:
@@ -373,15 +364,22 @@ class _Decoding(_FrameSource):
             for index in chosen
             if index > self._last_index and times_s[index] > self._last_time_s
         ][:limit]
-        waiting = deque(chosen)
+        yield from self._pick(deque(chosen), times_s, lambda frame: self._n_decoded - 1)
+        return "; ".join(filter(None, [note, remark]))
+
+    def _pick(
+        self,
+        waiting: deque[int],
+        times_s: Sequence[float],
+        place: Callable[[VideoFrame], int | None],
+    ) -> Generator[Frame, None, None]:
+        """Decode everything once more and deliver what is waited for."""
         self._start_over(is_damaged=True)
-        index = 0
         while waiting and (frame := self._decode_next()) is not None:
+            index = place(frame)
             if index == waiting[0]:
                 waiting.popleft()
                 yield self._deliver(frame, index, times_s[index])
-            index += 1
-        return "; ".join(filter(None, [note, remark]))
 
     def _count(self) -> tuple[Sequence[float], str]:
         """Decode everything; times of the frames, and their kinds for ``find_whole_by_order``."""

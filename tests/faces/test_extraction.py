@@ -148,7 +148,7 @@ def test_too_small_says_what_was_wanted() -> None:
         frame(np.zeros((30, 200, 3), np.uint8))
     )
     assert extraction.reason == (
-        "too_small: picture of 200x30 px; its shorter side must hold a face of 40 px"
+        "too_small: frame of 200x30 px; its shorter side must hold a face of 40 px"
     )
 
 

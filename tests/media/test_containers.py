@@ -1,4 +1,4 @@
-"""Containers of video are told by their first bytes, and whether they end too soon."""
+"""Containers of video are told by their first bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deepfake.media.containers import HEAD_BYTES, find_container, is_video, is_video_cut
+from deepfake.media.containers import HEAD_BYTES, find_container, is_video
 from tests.media.drawn_videos import write_video
 
 M2TS: dict[str, Any] = {"codec": "libx264", "container_options": {"mpegts_m2ts_mode": "1"}}
@@ -37,14 +37,3 @@ def test_tells_the_container_whatever_the_suffix(
 @pytest.mark.parametrize("data", [b"", b"\x47" * 9, b"text" * 600, b"\xff\xd8\xff\xe0" * 9])
 def test_other_files_are_no_video(data: bytes) -> None:
     assert not is_video(data)
-
-
-@pytest.mark.parametrize(("name", "tells"), [("a.mp4", 1), ("a.mkv", 1), ("a.avi", 1), ("a.ts", 0)])
-def test_tells_a_cut_file_where_the_header_does(tmp_path: Path, name: str, tells: int) -> None:
-    path = write_video(tmp_path / name, 12)
-    data = path.read_bytes()
-    with path.open("rb") as file:
-        assert not is_video_cut(file)
-    path.write_bytes(data[: len(data) * 2 // 3])
-    with path.open("rb") as file:
-        assert is_video_cut(file) == bool(tells)

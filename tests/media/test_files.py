@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import socket
 from collections.abc import Callable
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from deepfake.errors import MediaError
-from deepfake.media.files import is_cut, is_heif, is_image, is_one_scan, open_regular_file
+from deepfake.media.files import is_cut, is_heif, is_image, open_regular_file
+from tests.media.drawn_videos import write_video
 
 
 def make_fifo(path: Path) -> None:
@@ -71,29 +71,6 @@ def test_avif_with_the_family_brand_is_no_heic() -> None:
     assert is_heif(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(8))
 
 
-SOF = b"\xff\xc0\0\x11\x08\0\x09\0\x09\x03" + bytes(9)
-SOS_ALL, SOS_ONE = b"\xff\xda\0\x0c\x03" + bytes(9), b"\xff\xda\0\x08\x01" + bytes(5)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        pytest.param(SOF + SOS_ALL, True, id="interleaved"),
-        pytest.param(b"\xff\xff" + SOF + b"\xff" + SOS_ALL, True, id="fill-bytes"),
-        pytest.param(SOF + SOS_ONE, False, id="one-component-a-scan"),
-        pytest.param(SOF.replace(b"\xc0", b"\xc2", 1) + SOS_ALL, False, id="progressive"),
-        pytest.param(b"\xff\xe0\0\x01" + SOF + SOS_ALL, True, id="forged-length"),
-        pytest.param(SOF, False, id="no-scan"),
-        pytest.param(b"junk", False, id="junk"),
-    ],
-)
-def test_knows_jpegs_of_one_scan(data: bytes, expected: bool) -> None:
-    file = io.BytesIO(b"\xff\xd8" + data)
-    file.seek(1)
-    assert is_one_scan(file) is expected
-    assert file.tell() == 1
-
-
 def make_box(kind: bytes, content: bytes, wide: bool = False) -> bytes:
     size = len(content) + (16 if wide else 8)
     head = b"\0\0\0\1" + kind + size.to_bytes(8, "big") if wide else size.to_bytes(4, "big") + kind
@@ -122,3 +99,14 @@ def test_knows_what_ends_before_its_header_says(
     with open_regular_file(tmp_path / "x", "x") as file:
         assert is_image(data)
         assert is_cut(file) is expected
+
+
+@pytest.mark.parametrize(("name", "tells"), [("a.mp4", 1), ("a.mkv", 1), ("a.avi", 1), ("a.ts", 0)])
+def test_tells_a_cut_file_where_the_header_does(tmp_path: Path, name: str, tells: int) -> None:
+    path = write_video(tmp_path / name, 12)
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        assert not is_cut(file)
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with path.open("rb") as file:
+        assert is_cut(file) == bool(tells)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepfake.media.jpeg import HeardJpeg, decode_jpeg
+from deepfake.media.jpeg import HeardJpeg, decode_jpeg, is_one_scan
 
 
 def encode(mode: str = "RGB", noise: bool = False, **options: Any) -> bytes:
@@ -197,3 +197,23 @@ def test_flaws_beside_the_pixels_are_a_remark_and_hide_no_damage(
     assert hear(data) == HeardJpeg(remark=remark)
     broken = hear(data[: len(data) // 2] + data[-2:])
     assert broken.damage == "Corrupt JPEG data: premature end of data segment"
+
+
+SOF = b"\xff\xc0\0\x11\x08\0\x09\0\x09\x03" + bytes(9)
+SOS_ALL, SOS_ONE = b"\xff\xda\0\x0c\x03" + bytes(9), b"\xff\xda\0\x08\x01" + bytes(5)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(SOF + SOS_ALL, True, id="interleaved"),
+        pytest.param(b"\xff\xff" + SOF + b"\xff" + SOS_ALL, True, id="fill-bytes"),
+        pytest.param(SOF + SOS_ONE, False, id="one-component-a-scan"),
+        pytest.param(SOF.replace(b"\xc0", b"\xc2", 1) + SOS_ALL, False, id="progressive"),
+        pytest.param(b"\xff\xe0\0\x01" + SOF + SOS_ALL, True, id="forged-length"),
+        pytest.param(SOF, False, id="no-scan"),
+        pytest.param(b"junk", False, id="junk"),
+    ],
+)
+def test_knows_jpegs_of_one_scan(data: bytes, expected: bool) -> None:
+    assert is_one_scan(b"\xff\xd8" + data) is expected

@@ -89,7 +89,7 @@ def test_strips_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        pytest.param([[0.0, 2.5]], r"floating-point picture with values from 0 to 2\.5", id="big"),
+        pytest.param([[0.0, 2.5]], r"floating-point photo with values from 0 to 2\.5", id="big"),
         pytest.param([[-0.1, 0.5]], "values from -0.1 to 0.5", id="negative"),
         pytest.param([[0.5, np.nan]], "NaN or infinity", id="nan"),
         pytest.param([[0.5, np.inf]], "values from 0.5 to inf", id="inf"),
@@ -105,7 +105,7 @@ def test_refuses_floats_without_a_known_range(
 
 def test_refuses_integers_without_a_known_range(tmp_path: Path) -> None:
     data = encode(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)), "TIFF")
-    with pytest.raises(MediaError, match="unsupported: 32-bit picture with values from 0 to 70000"):
+    with pytest.raises(MediaError, match="unsupported: 32-bit photo with values from 0 to 70000"):
         read(tmp_path, data)
 
 
