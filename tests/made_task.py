@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.optim import SGD, AdamW
 
+from deepfake.augment.recipes import AugmentationSettings
+from deepfake.learning.data import CropDataModule
 from deepfake.learning.losses import (
     CrossEntropyOnEmbedding,
     Objective,
@@ -17,6 +21,7 @@ from deepfake.learning.losses import (
     WeightedSum,
 )
 from deepfake.learning.task import EmbeddingTask, NetworkSettings, TrainingSettings
+from tests.made_trainer import make_trainer
 
 NETWORK = {field.name for field in fields(NetworkSettings)}
 TRAINING = {field.name for field in fields(TrainingSettings)}
@@ -57,3 +62,18 @@ def both(
             Term(CrossEntropyOnEmbedding(), cross_entropy),
         ]
     )
+
+
+def fit(
+    task: LightningModule,
+    crops: Path,
+    *callbacks: Callback,
+    batch_size: int = 16,
+    ckpt_path: Path | None = None,
+    **options: Any,
+) -> Trainer:
+    """Train on crops that are not augmented; options are those of ``Trainer``."""
+    trainer = make_trainer(crops, *callbacks, **options)
+    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
+    trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
+    return trainer

@@ -27,6 +27,7 @@ from deepfake.learning.checkpoint_file import part_of, read_content
 from deepfake.learning.crops import Sample
 from deepfake.learning.data import CropDataModule, DataDescription
 from deepfake.learning.embedder import EmbeddingModel
+from deepfake.learning.epoch_means import EpochMeans
 from deepfake.learning.losses import Metrics, Objective, SemiHardTripletLoss
 from deepfake.learning.optimization import (
     MakeOptimizer,
@@ -45,7 +46,6 @@ from deepfake.learning.resume import (
 from deepfake.learning.trained import Trained, freeze, parameter_groups, scale_rates
 from deepfake.learning.tuning import can_fuse
 from deepfake.learning.validation import CollectedEmbeddings, RecentEmbeddings
-from deepfake.learning.watch import EpochMeans
 
 RUN_KEY = "deepfake_run"
 """Where a checkpoint keeps what only its own run needs, to go on."""

@@ -14,7 +14,6 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
-from deepfake.augment.recipes import AugmentationSettings
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import KEY
 from deepfake.learning.data import CropDataModule
@@ -24,21 +23,13 @@ from deepfake.learning.task import EmbeddingTask
 from deepfake.training.callbacks import SeedDropout
 from tests import oracles
 from tests.made_crops import write_crop_folder
-from tests.made_task import adamw, both, make_task, sgd
-from tests.made_trainer import make_trainer
+from tests.made_task import adamw, both, fit, make_task, sgd
 
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {"train": (8, 8), "validation": (4, 4), "test": (4, 4)}
     return write_crop_folder(tmp_path_factory.mktemp("task") / "crops", counts, size=32)
-
-
-def fit(task: EmbeddingTask, crops: Path, *, batch_size: int = 16, **options: Any) -> Trainer:
-    trainer = make_trainer(crops, **options)
-    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
-    trainer.fit(task, datamodule=data)
-    return trainer
 
 
 def weights(task: EmbeddingTask) -> dict[str, Tensor]:

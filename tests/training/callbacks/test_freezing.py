@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from deepfake.augment.recipes import AugmentationSettings
 from deepfake.errors import UsageError
-from deepfake.learning.data import CropDataModule
 from deepfake.learning.optimization import OneCycle
 from deepfake.training.callbacks.freezing import FreezeBackbone
 from deepfake.training.callbacks.run_record import RunRecord
-from tests.made_crops import write_crop_folder
-from tests.made_task import adamw, make_task, sgd
-from tests.made_trainer import make_trainer
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    counts = {"train": (8, 8), "validation": (4, 4), "test": (4, 4)}
-    return write_crop_folder(tmp_path_factory.mktemp("callback") / "crops", counts, size=32)
-
-
-def fit(
-    task: LightningModule, crops: Path, *callbacks: Callback, batch_size: int = 16, **options: Any
-) -> Trainer:
-    trainer = make_trainer(crops, *callbacks, **options)
-    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
-    trainer.fit(task, datamodule=data)
-    return trainer
+from tests.made_task import adamw, fit, make_task, sgd
 
 
 class _Rates(Callback):
