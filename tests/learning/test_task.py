@@ -20,7 +20,7 @@ from deepfake.learning.data import CropDataModule
 from deepfake.learning.losses import CrossEntropyOnEmbedding, SemiHardTripletLoss, WeightedSum
 from deepfake.learning.optimization import OneCycle
 from deepfake.learning.task import EmbeddingTask
-from deepfake.training.callbacks import SeedDropout
+from deepfake.training.callbacks.dropout_seed import SeedDropout
 from tests import oracles
 from tests.made_crops import write_crop_folder
 from tests.made_task import adamw, both, fit, make_task, sgd

@@ -38,7 +38,7 @@ class FitHead(Callback):
 
     Args:
         folder: The run's folder.
-        head: ``svm`` is linear, ``rbf`` has a Gaussian kernel (gamma: scikit-learn's ``scale``),
+        name: ``svm`` is linear, ``rbf`` has a Gaussian kernel (gamma: scikit-learn's ``scale``),
             ``gbm`` is LightGBM; these are calibrated on held-out folds. ``logistic`` is a logistic
             regression.
         C: Inverse strength of regularisation; of ``gbm``, ``lambda_l2 = 1 / C``.
@@ -49,12 +49,12 @@ class FitHead(Callback):
     def __init__(
         self,
         folder: str | Path,
-        head: HeadName = "svm",
+        name: HeadName = "svm",
         C: float = 2.0,  # noqa: N803
         weights: Literal["best", "last"] = "best",
         aggregation: Aggregation = Aggregation(),  # noqa: B008 - frozen
     ) -> None:
-        self.folder, self.head, self.C, self.weights = Path(folder), head, C, weights
+        self.folder, self.name, self.C, self.weights = Path(folder), name, C, weights
         self.aggregation = aggregation
         self._finished = False
 
@@ -105,7 +105,7 @@ class FitHead(Callback):
         return as_embedding_module(pl_module), data
 
     def _make(self, module: EmbeddingModule) -> Head:
-        return make_head(self.head, module.embedder.projection.out_features, self.C)
+        return make_head(self.name, module.embedder.projection.out_features, self.C)
 
     def _fit(
         self,
@@ -131,7 +131,7 @@ class FitHead(Callback):
             "aggregation": self.aggregation.to_dict(),
             "threshold": threshold,
             "threshold_origin": "best balanced accuracy on the validation split",
-            "head": self.head,
+            "head": self.name,
             "weights": f"epoch {epoch} ({self.weights})",
             "metrics": metrics,
         }

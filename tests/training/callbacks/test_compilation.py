@@ -10,7 +10,9 @@ import torch
 from pytorch_lightning import Callback
 
 from deepfake.learning import tuning
-from deepfake.training.callbacks import CollapseWatch, CompileForward, RefuseNonFinite
+from deepfake.training.callbacks.collapse import CollapseWatch
+from deepfake.training.callbacks.compilation import CompileForward
+from deepfake.training.callbacks.finite import RefuseNonFinite
 from tests.made_task import fit, make_task, sgd
 
 
