@@ -6,8 +6,7 @@ Everything beside the step (averages, frozen weights, refusals, the fitted head)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -44,7 +43,7 @@ from deepfake.learning.resume import (
     refuse_other_length,
 )
 from deepfake.learning.trained import Trained, freeze, parameter_groups, scale_rates
-from deepfake.learning.tuning import can_fuse
+from deepfake.learning.tuning import FUSED
 from deepfake.learning.validation import CollectedEmbeddings, RecentEmbeddings
 
 RUN_KEY = "deepfake_run"
@@ -179,11 +178,15 @@ class EmbeddingTask(LightningModule):
         path = Path(checkpoint_path)
         content = read_content(path)
         state = content["state_dict"]
-        with _damage_named(path):
-            hyper = content["hyper_parameters"]
+        hyper = content["hyper_parameters"]
+        try:
             network = NetworkSettings(**{f.name: hyper[f.name] for f in fields(NetworkSettings)})
             where = {"backbone": hyper["backbone"], "image_size": hyper["image_size"]}
             task = cls(**where, network=network, objective=objective, **settings)
+        except (UsageError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} does not fit this version of deepfake: {error}"
+            ) from error
         load_part(path, state, "embedder", task.embedder)
         if objective is not None:
             load_part(path, state, "objective", task.objective)
@@ -311,7 +314,7 @@ class EmbeddingTask(LightningModule):
             groups=lambda: parameter_groups(
                 self.embedder, self.objective.parameters(), self.layer_decay
             ),
-            fused=can_fuse(device) and not clipped,
+            fused=device.type in FUSED and not clipped,
         )
         scale_rates(optimizer)
         schedule = length = None
@@ -431,11 +434,3 @@ def _step_when(schedule: LRScheduler | ReduceLROnPlateau) -> dict[str, Any]:
 
 def _name(thing: object) -> str | None:
     return None if thing is None else f"{type(thing).__module__}.{type(thing).__qualname__}"
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error

@@ -21,7 +21,7 @@ class Objective(nn.Module):
         name: Under which the loss is logged.
     """
 
-    name = "loss"
+    name = "objective"
 
     def build(self, embedding_dim: int) -> Self:
         """Make the parameters that depend on the width D of the embedding; called once."""

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
 
 from deepfake.training.callbacks.protocol import as_embedding_module
 
@@ -91,11 +92,4 @@ class EpochLog(Callback):
 
 
 def _format_left(seconds: float | None) -> str:
-    if seconds is None or seconds <= 0:
-        return ""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "  less than a minute left"
-    if minutes < 120:
-        return f"  {minutes} min left"
-    return f"  {minutes // 60} h {minutes % 60:02d} min left"
+    return f"  {tqdm.format_interval(seconds)} left" if seconds and seconds > 0 else ""

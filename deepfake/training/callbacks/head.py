@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -115,9 +114,7 @@ class FitHead(Callback):
         epoch: int,
     ) -> None:
         """Fit the head, choose the threshold, measure every split."""
-        labels = {
-            split: np.array([row.label for row in data.datasets[split].rows]) for split in SPLITS
-        }
+        labels = {split: data.datasets[split].labels for split in embeddings}
         groups = [row.group for row in data.datasets["train"].rows]
         head = self._make(module)
         head.fit(embeddings["train"], labels["train"], groups).warn_if_useless()

@@ -20,11 +20,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
-_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []),
-)
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 _KEEP, _STOP = 1, 2
 
 

@@ -65,10 +65,9 @@ class MemoryFormat(Callback):
         planar_s, interleaved_s = time_memory_formats(module.embedder, images, context)
         faster: bool = trainer.strategy.broadcast(interleaved_s < planar_s)
         logger.info(
-            "memory format: channels_last %.1f ms a step, contiguous %.1f ms: %s",
+            "memory format: channels_last %.1f ms a step, contiguous %.1f ms",
             interleaved_s * 1e3,
             planar_s * 1e3,
-            "channels_last" if faster else "contiguous",
         )
         return faster
 

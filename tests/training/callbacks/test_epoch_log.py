@@ -108,7 +108,7 @@ def test_a_line_now_and_then_within_an_epoch(
         ["epoch 2/3", "step 7/10"],
     ]
     assert "left" not in lines[0]
-    assert lines[1].endswith("6 min left")
+    assert lines[1].endswith("06:06 left")
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_a_line_now_and_then_within_an_epoch(
     [
         (None, ""),
         (0.0, ""),
-        (20.0, "  less than a minute left"),
-        (3000.0, "  50 min left"),
-        (11_100.0, "  3 h 05 min left"),
+        (20.0, "  00:20 left"),
+        (3000.0, "  50:00 left"),
+        (11_100.0, "  3:05:00 left"),
     ],
 )
 def test_words_for_the_time_left(seconds: float | None, text: str) -> None:
