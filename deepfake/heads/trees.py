@@ -172,5 +172,5 @@ def _find_depth(roots: Tensor, nodes: Tensor) -> int:
         below = nodes[1:, places]
         if bool((below == places).all()):
             return depth
-        places = below.unique()
+        places = below.unique()  # type: ignore[no-untyped-call]
     raise ValueError(f"its trees are more than {_MAX_DEPTH} splits deep, or have no end")

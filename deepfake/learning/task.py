@@ -87,6 +87,12 @@ class TrainingSettings:
     trained: Trained = "all"
     layer_decay: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise UsageError(
+                f"model.training.chunk_size={self.chunk_size}; expected 1 or more, or null"
+            )
+
 
 class EmbeddingTask(LightningModule):
     """Train an embedding of face crops with a metric learning objective.
@@ -126,10 +132,6 @@ class EmbeddingTask(LightningModule):
         training: TrainingSettings = TrainingSettings(),
     ) -> None:
         super().__init__()
-        if training.chunk_size is not None and training.chunk_size < 1:
-            raise UsageError(
-                f"model.training.chunk_size={training.chunk_size}; expected 1 or more, or null"
-            )
         shape = asdict(network)
         self.embedder = EmbeddingModel(backbone, image_size, pretrained=pretrained, **shape)
         self.objective = (objective or SemiHardTripletLoss()).build(network.embedding_dim)
@@ -181,8 +183,8 @@ class EmbeddingTask(LightningModule):
         hyper = content["hyper_parameters"]
         try:
             network = NetworkSettings(**{f.name: hyper[f.name] for f in fields(NetworkSettings)})
-            where = {"backbone": hyper["backbone"], "image_size": hyper["image_size"]}
-            task = cls(**where, network=network, objective=objective, **settings)
+            settings |= {name: hyper[name] for name in ("backbone", "image_size")}
+            task = cls(network=network, objective=objective, **settings)
         except (UsageError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"{path} does not fit this version of deepfake: {error}"
@@ -272,12 +274,7 @@ class EmbeddingTask(LightningModule):
         return embeddings
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss, AUC, equal error rate and accuracy.
-
-        While training, the scores come from a linear SVM on the running epoch's own training
-        embeddings, so that they cost no extra pass and never see a validation label; afterwards
-        they come from the fitted head.
-        """
+        """Log loss, AUC, equal error rate and accuracy; without a head see ``RecentEmbeddings``."""
         self._log_collected("val")
 
     def test_step(self, batch: Sample, batch_idx: int) -> Tensor:
@@ -305,7 +302,6 @@ class EmbeddingTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all that is trained, with its schedule."""
-        device = self.embedder.projection.weight.device
         trainer = self._trainer
         # Lightning cannot clip what a fused step would unscale by itself.
         clipped = bool(trainer and trainer.gradient_clip_val and "mixed" in str(trainer.precision))
@@ -314,7 +310,7 @@ class EmbeddingTask(LightningModule):
             groups=lambda: parameter_groups(
                 self.embedder, self.objective.parameters(), self.layer_decay
             ),
-            fused=device.type in FUSED and not clipped,
+            fused=self.device.type in FUSED and not clipped,
         )
         scale_rates(optimizer)
         schedule = length = None

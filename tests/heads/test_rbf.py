@@ -131,9 +131,7 @@ def test_a_collapsed_network_is_said(noise: float) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        pytest.param(
-            {"support_": torch.zeros(3, 9)}, r"\(3, 9\) .*expected \(M, 8\)", id="w"
-        ),
+        pytest.param({"support_": torch.zeros(3, 9)}, r"\(3, 9\) .*expected \(M, 8\)", id="w"),
         pytest.param({"support_": torch.zeros(8)}, r"support_ has shape \(8,\)", id="flat"),
         pytest.param({"support_": torch.zeros(3, 8).long()}, "type torch.int64", id="type"),
         pytest.param({"support_": torch.zeros(31, 8)}, "with M up to 30", id="long"),

@@ -23,12 +23,12 @@ NODES = torch.tensor([[1, 0, 0, 0, 0, 0], [1, 2, 2, 3, 4, 5], [3, 4, 2, 3, 4, 5]
 NUMBERS = torch.tensor([[0.5, -1, 0, 0, 0, 0], [0, 0, 1, 20, 300, 4000]], dtype=torch.float64)
 
 
-def planted(n_features: int = 3, **changes: Tensor) -> BoostedTrees:
+def planted(**changes: Tensor) -> BoostedTrees:
     """A classifier of these tensors, as loading makes it."""
-    state = BoostedTrees(n_features).state_dict()
+    state = BoostedTrees(3).state_dict()
     state |= {"roots_": ROOTS, "nodes_": NODES, "numbers_": NUMBERS}
     state |= {"slope_": torch.tensor(-1.0), "fitted_": torch.tensor(True)} | changes
-    made = make_empty_head(state, n_features)
+    made = make_empty_head(state, 3)
     made.load_state_dict(state)
     assert isinstance(made, BoostedTrees)
     return made

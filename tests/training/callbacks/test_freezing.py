@@ -93,7 +93,7 @@ def test_a_frozen_rate_gives_way_to_the_schedules_own(
 ) -> None:
     free, frozen, record = _Rates(), _Rates(), RunRecord(tmp_path)
     per_epoch = math.ceil(4 / accumulate)
-    settings = {"max_epochs": 3, "batch_size": 4, "limit_val_batches": 0}
+    settings: dict[str, Any] = {"max_epochs": 3, "batch_size": 4, "limit_val_batches": 0}
     for rates, freeze in ((free, FreezeBackbone()), (frozen, FreezeBackbone(2, 0.003))):
         task = make_task(
             optimizer=sgd() if optimizer == "sgd" else adamw(),
