@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.optim import SGD, AdamW
 
 from deepfake.augment.recipes import AugmentationSettings
@@ -77,3 +78,24 @@ def fit(
     data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
     trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
     return trainer
+
+
+class Snapshots(Callback):
+    """Weights, statistics and learning rate after each epoch."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+        self.lr: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.states.append({k: v.detach().clone() for k, v in pl_module.state_dict().items()})
+        self.lr.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor], prefix: str) -> bool:
+    return any(
+        not torch.equal(before[name], after[name]) for name in before if name.startswith(prefix)
+    )

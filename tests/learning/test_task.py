@@ -23,7 +23,7 @@ from deepfake.learning.task import EmbeddingTask
 from deepfake.training.callbacks.dropout_seed import SeedDropout
 from tests import oracles
 from tests.made_crops import write_crop_folder
-from tests.made_task import adamw, both, fit, make_task, sgd
+from tests.made_task import Snapshots, adamw, both, fit, make_task, moved, sgd
 
 
 @pytest.fixture(scope="module")
@@ -305,27 +305,6 @@ def test_a_fused_step_where_lightning_allows_it(
         limit_val_batches=0,
     )
     assert bool(trainer.optimizers[0].defaults["fused"]) is fused
-
-
-class Snapshots(Callback):
-    """Weights, statistics and learning rate after each epoch."""
-
-    def __init__(self) -> None:
-        self.states: list[dict[str, Tensor]] = []
-        self.lr: list[float] = []
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.states.append({k: v.detach().clone() for k, v in pl_module.state_dict().items()})
-        self.lr.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor], prefix: str) -> bool:
-    return any(
-        not torch.equal(before[name], after[name]) for name in before if name.startswith(prefix)
-    )
 
 
 def test_triplets_join_in_after_cross_entropy(crops: Path) -> None:

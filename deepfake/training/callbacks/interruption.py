@@ -33,9 +33,8 @@ class Stopped(Exception):  # noqa: N818
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(number).name if number else 'another process'}"
-        )
+        name = signal.Signals(number).name if number else "another process"
+        super().__init__(f"stopped by {name}")
         self.number = number
 
 

@@ -65,9 +65,10 @@ class MemoryFormat(Callback):
         planar_s, interleaved_s = time_memory_formats(module.embedder, images, context)
         faster: bool = trainer.strategy.broadcast(interleaved_s < planar_s)
         logger.info(
-            "memory format: channels_last %.1f ms a step, contiguous %.1f ms",
+            "memory format: channels_last %.1f ms a step, contiguous %.1f ms: %s",
             interleaved_s * 1e3,
             planar_s * 1e3,
+            "channels_last" if faster else "contiguous",
         )
         return faster
 

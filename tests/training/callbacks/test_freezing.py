@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from deepfake.errors import UsageError
 from deepfake.learning.optimization import OneCycle
 from deepfake.training.callbacks.freezing import FreezeBackbone
 from deepfake.training.callbacks.run_record import RunRecord
-from tests.made_task import adamw, fit, make_task, sgd
+from tests.made_task import Snapshots, adamw, fit, make_task, moved, sgd
 
 
 class _Rates(Callback):
@@ -30,27 +30,6 @@ class _Rates(Callback):
         rates = {group["lr"] for group in optimizer.param_groups}
         self.seen.append(rates.pop() if len(rates) == 1 else float("nan"))
         self.betas.append(optimizer.param_groups[0].get("betas", [0.0])[0])
-
-
-class Snapshots(Callback):
-    """Weights, statistics and learning rate after each epoch."""
-
-    def __init__(self) -> None:
-        self.states: list[dict[str, Tensor]] = []
-        self.lr: list[float] = []
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.states.append({k: v.detach().clone() for k, v in pl_module.state_dict().items()})
-        self.lr.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor], prefix: str) -> bool:
-    return any(
-        not torch.equal(before[name], after[name]) for name in before if name.startswith(prefix)
-    )
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4], ids=["whole", "chunks"])
