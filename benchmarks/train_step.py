@@ -40,7 +40,9 @@ from deepfake.learning.data import BatchSettings, CropDataModule
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.task import EmbeddingTask, NetworkSettings, TrainingSettings
 from deepfake.learning.tuning import choose_precision
-from deepfake.training.callbacks import CompileForward, MemoryFormat, RefuseNonFinite
+from deepfake.training.callbacks.compilation import CompileForward
+from deepfake.training.callbacks.finite import RefuseNonFinite
+from deepfake.training.callbacks.memory import MemoryFormat
 
 # Bytes that a training step of B4@380 moves per image, every operation by itself in bfloat16 and
 # with all that can be fused: counted from the network's layers.

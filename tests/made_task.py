@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 from torch.optim import SGD, AdamW
 
+from deepfake.augment.recipes import AugmentationSettings
+from deepfake.learning.data import CropDataModule
 from deepfake.learning.losses import (
     CrossEntropyOnEmbedding,
     Objective,
@@ -17,6 +22,7 @@ from deepfake.learning.losses import (
     WeightedSum,
 )
 from deepfake.learning.task import EmbeddingTask, NetworkSettings, TrainingSettings
+from tests.made_trainer import make_trainer
 
 NETWORK = {field.name for field in fields(NetworkSettings)}
 TRAINING = {field.name for field in fields(TrainingSettings)}
@@ -56,4 +62,40 @@ def both(
             Term(SemiHardTripletLoss(margin), triplet, from_epoch),
             Term(CrossEntropyOnEmbedding(), cross_entropy),
         ]
+    )
+
+
+def fit(
+    task: LightningModule,
+    crops: Path,
+    *callbacks: Callback,
+    batch_size: int = 16,
+    ckpt_path: Path | None = None,
+    **options: Any,
+) -> Trainer:
+    """Train on crops that are not augmented; options are those of ``Trainer``."""
+    trainer = make_trainer(crops, *callbacks, **options)
+    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
+    trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
+    return trainer
+
+
+class Snapshots(Callback):
+    """Weights, statistics and learning rate after each epoch."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+        self.lr: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_train_epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.states.append({k: v.detach().clone() for k, v in pl_module.state_dict().items()})
+        self.lr.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor], prefix: str) -> bool:
+    return any(
+        not torch.equal(before[name], after[name]) for name in before if name.startswith(prefix)
     )

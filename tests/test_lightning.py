@@ -14,7 +14,7 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import UsageError
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
-from deepfake.training.callbacks import FitHead
+from deepfake.training.callbacks.head import FitHead
 from tests.made_crops import COUNTS, write_crop_folder
 
 N_TEST = sum(COUNTS["test"])

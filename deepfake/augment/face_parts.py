@@ -93,33 +93,17 @@ def _raise_brows(face: Points) -> Points:
     return np.asarray(brows + _FOREHEAD * (brows.mean(axis=0) - face[8]), dtype=np.float32)
 
 
-def _upper(face: Points) -> Points:
-    return np.concatenate([face[[0, 1, 2, 14, 15, 16]], _raise_brows(face)])
-
-
-def _left(face: Points) -> Points:
-    return np.concatenate([face[:9], face[list(_LEFT_BROW)], face[list(_RIDGE)]])
-
-
-def _right(face: Points) -> Points:
-    return np.concatenate([face[8:17], face[list(_RIGHT_BROW)], face[list(_RIDGE)]])
-
-
-def _forehead(face: Points) -> Points:
-    return np.concatenate([face[list(_BROWS)], _raise_brows(face)])
-
-
-REGIONS = MappingProxyType(
+_PARTS = MappingProxyType(
     {
-        "upper": _upper,
-        "eyes": lambda face: face[[*_EYES, *_BROWS]],
-        "left": _left,
-        "right": _right,
-        "nose": lambda face: face[list(_NOSE)],
-        "forehead": _forehead,
+        "upper": (0, 1, 2, 14, 15, 16),
+        "eyes": (*_EYES, *_BROWS),
+        "left": (*range(9), *_LEFT_BROW, *_RIDGE),
+        "right": (*range(8, 17), *_RIGHT_BROW, *_RIDGE),
+        "nose": tuple(_NOSE),
+        "forehead": tuple(_BROWS),
     }
 )
-"""Parts that ``blind_face`` hides, by name: 68 points to the points whose hull is the part."""
+"""Of the 68 points, those whose hull is a part that ``blind_face`` hides."""
 # The contest entry drew one of seven cases, and two of them were the same polygon.
 BLIND_CASES = ("upper", "eyes", "left", "right", "nose", "upper", "forehead")
 
@@ -133,6 +117,15 @@ def hull_mask(points: Points, size: int) -> Crop:
     return mask
 
 
+def part_of_face(name: str, points: Points) -> Points:
+    """The points whose hull is a part of the face, one of ``BLIND_CASES``."""
+    face = to_68(points)
+    part = face[list(_PARTS[name])]
+    if name in ("upper", "forehead"):
+        return np.concatenate([part, _raise_brows(face)])
+    return part
+
+
 def blind_face(image: Crop, points: Points, rng: np.random.Generator) -> Crop:
     """Blacken a part of the face: the contest entry's seven cases.
 
@@ -140,7 +133,7 @@ def blind_face(image: Crop, points: Points, rng: np.random.Generator) -> Crop:
     each. The entry filled polygons that were not convex with a function for convex ones; here it
     is the hull of the same points.
     """
-    part = REGIONS[BLIND_CASES[rng.integers(len(BLIND_CASES))]](to_68(points))
+    part = part_of_face(BLIND_CASES[rng.integers(len(BLIND_CASES))], points)
     return _blacken(image, hull_mask(part, len(image)))
 
 

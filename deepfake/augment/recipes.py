@@ -115,7 +115,6 @@ class Extra:
     Args:
         change: Crop, landmarks in its pixels and a generator to a new crop.
         probability: Of its use.
-        source: Who did it so.
         needs_landmarks: Whether the points may not be ``None``.
         instead_of: Name of the extra that this one only stands in for: where both are asked for,
             a crop gets this one only if it was not that one's turn.
@@ -123,20 +122,20 @@ class Extra:
 
     change: Callable[[Crop, Points, np.random.Generator], Crop]
     probability: float
-    source: str
     needs_landmarks: bool = True
     instead_of: str = ""
 
 
 EXTRAS = MappingProxyType(
     {
-        "blind_face": Extra(blind_face, 0.5, "the contest entry's released code"),
-        "pattern": Extra(blend_pattern, 0.3, "the contest entry's attempts", needs_landmarks=False),
-        "face_parts": Extra(cut_out_part, 0.7, "DFDC winner"),
-        "half_face": Extra(hide_half, 0.2, "DFDC winner", instead_of="face_parts"),
-        "downscale": Extra(
-            lower_resolution, 0.3, "Shiohara and Yamasaki, CVPR 2022", needs_landmarks=False
-        ),
+        # The contest entry's: of its released code, and of its attempts.
+        "blind_face": Extra(blind_face, 0.5),
+        "pattern": Extra(blend_pattern, 0.3, needs_landmarks=False),
+        # The DFDC winner's.
+        "face_parts": Extra(cut_out_part, 0.7),
+        "half_face": Extra(hide_half, 0.2, instead_of="face_parts"),
+        # Shiohara and Yamasaki's.
+        "downscale": Extra(lower_resolution, 0.3, needs_landmarks=False),
     }
 )
 """Single changes by name."""

@@ -56,7 +56,7 @@ def draw_sheet(examples: Sequence[Example], names: Sequence[str] = ()) -> bytes:
     Raises:
         UsageError: If the crops bring no landmarks, or there is no such row.
     """
-    rows = dict(zip(row_names(), _make_rows(), strict=True))
+    rows = _make_rows()
     unknown = [name for name in names if name not in rows]
     if unknown:
         raise UsageError(f"no augmentation {unknown[0]!r}; there are {', '.join(rows)}")
@@ -80,7 +80,7 @@ def draw_sheet(examples: Sequence[Example], names: Sequence[str] = ()) -> bytes:
 
 def row_names() -> list[str]:
     """Names of all rows of a sheet, from above."""
-    return ["crop", "landmarks", *RECIPES, *EXTRAS, "self_blend", "as configured"]
+    return list(_make_rows())
 
 
 def alternate_classes(labels: NDArray[np.int64], number: int, seed: int) -> list[int]:
@@ -91,32 +91,31 @@ def alternate_classes(labels: NDArray[np.int64], number: int, seed: int) -> list
     return turns[:number]
 
 
-def _make_rows() -> list[Callable[[Example], Crop | None]]:
+def _make_rows() -> dict[str, Callable[[Example], Crop | None]]:
     """What each row draws; ``None`` where the change is not for such a crop."""
-
-    def generator(example: Example) -> np.random.Generator:
-        return np.random.default_rng(example.seed)
 
     def recipe(name: str) -> Callable[[Example], Crop]:
         augment = Augmentation(name)
         return lambda example: augment(example.crop, example.seed)
 
     def extra(name: str) -> Callable[[Example], Crop]:
-        return lambda example: apply_extra(name, example.crop, _points(example), generator(example))
+        return lambda example: apply_extra(
+            name, example.crop, _points(example), np.random.default_rng(example.seed)
+        )
 
     def blended(example: Example) -> Crop | None:
         if example.label == 1:
             return None
-        return self_blend(example.crop, _points(example), generator(example))
+        return self_blend(example.crop, _points(example), np.random.default_rng(example.seed))
 
-    return [
-        lambda example: example.crop,
-        lambda example: _mark(example.crop, _points(example)),
-        *(recipe(name) for name in RECIPES),
-        *(extra(name) for name in EXTRAS),
-        blended,
-        lambda example: example.augmented,
-    ]
+    return {
+        "crop": lambda example: example.crop,
+        "landmarks": lambda example: _mark(example.crop, _points(example)),
+        **{name: recipe(name) for name in RECIPES},
+        **{name: extra(name) for name in EXTRAS},
+        "self_blend": blended,
+        "as configured": lambda example: example.augmented,
+    }
 
 
 def _points(example: Example) -> Points:

@@ -6,20 +6,12 @@ scikit-learn or LightGBM fits; what they found is kept as tensors, so that a che
 pickle, and so that loading a head and scoring with it imports neither of them.
 """
 
-from deepfake.heads.base import Head
-from deepfake.heads.factory import HEADS, HeadName, make_empty_head, make_head
-from deepfake.heads.linear import LinearSVM, LogisticHead
-from deepfake.heads.rbf import GaussianSVM
-from deepfake.heads.trees import BoostedTrees
-
-__all__ = [
-    "HEADS",
-    "BoostedTrees",
-    "GaussianSVM",
-    "Head",
-    "HeadName",
-    "LinearSVM",
-    "LogisticHead",
-    "make_empty_head",
-    "make_head",
-]
+from deepfake.heads.base import Head as Head
+from deepfake.heads.factory import HEADS as HEADS
+from deepfake.heads.factory import HeadName as HeadName
+from deepfake.heads.factory import make_empty_head as make_empty_head
+from deepfake.heads.factory import make_head as make_head
+from deepfake.heads.linear import LinearSVM as LinearSVM
+from deepfake.heads.linear import LogisticHead as LogisticHead
+from deepfake.heads.rbf import GaussianSVM as GaussianSVM
+from deepfake.heads.trees import BoostedTrees as BoostedTrees

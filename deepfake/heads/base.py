@@ -30,6 +30,8 @@ _MIN_PER_CLASS = 2
 _NUMBERS_AT_ONCE = 2**21  # of the widest table that scoring makes, 16 MB
 
 Rows = NDArray[np.floating[Any]]
+AnyRows = Tensor | Rows
+AnyLabels = Sequence[int] | Tensor | NDArray[np.integer[Any]]
 
 
 class Head(nn.Module, ABC):
@@ -61,10 +63,7 @@ class Head(nn.Module, ABC):
         self.register_buffer("fitted_", torch.tensor(False))
 
     def fit(
-        self,
-        embeddings: Tensor | NDArray[np.floating[Any]],
-        labels: Sequence[int] | Tensor | NDArray[np.integer[Any]],
-        groups: Sequence[str] | None = None,
+        self, embeddings: AnyRows, labels: AnyLabels, groups: Sequence[str] | None = None
     ) -> Self:
         """Fit the classifier and its calibration.
 
@@ -107,11 +106,7 @@ class Head(nn.Module, ABC):
             UsageError: If this head cannot be fitted here, or not on so many rows.
         """
 
-    def calibrate(
-        self,
-        embeddings: Tensor | NDArray[np.floating[Any]],
-        labels: Sequence[int] | Tensor | NDArray[np.integer[Any]],
-    ) -> Self:
+    def calibrate(self, embeddings: AnyRows, labels: AnyLabels) -> Self:
         """Fit the sigmoid anew, on rows that the classifier was not fitted on; decisions stay.
 
         Args:
@@ -221,11 +216,7 @@ class Head(nn.Module, ABC):
             self.fitted_.fill_(True)
         return self
 
-    def _check(
-        self,
-        embeddings: Tensor | NDArray[np.floating[Any]],
-        labels: Sequence[int] | Tensor | NDArray[np.integer[Any]],
-    ) -> tuple[Rows, Labels]:
+    def _check(self, embeddings: AnyRows, labels: AnyLabels) -> tuple[Rows, Labels]:
         rows: NDArray[Any] = torch.as_tensor(embeddings).detach().cpu().numpy()
         if rows.dtype != np.float32:
             rows = rows.astype(np.float64, copy=False)

@@ -42,6 +42,6 @@ def make_empty_head(names: Collection[str], embedding_dim: int) -> Head:
     """
     if "support_" in names:
         return GaussianSVM(embedding_dim)
-    if "model_" in names:
+    if "roots_" in names:
         return BoostedTrees(embedding_dim)
     return LinearSVM(embedding_dim)  # a logistic regression is kept alike

@@ -100,21 +100,14 @@ class GaussianSVM(Head):
     def _take(self, state: dict[str, Any]) -> None:
         if not all(isinstance(state.get(name), Tensor) for name in ("support_", "dual_", "gamma_")):
             return  # what is missing is said by torch
-        support: Tensor = state["support_"]
-        dual: Tensor = state["dual_"]
-        gamma: Tensor = state["gamma_"]
-        if support.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"support_ has type {support.dtype}; expected float32 or float64")
-        width = self.embedding_dim
-        if support.ndim != 2 or support.shape[1] != width or len(support) > MAX_ROWS:
+        support, dual, gamma = state["support_"], state["dual_"], state["gamma_"]
+        shape = (len(dual), self.embedding_dim) if dual.ndim == 1 else None
+        floats = (torch.float32, torch.float64)
+        if support.shape != shape or support.dtype not in floats or len(support) > MAX_ROWS:
             raise ValueError(
-                f"support_ has shape {tuple(support.shape)}; expected (M, {width}) with M up to "
-                f"{MAX_ROWS}"
-            )
-        if dual.shape != support.shape[:1]:
-            raise ValueError(
-                f"dual_ has shape {tuple(dual.shape)}; expected one number for each of the "
-                f"{len(support)} support vectors"
+                f"support_ has shape {tuple(support.shape)} and type {support.dtype}, dual_ "
+                f"{tuple(dual.shape)}; expected (M, {self.embedding_dim}) floats and (M,), with M "
+                f"up to {MAX_ROWS}"
             )
         if is_fitted(state) and (len(support) == 0 or bool((gamma <= 0).any())):
             raise ValueError(

@@ -1,11 +1,10 @@
-"""Gradient-boosted trees: LightGBM fits them, a text keeps them, torch scores with them.
+"""Gradient-boosted trees: LightGBM fits them, tensors keep them, torch scores with them.
 
-LightGBM writes a model as text, and that text is what a checkpoint holds. It is read here because
-LightGBM's own reader trusts what it reads, and the file may be a stranger's; because a graph can
-be exported from tensors only; and because scoring then needs no LightGBM. One evaluator serves all
-three. What is no tree, points out of range or is not finite is an error, never a wrong score. Only
-what our own fit writes is known: splits of the form ``number <= threshold``, no missing numbers.
-Knows no image and no network.
+LightGBM's own text is read once, after the fit, by who wrote it. A checkpoint, which may be a
+stranger's, holds tensors: a graph can be exported from them, and scoring then needs no LightGBM.
+What points out of range, has no end or is not finite is an error, never a wrong score. Only what
+our own fit writes is known: splits of the form ``number <= threshold``, no missing numbers. Knows
+no image and no network.
 
 References:
     Ke et al., "LightGBM: A Highly Efficient Gradient Boosting Decision Tree", NeurIPS 2017.
@@ -13,13 +12,11 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from deepfake.errors import JobError, UsageError
@@ -30,32 +27,7 @@ N_TREES, LEARNING_RATE, MAX_LEAVES = 100, 0.1, 31
 """LightGBM's own defaults; the contest entry does not say what it took."""
 MIN_LEAF_ROWS = 20
 """LightGBM's own default; a tenth of the rows where that is less."""
-_MAX_BYTES, _MAX_TREES, _MAX_NODES, _MAX_DEPTH = 2**25, 10_000, 2_000_000, 256
-_VERSIONS = ("v3", "v4")  # one format
-# Bit 1 is a categorical split, 4 sends zeros aside. Bits 2 and 8 only say where a NaN would go.
-_KNOWN_DECISIONS = (0, 2, 8, 10)
-
-
-class Forest(NamedTuple):
-    """Trees as arrays; a leaf is a node that leads to itself.
-
-    Args:
-        roots: ``(T,)`` node that each tree begins with.
-        feature: ``(K,)`` column that a node asks for.
-        threshold: ``(K,)`` numbers up to it go left.
-        left: ``(K,)`` next node.
-        right: ``(K,)`` next node.
-        value: ``(K,)`` what a leaf adds; 0 elsewhere.
-        depth: Most splits from a root to a leaf.
-    """
-
-    roots: Tensor
-    feature: Tensor
-    threshold: Tensor
-    left: Tensor
-    right: Tensor
-    value: Tensor
-    depth: int
+_MAX_TREES, _MAX_NODES, _MAX_DEPTH = 10_000, 2_000_000, 256
 
 
 class BoostedTrees(Head):
@@ -70,27 +42,23 @@ class BoostedTrees(Head):
         C: Inverse strength of regularisation: ``lambda_l2 = 1 / C``, as of a logistic regression.
 
     Attributes:
-        model_: ``(L,)`` uint8, LightGBM's text.
+        roots_: ``(T,)`` node that each tree begins with.
+        nodes_: ``(3, K)`` for every node of all trees: the column that it asks for, and the nodes
+            that come next to the left and to the right. A leaf leads to itself.
+        numbers_: ``(2, K)`` numbers up to the first go left; a leaf adds the second.
     """
 
     piecewise = True
-    model_: Tensor
-    _roots: Tensor
-    _feature: Tensor
-    _threshold: Tensor
-    _left: Tensor
-    _right: Tensor
-    _value: Tensor
+    roots_: Tensor
+    nodes_: Tensor
+    numbers_: Tensor
 
     def __init__(self, embedding_dim: int = 512, C: float = 2.0) -> None:  # noqa: N803
         super().__init__(embedding_dim, C)
-        self.register_buffer("model_", torch.zeros(0, dtype=torch.uint8))
-        self._plant(None)
-
-    @property
-    def text(self) -> str:
-        """LightGBM's text; ``lightgbm.Booster(model_str=text)`` reads it, too."""
-        return self.model_.numpy().tobytes().decode("ascii")
+        self.register_buffer("roots_", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("nodes_", torch.zeros(3, 0, dtype=torch.int64))
+        self.register_buffer("numbers_", torch.zeros(2, 0, dtype=torch.float64))
+        self._depth = 0
 
     def check_fit(self, n_rows: int) -> None:
         """Ask for LightGBM."""
@@ -102,11 +70,13 @@ class BoostedTrees(Head):
     def decision_function(self, embeddings: Tensor) -> Tensor:
         """Decision values: the sum of the leaves that a row falls into."""
         rows = embeddings.double()
-        node = self._roots.expand(rows.shape[0], -1)  # (N, T); a traced graph has no len
+        feature, left, right = self.nodes_.unbind()  # (K,) each
+        threshold, value = self.numbers_.unbind()
+        node = self.roots_.expand(rows.shape[0], -1)  # (N, T); a traced graph has no len
         for _ in range(self._depth):
-            goes_left = rows.gather(1, self._feature[node]) <= self._threshold[node]
-            node = torch.where(goes_left, self._left[node], self._right[node])
-        return torch.where(rows.isnan().any(1), torch.nan, self._value[node].sum(1))
+            goes_left = rows.gather(1, feature[node]) <= threshold[node]
+            node = torch.where(goes_left, left[node], right[node])
+        return torch.where(rows.isnan().any(1), torch.nan, value[node].sum(1))
 
     def _train(self, rows: Rows, y_true: Labels) -> Any:
         """LightGBM's booster; one thread and one seed, so that all machines give the same trees."""
@@ -133,161 +103,74 @@ class BoostedTrees(Head):
         return decisions
 
     def _keep(self, estimator: Any, rows: Rows) -> None:
-        text = estimator.model_to_string()
-        forest = read_forest(text, self.embedding_dim)
-        if forest.depth == 0:
+        roots, nodes, numbers, start = [], [], [], 0
+        for part in estimator.model_to_string().partition("\nend of trees")[0].split("\nTree=")[1:]:
+            fields = dict(line.split("=", 1) for line in part.splitlines() if "=" in line)
+            feature, left, right = (
+                np.array(fields[name].split(), dtype=np.int64)
+                for name in ("split_feature", "left_child", "right_child")
+            )
+            threshold, value = (
+                np.array(fields[name].split(), dtype=float) for name in ("threshold", "leaf_value")
+            )
+            # Leaves come behind the inner nodes; the text calls them -1, -2, ...
+            leaves = len(feature) + np.arange(len(value))
+            left, right = (
+                start + np.r_[np.where(side < 0, len(feature) + ~side, side), leaves]
+                for side in (left, right)
+            )
+            nodes.append([np.r_[feature, 0 * leaves], left, right])
+            numbers.append([np.r_[threshold, 0.0 * leaves], np.r_[0.0 * feature, value]])
+            roots.append(start)
+            start += len(feature) + len(value)
+        self.roots_ = torch.tensor(roots)
+        self.nodes_ = torch.from_numpy(np.concatenate(nodes, axis=1))
+        self.numbers_ = torch.from_numpy(np.concatenate(numbers, axis=1))
+        self._depth = _find_depth(self.roots_, self.nodes_)
+        if self._depth == 0:
             raise JobError(
                 f"LightGBM finds nothing in {len(rows)} embeddings that tells real from fake; "
                 "they are too few or too alike: train the network longer, or choose head svm"
             )
-        self.model_ = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
-        self._plant(forest)
 
     def _width(self) -> int:
-        return max(self.embedding_dim, len(self._roots))
+        return max(self.embedding_dim, len(self.roots_))
 
     def _take(self, state: dict[str, Any]) -> None:
-        model = state.get("model_")
-        if not isinstance(model, Tensor):
-            return  # torch says so
-        if model.dtype != torch.uint8 or model.ndim != 1 or len(model) > _MAX_BYTES:
+        parts: list[Any] = [state.get(name) for name in ("roots_", "nodes_", "numbers_")]
+        if not all(isinstance(part, Tensor) for part in parts):
+            return  # what is missing is said by torch
+        roots, nodes, numbers = parts
+        found = [(tuple(part.shape), part.dtype) for part in parts]
+        n_trees, n_nodes = roots.numel(), numbers.numel() // 2
+        whole, real = torch.int64, torch.float64
+        expected = [((n_trees,), whole), ((3, n_nodes), whole), ((2, n_nodes), real)]
+        if found != expected or n_trees > _MAX_TREES or n_nodes > _MAX_NODES:
             raise ValueError(
-                f"model_ has shape {tuple(model.shape)} and type {model.dtype}; expected up to "
-                f"{_MAX_BYTES} bytes"
+                f"its trees have shapes and types {found}; expected (T,), (3, K) and (2, K), the "
+                f"last of float64, T up to {_MAX_TREES} and K up to {_MAX_NODES}"
             )
-        if len(model) == 0 and is_fitted(state):
-            raise ValueError("model_ is empty")
-        text = model.numpy().tobytes()
-        self._plant(read_forest(text, self.embedding_dim) if text else None)
-        self.model_ = torch.empty_like(model)
-
-    def _plant(self, forest: Forest | None) -> None:
-        """Keep the arrays beside the text; they are not saved."""
-        if forest is None:
-            none, nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64)
-            forest = Forest(none, none, nothing, none, none, nothing, 0)
-        for name, array in zip(Forest._fields[:-1], forest[:-1], strict=True):
-            self.register_buffer(f"_{name}", array, persistent=False)
-        self._depth = forest.depth
+        if is_fitted(state) and not n_trees:
+            raise ValueError("it has no tree")
+        limits = {"roots": (roots, n_nodes), "features": (nodes[0], self.embedding_dim)}
+        limits["children"] = (nodes[1:], n_nodes)
+        for name, (places, end) in limits.items():
+            if bool(((places < 0) | (places >= end)).any()):
+                raise ValueError(f"its {name} point outside of 0 to {end - 1}")
+        self._depth = _find_depth(roots, nodes)
+        self.roots_, self.nodes_, self.numbers_ = map(torch.empty_like, (roots, nodes, numbers))
 
 
-def read_forest(text: str | bytes, n_features: int) -> Forest:
-    """Read LightGBM's text of a binary classifier.
-
-    Args:
-        text: The model; nothing is assumed of it.
-        n_features: Columns of the rows that it will see.
+def _find_depth(roots: Tensor, nodes: Tensor) -> int:
+    """Most splits from a root to a leaf.
 
     Raises:
-        ValueError: If it is no such text, or has what is not known here; it says where and what.
+        ValueError: If a way is too long, or has no end.
     """
-    try:
-        text = text.decode("ascii") if isinstance(text, bytes) else text
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the text of the trees is no ASCII: {error}") from error
-    body, end, _ = text.partition("\nend of trees")
-    if not body.startswith("tree\n") or not end:
-        raise ValueError("the text of the trees has no beginning or no end")
-    head, *parts = body.split("\nTree=")
-    _check_head(_fields(head), n_features)
-    if not 1 <= len(parts) <= _MAX_TREES:
-        raise ValueError(f"it has {len(parts)} trees; expected 1 to {_MAX_TREES}")
-    trees: list[dict[str, NDArray[Any]]] = []
-    depth = n_nodes = 0
-    for number, part in enumerate(parts):
-        try:
-            tree, tree_depth = _read_tree(_fields(part), n_features)
-        except KeyError as error:
-            raise ValueError(f"tree {number}: it has no {error.args[0]}") from error
-        except (ValueError, OverflowError) as error:
-            raise ValueError(f"tree {number}: {error}") from error
-        # Nodes are numbered through over all trees.
-        tree["left"] += n_nodes
-        tree["right"] += n_nodes
-        tree["roots"] = np.array([n_nodes])
-        n_nodes += len(tree["left"])
-        if n_nodes > _MAX_NODES:
-            raise ValueError(f"it has more than {_MAX_NODES} nodes")
-        depth = max(depth, tree_depth)
-        trees.append(tree)
-    arrays = {
-        name: torch.from_numpy(np.concatenate([tree[name] for tree in trees]))
-        for name in Forest._fields[:-1]
-    }
-    return Forest(**arrays, depth=depth)
-
-
-def _fields(part: str) -> dict[str, str]:
-    """The lines ``name=value`` of a part of the text."""
-    lines = (line.partition("=") for line in part.splitlines())
-    return {name: value for name, _, value in lines}
-
-
-def _check_head(head: dict[str, str], n_features: int) -> None:
-    expected = {
-        "num_class": ("1",),
-        "num_tree_per_iteration": ("1",),
-        "max_feature_idx": (str(n_features - 1),),
-        "version": _VERSIONS,
-    }
-    for name, words in expected.items():
-        if head.get(name) not in words:
-            raise ValueError(f"{name} is {head.get(name)!r}; expected {' or '.join(words)}")
-    if head.get("objective", "").split(" ")[0] != "binary":
-        raise ValueError(f"objective is {head.get('objective')!r}; expected binary")
-    if "average_output" in head:
-        raise ValueError("its trees are averaged (a random forest); expected boosted trees")
-
-
-def _read_tree(fields: dict[str, str], n_features: int) -> tuple[dict[str, NDArray[Any]], int]:
-    """Arrays of one tree, its inner nodes first and its leaves behind them, and its depth."""
-    n_leaves = int(fields["num_leaves"])
-    if not 1 <= n_leaves <= _MAX_NODES:
-        raise ValueError(f"num_leaves is {n_leaves}; expected 1 to {_MAX_NODES}")
-    for name, what in (("num_cat", "categorical splits"), ("is_linear", "linear leaves")):
-        if fields.get(name, "0") != "0":
-            raise ValueError(f"it has {what}, which are not known here")
-    n_splits = n_leaves - 1
-    value = _numbers(fields, "leaf_value", n_leaves, float)
-    threshold = _numbers(fields, "threshold", n_splits, float)
-    names = ("split_feature", "decision_type", "left_child", "right_child")
-    feature, decision, *sides = (_numbers(fields, name, n_splits, int) for name in names)
-    if n_splits and not (feature.min() >= 0 and feature.max() < n_features):
-        raise ValueError(f"it asks for features outside of 0 to {n_features - 1}")
-    if not np.isin(decision, _KNOWN_DECISIONS).all():
-        raise ValueError("its decision_type holds more than plain thresholds")
-    children = np.stack(sides)  # (2, K); a leaf is written as -1 - its number
-    inner = np.where(children < n_splits, children, -1 - n_leaves)  # which is no leaf
-    children = np.where(inner < 0, n_splits + ~inner, inner)
-    # Every node but the root has one parent, which comes before it: no cycle, and no way around.
-    if sorted(children.ravel().tolist()) != list(range(1, n_splits + n_leaves)):
-        raise ValueError("its children are no tree: one is missing, doubled or out of range")
-    if (children <= np.arange(n_splits)).any():
-        raise ValueError("its children are no tree: one comes before its parent")
-    depth_of = [0] * (n_splits + n_leaves)
-    for node, (a, b) in enumerate(children.T.tolist()):
-        depth_of[a] = depth_of[b] = depth_of[node] + 1
-    if max(depth_of) > _MAX_DEPTH:
-        raise ValueError(f"it is {max(depth_of)} splits deep; expected up to {_MAX_DEPTH}")
-    leaves = np.arange(n_splits, n_splits + n_leaves)
-    arrays = {
-        "feature": np.concatenate([feature, np.zeros(n_leaves, dtype=np.int64)]),
-        "threshold": np.concatenate([threshold, np.zeros(n_leaves)]),
-        "left": np.concatenate([children[0], leaves]),
-        "right": np.concatenate([children[1], leaves]),
-        "value": np.concatenate([np.zeros(n_splits), value]),
-    }
-    return arrays, max(depth_of)
-
-
-def _numbers(
-    fields: dict[str, str], name: str, count: int, kind: Callable[[str], float]
-) -> NDArray[Any]:
-    """Finite numbers of one line; ``KeyError`` if it is missing."""
-    words = fields[name].split() if count else []
-    if len(words) != count:
-        raise ValueError(f"{name} has {len(words)} numbers; expected {count}")
-    numbers = np.array([kind(word) for word in words], dtype=np.int64 if kind is int else float)
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"{name} holds numbers that are not finite")
-    return numbers
+    places = roots
+    for depth in range(_MAX_DEPTH + 1):
+        below = nodes[1:, places]
+        if bool((below == places).all()):
+            return depth
+        places = below.unique()  # type: ignore[no-untyped-call]
+    raise ValueError(f"its trees are more than {_MAX_DEPTH} splits deep, or have no end")

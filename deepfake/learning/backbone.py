@@ -88,30 +88,23 @@ def _choose_options(name: str, size: int, settings: set[str]) -> tuple[dict[str,
 
 def _try_size(name: str, size: int, settings: set[str]) -> tuple[dict[str, Any], int] | str:
     """Options and number of features, or why the network does not take the size."""
-    found = _count_features(name, size, {})
-    if isinstance(found, int):
-        return {}, found
-    if "img_size" not in settings:
-        return found
-    options = {"img_size": size}
-    found = _count_features(name, size, options)
-    return (options, found) if isinstance(found, int) else found
-
-
-def _count_features(name: str, size: int, options: dict[str, Any]) -> int | str:
-    """Width of the network's answer to one crop, or why it gives none."""
-    try:
-        network = _sketch(name, options)
-        patch = _patch_of(network)
-        if patch and size % patch:
-            return f"its patches of {patch} px do not divide it"
-        with torch.device("meta"), torch.no_grad():
-            features = network(torch.zeros(1, 3, size, size))
-    except _REFUSALS as error:
-        return one_line(str(error))
-    if features.ndim != 2:
-        return f"it answers with {tuple(features.shape)}, not with a vector for each crop"
-    return int(features.shape[1])
+    problem = ""
+    for options in ({}, {"img_size": size}) if "img_size" in settings else ({},):
+        try:
+            network = _sketch(name, options)
+            patch = _patch_of(network) or 1
+            if size % patch:
+                problem = f"its patches of {patch} px do not divide it"
+                continue
+            with torch.device("meta"), torch.no_grad():
+                features = network(torch.zeros(1, 3, size, size))
+        except _REFUSALS as error:
+            problem = one_line(str(error))
+            continue
+        if features.ndim == 2:
+            return options, int(features.shape[1])
+        problem = f"it answers with {tuple(features.shape)}, not with a vector for each crop"
+    return problem
 
 
 def _sketch(name: str, options: dict[str, Any]) -> nn.Module:
@@ -150,7 +143,7 @@ def _make_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
         backbone: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, **options)
     except (OSError, RuntimeError) as error:
         raise UsageError(
-            f"timm could not get pretrained weights of {name!r} ({_first_line(error)}); give a "
+            f"timm could not get pretrained weights of {name!r} ({one_line(str(error))}); give a "
             "local file with --model.pretrained PATH, start from random with --model.pretrained "
             "false, or run once with the hub in reach to fill its cache"
         ) from error
@@ -197,7 +190,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         *(UnpicklingError, SafetensorError),
     ) as error:
         raise UsageError(
-            f"pretrained={str(path)!r} holds no weights: {_first_line(error)}"
+            f"pretrained={str(path)!r} holds no weights: {one_line(str(error))}"
         ) from error
     return state
 
@@ -207,13 +200,13 @@ def _load(
 ) -> nn.Module:
     """Load weights strictly; only a classifier may be too much, only a resampled size differ."""
     classifier = backbone.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr,operator]
-    layers = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    layers = [classifier] if isinstance(classifier, str) else classifier
     wanted = backbone.state_dict()
     state = {
         # Half precision would round what is resampled.
         key: value.float() if value.is_floating_point() else value
         for key, value in state.items()
-        if key in wanted or not key.startswith(tuple(f"{layer}." for layer in layers) or ("\0",))
+        if key in wanted or not any(key.startswith(f"{layer}.") for layer in layers)
     }
     same_names = state.keys() == wanted.keys()
     try:
@@ -222,7 +215,7 @@ def _load(
         backbone.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise UsageError(
-            f"pretrained={origin!r} does not fit backbone {name!r}: {_first_line(error, 3)}"
+            f"pretrained={origin!r} does not fit backbone {name!r}: {one_line(str(error), 300)}"
         ) from error
     return backbone
 
@@ -239,8 +232,3 @@ def _resample(
     # Without a second copy of all weights in it.
     filled.pretrained_cfg = filled.default_cfg = backbone.pretrained_cfg
     return filled
-
-
-def _first_line(error: Exception, lines: int = 1) -> str:
-    text = " ".join(line.strip() for line in str(error).strip().splitlines()[:lines])
-    return f"{type(error).__name__}: {text[:300]}"

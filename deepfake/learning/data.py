@@ -212,7 +212,7 @@ class CropDataModule(LightningDataModule):
         return self.load(self.datasets["test"])
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Plain batches of all crops of the folder, each once; ``name_of`` names them.
+        """Plain batches of all crops of the folder, each once.
 
         Processes have shares of different lengths: predicting must not wait for the others.
 
@@ -226,10 +226,6 @@ class CropDataModule(LightningDataModule):
                 "processes"
             )
         return self._load_plain(dataset, UnrepeatedDistributedSampler)
-
-    def name_of(self, index: int) -> str:
-        """File of a crop in its folder, by its index in a batch of ``predict_dataloader``."""
-        return self.datasets["predict"].rows[index].crop
 
     def load(self, dataset: CropDataset) -> DataLoader[Sample]:
         """This process's share of a data set, in order, without augmentation.
@@ -269,7 +265,10 @@ class CropDataModule(LightningDataModule):
 
     def _divide(self, manifest: Manifest, look: bool) -> None:
         """Fill the data sets of the splits, and refuse what nothing can be learnt from."""
-        splits = self._assign_splits(manifest)
+        splits = assign_splits(manifest.rows, self.split.by, self.split.shares, self.seed)
+        given = [row.split for row in manifest.rows]
+        if any(given) and splits != given and self.split.by == "auto":
+            logger.info("%s brings no validation split; one was drawn from train", self.root)
         counts: dict[str, dict[str, int]] = {}
         for split in SPLITS:
             rows = [row for row, own in zip(manifest.rows, splits, strict=True) if own == split]
@@ -289,13 +288,6 @@ class CropDataModule(LightningDataModule):
         if look:
             self._audit_look_alikes(manifest, splits)
         self.description = DataDescription(manifest, counts)
-
-    def _assign_splits(self, manifest: Manifest) -> list[str]:
-        given = [row.split for row in manifest.rows]
-        splits = assign_splits(manifest.rows, self.split.by, self.split.shares, self.seed)
-        if any(given) and splits != given and self.split.by == "auto":
-            logger.info("%s brings no validation split; one was drawn from train", self.root)
-        return splits
 
     def _check_landmarks(self) -> None:
         """Refuse settings that ask for what the training crops do not bring."""

@@ -143,13 +143,8 @@ class EmbeddingModel(nn.Module):
                 return
         except (LookupError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"pretrained={origin!r} is damaged: {error}") from error
-        logger.info(
-            "%s has an embedding of width %d, not %d: its backbone is taken, the projection starts "
-            "from random",
-            origin,
-            width,
-            self.projection.out_features,
-        )
+        told = "%s has an embedding of width %d: its projection is not taken, it starts from random"
+        logger.info(told, origin, width)
 
 
 def _read_own(pretrained: bool | str, backbone: str) -> dict[str, Tensor]:

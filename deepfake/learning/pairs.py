@@ -56,36 +56,27 @@ def choose_pairs(
     Raises:
         UsageError: If pairs are wanted for certain and there is none.
     """
-    n_fakes = int((labels == 1).sum())
-    n_pairs = int((originals >= 0).sum())
+    n_fakes, n_pairs = int((labels == 1).sum()), int((originals >= 0).sum())
+    told = (
+        f"data.batches.paired: {n_pairs} of {n_fakes} training fakes have their original among the "
+        "training crops"
+    )
     if wanted == "auto" and (2 * n_pairs <= n_fakes or batch_size % 2):
-        logger.info(
-            "data.batches.paired auto: no pairs, %d of %d training fakes have their original among "
-            "the training crops, batches of %d",
-            n_pairs,
-            n_fakes,
-            batch_size,
-        )
+        logger.info("%s: no pairs, batches of %d", told, batch_size)
         return False
     if not n_pairs:
         raise UsageError(
             "data.batches.paired needs the original of fakes, but no training fake names one that "
             "is there: fill the column original of the CSV, or leave the option out"
         )
-    if n_pairs < n_fakes:
-        logger.warning(
-            "data.batches.paired: %d of %d training fakes have no original among the training "
-            "crops; other reals stand in",
-            n_fakes - n_pairs,
-            n_fakes,
-        )
     n_reals = len(labels) - n_fakes
-    n_unpaired = n_reals - len(np.unique(originals[originals >= 0]))
-    if n_unpaired:
-        logger.info(
-            "data.batches.paired: %d of %d training reals are no fake's original; each comes once "
-            "in a pass, beside another's fake",
-            n_unpaired,
-            n_reals,
-        )
+    n_strangers = n_reals - len(np.unique(originals[originals >= 0]))
+    level = logging.WARNING if n_pairs < n_fakes else logging.INFO
+    logger.log(
+        level,
+        "%s; %d of %d training reals are no fake's original and come with the fakes of others",
+        told,
+        n_strangers,
+        n_reals,
+    )
     return True

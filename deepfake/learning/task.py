@@ -6,8 +6,7 @@ Everything beside the step (averages, frozen weights, refusals, the fitted head)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +26,7 @@ from deepfake.learning.checkpoint_file import part_of, read_content, seal
 from deepfake.learning.crops import Sample
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.embedder import EmbeddingModel
+from deepfake.learning.epoch_means import EpochMeans
 from deepfake.learning.losses import Metrics, Objective, SemiHardTripletLoss
 from deepfake.learning.optimization import (
     MakeOptimizer,
@@ -43,9 +43,8 @@ from deepfake.learning.resume import (
     refuse_other_length,
 )
 from deepfake.learning.trained import Trained, freeze, parameter_groups, scale_rates
-from deepfake.learning.tuning import can_fuse
+from deepfake.learning.tuning import FUSED
 from deepfake.learning.validation import CollectedEmbeddings, RecentEmbeddings
-from deepfake.learning.watch import EpochMeans
 
 RUN_KEY = "deepfake_run"
 """Where a checkpoint keeps what only its own run needs, to go on."""
@@ -88,6 +87,12 @@ class TrainingSettings:
     trained: Trained = "all"
     layer_decay: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise UsageError(
+                f"model.training.chunk_size={self.chunk_size}; expected 1 or more, or null"
+            )
+
 
 class EmbeddingTask(LightningModule):
     """Train an embedding of face crops with a metric learning objective.
@@ -127,10 +132,6 @@ class EmbeddingTask(LightningModule):
         training: TrainingSettings = TrainingSettings(),
     ) -> None:
         super().__init__()
-        if training.chunk_size is not None and training.chunk_size < 1:
-            raise UsageError(
-                f"model.training.chunk_size={training.chunk_size}; expected 1 or more, or null"
-            )
         shape = asdict(network)
         self.embedder = EmbeddingModel(backbone, image_size, pretrained=pretrained, **shape)
         self.objective = (objective or SemiHardTripletLoss()).build(network.embedding_dim)
@@ -179,11 +180,15 @@ class EmbeddingTask(LightningModule):
         path = Path(checkpoint_path)
         content = read_content(path)
         state = content["state_dict"]
-        with _damage_named(path):
-            hyper = content["hyper_parameters"]
+        hyper = content["hyper_parameters"]
+        try:
             network = NetworkSettings(**{f.name: hyper[f.name] for f in fields(NetworkSettings)})
-            where = {"backbone": hyper["backbone"], "image_size": hyper["image_size"]}
-            task = cls(**where, network=network, objective=objective, **settings)
+            settings |= {name: hyper[name] for name in ("backbone", "image_size")}
+            task = cls(network=network, objective=objective, **settings)
+        except (UsageError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} does not fit this version of deepfake: {error}"
+            ) from error
         load_part(path, state, "embedder", task.embedder)
         if objective is not None:
             load_part(path, state, "objective", task.objective)
@@ -270,12 +275,7 @@ class EmbeddingTask(LightningModule):
         return embeddings
 
     def on_validation_epoch_end(self) -> None:
-        """Log loss, AUC, equal error rate and accuracy.
-
-        While training, the scores come from a linear SVM on the running epoch's own training
-        embeddings, so that they cost no extra pass and never see a validation label; afterwards
-        they come from the fitted head.
-        """
+        """Log loss, AUC, equal error rate and accuracy; without a head see ``RecentEmbeddings``."""
         self._log_collected("val")
 
     def test_step(self, batch: Sample, batch_idx: int) -> Tensor:
@@ -303,7 +303,6 @@ class EmbeddingTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all that is trained, with its schedule."""
-        device = self.embedder.projection.weight.device
         trainer = self._trainer
         # Lightning cannot clip what a fused step would unscale by itself.
         clipped = bool(trainer and trainer.gradient_clip_val and "mixed" in str(trainer.precision))
@@ -312,7 +311,7 @@ class EmbeddingTask(LightningModule):
             groups=lambda: parameter_groups(
                 self.embedder, self.objective.parameters(), self.layer_decay
             ),
-            fused=can_fuse(device) and not clipped,
+            fused=self.device.type in FUSED and not clipped,
         )
         scale_rates(optimizer)
         schedule = length = None
@@ -414,11 +413,3 @@ def _step_when(schedule: LRScheduler | ReduceLROnPlateau) -> dict[str, Any]:
 
 def _name(thing: object) -> str | None:
     return None if thing is None else f"{type(thing).__module__}.{type(thing).__qualname__}"
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error

@@ -23,7 +23,8 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 COMPILER = "inductor"
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _NEVER = 2**31 - 1
-_FUSED = ("cuda", "cpu", "mps")  # where torch's optimisers have one kernel for all weights
+FUSED = ("cuda", "cpu", "mps")
+"""Devices for which torch's optimisers have one kernel for all weights."""
 
 
 def choose_precision(accelerator: str) -> Precision:
@@ -45,11 +46,6 @@ def choose_precision(accelerator: str) -> Precision:
     if oldest >= 8:
         return "bf16-mixed"
     return "16-mixed" if oldest == 7 else "32-true"
-
-
-def can_fuse(device: torch.device) -> bool:
-    """Whether the optimisers may update all weights of this device in one kernel."""
-    return device.type in _FUSED
 
 
 def compile_forward(forward: Callable[..., Tensor], mode: CompileMode) -> Callable[..., Tensor]:

@@ -37,22 +37,16 @@ class BestCheckpoint(ModelCheckpoint):
 
 def make_checkpoints(folder: Path, validates: bool) -> list[ModelCheckpoint]:
     """Callbacks that keep the best epoch, where there is a validation, and the last one."""
-    last = ModelCheckpoint(
-        # Of its own: Lightning's save_last skips the epochs that are not the best so far.
-        dirpath=folder / CHECKPOINTS,
-        filename=Path(LAST).stem,
-        enable_version_counter=False,
-        # An epoch's checkpoint is only resumable once the epoch is really over.
-        save_on_train_epoch_end=True,
-    )
+    # An epoch's checkpoint is only resumable once the epoch is really over.
+    shared: dict[str, Any] = {"dirpath": folder / CHECKPOINTS, "save_on_train_epoch_end": True}
+    # Of its own: Lightning's save_last skips the epochs that are not the best so far.
+    last = ModelCheckpoint(filename=Path(LAST).stem, enable_version_counter=False, **shared)
     best = BestCheckpoint(
-        dirpath=folder / CHECKPOINTS,
         filename="epoch{epoch:03d}-auc{val_auc:.4f}",
         auto_insert_metric_name=False,
         monitor="val_auc",
         mode="max",
-        save_top_k=1,
-        save_on_train_epoch_end=True,
+        **shared,
     )
     return [best, last] if validates else [last]
 

@@ -72,14 +72,11 @@ def find_start(
             "go on from the last epoch"
         )
     is_over = -1 < (-1 if max_epochs is None else max_epochs) <= info["epoch"] + 1
-    if (is_over or -1 < max_steps <= info["global_step"]) and is_finished(path):
+    if (is_over or -1 < max_steps <= info["global_step"]) and (
+        path.parent.parent / MODEL_FILE
+    ).exists():
         raise FinishedRun(path.parent.parent)
     return path, goes_on
-
-
-def is_finished(checkpoint: Path) -> bool:
-    """Whether the run that a checkpoint of mid-training belongs to has made its model."""
-    return (checkpoint.parent.parent / MODEL_FILE).exists()
 
 
 def claim_folder(wanted: str | None, goes_on: bool = False) -> Path:

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -24,13 +24,68 @@ from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
 from deepfake.learning.tuning import choose_precision
 from deepfake.records import Aggregation
-from deepfake.training.callbacks import CallbackSettings, make_callbacks
+from deepfake.reports.curves import draw_curves
+from deepfake.training.callbacks.averaging import AverageWeights
+from deepfake.training.callbacks.collapse import CollapseWatch
+from deepfake.training.callbacks.compilation import CompileForward
+from deepfake.training.callbacks.dropout_seed import SeedDropout
+from deepfake.training.callbacks.epoch_log import EpochLog
+from deepfake.training.callbacks.finite import RefuseNonFinite
+from deepfake.training.callbacks.freezing import FreezeBackbone
+from deepfake.training.callbacks.head import FitHead
 from deepfake.training.callbacks.interruption import StopOnSignal
+from deepfake.training.callbacks.memory import MemoryFormat
+from deepfake.training.callbacks.run_record import RunRecord
 from deepfake.training.checkpointing import AtomicCheckpointIO, make_checkpoints
 from deepfake.training.folder import CHECKPOINTS, LAST, claim_folder, find_start
 from deepfake.training.parser import TrainParser, resolve_configs
 
 logger = logging.getLogger(__name__)
+
+
+_CALLBACKS = {
+    "average": AverageWeights,
+    "freeze": FreezeBackbone,
+    "memory": MemoryFormat,
+    "compile": CompileForward,
+}
+"""Callbacks whose settings are options, by the name of their group, in the order that they need."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The run.
+
+    Args:
+        run: Folder of this run.
+        resume: Run folder or .ckpt to go on from; 'auto' goes on in --run if it was begun.
+        checkpoint_minutes: Time between checkpoints in mid-epoch; null keeps ends of epochs only.
+        weights: Epoch that the final model is made of.
+        preset: Said in a configuration file: it is a whole recipe and inherits nothing.
+    """
+
+    run: str | None = None
+    resume: str | None = None
+    checkpoint_minutes: float | None = 30.0
+    weights: Literal["best", "last"] = "best"
+    preset: bool = False
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """What is watched and said.
+
+    Args:
+        finite: Stop at a loss, an embedding or a weight that is no number.
+        collapse_steps: Warn after so many collapsed steps in a row; 0 leaves it out.
+        log_s: Seconds between two lines within an epoch; ``null`` says nothing at all.
+        record: Leave ``environment.json``, ``metrics.csv`` and ``curves.svg`` in the run's folder.
+    """
+
+    finite: bool = True
+    collapse_steps: int = 50
+    log_s: float | None = 30.0
+    record: bool = True
 
 
 class CountingTrainer(Trainer):
@@ -94,34 +149,14 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What is neither the model's, nor the data's, nor the Trainer's."""
-        parser.add_argument("--run", type=str | None, default=None, help="folder of this run")
-        parser.add_argument(
-            "--resume",
-            type=str | None,
-            default=None,
-            help="run folder or .ckpt to go on from; 'auto' goes on in --run if it was begun",
-        )
-        parser.add_argument(
-            "--checkpoint_minutes",
-            type=float | None,
-            default=30.0,
-            help="time between checkpoints in mid-epoch; null keeps ends of epochs only",
-        )
-        parser.add_argument(
-            "--weights",
-            type=Literal["best", "last"],
-            default="best",
-            help="epoch that the final model is made of",
-        )
-        parser.add_argument(
-            "--preset",
-            type=bool,
-            default=False,
-            help="said in a configuration file: it is a whole recipe and inherits nothing",
-        )
+        parser.add_class_arguments(RunSettings)
         # How predictions make one score of the faces of a file; training only stores it.
         parser.add_class_arguments(Aggregation, "aggregation")
-        parser.add_class_arguments(CallbackSettings)
+        for name, kind in _CALLBACKS.items():
+            parser.add_class_arguments(kind, name)
+        skipped = {"folder", "weights", "aggregation"}
+        parser.add_class_arguments(FitHead, "head", skip=skipped, instantiate=False)
+        parser.add_class_arguments(WatchSettings, "watch")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -197,22 +232,27 @@ class TrainCLI(LightningCLI):
         if weights == "best" and not (keeps and validates):
             logger.info("without checkpoints or validation, the model is made of the last epoch")
             weights = "last"
-        settings = {field.name: self.config_init[field.name] for field in fields(CallbackSettings)}
-        callbacks: list[Callback] = [
+        watch = self.config_init.watch
+        callbacks: list[Callback | None] = [
             *(make_checkpoints(self.folder, validates) if keeps else []),
             StopOnSignal(self.folder / CHECKPOINTS / LAST, self.config.checkpoint_minutes),
-            *make_callbacks(
+            SeedDropout(int(self.config.seed_everything)),
+            *(self.config_init[name] for name in _CALLBACKS),
+            RefuseNonFinite() if watch.finite else None,
+            CollapseWatch(watch.collapse_steps) if watch.collapse_steps else None,
+            EpochLog(watch.log_s) if watch.log_s is not None else None,
+            RunRecord(self.folder, draw_curves) if watch.record else None,
+            # Every look at the loss waits for the device.
+            TQDMProgressBar(refresh_rate=10) if shows_progress else None,
+            # The last of them: it scores with the weights that the others have left.
+            FitHead(
                 self.folder,
-                CallbackSettings(**settings),
-                seed=int(self.config.seed_everything),
+                **self.config.head.as_dict(),
                 weights=weights,
-                aggregation=Aggregation(**self.config.aggregation.as_dict()),
+                aggregation=self.config_init.aggregation,
             ),
         ]
-        if shows_progress:
-            # Every look at the loss waits for the device.
-            callbacks.append(TQDMProgressBar(refresh_rate=10))
-        return callbacks
+        return [callback for callback in callbacks if callback is not None]
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -100,14 +100,14 @@ def _read_side(settings: dict[str, Any], words: Sequence[str]) -> list[str]:
     if "image_size" in (settings.get("model") or {}):
         return []
     pairs = zip(words, [*words[1:], ""], strict=True)
-    given = [word.partition("=")[2] or after for word, after in pairs if _names_root(word)]
+    given = [
+        word.partition("=")[2] or after
+        for word, after in pairs
+        if word.partition("=")[0] == "--data.root"
+    ]
     root = given[-1] if given else (settings.get("data") or {}).get("root")
     try:
         side = read_job(Path(root or ""))["crop_spec"]["size"]
     except UsageError:
         return []  # said when everything else is read
     return [f"--model.image_size={side}"]
-
-
-def _names_root(word: str) -> bool:
-    return word.partition("=")[0] == "--data.root"

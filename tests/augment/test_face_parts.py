@@ -11,7 +11,6 @@ import pytest
 
 from deepfake.augment.face_parts import (
     BLIND_CASES,
-    REGIONS,
     Crop,
     Points,
     blind_face,
@@ -21,6 +20,7 @@ from deepfake.augment.face_parts import (
     hide_half,
     hull_mask,
     outline,
+    part_of_face,
     to_68,
     to_five,
 )
@@ -124,21 +124,21 @@ def test_the_outline_holds_the_face() -> None:
 @pytest.mark.parametrize("tilt", [0, 20])
 def test_regions(part: str, inside: list[int], outside: list[int], tilt: float) -> None:
     points = face(tilt=tilt)
-    mask = hull_mask(REGIONS[part](points), SIZE)
+    mask = hull_mask(part_of_face(part, points), SIZE)
     assert mask.any()
     assert all(covers(mask, points[n]) for n in inside)
     assert not any(covers(mask, points[n]) for n in outside)
 
 
 def test_the_forehead_lies_above_the_brows() -> None:
-    rows = np.flatnonzero(hull_mask(REGIONS["forehead"](face()), SIZE).any(axis=1))
+    rows = np.flatnonzero(hull_mask(part_of_face("forehead", face()), SIZE).any(axis=1))
     assert rows.max() <= face()[17:27, 1].max() + 1
     assert np.ptp(rows) > 15
 
 
 def test_blind_face_draws_the_entrys_seven_cases() -> None:
     points = face()
-    parts = {name: hull_mask(REGIONS[name](points), SIZE).tobytes() for name in REGIONS}
+    parts = {name: hull_mask(part_of_face(name, points), SIZE).tobytes() for name in BLIND_CASES}
     names = {mask: name for name, mask in parts.items()}
     counts: Counter[str] = Counter()
     for seed in range(700):
@@ -147,7 +147,7 @@ def test_blind_face_draws_the_entrys_seven_cases() -> None:
     assert BLIND_CASES.count("upper") == 2
     # A share of 1/7 of 700 has a standard deviation of 9.
     assert counts["upper"] == pytest.approx(200, abs=50)
-    for name in set(REGIONS) - {"upper"}:
+    for name in set(BLIND_CASES) - {"upper"}:
         assert counts[name] == pytest.approx(100, abs=40)
 
 

@@ -131,13 +131,13 @@ def test_a_collapsed_network_is_said(noise: float) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        pytest.param({"support_": torch.zeros(3, 9)}, r"shape \(3, 9\); expected \(M, 8\)", id="w"),
+        pytest.param({"support_": torch.zeros(3, 9)}, r"\(3, 9\) .*expected \(M, 8\)", id="w"),
         pytest.param({"support_": torch.zeros(8)}, r"support_ has shape \(8,\)", id="flat"),
         pytest.param({"support_": torch.zeros(3, 8).long()}, "type torch.int64", id="type"),
         pytest.param({"support_": torch.zeros(31, 8)}, "with M up to 30", id="long"),
         pytest.param({"support_": torch.full((3, 8), torch.nan)}, "support_ .*not", id="nan"),
         pytest.param({"dual_": torch.tensor([torch.inf])}, "dual_ .*not finite", id="inf"),
-        pytest.param({"dual_": torch.zeros(2)}, r"dual_ has shape \(2,\)", id="fewer"),
+        pytest.param({"dual_": torch.zeros(2)}, r"dual_ \(2,\); expected", id="fewer"),
         pytest.param({"gamma_": torch.tensor(0.0)}, "gamma_ is 0.0; expected", id="gamma"),
         pytest.param({"gamma_": torch.ones(2)}, "size mismatch for gamma_", id="gammas"),
         pytest.param(

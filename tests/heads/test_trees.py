@@ -1,182 +1,112 @@
-"""Trees read from LightGBM's text against LightGBM itself, and texts that are no trees."""
+"""Trees against LightGBM itself, and tensors that are no trees."""
 
 from __future__ import annotations
 
 import builtins
 import importlib.util
-import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from deepfake.errors import JobError, UsageError
 from deepfake.heads import base, make_empty_head, trees
 from deepfake.heads.calibration import fit_sigmoid, make_folds
-from deepfake.heads.trees import BoostedTrees, read_forest
+from deepfake.heads.trees import BoostedTrees
 from tests.made_embeddings import draw, reload
 
-# A model of two trees over three features: x1 <= 0.5 ? (x0 <= -1 ? a : b) : c, and a leaf alone.
-TEXT = """tree
-version=v4
-num_class=1
-num_tree_per_iteration=1
-label_index=0
-max_feature_idx=2
-objective=binary sigmoid:1
-feature_names=Column_0 Column_1 Column_2
-tree_sizes=300 100
-
-Tree=0
-num_leaves=3
-num_cat=0
-split_feature=1 0
-threshold=0.5 -1
-decision_type=2 2
-left_child=1 -1
-right_child=-2 -3
-leaf_value=1 20 300
-is_linear=0
-shrinkage=1
+# Two trees over three features: x1 <= 0.5 ? (x0 <= -1 ? 1 : 300) : 20, and a leaf alone.
+ROOTS = torch.tensor([0, 5])
+NODES = torch.tensor([[1, 0, 0, 0, 0, 0], [1, 2, 2, 3, 4, 5], [3, 4, 2, 3, 4, 5]])
+NUMBERS = torch.tensor([[0.5, -1, 0, 0, 0, 0], [0, 0, 1, 20, 300, 4000]], dtype=torch.float64)
 
 
-Tree=1
-num_leaves=1
-num_cat=0
-split_feature=
-threshold=
-decision_type=
-left_child=
-right_child=
-leaf_value=4000
-is_linear=0
-shrinkage=1
-
-
-end of trees
-
-parameters:
-end of parameters
-"""
-
-
-def planted(text: str, n_features: int = 3) -> BoostedTrees:
-    """A classifier of a text, as loading makes it."""
-    state = BoostedTrees(n_features).state_dict()
-    state |= {
-        "model_": torch.tensor(list(text.encode()), dtype=torch.uint8),
-        "slope_": torch.tensor(-1.0),
-        "fitted_": torch.tensor(True),
-    }
-    made = make_empty_head(state, n_features)
+def planted(**changes: Tensor) -> BoostedTrees:
+    """A classifier of these tensors, as loading makes it."""
+    state = BoostedTrees(3).state_dict()
+    state |= {"roots_": ROOTS, "nodes_": NODES, "numbers_": NUMBERS}
+    state |= {"slope_": torch.tensor(-1.0), "fitted_": torch.tensor(True)} | changes
+    made = make_empty_head(state, 3)
     made.load_state_dict(state)
     assert isinstance(made, BoostedTrees)
     return made
 
 
-def test_a_text_that_can_be_followed_by_hand() -> None:
+def test_trees_that_can_be_followed_by_hand() -> None:
     rows = torch.tensor(
         [[-2.0, 0.5, 0.0], [-1.0, 0.0, 9.0], [0.0, 0.5, 0.0], [-2.0, 0.6, 0.0], [0, torch.nan, 0]],
         dtype=torch.float64,
     )
-    made = planted(TEXT)
+    made = planted()
     assert made.decision_function(rows)[:4].tolist() == [4001.0, 4001.0, 4300.0, 4020.0]
     assert bool(made(rows)[4].isnan())  # never an answer for what is no number
-    assert made.text == TEXT
 
 
-def swap(pattern: str, replacement: str) -> str:
-    text, count = re.subn(pattern, replacement, TEXT, count=1, flags=re.MULTILINE)
-    assert count == 1
-    return text
+def changed(tensor: Tensor, row: int, column: int, value: float) -> Tensor:
+    tensor = tensor.clone()
+    tensor[row, column] = value
+    return tensor
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"),
+    ("changes", "problem"),
     [
-        pytest.param("", "model_ is empty", id="empty"),
-        pytest.param("no trees at all", "no beginning or no end", id="text"),
-        pytest.param("tree\n\u00e9", "is no ASCII", id="ascii"),
-        pytest.param(TEXT[:-60].partition("end of")[0], "no beginning or no end", id="cut"),
-        pytest.param(swap("^version=v4", "version=v9"), "version is 'v9'; expected v3 or", id="v"),
-        pytest.param(swap("^num_class=1", "num_class=3"), "num_class is '3'", id="classes"),
-        pytest.param(swap("^max_feature_idx=2", "max_feature_idx=7"), "max_fea.* '7'", id="width"),
-        pytest.param(swap("^objective=binary", "objective=l2"), "objective is 'l2", id="goal"),
-        pytest.param(swap("^label_index", "average_output\nlabel_index"), "averaged", id="forest"),
-        pytest.param(swap(r"^Tree=0[\s\S]*shrinkage=1\n", ""), "it has 0 trees", id="no-tree"),
-        pytest.param(swap("^num_cat=0", "num_cat=1"), "it has categorical", id="categories"),
-        pytest.param(swap("^is_linear=0", "is_linear=1"), "tree 0: it has linear", id="linear"),
-        pytest.param(swap("^decision_type=2 2", "decision_type=2 1"), "decision_type", id="bit"),
-        pytest.param(swap("^decision_type=2 2", "decision_type=2 64"), "decision_type", id="bits"),
-        pytest.param(swap("^decision_type=2 2", "decision_type=2 6"), "decision_type", id="zeros"),
-        pytest.param(swap("^num_leaves=3", "num_leaves=0"), "num_leaves is 0", id="no-leaf"),
-        pytest.param(swap("^num_leaves=3", "num_leaves=4"), "leaf_value has 3 num.* 4", id="more"),
-        pytest.param(swap("^num_leaves=3\n", ""), "it has no num_leaves", id="missing"),
-        pytest.param(swap("^num_leaves=3", "num_leaves=three"), "tree 0: invalid", id="word"),
-        pytest.param(swap("^split_feature=1 0", "split_feature=1 3"), "outside of 0 to 2", id="f"),
-        pytest.param(swap("^split_feature=1 0", "split_feature=1 -1"), "outside of 0", id="minus"),
-        pytest.param(swap("^split_feature=1 0", "split_feature=1 " + "9" * 30), "tree 0", id="big"),
-        pytest.param(swap("^threshold=0.5", "threshold=nan"), "threshold .*not finite", id="nan"),
-        pytest.param(swap("^threshold=0.5", "threshold=inf"), "threshold .*not finite", id="inf"),
-        pytest.param(swap("^leaf_value=1 20", "leaf_value=1 -inf"), "leaf_value .*not", id="leaf"),
-        pytest.param(swap("^left_child=1 -1", "left_child=1 1"), "no tree: one is mis", id="twice"),
-        pytest.param(swap("^left_child=1 -1", "left_child=0 -1"), "are no tree: one", id="cycle"),
-        pytest.param(swap("^left_child=1 -1", "left_child=2 -1"), "are no tree: one", id="range"),
-        pytest.param(swap("^left_child=1 -1", "left_child=1 -9"), "are no tree: one", id="leaves"),
-        pytest.param(
-            swap("^left_child=1 -1", "left_child=1 -9223372036854775808"), "are no tree", id="wrap"
-        ),
-        pytest.param(
-            TEXT.replace("num_leaves=3", "num_leaves=4")
-            .replace("split_feature=1 0", "split_feature=0 0 0")
-            .replace("threshold=0.5 -1", "threshold=0 0 0")
-            .replace("decision_type=2 2", "decision_type=2 2 2")
-            .replace("left_child=1 -1", "left_child=-1 2 1")  # 1 and 2 lead to each other
-            .replace("right_child=-2 -3", "right_child=-2 -3 -4")
-            .replace("leaf_value=1 20 300", "leaf_value=1 2 3 4"),
-            "one comes before its parent",
-            id="loop",
-        ),
+        pytest.param({"roots_": torch.tensor([0, 6])}, "roots point outside of 0 to 5", id="root"),
+        pytest.param({"roots_": torch.tensor([-1])}, "roots point outside", id="negative-root"),
+        pytest.param({"nodes_": changed(NODES, 0, 1, 3)}, "features .* 0 to 2", id="feature"),
+        pytest.param({"nodes_": changed(NODES, 0, 1, -1)}, "features point outside", id="minus"),
+        pytest.param({"nodes_": changed(NODES, 1, 0, 6)}, "children .* 0 to 5", id="range"),
+        pytest.param({"nodes_": changed(NODES, 2, 0, -(2**63))}, "children point", id="wrap"),
+        pytest.param({"nodes_": changed(NODES, 1, 1, 0)}, "have no end", id="cycle"),
+        pytest.param({"nodes_": changed(NODES, 1, 1, 1)}, "have no end", id="half-a-leaf"),
+        pytest.param({"numbers_": changed(NUMBERS, 0, 0, torch.nan)}, "numbers_ .*not", id="nan"),
+        pytest.param({"numbers_": changed(NUMBERS, 1, 2, -torch.inf)}, "numbers_ .*not", id="leaf"),
+        pytest.param({"numbers_": NUMBERS.float()}, "torch.float32", id="float32"),
+        pytest.param({"numbers_": NUMBERS[:, 1:]}, "shapes and types", id="fewer-numbers"),
+        pytest.param({"numbers_": NUMBERS[0]}, "shapes and types", id="one-row"),
+        pytest.param({"nodes_": NODES[:2]}, r"\(2, 6\)", id="fewer-rows"),
+        pytest.param({"nodes_": NODES.double()}, "torch.float64", id="no-whole-numbers"),
+        pytest.param({"roots_": ROOTS[None]}, r"\(1, 2\)", id="roots-in-a-table"),
+        pytest.param({"roots_": ROOTS[:0]}, "it has no tree", id="no-tree"),
+        pytest.param({"model_": torch.zeros(5)}, "Unexpected key.*model_", id="text"),
     ],
 )
-def test_refuses_texts_that_are_no_trees(text: str, problem: str) -> None:
+def test_refuses_what_is_no_tree(changes: dict[str, Tensor], problem: str) -> None:
     with pytest.raises(RuntimeError, match=problem):
-        planted(text)
+        planted(**changes)
 
 
 def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, limit, problem in (
-        ("_MAX_BYTES", 100, "expected up to 100 bytes"),
-        ("_MAX_TREES", 1, "it has 2 trees; expected 1 to 1"),
-        ("_MAX_NODES", 5, "more than 5 nodes"),
-        ("_MAX_DEPTH", 1, "tree 0: it is 2 splits deep; expected up to 1"),
+        ("_MAX_TREES", 1, "T up to 1"),
+        ("_MAX_NODES", 5, "K up to 5"),
+        ("_MAX_DEPTH", 1, "more than 1 splits deep"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(trees, name, limit)
             with pytest.raises(RuntimeError, match=problem):
-                planted(TEXT)
-    state = BoostedTrees(3).state_dict() | {"model_": torch.zeros(2, 2)}
-    with pytest.raises(RuntimeError, match=r"model_ has shape \(2, 2\) and type torch.float32"):
-        BoostedTrees(3).load_state_dict(state)
-    del state["model_"]
-    with pytest.raises(RuntimeError, match=r"Missing key.*model_"):
+                planted()
+    state = BoostedTrees(3).state_dict()
+    del state["nodes_"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*nodes_"):
         BoostedTrees(3).load_state_dict(state)
 
 
-def test_flipped_bytes_are_refused_or_score_numbers() -> None:
+def test_random_nodes_are_refused_or_score_numbers() -> None:
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(300):
-        broken = bytearray(TEXT, "ascii")
-        for place in rng.integers(0, len(broken), 2):
-            broken[place] = int(rng.integers(32, 127))
+        nodes = NODES.clone()
+        for _ in range(2):
+            nodes[rng.integers(3), rng.integers(6)] = int(rng.integers(-1, 7))
         try:
-            forest = read_forest(bytes(broken), 3)
-        except ValueError:
+            made = planted(nodes_=nodes)
+        except RuntimeError:
             refused += 1
             continue
-        assert bool(torch.isfinite(forest.value).all())
+        assert bool(torch.isfinite(made.decision_function(torch.zeros(2, 3))).all())
     assert refused > 50
 
 
@@ -194,7 +124,7 @@ def break_lightgbm(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 def test_scoring_needs_no_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
     break_lightgbm(monkeypatch, ModuleNotFoundError("lightgbm"))
-    assert float(planted(TEXT)(torch.zeros(1, 3))) == 1.0
+    assert float(planted()(torch.zeros(1, 3))) == 1.0
     find = importlib.util.find_spec
     monkeypatch.setattr(trees, "find_spec", lambda name: None if name == "lightgbm" else find(name))
     with pytest.raises(UsageError, match=r"head gbm .* pip install 'deepfake\[gbm\]'"):
@@ -225,9 +155,9 @@ def test_equals_lightgbm(lightgbm: Any, grouped: bool, monkeypatch: pytest.Monke
     rows = rows.astype(np.float32)
     groups = [f"g{i // 2}" for i in range(len(truth))] if grouped else None
     fitted = BoostedTrees(16, C=0.5).fit(rows, truth, groups)
-    booster = lightgbm.Booster(model_str=fitted.text)
-    assert booster.num_trees() == 12
-    assert "[lambda_l2: 2]" in fitted.text
+    booster = fitted._train(rows, truth)
+    assert booster.num_trees() == len(fitted.roots_) == 12
+    assert "[lambda_l2: 2]" in booster.model_to_string()
     held_out = np.empty(len(rows))
     for train, test in make_folds(truth, groups):
         machine = fitted._train(rows[train], truth[train])
@@ -247,9 +177,9 @@ def test_equals_lightgbm(lightgbm: Any, grouped: bool, monkeypatch: pytest.Monke
     monkeypatch.setattr(base, "_NUMBERS_AT_ONCE", 100)
     torch.testing.assert_close(fitted(given), whole, rtol=0, atol=1e-12)
     again = BoostedTrees(16, C=0.5).fit(rows, truth, groups)
-    assert again.text == fitted.text
     fitted.calibrate(rows, truth)
-    assert again.text == fitted.text
+    for name in ("roots_", "nodes_", "numbers_"):
+        assert torch.equal(again.get_buffer(name), fitted.get_buffer(name))
 
 
 def test_a_model_of_rows_with_holes_scores_whole_rows_as_lightgbm_does(lightgbm: Any) -> None:
@@ -259,7 +189,8 @@ def test_a_model_of_rows_with_holes_scores_whole_rows_as_lightgbm_does(lightgbm:
     rows[rng.random(rows.shape) < 0.3] = np.nan
     settings = {"objective": "binary", "num_threads": 1, "verbosity": -1, "min_data_in_leaf": 5}
     booster = lightgbm.train(settings, lightgbm.Dataset(rows, truth), 8)
-    made = planted(booster.model_to_string(), 4)
+    made = BoostedTrees(4)
+    made._keep(booster, rows)
     queries = np.where(np.isnan(rows), 0.0, rows)
     expected = booster.predict(queries, raw_score=True)
     found = made.decision_function(torch.from_numpy(queries)).numpy()

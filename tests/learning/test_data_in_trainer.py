@@ -46,7 +46,7 @@ class Recorder(LightningModule):
 
     def predict_step(self, batch: Sample, batch_idx: int) -> list[str]:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return [data.name_of(index) for index in batch["index"].tolist()]
+        return [data.datasets["predict"].rows[index].crop for index in batch["index"].tolist()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

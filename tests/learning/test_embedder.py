@@ -169,7 +169,7 @@ def test_an_embedding_of_another_width_starts_from_random(
     source = make()
     path = write_checkpoint(tmp_path / "model.ckpt", source)
     model = make(embedding_dim=8, pretrained=str(path))
-    assert "embedding of width 32, not 8: its backbone is taken" in caplog.text
+    assert "embedding of width 32: its projection is not taken" in caplog.text
     state = source.backbone.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in model.backbone.state_dict().items())
     assert tuple(model(draw()).shape) == (4, 8)

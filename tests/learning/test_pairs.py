@@ -17,7 +17,8 @@ from tests.made_data import change, make
 def test_paired_batches_hold_pairs(pairs: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     data = make(pairs, paired=True, batch_size=4)
-    assert "4 of 14 training reals are no fake's original; each comes once in a pass" in caplog.text
+    assert "10 of 10 training fakes have their original" in caplog.text
+    assert "4 of 14 training reals are no fake's original and come with the fakes" in caplog.text
     rows = data.datasets["train"].rows
     own: list[tuple[str, str]] = []
     strange: list[tuple[str, str]] = []
@@ -64,7 +65,7 @@ def test_pairs_must_be_there(folder: Path, pairs: Path, caplog: pytest.LogCaptur
         make(pairs, paired=True, batch_size=9)
     edited(pairs, change(lambda row: row.group == "train-3", original=""))
     make(pairs, paired=True)
-    assert "1 of 10 training fakes have no original" in caplog.text
+    assert "9 of 10 training fakes have their original" in caplog.text
 
 
 def test_pairs_are_made_by_themselves_where_most_can_be(
@@ -75,8 +76,10 @@ def test_pairs_are_made_by_themselves_where_most_can_be(
     data = make(pairs, paired="auto")
     assert [batch["index"].tolist() for batch in data.train_dataloader()] == order
     assert not make(pairs, paired="auto", batch_size=9).is_paired
-    assert "no pairs, 10 of 10 training fakes have their original" in caplog.text
+    assert "10 of 10 training fakes have their original among the training crops: no pairs" in (
+        caplog.text
+    )
     plain = [batch["index"].tolist() for batch in make(folder, balance=True).train_dataloader()]
     data = make(folder, paired="auto", balance=True)
     assert [batch["index"].tolist() for batch in data.train_dataloader()] == plain
-    assert "no pairs, 0 of" in caplog.text
+    assert "0 of 10 training fakes have their original among the training crops: no" in caplog.text

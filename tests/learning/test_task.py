@@ -14,31 +14,22 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
-from deepfake.augment.recipes import AugmentationSettings
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import KEY
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.losses import CrossEntropyOnEmbedding, SemiHardTripletLoss, WeightedSum
 from deepfake.learning.optimization import OneCycle
 from deepfake.learning.task import EmbeddingTask
-from deepfake.training.callbacks import SeedDropout
+from deepfake.training.callbacks.dropout_seed import SeedDropout
 from tests import oracles
 from tests.made_crops import write_crop_folder
-from tests.made_task import adamw, both, make_task, sgd
-from tests.made_trainer import make_trainer
+from tests.made_task import Snapshots, adamw, both, fit, make_task, moved, sgd
 
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {"train": (8, 8), "validation": (4, 4), "test": (4, 4)}
     return write_crop_folder(tmp_path_factory.mktemp("task") / "crops", counts, size=32)
-
-
-def fit(task: EmbeddingTask, crops: Path, *, batch_size: int = 16, **options: Any) -> Trainer:
-    trainer = make_trainer(crops, **options)
-    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
-    trainer.fit(task, datamodule=data)
-    return trainer
 
 
 def weights(task: EmbeddingTask) -> dict[str, Tensor]:
@@ -314,27 +305,6 @@ def test_a_fused_step_where_lightning_allows_it(
         limit_val_batches=0,
     )
     assert bool(trainer.optimizers[0].defaults["fused"]) is fused
-
-
-class Snapshots(Callback):
-    """Weights, statistics and learning rate after each epoch."""
-
-    def __init__(self) -> None:
-        self.states: list[dict[str, Tensor]] = []
-        self.lr: list[float] = []
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.states.append({k: v.detach().clone() for k, v in pl_module.state_dict().items()})
-        self.lr.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor], prefix: str) -> bool:
-    return any(
-        not torch.equal(before[name], after[name]) for name in before if name.startswith(prefix)
-    )
 
 
 def test_triplets_join_in_after_cross_entropy(crops: Path) -> None:

@@ -17,7 +17,8 @@ from deepfake.learning.losses import CrossEntropyOnEmbedding
 from deepfake.learning.optimization import OneCycle
 from deepfake.learning.task import EmbeddingTask
 from deepfake.metrics import compute_auc
-from deepfake.training.callbacks import AverageWeights, FitHead
+from deepfake.training.callbacks.averaging import AverageWeights
+from deepfake.training.callbacks.head import FitHead
 from tests.made_crops import write_crop_folder
 from tests.made_task import adamw, make_task
 from tests.made_trainer import make_trainer

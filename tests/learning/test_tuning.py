@@ -15,7 +15,7 @@ from torch import nn
 from deepfake.learning import tuning
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.tuning import (
-    can_fuse,
+    FUSED,
     choose_precision,
     compile_forward,
     keep_freed_memory,
@@ -94,8 +94,7 @@ def test_timing_takes_turns_with_both_formats() -> None:
 
 
 def test_fused_optimisers_exist_where_they_are_said_to() -> None:
-    assert can_fuse(torch.device("cpu"))
-    assert not can_fuse(torch.device("meta"))
+    assert "cpu" in FUSED
     parameter = torch.zeros(3, requires_grad=True)
     for kind in (torch.optim.SGD, torch.optim.AdamW):
         optimizer = kind([parameter], lr=0.1, fused=True)

@@ -9,15 +9,66 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning import Callback
 
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import read_info
 from deepfake.learning.task import EmbeddingTask
-from tests.training.made_runs import (
-    EPOCHS,
-    logged,
-    train,
-)
+from deepfake.training.callbacks.averaging import AverageWeights
+from deepfake.training.callbacks.freezing import FreezeBackbone
+from deepfake.training.callbacks.head import FitHead
+from deepfake.training.lightning_cli import TrainCLI
+from tests.training.made_runs import EPOCHS, SMOKE, logged, train
+
+
+def make_callbacks(crops: Path, run: Path, *options: str) -> list[Callback]:
+    cli = TrainCLI([*SMOKE, "--data.root", str(crops), "--run", str(run), *options])
+    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def test_settings_of_callbacks_are_options(crops: Path, tmp_path: Path) -> None:
+    options = ["--freeze.epochs", "2", "--freeze.lr", "0.1", "--average.decay", "0.9"]
+    options += ["--head.name", "rbf", "--head.C", "3"]
+    callbacks = {type(one): one for one in make_callbacks(crops, tmp_path / "run", *options)}
+    head, freeze = callbacks[FitHead], callbacks[FreezeBackbone]
+    average = callbacks[AverageWeights]
+    assert isinstance(head, FitHead)
+    assert isinstance(freeze, FreezeBackbone)
+    assert isinstance(average, AverageWeights)
+    assert (head.name, head.C, freeze.epochs, freeze.lr) == ("rbf", 3.0, 2, 0.1)
+    assert average.decay == 0.9
+
+
+def test_what_is_watched_can_be_switched_off(crops: Path, tmp_path: Path) -> None:
+    off = {
+        "RefuseNonFinite": ["--watch.finite", "false"],
+        "CollapseWatch": ["--watch.collapse_steps", "0"],
+        "EpochLog": ["--watch.log_s", "null"],
+        "RunRecord": ["--watch.record", "false"],
+    }
+    options = [word for words in off.values() for word in words]
+    everything, few = (
+        [type(one).__name__ for one in make_callbacks(crops, tmp_path / str(len(words)), *words)]
+        for words in ([], options)
+    )
+    assert [name for name in everything if name not in off] == few
+    assert off.keys() <= set(everything)
+    own = [name for name in everything if "Checkpoint" not in name]
+    assert own[-1] == "FitHead"  # it scores with what the others have left
+
+
+def test_a_run_leaves_its_record_beside_its_model(crops: Path, tmp_path: Path) -> None:
+    train(crops, tmp_path / "run", "--average.decay", "0.9", "--trainer.logger", "false")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "curves.svg",
+        "environment.json",
+        "metrics.csv",
+        "metrics.json",
+        "model.ckpt",
+    }
 
 
 def test_other_loggers_come_from_the_configuration(crops: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from deepfake.learning.losses.objective import Metrics, Objective
+from deepfake.learning.losses.objective import Objective
 
 
 class CrossEntropyOnEmbedding(Objective):
@@ -18,6 +18,8 @@ class CrossEntropyOnEmbedding(Objective):
     Args:
         scale: Factor on the embedding; the logit of a unit vector alone could never be large.
     """
+
+    name = "cross_entropy"
 
     def __init__(self, scale: float = 8.0) -> None:
         super().__init__()
@@ -33,8 +35,3 @@ class CrossEntropyOnEmbedding(Objective):
         with torch.autocast(embeddings.device.type, enabled=False):
             logits = self.linear(embeddings * self.scale).squeeze(1)  # (B,)
             return nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-
-    def measure(self, embeddings: Tensor, labels: Tensor, epoch: int = 0) -> tuple[Tensor, Metrics]:
-        """The loss, logged as ``cross_entropy``."""
-        loss = self(embeddings, labels)
-        return loss, {"cross_entropy": (loss, torch.ones_like(loss))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deepfake.learning.losses.objective import Metrics, Objective
+from deepfake.learning.losses.objective import Objective
 
 
 class MetricLearningLoss(Objective):
@@ -21,21 +21,14 @@ class MetricLearningLoss(Objective):
 
     def __init__(self, loss: nn.Module, miner: nn.Module | None = None) -> None:
         super().__init__()
-        self.loss, self.miner = loss, miner
+        self.loss, self.miner, self.name = loss, miner, type(loss).__name__
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of ``(B, D)`` embeddings and ``(B,)`` labels, a scalar."""
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = embeddings.float()
-            if self.miner is None:
-                loss: Tensor = self.loss(embeddings, labels)
-            else:
-                loss = self.loss(embeddings, labels, self.miner(embeddings, labels))
+            mined = [] if self.miner is None else [self.miner(embeddings, labels)]
+            loss: Tensor = self.loss(embeddings, labels, *mined)
             # A batch without a pair gives a plain 0; distributed training needs its graph.
             unused = sum(parameter.sum() for parameter in self.parameters())
             return loss + 0.0 * (embeddings.sum() + unused)
-
-    def measure(self, embeddings: Tensor, labels: Tensor, epoch: int = 0) -> tuple[Tensor, Metrics]:
-        """The loss, logged under its class's name."""
-        loss = self(embeddings, labels)
-        return loss, {type(self.loss).__name__: (loss, torch.ones_like(loss))}

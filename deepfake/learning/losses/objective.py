@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Self
 
+import torch
 from torch import Tensor, nn
 
 Metrics = dict[str, tuple[Tensor, Tensor]]
@@ -14,7 +15,13 @@ Metrics = dict[str, tuple[Tensor, Tensor]]
 
 
 class Objective(nn.Module):
-    """Embeddings ``(B, D)`` of unit norm and labels ``(B,)`` -> a scalar."""
+    """Embeddings ``(B, D)`` of unit norm and labels ``(B,)`` -> a scalar.
+
+    Attributes:
+        name: Under which the loss is logged.
+    """
+
+    name = "objective"
 
     def build(self, embedding_dim: int) -> Self:
         """Make the parameters that depend on the width D of the embedding; called once."""
@@ -28,4 +35,5 @@ class Objective(nn.Module):
             labels: ``(B,)``, 1 = fake, 0 = real.
             epoch: Number of the running epoch, for objectives that begin later.
         """
-        return self(embeddings, labels), {}
+        loss = self(embeddings, labels)
+        return loss, {self.name: (loss, torch.ones_like(loss))}

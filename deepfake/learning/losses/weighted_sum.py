@@ -42,41 +42,34 @@ class WeightedSum(Objective):
         super().__init__()
         if any(term.weight < 0 or term.from_epoch < 0 for term in terms):
             raise UsageError("model.objective: weight and from_epoch must be 0 or more")
-        used = [term for term in terms if term.weight > 0]
-        if not any(term.from_epoch == 0 for term in used):
+        self.terms = [term for term in terms if term.weight > 0]
+        if not any(term.from_epoch == 0 for term in self.terms):
             raise UsageError(
                 "model.objective: no term has a weight above 0 and from_epoch 0; nothing to learn"
             )
-        self.losses = nn.ModuleList([term.loss for term in used])
-        self.weights = [term.weight for term in used]
-        self.from_epochs = [term.from_epoch for term in used]
+        self.losses = nn.ModuleList([term.loss for term in self.terms])
 
     def build(self, embedding_dim: int) -> Self:
         """Build every term."""
-        for loss in self._objectives:
-            loss.build(embedding_dim)
+        for term in self.terms:
+            term.loss.build(embedding_dim)
         return self
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The sum of all terms, as after the last of them has begun."""
-        return self.measure(embeddings, labels, max(self.from_epochs))[0]
+        return self.measure(embeddings, labels, max(term.from_epoch for term in self.terms))[0]
 
     def measure(self, embeddings: Tensor, labels: Tensor, epoch: int = 0) -> tuple[Tensor, Metrics]:
         """The sum of the terms that have begun by ``epoch``, and the metrics of each."""
         total = torch.zeros((), device=embeddings.device)
         metrics: Metrics = {}
-        terms = zip(self._objectives, self.weights, self.from_epochs, strict=True)
-        for loss, weight, from_epoch in terms:
-            if epoch < from_epoch:
+        for term in self.terms:
+            if epoch < term.from_epoch:
                 # Distributed training waits for a gradient of every weight.
-                for parameter in loss.parameters():
+                for parameter in term.loss.parameters():
                     total = total + 0.0 * parameter.sum()
                 continue
-            value, own = loss.measure(embeddings, labels, epoch)
-            total = total + weight * value
+            value, own = term.loss.measure(embeddings, labels, epoch)
+            total = total + term.weight * value
             metrics |= own
         return total, metrics
-
-    @property
-    def _objectives(self) -> list[Objective]:
-        return list(self.losses)  # type: ignore[arg-type]

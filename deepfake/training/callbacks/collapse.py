@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from deepfake.errors import JobError
 from deepfake.learning.losses import SemiHardTripletLoss
@@ -28,7 +27,8 @@ class CollapseWatch(Callback):
 
     def __init__(self, steps: int = 50) -> None:
         self.steps = steps
-        self._counts: Tensor | None = None  # (2,): collapsed steps in a row, now and at most
+        # Collapsed steps in a row, now and at most.
+        self._counts = torch.zeros(2, dtype=torch.int32)
         self._seen = 0
         self._warned = False
 
@@ -38,8 +38,6 @@ class CollapseWatch(Callback):
         if self._warned or "collapsed" not in module.step_metrics:
             return
         collapsed, says_something = module.step_metrics["collapsed"]
-        if self._counts is None:
-            self._counts = torch.zeros(2, dtype=torch.int32)
         now, longest = self._counts = self._counts.to(collapsed.device)
         now = torch.where(says_something > 0, torch.where(collapsed > 0, now + 1, 0), now)
         self._counts = torch.stack([now, torch.maximum(now, longest)])
@@ -73,8 +71,7 @@ class CollapseWatch(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The steps so far."""
-        counts = None if self._counts is None else self._counts.cpu()
-        return {"counts": counts, "seen": self._seen, "warned": self._warned}
+        return {"counts": self._counts.cpu(), "seen": self._seen, "warned": self._warned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""

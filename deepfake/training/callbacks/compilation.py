@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from deepfake.learning.tuning import compile_forward
 from deepfake.training.callbacks.protocol import as_embedding_module
@@ -29,15 +28,10 @@ class CompileForward(Callback):
             return
         module = as_embedding_module(pl_module)
         compiled = compile_forward(module.embedder.forward, self.mode)
-        if self.mode == "default":
-            module.training_forward = compiled
-            return
-
-        def forward(images: Tensor) -> Tensor:
-            # The memory that a CUDA graph answers in is written again by the next step.
-            return compiled(images).clone()
-
-        module.training_forward = forward
+        # The memory that a CUDA graph answers in is written again by the next step.
+        module.training_forward = (
+            compiled if self.mode == "default" else lambda images: compiled(images).clone()
+        )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Tell CUDA graphs where a step begins."""

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
 
 from deepfake.training.callbacks.protocol import as_embedding_module
 
@@ -22,32 +23,20 @@ class EpochLog(Callback):
 
     def __init__(self, every_s: float = 30.0) -> None:
         self.every_s = every_s
-        self._steps = 0  # of this process; a resumed run counts from 0
-        self._training_s = 0.0
-        self._validation_s: float | None = None
-        self._since_s = self._said_s = 0.0
+        self._begun: tuple[float, float] | None = None  # when, and how many epochs were done
+        self._said_s = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._since_s = self._said_s = time.monotonic()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Exclude validation from the time of a step."""
-        self._since_s = time.monotonic()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note how long a validation takes."""
-        now = time.monotonic()
-        self._validation_s, self._since_s = now - self._since_s, now
+        self._begun, self._said_s = None, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Now and then, tell how far it is."""
         now = time.monotonic()
-        if self._steps:  # the first step compiles and allocates: no measure of the others
-            self._training_s += now - self._since_s
-        self._steps, self._since_s = self._steps + 1, now
+        if self._begun is None:  # the first step compiles and allocates: no measure of the others
+            self._begun = now, _epochs_done(trainer, batch_idx + 1)
         if now - self._said_s < self.every_s or not trainer.is_global_zero:
             return
         self._said_s = now
@@ -68,34 +57,24 @@ class EpochLog(Callback):
         epoch = trainer.current_epoch + 1
         if trainer.is_global_zero:
             logger.info("epoch %d/%s  %s%s", epoch, trainer.max_epochs, shown, _format_left(left))
-        self._since_s = self._said_s = time.monotonic()
+        self._said_s = time.monotonic()
 
     def seconds_left(self, trainer: Trainer, step: int) -> float | None:
-        """Time that training and validation still take, after ``step`` steps of this epoch.
+        """Time that is left after ``step`` steps of this epoch, at the pace of this process so far.
 
-        ``None`` while nothing was timed, or without an end. Before the first validation, a crop
-        there counts as a third of one in training, which has a forward and a backward.
+        ``None`` while nothing was timed, or without an end. Validations count as soon as there was
+        one.
         """
-        if self._steps < 2 or trainer.max_epochs is None or trainer.max_epochs < 0:
+        done = _epochs_done(trainer, step)
+        since_s, begun = self._begun or (0.0, done)
+        if done <= begun or trainer.max_epochs is None or trainer.max_epochs < 0:
             return None
-        step_s = self._training_s / (self._steps - 1)
-        epochs = trainer.max_epochs - trainer.current_epoch
-        per_epoch = int(trainer.num_training_batches)
-        validation_s = self._validation_s
-        if validation_s is None:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            n_crops = len(data.datasets["validation"])
-            validation_s = step_s / 3 * n_crops / data.batch_size
-        validations = epochs - (step >= per_epoch)
-        return (epochs * per_epoch - step) * step_s + validations * validation_s
+        return (time.monotonic() - since_s) / (done - begun) * (trainer.max_epochs - done)
+
+
+def _epochs_done(trainer: Trainer, step: int) -> float:
+    return trainer.current_epoch + step / trainer.num_training_batches
 
 
 def _format_left(seconds: float | None) -> str:
-    if seconds is None or seconds <= 0:
-        return ""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "  less than a minute left"
-    if minutes < 120:
-        return f"  {minutes} min left"
-    return f"  {minutes // 60} h {minutes % 60:02d} min left"
+    return f"  {tqdm.format_interval(seconds)} left" if seconds and seconds > 0 else ""

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -38,7 +37,7 @@ class FitHead(Callback):
 
     Args:
         folder: The run's folder.
-        head: ``svm`` is linear, ``rbf`` has a Gaussian kernel (gamma: scikit-learn's ``scale``),
+        name: ``svm`` is linear, ``rbf`` has a Gaussian kernel (gamma: scikit-learn's ``scale``),
             ``gbm`` is LightGBM; these are calibrated on held-out folds. ``logistic`` is a logistic
             regression.
         C: Inverse strength of regularisation; of ``gbm``, ``lambda_l2 = 1 / C``.
@@ -49,12 +48,12 @@ class FitHead(Callback):
     def __init__(
         self,
         folder: str | Path,
-        head: HeadName = "svm",
+        name: HeadName = "svm",
         C: float = 2.0,  # noqa: N803
         weights: Literal["best", "last"] = "best",
         aggregation: Aggregation = Aggregation(),  # noqa: B008 - frozen
     ) -> None:
-        self.folder, self.head, self.C, self.weights = Path(folder), head, C, weights
+        self.folder, self.name, self.C, self.weights = Path(folder), name, C, weights
         self.aggregation = aggregation
         self._finished = False
 
@@ -105,7 +104,7 @@ class FitHead(Callback):
         return as_embedding_module(pl_module), data
 
     def _make(self, module: EmbeddingModule) -> Head:
-        return make_head(self.head, module.embedder.projection.out_features, self.C)
+        return make_head(self.name, module.embedder.projection.out_features, self.C)
 
     def _fit(
         self,
@@ -115,9 +114,7 @@ class FitHead(Callback):
         epoch: int,
     ) -> None:
         """Fit the head, choose the threshold, measure every split."""
-        labels = {
-            split: np.array([row.label for row in data.datasets[split].rows]) for split in SPLITS
-        }
+        labels = {split: data.datasets[split].labels for split in embeddings}
         groups = [row.group for row in data.datasets["train"].rows]
         head = self._make(module)
         head.fit(embeddings["train"], labels["train"], groups).warn_if_useless()
@@ -131,7 +128,7 @@ class FitHead(Callback):
             "recipe": module.info["recipe"] | {"aggregation": self.aggregation.to_dict()},
             "threshold": threshold,
             "threshold_origin": "best balanced accuracy on the validation split",
-            "head": self.head,
+            "head": self.name,
             "weights": f"epoch {epoch} ({self.weights})",
             "metrics": metrics,
         }

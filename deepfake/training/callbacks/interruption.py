@@ -20,11 +20,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
-_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []),
-)
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 _KEEP, _STOP = 1, 2
 
 
@@ -36,9 +33,8 @@ class Stopped(Exception):  # noqa: N818
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(number).name if number else 'another process'}"
-        )
+        name = signal.Signals(number).name if number else "another process"
+        super().__init__(f"stopped by {name}")
         self.number = number
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import platform
@@ -14,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -68,10 +67,8 @@ class RunRecord(Callback):
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "channels_last": module.embedder.memory_format == torch.channels_last,
-            "seed": module.info.get("seed"),
-            "manifest_sha256": module.info.get("manifest_sha256"),
-            "counts": module.info.get("counts"),
         }
+        start |= {name: module.info.get(name) for name in ("seed", "manifest_sha256", "counts")}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / ENVIRONMENT_FILE
         before = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
@@ -119,12 +116,8 @@ class RunRecord(Callback):
         self.history = list(state_dict["history"])
 
     def _write_table(self) -> None:
-        text = io.StringIO()
-        names = dict.fromkeys(name for row in self.history for name in row)
-        table = csv.DictWriter(text, list(names), lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.history)
+        table = pd.DataFrame(self.history).to_csv(index=False, lineterminator="\n")
         try:
-            write_atomic(self.folder / METRICS_FILE, text.getvalue())
+            write_atomic(self.folder / METRICS_FILE, table)
         except JobError as error:  # a checkpoint that does not fit either will say how to go on
             logger.warning("%s", error)

@@ -9,34 +9,26 @@ import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from deepfake.augment.recipes import AugmentationSettings
 from deepfake.errors import UsageError
-from deepfake.learning.data import CropDataModule
-from deepfake.training.callbacks.averaging import AverageWeights, WeightAverage
-from tests.made_crops import write_crop_folder
-from tests.made_task import make_task
-from tests.made_trainer import make_trainer
+from deepfake.training.callbacks.averaging import AverageWeights
+from tests.made_task import fit, make_task
 
 
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    counts = {"train": (8, 8), "validation": (4, 4), "test": (4, 4)}
-    return write_crop_folder(tmp_path_factory.mktemp("callback") / "crops", counts, size=32)
+class _Module(LightningModule):
+    """A layer and its statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
 
-def fit(
-    task: LightningModule, crops: Path, *callbacks: Callback, batch_size: int = 16, **options: Any
-) -> Trainer:
-    trainer = make_trainer(crops, *callbacks, **options)
-    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
-    trainer.fit(task, datamodule=data)
-    return trainer
-
-
-def make() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+def begin(module: LightningModule, decay: float) -> AverageWeights:
+    average = AverageWeights(decay)
+    average.on_fit_start(Trainer(logger=False, accelerator="cpu"), module)
+    return average
 
 
 def shake(module: nn.Module) -> None:
@@ -49,8 +41,8 @@ def shake(module: nn.Module) -> None:
 
 
 def test_it_is_the_recursion_that_it_says() -> None:
-    module = make()
-    average = WeightAverage(module, 0.6)
+    module = _Module()
+    average = begin(module, 0.6)
     expected = {name: value.clone() for name, value in module.state_dict().items()}
     for n in range(20):
         shake(module)
@@ -61,20 +53,20 @@ def test_it_is_the_recursion_that_it_says() -> None:
                 expected[name] = decay * expected[name] + (1 - decay) * value
             else:
                 expected[name] = value.clone()
-    found = average.state_dict()
+    found = average.average
     assert set(found) == set(module.state_dict())
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6, msg=name)
     assert decay == 0.6
-    assert found["1.num_batches_tracked"].dtype == torch.int64
+    assert found["layers.1.num_batches_tracked"].dtype == torch.int64
 
 
 def test_swapping_twice_changes_nothing() -> None:
-    module = make()
-    average = WeightAverage(module, 0.9)
+    module = _Module()
+    average = begin(module, 0.9)
     shake(module)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    other = {name: value.clone() for name, value in average.state_dict().items()}
+    other = {name: value.clone() for name, value in average.average.items()}
     average.swap(module)
     for name, value in module.state_dict().items():
         assert torch.equal(value, other[name])
@@ -84,26 +76,32 @@ def test_swapping_twice_changes_nothing() -> None:
 
 
 def test_it_goes_on_from_its_state() -> None:
-    module = make()
-    first, second = WeightAverage(module, 0.9), WeightAverage(make(), 0.9)
+    trainer = Trainer(logger=False, accelerator="cpu")
+    trainer.state.fn = TrainerFn.FITTING
+    module, other = _Module(), _Module()
+    first, second = begin(module, 0.9), AverageWeights(0.9)
     shake(module)
     first.update(module)
-    second.load_state_dict(first.state_dict(), first.n_updates)
-    second.to(module.to(memory_format=torch.contiguous_format))
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
+    first.on_save_checkpoint(trainer, module, checkpoint)
+    second.on_load_checkpoint(trainer, other, checkpoint)
+    second.on_fit_start(trainer, other)
     shake(module)
-    for average in (first, second):
-        average.update(module)
-    for one, two in zip(first.tensors(), second.tensors(), strict=True):
-        assert torch.equal(one, two)
+    other.load_state_dict(module.state_dict())
+    first.update(module)
+    second.update(other)
+    assert first.n_updates == second.n_updates == 2
+    for name, value in first.average.items():
+        assert torch.equal(second.average[name], value), name
 
 
 def test_before_the_first_update_it_is_the_network() -> None:
-    module = make()
-    average = WeightAverage(module, 0.9)
-    shake(module)  # weights that were loaded after the average was made
-    average.to(module)
+    module = _Module()
+    shake(module)  # weights that were loaded before the training begins
+    average = begin(module, 0.9).average
     for name, value in module.state_dict().items():
-        assert torch.equal(average.state_dict()[name], value)
+        assert torch.equal(average[name], value)
+        assert average[name] is not value
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.5, 2.0])
@@ -156,13 +154,11 @@ def test_the_average_is_validated_and_kept_and_the_network_goes_on(
 
 def test_it_goes_on_from_a_checkpoint_in_mid_epoch(crops: Path, tmp_path: Path) -> None:
     whole, resumed = make_task(dropout=0.0), make_task(dropout=0.0)
-    data = {"batch_size": 4, "max_epochs": 2}
+    data: dict[str, Any] = {"batch_size": 4, "max_epochs": 2}
     path = tmp_path / "mid.ckpt"
     fit(whole, crops, _Save(path, 3), AverageWeights(0.9), **data)
     assert torch.load(path, weights_only=True)["averaging_state"]["n_updates"] == 3
-    trainer = make_trainer(crops, AverageWeights(0.9), max_epochs=2)
-    module = CropDataModule(str(crops), 4, AugmentationSettings(share=0.0))
-    trainer.fit(resumed, datamodule=module, ckpt_path=path)
+    fit(resumed, crops, AverageWeights(0.9), ckpt_path=path, **data)
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
 
@@ -173,8 +169,6 @@ def test_refuses_to_go_on_with_another_decay(
 ) -> None:
     fit(make_task(), crops, AverageWeights(before)).save_checkpoint(tmp_path / "x.ckpt")
     fit(make_task(), crops, AverageWeights(before), _Save(tmp_path / "x.ckpt", 1), max_epochs=2)
-    trainer = make_trainer(crops, AverageWeights(after), max_epochs=2)
+    path = tmp_path / "x.ckpt"
     with pytest.raises(UsageError, match=rf"begun with average\.decay={before}, now it is {after}"):
-        trainer.fit(
-            make_task(), datamodule=CropDataModule(str(crops), 16), ckpt_path=tmp_path / "x.ckpt"
-        )
+        fit(make_task(), crops, AverageWeights(after), ckpt_path=path, max_epochs=2)

@@ -7,30 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback
 
-from deepfake.augment.recipes import AugmentationSettings
 from deepfake.learning import tuning
-from deepfake.learning.data import CropDataModule
-from deepfake.training.callbacks import CollapseWatch, CompileForward, RefuseNonFinite
-from tests.made_crops import write_crop_folder
-from tests.made_task import make_task, sgd
-from tests.made_trainer import make_trainer
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    counts = {"train": (8, 8), "validation": (4, 4), "test": (4, 4)}
-    return write_crop_folder(tmp_path_factory.mktemp("callback") / "crops", counts, size=32)
-
-
-def fit(
-    task: LightningModule, crops: Path, *callbacks: Callback, batch_size: int = 16, **options: Any
-) -> Trainer:
-    trainer = make_trainer(crops, *callbacks, **options)
-    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
-    trainer.fit(task, datamodule=data)
-    return trainer
+from deepfake.training.callbacks.collapse import CollapseWatch
+from deepfake.training.callbacks.compilation import CompileForward
+from deepfake.training.callbacks.finite import RefuseNonFinite
+from tests.made_task import fit, make_task, sgd
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])

@@ -2,35 +2,67 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import SGD
 
-from deepfake.augment.recipes import AugmentationSettings
 from deepfake.errors import JobError
-from deepfake.learning.data import CropDataModule
 from deepfake.training.callbacks.finite import RefuseNonFinite
-from tests.made_crops import write_crop_folder
-from tests.made_task import make_task, sgd
-from tests.made_trainer import make_trainer
+from tests.made_task import fit, make_task, sgd
 
 
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    counts = {"train": (8, 8), "validation": (4, 4), "test": (4, 4)}
-    return write_crop_folder(tmp_path_factory.mktemp("callback") / "crops", counts, size=32)
-
-
-def fit(
-    task: LightningModule, crops: Path, *callbacks: Callback, batch_size: int = 16, **options: Any
-) -> Trainer:
-    trainer = make_trainer(crops, *callbacks, **options)
-    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
-    trainer.fit(task, datamodule=data)
+def feed(watch: RefuseNonFinite, losses: list[Tensor]) -> Any:
+    """Show it steps 0, 1, ... of epoch 2, each on the crop of its number."""
+    trainer: Any = SimpleNamespace(current_epoch=2, callbacks=[])
+    trainer.optimizers = [SGD([torch.zeros(1, requires_grad=True)], lr=0.5)]
+    module = LightningModule()
+    for trainer.global_step, loss in enumerate(losses):
+        watch.on_train_batch_start(
+            trainer, module, {"index": torch.tensor([trainer.global_step])}, 0
+        )
+        watch.on_before_backward(trainer, module, loss)
     return trainer
+
+
+def losses(*values: float) -> list[Tensor]:
+    return [torch.tensor(value, requires_grad=True) for value in values]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_on_a_processor_a_bad_step_is_known_at_once(bad: float) -> None:
+    expected = rf"became {bad} in epoch 2, step 1, at lr 0\.5, on the crops with indices \[1\]"
+    with pytest.raises(JobError, match=expected):
+        feed(RefuseNonFinite(), losses(1.0, bad))
+
+
+def test_a_patient_watch_finds_the_first_bad_step_later() -> None:
+    bad = [1.0, math.nan, math.nan, 1.0]
+    feed(RefuseNonFinite(patience=3), losses(*bad))
+    with pytest.raises(JobError, match="epoch 2, step 1,"):
+        feed(RefuseNonFinite(patience=3), losses(*bad, 1.0))
+
+
+def test_nothing_escapes_the_last_look() -> None:
+    watch, module = RefuseNonFinite(patience=8), LightningModule()
+    trainer = feed(watch, losses(1.0, 2.0, math.nan))
+    with pytest.raises(JobError, match="epoch 2, step 2,"):
+        watch.on_train_epoch_end(trainer, module)
+    watch.on_train_epoch_end(trainer, module)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_watch_does_not_wait() -> None:
+    steps = [torch.full((), math.nan if step == 3 else 1.0, device="cuda") for step in range(20)]
+    watch = RefuseNonFinite()
+    with pytest.raises(JobError, match="epoch 2, step 3,"):
+        watch.on_train_epoch_end(feed(watch, steps), LightningModule())
 
 
 @pytest.mark.parametrize("where", ["projection", "late"])

@@ -9,32 +9,12 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from deepfake.augment.recipes import AugmentationSettings
 from deepfake.errors import UsageError
-from deepfake.learning.data import CropDataModule
 from deepfake.learning.optimization import OneCycle
 from deepfake.training.callbacks.freezing import FreezeBackbone
 from deepfake.training.callbacks.run_record import RunRecord
-from tests.made_crops import write_crop_folder
-from tests.made_task import adamw, make_task, sgd
-from tests.made_trainer import make_trainer
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    counts = {"train": (8, 8), "validation": (4, 4), "test": (4, 4)}
-    return write_crop_folder(tmp_path_factory.mktemp("callback") / "crops", counts, size=32)
-
-
-def fit(
-    task: LightningModule, crops: Path, *callbacks: Callback, batch_size: int = 16, **options: Any
-) -> Trainer:
-    trainer = make_trainer(crops, *callbacks, **options)
-    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
-    trainer.fit(task, datamodule=data)
-    return trainer
+from tests.made_task import Snapshots, adamw, fit, make_task, moved, sgd
 
 
 class _Rates(Callback):
@@ -50,27 +30,6 @@ class _Rates(Callback):
         rates = {group["lr"] for group in optimizer.param_groups}
         self.seen.append(rates.pop() if len(rates) == 1 else float("nan"))
         self.betas.append(optimizer.param_groups[0].get("betas", [0.0])[0])
-
-
-class Snapshots(Callback):
-    """Weights, statistics and learning rate after each epoch."""
-
-    def __init__(self) -> None:
-        self.states: list[dict[str, Tensor]] = []
-        self.lr: list[float] = []
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_train_epoch_end(trainer, pl_module)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.states.append({k: v.detach().clone() for k, v in pl_module.state_dict().items()})
-        self.lr.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-
-def moved(before: dict[str, Tensor], after: dict[str, Tensor], prefix: str) -> bool:
-    return any(
-        not torch.equal(before[name], after[name]) for name in before if name.startswith(prefix)
-    )
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4], ids=["whole", "chunks"])
@@ -113,7 +72,7 @@ def test_a_frozen_rate_gives_way_to_the_schedules_own(
 ) -> None:
     free, frozen, record = _Rates(), _Rates(), RunRecord(tmp_path)
     per_epoch = math.ceil(4 / accumulate)
-    settings = {"max_epochs": 3, "batch_size": 4, "limit_val_batches": 0}
+    settings: dict[str, Any] = {"max_epochs": 3, "batch_size": 4, "limit_val_batches": 0}
     for rates, freeze in ((free, FreezeBackbone()), (frozen, FreezeBackbone(2, 0.003))):
         task = make_task(
             optimizer=sgd() if optimizer == "sgd" else adamw(),

@@ -82,7 +82,7 @@ def test_a_head_that_cannot_be_fitted_is_refused_before_the_training(
     data.setup()
     task = make_task()
     trainer = SimpleNamespace(datamodule=data)
-    refuse = FitHead(tmp_path, head="rbf").on_fit_start
+    refuse = FitHead(tmp_path, name="rbf").on_fit_start
     refuse(trainer, task)  # type: ignore[arg-type]
     monkeypatch.setattr(kernel, "MAX_ROWS", 3)
     with pytest.raises(UsageError, match="would take hours"):

@@ -13,7 +13,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from deepfake.learning.data import CropDataModule
 from deepfake.training.callbacks.interruption import StopOnSignal, Stopped
-from tests.made_crops import write_crop_folder
 from tests.made_task import make_task
 from tests.made_trainer import make_trainer
 
@@ -29,12 +28,6 @@ class _Hit(Callback):
     ) -> None:
         if trainer.global_step == self.step:
             os.kill(os.getpid(), self.number)
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    counts = {"train": (8, 8), "validation": (4, 4), "test": (4, 4)}
-    return write_crop_folder(tmp_path_factory.mktemp("stop") / "crops", counts, size=32)
 
 
 def fit(crops: Path, stop: StopOnSignal, hit: _Hit, **options: Any) -> Trainer:

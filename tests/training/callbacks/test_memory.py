@@ -8,33 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
-from deepfake.augment.recipes import AugmentationSettings
 from deepfake.learning.data import CropDataModule
 from deepfake.training.callbacks import memory
 from deepfake.training.callbacks.memory import MemoryFormat
 from deepfake.training.callbacks.protocol import as_embedding_module
-from tests.made_crops import write_crop_folder
-from tests.made_task import make_task
-from tests.made_trainer import make_trainer
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    counts = {"train": (8, 8), "validation": (4, 4), "test": (4, 4)}
-    return write_crop_folder(tmp_path_factory.mktemp("callback") / "crops", counts, size=32)
-
-
-def fit(
-    task: LightningModule, crops: Path, *callbacks: Callback, batch_size: int = 16, **options: Any
-) -> Trainer:
-    trainer = make_trainer(crops, *callbacks, **options)
-    data = CropDataModule(str(crops), batch_size, AugmentationSettings(share=0.0))
-    trainer.fit(task, datamodule=data)
-    return trainer
+from tests.made_task import fit, make_task
 
 
 @pytest.mark.parametrize("wanted", ["auto", True, False])
@@ -48,8 +29,8 @@ def test_memory_format_is_set_and_kept(crops: Path, tmp_path: Path, wanted: Any)
     content = torch.load(tmp_path / "x.ckpt", weights_only=True)
     assert content["callbacks"]["MemoryFormat"] == {"channels_last": interleaved}
     again = make_task()
-    trainer = make_trainer(tmp_path, MemoryFormat("auto"), max_epochs=2)
-    trainer.fit(again, datamodule=CropDataModule(str(crops), 16), ckpt_path=tmp_path / "x.ckpt")
+    path = tmp_path / "x.ckpt"
+    fit(again, crops, MemoryFormat("auto"), ckpt_path=path, max_epochs=2)
     kept = again.embedder.memory_format
     assert kept == (torch.channels_last if interleaved else torch.contiguous_format)
 
