@@ -13,6 +13,7 @@ import numpy as np
 
 from deepfake.dataset.audit import EXAMPLES, Issue, and_more
 from deepfake.dataset.class_counts import label_word
+from deepfake.dataset.crop_folder import find_damaged_shards
 from deepfake.dataset.manifest import CropRow, Manifest, SourceRow, name_crops
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
 from deepfake.metrics import compute_auc
@@ -39,7 +40,7 @@ def audit_quality(
     rows = manifest.rows
     return [
         *_audit_duplicates(rows, splits, hashes, name_crops(rows, sources)),
-        *_audit_files(hashes),
+        *_audit_files(manifest, hashes),
         _audit_group_sizes(rows),
         _audit_losses(sources),
         *_audit_sizes(rows, hashes),
@@ -84,14 +85,24 @@ def _audit_duplicates(
     return [*issues, Issue("note", "duplicates", message, examples=show(sets))]
 
 
-def _audit_files(hashes: PerceptualHashes) -> list[Issue]:
-    """Crops that cannot be read, or show nothing."""
-    problems, issues = hashes.problems, []
-    if problems:
-        examples = [f"{hashes.files[row]}: {problems[row]}" for row in list(problems)[:EXAMPLES]]
-        message = f"{len(problems):,} crops cannot be read"
-        remedy = "run the crop command again"
-        issues.append(Issue("damage", "files", message, remedy, and_more(examples, len(problems))))
+def _audit_files(manifest: Manifest, hashes: PerceptualHashes) -> list[Issue]:
+    """Shards that are not as they were written, rows that repeat, crops that are of no use."""
+    named = Counter(
+        name
+        for row in manifest.rows
+        for name in (row.crop, f"frame {row.frame}, face {row.face} of {row.source}")
+    )
+    problems = hashes.problems
+    issues = []
+    for kind, what, found in (
+        ("shards", "shards are not as they were written", find_damaged_shards(manifest.root)),
+        ("rows", "crops have two rows", [name for name, count in named.items() if count > 1]),
+        ("files", "crops cannot be read", [f"{hashes.files[i]}: {problems[i]}" for i in problems]),
+    ):
+        if found:
+            shown = and_more(found[:EXAMPLES], len(found))
+            message = f"{len(found):,} {what}"
+            issues.append(Issue("damage", kind, message, "run the crop command again", shown))
     blank = [row for row in np.flatnonzero(~hashes.has_content).tolist() if row not in problems]
     if blank:
         examples = [hashes.files[row] for row in blank[:EXAMPLES]]
