@@ -158,9 +158,9 @@ refuse them for another reason (no labels, a split of one class), else 0.
 Where the data bring no split, the one that training makes by default is looked at.
 
 examples:
-  deepfake doctor crops/
-  deepfake doctor crops/ --json | python -m json.tool
-  deepfake doctor crops/ --split group --seed 7
+  deepfake doctor --data crops/
+  deepfake doctor --data crops/ --json | python -m json.tool
+  deepfake doctor --data crops/ --split group --seed 7
 """,
     )
     parser.add_subject("data", type=Path, metavar="CROPS", help="folder that crop wrote")

@@ -215,7 +215,7 @@ def read_manifest(root: Path) -> Manifest:
             f"{root} holds part {job['part']} of a crop job; put all parts together with: "
             "deepfake merge PART... --output CROPS"
         )
-    _check_tables(root, job)
+    _check_tables(root, job, MANIFEST_FILE)
     rows = read_crop_rows(root)
     confinement = Confinement(root)
     for row in rows:
@@ -231,16 +231,14 @@ def read_sources(root: Path) -> tuple[SourceRow, ...]:
     Raises:
         UsageError: If the table is missing or damaged.
     """
-    _check_tables(root, read_job(root))
+    _check_tables(root, read_job(root), SOURCES_FILE)
     return read_source_rows(root)
 
 
-def _check_tables(root: Path, job: Mapping[str, Any]) -> None:
+def _check_tables(root: Path, job: Mapping[str, Any], wanted: str) -> None:
     # A job without blocks is from before checksums were noted.
-    unfinished = "block_size" in job and RESULTS not in job
-    missing = [name for name in TABLES if not (root / name).exists()]
-    if unfinished or missing:
-        lack = f" (no {missing[0]})" if missing else ""
+    if ("block_size" in job and RESULTS not in job) or not (root / wanted).exists():
+        lack = "" if (root / wanted).exists() else f" (no {wanted})"
         raise UsageError(
             f"{root} holds an unfinished crop job{lack}; run the same crop command again to "
             "finish it"

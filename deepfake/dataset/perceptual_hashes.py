@@ -138,9 +138,8 @@ def _read_crop(inside: Confinement, scale: int, size: int, file: str) -> _ReadCr
     crop = _decode(data, scale)
     digest = hashlib.sha1(data, usedforsecurity=False).digest()
     problem = "cannot be decoded" if crop is None else _find_wrong_size(data, size)
-    if crop is None or problem:
-        return _ReadCrop(digest, len(data), problem=problem)
-    return _ReadCrop(digest, len(data), hash_thumbnail(shrink_for_hash(crop)))
+    hashed = None if crop is None else hash_thumbnail(shrink_for_hash(crop))
+    return _ReadCrop(digest, len(data), hashed, problem)
 
 
 def _find_wrong_size(data: bytes, size: int) -> str:
