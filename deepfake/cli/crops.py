@@ -84,7 +84,7 @@ examples:
 
 def _crop(options: argparse.Namespace) -> int:
     from deepfake.dataset.cropping import crop_media
-    from deepfake.dataset.layouts import InputOptions
+    from deepfake.dataset.layouts.labelling import InputOptions
     from deepfake.jobs.parts import Division
     from deepfake.media.discovery import count_passed_over
     from deepfake.records import Sampling, Status

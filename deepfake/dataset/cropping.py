@@ -25,21 +25,18 @@ from deepfake.dataset.crop_folder import (
     open_crop_folder,
     write_tables,
 )
-from deepfake.dataset.layouts import InputOptions, Labelled, label_sources
+from deepfake.dataset.layouts.labelling import InputOptions, Labelled, label_sources
 from deepfake.dataset.manifest import (
     JOB_FILE,
-    MANIFEST_FILE,
-    SOURCES_FILE,
     CropRow,
     SourceRow,
     format_lines,
-    format_manifest,
-    format_sources,
     make_crop_row,
     make_source_row,
     read_crop_rows,
     read_source_rows,
     renew_row,
+    write_rows,
 )
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
@@ -58,14 +55,8 @@ from deepfake.progress import Progress
 from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source, Workers
 
 _PACKAGES = (
-    "facenet-pytorch",
-    "torch",
-    "torchvision",
-    "numpy",
-    "pillow",
-    "av",
-    "opencv-python-headless",
-)
+    "facenet-pytorch", "torch", "torchvision", "numpy", "pillow", "av", "opencv-python-headless",
+)  # fmt: skip
 logger = logging.getLogger(__name__)
 _PLAN_COLUMNS = ("path_uri", "bytes", "label", "method", "group", "split", "original")
 
@@ -112,12 +103,8 @@ def crop_media(
         before = _read_finished(output)
         block_size = division.block_size or choose_block_size(len(sources))
         job = Job(folder, sources, block_size, division.part)
-        settings = {
-            "crop_spec": spec.to_dict(),
-            "sampling": sampling.to_dict(),
-            "versions": {"deepfake": __version__} | {name: version(name) for name in _PACKAGES},
-        }
-        job.begin(format_lines(_PLAN_COLUMNS, map(_plan_cells, sources)), settings)
+        plan = format_lines(_PLAN_COLUMNS, map(_plan_cells, sources))
+        job.begin(plan, _describe(spec, sampling))
         todo = job.find_todo(_stands)
         done = job.count_inputs() - sum(len(job.inputs_of(block)) for block in todo)
         with Progress(job.count_inputs(), done, quiet) as progress:
@@ -131,6 +118,12 @@ def crop_media(
         duplicates=labelled.duplicates,
         was_finished=was_finished,
     )
+
+
+def _describe(spec: CropSpec, sampling: Sampling) -> dict[str, Any]:
+    """All that decides what is made of an input."""
+    versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
+    return {"crop_spec": spec.to_dict(), "sampling": sampling.to_dict(), "versions": versions}
 
 
 def _read_finished(root: Path) -> dict[str, Any]:
@@ -213,11 +206,7 @@ def _fill(block: Block, suffix: str, results: Iterator[tuple[Source, Extraction]
                 make_source_row(source, found.status, found.reason, len(found.crops))
             )
 
-    # The rows of a block of long videos are many; they are written as they come.
-    with (block.folder / MANIFEST_FILE).open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(format_manifest(make_rows()))
-    with (block.folder / SOURCES_FILE).open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(format_sources(source_rows))
+    write_rows(block.folder, make_rows(), source_rows)
 
 
 def _name_crop(block: Block, name: str) -> str:

@@ -186,6 +186,16 @@ def format_sources(rows: Iterable[SourceRow]) -> Iterator[str]:
     return format_lines(SOURCE_COLUMNS, cells)
 
 
+def write_rows(
+    folder: Path, crop_rows: Iterable[CropRow], source_rows: Iterable[SourceRow]
+) -> None:
+    """Write both tables, first that of the crops, row by row as they come."""
+    tables = zip(TABLES, (format_manifest(crop_rows), format_sources(source_rows)), strict=True)
+    for name, lines in tables:
+        with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+
+
 def format_lines(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
     r"""CSV with a header, line by line; UTF-8-safe, ``\n`` at ends, the same bytes everywhere."""
     line = io.StringIO()

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from deepfake.dataset.cropping import crop_media
-from deepfake.dataset.layouts import list_inputs
+from deepfake.dataset.layouts.labelling import list_inputs
 from deepfake.demo.portraits import write_dataset
 from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.embeddings import EmbedOptions

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from deepfake import cli
-from deepfake.dataset.layouts import LAYOUTS
+from deepfake.dataset.layouts.labelling import LAYOUTS
 from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.splits import assign_splits
 from tests.conftest import Trained

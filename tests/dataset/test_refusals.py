@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deepfake.dataset import cropping
-from deepfake.dataset.layouts import InputOptions
+from deepfake.dataset.layouts.labelling import InputOptions
 from deepfake.errors import UsageError
 from deepfake.records import CropSpec
 from deepfake.storage import LOCK_NAMES

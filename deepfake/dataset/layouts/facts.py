@@ -23,28 +23,15 @@ from deepfake.records import LABEL_NAMES, Source
 from deepfake.tables import read_text
 
 LABEL_WORDS = {
-    "real": 0,
-    "0": 0,
-    "genuine": 0,
-    "original": 0,
-    "pristine": 0,
-    "fake": 1,
-    "1": 1,
-    "manipulated": 1,
-    "synthetic": 1,
-    "deepfake": 1,
+    **dict.fromkeys(("real", "0", "genuine", "original", "pristine"), 0),
+    **dict.fromkeys(("fake", "1", "manipulated", "synthetic", "deepfake"), 1),
 }
 """Words of a CSV's ``label`` column, in any case."""
 
 SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 """Words of a CSV's ``split`` column, in any case."""
 
