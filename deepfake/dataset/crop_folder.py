@@ -108,7 +108,7 @@ def _join(columns: Sequence[str], tables: Iterable[Path]) -> Iterator[bytes]:
         yield table.read_bytes().split(b"\n", 1)[1]
 
 
-def read_digests(root: Path, crops: Iterable[str]) -> dict[str, bytes]:
+def read_digests(root: Path, crops: Iterable[str]) -> dict[str, str]:
     """SHA-256 of crops as they were written, by name; empty where the folder knows of none.
 
     Raises:
@@ -116,12 +116,12 @@ def read_digests(root: Path, crops: Iterable[str]) -> dict[str, bytes]:
     """
     if RESULTS not in read_job(root):
         return {}  # made before there were checksums
-    digests: dict[str, bytes] = {}
+    digests: dict[str, str] = {}
     for folder in sorted({PurePosixPath(crop).parent.parent for crop in crops}):
         shard = read_seal(root / folder)
         if shard is None:
             raise UsageError(f"{root / folder} is damaged; run the crop command again to mend it")
-        digests |= {f"{folder}/{file}": bytes.fromhex(sum_) for file, sum_ in shard.files.items()}
+        digests |= {f"{folder}/{file}": digest for file, digest in shard.files.items()}
     return digests
 
 
@@ -130,7 +130,7 @@ def find_damaged_shards(root: Path) -> list[str]:
     job, folder = read_job(root), JobFolder(root, KIND)
     if RESULTS not in job:
         return []
-    blocks = range(-(-int(job["inputs"]) // int(job["block_size"])))
+    blocks = range(-(-job.get("inputs", 0) // job.get("block_size", 1)))
     with ThreadPoolExecutor() as pool:
         whole = pool.map(lambda block: folder.read_shard(block) is not None, blocks)
         return [folder.folder_of(n).name for n, stands in enumerate(whole) if not stands]

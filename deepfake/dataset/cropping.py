@@ -141,13 +141,8 @@ def _announce(labelled: Labelled) -> None:
     else:
         rows = [(one.label, one.method or "", one.split or "") for one in labelled.sources]
         groups = {one.group or one.id for one in labelled.sources}
-        logger.info(
-            "layout %s: %s inputs in %s groups\n%s",
-            labelled.layout,
-            f"{len(rows):,}",
-            f"{len(groups):,}",
-            ClassCounts.count(rows),
-        )
+        seen = f"{len(rows):,} inputs in {len(groups):,} groups"
+        logger.info("layout %s: %s\n%s", labelled.layout, seen, ClassCounts.count(rows))
     for note in labelled.notes:
         logger.warning("%s", note)
 

@@ -12,7 +12,7 @@ import hashlib
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -179,11 +179,8 @@ def format_manifest(rows: Iterable[CropRow]) -> Iterator[str]:
 
 def format_sources(rows: Iterable[SourceRow]) -> Iterator[str]:
     """Lines of ``sources.csv``."""
-    cells = (
-        [_label_word(value) if name == "label" else value for name, value in _named(row)]
-        for row in rows
-    )
-    return format_lines(SOURCE_COLUMNS, cells)
+    cells = (asdict(row) | {"label": _label_word(row.label)} for row in rows)
+    return format_lines(SOURCE_COLUMNS, (one.values() for one in cells))
 
 
 def write_rows(
@@ -333,10 +330,6 @@ def read_job(root: Path) -> dict[str, Any]:
     return job
 
 
-def _named(row: SourceRow) -> list[tuple[str, object]]:
-    return list(zip(SOURCE_COLUMNS, astuple(row), strict=True))
-
-
 def _crop_cells(row: CropRow) -> list[object]:
     place: list[object] = [row.crop, row.source, row.frame, f"{row.time_s:.6f}", row.face]
     known = [_label_word(row.label), row.method, row.group, row.split]
@@ -347,8 +340,8 @@ def _crop_cells(row: CropRow) -> list[object]:
     return [*place, *known, *box, *detected]
 
 
-def _label_word(label: object) -> str:
-    return LABEL_NAMES[label] if isinstance(label, int) else ""
+def _label_word(label: int | None) -> str:
+    return "" if label is None else LABEL_NAMES[label]
 
 
 def _parse_label(word: str) -> int | None:
@@ -387,20 +380,13 @@ def _parse_source_row(row: CsvRow) -> SourceRow:
 
 
 def _parse_crop_row(row: CsvRow) -> CropRow:
-    return CropRow(
-        crop=row["crop"],
-        source=row["source"],
-        frame=int(row["frame"]),
-        time_s=float(row["time_s"]),
-        face=int(row["face"]),
-        label=_parse_label(row["label"]),
-        method=row["method"],
-        group=row["group"],
-        split=row["split"],
-        box_xyxy=(float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"])),
-        confidence=float(row["confidence"]),
-        landmarks=tuple(float(value) for value in row["landmarks"].split()),
-        rotation=int(row["rotation"]),
-        original=row["original"],
-        window=_parse_window(row.get("window")),
-    )
+    values: dict[str, Any] = {field.name: row.get(field.name) for field in fields(CropRow)}
+    for name in ("frame", "face", "rotation"):
+        values[name] = int(row[name])
+    for name in ("time_s", "confidence"):
+        values[name] = float(row[name])
+    values["label"] = _parse_label(row["label"])
+    values["box_xyxy"] = tuple(float(row[name]) for name in ("x0", "y0", "x1", "y1"))
+    values["landmarks"] = tuple(float(value) for value in row["landmarks"].split())
+    values["window"] = _parse_window(row.get("window"))
+    return CropRow(**values)

@@ -249,12 +249,17 @@ def read_job(root: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"{path} holds no settings; was it edited?")
+    numbers = [settings.get(name, 1) for name in ("inputs", "block_size")]
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise UsageError(f"{path}: inputs and block_size must be 1 or more; was it edited?")
+    if not isinstance(settings.get(RESULTS, {}), dict):
+        raise UsageError(f"{path}: {RESULTS} must be checksums by name; was it edited?")
     return settings
 
 
 def find_wrong_results(root: Path, settings: Mapping[str, Any]) -> list[str]:
     """Files of a finished job that are not what it came to."""
-    results = dict(settings.get(RESULTS) or {})
+    results = settings.get(RESULTS, {})
     return [name for name, digest in results.items() if hash_file(root / name) != digest]
 
 

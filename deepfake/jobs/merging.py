@@ -69,7 +69,7 @@ def join_parts(roots: Sequence[Path], kind: str, results: Sequence[str] = ()) ->
         folder, part = JobFolder(root, kind), numbers[root]
         again = f"deepfake {kind} with --shard {part} and the options that it had"
         blocks = part.blocks(n_blocks)
-        told = dict(settings[root].get(RESULTS) or {})
+        told = settings[root].get(RESULTS, {})
         standing = all(folder.folder_of(block).exists() for block in blocks)
         if not (set(results) <= set(told) if results else standing):
             raise UsageError(

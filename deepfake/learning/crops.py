@@ -116,7 +116,7 @@ class CropDataset(Dataset[Sample]):
                 f"crop {path} cannot be read ({error}); run the crop command again to mend it"
             ) from error
         written = self._digests.get(row.crop)
-        if written is not None and hashlib.sha256(data).digest() != written:
+        if written is not None and hashlib.sha256(data).hexdigest() != written:
             raise JobError(
                 f"crop {path} is not as it was written (its checksum is another); run the crop "
                 "command again to mend it"
