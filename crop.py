@@ -1,4 +1,4 @@
-"""Cut faces out of photos: ``python crop.py PHOTOS CROPS``."""
+"""Cut faces out of photos: ``python crop.py PHOTOS --output CROPS``."""
 
 from deepfake.cli import crop
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -62,6 +63,46 @@ def holds(path: Path, chunks: Iterable[bytes]) -> bool:
         return all(file.read(len(chunk)) == chunk for chunk in chunks) and not file.read(1)
 
 
+class Confinement:
+    """The regular files of one folder, by names that may come from a stranger.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._home = root.resolve()
+        self._folders: dict[Path, bool] = {}
+
+    def path_of(self, name: str) -> Path:
+        """Where a file lies, or would lie if it is missing; links are resolved.
+
+        Raises:
+            UsageError: If the name leads out of the folder, or to a device, a pipe or a folder.
+        """
+        path, mode = self.root / name, stat.S_IFREG
+        try:
+            if path.parent not in self._folders:
+                self._folders[path.parent] = self._is_inside(path.parent)
+            inside = self._folders[path.parent]
+            with suppress(FileNotFoundError, NotADirectoryError):
+                mode = path.lstat().st_mode
+                if stat.S_ISLNK(mode):
+                    inside = inside and self._is_inside(path)
+                    mode = path.stat().st_mode
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UsageError(f"{self.root} names {name!r}, which is no file: {error}") from error
+        if not inside:
+            raise UsageError(f"{self.root} names {name!r}, which leads out of the folder")
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise UsageError(f"{self.root} names {name!r}, which is no regular file")
+        return path
+
+    def _is_inside(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self._home)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside a folder survive a power loss, where the system supports it."""
     if os.name == "posix":
@@ -101,6 +142,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         UsageError: If another run holds the folder; it names that run's process and host.
     """
     lock_path, owner_path = (folder / name for name in LOCK_NAMES)
+    if lock_path.is_symlink() or owner_path.is_symlink():
+        raise UsageError(f"{folder} holds a link as its lock, and what it leads to would be lost")
     lock = FileLock(lock_path)
     try:
         lock.acquire(timeout=0)

@@ -27,6 +27,7 @@ from deepfake.records import CropSpec, Extraction, Face, Sampling, Source, Statu
 Picture = NDArray[np.uint8]
 
 HANG, KILL, KILL_ONCE, CUT_SHORT, NONE = "hang", "kill", "kill_once", "cut_short", "none"
+STOP_SHORT, LINGER = "stop_short", "linger"
 """What a hostile file does to its worker, as the first word of its name."""
 
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link", "os.truncate")
@@ -154,15 +155,22 @@ def hostile_source(kind: str, number: int, folder: Path = Path()) -> Source:
 def misbehave(source: Source, connection: Connection | None = None) -> None:
     """Do to this process what the source's name says."""
     kind = source.name.split("-")[0]
-    if kind == HANG:
+    if source.path.is_absolute() and kind in (HANG, KILL):
+        with source.path.open("a") as file:
+            file.write("tried\n")
+    if kind == LINGER and connection is not None:
+        connection.close()
+    if kind in (HANG, LINGER):
         time.sleep(3600)
     if kind == KILL_ONCE:
         if source.path.exists():
             return
         source.path.touch()
-    if kind == CUT_SHORT and connection is not None:
+    if kind in (CUT_SHORT, STOP_SHORT) and connection is not None:
         # The head of a long answer, and then nothing more.
         os.write(connection.fileno(), struct.pack("!i", 1 << 20) + b"half")
+    if kind == STOP_SHORT:
+        os.kill(os.getpid(), signal.SIGSTOP)
     if kind in (KILL, KILL_ONCE, CUT_SHORT):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -181,6 +189,17 @@ def serve_hostile(connection: Connection, settings: tuple[CropSpec, int, Samplin
 
 def serve_never(connection: Connection, settings: tuple[CropSpec, int, Sampling, str]) -> None:
     """A worker that dies before it is ready."""
+
+
+def serve_at_the_second_try(
+    connection: Connection, settings: tuple[CropSpec, int, Sampling, str]
+) -> None:
+    """A worker that dies before it is ready if the file of this name is not there yet."""
+    mark = Path(os.environ["FIRST_TRY"])
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGSEGV)
+    serve_hostile(connection, settings)
 
 
 def serve_real_hostile(

@@ -15,6 +15,7 @@ from deepfake import storage
 from deepfake.errors import JobError, UsageError
 from deepfake.storage import (
     LOCK_NAMES,
+    Confinement,
     exclusive,
     holds,
     no_space_is_an_error,
@@ -189,3 +190,40 @@ def test_the_lock_of_a_killed_process_is_void(tmp_path: Path) -> None:
 def test_temporary_names_are_hidden() -> None:
     assert storage.TEMPORARY_PREFIX.startswith(".")
     assert not any(name.startswith(storage.TEMPORARY_PREFIX) for name in LOCK_NAMES)
+
+
+@pytest.fixture
+def confined(tmp_path: Path) -> Confinement:
+    """A folder with a file, and links of every kind."""
+    root = tmp_path / "root"
+    (root / "inner").mkdir(parents=True)
+    (root / "inner" / "file").write_text("mine")
+    (tmp_path / "outside").write_text("theirs")
+    (root / "near").symlink_to("inner/file")
+    (root / "out").symlink_to("../outside")
+    (root / "gone").symlink_to("../nothing")
+    (root / "device").symlink_to("/dev/zero")
+    (root / "loop").symlink_to("loop")
+    (root / "folder").symlink_to("..")
+    os.mkfifo(root / "pipe")
+    return Confinement(root)
+
+
+@pytest.mark.parametrize("name", ["inner/file", "near", "inner/../inner/file", "inner/absent", "a"])
+def test_a_name_of_a_file_inside_is_a_path(confined: Confinement, name: str) -> None:
+    assert confined.path_of(name) == confined.root / name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside", "/etc/passwd", "out", "gone", "folder/outside", "inner/../../x", "device"],
+)
+def test_a_name_that_leads_out_is_refused(confined: Confinement, name: str) -> None:
+    with pytest.raises(UsageError, match=f"names '{name}', which leads out of the folder"):
+        confined.path_of(name)
+
+
+@pytest.mark.parametrize("name", ["pipe", "inner", "loop", "x" * 300, "a\0b"])
+def test_what_is_no_file_is_refused(confined: Confinement, name: str) -> None:
+    with pytest.raises(UsageError, match=r"which is no (regular )?file"):
+        confined.path_of(name)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def crop(argv: Sequence[str] | None = None) -> int:
-    """Cut faces out of photos and videos: ``python crop.py INPUT OUTPUT``."""
+    """Cut faces out of photos and videos: ``python crop.py INPUT --output CROPS``."""
     parser = Parser(
         prog="deepfake crop",
         description="Cut the faces out of photos and videos and write them with a manifest.\n"
@@ -39,42 +39,43 @@ labels: folders named real/ and fake/ at any depth of INPUT, the folder of a kno
 CSV with path,label[,group,split,method,original]. Without any the crops are unlabelled.
 
 examples:
-  python crop.py photos/ crops/
-  python crop.py labels.csv crops/ --size 224 --workers 4
-  python crop.py photos/ crops/ --preset dacon
-  python crop.py videos/ crops/ --fps 1 --timeout 300
-  python crop.py photos/ part2/ --shard 2/4      then: deepfake merge crops/ part1/ part2/ ...
+  python crop.py photos/ --output crops/
+  python crop.py labels.csv --output crops/ --size 224 --workers 4
+  python crop.py photos/ --output crops/ --preset dacon
+  python crop.py videos/ --output crops/ --fps 1 --timeout 300
+  python crop.py photos/ --output part2/ --shard 2/4
+      then: deepfake merge part1/ part2/ ... --output crops/
 """,
     )
-    parser.add_argument("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
-    parser.add_argument("output", type=Path, help="folder for the crops")
-    parser.add_argument(
-        "--layout",
-        default="auto",
-        help="how the folder is arranged: auto (default), tree, dacon, faceforensics, dfd, "
-        "celeb-df, dfdc, deeper-forensics, wild-deepfake, dffd, none (no labels)",
-    )
+    parser.add_subject("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
+    parser.add_subject("output", type=Path, metavar="CROPS", help="folder for the crops")
+    parser.add_argument("--size", type=int, help="side of a crop in pixels (default: 380)")
     parser.add_argument(
         "--preset", help="recipe: square (aspect kept), dacon (the contest entry's), dacon-train"
     )
     parser.add_argument(
         "--config", help="configuration of a training; its data.crop_preset is the preset"
     )
-    parser.add_argument("--size", type=int, help="side of a crop in pixels (default 380)")
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        help="how the folder is arranged: auto, tree, dacon, faceforensics, dfd, celeb-df, dfdc, "
+        "deeper-forensics, wild-deepfake, dffd, none (no labels)",
+    )
+    parser.add_argument("--require-labels", action="store_true", help="refuse input without labels")
+    parser.add_argument("--faces", choices=["largest", "all"], help="which faces of a photo")
     parser.add_argument(
         "--margin", type=float, help="margin around the face, share of its longer side (square)"
     )
     parser.add_argument("--min-face", type=int, help="smallest face to look for, in pixels")
-    parser.add_argument("--faces", choices=["largest", "all"], help="which faces of a photo")
     parser.add_argument(
         "--exhaustive",
         action="store_true",
         help="search every scale even where the largest face is certain (slower)",
     )
     parser.add_argument(
-        "--jpeg-quality", type=int, help="quality of the stored crops; 0 stores PNG (default 95)"
+        "--jpeg-quality", type=int, help="quality of the stored crops; 0 stores PNG (default: 95)"
     )
-    parser.add_argument("--require-labels", action="store_true", help="refuse input without labels")
     add_media_options(parser)
     add_shard_option(parser)
     parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
@@ -83,7 +84,7 @@ examples:
 
 def _crop(options: argparse.Namespace) -> int:
     from deepfake.dataset.cropping import crop_media
-    from deepfake.dataset.layouts import InputOptions
+    from deepfake.dataset.layouts.labelling import InputOptions
     from deepfake.jobs.parts import Division
     from deepfake.media.discovery import count_passed_over
     from deepfake.records import Sampling, Status
@@ -99,6 +100,8 @@ def _crop(options: argparse.Namespace) -> int:
         division=Division(part, options.shard_size),
         quiet=options.quiet,
     )
+    if report.was_finished:
+        sys.stdout.write(f"{options.output} was finished already; nothing was left to do\n")
     sys.stdout.write(f"{report}\n")
     answered = report.statuses[Status.OK.value]
     expected = report.inputs + count_passed_over(report.skipped)
@@ -144,23 +147,23 @@ def _preset_of(config: str) -> str:
 
 
 def doctor(argv: Sequence[str] | None = None) -> int:
-    """Look for faults in a crop folder: ``deepfake doctor CROPS``."""
+    """Look for faults in a crop folder: ``deepfake doctor --data CROPS``."""
     parser = Parser(
         prog="deepfake doctor",
         description="Count what a crop folder holds and look for what makes metrics worthless:\n"
-        "groups or near-duplicates in two splits, duplicates, damaged crops, imbalance.",
+        "groups or near-duplicates in two splits, duplicates, damaged files, imbalance.",
         epilog="""\
 exit code: 1 if something leaks from one split into another, crops are damaged or training would
 refuse them for another reason (no labels, a split of one class), else 0.
 Where the data bring no split, the one that training makes by default is looked at.
 
 examples:
-  deepfake doctor crops/
-  deepfake doctor crops/ --json | python -m json.tool
-  deepfake doctor crops/ --split group --seed 7
+  deepfake doctor --data crops/
+  deepfake doctor --data crops/ --json | python -m json.tool
+  deepfake doctor --data crops/ --split group --seed 7
 """,
     )
-    parser.add_argument("crops", type=Path, help="folder that crop.py wrote")
+    parser.add_subject("data", type=Path, metavar="CROPS", help="folder that crop wrote")
     parser.add_argument(
         "--allow-leak", action="store_true", help="exit with 0 in spite of a leak, and warn"
     )
@@ -168,7 +171,7 @@ examples:
         "--split",
         choices=["auto", "given", "group"],
         default="auto",
-        help="as data.split.by of training (default %(default)s)",
+        help="as data.split.by of training",
     )
     parser.add_argument("--seed", type=int, default=0, help="as data.seed of training")
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads")
@@ -181,7 +184,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from deepfake.dataset.doctor import examine
 
     report = examine(
-        options.crops,
+        options.data,
         split=options.split,
         seed=options.seed,
         threads=options.workers,

@@ -152,7 +152,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     for name, value in (("top-frames", options.top_frames), ("neighbours", options.neighbours)):
         if value < 1:
             raise UsageError(f"--{name} {value}; expected 1 or more")
-    from deepfake.dataset.layouts import list_inputs
+    from deepfake.dataset.layouts.labelling import list_inputs
     from deepfake.evaluation.explain import explain_file
     from deepfake.evaluation.job import describe_origin
     from deepfake.inference.predictor import Predictor

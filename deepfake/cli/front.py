@@ -30,7 +30,7 @@ commands, with an example of each:
   train      train a detector on crops
              deepfake train --data crops/
   doctor     look for leaks, duplicates and other faults in crops
-             deepfake doctor crops/
+             deepfake doctor --data crops/
   show-augmentations
              draw what the augmentations of a configuration do to crops
              deepfake show-augmentations --data crops/

@@ -98,7 +98,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     _refuse_for_a_part(options, part)
     paths = _choose_paths(options, options.report)
     sample = _read_sample(options)
-    from deepfake.dataset.layouts import list_inputs
+    from deepfake.dataset.layouts.labelling import list_inputs
     from deepfake.inference.job import PredictionJob
     from deepfake.inference.outputs import Outputs, refuse_destroying
     from deepfake.learning.checkpoint import load_checkpoint

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from deepfake.dataset.class_counts import NO_SPLIT, label_word
 from deepfake.dataset.duplicates import MAX_DISTANCE
@@ -20,6 +20,7 @@ from deepfake.dataset.perceptual_hashes import PerceptualHashes
 from deepfake.dataset.splits import SPLITS
 from deepfake.errors import UsageError
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 Severity = Literal["ok", "note", "warning", "unfit", "leak", "damage"]
@@ -149,7 +150,7 @@ def _audit_groups(manifest: Manifest, splits: Sequence[str]) -> Issue:
         f"{len(leaks):,} of {total} groups stand in more than one split, which makes every metric"
         " worthless",
         _MEND_SPLITS,
-        and_more(map(show, leaks[:EXAMPLES]), len(leaks)),
+        show_some(leaks, show),
     )
 
 
@@ -159,12 +160,13 @@ def _audit_originals(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
     if not pairs:
         return []
     names = _name_crops(manifest)
-    examples = (
-        f"{splits[fake]} {names[fake]} was made from {splits[real]} {names[real]}"
-        for fake, real in pairs[:EXAMPLES]
-    )
+
+    def show(pair: tuple[int, int]) -> str:
+        fake, real = pair
+        return f"{splits[fake]} {names[fake]} was made from {splits[real]} {names[real]}"
+
     message = f"{len(pairs):,} fake crops stand in another split than their original"
-    return [Issue("leak", "originals", message, _MEND_SPLITS, and_more(examples, len(pairs)))]
+    return [Issue("leak", "originals", message, _MEND_SPLITS, show_some(pairs, show))]
 
 
 def audit_look_alikes(manifest: Manifest, splits: Sequence[str], hashes: PerceptualHashes) -> Issue:
@@ -187,18 +189,21 @@ def audit_look_alikes(manifest: Manifest, splits: Sequence[str], hashes: Percept
     if not pairs:
         return Issue("ok", kind, f"none across splits ({compared})")
     names = _name_crops(manifest)
-    examples = (
-        f"{splits[one]} {names[one]} ({label_word(rows[one].label)}) ~ {splits[other]}"
-        f" {names[other]} ({label_word(rows[other].label)}), correlation {correlation:.3f}"
-        for correlation, one, other in pairs[:EXAMPLES]
-    )
+
+    def name(row: int) -> str:
+        return f"{splits[row]} {names[row]} ({label_word(rows[row].label)})"
+
+    def show(pair: tuple[float, int, int]) -> str:
+        correlation, one, other = pair
+        return f"{name(one)} ~ {name(other)}, correlation {correlation:.3f}"
+
     return Issue(
         "leak",
         kind,
         f"{len(pairs):,}{' or more' if stopped else ''} pairs of crops in two splits look alike"
         f" ({compared}), which makes metrics too good",
         "give both the same group, or remove one",
-        and_more(examples, len(pairs)),
+        show_some(pairs, show),
     )
 
 
@@ -242,8 +247,8 @@ def find_split_pairs(
     return pairs
 
 
-def and_more(examples: Iterable[str], total: int) -> tuple[str, ...]:
-    """The examples, and how many of the total they leave out."""
-    shown = tuple(examples)
-    rest = total - len(shown)
+def show_some(found: Sequence[T], show: Callable[[T], str] = str) -> tuple[str, ...]:
+    """The first few, in words, and how many more there are."""
+    shown = tuple(show(one) for one in found[:EXAMPLES])
+    rest = len(found) - len(shown)
     return (*shown, f"... and {rest:,} more") if rest > 0 else shown

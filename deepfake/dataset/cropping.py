@@ -1,53 +1,62 @@
 """The crop job: media in, a folder of face crops with tables out, safe to kill at any instant.
 
-The job is divided into shards of a fixed number of inputs, which exist whole or not at all; the
-tables of the whole job are put together last. Nothing in the folder depends on time, host, or
-number of workers. Knows no network that scores.
+The job is one of ``deepfake.jobs``; what is made of a block here are crops and two tables. Nothing
+in the folder depends on time, host, or number of workers. Knows no network that scores.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain, islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from deepfake import __version__
 from deepfake.dataset.class_counts import ClassCounts
-from deepfake.dataset.crop_folder import CROPS_FOLDER, CropFolder, CropReport, open_crop_folder
-from deepfake.dataset.layouts import InputOptions, Labelled, label_sources
+from deepfake.dataset.crop_folder import (
+    CROPS_FOLDER,
+    CropReport,
+    open_crop_folder,
+    write_tables,
+)
+from deepfake.dataset.layouts.labelling import InputOptions, Labelled, label_sources
 from deepfake.dataset.manifest import (
     JOB_FILE,
-    MANIFEST_FILE,
-    SOURCES_FILE,
     CropRow,
     SourceRow,
-    format_manifest,
-    format_sources,
-    format_table,
+    format_lines,
     make_crop_row,
     make_source_row,
+    read_crop_rows,
+    read_source_rows,
+    renew_row,
+    write_rows,
 )
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
-from deepfake.jobs.parts import WHOLE, Division, choose_block_size
+from deepfake.jobs.engine import Block, Job, Work
+from deepfake.jobs.folder import (
+    RESULTS,
+    SHARDS_FOLDER,
+    Shard,
+    find_wrong_results,
+    link_or_copy,
+    read_job,
+)
+from deepfake.jobs.parts import Division, choose_block_size
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.progress import track
+from deepfake.progress import Progress
 from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source, Workers
 
 _PACKAGES = (
-    "facenet-pytorch",
-    "torch",
-    "torchvision",
-    "numpy",
-    "pillow",
-    "av",
-    "opencv-python-headless",
-)
+    "facenet-pytorch", "torch", "torchvision", "numpy", "pillow", "av", "opencv-python-headless",
+)  # fmt: skip
 logger = logging.getLogger(__name__)
 _PLAN_COLUMNS = ("path_uri", "bytes", "label", "method", "group", "split", "original")
 
@@ -67,7 +76,8 @@ def crop_media(
 
     Args:
         input_path: Folder, photo, glob, list file or CSV (see ``dataset.layouts``).
-        output: The crop folder; new, empty, or begun by the same job.
+        output: The crop folder; new, empty, or begun with the same recipe: what has changed of
+            the inputs since is done again.
         spec: The crop recipe.
         inputs: What the input may be, and whether it must have labels.
         workers: How many processes do it; the bytes written do not depend on that.
@@ -88,29 +98,40 @@ def crop_media(
         require_labels=inputs.require_labels,
     )
     _announce(labelled)
+    sources = labelled.sources
     with open_crop_folder(output) as folder:
-        job = _Job(folder, labelled.sources, division)
-        job.begin(spec, sampling)
-        todo = [shard for shard in job.shards() if not job.is_done(shard)]
-        remaining = list(chain.from_iterable(job.sources_of(shard) for shard in todo))
-        total = sum(len(job.sources_of(shard)) for shard in job.shards())
-        extractions = track(
-            # A worker takes seconds to start; there is no use in more of them than inputs.
-            iter_extractions(
-                remaining,
-                spec,
-                replace(workers, processes=min(workers.processes, len(remaining))),
-                sampling,
-            ),
-            total=total,
-            initial=total - len(remaining),
-            quiet=quiet,
-        )
-        for shard in todo:
-            job.check_space(shard, spec)
-            job.write_shard(shard, spec.suffix, islice(extractions, len(job.sources_of(shard))))
-        statuses, crops = folder.write_tables(job.shards())
-    return CropReport(output, statuses, crops, dict(labelled.skipped), labelled.duplicates)
+        before = _read_finished(output)
+        block_size = division.block_size or choose_block_size(len(sources))
+        job = Job(folder, sources, block_size, division.part)
+        plan = format_lines(_PLAN_COLUMNS, map(_plan_cells, sources))
+        job.begin(plan, _describe(spec, sampling))
+        todo = job.find_todo(_stands)
+        done = job.count_inputs() - sum(len(job.inputs_of(block)) for block in todo)
+        with Progress(job.count_inputs(), done, quiet) as progress:
+            for _ in job.run(todo, _make_work(spec, workers, sampling, progress.advance)):
+                pass
+        report = write_tables(folder, job.blocks)
+        was_finished = not todo and before == _read_finished(output)
+    return replace(
+        report,
+        skipped=dict(labelled.skipped),
+        duplicates=labelled.duplicates,
+        was_finished=was_finished,
+    )
+
+
+def _describe(spec: CropSpec, sampling: Sampling) -> dict[str, Any]:
+    """All that decides what is made of an input."""
+    versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
+    return {"crop_spec": spec.to_dict(), "sampling": sampling.to_dict(), "versions": versions}
+
+
+def _read_finished(root: Path) -> dict[str, Any]:
+    """What a job that is finished, and whose tables stand, says of itself; else nothing."""
+    if not (root / JOB_FILE).exists():
+        return {}
+    job = read_job(root)
+    return job if RESULTS in job and not find_wrong_results(root, job) else {}
 
 
 def _announce(labelled: Labelled) -> None:
@@ -120,96 +141,104 @@ def _announce(labelled: Labelled) -> None:
     else:
         rows = [(one.label, one.method or "", one.split or "") for one in labelled.sources]
         groups = {one.group or one.id for one in labelled.sources}
-        logger.info(
-            "layout %s: %s inputs in %s groups\n%s",
-            labelled.layout,
-            f"{len(rows):,}",
-            f"{len(groups):,}",
-            ClassCounts.count(rows),
-        )
+        seen = f"{len(rows):,} inputs in {len(groups):,} groups"
+        logger.info("layout %s: %s\n%s", labelled.layout, seen, ClassCounts.count(rows))
     for note in labelled.notes:
         logger.warning("%s", note)
 
 
-class _Job:
-    """The sources of one crop job, or of one part of it, and their shards."""
+def _make_work(
+    spec: CropSpec, workers: Workers, sampling: Sampling, advance: Callable[[int], None]
+) -> Work:
+    def work(blocks: Iterable[Block]) -> Iterator[Block]:
+        flying: deque[Block] = deque()
 
-    def __init__(self, folder: CropFolder, sources: Sequence[Source], division: Division) -> None:
-        self.folder, self.sources, self.part = folder, sources, division.part
-        self.shard_size = division.block_size or choose_block_size(len(sources))
+        def find_fresh() -> Iterator[Source]:
+            for block in blocks:
+                flying.append(block)
+                yield from (source for source in block.inputs if source.id not in block.kept)
 
-    def shards(self) -> range:
-        return (self.part or WHOLE).blocks(-(-len(self.sources) // self.shard_size))
+        with closing(iter_extractions(find_fresh(), spec, workers, sampling)) as extractions:
+            # To ask for the next result is what lets the next blocks in.
+            ahead = list(islice(extractions, 1))
+            while flying:
+                block = flying.popleft()
+                _check_space(block, spec)
+                fresh = len(block.inputs) - len(block.kept)
+                _fill(block, spec.suffix, islice(chain(ahead[:fresh], extractions), fresh))
+                ahead = ahead[fresh:]
+                yield block
+                advance(len(block.inputs))
+                if not flying:
+                    ahead = ahead or list(islice(extractions, 1))
 
-    def sources_of(self, shard: int) -> Sequence[Source]:
-        return self.sources[shard * self.shard_size : (shard + 1) * self.shard_size]
+    return work
 
-    def begin(self, spec: CropSpec, sampling: Sampling) -> None:
-        """Write the plan into a new folder, or check that an old one is of this very job."""
-        # The plan is of all inputs, so that parts can be told to belong together.
-        plan = format_table(_PLAN_COLUMNS, (_plan_cells(source) for source in self.sources))
-        description = {
-            "crop_spec": spec.to_dict(),
-            "sampling": sampling.to_dict(),
-            "plan_sha256": hashlib.sha256(plan.encode()).hexdigest(),
-            "inputs": len(self.sources),
-            "shard_size": self.shard_size,
-            "versions": {"deepfake": __version__} | {name: version(name) for name in _PACKAGES},
-        }
-        if self.part is not None:
-            description["part"] = str(self.part)
-        self.folder.begin(plan, description)
 
-    def is_done(self, shard: int) -> bool:
-        """Whether a shard stands complete; a damaged one is removed and made again."""
-        ids = self.folder.read_ids(shard)
-        if ids == [source.id for source in self.sources_of(shard)]:
-            return True
-        self.folder.remove(shard)
-        return False
+def _fill(block: Block, suffix: str, results: Iterator[tuple[Source, Extraction]]) -> None:
+    """Write crops and tables of a block, those of unchanged inputs from the shard of old."""
+    (block.folder / CROPS_FOLDER).mkdir()
+    kept = _read_kept(block)
+    source_rows: list[SourceRow] = []
 
-    def write_shard(
-        self, shard: int, suffix: str, results: Iterable[tuple[Source, Extraction]]
-    ) -> None:
-        """Write one shard aside and move it into place whole."""
-        source_rows: list[SourceRow] = []
-        with self.folder.make_shard(shard) as aside:
-            # The rows of a shard of long videos are many; they are written as they come.
-            with (aside / MANIFEST_FILE).open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(
-                    format_manifest(self._write_crops(shard, aside, suffix, results, source_rows))
-                )
-            with (aside / SOURCES_FILE).open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(format_sources(source_rows))
-
-    def _write_crops(
-        self,
-        shard: int,
-        aside: Path,
-        suffix: str,
-        results: Iterable[tuple[Source, Extraction]],
-        source_rows: list[SourceRow],
-    ) -> Iterator[CropRow]:
-        for source, extraction in results:
-            for crop in extraction.crops:
+    def make_rows() -> Iterator[CropRow]:
+        for source in block.inputs:
+            if source.id in kept:
+                source_row, crop_rows = kept[source.id]
+                for row in crop_rows:
+                    name = PurePosixPath(row.crop).name
+                    old = block.kept[source.id] / CROPS_FOLDER / name
+                    link_or_copy(old, block.folder / CROPS_FOLDER / name)
+                    yield renew_row(replace(row, crop=_name_crop(block, name)), source)
+                source_rows.append(renew_row(source_row, source))
+                continue
+            _, found = next(results)
+            for crop in found.crops:
                 name = f"{source.id}_{crop.frame_index}_{crop.face_index}{suffix}"
-                (aside / CROPS_FOLDER / name).write_bytes(crop.encoded)
-                yield make_crop_row(source, crop, self.folder.name_of_crop(shard, name))
+                (block.folder / CROPS_FOLDER / name).write_bytes(crop.encoded)
+                yield make_crop_row(source, crop, _name_crop(block, name))
             source_rows.append(
-                make_source_row(source, extraction.status, extraction.reason, len(extraction.crops))
+                make_source_row(source, found.status, found.reason, len(found.crops))
             )
 
-    def check_space(self, shard: int, spec: CropSpec) -> None:
-        # A crop of 380 px takes about 45 kB as JPEG 95 and 250 kB as PNG.
-        bytes_per_pixel = 0.35 if spec.jpeg_quality else 1.8
-        need = int(len(self.sources_of(shard)) * spec.size**2 * bytes_per_pixel)
-        free = shutil.disk_usage(self.folder.root).free
-        if free < need:
-            raise JobError(
-                f"no space left in {self.folder.root}: the next shard needs about "
-                f"{need / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; what was finished is safe: "
-                "free some space and run the same command again to go on"
-            )
+    write_rows(block.folder, make_rows(), source_rows)
+
+
+def _name_crop(block: Block, name: str) -> str:
+    """A crop of a block, as the manifest calls it."""
+    return f"{SHARDS_FOLDER}/{block.number:05d}/{CROPS_FOLDER}/{name}"
+
+
+def _read_kept(block: Block) -> dict[str, tuple[SourceRow, list[CropRow]]]:
+    """Rows of the inputs of a block that have not changed since they were cropped."""
+    kept: dict[str, tuple[SourceRow, list[CropRow]]] = {}
+    for folder in set(block.kept.values()):
+        for row in read_source_rows(folder):
+            if block.kept.get(row.id) == folder:
+                kept[row.id] = (row, [])
+        for crop in read_crop_rows(folder):
+            if block.kept.get(crop.source) == folder:
+                kept[crop.source][1].append(crop)
+    return kept
+
+
+def _stands(inputs: Sequence[Source], shard: Shard) -> bool:
+    """Whether labels, groups and splits are what they were."""
+    rows = read_source_rows(shard.folder)
+    return all(renew_row(row, source) == row for row, source in zip(rows, inputs, strict=True))
+
+
+def _check_space(block: Block, spec: CropSpec) -> None:
+    # A crop of 380 px takes about 45 kB as JPEG 95 and 250 kB as PNG.
+    bytes_per_pixel = 0.35 if spec.jpeg_quality else 1.8
+    need = int(len(block.inputs) * spec.size**2 * bytes_per_pixel)
+    free = shutil.disk_usage(block.folder).free
+    if free < need:
+        raise JobError(
+            f"no space left in {block.folder.parent}: the next shard needs about "
+            f"{need / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free; what was finished is safe: "
+            "free some space and run the same command again to go on"
+        )
 
 
 def _plan_cells(source: Source) -> list[object]:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,14 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.errors import UsageError
+from deepfake.jobs import folder as job_folder
+from deepfake.jobs.folder import JOB_FILE as JOB_FILE
+from deepfake.jobs.folder import RESULTS, find_wrong_results
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.records import LABEL_NAMES, CropSpec, FaceCrop, Sampling, Source, Status
+from deepfake.storage import Confinement
 from deepfake.tables import CsvRow, read_csv
 
-JOB_FILE = "job.json"
 MANIFEST_FILE = "manifest.csv"
 SOURCES_FILE = "sources.csv"
+TABLES = (MANIFEST_FILE, SOURCES_FILE)
 ParsedRow = TypeVar("ParsedRow")
+Row = TypeVar("Row", "CropRow", "SourceRow")
 _LABEL_ADVICE = "crop from real/ and fake/ folders or from a CSV with path,label"
 
 
@@ -129,17 +133,12 @@ def make_crop_row(source: Source, crop: FaceCrop, file: str) -> CropRow:
         frame=crop.frame_index,
         time_s=crop.time_s,
         face=crop.face_index,
-        label=source.label,
-        method=display_name(source.method or ""),
-        # A source of no known group is a group of its own.
-        group=display_name(source.group or source.id),
-        split=source.split or "",
         box_xyxy=(x0, y0, x1, y1),
         confidence=crop.face.confidence,
         landmarks=tuple(float(value) for value in crop.face.landmarks.ravel()),
         rotation=crop.rotation,
-        original=source.original or "",
         window=crop.window,
+        **_tell(source),
     )
 
 
@@ -150,14 +149,27 @@ def make_source_row(source: Source, status: Status, reason: str, faces: int) -> 
         status=status.value,
         reason=display_name(reason),
         faces=faces,
-        label=source.label,
-        method=display_name(source.method or ""),
-        group=display_name(source.group or source.id),
-        split=source.split or "",
         id=source.id,
         path_uri=path_uri(source.name),
-        original=source.original or "",
+        **_tell(source),
     )
+
+
+def renew_row(row: Row, source: Source) -> Row:
+    """The same row, with what is now known of its input."""
+    return replace(row, **_tell(source))
+
+
+def _tell(source: Source) -> dict[str, Any]:
+    """What both tables say of an input, whatever was found in it."""
+    return {
+        "label": source.label,
+        "method": display_name(source.method or ""),
+        # A source of no known group is a group of its own.
+        "group": display_name(source.group or source.id),
+        "split": source.split or "",
+        "original": source.original or "",
+    }
 
 
 def format_manifest(rows: Iterable[CropRow]) -> Iterator[str]:
@@ -167,11 +179,18 @@ def format_manifest(rows: Iterable[CropRow]) -> Iterator[str]:
 
 def format_sources(rows: Iterable[SourceRow]) -> Iterator[str]:
     """Lines of ``sources.csv``."""
-    cells = (
-        [_label_word(value) if name == "label" else value for name, value in _named(row)]
-        for row in rows
-    )
-    return format_lines(SOURCE_COLUMNS, cells)
+    cells = (asdict(row) | {"label": _label_word(row.label)} for row in rows)
+    return format_lines(SOURCE_COLUMNS, (one.values() for one in cells))
+
+
+def write_rows(
+    folder: Path, crop_rows: Iterable[CropRow], source_rows: Iterable[SourceRow]
+) -> None:
+    """Write both tables, first that of the crops, row by row as they come."""
+    tables = zip(TABLES, (format_manifest(crop_rows), format_sources(source_rows)), strict=True)
+    for name, lines in tables:
+        with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
 
 
 def format_lines(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
@@ -197,20 +216,18 @@ def read_manifest(root: Path) -> Manifest:
     Raises:
         UsageError: If the folder holds no finished crop job, or a table is damaged.
     """
-    manifest_path, job = root / MANIFEST_FILE, read_job(root)
+    job = read_job(root)
     if job.get("part") is not None:
         raise UsageError(
             f"{root} holds part {job['part']} of a crop job; put all parts together with: "
             "deepfake merge PART... --output CROPS"
         )
-    if not manifest_path.is_file():
-        raise UsageError(
-            f"{root} holds an unfinished crop job (no {MANIFEST_FILE}); "
-            "run the same crop command again to finish it"
-        )
-    # Without window: an old table.
-    rows = _read_rows(manifest_path, MANIFEST_COLUMNS[:-1], _parse_crop_row)
-    digest = hashlib.sha256(manifest_path.read_bytes()).hexdigest()
+    _check_tables(root, job, MANIFEST_FILE)
+    rows = read_crop_rows(root)
+    confinement = Confinement(root)
+    for row in rows:
+        confinement.path_of(row.crop)
+    digest = hashlib.sha256((root / MANIFEST_FILE).read_bytes()).hexdigest()
     spec, sampling = CropSpec.from_dict(job["crop_spec"]), Sampling.from_dict(job["sampling"])
     return Manifest(root, rows, spec, sampling, job["versions"], digest)
 
@@ -221,7 +238,38 @@ def read_sources(root: Path) -> tuple[SourceRow, ...]:
     Raises:
         UsageError: If the table is missing or damaged.
     """
-    return _read_rows(root / SOURCES_FILE, SOURCE_COLUMNS, _parse_source_row)
+    _check_tables(root, read_job(root), SOURCES_FILE)
+    return read_source_rows(root)
+
+
+def _check_tables(root: Path, job: Mapping[str, Any], wanted: str) -> None:
+    # A job without blocks is from before checksums were noted.
+    if ("block_size" in job and RESULTS not in job) or not (root / wanted).exists():
+        lack = "" if (root / wanted).exists() else f" (no {wanted})"
+        raise UsageError(
+            f"{root} holds an unfinished crop job{lack}; run the same crop command again to "
+            "finish it"
+        )
+    if wrong := find_wrong_results(root, job):
+        raise UsageError(
+            f"{root / wrong[0]} is not as it was written (its checksum is another); run the same "
+            "crop command again to mend it"
+        )
+
+
+def read_crop_rows(folder: Path) -> tuple[CropRow, ...]:
+    """The rows of the manifest in a crop folder or shard.
+
+    Raises:
+        UsageError: If the table is missing or damaged.
+    """
+    # Without window: an old table.
+    return _read_rows(folder / MANIFEST_FILE, MANIFEST_COLUMNS[:-1], _parse_crop_row)
+
+
+def read_source_rows(folder: Path) -> tuple[SourceRow, ...]:
+    """The rows of ``sources.csv`` in a crop folder or shard; raises as ``read_crop_rows``."""
+    return _read_rows(folder / SOURCES_FILE, SOURCE_COLUMNS, _parse_source_row)
 
 
 def require_labels(rows: Sequence[CropRow]) -> NDArray[np.int64]:
@@ -271,22 +319,15 @@ def read_job(root: Path) -> dict[str, Any]:
         UsageError: If there is none, or it is damaged.
     """
     path = root / JOB_FILE
-    try:
-        job = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise UsageError(
             f"{root} is not a crop folder (no {JOB_FILE}); make one with: "
-            f"python crop.py PHOTOS {root}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
-    if not isinstance(job, dict) or not {"crop_spec", "sampling", "versions"} <= set(job):
+            f"deepfake crop PHOTOS --output {root}"
+        )
+    job = job_folder.read_job(root)
+    if not {"crop_spec", "sampling", "versions"} <= set(job):
         raise UsageError(f"{path} lacks 'crop_spec', 'sampling' or 'versions'; was it edited?")
     return job
-
-
-def _named(row: SourceRow) -> list[tuple[str, object]]:
-    return list(zip(SOURCE_COLUMNS, astuple(row), strict=True))
 
 
 def _crop_cells(row: CropRow) -> list[object]:
@@ -299,8 +340,8 @@ def _crop_cells(row: CropRow) -> list[object]:
     return [*place, *known, *box, *detected]
 
 
-def _label_word(label: object) -> str:
-    return LABEL_NAMES[label] if isinstance(label, int) else ""
+def _label_word(label: int | None) -> str:
+    return "" if label is None else LABEL_NAMES[label]
 
 
 def _parse_label(word: str) -> int | None:
@@ -339,20 +380,13 @@ def _parse_source_row(row: CsvRow) -> SourceRow:
 
 
 def _parse_crop_row(row: CsvRow) -> CropRow:
-    return CropRow(
-        crop=row["crop"],
-        source=row["source"],
-        frame=int(row["frame"]),
-        time_s=float(row["time_s"]),
-        face=int(row["face"]),
-        label=_parse_label(row["label"]),
-        method=row["method"],
-        group=row["group"],
-        split=row["split"],
-        box_xyxy=(float(row["x0"]), float(row["y0"]), float(row["x1"]), float(row["y1"])),
-        confidence=float(row["confidence"]),
-        landmarks=tuple(float(value) for value in row["landmarks"].split()),
-        rotation=int(row["rotation"]),
-        original=row["original"],
-        window=_parse_window(row.get("window")),
-    )
+    values: dict[str, Any] = {field.name: row.get(field.name) for field in fields(CropRow)}
+    for name in ("frame", "face", "rotation"):
+        values[name] = int(row[name])
+    for name in ("time_s", "confidence"):
+        values[name] = float(row[name])
+    values["label"] = _parse_label(row["label"])
+    values["box_xyxy"] = tuple(float(row[name]) for name in ("x0", "y0", "x1", "y1"))
+    values["landmarks"] = tuple(float(value) for value in row["landmarks"].split())
+    values["window"] = _parse_window(row.get("window"))
+    return CropRow(**values)

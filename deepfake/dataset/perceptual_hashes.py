@@ -7,6 +7,7 @@ no group.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from deepfake.dataset.duplicates import (
@@ -27,8 +29,10 @@ from deepfake.dataset.duplicates import (
 )
 from deepfake.dataset.manifest import Manifest
 from deepfake.progress import track
+from deepfake.storage import Confinement
 
 _CHUNK = 512
+_PNG_MAGIC = b"\x89PNG"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class PerceptualHashes:
             quiet: Show no progress.
         """
         files, scale = [row.crop for row in manifest.rows], _choose_scale(manifest.spec.size)
-        read = partial(_read_crop, manifest.root, scale)
+        read = partial(_read_crop, Confinement(manifest.root), scale, manifest.spec.size)
         with ThreadPoolExecutor(threads) as pool:
             # In chunks: a pool takes all the work that it is given into its queue at once.
             chunks = (files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK))
@@ -126,16 +130,28 @@ class _ReadCrop(NamedTuple):
     problem: str = ""
 
 
-def _read_crop(root: Path, scale: int, file: str) -> _ReadCrop:
+def _read_crop(inside: Confinement, scale: int, size: int, file: str) -> _ReadCrop:
     try:
-        data = (root / file).read_bytes()
+        data = inside.path_of(file).read_bytes()
     except OSError as error:
         return _ReadCrop(problem=error.strerror or str(error))
     crop = _decode(data, scale)
     digest = hashlib.sha1(data, usedforsecurity=False).digest()
-    if crop is None:
-        return _ReadCrop(digest, len(data), problem="cannot be decoded")
-    return _ReadCrop(digest, len(data), hash_thumbnail(shrink_for_hash(crop)))
+    problem = "cannot be decoded" if crop is None else _find_wrong_size(data, size)
+    hashed = None if crop is None else hash_thumbnail(shrink_for_hash(crop))
+    return _ReadCrop(digest, len(data), hashed, problem)
+
+
+def _find_wrong_size(data: bytes, size: int) -> str:
+    """What is wrong with the size of a crop, which its header tells; may be empty."""
+    try:
+        if data.startswith(_PNG_MAGIC):
+            width, height = struct.unpack(">II", data[16:24])
+        else:
+            height, width = simplejpeg.decode_jpeg_header(data)[:2]
+    except (ValueError, struct.error):
+        return "neither JPEG nor PNG"
+    return "" if width == height == size else f"{width} x {height} pixels, expected {size} x {size}"
 
 
 def _decode(data: bytes, scale: int) -> NDArray[np.uint8] | None:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deepfake.dataset.audit import EXAMPLES, Issue, and_more
+from deepfake.dataset.audit import Issue, show_some
 from deepfake.dataset.class_counts import label_word
+from deepfake.dataset.crop_folder import find_damaged_shards
 from deepfake.dataset.manifest import CropRow, Manifest, SourceRow, name_crops
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
 from deepfake.metrics import compute_auc
@@ -39,7 +40,7 @@ def audit_quality(
     rows = manifest.rows
     return [
         *_audit_duplicates(rows, splits, hashes, name_crops(rows, sources)),
-        *_audit_files(hashes),
+        *_audit_files(manifest, hashes),
         _audit_group_sizes(rows),
         _audit_losses(sources),
         *_audit_sizes(rows, hashes),
@@ -65,38 +66,43 @@ def _audit_duplicates(
     if not sets:
         return [Issue("ok", "duplicates", "no two crops are the same bytes")]
 
-    def show(found: Sequence[Sequence[int]]) -> tuple[str, ...]:
-        shown = (
-            " = ".join(f"{names[row]} ({label_word(rows[row].label)})" for row in one[:3])
-            for one in found[:EXAMPLES]
-        )
-        return and_more(shown, len(found))
+    def show(same: Sequence[int]) -> str:
+        return " = ".join(f"{names[row]} ({label_word(rows[row].label)})" for row in same[:3])
 
     issues = []
     if across := [found for found in sets if len({splits[row] for row in found}) > 1]:
         message = f"{len(across):,} sets of identical crops stand in two splits"
-        issues.append(Issue("leak", "duplicates", message, examples=show(across)))
+        issues.append(Issue("leak", "duplicates", message, examples=show_some(across, show)))
     if torn := [found for found in sets if len({rows[row].label for row in found}) > 1]:
         message = f"{len(torn):,} sets of identical crops are called both real and fake"
-        issues.append(Issue("warning", "labels", message, examples=show(torn)))
+        issues.append(Issue("warning", "labels", message, examples=show_some(torn, show)))
     spare = sum(len(found) - 1 for found in sets)
     message = f"{spare:,} crops repeat another one byte for byte"
-    return [*issues, Issue("note", "duplicates", message, examples=show(sets))]
+    return [*issues, Issue("note", "duplicates", message, examples=show_some(sets, show))]
 
 
-def _audit_files(hashes: PerceptualHashes) -> list[Issue]:
-    """Crops that cannot be read, or show nothing."""
-    problems, issues = hashes.problems, []
-    if problems:
-        examples = [f"{hashes.files[row]}: {problems[row]}" for row in list(problems)[:EXAMPLES]]
-        message = f"{len(problems):,} crops cannot be read"
-        remedy = "run the crop command again"
-        issues.append(Issue("damage", "files", message, remedy, and_more(examples, len(problems))))
-    blank = [row for row in np.flatnonzero(~hashes.has_content).tolist() if row not in problems]
-    if blank:
-        examples = [hashes.files[row] for row in blank[:EXAMPLES]]
+def _audit_files(manifest: Manifest, hashes: PerceptualHashes) -> list[Issue]:
+    """Shards that are not as they were written, rows that repeat, crops that are of no use."""
+    named = Counter(
+        name
+        for row in manifest.rows
+        for name in (row.crop, f"frame {row.frame}, face {row.face} of {row.source}")
+    )
+    problems = hashes.problems
+    issues = []
+    for kind, what, found in (
+        ("shards", "shards are not as they were written", find_damaged_shards(manifest.root)),
+        ("rows", "crops have two rows", [name for name, count in named.items() if count > 1]),
+        ("files", "crops cannot be read", [f"{hashes.files[i]}: {problems[i]}" for i in problems]),
+    ):
+        if found:
+            shown = show_some(found)
+            message = f"{len(found):,} {what}"
+            issues.append(Issue("damage", kind, message, "run the crop command again", shown))
+    flat = np.flatnonzero(~hashes.has_content).tolist()
+    if blank := [hashes.files[row] for row in flat if row not in problems]:
         message = f"{len(blank):,} crops show nothing (a flat colour)"
-        issues.append(Issue("warning", "blank", message, examples=and_more(examples, len(blank))))
+        issues.append(Issue("warning", "blank", message, examples=show_some(blank)))
     return issues
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from deepfake.dataset.cropping import crop_media
-from deepfake.dataset.layouts import list_inputs
+from deepfake.dataset.layouts.labelling import list_inputs
 from deepfake.demo.portraits import write_dataset
 from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.embeddings import EmbedOptions
@@ -58,7 +58,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     photos.mkdir(parents=True)
     tell(f"   {write_dataset(photos, identities=24, shots=5)} photos in {photos}")
 
-    tell(f"\n2. $ deepfake crop {labels} {crops} --size {_SIZE}")
+    tell(f"\n2. $ deepfake crop {labels} --output {crops} --size {_SIZE}")
     spec = CropSpec.from_preset("square", size=_SIZE)
     tell(f"   {crop_media(str(labels), crops, spec, workers=Workers(workers), quiet=True)}")
 
@@ -76,7 +76,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
         "\nYour own photos next:\n"
         f"  deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv\n"
         "  (this checkpoint only knows drawings; to train on your own data:)\n"
-        "  deepfake crop YOUR_PHOTOS crops/      # with real/ and fake/ folders\n"
+        "  deepfake crop YOUR_PHOTOS --output crops/    # with real/ and fake/ folders\n"
         "  deepfake train --data.root crops/"
     )
     if not auc > 0.7:

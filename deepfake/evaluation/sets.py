@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from deepfake.dataset.cropping import crop_media
-from deepfake.dataset.layouts import InputOptions
+from deepfake.dataset.layouts.labelling import InputOptions
 from deepfake.dataset.manifest import (
     JOB_FILE,
     CropRow,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deepfake.jobs.folder import JobFolder, hash_file
+from deepfake.jobs.folder import JobFolder, Shard, hash_file
 from deepfake.jobs.parts import WHOLE, JobPart
 from deepfake.records import Source
 
@@ -39,6 +39,9 @@ class Block:
     folder: Path
     kept: Mapping[str, Path] = field(default_factory=dict)
 
+
+Stands = Callable[[Sequence[Source], Shard], bool]
+"""Whether what a shard says of its inputs, which have not changed, still holds."""
 
 Work = Callable[[Iterable[Block]], Iterator[Block]]
 """Takes blocks, lazily, and gives each back, in order, once its folder is filled.
@@ -77,7 +80,9 @@ class Job:
         """Inputs of all blocks of this part."""
         return sum(len(self.inputs_of(block)) for block in self.blocks)
 
-    def begin(self, plan: Iterable[str], settings: Mapping[str, Any], anew: bool = False) -> None:
+    def begin(
+        self, plan: Iterable[str], settings: Mapping[str, Any], anew: bool | None = None
+    ) -> None:
         """Begin the job in its folder, or go on with it; arguments as of ``JobFolder.begin``."""
         division = {
             "inputs": len(self.sources),
@@ -86,7 +91,7 @@ class Job:
         }
         self.folder.begin(plan, {**settings, **division}, anew)
 
-    def find_todo(self) -> list[int]:
+    def find_todo(self, stands: Stands = lambda inputs, shard: True) -> list[int]:
         """Set aside what no longer stands; the blocks that are left to do."""
         self.folder.drop_beyond(self.n_blocks)
         todo = []
@@ -97,6 +102,7 @@ class Job:
                 shard is None
                 or list(shard.inputs) != [source.id for source in inputs]
                 or shard.inputs != hash_inputs(inputs)
+                or not stands(inputs, shard)
             ):
                 self.folder.set_aside(block)
                 todo.append(block)

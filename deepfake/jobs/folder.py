@@ -21,18 +21,21 @@ from deepfake.errors import UsageError
 from deepfake.storage import (
     LOCK_NAMES,
     TEMPORARY_PREFIX,
+    Confinement,
     sync_file,
     sync_folder,
     write_atomic,
     write_stream,
 )
+from deepfake.tables import read_text
 
 JOB_FILE = "job.json"
 PLAN_FILE = "plan.csv"
 SHARDS_FOLDER = "shards"
 SEAL_FILE = "shard.json"
 _OLD_FOLDER = "old"
-_OF_INPUTS = ("inputs", "block_size", "plan_sha256")
+RESULTS = "results"
+_OF_INPUTS = ("inputs", "block_size", "plan_sha256", RESULTS)
 _READ_BYTES = 2**20
 
 
@@ -71,7 +74,9 @@ class JobFolder:
     def __init__(self, root: Path, kind: str) -> None:
         self.root, self.kind = root, kind
 
-    def begin(self, plan: Iterable[str], settings: Mapping[str, Any], anew: bool = False) -> None:
+    def begin(
+        self, plan: Iterable[str], settings: Mapping[str, Any], anew: bool | None = None
+    ) -> None:
         """Write plan and settings into an empty folder, or go on with a job of these settings.
 
         A plan may change: shards whose inputs are not what they were are set aside,
@@ -80,11 +85,14 @@ class JobFolder:
         Args:
             plan: Lines of ``plan.csv``.
             settings: Everything that the result depends on, in plain types.
-            anew: Forget a job of other settings instead of refusing.
+            anew: Forget a job of other settings instead of refusing; ``None``: nobody can ask for
+                that.
 
         Raises:
             UsageError: If the folder holds anything else, or a job of other settings.
         """
+        for folder in (SHARDS_FOLDER, _OLD_FOLDER):
+            Confinement(self.root).path_of(f"{folder}/{SEAL_FILE}")
         if (self.root / JOB_FILE).exists():
             difference = find_difference(_settled(read_job(self.root)), _settled(settings))
             if difference is not None and anew:
@@ -92,28 +100,46 @@ class JobFolder:
                     shutil.rmtree(self.root / folder, ignore_errors=True)
             elif difference is not None:
                 name, before, now = difference
+                advice = "or run the command that began it"
+                if anew is not None:
+                    advice = "run the command that began it, or pass --overwrite"
                 raise UsageError(
                     f"{self.root} was begun with {name}={before!r}, now it is {now!r}; name a new "
-                    "output, run the command that began it, or pass --overwrite"
+                    f"output, {advice}"
                 )
         else:
             self._refuse_foreign()
         # Only now is it certain that nothing here is anybody else's.
         for leftover in [*self.root.glob(f"{TEMPORARY_PREFIX}*")]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            is_folder = leftover.is_dir() and not leftover.is_symlink()
+            shutil.rmtree(leftover) if is_folder else leftover.unlink()
         write_stream(self.root / PLAN_FILE, (line.encode() for line in plan))
         plan_sha256 = hash_file(self.root / PLAN_FILE)
-        text = json.dumps({**settings, "plan_sha256": plan_sha256}, indent=2, sort_keys=True)
-        write_atomic(self.root / JOB_FILE, text + "\n")
+        self._write_settings({**settings, "plan_sha256": plan_sha256})
         (self.root / SHARDS_FOLDER).mkdir(exist_ok=True)
+
+    def conclude(self, names: Sequence[str]) -> None:
+        """Note the checksums of the files that all shards together came to: the job is finished."""
+        results = {name: hash_file(self.root / name) for name in names}
+        self._write_settings({**read_job(self.root), RESULTS: results})
+
+    def _write_settings(self, settings: Mapping[str, Any]) -> None:
+        text = json.dumps(settings, indent=2, sort_keys=True)
+        write_atomic(self.root / JOB_FILE, text + "\n")
 
     def folder_of(self, block: int) -> Path:
         """Where the shard of a block lies."""
         return self.root / SHARDS_FOLDER / f"{block:05d}"
 
     def read_shard(self, block: int) -> Shard | None:
-        """The shard of a block, every file of it checked; ``None`` if absent or damaged."""
-        return read_shard(self.folder_of(block))
+        """The shard of a block, every file of it checked; ``None`` if absent or damaged.
+
+        Raises:
+            UsageError: If it is a link that leads out of the folder.
+        """
+        folder = self.folder_of(block)
+        Confinement(self.root).path_of(f"{SHARDS_FOLDER}/{folder.name}/{SEAL_FILE}")
+        return read_shard(folder)
 
     def open_block(self, block: int) -> Path:
         """A new folder to write the files of a shard into."""
@@ -158,7 +184,7 @@ class JobFolder:
         folder = self.folder_of(block)
         if not folder.exists():
             return
-        shard = read_shard(folder)
+        shard = self.read_shard(block)
         old = self.root / _OLD_FOLDER
         if shard is None:
             shutil.rmtree(folder)
@@ -194,7 +220,7 @@ class JobFolder:
             path.name
             for path in self.root.iterdir()
             if path.name not in (*LOCK_NAMES, PLAN_FILE)
-            and not path.name.startswith(TEMPORARY_PREFIX)
+            and (path.is_dir() or not path.name.startswith(TEMPORARY_PREFIX))
         )
         if foreign:
             raise UsageError(
@@ -216,26 +242,44 @@ def read_job(root: Path) -> dict[str, Any]:
     """
     path = root / JOB_FILE
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        settings = json.loads(read_text(path, "JSON file"))
+    except UsageError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"{path} holds no settings; was it edited?")
+    numbers = [settings.get(name, 1) for name in ("inputs", "block_size")]
+    if not all(type(number) is int and number > 0 for number in numbers):
+        raise UsageError(f"{path}: inputs and block_size must be 1 or more; was it edited?")
+    if not isinstance(settings.get(RESULTS, {}), dict):
+        raise UsageError(f"{path}: {RESULTS} must be checksums by name; was it edited?")
     return settings
+
+
+def find_wrong_results(root: Path, settings: Mapping[str, Any]) -> list[str]:
+    """Files of a finished job that are not what it came to."""
+    results = settings.get(RESULTS, {})
+    return [name for name, digest in results.items() if hash_file(root / name) != digest]
 
 
 def read_shard(folder: Path) -> Shard | None:
     """A sealed folder, every file of it checked; ``None`` if absent or damaged."""
+    shard = read_seal(folder)
+    return shard if shard is not None and shard.is_whole() else None
+
+
+def read_seal(folder: Path) -> Shard | None:
+    """What a sealed folder says of itself, its files not looked at."""
     try:
-        sealed = json.loads((folder / SEAL_FILE).read_text(encoding="utf-8"))
+        sealed = json.loads(read_text(folder / SEAL_FILE))
         text = sealed["content"]
         if hashlib.sha256(text.encode()).hexdigest() != sealed["sha256"]:
             return None
         content = json.loads(text)
-        shard = Shard(folder, dict(content["inputs"]), dict(content["files"]))
+        return Shard(folder, dict(content["inputs"]), dict(content["files"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return shard if shard.is_whole() else None
 
 
 def hash_file(path: Path) -> str:

@@ -15,14 +15,16 @@ from deepfake.errors import UsageError
 from deepfake.jobs.folder import (
     JOB_FILE,
     PLAN_FILE,
+    RESULTS,
     JobFolder,
     find_difference,
     hash_file,
     read_job,
 )
 from deepfake.jobs.parts import JobPart, sort_parts
+from deepfake.storage import Confinement
 
-_OF_A_PART = ("part", "plan_sha256", "inputs")
+_OF_A_PART = ("part", "plan_sha256", "inputs", RESULTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,13 @@ class JoinedParts:
         return (part.folder_of(block) for part, block in self.shards)
 
 
-def join_parts(roots: Sequence[Path], kind: str) -> JoinedParts:
+def join_parts(roots: Sequence[Path], kind: str, results: Sequence[str] = ()) -> JoinedParts:
     """Check that parts make up one finished job.
 
     Args:
         roots: The job folders of all parts, in any order.
         kind: What made them: ``crop``, ``predict``.
+        results: Files that a finished part holds.
 
     Raises:
         UsageError: If they do not, or one is unfinished or damaged.
@@ -63,21 +66,25 @@ def join_parts(roots: Sequence[Path], kind: str) -> JoinedParts:
     n_blocks = -(-int(settings[first]["inputs"]) // int(settings[first]["block_size"]))
     shards = []
     for root in ordered:
-        folder = JobFolder(root, kind)
-        for block in numbers[root].blocks(n_blocks):
-            if not folder.folder_of(block).exists():
-                raise UsageError(
-                    f"part {numbers[root]} in {root} is unfinished; go on with its own command: "
-                    f"deepfake {kind} with --shard {numbers[root]} and the options that it had"
-                )
-            if folder.read_shard(block) is None:
-                raise UsageError(
-                    f"part {numbers[root]} in {root} is damaged ({folder.folder_of(block).name}); "
-                    f"mend it with its own command: deepfake {kind} with --shard {numbers[root]} "
-                    "and the options that it had"
-                )
-            shards.append((folder, block))
-    whole = {**settings[first], "part": None}
+        folder, part = JobFolder(root, kind), numbers[root]
+        again = f"deepfake {kind} with --shard {part} and the options that it had"
+        blocks = part.blocks(n_blocks)
+        told = settings[root].get(RESULTS, {})
+        standing = all(folder.folder_of(block).exists() for block in blocks)
+        if not (set(results) <= set(told) if results else standing):
+            raise UsageError(
+                f"part {part} in {root} is unfinished; go on with its own command: {again}"
+            )
+        wrong = [folder.folder_of(n).name for n in blocks if folder.read_shard(n) is None]
+        wrong += [name for name in results if hash_file(root / name) != told[name]]
+        if wrong:
+            raise UsageError(
+                f"part {part} in {root} is damaged ({wrong[0]}); mend it with its own command: "
+                f"{again}"
+            )
+        shards += [(folder, block) for block in blocks]
+    whole = {key: value for key, value in settings[first].items() if key != RESULTS}
+    whole["part"] = None
     return JoinedParts(whole, first / PLAN_FILE, tuple(shards))
 
 
@@ -92,7 +99,7 @@ def _read_settings(root: Path) -> dict[str, Any]:
         raise UsageError(
             f"{root} is a whole job, not a part of one; parts are made with --shard I/N"
         )
-    if hash_file(root / PLAN_FILE) != settings["plan_sha256"]:
+    if hash_file(Confinement(root).path_of(PLAN_FILE)) != settings["plan_sha256"]:
         raise UsageError(
             f"{root / PLAN_FILE} is not the plan that {JOB_FILE} tells of; was it edited?"
         )

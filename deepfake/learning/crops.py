@@ -6,6 +6,7 @@ number of loader workers changes nothing. Knows no split, no batch and no networ
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +22,14 @@ from deepfake.augment.face_parts import POINT_COUNTS, Crop, Points, face_area
 from deepfake.augment.recipes import Augmentation, AugmentationSettings, sample_seed
 from deepfake.augment.self_blending import self_blend
 from deepfake.augment.sheet import Example
+from deepfake.dataset.crop_folder import read_digests
 from deepfake.dataset.manifest import CropRow, require_labels
 from deepfake.errors import JobError, MediaError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.geometry import to_crop
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.pairs import find_originals
+from deepfake.storage import Confinement
 
 _BLEND_TRIES = 8
 _SMALLEST_FACE = 0.05  # share of a crop that a face must fill to be blended
@@ -64,6 +67,8 @@ class CropDataset(Dataset[Sample]):
     ) -> None:
         self.root, self.rows, self.size, self.seed = root, rows, size, seed
         self.augmentation = augmentation
+        self._inside = Confinement(root)
+        self._digests = read_digests(root, [row.crop for row in rows])
         self._pipeline: Augmentation | None = None
         self._reals = [number for number, row in enumerate(rows) if row.label == 0]
 
@@ -102,13 +107,20 @@ class CropDataset(Dataset[Sample]):
         Raises:
             JobError: If the file is missing, damaged or of another size.
         """
-        path = self.root / row.crop
+        path = self._inside.path_of(row.crop)
         try:
-            image = decode_crop(path.read_bytes(), str(path))
+            data = path.read_bytes()
+            image = decode_crop(data, str(path))
         except (OSError, MediaError) as error:
             raise JobError(
                 f"crop {path} cannot be read ({error}); run the crop command again to mend it"
             ) from error
+        written = self._digests.get(row.crop)
+        if written is not None and hashlib.sha256(data).hexdigest() != written:
+            raise JobError(
+                f"crop {path} is not as it was written (its checksum is another); run the crop "
+                "command again to mend it"
+            )
         if image.shape != (self.size, self.size, 3):
             raise JobError(
                 f"crop {path} has shape {image.shape}; its job.json says {self.size} x {self.size}"

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from deepfake import cli
-from deepfake.dataset.layouts import LAYOUTS
+from deepfake.dataset.layouts.labelling import LAYOUTS
 from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.splits import assign_splits
 from tests.conftest import Trained
@@ -26,12 +26,20 @@ def test_crop_ends_with_counts_that_add_up(
         (photos / f"{number}.png").write_bytes(path.read_bytes())
     (photos / "bad.jpg").write_bytes(b"")
     (photos / "notes.txt").write_text("not a photo")
-    words = [str(photos), str(tmp_path / "crops"), "--size", "64", "--workers", "1", "--quiet"]
+    options = ["--size", "64", "--workers", "1", "--quiet"]
+    words = [str(photos), str(tmp_path / "crops"), *options]
     assert cli.crop(words) == 0
     line = capsys.readouterr().out
+    assert "finished already" not in line
     assert "3 inputs = 2 ok + 0 no_face + 0 too_small + 1 unreadable -> 2 crops" in line
     assert "1 files of other kinds skipped (1 .txt)" in line
     assert cli.crop([*words, "--strict"]) == 3
+    capsys.readouterr()
+    named = ["--input", str(photos), "--output", str(tmp_path / "crops"), *options]
+    assert cli.crop(named) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"{tmp_path / 'crops'} was finished already; nothing was left to do\n")
+    assert told.endswith(line)
 
 
 def test_with_strict_a_medium_that_was_passed_over_is_no_success(
@@ -171,6 +179,11 @@ def test_doctor_exits_with_one_on_a_leak(
 ) -> None:
     crops = tmp_path / "crops"
     shutil.copytree(trained.crops, crops)
+    # As it was before checksums were noted: a crop can be changed without being damaged.
+    job = json.loads((crops / "job.json").read_text())
+    (crops / "job.json").write_text(
+        json.dumps({name: job[name] for name in ("crop_spec", "sampling", "versions")})
+    )
     rows = read_manifest(crops).rows
     splits = assign_splits(rows)
     one, other = (rows[splits.index(split)].crop for split in ("train", "test"))

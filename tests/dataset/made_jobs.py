@@ -12,7 +12,7 @@ import pytest
 from deepfake.dataset import cropping
 from deepfake.dataset.crop_folder import CropReport
 from deepfake.dataset.cropping import crop_media
-from deepfake.jobs.parts import Division
+from deepfake.jobs.parts import Division, JobPart
 from deepfake.records import CropSpec, Extraction, Source, Workers
 
 REPO = Path(__file__).resolve().parents[2]
@@ -52,3 +52,10 @@ def run_with(source: Path, output: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cropping, "iter_extractions", stop)
         run(source, output)
+
+
+def run_part(
+    source: Path, output: Path, part: JobPart | None, block_size: int | None = None
+) -> CropReport:
+    division = Division(part, block_size)
+    return crop_media(str(source), output, SPEC, workers=Workers(0), division=division, quiet=True)

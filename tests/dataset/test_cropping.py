@@ -96,7 +96,7 @@ def test_a_second_run_changes_nothing(
 
     monkeypatch.setattr(cropping, "iter_extractions", counted)
     second = run(few_done.photos, tmp_path / "crops")
-    assert second == first
+    assert second == replace(first, was_finished=True)
     assert seen == []
     assert tree_hashes(tmp_path / "crops") == few_done.tree
     assert [path.stat().st_mtime_ns for path in shards] == times
@@ -232,7 +232,7 @@ def test_a_full_disk_is_survived(
     few_done: Done, small_disk: Path, room_kb: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Without the check beforehand, so that the writes themselves fail.
-    monkeypatch.setattr(cropping._Job, "check_space", lambda self, shard, spec: None)
+    monkeypatch.setattr(cropping, "_check_space", lambda block, spec: None)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes((512 - room_kb) * 1024))
     for _ in range(2):  # nor does it help to try again
@@ -308,8 +308,10 @@ def test_job_file_tells_the_recipe_and_no_time_or_host(few_done: Done, tmp_path:
     output = begin(few_done.photos, tmp_path / "crops")
     job = read_job(output)
     assert CropSpec.from_dict(job["crop_spec"]) == SPEC
-    assert set(job) == {"crop_spec", "plan_sha256", "inputs", "sampling", "shard_size", "versions"}
-    assert (job["inputs"], job["shard_size"]) == (10, SHARD)
+    settings = {"crop_spec", "sampling", "versions"}
+    division = {"inputs", "block_size", "part", "plan_sha256"}
+    assert set(job) == settings | division
+    assert (job["inputs"], job["block_size"], job["part"]) == (10, SHARD, None)
     plan = (output / "plan.csv").read_bytes()
     assert job["plan_sha256"] == hashlib.sha256(plan).hexdigest()
     assert (output / JOB_FILE).read_bytes().endswith(b"}\n")

@@ -30,7 +30,7 @@ from deepfake.dataset.manifest import (
     make_source_row,
     read_job,
     read_manifest,
-    read_sources,
+    read_source_rows,
     require_label,
     require_labels,
 )
@@ -208,7 +208,7 @@ def test_sources_table_survives_the_way_to_the_disk(tmp_path: Path) -> None:
         make_source_row(replace(SOURCE, label=None), Status.UNREADABLE, "x", 0),
     )
     (tmp_path / SOURCES_FILE).write_text("".join(format_sources(rows)), newline="")
-    assert read_sources(tmp_path) == rows
+    assert read_source_rows(tmp_path) == rows
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_an_edited_sources_table_is_named(tmp_path: Path, old: str, new: str, me
     text = "".join(format_sources([make_source_row(SOURCE, Status.NO_FACE, "", 0)]))
     (tmp_path / SOURCES_FILE).write_text(text.replace(old, new, 1), newline="")
     with pytest.raises(UsageError, match=message):
-        read_sources(tmp_path)
+        read_source_rows(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_no_crop_folder(tmp_path: Path) -> None:
     ("text", "message"),
     [
         pytest.param("{", r"job\.json cannot be read", id="not-json"),
-        pytest.param("[]", r"job\.json lacks 'crop_spec', 'sampling' or 'versions'", id="list"),
+        pytest.param("[]", r"job\.json holds no settings; was it edited", id="list"),
         pytest.param('{"crop_spec": {}}', r"job\.json lacks", id="no-versions"),
     ],
 )

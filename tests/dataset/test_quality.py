@@ -12,10 +12,12 @@ from deepfake.dataset.manifest import (
     SOURCES_FILE,
     SourceRow,
     format_sources,
+    read_manifest,
     read_sources,
 )
+from deepfake.faces.extraction import encode_crop
 from tests.dataset.made_faults import COUNTS, crop_of, find, look, name_of, paint
-from tests.made_crops import edited, write_crop_folder
+from tests.made_crops import edited, write_crop_folder, write_tables
 
 
 @pytest.fixture
@@ -129,3 +131,26 @@ def test_damaged_and_blank_crops(folder: Path) -> None:
     }
     assert find(report, "blank")[0].examples == (flat.crop,)
     assert report.verdict == "damaged: run the crop command again"
+
+
+def test_a_row_that_comes_twice_is_damage(folder: Path) -> None:
+    rows = list(read_manifest(folder).rows)
+    write_tables(folder, [*rows, rows[0], replace(rows[1], crop=rows[2].crop)])
+    report = look(folder)
+    assert report.damaged
+    (issue,) = find(report, "rows")
+    assert issue.message == "4 crops have two rows"
+    assert rows[0].crop in issue.examples
+
+
+@pytest.mark.parametrize("quality", [95, None], ids=["jpeg", "png"])
+def test_a_crop_of_another_size_is_damage(quality: int | None, tmp_path: Path) -> None:
+    root = write_crop_folder(tmp_path / "crops", COUNTS, size=64, jpeg_quality=quality)
+    row = crop_of(root, "train", 0)
+    other = np.full((63, 64, 3), 90, np.uint8)
+    other[:30, 20:40] = 200
+    (root / row.crop).write_bytes(encode_crop(other, quality))
+    report = look(root)
+    assert report.damaged
+    (issue,) = find(report, "files")
+    assert issue.examples == (f"{row.crop}: 64 x 63 pixels, expected 64 x 64",)

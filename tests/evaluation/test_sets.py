@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepfake.dataset.manifest import read_manifest, read_sources
+from deepfake.dataset.manifest import read_manifest, read_source_rows, read_sources
 from deepfake.dataset.splits import split_by_group
 from deepfake.errors import UsageError
 from deepfake.evaluation.sets import read_evaluation_set
@@ -104,5 +104,5 @@ def test_sources_are_read_as_they_were_written(made: Made) -> None:
     text = (made.crops / "sources.csv").read_text()
     (path / "sources.csv").write_text(text.replace(",ok,", ",fine,", 1))
     with pytest.raises(UsageError, match=r"sources\.csv:2: 'fine' is not a valid Status"):
-        read_sources(path)
+        read_source_rows(path)
     assert made.checkpoint.recipe.sampling == Sampling()

@@ -18,7 +18,17 @@ from deepfake.faces.pipeline import check_detect_device, iter_extractions
 from deepfake.media.discovery import discover
 from deepfake.records import CropSpec, Sampling, Source, Status, Workers
 from tests import fakes
-from tests.fakes import CUT_SHORT, HANG, KILL, KILL_ONCE, NONE, hostile_source, write_photo
+from tests.fakes import (
+    CUT_SHORT,
+    HANG,
+    KILL,
+    KILL_ONCE,
+    LINGER,
+    NONE,
+    STOP_SHORT,
+    hostile_source,
+    write_photo,
+)
 
 SPEC = CropSpec(size=64)
 TIMEOUT_S = 60.0  # never reached by a worker that works
@@ -81,6 +91,72 @@ def test_a_file_that_kills_once_is_tried_again(
     ((_, result),) = iter_extractions([source], SPEC, Workers(1, TIMEOUT_S))
     assert source.path.exists()  # it did kill
     assert result.status == Status.NO_FACE
+
+
+def test_a_time_limit_is_paid_once_and_a_crash_is_tried_twice(
+    serve: Callable[[Any], None], tmp_path: Path
+) -> None:
+    serve(fakes.serve_hostile)
+    sources = [hostile_source(kind, number, tmp_path) for number, kind in enumerate((HANG, KILL))]
+    results = list(iter_extractions(sources, SPEC, Workers(1, 2.0)))
+    assert [result.reason.partition(":")[0] for _, result in results] == ["timeout", "crashed"]
+    assert [source.path.read_text().count("tried") for source in sources] == [1, 2]
+
+
+def test_a_worker_that_stops_in_the_middle_of_its_answer_hangs_nobody(
+    serve: Callable[[Any], None], tmp_path: Path
+) -> None:
+    serve(fakes.serve_hostile)
+    kinds = [NONE, STOP_SHORT, NONE, NONE]
+    sources = [hostile_source(kind, number, tmp_path) for number, kind in enumerate(kinds)]
+    results = [result for _, result in iter_extractions(sources, SPEC, Workers(1, 2.0))]
+    assert results[1].reason == "timeout: gave no answer within 2 s"
+    assert [result.status for result in results[2:]] == [Status.NO_FACE] * 2
+    assert no_workers_left()
+
+
+def test_a_worker_that_will_not_end_hangs_nobody(
+    serve: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(fakes.serve_hostile)
+    monkeypatch.setattr(pipeline, "_END_TIMEOUT_S", 0.5)
+    sources = [hostile_source(kind, n, tmp_path) for n, kind in enumerate((LINGER, NONE))]
+    results = [result for _, result in iter_extractions(sources, SPEC, Workers(1, TIMEOUT_S))]
+    assert results[0].reason == "crashed: its worker process ended (-9)"
+    assert results[1].status == Status.NO_FACE
+    assert no_workers_left()
+
+
+def test_a_worker_that_is_stopped_from_outside_hangs_nobody(
+    serve: Callable[[Any], None],
+) -> None:
+    serve(fakes.serve_hostile)
+    results = iter_extractions(endless([]), SPEC, Workers(1, 2.0))
+    _, first = next(results)
+    os.kill(int(first.reason.split()[1]), signal.SIGSTOP)
+    reasons = [next(results)[1].reason for _ in range(20)]
+    assert sum(reason.startswith("timeout") for reason in reasons) <= 1
+    results.close()
+    assert no_workers_left()
+
+
+def test_a_worker_that_dies_while_it_starts_is_started_once_more(
+    serve: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(fakes.serve_at_the_second_try)
+    monkeypatch.setenv("FIRST_TRY", str(tmp_path / "mark"))
+    ((_, result),) = iter_extractions([hostile_source(NONE, 0)], SPEC, Workers(1, TIMEOUT_S))
+    assert (tmp_path / "mark").exists()
+    assert result.status == Status.NO_FACE
+
+
+def test_no_more_workers_start_than_there_are_sources(serve: Callable[[Any], None]) -> None:
+    serve(fakes.serve_hostile)
+    results = iter_extractions([hostile_source(NONE, n) for n in range(2)], SPEC, Workers(5))
+    next(results)
+    alive = [p for p in multiprocessing.active_children() if p.name == "deepfake-extract"]
+    assert len(alive) <= 2
+    results.close()
 
 
 def test_killed_workers_are_replaced_by_real_ones(

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from deepfake.errors import UsageError
-from deepfake.jobs.folder import JobFolder, find_difference, hash_file, read_job, read_shard
+from deepfake.jobs.folder import (
+    JobFolder,
+    find_difference,
+    find_wrong_results,
+    hash_file,
+    read_job,
+    read_shard,
+)
 
 
 def begun(root: Path, **settings: object) -> JobFolder:
@@ -128,3 +135,42 @@ def test_pipes_and_devices_have_no_content(tmp_path: Path) -> None:
 def test_differences_are_found_at_any_depth() -> None:
     assert find_difference({"a": {"b": 1}}, {"a": {"b": 1}}) is None
     assert find_difference({"a": {"b": 1}, "c": 2}, {"a": {"b": 1}}) == ("c", 2, None)
+
+
+def test_a_finished_job_knows_its_results_and_one_that_goes_on_does_not(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "job")
+    (folder.root / "table.csv").write_text("a\n")
+    folder.conclude(["table.csv"])
+    assert find_wrong_results(folder.root, read_job(folder.root)) == []
+    (folder.root / "table.csv").write_text("b\n")
+    assert find_wrong_results(folder.root, read_job(folder.root)) == ["table.csv"]
+    begun(tmp_path / "job")
+    assert "results" not in read_job(folder.root)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": "many"}, "inputs and block_size must be 1 or more; was it edited"),
+        ({"block_size": 0}, "inputs and block_size must be 1 or more; was it edited"),
+        ({"results": ["a"]}, "results must be checksums by name; was it edited"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    folder = begun(tmp_path / "job")
+    path = folder.root / "job.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UsageError, match=message):
+        read_job(folder.root)
+
+
+@pytest.mark.parametrize("anew", [None, False])
+def test_to_begin_anew_is_only_advised_where_it_can_be_asked_for(
+    anew: bool | None, tmp_path: Path
+) -> None:
+    folder = begun(tmp_path / "job")
+    with pytest.raises(UsageError, match="size=64, now it is 80; name a new output") as error:
+        folder.begin([], {"size": 80}, anew)
+    assert ("--overwrite" in str(error.value)) == (anew is not None)

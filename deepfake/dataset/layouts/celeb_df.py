@@ -28,18 +28,9 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from deepfake.dataset.layouts.facts import (
-    Fact,
-    Layout,
-    Reading,
-    Tree,
-    get_clip_name,
-    get_frame_name,
-    get_top,
-)
+from deepfake.dataset.layouts.facts import Fact, Layout, Place, Reading, Tree
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
-from deepfake.records import Source
 
 TEST_LIST = "List_of_testing_videos.txt"
 _FOLDERS = {"celeb-real": 0, "youtube-real": 0, "celeb-synthesis": 1}
@@ -53,7 +44,7 @@ _NAMES = {
 
 def recognise(tree: Tree) -> bool:
     """Whether one of the three folders is at the top."""
-    return any(get_top(source) in _FOLDERS for source in tree.sources)
+    return any(place.top in _FOLDERS for place in tree.places)
 
 
 def read(tree: Tree) -> Reading:
@@ -64,35 +55,29 @@ def read(tree: Tree) -> Reading:
             folders.
     """
     test = _read_list(tree)
-    facts: dict[str, Fact] = {}
-    wrong: list[Source] = []
-    seen = set()
-    for source in tree.sources:
-        folder, clip = get_top(source), get_clip_name(source)
+
+    def tell(place: Place) -> Fact | str:
+        clip, frame, folder = place.clip, place.frame, place.top
         names = _NAMES[folder].fullmatch(clip) if folder in _FOLDERS else None
         if names is None:
-            wrong.append(source)
-            continue
-        seen.add(clip)
-        frame = get_frame_name(source)
-        split = None
-        if test:
-            split = "test" if clip in test else "train"
+            return "unknown folder or name"
+        split = ("test" if clip in test else "train") if test else None
         if folder == "celeb-synthesis":
-            facts[source.id] = Fact(
+            return Fact(
                 1,
                 method="Celeb-synthesis",
                 identities=(f"celeb/{names[1]}", f"celeb/{names[2]}"),
                 split=split,
                 original=("celeb-real", f"{names[1]}_{names[3]}", frame),
             )
-        else:
-            who = f"{'celeb' if folder == 'celeb-real' else 'youtube'}/{names[1]}"
-            facts[source.id] = Fact(0, identities=(who,), split=split, key=(folder, clip, frame))
-    LAYOUT.check(tree, wrong, "unknown folder or name")
+        who = f"{'celeb' if folder == 'celeb-real' else 'youtube'}/{names[1]}"
+        return Fact(0, identities=(who,), split=split, key=(folder, clip, frame))
+
+    facts, _ = LAYOUT.sort(tree, tell)
     if not test:
         note = f"no official split: there is no {TEST_LIST}; training will divide the groups"
         return Reading(facts, notes=(note,))
+    seen = {place.clip for place in tree.places if place.source.id in facts}
     notes = ["no official validation split: training will take one from train, by group"]
     if len(seen & test) < len(test):
         notes.append(f"{len(seen & test):,} of the {len(test):,} videos of {TEST_LIST} are here")

@@ -21,17 +21,8 @@ from __future__ import annotations
 
 import re
 
-from deepfake.dataset.layouts.facts import (
-    Fact,
-    Layout,
-    Reading,
-    Tree,
-    get_folders,
-    get_lower_folders,
-    get_top,
-)
+from deepfake.dataset.layouts.facts import Fact, Layout, Place, Reading, Tree
 from deepfake.errors import UsageError
-from deepfake.records import LABEL_NAMES
 
 _DATE = re.compile(r"\d{8}")
 _DEPTH = {"real": 5, "fake": 6}
@@ -39,11 +30,10 @@ _DEPTH = {"real": 5, "fake": 6}
 
 def recognise(tree: Tree) -> bool:
     """Whether a date is the second folder below ``real/`` or ``fake/``."""
-    for source in tree.sources:
-        folders = get_lower_folders(source)
-        if len(folders) >= 4 and folders[0] in _DEPTH and _DATE.fullmatch(folders[2]):
-            return True
-    return False
+    return any(
+        len(place.lower) >= 4 and place.top in _DEPTH and _DATE.fullmatch(place.lower[2])
+        for place in tree.places
+    )
 
 
 def read(tree: Tree) -> Reading:
@@ -53,27 +43,21 @@ def read(tree: Tree) -> Reading:
         UsageError: If a folder is of another depth, or holds the random validation frames of the
             contest entry.
     """
-    mixed = [source for source in tree.sources if get_top(source) == "validation"]
-    if mixed:
+    if mixed := sum(place.top == "validation" for place in tree.places):
         raise UsageError(
-            f"{str(tree.root)!r}: the {len(mixed):,} files below validation/ are random frames of"
+            f"{str(tree.root)!r}: the {mixed:,} files below validation/ are random frames of"
             " the training videos, moved there by the contest entry's crop script; no split can be"
             " made of that: give the contest's own folder, or remove validation/"
         )
-    facts, wrong = {}, []
-    for source in tree.sources:
-        folders = get_folders(source)
-        if len(folders) != _DEPTH.get(get_top(source), -1):
-            wrong.append(source)
-            continue
-        label, site, _, person = folders[0].lower(), *folders[1:4]
-        facts[source.id] = Fact(
-            LABEL_NAMES.index(label),
-            method=folders[4] if label == "fake" else None,
-            identities=(f"{site}/{person}",),
-        )
-    LAYOUT.check(tree, wrong, "another depth")
-    return Reading(facts)
+    return Reading(LAYOUT.sort(tree, _tell)[0])
+
+
+def _tell(place: Place) -> Fact | str:
+    if len(place.folders) != _DEPTH.get(place.top):
+        return "another depth"
+    site, _, person, method = place.folders[1:5]
+    fake = place.top == "fake"
+    return Fact(int(fake), method=method if fake else None, identities=(f"{site}/{person}",))
 
 
 LAYOUT = Layout(

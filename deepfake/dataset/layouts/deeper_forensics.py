@@ -23,24 +23,11 @@ Knows no other layout.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import PurePosixPath
 
-from deepfake.dataset.layouts.facts import (
-    Fact,
-    Layout,
-    Reading,
-    Tree,
-    get_clip_name,
-    get_folders,
-    get_frame_name,
-    get_lower_folders,
-    get_top,
-    has_lists,
-)
+from deepfake.dataset.layouts.facts import Fact, Layout, Place, Reading, Tree, has_lists
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
-from deepfake.records import Source
 
 SPLIT_FILES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 _ORIGIN = "lists/splits/ of the data set"
@@ -51,7 +38,7 @@ _TARGETS = (["target_videos"], ["original_sequences", "youtube", "c23"])
 
 def recognise(tree: Tree) -> bool:
     """Whether the folder of manipulated videos is at the top."""
-    return any(get_top(source) == "manipulated_videos" for source in tree.sources)
+    return any(place.top == "manipulated_videos" for place in tree.places)
 
 
 def read(tree: Tree) -> Reading:
@@ -63,37 +50,31 @@ def read(tree: Tree) -> Reading:
     """
     listed = _read_lists(tree)
     target_splits = {name.split("_")[0]: split for name, split in listed.items()}
-    facts: dict[str, Fact] = {}
-    left_out: Counter[str] = Counter()
-    wrong: list[Source] = []
-    unlisted: list[Source] = []
-    for source in tree.sources:
-        folders, clip = get_lower_folders(source), get_clip_name(source)
-        frame = get_frame_name(source)
-        if get_top(source) == "source_videos":
-            left_out["(source_videos)"] += 1
-            continue
-        names = _FAKE.fullmatch(clip)
-        if get_top(source) == "manipulated_videos" and len(folders) > 1 and names:
-            split = listed.get(clip)
+
+    def tell(place: Place) -> Fact | str:
+        if place.top == "source_videos":
+            return "(source_videos)"
+        names = _FAKE.fullmatch(place.clip)
+        if place.top == "manipulated_videos" and len(place.folders) > 1 and names:
             fact = Fact(
                 1,
-                method=get_folders(source)[1],
+                method=place.folders[1],
                 identities=(f"youtube/{names[1]}", f"actor/{names[2]}"),
-                split=split,
-                original=(names[1], frame),
+                split=listed.get(place.clip),
+                original=(names[1], place.frame),
             )
-        elif _is_target(folders) and _REAL.fullmatch(clip):
-            split = target_splits.get(clip)
-            fact = Fact(0, identities=(f"youtube/{clip}",), split=split, key=(clip, frame))
+        elif _is_target(place.lower) and _REAL.fullmatch(place.clip):
+            fact = Fact(
+                0,
+                identities=(f"youtube/{place.clip}",),
+                split=target_splits.get(place.clip),
+                key=(place.clip, place.frame),
+            )
         else:
-            wrong.append(source)
-            continue
-        if listed and split is None:
-            unlisted.append(source)
-        facts[source.id] = fact
-    LAYOUT.check(tree, wrong, "unknown folder or name")
-    LAYOUT.check(tree, unlisted, "in none of lists/splits/*.txt")
+            return "unknown folder or name"
+        return fact if fact.split or not listed else "in none of lists/splits/*.txt"
+
+    facts, left_out = LAYOUT.sort(tree, tell)
     return Reading(facts, left_out, tuple(_note(facts, listed)))
 
 

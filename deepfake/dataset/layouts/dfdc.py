@@ -34,11 +34,9 @@ from deepfake.dataset.layouts.facts import (
     SPLIT_FOLDERS,
     Fact,
     Layout,
+    Place,
     Reading,
     Tree,
-    get_clip_name,
-    get_folders,
-    get_frame_name,
     read_json,
 )
 from deepfake.errors import UsageError
@@ -60,7 +58,7 @@ def recognise(tree: Tree) -> bool:
     ``labels.csv`` alone gives nothing away: elsewhere, 1 may mean real.
     """
     tables = _Tables(tree.root)
-    found = {tables.find(get_folders(source)) for source in tree.sources}
+    found = {tables.find(place.folders) for place in tree.places}
     return any(path.name == METADATA and _is_metadata(path) for path in found if path is not None)
 
 
@@ -88,30 +86,26 @@ def read(tree: Tree) -> Reading:
     """
     tables = _Tables(tree.root)
     contents: dict[Path, Entries] = {}
-    facts: dict[str, Fact] = {}
-    without, unlisted = [], []
-    for source in tree.sources:
-        path = tables.find(get_folders(source))
+
+    def tell(place: Place) -> Fact | str:
+        path = tables.find(place.folders)
         if path is None:
-            without.append(source)
-            continue
+            return f"no {METADATA} or {LABELS} in or above the folder"
         if path not in contents:
             contents[path] = _read_table(path)
-        clip, frame = get_clip_name(source), get_frame_name(source)
-        entry = contents[path].get(clip)
+        entry = contents[path].get(place.clip)
         if entry is None:
-            unlisted.append(source)
-            continue
+            return "not in the folder's table"
         original = entry["original"]
-        facts[source.id] = Fact(
+        return Fact(
             entry["label"],
-            identities=(f"dfdc/{original or clip}",),
+            identities=(f"dfdc/{original or place.clip}",),
             split=entry["split"],
-            key=(clip, frame),
-            original=(original, frame) if original else (),
+            key=(place.clip, place.frame),
+            original=(original, place.frame) if original else (),
         )
-    LAYOUT.check(tree, without, f"no {METADATA} or {LABELS} in or above the folder")
-    LAYOUT.check(tree, unlisted, "not in the folder's table")
+
+    facts, _ = LAYOUT.sort(tree, tell)
     if {fact.split for fact in facts.values()} == {"train"}:
         facts = {id: replace(fact, split=None) for id, fact in facts.items()}
         note = "no official split: every video is 'train'; training will divide the groups"

@@ -19,18 +19,7 @@ Knows no other layout.
 
 from __future__ import annotations
 
-from collections import Counter
-
-from deepfake.dataset.layouts.facts import (
-    SPLIT_FOLDERS,
-    Fact,
-    Layout,
-    Reading,
-    Tree,
-    get_folders,
-    get_top,
-)
-from deepfake.records import Source
+from deepfake.dataset.layouts.facts import SPLIT_FOLDERS, Fact, Layout, Place, Reading, Tree
 
 _REAL = {"ffhq", "celeba", "celeba_2w", "img_align_celeba", "youtube"}
 _OWN = {"faceapp", "stargan", "pggan_v1", "pggan_v2", "stylegan_celeba", "stylegan_ffhq"}
@@ -40,9 +29,8 @@ _FAKE = _OWN | {"deepfacelab", "dfl", "deepfakes", "face2face", "faceswap"}
 def recognise(tree: Tree) -> bool:
     """Whether one of the folders that only DFFD has is at the top, with its splits in it."""
     return any(
-        folders[0].lower() in _OWN | {"ffhq"} and _get_split(folders[1])
-        for folders in map(get_folders, tree.sources)
-        if len(folders) >= 2
+        place.top in _OWN | {"ffhq"} and len(place.lower) >= 2 and place.lower[1] in SPLIT_FOLDERS
+        for place in tree.places
     )
 
 
@@ -52,28 +40,20 @@ def read(tree: Tree) -> Reading:
     Raises:
         UsageError: If a folder is not known as real or fake, or has no split folders.
     """
-    facts: dict[str, Fact] = {}
-    left_out: Counter[str] = Counter()
-    wrong: list[Source] = []
-    for source in tree.sources:
-        folders = get_folders(source)
-        name = get_top(source)
-        if len(folders) >= 2 and folders[1].lower().endswith("_mask"):
-            left_out["(mask)"] += 1
-        elif len(folders) < 2 or name not in _REAL | _FAKE or not _get_split(folders[1]):
-            wrong.append(source)
-        else:
-            fake = name in _FAKE
-            facts[source.id] = Fact(
-                int(fake), method=folders[0] if fake else None, split=_get_split(folders[1])
-            )
-    LAYOUT.check(tree, wrong, "another folder, or no split folder in it")
+    facts, left_out = LAYOUT.sort(tree, _tell)
     note = "people are not named: every photo is a group of its own"
     return Reading(facts, left_out, (note,))
 
 
-def _get_split(folder: str) -> str | None:
-    return SPLIT_FOLDERS.get(folder.lower())
+def _tell(place: Place) -> Fact | str:
+    split = "".join(place.lower[1:2])
+    if split.endswith("_mask"):
+        return "(mask)"
+    if place.top not in _REAL | _FAKE or split not in SPLIT_FOLDERS:
+        return "another folder, or no split folder in it"
+    fake = place.top in _FAKE
+    method = place.folders[0] if fake else None
+    return Fact(int(fake), method=method, split=SPLIT_FOLDERS[split])
 
 
 LAYOUT = Layout(

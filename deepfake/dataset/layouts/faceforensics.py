@@ -26,26 +26,13 @@ Knows no other layout.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deepfake.dataset.layouts.facts import (
-    Fact,
-    Layout,
-    Reading,
-    Tree,
-    get_clip_name,
-    get_folders,
-    get_frame_name,
-    get_top,
-    has_lists,
-    read_json,
-)
+from deepfake.dataset.layouts.facts import Fact, Layout, Place, Reading, Tree, has_lists, read_json
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
-from deepfake.records import Source
 
 SPLIT_FILES = {"train": "train.json", "validation": "val.json", "test": "test.json"}
 _ORIGIN = "dataset/splits/ of the repository ondyari/FaceForensics"
@@ -68,15 +55,15 @@ _TOPS = frozenset({*_HALVES, *_PACKED, "downloaded_videos"})
 
 def recognise(tree: Tree) -> bool:
     """Whether anything besides DeepFakeDetection lies in the two folders of sequences."""
-    if any(get_top(source) == "manipulated_videos" for source in tree.sources):
+    if any(place.top == "manipulated_videos" for place in tree.places):
         return False  # DeeperForensics beside the originals that it asks for
-    places = [place for place in map(_place, tree.sources) if place is not None]
-    return any(place[0] in _HALVES and place[1].lower() not in _DFD for place in places)
+    branches = [_find_branch(place) for place in tree.places]
+    return any(branch[0] in _HALVES and branch[1].lower() not in _DFD for branch in branches)
 
 
 def recognise_dfd(tree: Tree) -> bool:
     """Whether the two folders of sequences hold DeepFakeDetection and nothing else."""
-    return not recognise(tree) and any(_is_dfd(source) for source in tree.sources)
+    return not recognise(tree) and any(map(_is_dfd, tree.places))
 
 
 def read(tree: Tree) -> Reading:
@@ -92,33 +79,19 @@ def read(tree: Tree) -> Reading:
             damaged, or an id is in none of them.
     """
     splits = _read_splits(tree.root)
-    facts: dict[str, Fact] = {}
-    left_out: Counter[str] = Counter()
-    wrong: list[Source] = []
-    unlisted: list[Source] = []
-    for source in tree.sources:
-        place = _place(source)
-        if place is not None and place[2] in _NO_FACES:
-            left_out[f"({place[2]})"] += 1
-            continue
-        fact = _read_source(source)
-        if fact is None:
-            wrong.append(source)
-            continue
-        if not splits:
-            facts[source.id] = fact
-        elif _is_dfd(source):
-            facts[source.id] = replace(fact, split="train")
-        else:
-            found = {splits.get(name.removeprefix("youtube/")) for name in fact.identities}
-            if None in found:
-                unlisted.append(source)
-            elif len(found) > 1:
-                left_out["(fake across splits)"] += 1
-            else:
-                facts[source.id] = replace(fact, split=found.pop())
-    LAYOUT.check(tree, wrong, "unknown folder, compression or name")
-    LAYOUT.check(tree, unlisted, f"ids that are in none of {_name_files()}")
+
+    def tell(place: Place) -> Fact | str:
+        fact = _tell(place)
+        if isinstance(fact, str) or not splits:
+            return fact
+        if _is_dfd(place):
+            return replace(fact, split="train")
+        found = {splits.get(name.removeprefix("youtube/")) for name in fact.identities}
+        if None in found:
+            return f"ids that are in none of {_name_files()}"
+        return replace(fact, split=found.pop()) if len(found) == 1 else "(fake across splits)"
+
+    facts, left_out = LAYOUT.sort(tree, tell)
     return Reading(facts, left_out, tuple(_note(tree, splits)))
 
 
@@ -128,22 +101,12 @@ def read_dfd(tree: Tree) -> Reading:
     Raises:
         UsageError: If a folder or name does not fit.
     """
-    facts: dict[str, Fact] = {}
-    left_out: Counter[str] = Counter()
-    wrong: list[Source] = []
-    for source in tree.sources:
-        place = _place(source)
-        if place is None:
-            wrong.append(source)
-        elif place[2] in _NO_FACES:
-            left_out[f"({place[2]})"] += 1
-        elif not _is_dfd(source):
-            left_out["(FaceForensics++)"] += 1
-        elif (fact := _read_source(source)) is None:
-            wrong.append(source)
-        else:
-            facts[source.id] = fact
-    LAYOUT_DFD.check(tree, wrong, "unknown folder, compression or name")
+
+    def tell(place: Place) -> Fact | str:
+        fact = _tell(place)
+        return fact if isinstance(fact, str) or _is_dfd(place) else "(FaceForensics++)"
+
+    facts, left_out = LAYOUT_DFD.sort(tree, tell)
     note = (
         "DeepFakeDetection has no official split; its 28 actors swap faces in all directions, so"
         " that few groups can be told apart: use it to test, or with other data"
@@ -151,63 +114,59 @@ def read_dfd(tree: Tree) -> Reading:
     return Reading(facts, left_out, (note,))
 
 
-def _place(source: Source) -> tuple[str, str, str] | None:
-    """Half, set and compression (or ``masks``) of a source; ``None`` if it lies elsewhere."""
-    folders = get_folders(source)
-    first = get_top(source)
-    if first in _PACKED:
-        return _PACKED[first]
-    if first == "downloaded_videos":
-        return (first, "", first)
-    if first in _HALVES and len(folders) >= 3:
-        return (first, folders[1], folders[2].lower())
-    return None
+def _find_branch(place: Place) -> tuple[str, str, str]:
+    """Half, set and compression (or ``masks``) of a source; empty if it lies elsewhere."""
+    if place.top in _PACKED:
+        return _PACKED[place.top]
+    if place.top == "downloaded_videos":
+        return (place.top, "", place.top)
+    if place.top in _HALVES and len(place.folders) >= 3:
+        return (place.top, place.folders[1], place.lower[2])
+    return ("", "", "")
 
 
-def _is_dfd(source: Source) -> bool:
-    place = _place(source)
-    return place is not None and place[1].lower() in _DFD
+def _is_dfd(place: Place) -> bool:
+    return _find_branch(place)[1].lower() in _DFD
 
 
-def _read_source(source: Source) -> Fact | None:
-    place = _place(source)
-    compression = _COMPRESSIONS.get(place[2]) if place else None
-    if place is None or compression is None:
-        return None
-    half, method, _ = place
-    kind = method.lower()
-    clip, frame = get_clip_name(source), get_frame_name(source)
-
-    def key(original: str) -> tuple[str, ...]:
-        # Across compressions, a pair would differ in more than the forgery.
-        return (compression, original, frame)
-
-    if half == "original_sequences":
+def _tell(place: Place) -> Fact | str:
+    """What a source is by its place and name, its split aside."""
+    half, method, folder = _find_branch(place)
+    if folder in _NO_FACES:
+        return f"({folder})"
+    # The original is the one of the same compression: across them, a pair would differ in more
+    # than the forgery.
+    compression, kind = _COMPRESSIONS.get(folder), method.lower()
+    fact = None
+    if compression is None:
+        pass
+    elif half == "original_sequences" and kind in ("actors", "youtube"):
         pattern, prefix = (_ACTOR, "dfd") if kind == "actors" else (_YOUTUBE, "youtube")
-        found = pattern.fullmatch(clip) if kind in ("actors", "youtube") else None
-        if found is None:
-            return None
-        return Fact(0, identities=(f"{prefix}/{clip.split('__')[0]}",), key=key(clip))
-    if kind == "deepfakedetection":
-        found = _ACTOR_SWAP.fullmatch(clip)
-        return found and _make_fake(method, "dfd", found, key(f"{found[1]}__{found[3]}"))
-    found = _SWAP.fullmatch(clip)
-    return found and _make_fake(method, "youtube", found, key(found[1]))
-
-
-def _make_fake(method: str, prefix: str, names: re.Match[str], original: tuple[str, ...]) -> Fact:
-    pair = (f"{prefix}/{names[1]}", f"{prefix}/{names[2]}")
-    return Fact(1, method=method, identities=pair, original=original)
+        if pattern.fullmatch(place.clip):
+            who = f"{prefix}/{place.clip.split('__')[0]}"
+            fact = Fact(0, identities=(who,), key=(compression, place.clip, place.frame))
+    elif half == "manipulated_sequences":
+        is_dfd = kind == "deepfakedetection"
+        found = (_ACTOR_SWAP if is_dfd else _SWAP).fullmatch(place.clip)
+        if found:
+            prefix = "dfd" if is_dfd else "youtube"
+            original = f"{found[1]}__{found[3]}" if is_dfd else found[1]
+            fact = Fact(
+                1,
+                method=method,
+                identities=(f"{prefix}/{found[1]}", f"{prefix}/{found[2]}"),
+                original=(compression, original, place.frame),
+            )
+    return fact or "unknown folder, compression or name"
 
 
 def _note(tree: Tree, splits: dict[str, str]) -> list[str]:
-    has_dfd = any(_is_dfd(source) for source in tree.sources)
     if not splits:
         return [
             f"no official split: {_name_files()} are neither in {tree.root} nor in its splits/;"
             " training will divide the groups (the files are in the data set's repository)"
         ]
-    if has_dfd:
+    if any(map(_is_dfd, tree.places)):
         return ["DeepFakeDetection has no official split: its videos go to train"]
     return []
 

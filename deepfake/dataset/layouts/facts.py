@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,28 +23,15 @@ from deepfake.records import LABEL_NAMES, Source
 from deepfake.tables import read_text
 
 LABEL_WORDS = {
-    "real": 0,
-    "0": 0,
-    "genuine": 0,
-    "original": 0,
-    "pristine": 0,
-    "fake": 1,
-    "1": 1,
-    "manipulated": 1,
-    "synthetic": 1,
-    "deepfake": 1,
+    **dict.fromkeys(("real", "0", "genuine", "original", "pristine"), 0),
+    **dict.fromkeys(("fake", "1", "manipulated", "synthetic", "deepfake"), 1),
 }
 """Words of a CSV's ``label`` column, in any case."""
 
 SPLIT_WORDS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 """Words of a CSV's ``split`` column, in any case."""
 
@@ -92,6 +81,35 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a source lies in its tree, and what its name says.
+
+    Args:
+        source: The source.
+        folders: Names of the folders above it, from the top of its tree.
+        lower: The same in lower case, as names of folders count everywhere.
+        top: Name of the topmost one in lower case; empty for a file that lies in none.
+        clip: Name of the clip that it is, or that it is a frame of: a frame lies in its folder.
+        frame: Name of a frame within its clip; empty for a video.
+    """
+
+    source: Source
+    folders: list[str]
+    lower: list[str]
+    top: str
+    clip: str
+    frame: str
+
+    @classmethod
+    def of(cls, source: Source) -> Place:
+        """Read the name of a source."""
+        path, folders = PurePosixPath(source.name), get_folders(source)
+        lower = [folder.lower() for folder in folders]
+        clip, frame = (path.parent.name, path.stem) if is_photo(source) else (path.stem, "")
+        return cls(source, folders, lower, "".join(lower[:1]), clip, frame)
+
+
+@dataclass(frozen=True)  # without slots: places are read once
 class Tree:
     """A folder as discovery saw it.
 
@@ -102,6 +120,11 @@ class Tree:
 
     root: Path
     sources: tuple[Source, ...]
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Where each source lies."""
+        return [Place.of(source) for source in self.sources]
 
     def read_lines(self, path: Path) -> list[tuple[int, str]]:
         """The numbered lines of a text file that say something."""
@@ -161,6 +184,34 @@ class Layout:
     recognise: Callable[[Tree], bool]
     read: Callable[[Tree], Reading]
 
+    def sort(
+        self, tree: Tree, tell: Callable[[Place], Fact | str]
+    ) -> tuple[dict[str, Fact], Counter[str]]:
+        """Facts of all sources by id, and how many are left out on purpose, by kind.
+
+        Args:
+            tree: The folder.
+            tell: What is known of a source: its facts, or in brackets the kind of what is left
+                out, or in words why it does not fit.
+
+        Raises:
+            UsageError: If files do not fit.
+        """
+        facts: dict[str, Fact] = {}
+        left_out: Counter[str] = Counter()
+        wrong: dict[str, list[Source]] = defaultdict(list)
+        for place in tree.places:
+            told = tell(place)
+            if isinstance(told, Fact):
+                facts[place.source.id] = told
+            elif told.startswith("("):
+                left_out[told] += 1
+            else:
+                wrong[told].append(place.source)
+        for why, sources in wrong.items():
+            self.check(tree, sources, why)
+        return facts, left_out
+
     def check(self, tree: Tree, wrong: Sequence[Source], why: str) -> None:
         """Refuse files that do not fit; what cannot be opened, and strays, have no say and pass.
 
@@ -181,10 +232,10 @@ class Layout:
 
         No data set has photos at its top, and a folder of frames lies in a folder of its data.
         """
-        folders = get_folders(source)
-        if not is_photo(source) or len(folders) > 1:
+        place = Place.of(source)
+        if not is_photo(source) or len(place.folders) > 1:
             return False
-        return not folders or (bool(self.tops) and get_top(source) not in self.tops)
+        return not place.top or (bool(self.tops) and place.top not in self.tops)
 
 
 def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ...], int]:
@@ -239,27 +290,6 @@ def _index_keys(reading: Reading, sources: Iterable[Source]) -> dict[Key, str]:
 def get_folders(source: Source) -> list[str]:
     """Names of the folders above a source, from the top of its tree."""
     return source.name.split("/")[:-1]
-
-
-def get_top(source: Source) -> str:
-    """Name of the topmost folder in lower case; empty for a file that lies in none."""
-    return "".join(get_lower_folders(source)[:1])
-
-
-def get_lower_folders(source: Source) -> list[str]:
-    """The same in lower case, as names of folders count everywhere."""
-    return [folder.lower() for folder in get_folders(source)]
-
-
-def get_clip_name(source: Source) -> str:
-    """Name of the clip that a source is, or that it is a frame of: a frame lies in its folder."""
-    path = PurePosixPath(source.name)
-    return path.parent.name if is_photo(source) else path.stem
-
-
-def get_frame_name(source: Source) -> str:
-    """Name of a frame within its clip; empty for a video."""
-    return PurePosixPath(source.name).stem if is_photo(source) else ""
 
 
 def is_photo(source: Source) -> bool:

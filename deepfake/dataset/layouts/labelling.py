@@ -7,7 +7,7 @@ names; lists, patterns and single files carry no labels. Opens no photo.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,8 +149,7 @@ def list_inputs(
 
 def _label_table(path: Path, require_labels: bool, keep_duplicates: bool) -> Labelled:
     sources, duplicates, unlinked = read_table(path, require_labels, keep_duplicates)
-    notes = (*_note_unlinked(unlinked), *_note_leaks(sources))
-    return Labelled(sources, {}, duplicates, "csv", notes)
+    return Labelled(sources, {}, duplicates, "csv", tuple(_note([], unlinked, sources)))
 
 
 def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
@@ -170,43 +169,27 @@ def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
     ]
     left_out = dict(reading.left_out) | ({"(stray photo)": len(strays)} if strays else {})
     skipped = dict(sorted((labelled.skipped | left_out).items()))
-    notes = (
-        *reading.notes,
-        *_note_strays(strays),
-        *_note_unlinked(unlinked),
-        *_note_leaks(sources),
-    )
+    notes = (*reading.notes, *_note(strays, unlinked, sources))
     return Labelled(sources, skipped, layout=layout.name, notes=notes)
 
 
-def _note_strays(strays: Sequence[Source]) -> tuple[str, ...]:
-    if not strays:
-        return ()
-    return (
-        f"{len(strays):,} photos beside the folders of the data set are left out:"
-        f" {name_examples(strays)}",
-    )
-
-
-def _note_unlinked(unlinked: int) -> tuple[str, ...]:
-    if not unlinked:
-        return ()
-    return (f"{unlinked:,} fakes name an original that is not among the inputs",)
-
-
-def _note_leaks(sources: Sequence[Source]) -> tuple[str, ...]:
+def _note(strays: Sequence[Source], unlinked: int, sources: Sequence[Source]) -> Iterator[str]:
+    """What a user must know of any input."""
+    if strays:
+        yield (
+            f"{len(strays):,} photos beside the folders of the data set are left out:"
+            f" {name_examples(strays)}"
+        )
+    if unlinked:
+        yield f"{unlinked:,} fakes name an original that is not among the inputs"
     divided = [source for source in sources if source.split is not None]
-    leaks = find_split_groups(
-        [source.group or source.id for source in divided],
-        [source.split or "" for source in divided],
-    )
-    if not leaks:
-        return ()
-    shown = ", ".join(display_name(group) for group in leaks[:3])
-    return (
-        f"the split leaks: {len(leaks):,} groups stand in more than one part ({shown}); training"
-        " refuses it unless data.split.by is group or data.split.allow_leak true",
-    )
+    groups = [source.group or source.id for source in divided]
+    if leaks := find_split_groups(groups, [source.split or "" for source in divided]):
+        shown = ", ".join(display_name(group) for group in leaks[:3])
+        yield (
+            f"the split leaks: {len(leaks):,} groups stand in more than one part ({shown});"
+            " training refuses it unless data.split.by is group or data.split.allow_leak true"
+        )
 
 
 def _recognise(root: Path, sources: Sequence[Source]) -> Layout | None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS, normalise
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name, list_sources
 from deepfake.records import LABEL_NAMES, Source
 from deepfake.tables import CsvRow, read_csv
+
+T = TypeVar("T")
 
 
 def read_table(
@@ -49,6 +52,7 @@ def read_table(
         if not row["path"].strip():
             raise UsageError(f"{path}:{row.line}: empty path")
 
+    labels = f"{_words_for(0)} or {_words_for(1)}"
     seen: dict[str, tuple[CsvRow, Source]] = {}
     kept: list[tuple[CsvRow, Source]] = []
     duplicates = 0
@@ -56,8 +60,8 @@ def read_table(
     for row, source in zip(rows, listed, strict=True):
         source = replace(
             source,
-            label=_parse_label(path, row, require_labels),
-            split=_parse_split(path, row),
+            label=_parse(path, row, "label", LABEL_WORDS, labels, require_labels),
+            split=_parse(path, row, "split", SPLIT_WORDS, ", ".join(SPLIT_WORDS)),
             group=normalise(row.get("group").strip()) or None,
             method=row.get("method").strip() or None,
         )
@@ -105,31 +109,18 @@ def _link_originals(
     return tuple(sources), unlinked
 
 
-def _parse_label(path: Path, row: CsvRow, required: bool) -> int | None:
-    word = row.get("label").strip()
-    if not word and not required:
-        return None
-    label = LABEL_WORDS.get(word.lower())
-    if label is None:
-        raise UsageError(
-            f"{path}:{row.line}: label {word!r}; expected {_words_for(0)} or {_words_for(1)}"
-        )
-    return label
-
-
 def _words_for(label: int) -> str:
     words = (word for word, value in LABEL_WORDS.items() if value == label)
     return f"{LABEL_NAMES[label]} ({', '.join(words)})"
 
 
-def _parse_split(path: Path, row: CsvRow) -> str | None:
-    word = row.get("split").strip()
-    if not word:
-        return None
-    split = SPLIT_WORDS.get(word.lower())
-    if split is None:
-        raise UsageError(f"{path}:{row.line}: split {word!r}; expected {', '.join(SPLIT_WORDS)}")
-    return split
+def _parse(
+    path: Path, row: CsvRow, column: str, words: Mapping[str, T], known: str, required: bool = False
+) -> T | None:
+    word = row.get(column).strip()
+    if (word or required) and word.lower() not in words:
+        raise UsageError(f"{path}:{row.line}: {column} {word!r}; expected {known}")
+    return words.get(word.lower())
 
 
 def _check_agreement(

@@ -12,24 +12,23 @@ from deepfake.dataset.layouts.facts import (
     SPLIT_FOLDERS,
     Fact,
     Layout,
+    Place,
     Reading,
     Tree,
-    get_folders,
     name_examples,
 )
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
-from deepfake.records import Source
 
 
 def recognise(tree: Tree) -> bool:
     """Whether any file lies below a ``real/`` or ``fake/`` folder."""
-    return any(_label_at(get_folders(source)) is not None for source in tree.sources)
+    return any(_label_at(place.lower) is not None for place in tree.places)
 
 
 def holds_both(tree: Tree) -> bool:
     """Whether there are files below ``real/`` and others below ``fake/``."""
-    words = {folder.lower() for source in tree.sources for folder in get_folders(source)}
+    words = {folder for place in tree.places for folder in place.lower}
     return words.issuperset(LABEL_FOLDERS)
 
 
@@ -55,10 +54,12 @@ def read(tree: Tree) -> Reading:
         UsageError: If a file is below both words, below none while others are, or below folders
             of two splits.
     """
-    labelled = [one for one in tree.sources if _label_at(get_folders(one)) is not None]
+    labelled = [place for place in tree.places if _label_at(place.lower) is not None]
     # What cannot be opened has no say in what kind of tree this is.
     bare = [
-        one for one in tree.sources if one.problem is None and _label_at(get_folders(one)) is None
+        place.source
+        for place in tree.places
+        if place.source.problem is None and _label_at(place.lower) is None
     ]
     if labelled and bare:
         raise UsageError(
@@ -67,14 +68,14 @@ def read(tree: Tree) -> Reading:
             " a CSV with the columns path,label"
         )
     shared = _count_shared(labelled)
-    facts = {source.id: _read_folders(source, shared) for source in labelled}
+    facts = {place.source.id: _read_folders(place, shared) for place in labelled}
     notes = []
     if ungrouped := sum(not fact.identities for fact in facts.values()):
         notes.append(
             f"{ungrouped:,} files lie directly in real/ or fake/ and are groups of one; if several"
             " show one person or video, list them in a CSV with a column group"
         )
-    if deep := [one for one in labelled if _has_split_further_down(one)]:
+    if deep := [place.source for place in labelled if _has_split_further_down(place)]:
         notes.append(
             f"{len(deep):,} files lie in a folder named like a split that is neither above real/ or"
             f" fake/ nor directly below, such as {name_examples(deep)}; it is taken for a part of"
@@ -83,9 +84,9 @@ def read(tree: Tree) -> Reading:
     return Reading(facts, notes=tuple(notes))
 
 
-def _label_at(folders: Sequence[str]) -> int | None:
-    found = (i for i, folder in enumerate(folders) if folder.lower() in LABEL_FOLDERS)
-    return next(found, None)
+def _label_at(words: Sequence[str]) -> int | None:
+    """Which folder, in lower case, says the label first."""
+    return next((i for i, word in enumerate(words) if word in LABEL_FOLDERS), None)
 
 
 def _split_places(words: Sequence[str]) -> list[int]:
@@ -96,39 +97,33 @@ def _split_places(words: Sequence[str]) -> list[int]:
     return [i for i, word in enumerate(words[: below + 1]) if word in SPLIT_FOLDERS]
 
 
-def _has_split_further_down(source: Source) -> bool:
-    words = [folder.lower() for folder in get_folders(source)]
-    named = sum(word in SPLIT_FOLDERS for word in words)
-    return named > len(_split_places(words))
+def _has_split_further_down(place: Place) -> bool:
+    return sum(word in SPLIT_FOLDERS for word in place.lower) > len(_split_places(place.lower))
 
 
-def _count_shared(sources: Sequence[Source]) -> int:
+def _count_shared(places: Sequence[Place]) -> int:
     """How many folders above the label all files have in common."""
-    above = []
-    for source in sources:
-        folders = get_folders(source)
-        above.append(folders[: _label_at(folders)])
+    above = [place.folders[: _label_at(place.lower)] for place in places]
     # What the first and the last in order share, all between them share.
     first, last = min(above, default=[]), max(above, default=[])
     same = [one == other for one, other in zip(first, last, strict=False)]
     return [*same, False].index(False)
 
 
-def _read_folders(source: Source, shared: int) -> Fact:
-    folders = get_folders(source)
-    words = [folder.lower() for folder in folders]
+def _read_folders(place: Place, shared: int) -> Fact:
+    folders, words, name = place.folders, place.lower, display_name(place.source.name)
     labels = {LABEL_FOLDERS[word] for word in words if word in LABEL_FOLDERS}
     if len(labels) > 1:
         raise UsageError(
-            f"{display_name(source.name)!r} is below a real/ and a fake/ folder; move it, or list"
+            f"{name!r} is below a real/ and a fake/ folder; move it, or list"
             " the files in a CSV with the columns path,label"
         )
-    label_at = next(i for i, word in enumerate(words) if word in LABEL_FOLDERS)
+    label_at = words.index(next(word for word in words if word in LABEL_FOLDERS))
     split_at = _split_places(words)
     splits = {SPLIT_FOLDERS[words[i]] for i in split_at}
     if len(splits) > 1:
         raise UsageError(
-            f"{display_name(source.name)!r} is below folders of different splits"
+            f"{name!r} is below folders of different splits"
             f" ({', '.join(sorted(splits))}); rename one, or list the files in a CSV"
         )
     start = 0

@@ -18,8 +18,8 @@ Knows no other layout.
 
 from __future__ import annotations
 
-from deepfake.dataset.layouts.facts import Fact, Layout, Reading, Tree, get_folders
-from deepfake.records import LABEL_NAMES, Source
+from deepfake.dataset.layouts.facts import Fact, Layout, Place, Reading, Tree
+from deepfake.records import LABEL_NAMES
 
 _TOPS = frozenset(f"{label}_{split}" for label in LABEL_NAMES for split in ("train", "test"))
 _WRAPPER = "deepfake_in_the_wild"
@@ -27,7 +27,7 @@ _WRAPPER = "deepfake_in_the_wild"
 
 def recognise(tree: Tree) -> bool:
     """Whether one of the four folders is at the top."""
-    return any(_get_folders(source)[:1] in [[top] for top in _TOPS] for source in tree.sources)
+    return any(_get_folders(place)[:1] in [[top] for top in _TOPS] for place in tree.places)
 
 
 def read(tree: Tree) -> Reading:
@@ -36,27 +36,24 @@ def read(tree: Tree) -> Reading:
     Raises:
         UsageError: If a frame is not in an archive's folder below one of the four.
     """
-    facts, wrong = {}, []
-    for source in tree.sources:
-        folders = _get_folders(source)
-        archives = [folder for folder in folders[1:] if folder.isdecimal()]
-        if not folders or folders[0] not in _TOPS or not archives:
-            wrong.append(source)
-            continue
-        word, split = folders[0].split("_")
-        facts[source.id] = Fact(
-            LABEL_NAMES.index(word), identities=(f"{folders[0]}/{archives[0]}",), split=split
-        )
-    LAYOUT.check(tree, wrong, "another folder, or no folder of an archive")
+    facts, _ = LAYOUT.sort(tree, _tell)
     note = "no official validation split: training will take one from train, by video"
     return Reading(facts, notes=(note,))
 
 
-def _get_folders(source: Source) -> list[str]:
-    folders = get_folders(source)
-    if folders and folders[0].lower() == _WRAPPER:
-        folders = folders[1:]
-    return [folders[0].lower().replace(" ", "_"), *folders[1:]] if folders else []
+def _tell(place: Place) -> Fact | str:
+    folders = _get_folders(place)
+    archives = [folder for folder in folders[1:] if folder.isdecimal()]
+    if not archives or folders[0] not in _TOPS:
+        return "another folder, or no folder of an archive"
+    word, split = folders[0].split("_")
+    archive = f"{folders[0]}/{archives[0]}"
+    return Fact(LABEL_NAMES.index(word), identities=(archive,), split=split)
+
+
+def _get_folders(place: Place) -> list[str]:
+    folders = place.folders[1:] if place.top == _WRAPPER else place.folders
+    return [*(top.lower().replace(" ", "_") for top in folders[:1]), *folders[1:]]
 
 
 LAYOUT = Layout(

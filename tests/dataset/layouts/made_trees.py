@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepfake.dataset.layouts import Labelled
+from deepfake.dataset.layouts.labelling import Labelled
 from deepfake.records import Source
 
 

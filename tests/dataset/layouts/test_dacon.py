@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepfake.dataset.layouts import label_sources
+from deepfake.dataset.layouts.labelling import label_sources
 from deepfake.errors import UsageError
 from tests.dataset.layouts.made_trees import by_name, touch
 

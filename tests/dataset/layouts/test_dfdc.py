@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepfake.dataset.layouts import label_sources
+from deepfake.dataset.layouts.labelling import label_sources
 from deepfake.errors import UsageError
 from tests.dataset.layouts.made_trees import by_name, groups, originals, splits, touch
 

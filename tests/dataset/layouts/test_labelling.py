@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deepfake.dataset.layouts import (
-    label_sources,
-    list_inputs,
-)
+from deepfake.dataset.layouts.labelling import label_sources, list_inputs
 from deepfake.errors import UsageError
 from tests.dataset.layouts.made_trees import facts, touch, write_table
 

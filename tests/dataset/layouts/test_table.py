@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deepfake.dataset.layouts import (
-    LABEL_WORDS,
-    SPLIT_WORDS,
-    label_sources,
-)
+from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS
+from deepfake.dataset.layouts.labelling import label_sources
 from deepfake.errors import UsageError
 from tests.dataset.layouts.made_trees import facts, originals, touch, write_table
 
