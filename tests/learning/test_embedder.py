@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import load_checkpoint, to_safetensors
-from deepfake.learning.checkpoint_file import FORMAT, KEY
+from deepfake.learning.checkpoint_file import FORMAT, KEY, seal
 from deepfake.learning.embedder import EmbeddingModel
 from tests.conftest import Trained
 
@@ -30,7 +30,9 @@ def write_checkpoint(path: Path, model: EmbeddingModel, **hyper: Any) -> Path:
     described = {"backbone": TINY, "image_size": 64, "embedding_dim": 32} | hyper
     state = {f"embedder.{name}": value for name, value in model.state_dict().items()}
     ours = {"format": FORMAT, "labels": {0: "real", 1: "fake"}}
-    torch.save({"state_dict": state, "hyper_parameters": described, KEY: ours}, path)
+    content = {"state_dict": state, "hyper_parameters": described, KEY: ours}
+    seal(content)
+    torch.save(content, path)
     return path
 
 
@@ -210,6 +212,8 @@ def test_refuses_a_checkpoint_that_does_not_fit(
     content["state_dict"].pop(f"embedder.{damage.get('without')}", None)
     if damage.get("foreign"):
         del content[KEY]
+    else:
+        seal(content)
     torch.save(content, path)
     with pytest.raises(UsageError, match=problem) as caught:
         make(pretrained=str(path))

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.learning.checkpoint import KEY, load_checkpoint
+from deepfake.learning.checkpoint_file import seal
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.losses import CrossEntropyOnEmbedding
 from deepfake.learning.optimization import OneCycle
@@ -99,6 +100,8 @@ def test_what_an_objective_has_learnt_comes_back_where_it_is_given(
 def edit(path: Path, target: Path, change: Any) -> Path:
     content = torch.load(path, weights_only=True)
     change(content)
+    if KEY in content:
+        seal(content)
     torch.save(content, target)
     return target
 
