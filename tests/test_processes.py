@@ -154,7 +154,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     torch.testing.assert_close(second, first, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("n_processes", [2, 3])
+@pytest.mark.parametrize("n_processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_as_one_process_with_the_whole_batch(
     crops: Path, alone: Path, tmp_path: Path, n_processes: int
 ) -> None:
@@ -257,6 +257,7 @@ average:
 """
 
 
+@pytest.mark.slow
 def test_proxies_train_resume_and_export_on_two_processes(crops: Path, tmp_path: Path) -> None:
     # Weights that a loss learns itself are in the optimiser, in the average and in checkpoints.
     (tmp_path / "proxies.yaml").write_text(PROXIES)

@@ -8,7 +8,6 @@ Knows no file of media and no result.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from typing import Any
 from deepfake.jobs.folder import JobFolder, Shard, hash_file
 from deepfake.jobs.parts import WHOLE, JobPart
 from deepfake.records import Source
-
-_HASH_THREADS = 4  # reading waits for the disk; hashing lets go of the interpreter's lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +133,4 @@ class Job:
 
 def hash_inputs(sources: Sequence[Source]) -> dict[str, str]:
     """SHA-256 of each input by id; empty for what cannot be read."""
-    with ThreadPoolExecutor(_HASH_THREADS, "deepfake-hash") as pool:
-        digests = pool.map(hash_file, (source.path for source in sources))
-        return {source.id: digest for source, digest in zip(sources, digests, strict=True)}
+    return {source.id: hash_file(source.path) for source in sources}

@@ -86,6 +86,7 @@ def test_every_rung_takes_a_step(
         assert again.p_fake.tolist() == scored.p_fake.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rung", LARGE)
 def test_every_rung_with_a_large_network_takes_a_step_with_it(
     larger_crops: Path, tmp_path: Path, rung: str, monkeypatch: pytest.MonkeyPatch

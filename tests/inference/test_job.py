@@ -82,7 +82,7 @@ def wait_for_shards(root: Path, process: subprocess.Popen[str], number: int) -> 
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("shards", [1, 9], ids=["early", "late"])
+@pytest.mark.parametrize("shards", [1, pytest.param(9, marks=pytest.mark.slow)])
 def test_killed_and_started_again_gives_the_same_bytes(
     trained: Trained, clean: dict[str, bytes], shards: int, tmp_path: Path
 ) -> None:
