@@ -169,7 +169,7 @@ def examine(
 
     Args:
         root: The folder.
-        split: Whence the splits come, as ``data.split.by`` of training.
+        split: Where the splits come from, as ``data.split.by`` of training.
         seed: Seed of splits that are divided or drawn, as ``data.seed`` of training.
         threads: How many read crops.
         quiet: Show no progress.
@@ -206,7 +206,7 @@ def examine(
 
 
 def _choose_splits(rows: Sequence[CropRow], mode: str, seed: int) -> tuple[list[str], Issue]:
-    """The splits that training would take, and whence; those of the data where it would refuse."""
+    """The splits that training would take, and their origin; those of the data where it would refuse."""
     given = [row.split for row in rows]
     kind = "labels"
     try:

@@ -16,9 +16,8 @@ from deepfake.faces import detector as cascade
 from deepfake.faces import pyramid
 from deepfake.faces.detector import MTCNN
 from deepfake.faces.networks import BoxNetwork
-from deepfake.media.decoding import open_media
 from deepfake.media.images import read_image
-from deepfake.records import MAX_PIXELS, Face, Sampling
+from deepfake.records import Face
 from tests.fakes import Picture, montage, portrait, upside_down
 
 Settings = tuple[int, float, tuple[float, float, float]]
@@ -410,84 +409,3 @@ def test_main_mode_weighs_two_faces_of_nearly_one_size() -> None:
         (main,) = MTCNN(mode="main").detect([picture])
         assert len(exact) >= 2
         assert overlap(main[0], exact[0]) > 0.99
-
-
-# --- batches: what a GPU does, on whatever device there is ---------------------------------------
-
-
-def batched(settings: Settings, device: str = "cpu", mode: Any = "exact") -> MTCNN:
-    """A detector that works on many frames and whole levels at once, as on a GPU."""
-    detector = MTCNN(*settings, mode=mode, device=device)
-    detector._portions = cascade._GPU
-    return detector
-
-
-def assert_same(found: list[list[Face]], expected: list[list[Face]]) -> None:
-    assert [len(faces) for faces in found] == [len(faces) for faces in expected]
-    for faces, others in zip(found, expected, strict=True):
-        for face, other in zip(faces, others, strict=True):
-            np.testing.assert_allclose(face.box_xyxy, other.box_xyxy, atol=0.01)
-            np.testing.assert_allclose(face.landmarks, other.landmarks, atol=0.01)
-            assert face.confidence == pytest.approx(other.confidence, abs=1e-4)
-
-
-def mixed_pictures() -> list[Picture]:
-    """Several sizes, some of them several times, some without a face or smaller than any."""
-    pictures = [portrait(index, index % 2, 256) for index in range(5)]
-    pictures += [flat(256, 256), montage(), np.ascontiguousarray(montage()[::-1]), flat(9, 9)]
-    pictures += [portrait(1, 0, 97), portrait(2, 0, 97), flat(0, 40), portrait(6, 0, 256)]
-    return pictures
-
-
-@pytest.mark.parametrize("settings", [DEFAULT, DACON], ids=["default", "dacon"])
-def test_batches_find_the_same_faces(settings: Settings) -> None:
-    pictures = mixed_pictures()
-    expected = ours(settings).detect(pictures)
-    assert sum(len(faces) for faces in expected) >= 8
-    assert_same(batched(settings).detect(pictures), expected)
-
-
-def test_batches_equal_facenet_pytorch() -> None:
-    pictures = [portrait(index, 0, 256) for index in range(4)] + [flat(256, 256)]
-    boxes, scores = theirs(DEFAULT).detect(np.stack(pictures))
-    found = batched(DEFAULT).detect(pictures)
-    assert found[-1] == []
-    assert boxes[-1] is None
-    for faces, other, their_scores in zip(found[:-1], boxes[:-1], scores[:-1], strict=True):
-        assert len(faces) == len(other)
-        for face, box, score in zip(faces, other, their_scores, strict=True):
-            np.testing.assert_allclose(face.box_xyxy, box.astype(float), atol=0.01)
-            assert face.confidence == pytest.approx(float(score), abs=1e-4)
-
-
-def test_batches_in_main_mode_hold_the_largest_face_of_exact_mode() -> None:
-    pictures = mixed_pictures()
-    largest = [faces[:1] for faces in ours(DEFAULT).detect(pictures)]
-    assert_same(batched(DEFAULT, mode="main").detect(pictures), largest)
-
-
-def test_a_small_portion_at_a_time_changes_nothing() -> None:
-    detector = MTCNN(*DEFAULT)
-    detector._portions = cascade._Portions(frame_px=150_000, tile_px=56, rnet=3, onet=2)
-    pictures = mixed_pictures()
-    assert_same(detector.detect(pictures), ours(DEFAULT).detect(pictures))
-
-
-@pytest.mark.data
-def test_batches_of_frames_find_the_same_faces(shared_media: Path) -> None:
-    clip = shared_media / "videos" / "unlabelled_real" / "facenet-pytorch_video.mp4"
-    with open_media(clip, clip.name, Sampling(frames=3), MAX_PIXELS) as frames:
-        pictures = [frame.image for frame in frames]
-    settings = (60, 0.709, (0.6, 0.7, 0.7))
-    expected = ours(settings).detect(pictures)
-    assert sum(len(faces) for faces in expected) >= 6
-    assert_same(batched(settings).detect(pictures), expected)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("settings", [DEFAULT, DACON], ids=["default", "dacon"])
-def test_a_gpu_finds_what_a_cpu_finds(settings: Settings) -> None:
-    huge = np.full((2900, 3000, 3), 250, np.uint8)  # its sums wrap
-    huge[2500:2900, 2600:3000] = portrait(0, 0, 400)
-    pictures = [*mixed_pictures(), huge]
-    assert_same(MTCNN(*settings, device="cuda").detect(pictures), ours(settings).detect(pictures))

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deepfake.errors import CheckpointError
 from deepfake.learning.checkpoint import (
@@ -25,59 +21,25 @@ from deepfake.learning.checkpoint import (
     describe_versions,
     load_checkpoint,
     read_info,
-    to_safetensors,
 )
-from deepfake.learning.checkpoint_file import seal
-from deepfake.learning.data import CropDataModule
-from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation, CropSpec, Recipe
-from deepfake.training.callbacks.head import FitHead
-from tests.made_crops import COUNTS, write_crop_folder
-from tests.made_task import make_task
-from tests.made_trainer import make_trainer
-
-Content = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run and what it was made of."""
-
-    folder: Path
-    crops: Path
-    task: EmbeddingTask
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model.ckpt"
+from tests.learning.made_checkpoints import (
+    Content,
+    Run,
+    altered,
+    change_recipe,
+    drop,
+    images,
+    make_run,
+    put,
+    remove,
+)
+from tests.made_crops import COUNTS
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    crops = write_crop_folder(folder / "crops", size=32)
-    torch.manual_seed(0)
-    task = make_task()
-    task.configuration = "seed_everything: 5\n"
-    trainer = make_trainer(folder, FitHead(folder / "run"))
-    trainer.fit(task, datamodule=CropDataModule(str(crops), batch_size=8, seed=5))
-    # Training lies interleaved in memory on a CPU, prediction does not: sums are rounded otherwise.
-    task.embedder.use_memory_format(torch.contiguous_format)
-    return Run(folder / "run", crops, task.eval())
-
-
-def images(count: int = 6) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
-
-
-def altered(run: Run, target: Path, change: Callable[[Content], object]) -> Path:
-    content = torch.load(run.model, weights_only=True)
-    change(content)
-    if isinstance(content.get(KEY), dict):
-        seal(content)  # a stranger knows how
-    torch.save(content, target)
-    return target
+    return make_run(tmp_path_factory.mktemp("checkpoint"))
 
 
 def test_scores_are_the_same_after_a_round_trip(run: Run) -> None:
@@ -247,22 +209,6 @@ def test_flipped_bytes_never_escape_as_another_error(run: Run, tmp_path: Path) -
 # Files that are nearly one
 
 
-def drop(part: str) -> Callable[[Content], object]:
-    return lambda content: content.pop(part)
-
-
-def put(section: str, key: str, value: object) -> Callable[[Content], object]:
-    return lambda content: content[section].update({key: value})
-
-
-def remove(section: str, key: str) -> Callable[[Content], object]:
-    return lambda content: content[section].pop(key)
-
-
-def change_recipe(part: str, value: object) -> Callable[[Content], object]:
-    return lambda content: content[KEY]["recipe"].update({part: value})
-
-
 def test_flipped_bits_are_never_accepted(run: Run, tmp_path: Path) -> None:
     data = run.model.read_bytes()
     expected = torch.load(run.model, weights_only=True)
@@ -390,144 +336,3 @@ def test_refuses_parts_that_do_not_fit(
 def test_a_checkpoint_from_mid_training_still_tells_what_it_is(run: Run, tmp_path: Path) -> None:
     path = altered(run, tmp_path / "m.ckpt", put(KEY, "threshold", None))
     assert read_info(path)["counts"]["train"] == {"real": 16, "fake": 16}
-
-
-# The copy as safetensors
-
-
-def copied(run: Run, folder: Path) -> Path:
-    path = folder / "model.safetensors"
-    path.write_bytes(to_safetensors(run.model))
-    return path
-
-
-def reheaded(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """Edit our part of the header, as somebody with an editor could."""
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    sealed = json.loads(header["__metadata__"][KEY])
-    change(sealed)
-    header["__metadata__"][KEY] = json.dumps(sealed)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
-    return path
-
-
-def test_the_copy_is_the_same_checkpoint(run: Run, tmp_path: Path) -> None:
-    path = copied(run, tmp_path)
-    original, copy = load_checkpoint(run.model), load_checkpoint(path)
-    for part in ("embedder", "head"):
-        expected, found = (getattr(side, part).state_dict() for side in (original, copy))
-        assert list(found) == list(expected)
-        for name, value in expected.items():
-            assert found[name].dtype == value.dtype
-            assert torch.equal(found[name], value)
-    assert copy.info == original.info
-    assert list(copy.info) == list(original.info)
-    assert copy.recipe == original.recipe
-    assert copy.threshold == original.threshold
-    assert copy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert to_safetensors(path) == path.read_bytes() == to_safetensors(run.model)
-
-
-def test_the_copy_leaves_behind_what_only_training_needs(run: Run, tmp_path: Path) -> None:
-    def add(content: Content) -> None:
-        content["state_dict"]["cross_entropy.weight"] = torch.zeros(2, 16)
-
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(to_safetensors(altered(run, tmp_path / "m.ckpt", add)))
-    assert load_checkpoint(path).info == load_checkpoint(run.model).info
-
-
-def test_no_pickle_is_touched_for_the_copy(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = copied(run, tmp_path)
-    monkeypatch.setattr(torch, "load", None)
-    monkeypatch.setattr(pickle, "Unpickler", None)
-    assert load_checkpoint(path).info["hyper_parameters"]["embedding_dim"] == 16
-
-
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.999])
-def test_refuses_a_truncated_copy(run: Run, tmp_path: Path, share: float) -> None:
-    path = copied(run, tmp_path)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
-        load_checkpoint(path)
-
-
-def test_one_flipped_bit_anywhere_in_the_copy_is_noticed(run: Run, tmp_path: Path) -> None:
-    path = copied(run, tmp_path)
-    data = path.read_bytes()
-    rng = np.random.default_rng(0)
-    for place in rng.integers(0, len(data), 60):
-        broken = bytearray(data)
-        broken[place] ^= 1 << int(rng.integers(0, 7))
-        path.write_bytes(broken)
-        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-            load_checkpoint(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        pytest.param(
-            lambda sealed: sealed.update(
-                content=sealed["content"].replace('"threshold": 0.', '"threshold": 0.9')
-            ),
-            "is damaged: its digest is another one",
-            id="threshold",
-        ),
-        pytest.param(lambda sealed: sealed.pop("sha256"), "is damaged", id="no-digest"),
-        pytest.param(lambda sealed: sealed.update(content=3), "is damaged", id="no-text"),
-        pytest.param(lambda sealed: sealed.clear(), "is damaged", id="empty"),
-    ],
-)
-def test_refuses_a_copy_whose_values_were_changed(
-    run: Run, tmp_path: Path, change: Callable[[dict[str, Any]], object], problem: str
-) -> None:
-    with pytest.raises(CheckpointError, match=problem):
-        load_checkpoint(reheaded(copied(run, tmp_path), change))
-
-
-def test_refuses_safetensors_of_somebody_else(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    path.write_bytes(safetensors.torch.save({"w": torch.zeros(3)}))
-    with pytest.raises(CheckpointError, match="was not written by deepfake"):
-        read_info(path)
-    for metadata in ("[]", "{", "7"):
-        path.write_bytes(safetensors.torch.save({"w": torch.zeros(3)}, {KEY: metadata}))
-        with pytest.raises(CheckpointError, match=r"weights\.safetensors is damaged"):
-            read_info(path)
-    with pytest.raises(CheckpointError, match="there is no such file"):
-        read_info(tmp_path / "no.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        pytest.param(put(KEY, "format", 99), "has format 99", id="format"),
-        pytest.param(put(KEY, "threshold", None), "in mid-training", id="mid"),
-        pytest.param(put("hyper_parameters", "backbone", "no"), "knows no backbone", id="backbone"),
-        pytest.param(
-            remove("state_dict", "embedder.projection.bias"),
-            r"embedder does not .*projection\.bias",
-            id="bias",
-        ),
-    ],
-)
-def test_a_copy_is_validated_like_a_checkpoint(
-    run: Run, tmp_path: Path, change: Callable[[Content], object], problem: str
-) -> None:
-    source = altered(run, tmp_path / "m.ckpt", change)
-    if "format" in problem:
-        with pytest.raises(CheckpointError, match=problem):
-            to_safetensors(source)
-        return
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(to_safetensors(source))
-    with pytest.raises(CheckpointError, match=problem):
-        load_checkpoint(path)
