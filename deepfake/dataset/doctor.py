@@ -206,7 +206,7 @@ def examine(
 
 
 def _choose_splits(rows: Sequence[CropRow], mode: str, seed: int) -> tuple[list[str], Issue]:
-    """The splits that training would take, and their origin; those of the data where it would refuse."""
+    """The splits that training would take, or those of the data where it would refuse; an issue."""
     given = [row.split for row in rows]
     kind = "labels"
     try:
