@@ -9,9 +9,13 @@ import argparse
 import logging
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from types import FrameType
 from typing import Any, NoReturn
 
 from deepfake.errors import DeepfakeError, UsageError
@@ -116,7 +120,8 @@ def run(job: Callable[[], int], advice: str) -> int:
     logging.getLogger("deepfake").setLevel(logging.INFO)
     try:
         try:
-            return _attempt(job, advice)
+            with _stopped_like_ctrl_c():
+                return _attempt(job, advice)
         finally:
             _flush_output()
     except BrokenPipeError:
@@ -125,6 +130,25 @@ def run(job: Callable[[], int], advice: str) -> int:
     except OSError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_FAILED
+
+
+@contextmanager
+def _stopped_like_ctrl_c() -> Iterator[None]:
+    """Let what a system sends before it stops a process end the command as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    former = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _attempt(job: Callable[[], int], advice: str) -> int:

@@ -98,6 +98,24 @@ def test_killed_and_started_again_gives_the_same_bytes(
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
+)
+def test_a_signal_ends_in_one_line_that_says_how_to_go_on(
+    trained: Trained, clean: dict[str, bytes], number: int, tmp_path: Path
+) -> None:
+    output = tmp_path / "s.csv"
+    process = start(trained, output)
+    wait_for_shards(job_folder(output), process, 1)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    (line,) = [line for line in errors.splitlines() if line and not line.startswith("INFO")]
+    assert line == "interrupted; run the same command again to go on"
+    assert cli.predict(words(trained, output)) == 0
+    assert tables(tmp_path) == clean
+
+
 def test_a_second_job_on_one_output_is_refused_and_names_the_first(
     trained: Trained,
     clean: dict[str, bytes],
