@@ -62,6 +62,10 @@ class Parser(argparse.ArgumentParser):
         self._join_subjects(parsed)
         return parsed
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Some versions of argparse pass over a reader that has gone, others do not.
+        (file or sys.stderr).write(message)
+
     def _join_subjects(self, parsed: argparse.Namespace) -> None:
         bare = [getattr(parsed, f"{option}_word") for option in self._subjects]
         given = [word for word in bare if word is not None]
