@@ -77,7 +77,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
         f"  deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv\n"
         "  (this checkpoint only knows drawings; to train on your own data:)\n"
         "  deepfake crop YOUR_PHOTOS --output crops/    # with real/ and fake/ folders\n"
-        "  deepfake train --data.root crops/"
+        "  deepfake train --data crops/"
     )
     if not auc > 0.7:
         raise JobError(f"the demo learnt nothing: AUC {auc:.3f} on new portraits")
