@@ -62,7 +62,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     spec = CropSpec.from_preset("square", size=_SIZE)
     tell(f"   {crop_media(str(labels), crops, spec, workers=Workers(workers), quiet=True)}")
 
-    tell(f"\n3. $ deepfake train --config {config} --data.root {crops} --run {run}")
+    tell(f"\n3. $ deepfake train --config {config} --data {crops} --run {run}")
     write_atomic(config, Path(__file__).with_name("demo.yaml").read_text())
     run_training(["--config", str(config), "--data.root", str(crops), "--run", str(run)], terminal)
 
