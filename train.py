@@ -1,4 +1,4 @@
-"""Train a detector: ``python train.py --data.root CROPS``."""
+"""Train a detector: ``python train.py --data CROPS``."""
 
 from deepfake.cli import train
 

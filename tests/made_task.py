@@ -80,6 +80,21 @@ def fit(
     return trainer
 
 
+class Rates(Callback):
+    """The learning rate of every step, and the first moment's factor where there is one."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self.betas: list[float] = []
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        rates = {group["lr"] for group in optimizer.param_groups}
+        self.seen.append(rates.pop() if len(rates) == 1 else float("nan"))
+        self.betas.append(optimizer.param_groups[0].get("betas", [0.0])[0])
+
+
 class Snapshots(Callback):
     """Weights, statistics and learning rate after each epoch."""
 

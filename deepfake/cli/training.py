@@ -72,7 +72,9 @@ def _train(arguments: Sequence[str]) -> int:
 
     # A crop folder has one name in all commands; here it is also a key of the configuration.
     same = {"--help-all": "--help", "--data": "--data.root"}
-    return run_training([same.get(word, word) for word in arguments], sys.stdout)
+    parts = [word.partition("=") for word in arguments]
+    words = [same.get(name, name) + sep + value for name, sep, value in parts]
+    return run_training(words, sys.stdout)
 
 
 def show_augmentations(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from deepfake.learning.task import EmbeddingTask
 from deepfake.training.callbacks.dropout_seed import SeedDropout
 from tests import oracles
 from tests.made_crops import write_crop_folder
-from tests.made_task import Snapshots, adamw, both, fit, make_task, moved, sgd
+from tests.made_task import Rates, Snapshots, adamw, both, fit, make_task, moved, sgd
 
 
 @pytest.fixture(scope="module")
@@ -171,23 +171,8 @@ def test_refuses_to_go_on_with_other_crops() -> None:
         task.on_load_checkpoint({KEY: {"manifest_sha256": "b" * 64}, "state_dict": {}})
 
 
-class _Rates(Callback):
-    """The learning rate of every step, and the first moment's factor where there is one."""
-
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-        self.betas: list[float] = []
-
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        rates = {group["lr"] for group in optimizer.param_groups}
-        self.seen.append(rates.pop() if len(rates) == 1 else float("nan"))
-        self.betas.append(optimizer.param_groups[0].get("betas", [0.0])[0])
-
-
 def test_one_cycle_spans_the_whole_training(crops: Path) -> None:
-    rates, task = _Rates(), make_task(schedule=OneCycle, optimizer=adamw(1e-3))
+    rates, task = Rates(), make_task(schedule=OneCycle, optimizer=adamw(1e-3))
     fit(task, crops, max_epochs=3, batch_size=4, limit_val_batches=0, callbacks=[rates])
     assert len(rates.seen) == 12
     assert max(rates.seen) == pytest.approx(1e-3, rel=0.05)
@@ -196,7 +181,7 @@ def test_one_cycle_spans_the_whole_training(crops: Path) -> None:
 
 
 def test_a_constant_rate_is_constant(crops: Path) -> None:
-    rates = _Rates()
+    rates = Rates()
     fit(make_task(optimizer=sgd(0.02)), crops, max_epochs=2, batch_size=4, callbacks=[rates])
     assert rates.seen == [0.02] * 8
 

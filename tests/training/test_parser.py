@@ -238,6 +238,18 @@ def test_every_command_of_the_pages_parses(
     assert yaml.safe_load(capsys.readouterr().out)["data"]["root"]
 
 
+@pytest.mark.parametrize(
+    "words", [["--data", "crops"], ["--data=crops"], ["--data.root=crops"]], ids=" ".join
+)
+def test_the_crop_folder_is_named_as_in_all_commands(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.train([*words, "--config=smoke", "--print_config"])
+    assert end.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["root"] == "crops"
+
+
 def test_trains_as_lightning_users_say_it(
     crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

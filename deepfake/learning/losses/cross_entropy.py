@@ -16,7 +16,7 @@ class CrossEntropyOnEmbedding(Objective):
     It is only a teacher: nothing scores with it, the checkpoint's head is fitted afterwards.
 
     Args:
-        scale: Factor on the embedding; the logit of a unit vector alone could never be large.
+        scale: Factor on the embedding; without it the logits of unit vectors stay near 0.
     """
 
     name = "cross_entropy"

@@ -7,29 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
 
 from deepfake.errors import UsageError
 from deepfake.learning.optimization import OneCycle
 from deepfake.training.callbacks.freezing import FreezeBackbone
 from deepfake.training.callbacks.run_record import RunRecord
-from tests.made_task import Snapshots, adamw, fit, make_task, moved, sgd
-
-
-class _Rates(Callback):
-    """The learning rate of every step, and the first moment's factor where there is one."""
-
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-        self.betas: list[float] = []
-
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        rates = {group["lr"] for group in optimizer.param_groups}
-        self.seen.append(rates.pop() if len(rates) == 1 else float("nan"))
-        self.betas.append(optimizer.param_groups[0].get("betas", [0.0])[0])
+from tests.made_task import Rates, Snapshots, adamw, fit, make_task, moved, sgd
 
 
 @pytest.mark.parametrize("chunk_size", [None, 4], ids=["whole", "chunks"])
@@ -70,7 +53,7 @@ def one_cycle_rate(step: int, n_steps: int, peak: float) -> float:
 def test_a_frozen_rate_gives_way_to_the_schedules_own(
     crops: Path, tmp_path: Path, schedule: str, optimizer: str, accumulate: int
 ) -> None:
-    free, frozen, record = _Rates(), _Rates(), RunRecord(tmp_path)
+    free, frozen, record = Rates(), Rates(), RunRecord(tmp_path)
     per_epoch = math.ceil(4 / accumulate)
     settings: dict[str, Any] = {"max_epochs": 3, "batch_size": 4, "limit_val_batches": 0}
     for rates, freeze in ((free, FreezeBackbone()), (frozen, FreezeBackbone(2, 0.003))):
