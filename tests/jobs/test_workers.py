@@ -139,7 +139,8 @@ def test_killed_workers_are_replaced_by_real_ones() -> None:
     idle.join()
     (_, second), (_, third) = results
     assert second != first
-    assert third == Failure("crashed: its worker process ended (-9)")
+    assert isinstance(third, Failure)
+    assert third.reason == "crashed: its worker process ended (-9)"
 
 
 def endless(taken: list[int]) -> Iterator[Source]:
