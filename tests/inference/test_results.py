@@ -50,10 +50,21 @@ def test_one_row_per_input_in_order(statuses: list[Status]) -> None:
 
 
 def test_cells_of_a_score() -> None:
-    facts: dict[str, Any] = {"box_xyxy": (1, 2.5, 30.127, 40), "remarks": ("small", "dark"), "n_too_small": 3}
+    box = (1, 2.5, 30.127, 40)
     limits = Limits(0.4, (0.6, 0.7))
     header, ok, bad = format_scores(
-        [make_answer("a b.jpg", 0.65, limits, n_people=2, **facts), make_no_answer("c.jpg")]
+        [
+            make_answer(
+                "a b.jpg",
+                0.65,
+                limits,
+                n_people=2,
+                n_too_small=3,
+                box_xyxy=box,
+                remarks=("small", "dark"),
+            ),
+            make_no_answer("c.jpg"),
+        ]
     )
     assert header == ",".join(SCORE_COLUMNS) + "\n"
     assert ok == (
