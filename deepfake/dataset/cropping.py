@@ -30,7 +30,6 @@ from deepfake.dataset.manifest import (
     JOB_FILE,
     CropRow,
     SourceRow,
-    format_lines,
     make_crop_row,
     make_source_row,
     read_crop_rows,
@@ -53,6 +52,7 @@ from deepfake.jobs.parts import Division, choose_block_size
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.progress import Progress
 from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source, Workers
+from deepfake.tables import format_lines
 
 _PACKAGES = (
     "facenet-pytorch", "torch", "torchvision", "numpy", "pillow", "av", "opencv-python-headless",
@@ -103,7 +103,7 @@ def crop_media(
         before = _read_finished(output)
         block_size = division.block_size or choose_block_size(len(sources))
         job = Job(folder, sources, block_size, division.part)
-        plan = format_lines(_PLAN_COLUMNS, map(_plan_cells, sources))
+        plan = format_lines(_PLAN_COLUMNS, map(_plan_cells, sources), ("method", "group"))
         job.begin(plan, _describe(spec, sampling))
         todo = job.find_todo(_stands)
         done = job.count_inputs() - sum(len(job.inputs_of(block)) for block in todo)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from deepfake import __version__
-from deepfake.dataset.manifest import format_lines
 from deepfake.jobs.engine import Block, Job, Work
 from deepfake.jobs.folder import JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
 from deepfake.records import FaceScore, Result, Source, Status
+from deepfake.tables import format_lines
 
 KIND = "predict"
 _ANSWERS_FILE = "answers.jsonl"

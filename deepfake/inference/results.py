@@ -11,9 +11,9 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deepfake.dataset.manifest import format_lines
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.records import Result, Status
+from deepfake.tables import format_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,4 +138,5 @@ def _format(scores: Iterable[Result], level: Literal["file", "face"]) -> Iterato
         for column, value in zip(columns, row, strict=True):
             yield "" if value is None else format(value, formats[column])
 
-    return format_lines(columns, (cells(row) for score in scores for row in list_rows(score)))
+    rows = (cells(row) for score in scores for row in list_rows(score))
+    return format_lines(columns, rows, _TEXTS)
