@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from deepfake import __version__
 from deepfake.jobs.engine import Block, Job, Work
-from deepfake.jobs.folder import JobFolder, Shard, read_shard
+from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
 from deepfake.records import FaceScore, Result, Source, Status
@@ -63,7 +63,8 @@ class PredictionJob:
         self.job = Job(self.folder, sources, choose_block_size(len(sources)), part)
         plan = format_lines(_PLAN_COLUMNS, ([path_uri(s.name), _size(s.path)] for s in sources))
         versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
-        self.job.begin(plan, {**settings, "versions": versions}, anew=anew)
+        self.settings = {**settings, "versions": versions}
+        self.job.begin(plan, self.settings, anew=anew)
         self.todo = self.job.find_todo()
 
     @property
@@ -93,6 +94,11 @@ class PredictionJob:
         """The answers that are kept, in input order."""
         for number in self.job.blocks:
             yield from iter_answers(self.folder.folder_of(number))
+
+
+def describe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scores of a job depend on, whether it was one or merged of parts."""
+    return {k: value for k, value in settings.items() if k not in (*OF_INPUTS, "part")}
 
 
 def iter_answers(shard: Path) -> Iterator[Result]:
