@@ -131,8 +131,12 @@ class _Sink(io.RawIOBase):
 def _write_objects(results: Iterable[Result], level: Level) -> Iterator[str]:
     for result in results:
         if level == "file":
-            shown = {"path": display_name(result.path), "path_uri": path_uri(result.path)}
-            yield _to_json(asdict(result) | shown | {"reason": display_name(result.reason)})
+            yield _to_json(
+                asdict(result)
+                | {"path": display_name(result.path), "path_uri": path_uri(result.path)}
+                | {"reason": display_name(result.reason)}
+                | {"remarks": [display_name(remark) for remark in result.remarks]}
+            )
         else:
             columns, list_rows = LEVELS[level]
             for row in list_rows(result):
