@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -109,6 +110,13 @@ class Predictor:
         """
         checkpoint = load_checkpoint(Path(path))
         return cls(checkpoint, device, batch_size, workers, sampling, aggregation, backend)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled it is its settings: wherever it is wanted, the checkpoint is read again."""
+        devices = [str(device) for device in self.devices]
+        choice = (self.batch_size, self.workers, self.sampling, self.aggregation.policy)
+        checkpoint = (self.checkpoint.path, self.checkpoint.sha256)
+        return _load_again, (*checkpoint, devices, *choice, self.backend)
 
     @property
     def backend(self) -> Backend:
@@ -255,6 +263,13 @@ class Predictor:
             box_xyxy=faces[0].box_xyxy,
             faces=faces,
         )
+
+
+def _load_again(path: Path, sha256: str, *settings: Any) -> Predictor:
+    checkpoint = load_checkpoint(path)
+    if checkpoint.sha256 != sha256:
+        raise UsageError(f"{path} is another checkpoint here than where the job was begun")
+    return Predictor(checkpoint, *settings)
 
 
 def _make_limits(threshold: float) -> Limits:

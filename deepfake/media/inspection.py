@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from av.container import InputContainer
 from av.stream import Stream
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 from PIL import Image
 

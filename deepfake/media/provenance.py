@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image, IptcImagePlugin
+from PIL import Image, ImageFile, IptcImagePlugin
 
 from deepfake.errors import one_line
 from deepfake.media.pillow import DECODER_ERRORS
@@ -178,6 +178,8 @@ def _list_xmp(image: Image.Image) -> Iterator[tuple[str, object]]:
 
 
 def _list_iptc(image: Image.Image) -> Iterator[tuple[str, object]]:
+    if not isinstance(image, ImageFile.ImageFile):
+        return
     records = IptcImagePlugin.getiptcinfo(image) or {}
     for number, name in ((_IPTC_PROGRAM, "IPTC program"), (_IPTC_CREDIT, "IPTC credit")):
         if number in records:

@@ -146,10 +146,11 @@ def test_credentials_elsewhere_are_not_fetched(server: tuple[str, list[str]]) ->
 
 
 def test_whatever_a_manifest_holds_is_bounded() -> None:
-    for store in (None, [], {"manifests": 3}, {"manifests": {"a": []}, "active_manifest": "a"}):
-        assert credentials._summarise(store).state == CredentialState.INVALID
+    odd: list[Any] = [None, [], {"manifests": 3}, {"manifests": {"a": []}, "active_manifest": "a"}]
+    for one in odd:
+        assert credentials._summarise(one).state == CredentialState.INVALID
     action = {"action": "x" * 10_000, "softwareAgent": {"name": ["\x1b[31m"]}}
-    assertions = [{"label": f"c2pa.actions{n}", "data": {"actions": [action]}} for n in range(999)]
+    assertions: list[Any] = [{"label": f"c2pa.actions{n}", "data": {"actions": [action]}} for n in range(999)]
     assertions += [None, {"data": 1}, {"label": "\u202e\n"}]
     manifest = {"assertions": assertions, "ingredients": [{}] * 999, "claim_generator_info": 1}
     store = {
