@@ -178,11 +178,8 @@ def _describe_container(container: InputContainer) -> Iterator[tuple[str, str]]:
 def _describe_stream(stream: Stream) -> str:
     """Kind, codec and, for video, size, pixels, rate and number of frames."""
     codec = stream.codec_context
-    words = [
-        stream.type or "data",
-        "unknown codec" if codec is None else codec.codec.canonical_name,
-    ]
-    if not isinstance(stream, VideoStream) or codec is None:
+    words = [stream.type, "unknown codec" if codec is None else codec.codec.canonical_name]
+    if not isinstance(stream, VideoStream) or not isinstance(codec, VideoCodecContext):
         return ", ".join(words)
     words.append(f"{codec.width} x {codec.height} px")
     aspect = stream.sample_aspect_ratio

@@ -150,7 +150,8 @@ def test_whatever_a_manifest_holds_is_bounded() -> None:
     for one in odd:
         assert credentials._summarise(one).state == CredentialState.INVALID
     action = {"action": "x" * 10_000, "softwareAgent": {"name": ["\x1b[31m"]}}
-    assertions: list[Any] = [{"label": f"c2pa.actions{n}", "data": {"actions": [action]}} for n in range(999)]
+    data = {"actions": [action]}
+    assertions: list[Any] = [{"label": f"c2pa.actions{n}", "data": data} for n in range(999)]
     assertions += [None, {"data": 1}, {"label": "\u202e\n"}]
     manifest = {"assertions": assertions, "ingredients": [{}] * 999, "claim_generator_info": 1}
     store = {
