@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from deepfake.cli.command import Parser, answer_code, command_line, run
 from deepfake.cli.options import (
     add_aggregation,
+    add_faces_per_frame,
     add_media_options,
     add_shard_option,
     add_strict_option,
@@ -72,6 +73,7 @@ examples:
     )
     _add_table_options(parser)
     add_aggregation(parser)
+    add_faces_per_frame(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     where.add_argument(
@@ -191,6 +193,7 @@ def _make_predictor(
         batch_size=options.batch_size,
         sampling=sampling,
         aggregation=options.aggregate,
+        faces_per_frame=options.faces_per_frame,
         backend=backend,
         expected_faces=expect_faces(sources, sampling),
         workers=choose_workers(options),
