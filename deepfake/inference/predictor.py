@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -136,6 +136,19 @@ class Predictor:
             backend,
             faces_per_frame=faces_per_frame,
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled it is its settings: wherever it is wanted, the checkpoint is read again."""
+        settings = {
+            "device": [str(device) for device in self.devices],
+            "batch_size": self.batch_size,
+            "workers": self.workers,
+            "sampling": self.sampling,
+            "aggregation": self.aggregation.policy,
+            "backend": self.backend,
+            "faces_per_frame": self.aggregation.faces_per_frame,
+        }
+        return _load_again, (self.checkpoint.path, self.checkpoint.sha256, settings)
 
     @property
     def backend(self) -> Backend:
@@ -288,6 +301,13 @@ def _remark_on_people(score: FileScore, fake_limit: float) -> Iterator[str]:
     for one in score.people:
         if not one.counts and one.p_fake >= max(fake_limit, score.p_fake):
             yield f"a person who does not count scores {one.p_fake:.2f}: {one.remark}"
+
+
+def _load_again(path: Path, sha256: str, settings: dict[str, Any]) -> Predictor:
+    checkpoint = load_checkpoint(path)
+    if checkpoint.sha256 != sha256:
+        raise UsageError(f"{path} is another checkpoint here than where the job was begun")
+    return Predictor(checkpoint, **settings)
 
 
 def _make_limits(threshold: float) -> Limits:
