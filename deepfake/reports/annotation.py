@@ -48,7 +48,7 @@ Point = tuple[int, int]
 
 COLOURS: Mapping[Verdict | None, tuple[int, int, int]] = {
     Verdict.FAKE: (213, 94, 0),
-    Verdict.REAL: (0, 114, 178),
+    Verdict.REAL: (86, 180, 233),
     Verdict.UNCLEAR: (240, 228, 66),
     None: (170, 170, 170),
 }
