@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,23 @@ def test_an_output_never_destroys_an_input(
     assert cli.predict([str(word) for word in line]) == 2
     assert "would destroy the input" in capsys.readouterr().err
     assert photo.read_bytes() == before
+
+
+@pytest.mark.timeout(60)
+def test_a_strangers_job_is_gone_on_with_only_inside_of_its_folder(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = job_folder(tmp_path / "s.csv")
+    for target in (None, "/dev/zero", tmp_path / "outside"):
+        root.mkdir()
+        if target is None:
+            os.mkfifo(root / "outputs.json")
+        else:
+            (root / "outputs.json").symlink_to(target)
+        assert cli.predict(words(trained, tmp_path / "s.csv")) == 2
+        assert "names 'outputs.json', which" in capsys.readouterr().err
+        shutil.rmtree(root)
+    assert not (tmp_path / "outside").exists()
 
 
 def test_the_checkpoint_is_an_input(
