@@ -151,8 +151,8 @@ class Explanation:
         beyond = effect - self.direction * self.random_drop
         if not min(effect, beyond) >= LEAST_EFFECT:
             return (
-                f"it speaks for the verdict by {effect:.2f}, {beyond:.2f} more than elsewhere; only "
-                f"{LEAST_EFFECT:.2f} or more matters"
+                f"it speaks for the verdict by {effect:.2f}, {beyond:.2f} more than elsewhere; "
+                f"only {LEAST_EFFECT:.2f} or more matters"
             )
         places = [len(top.random_drops) for top in self.top_frames]
         chance = _chance_of_wins(self.n_wins, len(places), 1 / (1 + min(places)))
