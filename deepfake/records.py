@@ -181,12 +181,15 @@ class FoundFace:
         time_s: Time of that frame in seconds.
         face_index: 0 = largest face of the frame.
         face: The detection, in pixels of the frame as it was searched.
+        rotation: 0, or 180 if the face was only found in the frame turned upside down; box and
+            landmarks then refer to the turned frame.
     """
 
     frame_index: int
     time_s: float
     face_index: int
     face: Face
+    rotation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +197,11 @@ class FaceCrop(FoundFace):
     """One face cut out exactly as a ``CropSpec`` says.
 
     Args:
-        rotation: 0, or 180 if the face was only found in the frame turned upside down; box and
-            landmarks then refer to the turned frame.
         encoded: The stored file (JPEG or PNG bytes); decoding it gives the network's input.
         window: ``(x0, y0, x1, y1)`` of the frame that the crop shows, in whole pixels, ``x1`` and
             ``y1`` exclusive; may leave the frame.
     """
 
-    rotation: int
     encoded: bytes
     window: tuple[int, int, int, int] | None = None
 
@@ -253,6 +253,8 @@ class FaceScore:
         p_fake: Its score.
         person: Faces of one person across the frames share a number, from 0.
         quality: Of its crop, where known.
+        rotation: 0, or 180 if the face was only found in the frame turned upside down; its box
+            then refers to the turned frame.
     """
 
     frame_index: int
@@ -263,6 +265,7 @@ class FaceScore:
     p_fake: float
     person: int = 0
     quality: FaceQuality | None = None
+    rotation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

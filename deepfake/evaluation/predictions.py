@@ -81,4 +81,4 @@ class _FoundRow(FoundFace):
 def _find(place: int, row: CropRow) -> _FoundRow:
     landmarks = np.array(row.landmarks, np.float32).reshape(5, 2)
     face = Face(np.array(row.box_xyxy, np.float32), row.confidence, landmarks)
-    return _FoundRow(row.frame, row.time_s, row.face, face, place)
+    return _FoundRow(row.frame, row.time_s, row.face, face, row.rotation, place)

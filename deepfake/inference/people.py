@@ -63,6 +63,7 @@ def score_faces(
             confidence=one.face.confidence,
             p_fake=score,
             person=person,
+            rotation=one.rotation,
         )
         for one, score, person in zip(found, p_fake, people, strict=True)
     )
