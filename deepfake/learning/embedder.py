@@ -31,12 +31,11 @@ class EmbeddingModel(nn.Module):
         image_size: Side S of the crops in pixels.
         embedding_dim: Width D of the embedding.
         dropout: Share of backbone features dropped before the projection while training.
-        pretrained: ``true`` asks timm for its weights (the only thing in this project that may
-            reach the network), ``false`` starts from random. A path loads a local file in timm's
-            naming (``.safetensors`` or ``.pth``), with or without its classifier, or a checkpoint
-            of this project with the same backbone, by file, name or address (see
-            ``find_checkpoint``); its projection is taken too if it has the same width.
-            Position embeddings are resampled to the image size.
+        pretrained: ``true`` asks timm for its weights, ``false`` starts from random. A path loads
+            a local file in timm's naming (``.safetensors`` or ``.pth``), with or without its
+            classifier, or a checkpoint of this project with the same backbone, by file, name or
+            address (see ``find_checkpoint``); its projection is taken too if it has the same
+            width. Position embeddings are resampled to the image size.
         drop_path_rate: Stochastic depth, for networks that know it; ``None`` keeps timm's default
             for the model.
         bn_momentum: Momentum of batch normalisation, in torch's sense (share of the new batch);

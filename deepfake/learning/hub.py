@@ -217,7 +217,7 @@ def _is_in_reach(address: Address, demanded: bool) -> bool:
 
     try:
         get_hf_file_metadata(hf_hub_url(address.repository, MODEL_FILE, revision=address.revision))
-    except (errors.HTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         refused = isinstance(error, errors.HfHubHTTPError) and error.response.status_code < 500
         if demanded or refused:
             raise
@@ -291,7 +291,7 @@ def _told_in_one_line(address: Address) -> Iterator[None]:
             ) from error
         raise UsageError(f"{address}: the hub answers with an error ({status})") from error
     # The base of all that the client's HTTP library raises, then what the client itself does.
-    except (errors.HTTPError, ConnectionError) as error:
+    except (errors.HTTPError, ConnectionError) as error:  # type: ignore[attr-defined]
         told = _without_token(one_line(str(error)))
         raise UsageError(f"{address}: the hub is out of reach ({told})") from error
     except (OSError, ValueError, RuntimeError) as error:

@@ -194,7 +194,7 @@ def test_a_detector_travels_between_two_machines(
 
     def deepfake(home: str, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / home)}
-        environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        environment |= {"HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
         code = "import sys; from deepfake.cli import main; sys.exit(main())"
         command = [sys.executable, "-c", code, *map(str, words)]
         return subprocess.run(
@@ -207,12 +207,12 @@ def test_a_detector_travels_between_two_machines(
         )
 
     said = []
-    with running_hub() as hub:
+    with running_hub() as server:
         words = ("push", trained.checkpoint, "hf://ann/mine", "--card", card)
         said.append(deepfake("ann", *words, HF_TOKEN=TOKEN))
         assert said[-1].returncode == 0, said[-1].stderr
-        predict = ("predict", inbox, "--checkpoint", "hf://ann/mine", "--device", "cpu", "--quiet")
-        predict += ("--workers", "0")
+        how = ("--device", "cpu", "--workers", "0", "--quiet")
+        predict = ("predict", inbox, "--checkpoint", "hf://ann/mine", *how)
         first, again, own = (
             (*predict, "--output", tmp_path / f"{name}.csv", "--report", tmp_path / f"{name}.html")
             for name in ("first", "again", "own")
@@ -230,7 +230,7 @@ def test_a_detector_travels_between_two_machines(
     assert deepfake("bob", *own, "--checkpoint", trained.checkpoint).returncode == 0
     tables = [(tmp_path / f"{name}.csv").read_bytes() for name in ("first", "again", "own")]
     assert tables[0] == tables[1] == tables[2]
-    commit = hub.repositories["ann/mine"].branches["main"]
+    commit = server.repositories["ann/mine"].branches["main"]
     assert f"hf://ann/mine@{commit}" in (tmp_path / "first.html").read_text()
     assert all(TOKEN not in done.stdout + done.stderr for done in said)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
