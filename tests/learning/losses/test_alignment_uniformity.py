@@ -37,7 +37,7 @@ def test_value_and_gradient_are_those_of_the_loops(
         expected = oracle(F.normalize(slow), labels.tolist())
         assert float(value) == pytest.approx(float(expected), abs=1e-6)
         value.backward()
-        expected.backward()
+        expected.backward()  # type: ignore[no-untyped-call]
         assert ours.grad is not None
         assert slow.grad is not None
         torch.testing.assert_close(ours.grad.double(), slow.grad, rtol=0, atol=1e-6)
@@ -79,7 +79,7 @@ def test_equal_rows_have_a_finite_gradient_also_under_autocast(loss: Objective) 
         value, metrics = loss.measure(rows, labels)
     assert value.dtype == torch.float32
     assert float(metrics[loss.name][0]) == float(value) == float(loss(rows, labels))
-    value.backward()
+    value.backward()  # type: ignore[no-untyped-call]
     assert rows.grad is not None
     assert torch.isfinite(rows.grad).all()
 
