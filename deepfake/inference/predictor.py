@@ -26,6 +26,7 @@ from deepfake.inference.aggregation import aggregate
 from deepfake.inference.backend import choose_devices, make_scorers
 from deepfake.inference.results import Results
 from deepfake.inference.scoring import Backend, Scorer
+from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
@@ -60,6 +61,7 @@ class Predictor:
             and in its numbers always, as the checkpoint says.
         backend: ``torch``, ``onnx`` (ONNX Runtime, on a CPU) or ``auto``.
         expected_faces: About as many will be scored; helps ``auto`` to choose.
+        stored: Crops that were cut already; nothing else is scored then.
 
     Raises:
         UsageError: If the device does not exist, the backend is not installed, or a setting is
@@ -76,6 +78,7 @@ class Predictor:
         aggregation: Policy | None = None,
         backend: str = "auto",
         expected_faces: int = 0,
+        stored: StoredCrops | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}; expected 1 or more")
@@ -88,6 +91,7 @@ class Predictor:
             self.aggregation = replace(self.aggregation, policy=aggregation)
         self.limits = _make_limits(checkpoint.threshold)
         self.sampling = sampling or checkpoint.recipe.sampling
+        self.stored = stored
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
     @classmethod
@@ -116,7 +120,7 @@ class Predictor:
         devices = [str(device) for device in self.devices]
         choice = (self.batch_size, self.workers, self.sampling, self.aggregation.policy)
         checkpoint = (self.checkpoint.path, self.checkpoint.sha256)
-        return _load_again, (*checkpoint, devices, *choice, self.backend)
+        return _load_again, (*checkpoint, devices, *choice, self.backend, 0, self.stored)
 
     @property
     def backend(self) -> Backend:
@@ -203,13 +207,7 @@ class Predictor:
 
         held: _Group = []
         faces = 0
-        extractions = iter_extractions(
-            iter_sources(),
-            self.checkpoint.recipe.crop,
-            self.workers,
-            self.sampling,
-        )
-        with closing(extractions):
+        with closing(self.extract(iter_sources())) as extractions:
             for source, extraction in extractions:
                 held.append((source, extraction))
                 faces += len(extraction.crops)
@@ -220,6 +218,12 @@ class Predictor:
                     held, faces = [], 0
         if held:
             yield held
+
+    def extract(self, sources: Iterable[Source]) -> Generator[tuple[Source, Extraction]]:
+        """The faces of sources as they are scored, lazily and in order."""
+        if self.stored is not None:
+            return self.stored.iter_extractions(sources)
+        return iter_extractions(sources, self.checkpoint.recipe.crop, self.workers, self.sampling)
 
     def _answer_group(self, group: _Group, p_fake: list[float]) -> list[Result]:
         scores = iter(p_fake)

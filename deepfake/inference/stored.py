@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -66,6 +66,11 @@ class StoredCrops:
         names = (JOB_FILE, *TABLES, *(row.crop for row in manifest.rows))
         self.files = tuple(root / name for name in names)
 
+    @property
+    def n_crops(self) -> int:
+        """How many crops there are."""
+        return len(self._digests)
+
     def digest(self, sources: Sequence[Source]) -> dict[str, str]:
         """What the folder holds of each file, as ``deepfake.jobs.engine.Digest``."""
         told = {}
@@ -75,7 +80,7 @@ class StoredCrops:
             told[source.id] = hashlib.sha256(repr(content).encode()).hexdigest()
         return told
 
-    def iter_extractions(self, sources: Iterable[Source]) -> Iterator[tuple[Source, Extraction]]:
+    def iter_extractions(self, sources: Iterable[Source]) -> Generator[tuple[Source, Extraction]]:
         """The crops of files, lazily and in order, as if they had just been cut.
 
         Raises:
