@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
     add_aggregation,
+    add_faces_per_frame,
     add_media_options,
     add_shard_option,
     add_strict_option,
@@ -91,6 +92,7 @@ examples:
     )
     _add_table_options(parser)
     add_aggregation(parser)
+    add_faces_per_frame(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     where.add_argument(
@@ -212,7 +214,8 @@ def _open_crops(options: argparse.Namespace, checkpoint: Checkpoint) -> StoredCr
     """The crop folder that is scored as it is; refuse what was asked of its photos and videos."""
     from deepfake.inference.stored import StoredCrops
 
-    stored = StoredCrops(Path(options.input), checkpoint)
+    wanted = options.faces_per_frame or checkpoint.recipe.aggregation.faces_per_frame
+    stored = StoredCrops(Path(options.input), checkpoint, wanted)
     asked = [name for name in ("annotate", "follow_links") if getattr(options, name)]
     if choose_sampling(options, stored.sampling) != stored.sampling:
         asked.append("frames, fps, every, keyframes, max-frames or detect-every other than cropped")
@@ -251,6 +254,7 @@ def _make_predictor(
         batch_size=options.batch_size,
         sampling=sampling,
         aggregation=options.aggregate,
+        faces_per_frame=options.faces_per_frame,
         backend=backend,
         expected_faces=n_faces,
         workers=choose_workers(options),

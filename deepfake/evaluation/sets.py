@@ -93,7 +93,7 @@ def open_crops(
     crop_media(
         data,
         crops,
-        checkpoint.recipe.crop,
+        checkpoint.recipe.crop.for_scoring(checkpoint.recipe.aggregation.faces_per_frame),
         workers=workers,
         sampling=checkpoint.recipe.sampling,
         inputs=InputOptions(require_labels=True),

@@ -27,7 +27,15 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.records import CropSpec, Extraction, Face, FaceCrop, Source, Status
+from deepfake.records import (
+    CropSpec,
+    Extraction,
+    Face,
+    FaceCrop,
+    FacesPerFrame,
+    Source,
+    Status,
+)
 from deepfake.storage import Confinement
 
 
@@ -42,6 +50,7 @@ class StoredCrops:
     Args:
         root: The crop folder.
         checkpoint: Must have been trained on crops of the same recipe.
+        faces_per_frame: Faces that shall be scored; where fewer were cropped, the answers say so.
 
     Raises:
         UsageError: If it is no finished crop folder, or was cut by another recipe.
@@ -52,10 +61,14 @@ class StoredCrops:
         files: All files that are read.
     """
 
-    def __init__(self, root: Path, checkpoint: Checkpoint) -> None:
+    def __init__(
+        self, root: Path, checkpoint: Checkpoint, faces_per_frame: FacesPerFrame = "largest"
+    ) -> None:
         manifest = read_manifest(root)
         require_same_recipe(manifest, checkpoint)
         self.root, self.sampling = root, manifest.sampling
+        fewer = manifest.spec.faces == "largest" != faces_per_frame
+        self._note = "only the largest face of each frame was cropped" if fewer else ""
         self._inside = Confinement(root)
         self._digests = read_digests(root, [row.crop for row in manifest.rows])
         self._sources = {row.id: row for row in read_sources(root)}
@@ -87,8 +100,10 @@ class StoredCrops:
             JobError: If a crop is missing or damaged.
         """
         for source in sources:
-            row, crops = self._sources[source.id], self._crops[source.id]
-            yield source, _to_extraction(row, [self._read(crop) for crop in crops])
+            row = self._sources[source.id]
+            crops = tuple(self._read(crop) for crop in self._crops[source.id])
+            reason = "; ".join(filter(None, (row.reason, self._note if crops else "")))
+            yield source, Extraction(Status(row.status), reason, crops, len(crops))
 
     def _make_source(self, row: SourceRow) -> Source:
         name = os.fsdecode(unquote_to_bytes(row.path_uri))
@@ -109,17 +124,15 @@ class StoredCrops:
         )
 
 
-def _to_extraction(row: SourceRow, crops: Sequence[FaceCrop]) -> Extraction:
-    return Extraction(Status(row.status), row.reason, tuple(crops))
-
-
 def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
     """Refuse crops that were cut otherwise than those that a checkpoint was trained on.
 
     Raises:
         UsageError: If a setting differs; it names all of them.
     """
-    theirs, ours = manifest.spec.to_dict(), checkpoint.recipe.crop.to_dict()
+    # Which faces of a frame are there is no matter of how a face was cut.
+    theirs = manifest.spec.for_scoring("all").to_dict()
+    ours = checkpoint.recipe.crop.for_scoring("all").to_dict()
     other = [key for key in ours if key != "preset" and ours[key] != theirs[key]]
     if other:
         shown = ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in other)

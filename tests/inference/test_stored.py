@@ -66,7 +66,7 @@ def test_crops_get_the_scores_of_their_photos_without_another_search(
 
     monkeypatch.setattr(FaceExtractor, "extract", search)
     assert predict(crops, trained, other, "--faces", tmp_path / "faces2.csv") == 0
-    columns = ["path", "status", "reason", "p_fake", "verdict", "n_faces", "path_uri"]
+    columns = ["path", "status", "reason", "p_fake", "verdict", "n_faces", "n_people", "path_uri"]
     rows = [[{c: row[c] for c in columns} for row in read_csv(t, columns)] for t in (one, other)]
     assert rows[0] == rows[1]
     assert [row["status"] for row in rows[1]] == ["ok"] * 5 + ["unreadable"]
@@ -76,6 +76,17 @@ def test_crops_get_the_scores_of_their_photos_without_another_search(
     assert [[row[c] for c in faces] for row in tables[0]] == [
         [row[c] for c in faces] for row in tables[1]
     ]
+
+
+def test_faces_that_were_not_cropped_are_said(
+    crops: Path, trained: Trained, tmp_path: Path
+) -> None:
+    note = "only the largest face of each frame was cropped"
+    for choice, said in (("all", True), ("largest", False)):
+        output = tmp_path / f"{choice}.csv"
+        assert predict(crops, trained, output, "--faces-per-frame", choice) == 0
+        rows = read_csv(output, ["status", "remarks"])
+        assert all((note in row["remarks"]) == (said and row["status"] == "ok") for row in rows)
 
 
 def test_crops_of_another_recipe_are_refused(
