@@ -114,7 +114,7 @@ def measure_rows(counts: Sequence[int], checkpoint: Path, folder: Path) -> None:
         listing.write_text("".join(names))
         words = [sys.executable, __file__, "--checkpoint", str(checkpoint), "--one-job"]
         words += [str(listing), str(folder / f"{count}.csv")]
-        told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
         before, peak, seconds = map(float, told.splitlines()[-1].split())
         each = (peak - before) / count
         print(
