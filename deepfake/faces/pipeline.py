@@ -26,7 +26,15 @@ import torch
 
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import FaceExtractor
-from deepfake.records import CropSpec, Extraction, Sampling, Source, Status, Workers
+from deepfake.records import (
+    CropSpec,
+    Extraction,
+    Landmarks,
+    Sampling,
+    Source,
+    Status,
+    Workers,
+)
 
 _WINDOW_PER_WORKER = 8  # how far the fastest worker may run ahead of the slowest: bounds memory
 _START_TIMEOUT_S = 180.0  # importing torch takes seconds, on a busy machine many
@@ -38,6 +46,7 @@ def iter_extractions(
     spec: CropSpec,
     workers: Workers = Workers(),  # noqa: B008 - frozen
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    landmarks: Landmarks = "five",
 ) -> Generator[tuple[Source, Extraction]]:
     """Extract the faces of every source, in the order given.
 
@@ -46,6 +55,7 @@ def iter_extractions(
         spec: The crop recipe.
         workers: How many processes do it, within which limits, on which device.
         sampling: Which frames of a video or animation are looked at.
+        landmarks: ``mesh`` gives every crop the points of the face mesh.
 
     Yields:
         Each source with its extraction.
@@ -55,7 +65,7 @@ def iter_extractions(
         JobError: If workers cannot be started.
     """
     check_detect_device(workers.detect_device)
-    settings = (spec, workers.max_pixels, sampling, workers.detect_device)
+    settings = (spec, workers.max_pixels, sampling, workers.detect_device, landmarks)
     if workers.processes == 0:
         extractor = _make_extractor(settings)
         for source in sources:
@@ -85,12 +95,14 @@ def check_detect_device(name: str) -> None:
         raise UsageError(f"detect device {name!r}: this machine has {n_devices} CUDA devices")
 
 
-_Settings = tuple[CropSpec, int, Sampling, str]
+_Settings = tuple[CropSpec, int, Sampling, str, Landmarks]
 
 
 def _make_extractor(settings: _Settings) -> FaceExtractor:
-    spec, max_pixels, sampling, device = settings
-    return FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling, device=device)
+    spec, max_pixels, sampling, device, landmarks = settings
+    return FaceExtractor(
+        spec, max_pixels=max_pixels, sampling=sampling, device=device, landmarks=landmarks
+    )
 
 
 def _serve(connection: Connection, settings: _Settings) -> None:
