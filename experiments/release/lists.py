@@ -5,9 +5,9 @@
 ``train.csv`` joins the face swaps of dfdc224, split as they came, with the reals of two other
 worlds: public-domain portraits (faces_pd) and news photographs (lfw_reals), one photo a person. Of
 these, people are drawn by a seed: 200 portraits and 300 news photographs for the test split, 100
-and 200 for validation, the others to train on. ``faces_pd-test.csv`` and ``lfw-test.csv`` are the
-held-out people alone, ``synthesis.csv`` what a run may have of gan140k (the first 125 of each
-class by name) and ``gan140k-test.csv`` the rest, which no run trains on.
+and 200 for validation, the others to train on. ``swaps.csv`` is dfdc224 alone, ``synthesis.csv``
+adds the first 125 of each class of gan140k by name. The others name a set and its split:
+what chooses among runs, and what is opened once, at the end.
 """
 
 from __future__ import annotations
@@ -67,16 +67,20 @@ def make_lists(data: Path) -> dict[str, list[Row]]:
     )
     lists: dict[str, list[Row]] = {
         "train": [*swaps, *portraits, *news],
-        "faces_pd-test": [row for row in portraits if row["split"] == "test"],
-        "lfw-test": [row for row in news if row["split"] == "test"],
-        "synthesis": [],
+        "swaps": swaps,
+        "synthesis": [*swaps, *portraits, *news],
+        "swaps-validation": [row for row in swaps if row["split"] == "validation"],
+        "swaps-test": [row for row in swaps if row["split"] == "test"],
+        "reals-validation": [row for row in [*portraits, *news] if row["split"] == "validation"],
+        "reals-test": [row for row in [*portraits, *news] if row["split"] == "test"],
         "gan140k-test": [],
     }
     for label in ("real", "fake"):
         own = [path for path in synthesis if path.parent.name == label]
         for number, path in enumerate(own):
-            name = "synthesis" if number < SYNTHESIS else "gan140k-test"
-            lists[name].append({"path": str(path), "label": label, "method": "stylegan"})
+            name, split = ("synthesis", "train") if number < SYNTHESIS else ("gan140k-test", "test")
+            row = {"path": str(path), "label": label, "method": "stylegan", "split": split}
+            lists[name].append(row | {"group": f"gan140k-{path.stem}"})
     return lists
 
 
