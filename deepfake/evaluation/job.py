@@ -181,6 +181,7 @@ def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
         "checkpoint_sha256": checkpoint.sha256,
         "network_sha256": hash_network(checkpoint),
         "backbone": info.get("backbone"),
+        "threshold": checkpoint.threshold,
         "threshold_origin": info.get("threshold_origin"),
         "trained_on_manifest_sha256": info.get("manifest_sha256"),
         "history": [event.get("what") for event in info.get("history", [])],

@@ -72,7 +72,7 @@ def predict_set(
                     row.box_xyxy,
                     row.confidence,
                     p_fake=float(p_fake[place]),
-                    track=number,
+                    person=number,
                 )
             )
         score = aggregate(scores, aggregation)

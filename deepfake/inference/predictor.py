@@ -6,6 +6,7 @@ no table format.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +30,10 @@ from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.records import (
-    LABEL_NAMES,
     Extraction,
     FaceCrop,
     FaceScore,
+    Limits,
     Policy,
     Result,
     Sampling,
@@ -84,6 +86,7 @@ class Predictor:
         self.aggregation = checkpoint.recipe.aggregation
         if aggregation is not None:
             self.aggregation = replace(self.aggregation, policy=aggregation)
+        self.limits = _make_limits(checkpoint.threshold)
         self.sampling = sampling or checkpoint.recipe.sampling
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
@@ -107,6 +110,13 @@ class Predictor:
         """
         checkpoint = load_checkpoint(Path(path))
         return cls(checkpoint, device, batch_size, workers, sampling, aggregation, backend)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled it is its settings: wherever it is wanted, the checkpoint is read again."""
+        devices = [str(device) for device in self.devices]
+        choice = (self.batch_size, self.workers, self.sampling, self.aggregation.policy)
+        checkpoint = (self.checkpoint.path, self.checkpoint.sha256)
+        return _load_again, (*checkpoint, devices, *choice, self.backend)
 
     @property
     def backend(self) -> Backend:
@@ -215,7 +225,7 @@ class Predictor:
         scores = iter(p_fake)
         answers = []
         for source, extraction in group:
-            tracks = link_tracks(
+            people = link_tracks(
                 [crop.frame_index for crop in extraction.crops],
                 [crop.face for crop in extraction.crops],
             )
@@ -227,9 +237,9 @@ class Predictor:
                     box_xyxy=_box_of(crop),
                     confidence=crop.face.confidence,
                     p_fake=next(scores),
-                    track=track,
+                    person=person,
                 )
-                for crop, track in zip(extraction.crops, tracks, strict=True)
+                for crop, person in zip(extraction.crops, people, strict=True)
             )
             answers.append(self._answer(source, extraction, faces))
         return answers
@@ -237,19 +247,34 @@ class Predictor:
     def _answer(
         self, source: Source, extraction: Extraction, faces: tuple[FaceScore, ...]
     ) -> Result:
-        threshold = self.checkpoint.threshold
         p_fake = aggregate(faces, self.aggregation)
+        if p_fake is None:
+            return Result(source.name, extraction.status, extraction.reason)
         return Result(
             path=source.name,
             status=extraction.status,
-            reason=extraction.reason,
+            remarks=(extraction.reason,) if extraction.reason else (),
             p_fake=p_fake,
-            verdict=None if p_fake is None else LABEL_NAMES[int(p_fake >= threshold)],
-            threshold=threshold,
+            verdict=self.limits.judge(p_fake),
+            limits=(self.limits.real, self.limits.of_fake()),
+            n_found=len(faces),
             n_faces=len(faces),
-            box_xyxy=faces[0].box_xyxy if faces else None,
+            n_people=len({face.person for face in faces}),
+            box_xyxy=faces[0].box_xyxy,
             faces=faces,
         )
+
+
+def _load_again(path: Path, sha256: str, *settings: Any) -> Predictor:
+    checkpoint = load_checkpoint(path)
+    if checkpoint.sha256 != sha256:
+        raise UsageError(f"{path} is another checkpoint here than where the job was begun")
+    return Predictor(checkpoint, *settings)
+
+
+def _make_limits(threshold: float) -> Limits:
+    """The limits of a checkpoint that knows one threshold: nothing lies between them."""
+    return Limits(math.nextafter(threshold, -math.inf), (threshold,))
 
 
 def _score_group(scorer: Scorer, group: _Group) -> list[float]:

@@ -11,19 +11,22 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deepfake.dataset.manifest import format_lines
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.records import Result, Status
+from deepfake.records import Result, Status, Verdict
+from deepfake.tables import format_lines
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Level = Literal["file", "face"]
+"""One row per input, or one row per scored face."""
 _CORNERS = ("x0", "y0", "x1", "y1")
-_ANSWER = ("status", "reason", "p_fake", "verdict", "threshold", "n_faces")
-SCORE_COLUMNS = ("path", *_ANSWER, *_CORNERS, "path_uri")
-FACE_COLUMNS = ("path", "frame", "time_s", "face", "track", "p_fake", "confidence", *_CORNERS)
-_TEXTS = ("path", "status", "reason", "verdict", "path_uri")
-_COUNTS = ("n_faces", "frame", "face", "track")
+_ANSWER = ("status", "reason", "remarks", "p_fake", "verdict", "real_limit", "fake_limit")
+_FILE_COUNTS = ("n_found", "n_faces", "n_too_small", "n_people")
+SCORE_COLUMNS = ("path", *_ANSWER, *_FILE_COUNTS, *_CORNERS, "path_uri")
+FACE_COLUMNS = ("path", "frame", "time_s", "face", "person", "p_fake", "confidence", *_CORNERS)
+_TEXTS = ("path", "status", "reason", "remarks", "verdict", "path_uri")
+_COUNTS = (*_FILE_COUNTS, "frame", "face", "person")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Totals:
 
     statuses: Counter[str]
     fakes: int
+    unclear: int
 
     @property
     def inputs(self) -> int:
@@ -45,16 +49,19 @@ class Totals:
 
     def __str__(self) -> str:
         parts = " + ".join(f"{self.statuses[status.value]:,} {status.value}" for status in Status)
-        return f"{self.inputs:,} inputs = {parts}; {self.fakes:,} of the ok ones fake"
+        return (
+            f"{self.inputs:,} inputs = {parts}; {self.fakes:,} of the ok ones fake, "
+            f"{self.unclear:,} unclear"
+        )
 
 
 def count(scores: Iterable[Result]) -> Totals:
     """Count statuses and decisions."""
-    statuses, fakes = Counter[str](), 0
+    statuses, verdicts = Counter[str](), Counter[Verdict | None]()
     for score in scores:
         statuses[score.status.value] += 1
-        fakes += score.verdict == "fake"
-    return Totals(statuses, fakes)
+        verdicts[score.verdict] += 1
+    return Totals(statuses, verdicts[Verdict.FAKE], verdicts[Verdict.UNCLEAR])
 
 
 class Results(Iterator[Result]):
@@ -75,7 +82,7 @@ class Results(Iterator[Result]):
         if isinstance(self._scores, Generator):
             self._scores.close()
 
-    def to_frame(self, level: Literal["file", "face"] = "file") -> pd.DataFrame:
+    def to_frame(self, level: Level = "file") -> pd.DataFrame:
         """All results that are still to come as a table of pandas.
 
         It has the columns of ``scores.csv`` or ``faces.csv``, numbers not rounded, and ``NaN`` or
@@ -86,11 +93,17 @@ class Results(Iterator[Result]):
         """
         import pandas as pd
 
-        columns, list_rows = _LEVELS[level]
+        columns, list_rows = LEVELS[level]
         table = pd.DataFrame([row for score in self for row in list_rows(score)], columns=columns)
-        kinds = dict.fromkeys(columns, "float64")
-        kinds |= {name: "string" for name in columns if name in _TEXTS}
-        return table.astype(kinds | {name: "int64" for name in columns if name in _COUNTS})
+        return table.astype(choose_kinds(columns))
+
+
+def choose_kinds(columns: Iterable[str]) -> dict[str, str]:
+    """What the cells of each column are: ``string``, ``int64`` or ``float64``."""
+    return {
+        name: "string" if name in _TEXTS else "int64" if name in _COUNTS else "float64"
+        for name in columns
+    }
 
 
 def format_scores(scores: Iterable[Result]) -> Iterator[str]:
@@ -105,32 +118,34 @@ def format_faces(scores: Iterable[Result]) -> Iterator[str]:
 
 def _list_file(score: Result) -> list[list[object]]:
     """The one row of a file."""
-    name, reason = display_name(score.path), display_name(score.reason)
     answer = [
         score.status.value,
-        reason,
+        display_name(score.reason),
+        display_name("; ".join(score.remarks)),
         score.p_fake,
-        score.verdict,
-        score.threshold,
-        score.n_faces,
+        None if score.verdict is None else score.verdict.value,
+        *(score.limits or (None, None)),
     ]
-    return [[name, *answer, *(score.box_xyxy or (None,) * 4), path_uri(score.path)]]
+    counts = [score.n_found, score.n_faces, score.n_too_small, score.n_people]
+    box = score.box_xyxy or (None,) * 4
+    return [[display_name(score.path), *answer, *counts, *box, path_uri(score.path)]]
 
 
 def _list_faces(score: Result) -> list[list[object]]:
     """A row for each scored face of a file."""
     name = display_name(score.path)
     return [
-        [name, f.frame_index, f.time_s, f.face_index, f.track, f.p_fake, f.confidence, *f.box_xyxy]
+        [name, f.frame_index, f.time_s, f.face_index, f.person, f.p_fake, f.confidence, *f.box_xyxy]
         for f in score.faces
     ]
 
 
-_LEVELS = {"file": (SCORE_COLUMNS, _list_file), "face": (FACE_COLUMNS, _list_faces)}
+LEVELS = {"file": (SCORE_COLUMNS, _list_file), "face": (FACE_COLUMNS, _list_faces)}
+"""Columns of the table of files and of that of faces, and what lists the rows of a result."""
 
 
-def _format(scores: Iterable[Result], level: Literal["file", "face"]) -> Iterator[str]:
-    columns, list_rows = _LEVELS[level]
+def _format(scores: Iterable[Result], level: Level) -> Iterator[str]:
+    columns, list_rows = LEVELS[level]
     formats = dict.fromkeys(columns, ".6f") | dict.fromkeys(_CORNERS, ".2f")
     formats |= dict.fromkeys(_TEXTS + _COUNTS, "")
 
@@ -138,4 +153,5 @@ def _format(scores: Iterable[Result], level: Literal["file", "face"]) -> Iterato
         for column, value in zip(columns, row, strict=True):
             yield "" if value is None else format(value, formats[column])
 
-    return format_lines(columns, (cells(row) for score in scores for row in list_rows(score)))
+    rows = (cells(row) for score in scores for row in list_rows(score))
+    return format_lines(columns, rows, _TEXTS)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
-from deepfake.dataset.manifest import format_table
 from deepfake.errors import UsageError
-from deepfake.records import Result
-from deepfake.tables import CsvRow, read_csv
+from deepfake.records import Result, Verdict
+from deepfake.tables import CsvRow, format_table, read_csv, unshield
 
 Value = Literal["p_fake", "label"]
 _FILE_COLUMNS = ("path", "id", "filename", "file", "name", "image", "image_id", "image_path")
@@ -41,7 +40,7 @@ class Submission:
 class _Answer(NamedTuple):
     path: str
     p_fake: float | None
-    threshold: float
+    verdict: Verdict | None
 
 
 class Sample:
@@ -57,7 +56,8 @@ class Sample:
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
         self.path = path
-        self.rows: list[CsvRow] = read_csv(path, columns or ())
+        # Ids go back as they came, whatever a spreadsheet makes of them.
+        self.rows: list[CsvRow] = read_csv(path, columns or (), literal=True)
         if not self.rows:
             raise UsageError(f"{path} has no rows; nothing could be filled")
         self.columns = list(self.rows[0].values)
@@ -76,9 +76,9 @@ class Sample:
         suffix; a name alone must be unique.
 
         Args:
-            scores: The answers; read once, and only path, score and threshold of each are kept.
+            scores: The answers; read once, and only path, score and verdict of each are kept.
             fallback: Written, as it is, where there is no answer.
-            value: ``p_fake``, or ``label`` for a hard 1 = fake, 0 = real.
+            value: ``p_fake``, or ``label`` for a hard 1 = predicted fake, 0 = not.
 
         Raises:
             UsageError: If a row's file is ambiguous.
@@ -98,7 +98,7 @@ class Sample:
                 shown = f"{fallback:.6f}" if value == "p_fake" else f"{fallback:g}"
             else:
                 counts["answered"] += 1
-                is_fake = match.p_fake >= match.threshold
+                is_fake = match.verdict is Verdict.FAKE
                 shown = f"{match.p_fake:.6f}" if value == "p_fake" else str(int(is_fake))
             filled = {**row.values, self.value_column: shown}
             cells.append([filled[column] for column in self.columns])
@@ -126,7 +126,7 @@ class Sample:
         by_name: dict[str, list[_Answer]],
         by_stem: dict[str, list[_Answer]],
     ) -> _Answer | None:
-        name = row[self.file_column]
+        name = unshield(row[self.file_column])
         if _parts(name) in by_path:
             return by_path[_parts(name)]
         last = PurePosixPath(name.replace("\\", "/"))
@@ -141,7 +141,7 @@ class Sample:
 
 
 def _answer_of(score: Result) -> _Answer:
-    return _Answer(score.path, score.p_fake, score.threshold)
+    return _Answer(score.path, score.p_fake, score.verdict)
 
 
 def _index(
