@@ -291,7 +291,9 @@ class CropDataModule(LightningDataModule):
             self.datasets[split] = self._make_dataset(manifest, rows)
         train, paired = self.datasets["train"], self.batches.paired
         if paired:
-            self.is_paired = choose_pairs(train.labels, train.originals, paired, self.batch_size)
+            self.is_paired = choose_pairs(
+                train.labels, train.originals, paired, self.batch_size, self.batches.self_blend
+            )
         half_fake = self.batches.balance or self.is_paired
         issues = audit_splits(manifest, splits)
         raise_issues(
