@@ -243,6 +243,8 @@ class FaceScore:
         p_fake: Its score.
         person: Faces of one person across the frames share a number, from 0.
         quality: Of its crop, where known.
+        rotation: 0, or 180 if the face was only found in the frame turned upside down; its box
+            then refers to the turned frame.
     """
 
     frame_index: int
@@ -253,6 +255,7 @@ class FaceScore:
     p_fake: float
     person: int = 0
     quality: FaceQuality | None = None
+    rotation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

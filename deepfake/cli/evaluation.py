@@ -187,7 +187,8 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     shown = score.status.value if score.p_fake is None else f"{score.verdict} {score.p_fake:.6f}"
     sys.stdout.write(f"{score.path}: {shown}\n")
     if explanation.top_frames:
-        word = "holds" if explanation.holds else "FAILS"
+        failure = explanation.failure
+        word = f"FAILS, the maps point at nothing ({failure})" if failure else "holds"
         sys.stdout.write(
             f"deletion check {word}: log-odds {-explanation.salient_drop:+.2f} without the salient "
             f"regions, {-explanation.random_drop:+.2f} without as much elsewhere, mean of "

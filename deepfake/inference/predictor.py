@@ -238,6 +238,7 @@ class Predictor:
                     confidence=crop.face.confidence,
                     p_fake=next(scores),
                     person=person,
+                    rotation=crop.rotation,
                 )
                 for crop, person in zip(extraction.crops, people, strict=True)
             )

@@ -17,7 +17,9 @@ from PIL import Image
 from deepfake import Predictor
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.faces.extraction import decode_crop
+from deepfake.inference.graphs import record_graph
 from deepfake.inference.scoring import TorchScorer
+from deepfake.jobs.folder import hash_file
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.records import Aggregation, Result, Status, Workers
@@ -283,6 +285,7 @@ def test_onnx_runtime_gives_the_same_answers(
     path = tmp_path / "model.ckpt"
     path.write_bytes(trained.checkpoint.read_bytes())
     path.with_suffix(".onnx").write_bytes(graph)
+    record_graph(graph, hash_file(path))
     torch_side = Predictor.from_checkpoint(path, device="cpu", backend="torch")
     onnx_side = Predictor.from_checkpoint(path, device="cpu")
     assert (torch_side.backend, onnx_side.backend) == ("torch", "onnx")
