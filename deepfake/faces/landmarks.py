@@ -53,7 +53,8 @@ class _Block(nn.Module):
             # More channels than came in: the new ones have no shortcut.
             shortcut = pad(shortcut, (0, 0, 0, 0, 0, self.out_channels - x.shape[1]))
         change = self.pointwise(self.depthwise(_pad_same(x, self.stride)))
-        return self.activation(shortcut + change)
+        result: Tensor = self.activation(shortcut + change)
+        return result
 
 
 def _pad_same(x: Tensor, stride: int) -> Tensor:
@@ -117,7 +118,7 @@ class FaceMesh:
             network.load_state_dict(load_file(path))
         network = network.eval().requires_grad_(requires_grad=False)
         # Twice as fast on a CPU as channels first.
-        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
 
     def locate(self, image: NDArray[np.uint8], faces: Sequence[Face]) -> NDArray[np.float32]:
         """Find the points of every face of a frame, in one batch.

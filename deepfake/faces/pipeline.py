@@ -95,7 +95,11 @@ def make_worker_extractor(
 
 
 def _make_in_worker(
-    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str, landmarks: Landmarks
+    spec: CropSpec,
+    max_pixels: int,
+    sampling: Sampling,
+    device: str,
+    landmarks: Landmarks = "five",
 ) -> Callable[[Source], Extraction]:
     return make_worker_extractor(spec, max_pixels, sampling, device, landmarks).extract
 

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from deepfake.augment import self_blending as blending
 from deepfake.augment.face_parts import (
@@ -249,7 +250,8 @@ def test_one_side_has_other_frequencies(settings: dict[str, Any], finer: bool) -
 
 
 def test_colours_are_transferred_to_the_inside() -> None:
-    shades = cv2.resize(TEXTURE[:8, :8], (WIDE, WIDE), interpolation=cv2.INTER_CUBIC)
+    large = cv2.resize(TEXTURE[:8, :8], (WIDE, WIDE), interpolation=cv2.INTER_CUBIC)
+    shades = np.asarray(large, np.uint8)
     options = {"brightness": 0.1, "contrast": 0.1}
     apart = [blends(shades, 60, **options, transfer=share) for share in (0.0, 1.0)]
     gaps = []
@@ -279,7 +281,7 @@ def test_the_source_is_moved_and_scaled() -> None:
         assert_uniform([one[axis, 2] / WIDE for one in maps], -most, most, 0.004)
 
 
-def mask_of(**settings: Any) -> list[Floats]:
+def mask_of(**settings: Any) -> list[NDArray[np.float32]]:
     changed = replace(PLAIN, **settings)
     return [
         blending._soften(

@@ -59,8 +59,8 @@ def test_each_crop_has_the_mesh_of_its_face(done: Path) -> None:
 
 @pytest.mark.slow  # a process imports torch
 def test_processes_write_the_same_bytes(done: Path, tmp_path: Path) -> None:
-    options = {"landmarks": "mesh", "shard_size": 2, "workers": Workers(1)}
-    run(done / "photos", tmp_path / "crops", **options)
+    workers = Workers(1)
+    run(done / "photos", tmp_path / "crops", landmarks="mesh", shard_size=2, workers=workers)
     assert tree_hashes(tmp_path / "crops") == tree_hashes(done / "crops")
 
 

@@ -119,7 +119,10 @@ def test_a_stored_mesh_is_what_a_blend_goes_by(tmp_path: Path) -> None:
         assert mesh is not None
         assert np.array_equal(points, mesh)
     copy = pickle.loads(pickle.dumps(data))  # as a spawned loader process gets it
-    assert np.array_equal(copy.points(rows[0]), data.points(rows[0]))
+    again, before = copy.points(rows[0]), data.points(rows[0])
+    assert again is not None
+    assert before is not None
+    assert np.array_equal(again, before)
 
 
 @pytest.mark.parametrize("count", [5, 68])
