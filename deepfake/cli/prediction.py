@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
+    CHECKPOINT,
     add_aggregation,
     add_evidence_options,
+    add_faces_per_frame,
     add_media_options,
     add_shard_option,
     add_strict_option,
@@ -67,9 +69,7 @@ examples:
 """,
     )
     parser.add_subject("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
-    )
+    parser.add_argument("--checkpoint", **CHECKPOINT)
     parser.add_argument(
         "--output",
         required=True,
@@ -88,6 +88,7 @@ examples:
     )
     _add_table_options(parser)
     add_aggregation(parser)
+    add_faces_per_frame(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     where.add_argument(
@@ -125,12 +126,14 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     from deepfake.inference.job import PredictionJob
     from deepfake.inference.outputs import Outputs, refuse_destroying
     from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.learning.checkpoint_names import find_checkpoint
     from deepfake.media.discovery import count_passed_over
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
-    read = [options.checkpoint, *([sample.path] if sample else [])]
+    found = find_checkpoint(options.checkpoint)
+    read = [found.path, *([sample.path] if sample else [])]
     refuse_destroying(paths.values(), [*read, *(source.path for source in sources)])
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(found)
     with _hold_job(options.output) as root:
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)
@@ -219,6 +222,7 @@ def _make_predictor(
         batch_size=options.batch_size,
         sampling=sampling,
         aggregation=options.aggregate,
+        faces_per_frame=options.faces_per_frame,
         backend=backend,
         expected_faces=expect_faces(sources, sampling),
         workers=choose_workers(options),

@@ -94,7 +94,8 @@ def format_predictions(evaluation: Evaluation) -> str:
 
 
 def _file_row(predictions: Predictions, file: SourceRow, threshold: float) -> dict[str, object]:
-    p_fake = predictions.file_p_fake.get(file.id)
+    score = predictions.files.get(file.id)
+    p_fake = None if score is None else score.p_fake
     verdict = "" if p_fake is None else LABEL_NAMES[int(p_fake >= threshold)]
     label = "" if file.label is None else LABEL_NAMES[file.label]
     return {
@@ -128,7 +129,7 @@ def _face_rows(predictions: Predictions) -> list[dict[str, object]]:
             "frame": face.frame,
             "time_s": f"{face.time_s:.6f}",
             "face": face.face,
-            "track": predictions.tracks[place],
+            "person": "" if predictions.people[place] is None else predictions.people[place],
             "label": LABEL_NAMES[labels[place]],
             "method": face.method,
             "group": face.group,
