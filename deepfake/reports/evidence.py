@@ -29,12 +29,12 @@ def describe_run(
         analyst: Who asks.
         **more: Further settings.
     """
-    recipe, workers = predictor.checkpoint.recipe, predictor.workers
+    workers = predictor.workers
     settings = {
         "limits": asdict(predictor.limits),
         "frames": predictor.sampling.to_dict(),
         "aggregation": predictor.aggregation.to_dict(),
-        "faces": recipe.crop.to_dict(),
+        "faces": predictor.crop.to_dict(),
         "backend": predictor.backend,
         "device": [str(device) for device in predictor.devices],
         "batch size": predictor.batch_size,

@@ -6,6 +6,7 @@ import hashlib
 import html
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from deepfake.inference.predictor import Predictor
 from deepfake.media.credentials import Credentials, CredentialState
 from deepfake.media.inspection import FileFacts
 from deepfake.media.provenance import make_tags
-from deepfake.records import Workers
+from deepfake.records import Aggregation, Workers
 from deepfake.reports.evidence import describe_run
+from deepfake.reports.explain_page import format_explanation
 from deepfake.reports.prediction_page import digest_scores, format_prediction_report
 from tests.evaluation.browser import BROWSER, browse
-from tests.evaluation.conftest import Made, make_scores
+from tests.evaluation.conftest import Files, Made, explain_made, make_scores
 from tests.fakes import portrait
 
 HOSTILE = "<script>alert('7')</script>\u202e"
@@ -130,9 +132,15 @@ def test_predict_and_explain_write_evidence(
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium to print the pages with")
 @pytest.mark.skipif(shutil.which("pdftoppm") is None, reason="no pdftoppm to see the prints with")
-def test_no_printed_page_is_half_empty(made: Made, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["predict", "explain"])
+def test_no_printed_page_is_half_empty(kind: str, made: Made, files: Files, tmp_path: Path) -> None:
     facts = FileFacts("a" * 64, 9, tuple((f"stream {n}", "video, h264") for n in range(9)))
     text = make_page(made, dict.fromkeys(range(400), facts), n_copies=10)
+    if kind == "explain":
+        found = explain_made(made, files.clip, train_crops=made.crops, n_neighbours=5)
+        found = replace(found, top_frames=found.top_frames * 3)
+        origin = describe_origin(made.checkpoint, "")
+        text = format_explanation(found, Aggregation(), origin, facts)
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     pdf, options = tmp_path / "page.pdf", ["--no-pdf-header-footer"]
     browse(tmp_path, *options, f"--print-to-pdf={pdf}", (tmp_path / "page.html").as_uri())
