@@ -99,7 +99,7 @@ def iter_answers(shard: Path) -> Iterator[Result]:
     """The answers in a shard, in order."""
     with (shard / _ANSWERS_FILE).open(encoding="utf-8") as file:
         for line in file:
-            yield _to_score(json.loads(line))
+            yield read_result(json.loads(line))
 
 
 def _make_work(predictor: Scores) -> Work:
@@ -143,7 +143,9 @@ def _size(path: Path) -> int | str:
         return ""
 
 
-def _to_score(item: dict[str, Any]) -> Result:
+def read_result(item: dict[str, Any]) -> Result:
+    """A result from the plain types that ``asdict`` made of it, by way of JSON."""
+    item = dict(item)
     item["status"] = Status(item["status"])
     item["box_xyxy"] = None if item["box_xyxy"] is None else tuple(item["box_xyxy"])
     item["verdict"] = None if item["verdict"] is None else Verdict(item["verdict"])
@@ -155,6 +157,7 @@ def _to_score(item: dict[str, Any]) -> Result:
 
 
 def _to_face(item: dict[str, Any]) -> FaceScore:
+    item = dict(item)
     item["box_xyxy"] = tuple(item["box_xyxy"])
     item["quality"] = None if item["quality"] is None else FaceQuality(**item["quality"])
     return FaceScore(**item)

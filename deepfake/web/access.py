@@ -252,8 +252,8 @@ class _Greeting(Response):
 _WAY_IN = "open the address that deepfake serve has printed, or send Authorization: Bearer TOKEN"
 _DOOR_STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 32rem; margin: 15vh auto 0; padding: 0 20px; }
-input, button { font: inherit; padding: 8px 12px; width: 100%; box-sizing: border-box; margin: 4px 0 12px; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 32rem; margin: 15vh auto; padding: 0 20px; }
+input, button { font: inherit; padding: 8px; width: 100%; box-sizing: border-box; margin: 4px 0; }
 """
 _DOOR_HASH = b64encode(sha256(_DOOR_STYLE.encode()).digest()).decode()
 _DOOR = """<!DOCTYPE html>
@@ -262,8 +262,8 @@ _DOOR = """<!DOCTYPE html>
 <body><main><h1>{title}</h1><p role="status">{text}</p>{form}</main></body></html>
 """
 _FORM = """<form method="post" action="/login"><label for="password">Password of this server</label>
-<input id="password" name="password" type="password" autocomplete="current-password" required autofocus>
-<button>Open</button></form>"""
+<input id="password" name="password" type="password" autocomplete="current-password" required
+autofocus><button>Open</button></form>"""
 
 
 def _door(title: str, text: str, form: bool = False, status: int = 200) -> Response:

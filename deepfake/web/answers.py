@@ -71,6 +71,11 @@ def list_crops(folder: Path) -> Iterator[Path]:
     return iter(sorted((folder / _CROPS).glob("*-*.*")))
 
 
+def explanation_path(folder: Path) -> Path:
+    """Where the page of an explanation is kept."""
+    return folder / "explanation.html"
+
+
 def deciding_face(result: Result) -> FaceScore | None:
     """The face whose box stands in the result; the thumbnail shows it."""
     return next((face for face in result.faces if face.box_xyxy == result.box_xyxy), None)

@@ -21,10 +21,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+import deepfake.reports
 from deepfake.errors import DeepfakeError, UsageError
 from deepfake.media.discovery import discover, display_name
-from deepfake.web.access import API_OWNER, Access, Guard
-from deepfake.web.answers import find_crop
+from deepfake.web.access import Access, Guard
+from deepfake.web.answers import explanation_path, find_crop
 from deepfake.web.engine import Engine, Model
 from deepfake.web.evidence import pack_evidence
 from deepfake.web.frames import list_frames
@@ -36,12 +37,16 @@ from deepfake.web.views import (
     choose_thumbnail,
     describe_file,
     describe_score,
-    explanation_path,
     find_media_type,
 )
 
 _STATIC = Path(__file__).parent / "static"
-_ASSETS = {"style.css": "text/css", "queue.js": "text/javascript", "file.js": "text/javascript"}
+_REPORT_STYLE = Path(deepfake.reports.__file__).parent / "templates" / "style.css"
+_ASSETS = {
+    "style.css": ("text/css", (_REPORT_STYLE, _STATIC / "style.css")),  # one look for all pages
+    "queue.js": ("text/javascript", (_STATIC / "queue.js",)),
+    "file.js": ("text/javascript", (_STATIC / "file.js",)),
+}
 _SANDBOXED = {
     # The page of an explanation is one file with its own style; it may do nothing but be looked at.
     "content-security-policy": "sandbox; default-src 'none'; img-src data:; "
@@ -84,7 +89,7 @@ def make_app(server: Server) -> Guard:
             await asyncio.to_thread(server.engine.stop)
 
     app = Starlette(
-        routes=routes.list(),
+        routes=routes.all(),
         lifespan=lifespan,
         exception_handlers={
             HTTPException: _answer_http_error,
@@ -106,7 +111,7 @@ class _Routes:
         self._uploads = 0
         self._openapi = make_openapi(server.engine.models, server.limits, bool(server.allowed))
 
-    def list(self) -> list[Route]:
+    def all(self) -> list[Route]:
         """What is answered; the OpenAPI description has the same."""
         one = "/api/files/{file_id}"
         return [
@@ -183,7 +188,8 @@ class _Routes:
         name = request.path_params["name"]
         if name not in _ASSETS:
             raise HTTPException(404, f"there is no {display_name(name)}")
-        return FileResponse(_STATIC / name, media_type=_ASSETS[name])
+        kind, paths = _ASSETS[name]
+        return Response("\n".join(path.read_text("utf-8") for path in paths), media_type=kind)
 
     # API
 

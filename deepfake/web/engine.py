@@ -1,4 +1,4 @@
-"""Takes files from the queue and answers them: killable processes decode, one scorer a model scores.
+"""Takes files from the queue and answers them: killable processes decode, one scorer scores.
 
 A lane is a thread with one worker process of its own. Whatever goes wrong with a file is written to
 its row; no file waits for ever. Knows no HTTP.
@@ -13,16 +13,21 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from threading import Condition, Lock, Thread
 
 from deepfake.errors import DeepfakeError, UsageError, one_line
+from deepfake.evaluation.explain import explain_extraction
+from deepfake.evaluation.job import describe_origin
 from deepfake.inference.predictor import Predictor
 from deepfake.jobs.workers import Failure, WorkerPool
 from deepfake.media.files import open_regular_file
 from deepfake.records import Extraction, Result, Source, Status
-from deepfake.web.answers import keep_answer
-from deepfake.web.frames import FramesSoFar, make_reader
+from deepfake.reports.explain_page import format_explanation
+from deepfake.storage import write_atomic
+from deepfake.web.answers import explanation_path, keep_answer
+from deepfake.web.frames import FramesSoFar, make_reader, read_kept_frames
 from deepfake.web.store import State, Store, StoredFile
 
 logger = logging.getLogger(__name__)
@@ -125,12 +130,12 @@ class Engine:
         self.cancel(file_id)
         self.store.remove(file_id)
 
-    def frames_so_far(self, file_id: str) -> FramesSoFar | None:
+    def frames_so_far(self, file_id: str) -> FramesSoFar:
         """How far a file is that is worked on."""
         for lane in self._lanes:
             if lane.file_id == file_id:
                 return lane.frames
-        return None
+        return FramesSoFar()
 
     def time_left_s(self, owner: str) -> float | None:
         """About how long the last file of an owner will take, if anything is known of that."""
@@ -147,6 +152,15 @@ class Engine:
         """Score the faces of one file; one file of a model at a time."""
         with self._scoring[model.key]:
             return model.predictor.answer(source, extraction)
+
+    def explain(self, model: Model, source: Source, extraction: Extraction, folder: Path) -> str:
+        """The page that says what the score of one file rests on."""
+        predictor = model.predictor
+        read_frames = partial(read_kept_frames, folder)
+        with self._scoring[model.key]:
+            explanation = explain_extraction(predictor, source, extraction, read_frames)
+        origin = describe_origin(predictor.checkpoint, "deepfake serve")
+        return format_explanation(explanation, predictor.aggregation, origin)
 
 
 class _Lane:
@@ -193,7 +207,7 @@ class _Lane:
         except (DeepfakeError, OSError) as error:
             self._fail(file.id, is_score, one_line(str(error)))
         # Whatever it is: a lane that ends would leave its file, and others, waiting for ever.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             logger.exception("an unforeseen error")
             self._fail(file.id, is_score, f"an unforeseen error: {one_line(repr(error))}")
 
@@ -214,7 +228,13 @@ class _Lane:
         self.engine.store.finish(file.id, keep_answer(folder, result, extraction), sha256)
 
     def _explain(self, file: StoredFile) -> None:
-        raise NotImplementedError
+        model = self._model_of(file)
+        folder = self.engine.store.folder_of(file.id)
+        source = _source_of(file)
+        extraction = self._extract(model, source)
+        page = self.engine.explain(model, source, extraction, folder)
+        write_atomic(explanation_path(folder), page)
+        self.engine.store.set_explanation(file.id, State.DONE)
 
     def _extract(self, model: Model, source: Source) -> Extraction:
         """Have the worker process cut the faces out, within its limits.
@@ -271,6 +291,9 @@ class _StoppedError(Exception):
 
 
 def _source_of(file: StoredFile) -> Source:
+    # It was resolved when it was allowed: a link that leads elsewhere has come since.
+    if not file.is_upload and file.path.resolve() != file.path:
+        raise UsageError(f"{file.name}: a link has come into its path; name it anew")
     return Source(id=file.id, path=file.path, name=file.name)
 
 

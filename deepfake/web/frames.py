@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.errors import JobError
+from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import make_worker_extractor
 from deepfake.jobs.workers import tell_progress
 from deepfake.records import CropSpec, Extraction, Frame, Sampling, Source
@@ -123,3 +124,15 @@ def list_frames(folder: Path) -> Mapping[int, KeptFrame]:
             index, width, height = (int(found[group]) for group in (1, 2, 3))
             kept[index] = KeptFrame(index, width, height, bool(found[4]), path)
     return kept
+
+
+def read_kept_frames(folder: Path, wanted: set[int]) -> dict[int, NDArray[np.uint8]]:
+    """Kept frames at the size, and the way up, that they have in the file; ``(H, W, 3)`` RGB."""
+    images = {}
+    for index, kept in list_frames(folder).items():
+        if index in wanted:
+            small = decode_crop(kept.path.read_bytes(), kept.path.name)
+            large = cv2.resize(small, (kept.width, kept.height))
+            image = large[::-1, ::-1] if kept.is_turned else large
+            images[index] = np.asarray(image, dtype=np.uint8)
+    return images

@@ -71,6 +71,7 @@ class StoredFile:
         owner: Whom it belongs to; nobody else is told of it.
         name: What the client calls it; shown, never opened.
         path: What is opened: its copy in the folder, or a file under an allowed folder.
+        is_upload: Whether it is the former.
         size: In bytes.
         sha256: Of its bytes as they came; empty until a file that was not uploaded is read.
         model: Key of the model that it is for.
@@ -90,6 +91,7 @@ class StoredFile:
     owner: str
     name: str
     path: Path
+    is_upload: bool
     size: int
     sha256: str
     model: str
@@ -319,6 +321,15 @@ class Store:
             ).fetchall()
         return [self._to_file(row) for row in rows]
 
+    def list_running(self, owner: str) -> list[StoredFile]:
+        """The files of an owner that are worked on."""
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM files WHERE owner=? AND state='running' ORDER BY number",
+                (owner,),
+            ).fetchall()
+        return [self._to_file(row) for row in rows]
+
     def count_files(self, owner: str) -> int:
         """How many files an owner has."""
         with self._lock:
@@ -369,6 +380,7 @@ class Store:
         place, answer = values.pop("place"), values["answer"]
         uploaded = self.folder_of(values["id"]) / _ORIGINAL
         values["path"] = Path(os.fsdecode(unquote_to_bytes(place))) if place else uploaded
+        values["is_upload"] = not place
         values["answer"] = None if answer is None else json.loads(answer)
         values["state"], values["explanation"] = (
             State(values["state"]),
