@@ -95,6 +95,7 @@ def make_app(server: Server) -> Guard:
             HTTPException: _answer_http_error,
             UploadError: _answer_upload_error,
             DeepfakeError: _answer_error,
+            ClientDisconnect: _answer_nobody,
         },
     )
     return Guard(app, server.access, server.store)
@@ -459,6 +460,7 @@ async def _unless_gone(request: Request, work: asyncio.Future[Any]) -> Any:
     finally:
         gone.cancel()
         work.cancel()
+        await asyncio.gather(gone, work, return_exceptions=True)
 
 
 def _image(path: Path | None) -> Response:
@@ -480,6 +482,10 @@ def _answer_upload_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, UploadError)
     # The rest of the body is not read: the connection cannot serve another request.
     return JSONResponse({"error": error.problem}, error.status, {"connection": "close"})
+
+
+def _answer_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # the client has gone
 
 
 def _answer_error(request: Request, error: Exception) -> Response:

@@ -182,12 +182,16 @@ class _Lane:
 
     def _run(self) -> None:
         try:
+            # It takes seconds to start; the first file need not wait for that.
+            self._open_pool(next(iter(self.engine.models.values())).predictor)
             while (file := self.engine.take()) is not None:
                 self.file_id, self.frames = file.id, FramesSoFar()
                 try:
                     self._work(file)
                 finally:
                     self.file_id = None
+                    # Removed while it was worked on: what was written since goes, too.
+                    self.engine.store.remove_orphan(file.id)
                     self.engine.on_ended(file.id)
         finally:
             self._close_pool()
@@ -212,7 +216,6 @@ class _Lane:
             self._fail(file.id, is_score, f"an unforeseen error: {one_line(repr(error))}")
 
     def _fail(self, file_id: str, is_score: bool, problem: str) -> None:
-        self._close_pool()  # it may have been left in the middle of something
         if is_score:
             self.engine.store.fail(file_id, problem)
         else:
@@ -242,10 +245,24 @@ class _Lane:
         Raises:
             _StoppedError: If the server stops meanwhile.
         """
-        predictor = model.predictor
+        pool = self._open_pool(model.predictor)
+        if self.engine.is_stopping or not self._is_wanted(source.id):
+            pool.cancel(source.id)
+        try:
+            ((_, extraction),) = pool.run(iter([source]), self._note_frames)
+        except BaseException:
+            self._close_pool()  # it was left in the middle of something
+            raise
+        if self.engine.is_stopping:
+            raise _StoppedError
+        if isinstance(extraction, Failure):
+            return Extraction(Status.UNREADABLE, extraction.reason)
+        return extraction
+
+    def _open_pool(self, predictor: Predictor) -> WorkerPool[Extraction]:
+        """The worker process that cuts by the recipe of a model, started."""
         if self._pool is None or self._predictor is not predictor:
             self._close_pool()
-            self._predictor = predictor
             make = partial(
                 make_reader,
                 predictor.checkpoint.recipe.crop,
@@ -254,15 +271,10 @@ class _Lane:
                 predictor.workers.detect_device,
                 self.engine.store.files_root,
             )
-            self._pool = WorkerPool(make, replace(predictor.workers, processes=1))
-        if self.engine.is_stopping or not self._is_wanted(source.id):
-            self._pool.cancel(source.id)
-        ((_, extraction),) = self._pool.run(iter([source]), self._note_frames)
-        if self.engine.is_stopping:
-            raise _StoppedError
-        if isinstance(extraction, Failure):
-            return Extraction(Status.UNREADABLE, extraction.reason)
-        return extraction
+            pool = WorkerPool(make, replace(predictor.workers, processes=1))
+            pool.start()
+            self._predictor, self._pool = predictor, pool
+        return self._pool
 
     def _is_wanted(self, file_id: str) -> bool:
         file = self.engine.store.get(file_id)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from deepfake.errors import JobError, UsageError
 from deepfake.inference.predictor import Predictor
@@ -104,31 +105,34 @@ def serve(
         app = make_app(
             Server(store, engine, rules, limits, tuple(path.resolve() for path in allowed))
         )
-        server = _Server(
-            uvicorn.Config(
-                app,
-                log_level=logging.WARNING,
-                access_log=False,  # addresses hold the token
-                lifespan="on",
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=_IDLE_S,
-                timeout_graceful_shutdown=_END_S,
-                http="h11",
-                ws="none",
-                loop="asyncio",
-            ),
-            lambda: announce(rules, folder),
-        )
+        server = HttpServer(app, lambda: announce(rules, folder))
         server.run(sockets=[listener])
         if not server.started:
             raise JobError("the server did not start; see the messages above")
 
 
-class _Server(uvicorn.Server):
-    """Says when it answers."""
+class HttpServer(uvicorn.Server):
+    """Answers on a socket until it is told to stop.
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    Args:
+        app: Answers.
+        on_started: Called when it does.
+    """
+
+    def __init__(self, app: ASGIApp, on_started: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            app,
+            log_level=logging.WARNING,
+            access_log=False,  # addresses hold the token
+            lifespan="on",
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_IDLE_S,
+            timeout_graceful_shutdown=_END_S,
+            http="h11",
+            ws="none",
+            loop="asyncio",
+        )
         super().__init__(config)
         self._on_started = on_started
 

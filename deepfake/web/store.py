@@ -305,7 +305,12 @@ class Store:
         """Forget a file and everything that belongs to it; a file that was not uploaded stays."""
         with self._change():
             self._db.execute("DELETE FROM files WHERE id=?", (file_id,))
-        shutil.rmtree(self.folder_of(file_id), ignore_errors=True)
+        self.remove_orphan(file_id)
+
+    def remove_orphan(self, file_id: str) -> None:
+        """Remove the folder of a file that is not in the queue any more."""
+        if self.get(file_id) is None:
+            shutil.rmtree(self.folder_of(file_id), ignore_errors=True)
 
     def get(self, file_id: str) -> StoredFile | None:
         """One file, whoever it belongs to."""

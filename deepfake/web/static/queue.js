@@ -232,8 +232,10 @@ const LABELS = ["", "File", "Verdict", "Score", "People", "Remarks", ""];
 function rowOf(key) {
   let row = [...rows.children].find(one => one.dataset.key === key);
   if (!row) {
-    row = element("tr", {"data-key": key});
-    LABELS.forEach((label, number) => row.append(element(number === 1 ? "th" : "td", number === 1 ? {scope: "row"} : {"data-label": label})));
+    // The roles stay where a narrow screen lays the table out as cards.
+    row = element("tr", {"data-key": key, role: "row"});
+    LABELS.forEach((label, number) => row.append(number === 1
+      ? element("th", {scope: "row", role: "rowheader"}) : element("td", {role: "cell", "data-label": label})));
     rows.append(row);
   }
   return row;
