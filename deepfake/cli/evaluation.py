@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from deepfake.cli.command import EXIT_OK, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
+    CHECKPOINT,
     add_aggregation,
     add_extraction_options,
+    add_faces_per_frame,
     add_media_options,
     choose_sampling,
     choose_workers,
@@ -33,7 +35,7 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
     """Measure a checkpoint: ``deepfake evaluate --checkpoint FILE --data CROPS``."""
     parser = Parser(
         prog="deepfake evaluate",
-        description="Measure a checkpoint on labelled crops or media: metrics at face, track and\n"
+        description="Measure a checkpoint on labelled crops or media: metrics at face, person and\n"
         "file level with 95 % intervals, at the checkpoint's own threshold.",
         epilog="""\
 DATA is a crop folder, or labelled media: a folder with real/ and fake/ at any depth, or a CSV
@@ -43,7 +45,7 @@ first. Several give a table across data sets.
 examples:
   deepfake evaluate --checkpoint runs/001/model.ckpt --data crops/
   deepfake evaluate --checkpoint model.ckpt --data crops/ other_photos/ --output report/
-  deepfake evaluate --checkpoint model.ckpt --data videos/ --aggregate tracks --output report/
+  deepfake evaluate --checkpoint model.ckpt --data videos/ --aggregate top --output report/
   deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/ --corruptions jpeg blur
 """,
     )
@@ -136,6 +138,7 @@ examples:
     parser.add_argument("--top-frames", type=int, default=6, help="faces to look into, at most")
     parser.add_argument("--neighbours", type=int, default=5, help="similar faces of each face")
     add_aggregation(parser)
+    add_faces_per_frame(parser)
     _add_device(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a page that exists")
     add_media_options(parser)
@@ -169,6 +172,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
         device=options.device,
         sampling=choose_sampling(options, checkpoint.recipe.sampling),
         aggregation=options.aggregate,
+        faces_per_frame=options.faces_per_frame,
         backend="torch",
         workers=choose_workers(options),
     )
@@ -187,7 +191,8 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     shown = score.status.value if score.p_fake is None else f"{score.verdict} {score.p_fake:.6f}"
     sys.stdout.write(f"{score.path}: {shown}\n")
     if explanation.top_frames:
-        word = "holds" if explanation.holds else "FAILS"
+        failure = explanation.failure
+        word = f"FAILS, the maps point at nothing ({failure})" if failure else "holds"
         sys.stdout.write(
             f"deletion check {word}: log-odds {-explanation.salient_drop:+.2f} without the salient "
             f"regions, {-explanation.random_drop:+.2f} without as much elsewhere, mean of "
@@ -279,16 +284,16 @@ def _fit_head(options: argparse.Namespace) -> int:
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
-    )
+    parser.add_argument("--checkpoint", **CHECKPOINT)
 
 
 def _add_derivation(parser: argparse.ArgumentParser) -> None:
     """Of commands that make a checkpoint out of another."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the old model.ckpt")
+    _add_checkpoint(parser)
     parser.add_argument("--data", required=True, help="crop folder or labelled media")
-    parser.add_argument("--output", type=Path, required=True, help="the new checkpoint")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the new checkpoint: .ckpt or .safetensors"
+    )
 
 
 def _add_split(parser: argparse.ArgumentParser, usual: str) -> None:
@@ -317,7 +322,10 @@ def _check_output(options: argparse.Namespace) -> None:
     """Refuse, before any work, an output that a new checkpoint must not go to."""
     output: Path = options.output
     refuse_existing("output", output, options.overwrite)
-    if output.resolve() == options.checkpoint.resolve():
+    from deepfake.learning.checkpoint_names import find_checkpoint
+
+    options.checkpoint = find_checkpoint(options.checkpoint)
+    if output.resolve() == options.checkpoint.path.resolve():
         raise UsageError("--output would replace the checkpoint itself; name another file")
     refuse_missing_folder("output", output)
 
@@ -330,9 +338,8 @@ def _derive(
 ) -> int:
     """Make a new checkpoint out of ``--checkpoint``, and show what has changed."""
     from deepfake.evaluation.sets import open_crops
-    from deepfake.learning.checkpoint import load_checkpoint, refuse_safetensors
+    from deepfake.learning.checkpoint import load_checkpoint
 
-    refuse_safetensors(options.checkpoint, options.output)
     checkpoint = load_checkpoint(options.checkpoint, require_head)
     workers = choose_workers(options)
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:

@@ -12,10 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepfake.errors import UsageError
+from deepfake.learning.checkpoint_names import DEFAULT
 
 if TYPE_CHECKING:
     from deepfake.jobs.parts import JobPart
     from deepfake.records import Sampling, Workers
+
+
+CHECKPOINT: dict[str, Any] = {
+    "default": DEFAULT,
+    "metavar": "MODEL",
+    "help": "model.ckpt of a run, its .safetensors, the name of a model in the box, or "
+    f"hf://USER/REPO[@REVISION] (default: {DEFAULT}, the one in the box)",
+}
+"""Settings of ``--checkpoint``, the same for all commands."""
 
 
 def add_media_options(parser: argparse.ArgumentParser) -> None:
@@ -113,8 +123,18 @@ def add_aggregation(parser: argparse.ArgumentParser) -> None:
     """Of commands that score files."""
     parser.add_argument(
         "--aggregate",
-        choices=["mean", "median", "top", "confident", "max", "tracks"],
-        help="how the frames of a video make its score (default: as the checkpoint says)",
+        choices=["mean", "median", "top", "confident", "max"],
+        help="how the frames of a person make their score (default: as the checkpoint says)",
+    )
+
+
+def add_faces_per_frame(parser: argparse.ArgumentParser) -> None:
+    """Of commands that score media."""
+    parser.add_argument(
+        "--faces-per-frame",
+        choices=["all", "largest"],
+        help="score all faces, by person, or the largest of each frame alone (default: as the "
+        "checkpoint says; all unless trained otherwise)",
     )
 
 

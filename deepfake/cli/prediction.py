@@ -8,14 +8,17 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepfake.cli.command import Parser, answer_code, command_line, run
+from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
+    CHECKPOINT,
     add_aggregation,
+    add_faces_per_frame,
     add_media_options,
     add_shard_option,
     add_strict_option,
@@ -30,13 +33,15 @@ if TYPE_CHECKING:
     from deepfake.inference.job import PredictionJob
     from deepfake.inference.outputs import Outputs
     from deepfake.inference.predictor import Predictor
-    from deepfake.inference.results import Totals
+    from deepfake.inference.results import Level, Totals
     from deepfake.inference.submission import Sample
     from deepfake.jobs.parts import JobPart
     from deepfake.learning.checkpoint import Checkpoint
     from deepfake.records import Result, Source
 
 _JOB_SUFFIX = ".job"
+_LEVELS: dict[str, Level] = {"faces": "face", "output": "file"}
+"""What the tables of an option have a row for."""
 
 
 def predict(argv: Sequence[str] | None = None) -> int:
@@ -63,15 +68,25 @@ examples:
 """,
     )
     parser.add_subject("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
+    parser.add_argument("--checkpoint", **CHECKPOINT)
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
+        "--output",
+        required=True,
+        help="table to write: .csv, .parquet, .json or .jsonl; - for CSV on standard output",
     )
-    parser.add_argument("--output", required=True, help="CSV to write; - for standard output")
     parser.add_argument(
         "--report", type=Path, help="also write an HTML page with faces and scores over time"
     )
+    parser.add_argument(
+        "--annotate",
+        type=Path,
+        metavar="FOLDER",
+        help="also write a copy of every file that has a score there, with boxes, numbers of "
+        "people and scores drawn in; videos whole, as MP4 without sound",
+    )
     _add_table_options(parser)
     add_aggregation(parser)
+    add_faces_per_frame(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     where.add_argument(
@@ -98,16 +113,23 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     _refuse_for_a_part(options, part)
     paths = _choose_paths(options, options.report)
     sample = _read_sample(options)
+    if options.annotate is not None:
+        from deepfake.reports.annotation import refuse_folder
+
+        refuse_missing_folder("annotate", options.annotate)
+        refuse_folder(options.annotate, Path(options.input))
     from deepfake.dataset.layouts.labelling import list_inputs
     from deepfake.inference.job import PredictionJob
     from deepfake.inference.outputs import Outputs, refuse_destroying
     from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.learning.checkpoint_names import find_checkpoint
     from deepfake.media.discovery import count_passed_over
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
-    read = [options.checkpoint, *([sample.path] if sample else [])]
+    found = find_checkpoint(options.checkpoint)
+    read = [found.path, *([sample.path] if sample else [])]
     refuse_destroying(paths.values(), [*read, *(source.path for source in sources)])
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(found)
     with _hold_job(options.output) as root:
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)
@@ -117,10 +139,11 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         nothing_left = job.is_finished and outputs.stand()
         outputs.claim()
         _answer(job, predictor, options)
-        totals, lines = _write_tables(options, outputs, sample, job.answers, settings["prior"])
+        totals, lines = _write_tables(options, outputs, sample, job.answers, job.settings)
         if options.report is not None:
             outputs.write("report", [_report_on(predictor, sources, job, command).encode()])
             lines.append(f"report: {options.report}")
+        failures = [] if options.annotate is None else _annotate(options, job, lines)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
@@ -128,6 +151,9 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         lines.insert(0, f"{options.output} was finished already; nothing was left to do")
     stream = sys.stderr if options.output == "-" else sys.stdout
     stream.write("\n".join(lines) + "\n")
+    sys.stderr.writelines(f"error: not annotated: {failure}\n" for failure in failures)
+    if failures:
+        return EXIT_FAILED
     expected = totals.inputs + count_passed_over(skipped)
     return answer_code(totals.answers, expected, options.strict, part is not None)
 
@@ -191,6 +217,7 @@ def _make_predictor(
         batch_size=options.batch_size,
         sampling=sampling,
         aggregation=options.aggregate,
+        faces_per_frame=options.faces_per_frame,
         backend=backend,
         expected_faces=expect_faces(sources, sampling),
         workers=choose_workers(options),
@@ -239,6 +266,23 @@ def _report_on(
     return format_prediction_report(digest, thumbnails, origin, predictor.limits)
 
 
+def _annotate(options: argparse.Namespace, job: PredictionJob, lines: list[str]) -> list[str]:
+    """Write annotated copies; what was not written, and why."""
+    from deepfake.media.discovery import display_name
+    from deepfake.reports.annotation import annotate_files
+    from deepfake.storage import exclusive
+
+    folder: Path = options.annotate
+    folder.mkdir(exist_ok=True)
+    with exclusive(folder):
+        done = list(annotate_files(job.pairs(), folder, choose_workers(options)))
+    failures = [
+        f"{display_name(source.name)}: {why}" for source, why in done if isinstance(why, str)
+    ]
+    lines.append(f"annotated: {len(done) - len(failures):,} files -> {folder}")
+    return failures
+
+
 def merge(argv: Sequence[str] | None = None) -> int:
     """Put parts together: ``deepfake merge PART... --output OUTPUT``."""
     parser = Parser(
@@ -257,7 +301,8 @@ examples:
     )
     parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="of all machines")
     parser.add_argument(
-        "--output", help="crop folder or CSV to write; without it the first bare word"
+        "--output",
+        help="crop folder, or table to write as of predict; without it the first bare word",
     )
     _add_table_options(parser)
     add_strict_option(parser)
@@ -298,9 +343,8 @@ def _merge(options: argparse.Namespace) -> int:
 
     with tempfile.TemporaryDirectory() as nowhere:
         outputs = Outputs(paths, Path(nowhere))
-        prior = float(joined.settings["prior"])
         totals, lines = _write_tables(
-            options, outputs, sample, answers, prior, refuse_other=not options.overwrite
+            options, outputs, sample, answers, joined.settings, refuse_other=not options.overwrite
         )
     sys.stdout.write("\n".join(lines) + "\n")
     return answer_code(totals.answers, totals.inputs, options.strict)
@@ -319,7 +363,9 @@ def _merge_crops(options: argparse.Namespace) -> int:
 
 
 def _add_table_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
+    parser.add_argument(
+        "--faces", type=Path, help="also write a table with a row per face, as of --output"
+    )
     parser.add_argument(
         "--submission", type=Path, help="sample of a contest, to be filled with our scores"
     )
@@ -349,6 +395,8 @@ def _add_table_options(parser: argparse.ArgumentParser) -> None:
 
 def _choose_paths(options: argparse.Namespace, report: Path | None = None) -> dict[str, Path]:
     """All files that will be written; refuse before any work what could not be written after."""
+    from deepfake.inference.formats import check_format
+
     outputs = {} if options.output == "-" else {"output": Path(options.output)}
     if options.faces is not None:
         outputs["faces"] = options.faces
@@ -368,6 +416,8 @@ def _choose_paths(options: argparse.Namespace, report: Path | None = None) -> di
     if len(set(resolved)) < len(resolved):
         raise UsageError("two outputs have the same name; every table needs its own file")
     for name, path in outputs.items():
+        if name in ("output", "faces"):
+            check_format(name, path)
         refuse_missing_folder(name, path)
     return outputs
 
@@ -385,41 +435,40 @@ def _write_tables(
     outputs: Outputs,
     sample: Sample | None,
     scores: Callable[[], Iterable[Result]],
-    prior: float,
+    settings: Mapping[str, Any],
     refuse_other: bool = False,
 ) -> tuple[Totals, list[str]]:
     """Write all tables, reading the answers once for each; say what they come to.
 
-    With ``refuse_other``, a table that exists must already hold what would be written.
+    ``settings`` are those of the job. With ``refuse_other``, a table that exists must already hold
+    what would be written.
     """
-    from deepfake.inference.results import count, format_faces, format_scores
+    from deepfake.inference.formats import encode_table
+    from deepfake.inference.job import describe_settings
+    from deepfake.inference.results import count
     from deepfake.storage import holds
 
     totals = count(scores())
     lines = [str(totals) + ("" if options.output == "-" else f" -> {options.output}")]
-    tables: dict[str, Callable[[], Iterable[str]]] = {}
+    tables: dict[str, Callable[[], Iterable[bytes]]] = {}
     if sample is not None:
-        filled, line = _fill(options, sample, scores(), prior)
-        tables["submission"] = lambda: [filled]
+        filled, line = _fill(options, sample, scores(), float(settings["prior"]))
+        tables["submission"] = lambda: [filled.encode()]
         lines.append(line.format(output=outputs.paths["submission"]))
-    if "faces" in outputs.paths:
-        tables["faces"] = lambda: format_faces(scores())
-    if "output" in outputs.paths:
-        tables["output"] = lambda: format_scores(scores())
-
-    def content(name: str) -> Iterator[bytes]:
-        return (line.encode() for line in tables[name]())
-
+    told = describe_settings(settings)
+    for name, level in _LEVELS.items():
+        if name in outputs.paths:
+            tables[name] = partial(encode_table, outputs.paths[name], scores, told, level)
     standing = [name for name in tables if refuse_other and outputs.paths[name].exists()]
     for name in standing:
-        if not holds(outputs.paths[name], content(name)):
+        if not holds(outputs.paths[name], tables[name]()):
             raise UsageError(
                 f"{outputs.paths[name]} exists and holds something else; name another file or "
                 "pass --overwrite"
             )
     for name in tables:
         if name not in standing:
-            outputs.write(name, content(name))
+            outputs.write(name, tables[name]())
     return totals, lines
 
 

@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepfake.cli.command import EXIT_OK, Parser, run
-from deepfake.cli.options import add_aggregation, add_extraction_options, choose_workers
+from deepfake.cli.options import (
+    CHECKPOINT,
+    add_aggregation,
+    add_extraction_options,
+    choose_workers,
+)
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ _GIB = 1 << 30
 
 
 def serve(argv: Sequence[str] | None = None) -> int:
-    """Open a page that scores photos and videos: ``deepfake serve --checkpoint FILE``."""
+    """Open a page that scores photos and videos: ``deepfake serve``."""
     parser = Parser(
         prog="deepfake serve",
         description="Open a page that scores photos and videos, and an HTTP API, on this machine.\n"
@@ -37,7 +42,7 @@ Other machines reach it only with --host and a password (or a proxy that people 
 connection itself is not encrypted: put a proxy with TLS in front of it beyond a network you trust.
 
 examples:
-  deepfake serve --checkpoint model.ckpt
+  deepfake serve
   deepfake serve --checkpoint model.ckpt other.ckpt --port 8080 --allow-folder /footage
   deepfake serve --checkpoint model.ckpt --keep /srv/deepfake
   deepfake serve --checkpoint model.ckpt --host 0.0.0.0 --password-file password.txt
@@ -47,10 +52,7 @@ examples:
     parser.add_argument(
         "--checkpoint",
         nargs="+",
-        action="extend",
-        type=Path,
-        required=True,
-        help="model.ckpt of a run, or its .safetensors; of several, people choose",
+        **CHECKPOINT | {"help": f"{CHECKPOINT['help']}; of several, people choose"},
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     add_aggregation(parser)
@@ -127,9 +129,9 @@ def _serve(options: argparse.Namespace) -> int:
         workers = choose_workers(options)
         predictors = [
             Predictor.from_checkpoint(
-                path, device=options.device, workers=workers, aggregation=options.aggregate
+                name, device=options.device, workers=workers, aggregation=options.aggregate
             )
-            for path in options.checkpoint
+            for name in _list_names(options.checkpoint)
         ]
         limits = UploadLimits(round(options.max_file_size * _GIB), options.max_files)
         serve(
@@ -142,6 +144,10 @@ def _serve(options: argparse.Namespace) -> int:
             _announce,
         )
     return EXIT_OK
+
+
+def _list_names(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given
 
 
 def _refuse_odd(options: argparse.Namespace) -> None:

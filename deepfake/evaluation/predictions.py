@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from deepfake.dataset.manifest import CropRow
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.sets import EvaluationSet
-from deepfake.faces.tracking import link_tracks
 from deepfake.heads import Head
-from deepfake.inference.aggregation import aggregate
-from deepfake.records import Aggregation, Face, FaceScore
+from deepfake.inference.aggregation import FileScore, aggregate
+from deepfake.inference.people import choose_faces, score_faces
+from deepfake.records import Aggregation, Face, FoundFace
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,16 @@ class Predictions:
         dataset: The data set.
         embeddings: Of its faces.
         p_fake: ``(N,)`` float64 score of each face.
-        tracks: Track of each face within its file.
-        file_p_fake: Score of each file, by id; files without a score are not in it.
+        people: Number of the person of each face within its file; ``None``: a prediction would
+            not score this face.
+        files: Score of each file, by id; files without a score are not in it.
     """
 
     dataset: EvaluationSet
     embeddings: Embeddings
     p_fake: NDArray[np.float64]
-    tracks: tuple[int, ...]
-    file_p_fake: dict[str, float]
+    people: tuple[int | None, ...]
+    files: dict[str, FileScore]
 
 
 def predict_set(
@@ -53,34 +54,31 @@ def predict_set(
     """
     with torch.inference_mode():
         p_fake = head(torch.from_numpy(embeddings.vectors)).numpy()
-    by_file: dict[str, list[int]] = defaultdict(list)
+    by_file: dict[str, list[_FoundRow]] = defaultdict(list)
     for place, row in enumerate(dataset.faces):
-        by_file[row.source].append(place)
-    tracks = [0] * len(dataset.faces)
-    file_p_fake: dict[str, float] = {}
-    for source, places in by_file.items():
-        rows = [dataset.faces[place] for place in places]
-        numbers = link_tracks([row.frame for row in rows], [_face_of(row) for row in rows])
-        scores = []
-        for place, row, number in zip(places, rows, numbers, strict=True):
-            tracks[place] = number
-            scores.append(
-                FaceScore(
-                    row.frame,
-                    row.time_s,
-                    row.face,
-                    row.box_xyxy,
-                    row.confidence,
-                    p_fake=float(p_fake[place]),
-                    person=number,
-                )
-            )
-        score = aggregate(scores, aggregation)
+        by_file[row.source].append(_find(place, row))
+    people: list[int | None] = [None] * len(dataset.faces)
+    files: dict[str, FileScore] = {}
+    for source, found in by_file.items():
+        chosen = choose_faces(found, aggregation)
+        scores = [float(p_fake[one.place]) for one in chosen]
+        faces = score_faces(chosen, scores, aggregation)
+        for one, face in zip(chosen, faces, strict=True):
+            people[one.place] = face.person
+        score = aggregate(faces, aggregation)
         if score is not None:
-            file_p_fake[source] = score
-    return Predictions(dataset, embeddings, p_fake, tuple(tracks), file_p_fake)
+            files[source] = score
+    return Predictions(dataset, embeddings, p_fake, tuple(people), files)
 
 
-def _face_of(row: CropRow) -> Face:
+@dataclass(frozen=True, slots=True)
+class _FoundRow(FoundFace):
+    """A row of a crop folder as a face that was found in a file."""
+
+    place: int
+
+
+def _find(place: int, row: CropRow) -> _FoundRow:
     landmarks = np.array(row.landmarks, np.float32).reshape(5, 2)
-    return Face(np.array(row.box_xyxy, np.float32), row.confidence, landmarks)
+    face = Face(np.array(row.box_xyxy, np.float32), row.confidence, landmarks)
+    return _FoundRow(row.frame, row.time_s, row.face, face, row.rotation, place)

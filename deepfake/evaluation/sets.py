@@ -93,7 +93,7 @@ def open_crops(
     crop_media(
         data,
         crops,
-        checkpoint.recipe.crop,
+        checkpoint.recipe.crop.for_scoring(checkpoint.recipe.aggregation.faces_per_frame),
         workers=workers,
         sampling=checkpoint.recipe.sampling,
         inputs=InputOptions(require_labels=True),
@@ -197,7 +197,9 @@ def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
     Raises:
         UsageError: If a setting differs; it names all of them.
     """
-    theirs, ours = manifest.spec.to_dict(), checkpoint.recipe.crop.to_dict()
+    # Which faces of a frame are there is no matter of how a face was cut.
+    theirs = manifest.spec.for_scoring("all").to_dict()
+    ours = checkpoint.recipe.crop.for_scoring("all").to_dict()
     other = [key for key in ours if key != "preset" and ours[key] != theirs[key]]
     if other:
         shown = ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in other)

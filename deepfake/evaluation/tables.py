@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from deepfake.dataset.manifest import SourceRow, format_table
+from deepfake.dataset.manifest import SourceRow
 from deepfake.evaluation.evaluate import Evaluation
 from deepfake.evaluation.predictions import Predictions
 from deepfake.metrics import Estimate
 from deepfake.records import LABEL_NAMES
+from deepfake.tables import format_table
+
+_TEXTS = ("dataset", "path", "reason", "method", "group")
 
 
 def to_json(evaluation: Evaluation, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +94,8 @@ def format_predictions(evaluation: Evaluation) -> str:
 
 
 def _file_row(predictions: Predictions, file: SourceRow, threshold: float) -> dict[str, object]:
-    p_fake = predictions.file_p_fake.get(file.id)
+    score = predictions.files.get(file.id)
+    p_fake = None if score is None else score.p_fake
     verdict = "" if p_fake is None else LABEL_NAMES[int(p_fake >= threshold)]
     label = "" if file.label is None else LABEL_NAMES[file.label]
     return {
@@ -125,7 +129,7 @@ def _face_rows(predictions: Predictions) -> list[dict[str, object]]:
             "frame": face.frame,
             "time_s": f"{face.time_s:.6f}",
             "face": face.face,
-            "track": predictions.tracks[place],
+            "person": "" if predictions.people[place] is None else predictions.people[place],
             "label": LABEL_NAMES[labels[place]],
             "method": face.method,
             "group": face.group,
@@ -141,4 +145,4 @@ def _face_rows(predictions: Predictions) -> list[dict[str, object]]:
 
 def _format(rows: Sequence[Mapping[str, object]]) -> str:
     """A table of one row or more; no data set is without files and faces."""
-    return format_table(list(rows[0]), (row.values() for row in rows))
+    return format_table(list(rows[0]), (row.values() for row in rows), _TEXTS)

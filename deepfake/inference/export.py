@@ -27,6 +27,7 @@ from deepfake import __version__
 from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
+from deepfake.inference.graphs import record_graph
 from deepfake.inference.scoring import CROPS, EMBEDDING, P_FAKE, OnnxScorer, TorchScorer
 from deepfake.learning.checkpoint import (
     KEY,
@@ -38,7 +39,6 @@ from deepfake.learning.checkpoint import (
 from deepfake.storage import write_atomic
 
 ExportFormat = Literal["onnx", "safetensors"]
-ONNX_SUFFIX = ".onnx"
 GRAPH_FORMAT = 1
 TOLERANCE = 1e-5
 """Largest difference from torch, in ``p_fake`` and in every number of the embedding."""
@@ -62,7 +62,11 @@ class Difference:
 
 
 def export_checkpoint(
-    path: Path, export_format: ExportFormat, output: Path, crops: Path | None = None
+    path: Path,
+    export_format: ExportFormat,
+    output: Path,
+    crops: Path | None = None,
+    half: bool = False,
 ) -> str:
     """Write a finished checkpoint in another format; nothing is written that is not equal.
 
@@ -71,6 +75,7 @@ def export_checkpoint(
         export_format: ``onnx`` to score elsewhere, ``safetensors`` to pass the checkpoint on.
         output: File to write.
         crops: Crop folder; some of its crops are compared, too (``onnx``).
+        half: Weights in half precision (``safetensors``).
 
     Returns:
         A line about what was compared.
@@ -84,8 +89,9 @@ def export_checkpoint(
     if export_format == "safetensors":
         if output.suffix.lower() != SAFETENSORS_SUFFIX:
             raise UsageError(f"{output}: the name must end in {SAFETENSORS_SUFFIX} to be read back")
-        write_atomic(output, to_safetensors(path))
-        return "the same tensors and values, without what only training needs"
+        write_atomic(output, to_safetensors(path, half))
+        same = "the same tensors and values, without what only training needs"
+        return f"{same}; weights in half precision" if half else same
     size = checkpoint.recipe.crop.size
     images = make_crops(size)
     if crops is not None:
@@ -93,6 +99,7 @@ def export_checkpoint(
     graph = make_graph(checkpoint)
     difference = compare(OnnxScorer(graph, batch_size=1), checkpoint, images)
     write_atomic(output, graph)
+    record_graph(graph, checkpoint.sha256)
     return f"equal to torch: {difference}"
 
 

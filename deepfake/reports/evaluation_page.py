@@ -67,7 +67,7 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
             (predictions.dataset.name, file)
             for predictions in evaluation.sets
             for file in predictions.dataset.files
-            if file.id not in predictions.file_p_fake
+            if file.id not in predictions.files
         ],
         label_names=LABEL_NAMES,
         provenance=provenance,
@@ -83,12 +83,12 @@ def count_confusion(rows: ScoredRows, threshold: float) -> NDArray[np.int64]:
 def find_mistakes(evaluation: Evaluation, label: int) -> list[dict[str, Any]]:
     """The worst predictions of the files of a class, with the most suspicious face of each."""
     wrong = [
-        (predictions.file_p_fake[file.id], predictions, file)
+        (predictions.files[file.id].p_fake, predictions, file)
         for predictions in evaluation.sets
         for file in predictions.dataset.files
         if file.label == label
-        and file.id in predictions.file_p_fake
-        and (predictions.file_p_fake[file.id] >= evaluation.threshold) != label
+        and file.id in predictions.files
+        and (predictions.files[file.id].p_fake >= evaluation.threshold) != label
     ]
     wrong.sort(key=lambda mistake: mistake[0], reverse=label == 0)
     shown = []

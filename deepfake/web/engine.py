@@ -265,7 +265,7 @@ class _Lane:
             self._close_pool()
             make = partial(
                 make_reader,
-                predictor.checkpoint.recipe.crop,
+                predictor.crop,
                 predictor.workers.max_pixels,
                 predictor.sampling,
                 predictor.workers.detect_device,

@@ -12,17 +12,19 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 from deepfake import __version__
-from deepfake.dataset.manifest import format_table
 from deepfake.evaluation.job import describe_origin
-from deepfake.inference.results import format_faces, format_scores
+from deepfake.inference.formats import encode_table
+from deepfake.inference.results import Level
 from deepfake.media.discovery import display_name
 from deepfake.records import Result
 from deepfake.reports.prediction_page import digest_scores, format_prediction_report
+from deepfake.tables import format_table
 from deepfake.web.answers import describe_result, explanation_path, list_crops, load_answer
 from deepfake.web.engine import Model
 from deepfake.web.frames import list_frames
@@ -30,9 +32,12 @@ from deepfake.web.store import Store, StoredFile
 from deepfake.web.views import choose_thumbnail
 
 _FILE_COLUMNS = ("path", "sha256", "bytes", "model", "state", "error", "received_utc", "ended_utc")
+_TABLES = (".csv", ".parquet") if find_spec("pyarrow") else (".csv",)
+_LEVELS: dict[Level, str] = {"file": "scores", "face": "faces"}
 _README = """\
 report.html      the scores, for people (one page a model)
-scores.csv       a row a file; faces.csv a row a face; results.json both, for programs
+scores.csv       a row a file; faces.csv a row a face; results.json both, for programs; the
+                 tables as .parquet, too, where the server has pyarrow
 files.csv        what was handed in: name, SHA-256, size, times
 settings.json    model, recipe, versions: everything that a score depends on
 NNN-NAME/        of each file: the crops that the network saw, the frames that they are from, and
@@ -77,13 +82,16 @@ def _iter_parts(
     ]
     answers = [result for _, result in results]
     yield "README.txt", _README.encode()
-    yield "scores.csv", "".join(format_scores(answers)).encode()
-    yield "faces.csv", "".join(format_faces(answers)).encode()
+    used = {key: models[key] for key in dict.fromkeys(f.model for f in files) if key in models}
+    settings = _describe_settings(used)
+    for suffix in _TABLES:
+        for level, name in _LEVELS.items():
+            parts = encode_table(Path(f"{name}{suffix}"), lambda: answers, settings, level)
+            yield f"{name}{suffix}", b"".join(parts)
     described = [describe_result(r) | {"sha256": f.sha256, "model": f.model} for f, r in results]
     yield "results.json", _to_json(described)
     yield "files.csv", format_table(_FILE_COLUMNS, map(_describe, files)).encode()
-    used = {key: models[key] for key in dict.fromkeys(f.model for f in files) if key in models}
-    yield "settings.json", _to_json(_describe_settings(used))
+    yield "settings.json", _to_json(settings)
     for key, model in used.items():
         name = "report.html" if len(used) == 1 else f"report-{key}.html"
         yield name, _report(model, [item for item in results if item[0].model == key], store)

@@ -44,8 +44,8 @@ def name_models(
         checkpoint = predictor.checkpoint
         key = checkpoint.sha256[:12]
         if key in models:
-            raise UsageError(f"{checkpoint.path} is the same model as {models[key].name}")
-        models[key] = Model(key, str(checkpoint.path), describe(predictor), predictor)
+            raise UsageError(f"{checkpoint.name} is the same model as {models[key].name}")
+        models[key] = Model(key, checkpoint.name, describe(predictor), predictor)
     return models
 
 

@@ -1,4 +1,4 @@
-"""Kills a process in the middle of the queue's work, at every instant, and looks at what is left."""
+"""Kills a process in the midst of the work of the queue, everywhere, and looks at what is left."""
 
 from __future__ import annotations
 

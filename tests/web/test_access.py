@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,7 +188,7 @@ def test_a_password_is_asked_for_and_never_stands_in_an_address(
 ) -> None:
     monkeypatch.setattr("deepfake.web.access._GUESS_S", 0.0)
     password = "correct+horse"
-    secret = {"secret": password, "is_password": True}
+    secret: dict[str, Any] = {"secret": password, "is_password": True}
     with running(tmp_path / "private", [checkpoint], **secret) as server:
         assert password not in server.access.url
         nobody = server.nobody()

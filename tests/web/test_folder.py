@@ -14,7 +14,6 @@ import pytest
 from deepfake.errors import UsageError
 from deepfake.web.folder import private_folder
 
-
 KILLED = """
 import os, signal
 from deepfake.web.folder import private_folder
