@@ -114,17 +114,11 @@ def _serve(options: argparse.Namespace) -> int:
     from deepfake.web.server import bind, name_models, serve
     from deepfake.web.uploads import UploadLimits
 
-    def make_access(token: str) -> Access:
-        return Access(
-            options.host,
-            listener.getsockname()[1],
-            password or token,
-            bool(password),
-            options.proxy,
-        )
+    def make_access(token: str, port: int) -> Access:
+        return Access(options.host, port, password or token, bool(password), options.proxy)
 
+    make_access("", options.port)  # refuses before anything is opened or loaded
     with bind(options.host, options.port) as listener:
-        make_access("")  # refuses before anything is loaded
         sys.stderr.write("loading the model ...\n")
         workers = choose_workers(options)
         predictors = [

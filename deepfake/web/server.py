@@ -78,7 +78,7 @@ def bind(host: str, port: int) -> socket.socket:
 def serve(
     models: dict[str, Model],
     listener: socket.socket,
-    access: Callable[[str], Access],
+    access: Callable[[str, int], Access],
     limits: UploadLimits,
     allowed: Sequence[Path],
     keep: Path | None,
@@ -89,7 +89,7 @@ def serve(
     Args:
         models: What is offered.
         listener: Where requests come in.
-        access: Makes the rules of access from the token of this folder.
+        access: Makes the rules of access from the token of this folder and the port.
         limits: Of uploads.
         allowed: Folders whose files may be named by path.
         keep: Folder that is gone on with and left; by default a new one that is removed.
@@ -100,7 +100,7 @@ def serve(
         folder = stack.enter_context(private_folder(keep))
         store = Store(folder)
         stack.callback(store.close)
-        rules = access(_read_token(folder))
+        rules = access(_read_token(folder), listener.getsockname()[1])
         engine = Engine(store, models)
         app = make_app(
             Server(store, engine, rules, limits, tuple(path.resolve() for path in allowed))
