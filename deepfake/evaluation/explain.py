@@ -264,6 +264,8 @@ def extract_again(
     predictor: Predictor, sources: Sequence[Source]
 ) -> Generator[tuple[Source, Extraction]]:
     """Cut the faces of files once more, as when they were scored."""
+    if predictor.stored is not None:
+        return predictor.stored.iter_extractions(sources)
     return iter_extractions(
         sources,
         predictor.crop,
