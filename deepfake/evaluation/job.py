@@ -34,7 +34,7 @@ from deepfake.evaluation.sets import EvaluationSet, open_crops, read_evaluation_
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.records import Policy, Workers
-from deepfake.storage import LOCK_NAMES, exclusive, write_atomic
+from deepfake.storage import LOCK_NAMES, Confinement, exclusive, write_atomic
 
 METRICS_FILE = "metrics.json"
 FILES_FILE = "predictions.csv"
@@ -202,6 +202,7 @@ def _prepare(output: Path) -> None:
             f"--output {output} holds other things than an evaluation ({foreign[0]!r}); name a "
             "new folder"
         )
+    Confinement(output).check_all(_EMBEDDINGS, _CROPS)
     output.mkdir(parents=True, exist_ok=True)
 
 
