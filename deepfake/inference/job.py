@@ -189,7 +189,7 @@ def _read_kept(block: Block) -> dict[str, Result]:
 
 def _size(path: Path) -> int | str:
     try:
-        return path.stat().st_size
+        return Path(path).stat().st_size  # of a copy, as in ``hash_inputs``
     except OSError:
         return ""
 
