@@ -6,9 +6,12 @@ file that people read. Boxes are ``(x0, y0, x1, y1)`` in pixels of their frame.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +41,90 @@ class Status(StrEnum):
     NO_FACE = "no_face"
     TOO_SMALL = "too_small"
     UNREADABLE = "unreadable"
+
+
+_ROUNDING = 1e-9
+
+
+class Verdict(StrEnum):
+    """The decision on a file that has a score."""
+
+    REAL = "real"
+    UNCLEAR = "unclear"
+    FAKE = "fake"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The two limits of the verdict: real up to the one, fake from the other, unclear between.
+
+    Args:
+        real: Highest ``p_fake`` that means real.
+        fake: Lowest ``p_fake`` that means fake, for files of 1, 2, ... people who count; the last
+            one holds for more.
+
+    Where the two are equal nothing is unclear: the score itself means fake. Beyond 0 or 1, by less
+    than rounding, a limit is one that no score reaches.
+
+    Raises:
+        UsageError: If there is no limit for fakes, one is no probability, or they cross.
+    """
+
+    real: float
+    fake: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.fake:
+            raise UsageError("limits need a limit for fakes")
+        for limit in (self.real, *self.fake):
+            if not -_ROUNDING <= limit <= 1 + _ROUNDING:  # true for NaN, too
+                raise UsageError(f"the limit {limit:g} is no probability")
+        rising = (self.real, *self.fake)
+        if any(low > high for low, high in pairwise(rising)):
+            raise UsageError(
+                f"the limits cross: real up to {self.real:g}, fake from "
+                f"{', '.join(f'{limit:g}' for limit in self.fake)}; expected rising numbers"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only."""
+        return {"real": self.real, "fake": list(self.fake)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Rebuild from ``to_dict``, without trust.
+
+        Raises:
+            UsageError: If a limit is missing, unknown, of the wrong kind, no probability, or they
+                cross.
+        """
+        known = isinstance(values, dict) and set(values) == {"real", "fake"}
+        if not known or not isinstance(values["fake"], list):
+            raise UsageError(f"limits {values!r:.200}; expected real and fake, a list")
+        for limit in (values["real"], *values["fake"]):
+            if not isinstance(limit, float):
+                raise UsageError(f"the limit {limit!r:.80} is no number")
+        return cls(values["real"], tuple(values["fake"]))
+
+    def of_fake(self, n_people: int = 1) -> float:
+        """Lowest ``p_fake`` that means fake in a file of so many people who count."""
+        return self.fake[min(max(n_people, 1), len(self.fake)) - 1]
+
+    def judge(self, p_fake: float, n_people: int = 1) -> Verdict:
+        """The verdict on a file.
+
+        Args:
+            p_fake: Score of the file.
+            n_people: How many people count in it: the most suspicious of many is suspicious
+                by chance more often than one is.
+        """
+        if p_fake >= self.of_fake(n_people):
+            return Verdict.FAKE
+        return Verdict.REAL if p_fake <= self.real else Verdict.UNCLEAR
+
+
+ALL_UNCLEAR = Limits(math.nextafter(0, -1), (math.nextafter(1, 2),))
+"""Of who knows nothing: no score is real, none is fake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +248,23 @@ class Extraction:
 
 
 @dataclass(frozen=True, slots=True)
+class FaceQuality:
+    """What is known of a face crop besides its score.
+
+    Args:
+        size_px: Longer side of the face's box in pixels of its frame.
+        sharpness: Higher is sharper; ``None`` where unknown, as in all that follow.
+        brightness: Mean, 0 to 255.
+        distance: From the training faces.
+    """
+
+    size_px: float
+    sharpness: float | None = None
+    brightness: float | None = None
+    distance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FaceScore:
     """The score of one face crop, for the per-face table.
 
@@ -171,7 +275,8 @@ class FaceScore:
         box_xyxy: Its box in pixels of the frame.
         confidence: The detector's.
         p_fake: Its score.
-        track: Faces of one person across the frames share a number.
+        person: Faces of one person across the frames share a number, from 0.
+        quality: Of its crop, where known.
     """
 
     frame_index: int
@@ -180,7 +285,33 @@ class FaceScore:
     box_xyxy: tuple[float, float, float, float]
     confidence: float
     p_fake: float
-    track: int = 0
+    person: int = 0
+    quality: FaceQuality | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonScore:
+    """The score of one person of a file: their faces across its frames.
+
+    Args:
+        person: Number of the person, as in ``FaceScore``.
+        p_fake: Score over their faces.
+        n_faces: How many of their faces were scored.
+        first_s: Time of the first of them in seconds.
+        last_s: Time of the last.
+        size_px: Longer side of their largest box in pixels of its frame.
+        counts: Whether this person may decide the file.
+        remark: Why not; empty if they may.
+    """
+
+    person: int
+    p_fake: float
+    n_faces: int
+    first_s: float
+    last_s: float
+    size_px: float
+    counts: bool
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,21 +321,32 @@ class Result:
     Args:
         path: The input as the user named it.
         status: ``ok`` if and only if ``p_fake`` is a number.
-        reason: Why there is no answer, or a remark on one; may be empty.
+        reason: Why there is no answer; empty if there is one.
+        remarks: What a reader of the answer must know.
         p_fake: Probability of fake in [0, 1], or ``None``.
-        verdict: ``fake`` if ``p_fake >= threshold`` else ``real``; ``None`` without a score.
-        threshold: Decision threshold from the checkpoint.
+        verdict: What the limits make of it; ``None`` without a score.
+        limits: The two that were applied, of real and of fake, the latter for this number of
+            people; ``None`` without a score.
+        n_found: Number of faces that the detector found.
         n_faces: Number of faces that were scored.
-        box_xyxy: Box of the largest face of the first frame that has one, in its pixels.
+        n_too_small: Number of faces that were found and too small to be scored.
+        n_people: Number of people who count.
+        box_xyxy: Box of the face that decided, in pixels of its frame.
         faces: Score of every face.
+        people: Score of every person.
     """
 
     path: str
     status: Status
-    reason: str
-    p_fake: float | None
-    verdict: str | None
-    threshold: float
-    n_faces: int
+    reason: str = ""
+    remarks: tuple[str, ...] = ()
+    p_fake: float | None = None
+    verdict: Verdict | None = None
+    limits: tuple[float, float] | None = None
+    n_found: int = 0
+    n_faces: int = 0
+    n_too_small: int = 0
+    n_people: int = 0
     box_xyxy: tuple[float, float, float, float] | None = None
     faces: tuple[FaceScore, ...] = ()
+    people: tuple[PersonScore, ...] = ()

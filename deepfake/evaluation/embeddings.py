@@ -1,6 +1,6 @@
 """Crops in, embeddings and sharpness out, computed once and kept.
 
-They depend on network and crops alone, not on head, threshold or aggregation. Knows no metric.
+They depend on network and crops alone, not on head, limits or aggregation. Knows no metric.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def embed_once(
 
     Args:
         dataset: The data set.
-        checkpoint: Has the network; another head or threshold changes nothing here.
+        checkpoint: Has the network; another head changes nothing here.
         cache: Folder of kept embeddings, ``None`` keeps nothing.
         options: As of ``embed_crops``.
         change: As of ``embed_crops``.

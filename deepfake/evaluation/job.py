@@ -128,7 +128,7 @@ def run_evaluation(
             return predictions
 
         evaluation = evaluate_predictions(
-            predict(), checkpoint.threshold, aggregation, options.n_resamples
+            predict(), checkpoint.limits, aggregation, options.n_resamples
         )
         evaluation = replace(evaluation, robustness=_follow(evaluation, options, predict))
         if output is not None:
@@ -151,7 +151,7 @@ def _follow(
             sets = predict(partial(_corrupt, name, severity), f"{name}-{value:g}")
             points.append(
                 compute_robustness_point(
-                    sets, evaluation.threshold, evaluation.n_resamples, severity, value
+                    sets, evaluation.n_resamples, severity, value
                 )
             )
         curves.append(RobustnessCurve(name, corruption.title, corruption.unit, tuple(points)))
@@ -181,7 +181,9 @@ def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
         "checkpoint_sha256": checkpoint.sha256,
         "network_sha256": hash_network(checkpoint),
         "backbone": info.get("backbone"),
-        "threshold_origin": info.get("threshold_origin"),
+        "limits": None if checkpoint.error_rates is None else checkpoint.limits.to_dict(),
+        "error_rates": info.get("error_rates"),
+        "chosen_for": info.get("chosen_for"),
         "trained_on_manifest_sha256": info.get("manifest_sha256"),
         "history": [event.get("what") for event in info.get("history", [])],
         "crop_spec": checkpoint.recipe.crop.to_dict(),

@@ -6,7 +6,8 @@ Knows no metric and no chart.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,6 +23,21 @@ from deepfake.records import Aggregation, Face, FaceScore
 
 
 @dataclass(frozen=True, slots=True)
+class FileScore:
+    """The score of one file.
+
+    Args:
+        p_fake: Its score.
+        people: Scores of the people in it who count.
+        tracks: Track of each of its faces, in their order.
+    """
+
+    p_fake: float
+    people: tuple[float, ...]
+    tracks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Predictions:
     """A data set with the scores of a checkpoint.
 
@@ -31,6 +47,7 @@ class Predictions:
         p_fake: ``(N,)`` float64 score of each face.
         tracks: Track of each face within its file.
         file_p_fake: Score of each file, by id; files without a score are not in it.
+        n_people: How many people count in a file, by id, where it is not one.
     """
 
     dataset: EvaluationSet
@@ -38,6 +55,7 @@ class Predictions:
     p_fake: NDArray[np.float64]
     tracks: tuple[int, ...]
     file_p_fake: dict[str, float]
+    n_people: dict[str, int] = field(default_factory=dict)
 
 
 def predict_set(
@@ -53,32 +71,51 @@ def predict_set(
     """
     with torch.inference_mode():
         p_fake = head(torch.from_numpy(embeddings.vectors)).numpy()
+    files = score_files(dataset.faces, p_fake, aggregation)
+    tracks = {source: iter(file.tracks) for source, file in files.items()}
+    return Predictions(
+        dataset,
+        embeddings,
+        p_fake,
+        tuple(next(tracks[face.source]) for face in dataset.faces),
+        {source: file.p_fake for source, file in files.items()},
+        {source: len(file.people) for source, file in files.items() if len(file.people) != 1},
+    )
+
+
+def score_files(
+    faces: Sequence[CropRow], p_fake: NDArray[np.float64], aggregation: Aggregation
+) -> dict[str, FileScore]:
+    """The scores of files, by id, in the order of their first faces.
+
+    Args:
+        faces: ``N`` rows of a manifest.
+        p_fake: ``(N,)`` their scores.
+        aggregation: How the faces of a file make its score.
+    """
     by_file: dict[str, list[int]] = defaultdict(list)
-    for place, row in enumerate(dataset.faces):
+    for place, row in enumerate(faces):
         by_file[row.source].append(place)
-    tracks = [0] * len(dataset.faces)
-    file_p_fake: dict[str, float] = {}
+    files: dict[str, FileScore] = {}
     for source, places in by_file.items():
-        rows = [dataset.faces[place] for place in places]
-        numbers = link_tracks([row.frame for row in rows], [_face_of(row) for row in rows])
-        scores = []
-        for place, row, number in zip(places, rows, numbers, strict=True):
-            tracks[place] = number
-            scores.append(
-                FaceScore(
-                    row.frame,
-                    row.time_s,
-                    row.face,
-                    row.box_xyxy,
-                    row.confidence,
-                    p_fake=float(p_fake[place]),
-                    track=number,
-                )
+        rows = [faces[place] for place in places]
+        people = link_tracks([row.frame for row in rows], [_face_of(row) for row in rows])
+        scores = [
+            FaceScore(
+                row.frame,
+                row.time_s,
+                row.face,
+                row.box_xyxy,
+                row.confidence,
+                p_fake=float(p_fake[place]),
+                person=person,
             )
+            for place, row, person in zip(places, rows, people, strict=True)
+        ]
         score = aggregate(scores, aggregation)
         if score is not None:
-            file_p_fake[source] = score
-    return Predictions(dataset, embeddings, p_fake, tuple(tracks), file_p_fake)
+            files[source] = FileScore(score, (score,), tuple(people))
+    return files
 
 
 def _face_of(row: CropRow) -> Face:
