@@ -39,6 +39,7 @@ from torch import nn
 
 from benchmarks.photos import Box, collect, cut_face, find_photos, open_photo
 from deepfake.dataset.manifest import Manifest
+from deepfake.error_rates import ErrorRates
 from deepfake.evaluation.calibration import Calibration
 from deepfake.faces.extraction import FaceExtractor, decode_crop
 from deepfake.heads.linear import LinearSVM
@@ -50,7 +51,6 @@ from deepfake.learning.task import EmbeddingTask, NetworkSettings
 from deepfake.media.images import read_image
 from deepfake.metrics import Estimate
 from deepfake.records import CropSpec, Limits, Recipe, Sampling
-from deepfake.thresholds import ErrorRates
 
 BACKBONES = {"tf_efficientnet_b4": 380, "mobilenetv2_100": 224}
 T = TypeVar("T")

@@ -127,6 +127,30 @@ ALL_UNCLEAR = Limits(math.nextafter(0, -1), (math.nextafter(1, 2),))
 """Of who knows nothing: no score is real, none is fake."""
 
 
+EVEN_ODDS = 0.5
+"""Where a hard 0 or 1 is asked for (accuracy, a contest's labels): a calibrated score at or above
+it is likelier a fake than not. Verdicts go by ``Limits``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A metric's value, with its interval where there is one, or the reason why there is no value.
+
+    Args:
+        value: ``nan`` if it does not exist.
+        reason: Why it does not exist; empty if it does.
+        low: Lower end of the 95 % interval, ``nan`` without one.
+        high: Its upper end.
+        note: Remark on the interval, or why there is none.
+    """
+
+    value: float
+    reason: str = ""
+    low: float = math.nan
+    high: float = math.nan
+    note: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Workers:
     """How media are read: by how many processes, within which limits, on which device.

@@ -40,8 +40,8 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.evaluation.bootstrap import N_RESAMPLES, resample_groups, resample_metrics
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.metrics import METRICS
+from deepfake.records import EVEN_ODDS
 from deepfake.storage import write_atomic
-from deepfake.thresholds import EVEN_ODDS
 from deepfake.training.presets import merge_configs
 from deepfake.training.run import read_data_module
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deepfake.media.discovery import list_sources
-from deepfake.records import CropSpec, Extraction, Face, Sampling, Source, Status
+from deepfake.records import Extraction, Face, Source, Status
 
 Picture = NDArray[np.uint8]
 
@@ -175,8 +175,8 @@ def misbehave(source: Source, connection: Connection | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def serve_hostile(connection: Connection, settings: tuple[CropSpec, int, Sampling, str]) -> None:
-    """Stands in for the pipeline's worker: same protocol, no detector; answers with its pid."""
+def serve_hostile(connection: Connection, make: object) -> None:
+    """Stands in for a real worker: same protocol, no detector; answers with its pid."""
     connection.send(None)
     while True:
         try:
@@ -187,33 +187,24 @@ def serve_hostile(connection: Connection, settings: tuple[CropSpec, int, Samplin
         connection.send(Extraction(Status.NO_FACE, f"{source.name} {os.getpid()}"))
 
 
-def serve_never(connection: Connection, settings: tuple[CropSpec, int, Sampling, str]) -> None:
+def serve_never(connection: Connection, make: object) -> None:
     """A worker that dies before it is ready."""
 
 
-def serve_at_the_second_try(
-    connection: Connection, settings: tuple[CropSpec, int, Sampling, str]
-) -> None:
+def serve_at_the_second_try(connection: Connection, make: object) -> None:
     """A worker that dies before it is ready if the file of this name is not there yet."""
     mark = Path(os.environ["FIRST_TRY"])
     if not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGSEGV)
-    serve_hostile(connection, settings)
+    serve_hostile(connection, make)
 
 
-def serve_real_hostile(
-    connection: Connection, settings: tuple[CropSpec, int, Sampling, str]
-) -> None:
-    """The pipeline's own worker, but some sources kill it before they are read."""
-    from deepfake.faces import extraction, pipeline
+def make_misbehaving() -> Callable[[Source], int]:
+    """Reads sources and gives the number of its process, if it lives to do so."""
 
-    class Hostile(extraction.FaceExtractor):
-        def extract(self, source: Source) -> Extraction:
-            misbehave(source)
-            if source.name.startswith(NONE):
-                return Extraction(Status.NO_FACE, str(os.getpid()))
-            return super().extract(source)
+    def read(source: Source) -> int:
+        misbehave(source)
+        return os.getpid()
 
-    setattr(pipeline, "FaceExtractor", Hostile)  # noqa: B010 - type checkers refuse the plain way
-    pipeline._serve(connection, settings)
+    return read

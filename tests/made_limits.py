@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from deepfake.error_rates import ErrorRates
 from deepfake.evaluation.calibration import Calibration
 from deepfake.metrics import Estimate
 from deepfake.records import Limits, Recipe
-from deepfake.thresholds import ErrorRates
 
 ONE_CUT = Limits(0.5, (0.5,))
 """Nothing is unclear."""
@@ -23,6 +23,6 @@ def make_error_rates(**changes: Any) -> ErrorRates:
     return ErrorRates(**known | changes)
 
 
-def make_verdict_info(limits: Limits = ONE_CUT, recipe: Recipe = Recipe()) -> dict[str, Any]:
+def make_verdict_info(limits: Limits = ONE_CUT, recipe: Recipe | None = None) -> dict[str, Any]:
     """The part of a checkpoint that verdicts come from."""
-    return Calibration(limits, make_error_rates(), recipe).to_info()
+    return Calibration(limits, make_error_rates(), recipe or Recipe()).to_info()

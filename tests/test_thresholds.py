@@ -11,19 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepfake.error_rates import MAX_PEOPLE, ErrorRates, count_needed, describe_chance, is_chance
 from deepfake.errors import UsageError
 from deepfake.metrics import Estimate
 from deepfake.records import Limits, Verdict
-from deepfake.thresholds import (
-    MAX_PEOPLE,
-    ErrorRates,
-    choose_limits,
-    choose_threshold,
-    count_needed,
-    describe_chance,
-    is_chance,
-    rate_of_one,
-)
+from deepfake.thresholds import choose_limits, choose_threshold, rate_of_one
 from tests import oracles
 from tests.made_limits import make_error_rates
 
@@ -105,7 +97,9 @@ def test_new_files_meet_the_rate_whatever_their_number_of_people(n_real: int) ->
 
 @settings(max_examples=100, deadline=None)
 @given(_ROWS, st.sampled_from([0.01, 0.05, 0.3]), st.sampled_from([0.01, 0.05, 0.3]))
-def test_limits_of_any_scores(rows: list[tuple[int, float]], max_fpr: float, max_fnr: float) -> None:
+def test_limits_of_any_scores(
+    rows: list[tuple[int, float]], max_fpr: float, max_fnr: float
+) -> None:
     labels = np.array([label for label, _ in rows])
     scores = np.array([score for _, score in rows], dtype=np.float64)
     limits = choose_limits(scores[labels == 0], labels, scores, max_fpr, max_fnr).limits
@@ -174,7 +168,9 @@ def test_error_rates_of_a_stranger(change: dict[str, Any], seen: str) -> None:
     with pytest.raises(UsageError, match=seen):
         ErrorRates.from_dict(make_error_rates().to_dict() | change)
     with pytest.raises(UsageError, match="low='x'"):
-        ErrorRates.from_dict(make_error_rates().to_dict() | {"fpr": asdict(Estimate(0.1)) | {"low": "x"}})
+        ErrorRates.from_dict(
+            make_error_rates().to_dict() | {"fpr": asdict(Estimate(0.1)) | {"low": "x"}}
+        )
     with pytest.raises(UsageError, match="do not fit"):
         ErrorRates.from_dict(None)
 
@@ -186,7 +182,9 @@ def test_what_people_read_of_limits() -> None:
     assert "4.0% (2.0 to 7.0) of 300 real files" in text
     assert "for more than 15 people in a file the limit for fakes is extrapolated" in text
     assert "NOT measured" not in text
-    text = "\n".join(make_error_rates(n_real=12, n_supported=0, fnr_supported=False).describe(limits))
+    text = "\n".join(
+        make_error_rates(n_real=12, n_supported=0, fnr_supported=False).describe(limits)
+    )
     assert "a false positive rate of 5.0% takes 19 real files, there are 12" in text
     assert "a false negative rate of 5.0% takes 19 fake files, there are 200" in text
     assert "better than chance" not in text

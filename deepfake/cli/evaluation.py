@@ -202,8 +202,8 @@ def calibrate(argv: Sequence[str] | None = None) -> int:
     """New sigmoid and limits: ``deepfake calibrate --checkpoint FILE --data CROPS ...``."""
     parser = Parser(
         prog="deepfake calibrate",
-        description="Fit the sigmoid of a checkpoint and choose the two limits of its verdict anew,\n"
-        "on labelled data that it did not learn from: real up to the one, fake from the other,\n"
+        description="Fit the sigmoid and choose the two limits of a checkpoint's verdict anew, on\n"
+        "labelled data that it did not learn from: real up to the one, fake from the other,\n"
         "unclear between. The network is not touched; the new file remembers what was done.\n"
         "Refused where there are too few files to measure a rate, or the detector is at chance.",
         epilog="""\

@@ -236,7 +236,7 @@ def _report_on(
     digest = digest_scores(job.answers())
     thumbnails = cut_thumbnails(predictor, sources, digest.shown)
     origin = describe_origin(predictor.checkpoint, command)
-    return format_prediction_report(digest, thumbnails, origin, predictor.checkpoint.threshold)
+    return format_prediction_report(digest, thumbnails, origin, predictor.limits)
 
 
 def merge(argv: Sequence[str] | None = None) -> int:

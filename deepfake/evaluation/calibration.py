@@ -15,17 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import CropRow, require_labels
+from deepfake.error_rates import MAX_ERROR_RATE, ErrorRates
 from deepfake.evaluation.bootstrap import bootstrap_metrics, measure_verdicts
 from deepfake.evaluation.predictions import score_files
 from deepfake.heads import Head
 from deepfake.heads.calibration import compute_prevalence_shift, cross_fit
-from deepfake.records import Limits, Recipe
-from deepfake.thresholds import (
-    EVEN_ODDS,
-    MAX_ERROR_RATE,
-    ErrorRates,
-    choose_limits,
-)
+from deepfake.records import EVEN_ODDS, Limits, Recipe
+from deepfake.thresholds import choose_limits
 
 
 @dataclass(frozen=True, slots=True)

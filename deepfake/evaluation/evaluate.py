@@ -20,8 +20,7 @@ from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_metrics, measur
 from deepfake.evaluation.predictions import Predictions
 from deepfake.evaluation.slices import Slicing, compute_slices
 from deepfake.metrics import NAN, Estimate
-from deepfake.records import Aggregation, Limits, Status, Verdict
-from deepfake.thresholds import EVEN_ODDS
+from deepfake.records import EVEN_ODDS, Aggregation, Limits, Status, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -149,11 +149,7 @@ def _follow(
         corruption, points = CORRUPTIONS[name], [start]
         for severity, value in enumerate(corruption.values, 1):
             sets = predict(partial(_corrupt, name, severity), f"{name}-{value:g}")
-            points.append(
-                compute_robustness_point(
-                    sets, evaluation.n_resamples, severity, value
-                )
-            )
+            points.append(compute_robustness_point(sets, evaluation.n_resamples, severity, value))
         curves.append(RobustnessCurve(name, corruption.title, corruption.unit, tuple(points)))
     return tuple(curves)
 
@@ -181,7 +177,7 @@ def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
         "checkpoint_sha256": checkpoint.sha256,
         "network_sha256": hash_network(checkpoint),
         "backbone": info.get("backbone"),
-        "limits": None if checkpoint.error_rates is None else checkpoint.limits.to_dict(),
+        "limits": checkpoint.limits.to_dict(),
         "error_rates": info.get("error_rates"),
         "chosen_for": info.get("chosen_for"),
         "trained_on_manifest_sha256": info.get("manifest_sha256"),

@@ -16,6 +16,14 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.splits import SPLITS
+from deepfake.error_rates import (
+    MAX_ERROR_RATE,
+    ErrorRates,
+    check_rate,
+    count_needed,
+    describe_chance,
+    is_chance,
+)
 from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.calibration import Calibration, calibrate
 from deepfake.evaluation.embeddings import Embeddings, EmbedOptions, embed_crops
@@ -31,17 +39,8 @@ from deepfake.evaluation.sets import (
 from deepfake.heads import Head, HeadName, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
 from deepfake.metrics import Summary, format_metric, summarise
-from deepfake.records import LABEL_NAMES, Aggregation, Limits, Recipe
+from deepfake.records import EVEN_ODDS, LABEL_NAMES, Aggregation, Limits, Recipe
 from deepfake.tables import align
-from deepfake.thresholds import (
-    EVEN_ODDS,
-    MAX_ERROR_RATE,
-    ErrorRates,
-    check_rate,
-    count_needed,
-    describe_chance,
-    is_chance,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +223,7 @@ def _check_rates(max_fpr: float, max_fnr: float) -> None:
 
 
 def _recipe_of(checkpoint: Checkpoint, root: Path) -> Recipe:
-    """How the files of a crop folder become scores: its own frames, the checkpoint's aggregation."""
+    """How files of a crop folder become scores: its frames, the checkpoint's aggregation."""
     return replace(checkpoint.recipe, sampling=read_manifest(root).sampling)
 
 

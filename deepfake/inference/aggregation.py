@@ -73,7 +73,7 @@ def _highest_track(faces: Sequence[FaceScore], least_share: float) -> float:
     """Highest mean of a track (a person), of those in enough of the frames that have a face."""
     tracks: dict[int, list[float]] = defaultdict(list)
     for face in faces:
-        tracks[face.track].append(face.p_fake)
+        tracks[face.person].append(face.p_fake)
     # A face that flashes up once is noise more often than a person.
     enough = least_share * len({face.frame_index for face in faces})
     long = [fmean(scores) for scores in tracks.values() if len(scores) >= enough]

@@ -21,7 +21,7 @@ from deepfake.jobs.engine import Block, Job, Work
 from deepfake.jobs.folder import JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
-from deepfake.records import FaceScore, Result, Source, Status
+from deepfake.records import FaceQuality, FaceScore, PersonScore, Result, Source, Status, Verdict
 
 KIND = "predict"
 _ANSWERS_FILE = "answers.jsonl"
@@ -146,7 +146,15 @@ def _size(path: Path) -> int | str:
 def _to_score(item: dict[str, Any]) -> Result:
     item["status"] = Status(item["status"])
     item["box_xyxy"] = None if item["box_xyxy"] is None else tuple(item["box_xyxy"])
-    item["faces"] = tuple(
-        FaceScore(**face | {"box_xyxy": tuple(face["box_xyxy"])}) for face in item["faces"]
-    )
+    item["verdict"] = None if item["verdict"] is None else Verdict(item["verdict"])
+    item["remarks"] = tuple(item["remarks"])
+    item["limits"] = None if item["limits"] is None else tuple(item["limits"])
+    item["faces"] = tuple(map(_to_face, item["faces"]))
+    item["people"] = tuple(PersonScore(**person) for person in item["people"])
     return Result(**item)
+
+
+def _to_face(item: dict[str, Any]) -> FaceScore:
+    item["box_xyxy"] = tuple(item["box_xyxy"])
+    item["quality"] = None if item["quality"] is None else FaceQuality(**item["quality"])
+    return FaceScore(**item)

@@ -28,7 +28,6 @@ from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import list_sources
 from deepfake.records import (
-    LABEL_NAMES,
     Extraction,
     FaceCrop,
     FaceScore,
@@ -84,6 +83,7 @@ class Predictor:
         self.aggregation = checkpoint.recipe.aggregation
         if aggregation is not None:
             self.aggregation = replace(self.aggregation, policy=aggregation)
+        self.limits = checkpoint.limits
         self.sampling = sampling or checkpoint.recipe.sampling
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
@@ -215,7 +215,7 @@ class Predictor:
         scores = iter(p_fake)
         answers = []
         for source, extraction in group:
-            tracks = link_tracks(
+            people = link_tracks(
                 [crop.frame_index for crop in extraction.crops],
                 [crop.face for crop in extraction.crops],
             )
@@ -227,9 +227,9 @@ class Predictor:
                     box_xyxy=_box_of(crop),
                     confidence=crop.face.confidence,
                     p_fake=next(scores),
-                    track=track,
+                    person=person,
                 )
-                for crop, track in zip(extraction.crops, tracks, strict=True)
+                for crop, person in zip(extraction.crops, people, strict=True)
             )
             answers.append(self._answer(source, extraction, faces))
         return answers
@@ -237,17 +237,20 @@ class Predictor:
     def _answer(
         self, source: Source, extraction: Extraction, faces: tuple[FaceScore, ...]
     ) -> Result:
-        threshold = self.checkpoint.threshold
         p_fake = aggregate(faces, self.aggregation)
+        if p_fake is None:
+            return Result(source.name, extraction.status, extraction.reason)
         return Result(
             path=source.name,
             status=extraction.status,
-            reason=extraction.reason,
+            remarks=(extraction.reason,) if extraction.reason else (),
             p_fake=p_fake,
-            verdict=None if p_fake is None else LABEL_NAMES[int(p_fake >= threshold)],
-            threshold=threshold,
+            verdict=self.limits.judge(p_fake),
+            limits=(self.limits.real, self.limits.of_fake()),
+            n_found=len(faces),
             n_faces=len(faces),
-            box_xyxy=faces[0].box_xyxy if faces else None,
+            n_people=len({face.person for face in faces}),
+            box_xyxy=faces[0].box_xyxy,
             faces=faces,
         )
 

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Literal
 
 from deepfake.dataset.manifest import format_lines
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.records import Result, Status
+from deepfake.records import Result, Status, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _CORNERS = ("x0", "y0", "x1", "y1")
-_ANSWER = ("status", "reason", "p_fake", "verdict", "threshold", "n_faces")
-SCORE_COLUMNS = ("path", *_ANSWER, *_CORNERS, "path_uri")
-FACE_COLUMNS = ("path", "frame", "time_s", "face", "track", "p_fake", "confidence", *_CORNERS)
-_TEXTS = ("path", "status", "reason", "verdict", "path_uri")
-_COUNTS = ("n_faces", "frame", "face", "track")
+_ANSWER = ("status", "reason", "remarks", "p_fake", "verdict", "real_limit", "fake_limit")
+_FILE_COUNTS = ("n_found", "n_faces", "n_too_small", "n_people")
+SCORE_COLUMNS = ("path", *_ANSWER, *_FILE_COUNTS, *_CORNERS, "path_uri")
+FACE_COLUMNS = ("path", "frame", "time_s", "face", "person", "p_fake", "confidence", *_CORNERS)
+_TEXTS = ("path", "status", "reason", "remarks", "verdict", "path_uri")
+_COUNTS = (*_FILE_COUNTS, "frame", "face", "person")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Totals:
 
     statuses: Counter[str]
     fakes: int
+    unclear: int
 
     @property
     def inputs(self) -> int:
@@ -45,16 +47,19 @@ class Totals:
 
     def __str__(self) -> str:
         parts = " + ".join(f"{self.statuses[status.value]:,} {status.value}" for status in Status)
-        return f"{self.inputs:,} inputs = {parts}; {self.fakes:,} of the ok ones fake"
+        return (
+            f"{self.inputs:,} inputs = {parts}; {self.fakes:,} of the ok ones fake, "
+            f"{self.unclear:,} unclear"
+        )
 
 
 def count(scores: Iterable[Result]) -> Totals:
     """Count statuses and decisions."""
-    statuses, fakes = Counter[str](), 0
+    statuses, verdicts = Counter[str](), Counter[Verdict | None]()
     for score in scores:
         statuses[score.status.value] += 1
-        fakes += score.verdict == "fake"
-    return Totals(statuses, fakes)
+        verdicts[score.verdict] += 1
+    return Totals(statuses, verdicts[Verdict.FAKE], verdicts[Verdict.UNCLEAR])
 
 
 class Results(Iterator[Result]):
@@ -105,23 +110,24 @@ def format_faces(scores: Iterable[Result]) -> Iterator[str]:
 
 def _list_file(score: Result) -> list[list[object]]:
     """The one row of a file."""
-    name, reason = display_name(score.path), display_name(score.reason)
     answer = [
         score.status.value,
-        reason,
+        display_name(score.reason),
+        display_name("; ".join(score.remarks)),
         score.p_fake,
-        score.verdict,
-        score.threshold,
-        score.n_faces,
+        None if score.verdict is None else score.verdict.value,
+        *(score.limits or (None, None)),
     ]
-    return [[name, *answer, *(score.box_xyxy or (None,) * 4), path_uri(score.path)]]
+    counts = [score.n_found, score.n_faces, score.n_too_small, score.n_people]
+    box = score.box_xyxy or (None,) * 4
+    return [[display_name(score.path), *answer, *counts, *box, path_uri(score.path)]]
 
 
 def _list_faces(score: Result) -> list[list[object]]:
     """A row for each scored face of a file."""
     name = display_name(score.path)
     return [
-        [name, f.frame_index, f.time_s, f.face_index, f.track, f.p_fake, f.confidence, *f.box_xyxy]
+        [name, f.frame_index, f.time_s, f.face_index, f.person, f.p_fake, f.confidence, *f.box_xyxy]
         for f in score.faces
     ]
 

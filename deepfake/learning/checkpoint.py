@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from deepfake import __version__
 from deepfake.dataset.manifest import Manifest
+from deepfake.error_rates import ErrorRates
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.heads import Head, make_empty_head
 from deepfake.learning.checkpoint_file import FORMAT as FORMAT
@@ -31,7 +32,6 @@ from deepfake.learning.checkpoint_file import compute_digest, part_of, read_cont
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import ALL_UNCLEAR, LABEL_NAMES, Limits, Recipe
 from deepfake.storage import write_atomic
-from deepfake.thresholds import ErrorRates
 
 _PARTS = ("embedder", "head")
 _TRAINING_ONLY = ("optimizer_states", "lr_schedulers", "callbacks", "deepfake_run")
@@ -124,8 +124,7 @@ def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
         head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
         limits, error_rates, chosen_for = ALL_UNCLEAR, None, recipe
         if not unfinished:
-            limits = Limits.from_dict(info["limits"])
-            error_rates = ErrorRates.from_dict(info["error_rates"])
+            limits, error_rates = read_verdict(path, info)
             chosen_for = Recipe.from_dict({"crop": info["recipe"]["crop"], **info["chosen_for"]})
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
@@ -143,6 +142,22 @@ def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+
+
+def read_verdict(path: Path, info: dict[str, Any]) -> tuple[Limits, ErrorRates]:
+    """The limits of a finished checkpoint, and what they rest on.
+
+    Args:
+        path: The file, for the message.
+        info: As ``read_info`` gave it.
+
+    Raises:
+        CheckpointError: If one is missing, of the wrong kind or out of range.
+    """
+    try:
+        return Limits.from_dict(info["limits"]), ErrorRates.from_dict(info["error_rates"])
+    except (UsageError, KeyError) as error:
+        raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
 
 
 def derive_checkpoint(

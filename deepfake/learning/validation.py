@@ -15,7 +15,7 @@ from torch import Tensor
 from deepfake.heads import Head, LinearSVM
 from deepfake.learning.batches import deduplicate
 from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
-from deepfake.thresholds import EVEN_ODDS
+from deepfake.records import EVEN_ODDS
 
 Row = tuple[Tensor, Tensor]
 _MAX_ROWS = 4096

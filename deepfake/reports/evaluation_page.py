@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.error_rates import RATES
 from deepfake.evaluation.evaluate import OVERALL, Evaluation, ScoredRows
 from deepfake.metrics import METRICS
 from deepfake.records import LABEL_NAMES, Limits, Verdict
@@ -30,7 +31,6 @@ from deepfake.reports.evaluation_text import (
     name_severity,
 )
 from deepfake.reports.page import embed_thumbnail, render
-from deepfake.thresholds import RATES
 
 N_MISTAKES = 12
 """Thumbnails of each kind of mistake."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from deepfake.error_rates import RATES, describe_chance, is_chance, show_rate
 from deepfake.evaluation.evaluate import (
     OVERALL,
     ROBUSTNESS_METRICS,
@@ -20,7 +21,6 @@ from deepfake.evaluation.evaluate import (
 )
 from deepfake.metrics import METRICS, Estimate
 from deepfake.reports.page import show
-from deepfake.thresholds import RATES, describe_chance, is_chance, show_rate
 
 
 def describe(evaluation: Evaluation) -> str:

@@ -21,7 +21,7 @@ from deepfake.evaluation.explain import (
     TopFrame,
 )
 from deepfake.media.discovery import display_name
-from deepfake.records import LABEL_NAMES, Aggregation, FaceScore
+from deepfake.records import LABEL_NAMES, Aggregation, FaceScore, Limits
 from deepfake.reports.charts import Chart, draw_timeline
 from deepfake.reports.page import (
     embed_image,
@@ -52,9 +52,8 @@ def format_explanation(
         title=f"Why {Path(display_name(score.path)).name} got its score",
         explanation=explanation,
         score=score,
-        threshold=score.threshold,
         n_frames=len({face.frame_index for face in score.faces}),
-        n_people=len({face.track for face in score.faces}),
+        verdict_of=Limits(score.limits[0], score.limits[1:]).judge if score.limits else None,
         aggregation=aggregation,
         charts=_charts(explanation),
         n_wins=sum(top.salient_drop > top.random_drop for top in tops),
@@ -69,17 +68,17 @@ def format_explanation(
 
 
 def _charts(explanation: Explanation) -> list[Chart]:
-    frames, threshold = frame_scores(explanation.score), explanation.score.threshold
-    if len(frames) < 2:
+    frames, limits = frame_scores(explanation.score), explanation.score.limits
+    if len(frames) < 2 or limits is None:
         return []
     time_s, highest = max(frames, key=lambda frame: frame[1])
     shown = {top.face.time_s for top in explanation.top_frames}
     marks = [frame for frame in frames if frame[0] in shown]
     text = (
         f"The most fake face of each frame: highest {highest:.2f} at {time_s:.1f} s, "
-        f"threshold {threshold:.2f}. Rings are the frames shown below."
+        f"real up to {limits[0]:.2f}, fake from {limits[1]:.2f}. Rings are the frames shown below."
     )
-    return [draw_timeline(frames, threshold, "Score over time", text, marks)]
+    return [draw_timeline(frames, limits, "Score over time", text, marks)]
 
 
 def _embed_views(top: TopFrame, highest: float) -> dict[str, str | None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.records import Result, Status
+from deepfake.records import Limits, Result, Status, Verdict
 from deepfake.reports.charts import Chart, draw_counts, draw_timeline
 from deepfake.reports.page import embed_thumbnail, render
 
@@ -31,6 +32,7 @@ class Digest:
     Args:
         statuses: Number of files by status.
         n_fake: Files that are predicted fake.
+        n_unclear: Files whose score lies between the limits.
         values: Score of every file that has one, in input order.
         shown: The most suspicious files with their places, highest score first.
         others: The next ones.
@@ -39,6 +41,7 @@ class Digest:
 
     statuses: dict[str, int]
     n_fake: int
+    n_unclear: int
     values: NDArray[np.float64]
     shown: list[tuple[int, Result]]
     others: list[tuple[int, Result]]
@@ -56,10 +59,10 @@ def digest_scores(scores: Iterable[Result]) -> Digest:
     values = array("d")
     top: list[tuple[float, int, Result]] = []
     unscored: list[Result] = []
-    n_fake = 0
+    verdicts = Counter[Verdict | None]()
     for place, score in enumerate(scores):
         statuses[score.status.value] += 1
-        n_fake += score.verdict == "fake"
+        verdicts[score.verdict] += 1
         if score.p_fake is None:
             if len(unscored) < _UNSCORED:
                 unscored.append(score)
@@ -74,7 +77,8 @@ def digest_scores(scores: Iterable[Result]) -> Digest:
     ranked = [(-place, score) for _, place, score in sorted(top, key=lambda e: e[:2], reverse=True)]
     return Digest(
         statuses,
-        n_fake,
+        verdicts[Verdict.FAKE],
+        verdicts[Verdict.UNCLEAR],
         np.array(values, dtype=np.float64),
         ranked[:FILES],
         ranked[FILES:],
@@ -86,7 +90,7 @@ def format_prediction_report(
     digest: Digest,
     thumbnails: Mapping[int, bytes],
     provenance: Mapping[str, Any],
-    threshold: float,
+    limits: Limits,
 ) -> str:
     """The page of a prediction: for people who look at single files.
 
@@ -94,34 +98,36 @@ def format_prediction_report(
         digest: The scores.
         thumbnails: Encoded crop of the most suspicious face of the shown files, by place.
         provenance: As of ``job.describe_origin``.
-        threshold: Of the checkpoint.
+        limits: Of the checkpoint; those of a file are in its score.
     """
     return render(
         "prediction.html",
         title="Scores of photos and videos",
         digest=digest,
-        charts=[_score_chart(digest.values, threshold)] if len(digest.values) else [],
+        charts=[_score_chart(digest.values, limits)] if len(digest.values) else [],
         files=[_file_card(score, thumbnails.get(place)) for place, score in digest.shown],
-        threshold=threshold,
         provenance=provenance,
     )
 
 
-def _score_chart(values: NDArray[np.float64], threshold: float) -> Chart:
-    text = f"Median {np.median(values):.2f}; threshold {threshold:.2f}."
-    return draw_counts(values, threshold, "Scores", text)
+def _score_chart(values: NDArray[np.float64], limits: Limits) -> Chart:
+    real, fake = limits.real, limits.of_fake()
+    text = f"Median {np.median(values):.2f}; real up to {real:.2f}, fake from {fake:.2f}."
+    return draw_counts(values, (real, fake), "Scores", text)
 
 
 def _file_card(score: Result, thumbnail: bytes | None) -> dict[str, Any]:
     frames = frame_scores(score)
     timeline = None
-    if len(frames) > 1 and thumbnail is not None:
+    if len(frames) > 1 and thumbnail is not None and score.limits is not None:
         time_s, highest = max(frames, key=lambda frame: frame[1])
-        text = f"Highest {highest:.2f} at {time_s:.1f} s, threshold {score.threshold:.2f}."
-        timeline = draw_timeline(frames, score.threshold, "Score over time", text)
+        text = (
+            f"Highest {highest:.2f} at {time_s:.1f} s, real up to "
+            f"{score.limits[0]:.2f}, fake from {score.limits[1]:.2f}."
+        )
+        timeline = draw_timeline(frames, score.limits, "Score over time", text)
     return {
         "score": score,
-        "n_people": len({face.track for face in score.faces}),
         "thumbnail": None if thumbnail is None else embed_thumbnail(thumbnail),
         "timeline": timeline,
     }

@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from deepfake.error_rates import ErrorRates
 from deepfake.errors import UsageError
 from deepfake.learning.data import CropDataModule
 from deepfake.metrics import format_metric
 from deepfake.records import Limits
 from deepfake.storage import write_atomic
-from deepfake.thresholds import ErrorRates
 from deepfake.training.callbacks.head import MODEL_FILE
 from deepfake.training.callbacks.interruption import Stopped
 from deepfake.training.folder import CHECKPOINTS, CONFIG, LAST, FinishedRun, is_first

@@ -17,9 +17,8 @@ def test_predict_writes_a_row_per_input_and_per_face(
 ) -> None:
     output, faces = tmp_path / "scores.csv", tmp_path / "faces.csv"
     assert predict(inbox, trained, "--output", output, "--faces", faces) == 0
-    rows = read_csv(
-        output, ["path", "status", "reason", "p_fake", "verdict", "threshold", "n_faces"]
-    )
+    limits = ["real_limit", "fake_limit"]
+    rows = read_csv(output, ["path", "status", "reason", "p_fake", "verdict", *limits, "n_faces"])
     assert [row["path"] for row in rows] == ["broken.jpg", "p0.png", "p1.png", "p2.png"]
     assert [row["status"] for row in rows] == ["unreadable", "ok", "ok", "ok"]
     assert [bool(row["p_fake"]) for row in rows] == [False, True, True, True]
@@ -36,7 +35,7 @@ def test_predict_never_overwrites_unasked(
     assert "exists; name another file or pass --overwrite" in capsys.readouterr().err
     assert output.read_text() == "precious"
     assert predict(inbox, trained, "--output", output, "--overwrite") == 0
-    assert output.read_text().startswith("path,status,reason,p_fake,verdict,threshold")
+    assert output.read_text().startswith("path,status,reason,remarks,p_fake,verdict,real_limit")
 
 
 def test_predict_to_standard_output_is_only_the_table(

@@ -21,12 +21,13 @@ from deepfake.faces.extraction import encode_crop
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import display_name, list_sources
-from deepfake.records import Aggregation, FaceScore, Result, Status
+from deepfake.records import Aggregation, FaceScore, Limits, Result, Status
 from deepfake.reports.evaluation_page import format_report
 from deepfake.reports.prediction_page import digest_scores, format_prediction_report
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.fakes import portrait
 from tests.made_crops import write_crop_folder
+from tests.made_results import make_answer
 
 HOSTILE = '<script>alert("1")</script>&\u202etxt.jpg'
 REASON = 'decode_error: <img src=x onerror="alert(2)">'
@@ -92,14 +93,14 @@ def page(evaluation: Evaluation, made: Made) -> str:
 def make_scores() -> tuple[list[Result], dict[int, bytes]]:
     box = (0.0, 0.0, 40.0, 40.0)
     faces = tuple(
-        FaceScore(index, index / 2, face, box, 0.9, p, track=face)
+        FaceScore(index, index / 2, face, box, 0.9, p, person=face)
         for index, face, p in ((0, 0, 0.2), (0, 1, 0.6), (5, 0, 0.9), (9, 0, 0.3))
     )
     scores = [
-        Result("a.jpg", Status.OK, "", 0.3, "real", 0.5, 1, box, faces[:1]),
-        Result(HOSTILE, Status.UNREADABLE, "io_error: <b>", None, None, 0.5, 0),
-        Result("clip.mp4", Status.OK, "faces in 3 of 3 frames", 0.6, "fake", 0.5, 4, box, faces),
-        Result("b\x1b.jpg", Status.OK, "", 0.6, "fake", 0.5, 1, box, faces[:1]),
+        make_answer("a.jpg", 0.3, faces=faces[:1]),
+        Result(HOSTILE, Status.UNREADABLE, "io_error: <b>"),
+        make_answer("clip.mp4", 0.6, faces=faces, remarks=("faces in 3 of 3 frames",), n_people=2),
+        make_answer("b\x1b.jpg", 0.6, faces=faces[:1]),
     ]
     crop = encode_crop(np.full((32, 32, 3), 90, dtype=np.uint8), 90)
     return scores, {0: crop, 2: crop}
@@ -109,7 +110,7 @@ def make_scores() -> tuple[list[Result], dict[int, bytes]]:
 def prediction_page(made: Made) -> str:
     scores, thumbnails = make_scores()
     origin = describe_origin(made.checkpoint, COMMAND)
-    return format_prediction_report(digest_scores(scores), thumbnails, origin, 0.5)
+    return format_prediction_report(digest_scores(scores), thumbnails, origin, Limits(0.49, (0.5,)))
 
 
 @dataclass

@@ -133,9 +133,7 @@ def test_the_table_has_means_and_intervals() -> None:
 
 def test_a_difference_is_surer_than_its_sides() -> None:
     plain = scored(1, 40)
-    better = ladder.TestPredictions(
-        plain.groups, plain.labels, plain.p_fake + 0.2 * plain.labels
-    )
+    better = ladder.TestPredictions(plain.groups, plain.labels, plain.p_fake + 0.2 * plain.labels)
     first, second = ladder.describe_all({"a": [plain], "b": [better]}, ["a", "b"], 200)
     assert "the entry reports" not in first
     assert first["AUC against a"] == first["AUC against a from"] == "+0.0000"

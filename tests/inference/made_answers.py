@@ -9,7 +9,8 @@ from typing import Any
 from deepfake.inference.job import PredictionJob
 from deepfake.jobs.parts import JobPart
 from deepfake.media.discovery import list_sources
-from deepfake.records import FaceScore, Result, Source, Status
+from deepfake.records import FaceQuality, FaceScore, PersonScore, Result, Source
+from tests.made_results import make_answer, make_no_answer
 
 NAMES = [f"{number}.jpg" for number in range(30)]
 SETTINGS = {"checkpoint_sha256": "c", "prior": 0.25, "batch_size": 4}
@@ -18,11 +19,15 @@ SETTINGS = {"checkpoint_sha256": "c", "prior": 0.25, "batch_size": 4}
 def answer(source: Source) -> Result:
     number = int(Path(source.name).stem)
     if number % 5 == 4:
-        return Result(source.name, Status.NO_FACE, "no_face: none", None, None, 0.5, 0)
+        return make_no_answer(source.name)
     box, p_fake = (0.0, 0.0, 9.5, 9.5), number / 30
-    faces = tuple(FaceScore(frame, frame / 7, 0, box, 0.99, p_fake) for frame in range(number % 3))
-    verdict = "fake" if p_fake >= 0.5 else "real"
-    return Result(source.name, Status.OK, "", p_fake, verdict, 0.5, 1, box, faces)
+    quality = FaceQuality(9.5, sharpness=0.3)
+    faces = tuple(
+        FaceScore(frame, frame / 7, 0, box, 0.99, p_fake, quality=quality)
+        for frame in range(number % 3)
+    )
+    people = (PersonScore(0, p_fake, len(faces), 0.0, 0.1, 9.5, counts=True),)
+    return make_answer(source.name, p_fake, faces=faces, people=people, remarks=("made",))
 
 
 class MadePredictor:

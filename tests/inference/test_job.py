@@ -20,9 +20,10 @@ from deepfake.cli.prediction import job_folder
 from deepfake.inference.predictor import Predictor
 from deepfake.jobs.folder import read_job
 from deepfake.media.discovery import list_sources
-from deepfake.records import FaceScore, Result, Source, Status
+from deepfake.records import FaceScore, Result, Source
 from tests.conftest import Trained
 from tests.inference.made_answers import NAMES, answer, run_job
+from tests.made_results import make_answer
 
 ROOT = Path(__file__).parents[2]
 FACE = FaceScore(3, 0.12, 0, (1.25, 2.0, 30.5, 40.0), 0.987654321, 0.1 + 0.2)
@@ -232,10 +233,7 @@ def test_answers_do_not_pile_up(
     def score(self: Predictor, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
         for block in blocks:
             faces = tuple(replace(FACE, frame_index=frame) for frame in range(20))
-            yield [
-                Result(source.name, Status.OK, "", 0.5, "real", 0.6, 20, None, faces)
-                for source in block
-            ]
+            yield [make_answer(source.name, 0.5, faces=faces) for source in block]
 
     monkeypatch.setattr(Predictor, "score_blocks", score)
     # A block's answers are held, and a long job has larger blocks: both jobs get the same here.

@@ -74,7 +74,8 @@ def test_one_row_per_path_in_order_with_honest_statuses(
         assert answered or score.reason
         if score.p_fake is not None:
             assert 0 <= score.p_fake <= 1
-            assert score.verdict == ("fake" if score.p_fake >= score.threshold else "real")
+            assert score.limits is not None
+            assert score.verdict == ("fake" if score.p_fake >= score.limits[1] else "real")
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64], ids="batch{}".format)

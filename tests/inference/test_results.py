@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 import pandas as pd
@@ -22,16 +22,8 @@ from deepfake.inference.results import (
     format_faces,
     format_scores,
 )
-from deepfake.records import FaceScore, Result, Status
-
-
-def answer(path: str, p_fake: float, threshold: float = 0.5, **facts: Any) -> Result:
-    verdict = "fake" if p_fake >= threshold else "real"
-    return Result(path, Status.OK, "", p_fake, verdict, threshold, 1, **facts)
-
-
-def no_answer(path: str, status: Status = Status.NO_FACE) -> Result:
-    return Result(path, status, f"{status.value}: so it is", None, None, 0.5, 0)
+from deepfake.records import FaceScore, Limits, Result, Status
+from tests.made_results import make_answer, make_no_answer
 
 
 def parse(text: str) -> list[dict[str, str]]:
@@ -41,9 +33,9 @@ def parse(text: str) -> list[dict[str, str]]:
 @given(st.lists(st.sampled_from(Status), max_size=12))
 def test_one_row_per_input_in_order(statuses: list[Status]) -> None:
     scores = [
-        answer(f"{index}.jpg", index / 12)
+        make_answer(f"{index}.jpg", index / 12)
         if status == Status.OK
-        else no_answer(f"{index}.jpg", status)
+        else make_no_answer(f"{index}.jpg", status)
         for index, status in enumerate(statuses)
     ]
     rows = parse("".join(format_scores(scores)))
@@ -58,12 +50,28 @@ def test_one_row_per_input_in_order(statuses: list[Status]) -> None:
 
 
 def test_cells_of_a_score() -> None:
+    box = (1, 2.5, 30.127, 40)
+    limits = Limits(0.4, (0.6, 0.7))
     header, ok, bad = format_scores(
-        [answer("a b.jpg", 0.75, 0.6, box_xyxy=(1, 2.5, 30.127, 40)), no_answer("c.jpg")]
+        [
+            make_answer(
+                "a b.jpg",
+                0.65,
+                limits,
+                n_people=2,
+                n_too_small=3,
+                box_xyxy=box,
+                remarks=("small", "dark"),
+            ),
+            make_no_answer("c.jpg"),
+        ]
     )
     assert header == ",".join(SCORE_COLUMNS) + "\n"
-    assert ok == "a b.jpg,ok,,0.750000,fake,0.600000,1,1.00,2.50,30.13,40.00,a%20b.jpg\n"
-    assert bad == "c.jpg,no_face,no_face: so it is,,,0.500000,0,,,,,c.jpg\n"
+    assert ok == (
+        "a b.jpg,ok,,small; dark,0.650000,unclear,0.400000,0.700000,1,1,3,2,"
+        "1.00,2.50,30.13,40.00,a%20b.jpg\n"
+    )
+    assert bad == "c.jpg,no_face,no_face: so it is,,,,,,0,0,0,0,,,,,c.jpg\n"
 
 
 def test_tables_are_written_as_the_answers_come() -> None:
@@ -72,7 +80,7 @@ def test_tables_are_written_as_the_answers_come() -> None:
     def scores() -> Iterator[Result]:
         for number in range(100):
             given.append(number)
-            yield answer(f"{number}.jpg", 0.5)
+            yield make_answer(f"{number}.jpg", 0.5)
 
     lines = format_scores(scores())
     assert [next(lines) for _ in range(3)][-1].startswith("1.jpg,")
@@ -81,7 +89,7 @@ def test_tables_are_written_as_the_answers_come() -> None:
 
 def test_odd_names_stay_one_row_and_can_be_restored() -> None:
     name = os.fsdecode(b'a\n"b",\r\xff\x1b.jpg')
-    text = "".join(format_scores([answer(name, 0.1), answer("z.jpg", 0.2)]))
+    text = "".join(format_scores([make_answer(name, 0.1), make_answer("z.jpg", 0.2)]))
     text.encode("utf-8")
     assert len(text.splitlines()) == 3
     assert "\x1b" not in text
@@ -94,7 +102,11 @@ def test_faces_have_a_row_each() -> None:
     faces = tuple(
         FaceScore(0, 0.0, index, (0, 1, 20, 30.5), 0.99, p) for index, p in enumerate((0.2, 0.8))
     )
-    scores = [no_answer("x.jpg"), answer("a\n.jpg", 0.8, faces=faces), answer("b.jpg", 0.1)]
+    scores = [
+        make_no_answer("x.jpg"),
+        make_answer("a\n.jpg", 0.8, faces=faces),
+        make_answer("b.jpg", 0.1),
+    ]
     header, *lines = "".join(format_faces(scores)).splitlines()
     assert header == ",".join(FACE_COLUMNS)
     assert lines == [
@@ -105,20 +117,22 @@ def test_faces_have_a_row_each() -> None:
 
 @pytest.mark.parametrize("level", ["file", "face"])
 def test_a_frame_has_the_columns_and_rows_of_the_csv(level: Literal["file", "face"]) -> None:
-    face = FaceScore(3, 0.25, 1, (0, 1, 20, 30.5), 0.99, 1 / 3, track=2)
+    face = FaceScore(3, 0.25, 1, (0, 1, 20, 30.5), 0.99, 1 / 3, person=2)
     scores = [
-        no_answer(os.fsdecode(b"x\xff.jpg")),
-        answer("a\n.jpg", 2 / 3, faces=(face, face), box_xyxy=(1, 2.5, 3, 4)),
+        make_no_answer(os.fsdecode(b"x\xff.jpg")),
+        make_answer("a\n.jpg", 2 / 3, faces=(face, face), box_xyxy=(1, 2.5, 3, 4)),
     ]
     frame = Results(scores).to_frame(level)
     text = "".join(format_scores(scores) if level == "file" else format_faces(scores))
     written = pd.read_csv(io.StringIO(text))
     if level == "file":
-        written["reason"] = written["reason"].fillna("")  # an empty cell
+        for name in ("reason", "remarks"):
+            written[name] = written[name].astype("string").fillna("")  # an empty cell
     written = written.astype(frame.dtypes)
     pd.testing.assert_frame_equal(frame, written, rtol=0, atol=1e-6)
-    counts = {"n_faces": "int64", "frame": "int64", "face": "int64", "track": "int64"}
-    texts = dict.fromkeys(("path", "status", "reason", "verdict", "path_uri"), "string")
+    names = ("n_found", "n_faces", "n_too_small", "n_people", "frame", "face", "person")
+    counts = dict.fromkeys(names, "int64")
+    texts = dict.fromkeys(("path", "status", "reason", "remarks", "verdict", "path_uri"), "string")
     kinds = {name: (counts | texts).get(name, "float64") for name in frame.columns}
     assert {name: str(kind) for name, kind in frame.dtypes.items()} == kinds
     assert frame["p_fake"].iloc[-1] == (2 / 3 if level == "file" else 1 / 3)  # not rounded
@@ -132,8 +146,8 @@ def test_results_come_one_by_one_and_can_be_ended() -> None:
 
     def scores() -> Iterator[Result]:
         try:
-            yield answer("a.jpg", 0.1)
-            yield answer("b.jpg", 0.2)
+            yield make_answer("a.jpg", 0.1)
+            yield make_answer("b.jpg", 0.2)
         finally:
             ended.append(True)
 
@@ -146,8 +160,8 @@ def test_results_come_one_by_one_and_can_be_ended() -> None:
 
 
 def test_totals_add_up_in_words() -> None:
-    totals = count([answer("a", 0.9), answer("b", 0.1), no_answer("c")])
+    totals = count([make_answer("a", 0.9), make_answer("b", 0.1), make_no_answer("c")])
     assert str(totals) == (
-        "3 inputs = 2 ok + 1 no_face + 0 too_small + 0 unreadable; 1 of the ok ones fake"
+        "3 inputs = 2 ok + 1 no_face + 0 too_small + 0 unreadable; 1 of the ok ones fake, 0 unclear"
     )
     assert (totals.inputs, totals.answers, totals.fakes) == (3, 2, 1)

@@ -12,18 +12,10 @@ import pytest
 
 from deepfake.errors import UsageError
 from deepfake.inference.submission import Sample, Submission, Value
-from deepfake.records import Result, Status
+from deepfake.records import Limits, Result
+from tests.made_results import make_answer, make_no_answer
 
 FALLBACK = 0.25
-
-
-def answer(path: str, p_fake: float, threshold: float = 0.5) -> Result:
-    verdict = "fake" if p_fake >= threshold else "real"
-    return Result(path, Status.OK, "", p_fake, verdict, threshold, 1)
-
-
-def no_answer(path: str) -> Result:
-    return Result(path, Status.NO_FACE, "no_face: so it is", None, None, 0.5, 0)
 
 
 def parse(text: str) -> list[dict[str, str]]:
@@ -47,10 +39,10 @@ def sample(tmp_path: Path) -> Any:
 
 
 SCORES = [
-    answer("test/a.jpg", 0.9),
-    answer("test/b.png", 0.125),
-    no_answer("test/c.jpg"),
-    answer("other/d.jpg", 0.75),
+    make_answer("test/a.jpg", 0.9),
+    make_answer("test/b.png", 0.125),
+    make_no_answer("test/c.jpg"),
+    make_answer("other/d.jpg", 0.75),
 ]
 
 
@@ -107,8 +99,14 @@ def test_keeps_other_columns_order_and_quoting(sample: Any) -> None:
     ]
 
 
-def test_labels_use_the_threshold_of_the_answer(sample: Any) -> None:
-    scores = [answer("a", 0.6, 0.7), answer("b", 0.7, 0.7), answer("c", 0.3, 0.2), no_answer("d")]
+def test_labels_use_the_verdict_of_the_answer(sample: Any) -> None:
+    strict, lax = Limits(0.1, (0.7,)), Limits(0.1, (0.2,))
+    scores = [
+        make_answer("a", 0.6, strict),  # unclear
+        make_answer("b", 0.7, strict),
+        make_answer("c", 0.3, lax),
+        make_no_answer("d"),
+    ]
     table = sample("id,y\n" + "".join(f"{name},\n" for name in "abcde"))
     for fallback, expected in ((0.0, "0"), (1.0, "1"), (0.5, "0.5")):
         filled = fill(table, scores, fallback, "label")
@@ -116,7 +114,7 @@ def test_labels_use_the_threshold_of_the_answer(sample: Any) -> None:
 
 
 def test_an_ambiguous_name_is_an_error_with_its_line(sample: Any) -> None:
-    scores = [answer("x/a.jpg", 0.1), answer("y/a.jpg", 0.2)]
+    scores = [make_answer("x/a.jpg", 0.1), make_answer("y/a.jpg", 0.2)]
     filled = fill(sample("id,y\ny/a.jpg,\n"), scores, FALLBACK)
     assert parse(filled.text)[0]["y"] == "0.200000"
     for name in ("a.jpg", "a", "a.mp4"):
@@ -127,7 +125,7 @@ def test_an_ambiguous_name_is_an_error_with_its_line(sample: Any) -> None:
 
 
 def test_a_file_that_was_asked_for_twice_is_not_ambiguous(sample: Any) -> None:
-    scores = [answer("x/a.jpg", 0.1), answer("./x/a.jpg", 0.1)]
+    scores = [make_answer("x/a.jpg", 0.1), make_answer("./x/a.jpg", 0.1)]
     filled = fill(sample("id,y\na,\n"), scores, FALLBACK)
     assert parse(filled.text)[0]["y"] == "0.100000"
 
@@ -178,5 +176,5 @@ def test_named_columns_must_be_there(sample: Any, columns: list[str]) -> None:
 @pytest.mark.data
 def test_the_sample_of_dfdc_is_filled(shared_media: Path) -> None:
     table = shared_media / "cases" / "submission_columns" / "dfdc.csv"
-    filled = fill(table, [answer("clips/aassnaulhq.mp4", 0.75)], FALLBACK)
+    filled = fill(table, [make_answer("clips/aassnaulhq.mp4", 0.75)], FALLBACK)
     assert [row["label"] for row in parse(filled.text)] == ["0.750000", "0.250000"]

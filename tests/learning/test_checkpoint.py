@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from deepfake.error_rates import ErrorRates
 from deepfake.errors import CheckpointError
 from deepfake.learning.checkpoint import (
     FORMAT,
@@ -23,7 +24,6 @@ from deepfake.learning.checkpoint import (
     read_info,
 )
 from deepfake.records import Aggregation, CropSpec, Limits, Recipe
-from deepfake.thresholds import ErrorRates
 from tests.learning.made_checkpoints import (
     Content,
     Run,

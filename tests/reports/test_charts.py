@@ -77,7 +77,9 @@ def test_histogram_has_reals_above_and_fakes_below() -> None:
 
 @pytest.mark.parametrize("values", [[], [0.5], [0.0, 1.0]], ids=["none", "one", "ends"])
 def test_histograms_of_few_values(values: list[float]) -> None:
-    assert len(found(parse(draw_counts(values, [0.2, 0.5], "t", "d")), "rect", "all")) == len(values)
+    assert len(found(parse(draw_counts(values, [0.2, 0.5], "t", "d")), "rect", "all")) == len(
+        values
+    )
     parse(draw_histogram(values, [], [2.0], "t", "d"))
 
 

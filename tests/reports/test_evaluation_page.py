@@ -10,10 +10,11 @@ import numpy as np
 
 from deepfake.evaluation.evaluate import Evaluation, evaluate_predictions
 from deepfake.evaluation.job import describe_origin
-from deepfake.records import Aggregation
+from deepfake.records import Aggregation, Limits
 from deepfake.reports import evaluation_page as report
 from deepfake.reports.evaluation_page import count_confusion, find_mistakes, format_report
 from tests.evaluation.conftest import Made
+from tests.made_limits import ONE_CUT
 
 
 def test_the_page_adds_up_and_holds_every_part(page: str, evaluation: Evaluation) -> None:
@@ -40,7 +41,7 @@ def test_the_page_adds_up_and_holds_every_part(page: str, evaluation: Evaluation
 
 def test_confusion_counts(evaluation: Evaluation) -> None:
     rows = evaluation.levels["file"].rows
-    middle = Limits(*np.quantile(rows.p_fake, [0.3]), tuple(np.quantile(rows.p_fake, [0.6])))
+    middle = Limits(float(np.quantile(rows.p_fake, 0.3)), (float(np.quantile(rows.p_fake, 0.6)),))
     counts = count_confusion(rows, middle)
     assert counts.shape == (2, 3)
     assert counts.sum(axis=1).tolist() == [(rows.labels == 0).sum(), (rows.labels == 1).sum()]

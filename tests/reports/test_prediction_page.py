@@ -7,9 +7,12 @@ import html
 import pytest
 
 from deepfake.evaluation.job import describe_origin
+from deepfake.records import Limits
 from deepfake.reports import prediction_page as prediction_room
 from deepfake.reports.prediction_page import digest_scores, format_prediction_report
 from tests.evaluation.conftest import Made, make_scores
+
+LIMITS = Limits(0.49, (0.5,))
 
 
 def test_prediction_page_shows_the_most_suspicious_first(prediction_page: str) -> None:
@@ -21,7 +24,7 @@ def test_prediction_page_shows_the_most_suspicious_first(prediction_page: str) -
     assert "4 inputs = 3 ok + 0 no_face + 0 too_small + 1 unreadable. Of the 3" in text
     assert text.index("<h3>clip.mp4") < text.index("<h3>b\\x1b.jpg") < text.index("<h3>a.jpg")
     assert "4 faces, 2 people, faces in 3 of 3 frames" in text
-    assert "Highest 0.90 at 2.5 s, threshold 0.50." in text
+    assert "Highest 0.90 at 2.5 s, predicted fake from 0.50." in text
     assert text.count('alt="Most suspicious face of') == 2
     assert text.count('aria-label="Score over time') == 1
 
@@ -34,9 +37,9 @@ def test_long_predictions_are_cut_and_say_so(made: Made, monkeypatch: pytest.Mon
     origin = describe_origin(made.checkpoint, "")
     digest = digest_scores([*scores, scores[1]])
     assert [place for place, _ in digest.shown + digest.others] == [2, 3]
-    text = format_prediction_report(digest, thumbnails, origin, 0.5)
+    text = format_prediction_report(digest, thumbnails, origin, LIMITS)
     assert "1 files with lower scores, 1 further ones are in the table of scores alone." in text
     assert "2 files, in input order; the first 1 of them, the others are in the table" in text
     assert text.count('class="file"') == 1
-    empty = format_prediction_report(digest_scores(scores[1:2]), {}, origin, 0.5)
+    empty = format_prediction_report(digest_scores(scores[1:2]), {}, origin, LIMITS)
     assert "No file has a score." in empty

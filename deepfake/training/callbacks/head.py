@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from deepfake.dataset.splits import SPLITS
+from deepfake.error_rates import MAX_ERROR_RATE, check_rate
 from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.calibration import calibrate
 from deepfake.heads import MIN_PER_CLASS, Head, HeadName, make_head
@@ -21,9 +22,8 @@ from deepfake.learning.crops import CropDataset
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.processes import gather
 from deepfake.metrics import summarise
-from deepfake.records import Aggregation, Recipe
+from deepfake.records import EVEN_ODDS, Aggregation, Recipe
 from deepfake.storage import write_atomic
-from deepfake.thresholds import EVEN_ODDS, MAX_ERROR_RATE, check_rate
 from deepfake.training.callbacks.protocol import EmbeddingModule, as_embedding_module
 
 MODEL_FILE = "model.ckpt"
@@ -81,8 +81,8 @@ class FitHead(Callback):
         if min(n_real, n_fake) < MIN_PER_CLASS:
             raise UsageError(
                 f"the validation split has {n_real} real and {n_fake} fake crops; the head is "
-                f"calibrated on them, and that takes {MIN_PER_CLASS} of each: bring more groups, or "
-                "other data.split.shares"
+                f"calibrated on them, and that takes {MIN_PER_CLASS} of each: bring more groups, "
+                "or other data.split.shares"
             )
         self._finished = False
 

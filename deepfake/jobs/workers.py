@@ -1,0 +1,235 @@
+"""Worker processes that may die: a function reads many sources, in order, in processes of its own.
+
+Decoders meet hostile files, so they run in processes of one thread each that can be killed and
+replaced: a file that crashes its worker is tried once more and then has failed, one that runs into
+its time limit has failed at once; the others do not notice. Knows nothing of what is read.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import queue
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
+from threading import Thread
+from typing import Any, Generic, TypeVar
+
+from deepfake.errors import JobError
+from deepfake.records import Source, Workers
+
+_WINDOW_PER_WORKER = 8  # how far the fastest worker may run ahead of the slowest: bounds memory
+_START_TIMEOUT_S = 180.0  # importing torch takes seconds, on a busy machine many
+_END_TIMEOUT_S = 5.0  # for a process that has closed its pipe, or was killed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A worker gave no answer: ``crashed: ...`` or ``timeout: ...``."""
+
+    reason: str
+
+
+def read_in_workers(
+    sources: Iterable[Source], make: Callable[[], Callable[[Source], T]], workers: Workers
+) -> Generator[tuple[Source, T | Failure]]:
+    """Have a function read every source, in the order given.
+
+    Args:
+        sources: Consumed lazily, a bounded window ahead of what is yielded.
+        make: Makes the function, once in each process; can be pickled.
+        workers: How many processes do it, and their time limit.
+
+    Yields:
+        Each source with the answer of the function, or how its worker failed.
+
+    Raises:
+        JobError: If workers cannot be started.
+    """
+    if workers.processes == 0:
+        read = make()
+        for source in sources:
+            yield source, read(source)
+        return
+    pool: _Pool[T] = _Pool(make, workers.processes, workers.timeout_s)
+    try:
+        yield from pool.run(iter(sources))
+    finally:
+        pool.close()
+
+
+def _serve(connection: Connection, make: bytes) -> None:
+    """A worker's life: announce readiness, then answer one source after another."""
+    _mute_c_libraries()
+    read = pickle.loads(make)()
+    connection.send(None)
+    while True:
+        try:
+            source = connection.recv()
+            connection.send(read(source))
+        except (EOFError, BrokenPipeError, KeyboardInterrupt):
+            return  # the parent has closed the pipe, is gone, or is being interrupted too
+
+
+def _mute_c_libraries() -> None:
+    """Drop what decoders written in C say on descriptor 2; Python's own errors stay visible."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+class _Gone:
+    """Said of a worker whose pipe has closed."""
+
+
+class _Crash(Failure):
+    """One that may not happen again."""
+
+
+class _Worker:
+    """One process and the job that it has in hand.
+
+    Args:
+        make: Pickled: makes what it reads with.
+        inbox: Where its messages go.
+        is_second: Whether it stands for one that died while it started.
+    """
+
+    def __init__(self, make: bytes, inbox: _Inbox, is_second: bool = False) -> None:
+        # spawn: a forked child would inherit torch's thread pools in an undefined state.
+        context = multiprocessing.get_context("spawn")
+        self.connection, child = context.Pipe()
+        self.process = context.Process(
+            target=_serve, args=(child, make), daemon=True, name="deepfake-read"
+        )
+        self.process.start()
+        child.close()
+        self.ready, self.is_second = False, is_second
+        self.job: tuple[int, Source] | None = None
+        self.deadline = time.monotonic() + _START_TIMEOUT_S
+        # A thread may wait for the rest of an answer that never comes; the pool must not.
+        Thread(target=self._listen, args=(inbox,), daemon=True, name="deepfake-listen").start()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there is something to wait for."""
+        return self.job is not None or not self.ready
+
+    def _listen(self, inbox: _Inbox) -> None:
+        with self.connection:
+            try:
+                while True:
+                    inbox.put((self, self.connection.recv()))
+            except (EOFError, OSError, pickle.UnpicklingError):
+                inbox.put((self, _Gone))
+
+    def ask(self, job: tuple[int, Source], timeout_s: float) -> None:
+        self.job, self.deadline = job, time.monotonic() + timeout_s
+        with suppress(OSError):  # died while idle: the closed pipe is heard of
+            self.connection.send(job[1])
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join(_END_TIMEOUT_S)
+
+
+_Inbox = queue.SimpleQueue[tuple[_Worker, Any]]
+"""What workers say: first that they are ready, then answers, at last ``_Gone``."""
+
+
+class _Pool(Generic[T]):
+    def __init__(
+        self, make: Callable[[], Callable[[Source], T]], size: int, timeout_s: float
+    ) -> None:
+        # Pickled here: whatever its room imports, the worker imports, and nobody else.
+        self._make, self._size, self._timeout_s = pickle.dumps(make), size, timeout_s
+        self._workers: list[_Worker] = []
+        self._inbox: _Inbox = queue.SimpleQueue()
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.kill()
+
+    def run(self, sources: Iterator[Source]) -> Iterator[tuple[Source, T | Failure]]:
+        window = _WINDOW_PER_WORKER * self._size
+        numbered = enumerate(sources)
+        waiting: deque[tuple[int, Source]] = deque()
+        pending: dict[int, Source] = {}  # yielded soon, in order of their numbers
+        done: dict[int, T | Failure] = {}
+        crashed_once: set[int] = set()
+        next_out = 0
+        while True:
+            for number, source in islice(numbered, window - len(pending)):
+                pending[number] = source
+                waiting.append((number, source))
+            if not pending:
+                return
+            self._hand_out(waiting)
+            for number, source, outcome in self._collect():
+                if isinstance(outcome, _Crash) and number not in crashed_once:
+                    crashed_once.add(number)
+                    waiting.appendleft((number, source))
+                else:
+                    done[number] = outcome
+            while next_out in done:
+                yield pending.pop(next_out), done.pop(next_out)
+                crashed_once.discard(next_out)
+                next_out += 1
+
+    def _hand_out(self, waiting: deque[tuple[int, Source]]) -> None:
+        free = sum(worker.job is None for worker in self._workers)
+        # A worker takes seconds to start; there is no use in more of them than sources.
+        for _ in range(min(self._size - len(self._workers), len(waiting) - free)):
+            self._workers.append(_Worker(self._make, self._inbox))
+        for worker in self._workers:
+            if not worker.is_active and waiting:
+                worker.ask(waiting.popleft(), self._timeout_s)
+
+    def _collect(self) -> Iterator[tuple[int, Source, T | Failure]]:
+        """Wait for something to happen; yield answers, or how a worker failed instead."""
+        nearest = min((w.deadline for w in self._workers if w.is_active), default=0.0)
+        messages = []
+        with suppress(queue.Empty):
+            messages.append(self._inbox.get(timeout=max(nearest - time.monotonic(), 0)))
+            # Whoever takes our results may have been long about it: what came counts as in time.
+            while True:
+                messages.append(self._inbox.get_nowait())
+        for worker, message in messages:
+            job = worker.job
+            if worker not in self._workers:
+                continue  # it was killed in the meantime
+            if message is _Gone:
+                worker.process.join(_END_TIMEOUT_S)
+                worker.kill()
+                reason = f"crashed: its worker process ended ({worker.process.exitcode})"
+                self._replace(worker, reason, again=not worker.is_second)
+                if job is not None:
+                    yield (*job, _Crash(reason))
+            elif not worker.ready:
+                worker.ready = True
+            elif job is not None:
+                worker.job = None
+                yield (*job, message)
+        for worker in [w for w in self._workers if w.is_active and time.monotonic() >= w.deadline]:
+            reason, job = f"timeout: gave no answer within {self._timeout_s:g} s", worker.job
+            worker.kill()
+            self._replace(worker, reason, again=False)
+            if job is not None:
+                yield (*job, Failure(reason))
+
+    def _replace(self, worker: _Worker, reason: str, again: bool) -> None:
+        """Have another worker; one that never got ready has a second chance at most."""
+        if not (worker.ready or again):
+            raise JobError(f"a worker process did not start ({reason}); see the messages above")
+        place = self._workers.index(worker)
+        self._workers[place] = _Worker(self._make, self._inbox, is_second=not worker.ready)

@@ -1,0 +1,201 @@
+"""Workers that read hostile files: whatever one does, nobody else suffers from it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepfake.errors import JobError
+from deepfake.jobs import workers as pool
+from deepfake.jobs.workers import Failure, read_in_workers
+from deepfake.records import Source, Workers
+from tests import fakes
+from tests.fakes import CUT_SHORT, HANG, KILL, KILL_ONCE, LINGER, NONE, STOP_SHORT, hostile_source
+
+TIMEOUT_S = 60.0  # never reached by a worker that works
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Choose what new workers run; a spawned process finds it by its name."""
+    return lambda function: monkeypatch.setattr(pool, "_serve", function)
+
+
+def read(sources: Iterable[Source], limits: Workers) -> Generator[tuple[Source, Any]]:
+    return read_in_workers(sources, fakes.make_misbehaving, limits)
+
+
+def no_workers_left() -> bool:
+    return not [p for p in multiprocessing.active_children() if p.name == "deepfake-read"]
+
+
+def test_hostile_files_harm_nobody_else(serve: Callable[[Any], None], tmp_path: Path) -> None:
+    serve(fakes.serve_hostile)
+    kinds = [NONE, HANG, NONE, KILL, NONE, CUT_SHORT, KILL_ONCE, *[NONE] * 20, KILL]
+    sources = [hostile_source(kind, number, tmp_path) for number, kind in enumerate(kinds)]
+    results = list(read(sources, Workers(2, 3.0)))
+    assert [source for source, _ in results] == sources
+    for kind, (source, result) in zip(kinds, results, strict=True):
+        if kind == HANG:
+            assert isinstance(result, Failure)
+            assert result.reason == "timeout: gave no answer within 3 s"
+        elif kind in (KILL, CUT_SHORT):
+            assert isinstance(result, Failure)
+            assert result.reason == "crashed: its worker process ended (-9)"
+        else:
+            assert result.reason.startswith(f"{source.name} ")
+    assert no_workers_left()
+
+
+def test_a_file_that_kills_once_is_tried_again(
+    serve: Callable[[Any], None], tmp_path: Path
+) -> None:
+    serve(fakes.serve_hostile)
+    source = hostile_source(KILL_ONCE, 0, tmp_path)
+    ((_, result),) = read([source], Workers(1, TIMEOUT_S))
+    assert source.path.exists()  # it did kill
+    assert not isinstance(result, Failure)
+
+
+def test_a_time_limit_is_paid_once_and_a_crash_is_tried_twice(
+    serve: Callable[[Any], None], tmp_path: Path
+) -> None:
+    serve(fakes.serve_hostile)
+    sources = [hostile_source(kind, number, tmp_path) for number, kind in enumerate((HANG, KILL))]
+    results = list(read(sources, Workers(1, 2.0)))
+    assert [result.reason.partition(":")[0] for _, result in results] == ["timeout", "crashed"]
+    assert [source.path.read_text().count("tried") for source in sources] == [1, 2]
+
+
+def test_a_worker_that_stops_in_the_middle_of_its_answer_hangs_nobody(
+    serve: Callable[[Any], None], tmp_path: Path
+) -> None:
+    serve(fakes.serve_hostile)
+    kinds = [NONE, STOP_SHORT, NONE, NONE]
+    sources = [hostile_source(kind, number, tmp_path) for number, kind in enumerate(kinds)]
+    results = [result for _, result in read(sources, Workers(1, 2.0))]
+    assert results[1].reason == "timeout: gave no answer within 2 s"
+    assert all(result.reason.startswith(NONE) for result in results[2:])
+    assert no_workers_left()
+
+
+def test_a_worker_that_will_not_end_hangs_nobody(
+    serve: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(fakes.serve_hostile)
+    monkeypatch.setattr(pool, "_END_TIMEOUT_S", 0.5)
+    sources = [hostile_source(kind, n, tmp_path) for n, kind in enumerate((LINGER, NONE))]
+    results = [result for _, result in read(sources, Workers(1, TIMEOUT_S))]
+    assert results[0].reason == "crashed: its worker process ended (-9)"
+    assert results[1].reason.startswith(NONE)
+    assert no_workers_left()
+
+
+def test_a_worker_that_is_stopped_from_outside_hangs_nobody(
+    serve: Callable[[Any], None],
+) -> None:
+    serve(fakes.serve_hostile)
+    results = read(endless([]), Workers(1, 2.0))
+    _, first = next(results)
+    os.kill(int(first.reason.split()[1]), signal.SIGSTOP)
+    reasons = [next(results)[1].reason for _ in range(20)]
+    assert sum(reason.startswith("timeout") for reason in reasons) <= 1
+    results.close()
+    assert no_workers_left()
+
+
+def test_a_worker_that_dies_while_it_starts_is_started_once_more(
+    serve: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(fakes.serve_at_the_second_try)
+    monkeypatch.setenv("FIRST_TRY", str(tmp_path / "mark"))
+    ((_, result),) = read([hostile_source(NONE, 0)], Workers(1, TIMEOUT_S))
+    assert (tmp_path / "mark").exists()
+    assert result.reason.startswith(NONE)
+
+
+def test_no_more_workers_start_than_there_are_sources(serve: Callable[[Any], None]) -> None:
+    serve(fakes.serve_hostile)
+    results = read([hostile_source(NONE, n) for n in range(2)], Workers(5))
+    next(results)
+    alive = [p for p in multiprocessing.active_children() if p.name == "deepfake-read"]
+    assert len(alive) <= 2
+    results.close()
+
+
+def test_killed_workers_are_replaced_by_real_ones() -> None:
+    sources = [hostile_source(NONE, 0), hostile_source(NONE, 1), hostile_source(KILL, 2)]
+    results = read(sources, Workers(1, TIMEOUT_S))
+    _, first = next(results)
+    # The only worker is idle now: it gets its next source after this one was taken.
+    idle = next(p for p in multiprocessing.active_children() if p.pid == first)
+    os.kill(first, signal.SIGKILL)
+    idle.join()
+    (_, second), (_, third) = results
+    assert second != first
+    assert isinstance(third, Failure)
+    assert third.reason == "crashed: its worker process ended (-9)"
+
+
+def endless(taken: list[int]) -> Iterator[Source]:
+    number = 0
+    while True:
+        taken.append(number)
+        yield hostile_source(NONE, number)
+        number += 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_looks_a_bounded_way_ahead(serve: Callable[[Any], None], workers: int) -> None:
+    serve(fakes.serve_hostile)
+    taken: list[int] = []
+    results = read(endless(taken), Workers(workers, TIMEOUT_S))
+    window = pool._WINDOW_PER_WORKER * workers
+    for number in range(3 * window):
+        source, _ = next(results)
+        assert source == hostile_source(NONE, number)
+        assert len(taken) <= number + window
+    results.close()
+    assert len(taken) <= 4 * window
+    assert no_workers_left()
+
+
+def test_no_sources_no_results(serve: Callable[[Any], None]) -> None:
+    serve(fakes.serve_hostile)
+    assert list(read([], Workers(1))) == []
+    assert no_workers_left()
+
+
+def test_an_error_in_the_sources_ends_the_workers(serve: Callable[[Any], None]) -> None:
+    serve(fakes.serve_hostile)
+
+    def broken() -> Iterator[Source]:
+        yield hostile_source(NONE, 0)
+        raise KeyError("list")
+
+    with pytest.raises(KeyError, match="list"):
+        list(read(broken(), Workers(1, TIMEOUT_S)))
+    assert no_workers_left()
+
+
+def test_workers_that_never_start_are_an_error(serve: Callable[[Any], None]) -> None:
+    serve(fakes.serve_never)
+    with pytest.raises(JobError, match=r"a worker process did not start \(crashed: .*ended \(0\)"):
+        list(read([hostile_source(NONE, 0)], Workers(2)))
+    assert no_workers_left()
+
+
+def test_workers_that_do_not_get_ready_in_time_are_an_error(
+    serve: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(fakes.serve_hostile)
+    monkeypatch.setattr(pool, "_START_TIMEOUT_S", 0.0)
+    with pytest.raises(JobError, match=r"did not start \(timeout"):
+        list(read([hostile_source(NONE, 0)], Workers(1)))
+    assert no_workers_left()
