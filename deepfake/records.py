@@ -25,6 +25,7 @@ from deepfake.recipe import CropSpec as CropSpec
 from deepfake.recipe import Policy as Policy
 from deepfake.recipe import Recipe as Recipe
 from deepfake.recipe import Sampling as Sampling
+from deepfake.recipe import list_differences as list_differences
 
 LABEL_NAMES = ("real", "fake")
 """Index = label: ``LABEL_NAMES[1] == "fake"``."""

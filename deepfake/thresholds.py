@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -88,8 +89,8 @@ def choose_limits(
     reals, fakes = p_fake[y_true == 0], p_fake[y_true == 1]
     rates = [rate_of_one(max_fpr, n) for n in range(1, MAX_PEOPLE + 1)]
     # What is exact for a rate may reach further than what is extrapolated for a smaller one.
-    of_fake = np.maximum.accumulate([_find_limit(people, fakes, rate) for rate in rates])
-    of_real = 1 - _find_limit(1 - fakes, 1 - reals, max_fnr)
+    of_fake = np.maximum.accumulate([_find_limit(people, fakes, rate, 1) for rate in rates])
+    of_real = _find_limit(fakes, reals, max_fnr, -1)
     if of_real >= of_fake[0]:
         of_real = choose_threshold(y_true, p_fake, float(of_fake[0]), of_real)
         of_fake = np.maximum(of_fake, of_real)
@@ -98,24 +99,31 @@ def choose_limits(
     return ChosenLimits(limits, n_supported, len(fakes) >= count_needed(max_fnr))
 
 
-def _find_limit(below: Scores, others: Scores, rate: float) -> float:
-    """Lowest limit that a further score, drawn like those that must stay below, seldom reaches.
+def _find_limit(within: Scores, others: Scores, rate: float, side: Literal[1, -1]) -> float:
+    """The limit beyond which a further score, drawn like those within, seldom lies.
 
-    In the middle between the highest that must stay below and the next score of any kind.
+    In the middle between the outermost that must stay within and the next score of any kind.
+
+    Args:
+        within: Scores of the class that must stay within.
+        others: Scores of the other class.
+        rate: How often one of theirs may lie at the limit or beyond.
+        side: 1: beyond is above, -1: below.
     """
-    ordered = np.sort(below.astype(np.float64))[::-1]
+    ordered = np.sort(side * within.astype(np.float64))[::-1]
     allowed = math.floor(rate * (len(ordered) + 1) + 1e-9) - 1
-    highest = float(ordered[max(allowed, 0)])
-    lowest = float(np.nextafter(highest, np.inf))
+    outermost = float(ordered[max(allowed, 0)])
+    nearest = float(np.nextafter(outermost, np.inf))
     if allowed < 0:
-        odds = _to_log_odds(ordered)
+        odds = side * _to_log_odds(side * ordered)
         middle = float(np.median(odds))
         upper = odds[odds > middle]
         reach = float(upper.mean()) - middle if len(upper) else 0.0
         out = odds[0] - reach * math.log((len(ordered) + 1) * rate)
-        return max(float(1 / (1 + np.exp(-out))), lowest)
-    above = [scores[scores > highest].min(initial=np.inf) for scores in (ordered, others)]
-    return max((highest + min(above)) / 2, lowest) if np.isfinite(min(above)) else lowest
+        return side * max(side * (1 + math.tanh(side * out / 2)) / 2, nearest)
+    beyond = np.concatenate([ordered, side * others])
+    following = float(beyond[beyond > outermost].min(initial=np.inf))
+    return side * (max((outermost + following) / 2, nearest) if following < np.inf else nearest)
 
 
 def _to_log_odds(p_fake: Scores) -> Floats:

@@ -121,6 +121,8 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         if options.report is not None:
             outputs.write("report", [_report_on(predictor, sources, job, command).encode()])
             lines.append(f"report: {options.report}")
+    if predictor.policy_remark:
+        lines.append(predictor.policy_remark)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"

@@ -128,7 +128,7 @@ def calibrate_checkpoint(
         prevalence,
         f"{dataset.name} ({dataset.split})",
     )
-    _refuse_what_is_not_measured(calibration.error_rates, dataset)
+    _refuse_what_is_not_measured(calibration.error_rates, dataset, head)
     aggregation = checkpoint.recipe.aggregation
     before, after = (
         {"calibration": file_rows(predict_set(dataset, embeddings, one.eval(), aggregation))}
@@ -227,7 +227,7 @@ def _recipe_of(checkpoint: Checkpoint, root: Path) -> Recipe:
     return replace(checkpoint.recipe, sampling=read_manifest(root).sampling)
 
 
-def _refuse_what_is_not_measured(rates: ErrorRates, dataset: EvaluationSet) -> None:
+def _refuse_what_is_not_measured(rates: ErrorRates, dataset: EvaluationSet, head: Head) -> None:
     where = f"{dataset.origin} ({dataset.split})"
     for name, rate, word, number, there in (
         ("fpr", rates.max_fpr, "real", rates.n_real, rates.n_supported),
@@ -238,6 +238,12 @@ def _refuse_what_is_not_measured(rates: ErrorRates, dataset: EvaluationSet) -> N
                 f"{where}: a rate of {rate:g} (--max-{name}) cannot be measured on {number} {word} "
                 f"files; it takes {count_needed(rate)}"
             )
+    if float(head.slope_) >= 0:
+        raise JobError(
+            f"{where}: on its {rates.n_real} real and {rates.n_fake} fake files the decisions do not "
+            "rise with fake; a calibration would turn the detector around: fit a new head (deepfake "
+            "fit-head) or train"
+        )
     if is_chance(rates.auc):
         raise JobError(
             f"{where}: on its {rates.n_real} real and {rates.n_fake} fake files the detector is "

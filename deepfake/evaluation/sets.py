@@ -7,7 +7,7 @@ so there is one path from here on. Knows no metric.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from deepfake.errors import UsageError
 from deepfake.faces.pipeline import check_detect_device
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.data import CropDataModule, SplitSettings
-from deepfake.records import CropSpec, Workers
+from deepfake.records import CropSpec, Workers, list_differences
 
 ALL = "all"
 
@@ -197,10 +197,10 @@ def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
     Raises:
         UsageError: If a setting differs; it names all of them.
     """
-    theirs, ours = manifest.spec.to_dict(), checkpoint.recipe.crop.to_dict()
-    other = [key for key in ours if key != "preset" and ours[key] != theirs[key]]
+    crop = checkpoint.recipe.crop
+    other = list_differences(replace(manifest.spec, preset=crop.preset), crop)
     if other:
-        shown = ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in other)
+        shown = ", ".join(other)
         raise UsageError(
             f"the crops in {manifest.root} were cut by another recipe than {checkpoint.path} was "
             f"trained on ({shown}): crop again with {_crop_options(checkpoint.recipe.crop)}, or "

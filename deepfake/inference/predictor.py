@@ -36,6 +36,7 @@ from deepfake.records import (
     Sampling,
     Source,
     Workers,
+    list_differences,
 )
 
 _GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
@@ -85,6 +86,7 @@ class Predictor:
             self.aggregation = replace(self.aggregation, policy=aggregation)
         self.limits = checkpoint.limits
         self.sampling = sampling or checkpoint.recipe.sampling
+        self.policy_remark = self._compare_with_limits()
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
     @classmethod
@@ -107,6 +109,18 @@ class Predictor:
         """
         checkpoint = load_checkpoint(Path(path))
         return cls(checkpoint, device, batch_size, workers, sampling, aggregation, backend)
+
+    def _compare_with_limits(self) -> str:
+        """What a reader must know where clips are scored unlike those that chose the limits."""
+        chosen = self.checkpoint.chosen_for
+        others = list_differences(self.sampling, chosen.sampling)
+        others += list_differences(self.aggregation, chosen.aggregation)
+        if not others:
+            return ""
+        return (
+            f"limits were chosen on files scored otherwise ({', '.join(others)}): their error "
+            "rates are not known here"
+        )
 
     @property
     def backend(self) -> Backend:
@@ -240,10 +254,13 @@ class Predictor:
         p_fake = aggregate(faces, self.aggregation)
         if p_fake is None:
             return Result(source.name, extraction.status, extraction.reason)
+        # A photo has one frame, however clips are sampled and their frames make a score.
+        is_clip = len({face.frame_index for face in faces}) > 1
+        policy_remark = self.policy_remark if is_clip else ""
         return Result(
             path=source.name,
             status=extraction.status,
-            remarks=(extraction.reason,) if extraction.reason else (),
+            remarks=tuple(filter(None, (extraction.reason, policy_remark))),
             p_fake=p_fake,
             verdict=self.limits.judge(p_fake),
             limits=(self.limits.real, self.limits.of_fake()),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from deepfake.dataset.manifest import CropRow, SourceRow
+from deepfake.error_rates import RATES
 from deepfake.errors import UsageError
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.evaluate import LEVELS, OVERALL, evaluate_predictions
@@ -200,7 +201,7 @@ def test_frame_has_a_row_per_level_group_and_metric() -> None:
         "dataset": ["one", "two"],
         "method": ["(not named)", "mask", "swap"],
     }
-    assert len(frame) == len(LEVELS) * 6 * len(METRICS)
+    assert len(frame) == len(LEVELS) * 6 * len([*METRICS, *RATES])
     for by, names in groups.items():
         assert frame[(frame["by"] == by)]["group"].unique().tolist() == names
     row = frame.query("level == 'file' and group == 'swap' and metric == 'auc'").iloc[0]

@@ -92,7 +92,9 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
     )
     assert "n/a" in text
     assert "one class only: 0 real and 10 fake rows" in text
-    assert text.count("<td>n/a<small>no rows</small></td>") == 2  # of reals, by size, sharpness
+    assert (
+        text.count("<td>n/a<small>no rows</small></td>") == 4
+    )  # reals, by size, sharpness, verdict
     assert "No thumbnail: the crop is gone" in text
     assert "first: LEAK: &lt;b&gt;" in text
     perfect = format_report(
