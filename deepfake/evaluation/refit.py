@@ -240,9 +240,9 @@ def _refuse_what_is_not_measured(rates: ErrorRates, dataset: EvaluationSet, head
             )
     if float(head.slope_) >= 0:
         raise JobError(
-            f"{where}: on its {rates.n_real} real and {rates.n_fake} fake files the decisions do not "
-            "rise with fake; a calibration would turn the detector around: fit a new head (deepfake "
-            "fit-head) or train"
+            f"{where}: on its {rates.n_real} real and {rates.n_fake} fake files the decisions do "
+            "not rise with fake; a calibration would turn the detector around: fit a new head "
+            "(deepfake fit-head) or train"
         )
     if is_chance(rates.auc):
         raise JobError(
