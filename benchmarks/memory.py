@@ -1,11 +1,17 @@
 """Peak memory of ``crop`` and ``predict`` on 100, 1,000 and 10,000 photos: it must not grow.
 
     python benchmarks/memory.py [--limit 1000] [--workers 2] [--checkpoint model.ckpt]
+    python benchmarks/memory.py --rows 1000 10000 100000 1000000 [--checkpoint model.ckpt]
 
-Real processes on links to a few small photos. Every 100 ms the proportional set sizes of a command
-and all its workers are added up (Linux only); beside the largest sum stands the largest resident
-size of any single process, as the system counted it. Without a checkpoint, a tiny one is trained on
-drawn portraits first.
+With ``--rows``, of the job alone: ``predict`` itself on so many inputs (a list of names that all
+lead to one small file), with a made-up face for each instead of the network. What it prints is the
+peak of the one process, what of that came after its imports (torch alone takes half a gigabyte with
+CUDA's libraries), and inputs a second, which must not fall.
+
+Without, real processes on links to a few small photos. Every 100 ms the proportional set sizes of a
+command and all its workers are added up (Linux only); beside the largest sum stands the largest
+resident size of any single process, as the system counted it. Without a checkpoint, a tiny one is
+trained on drawn portraits first.
 """
 
 from __future__ import annotations
@@ -51,9 +57,17 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--size", type=int, default=320, help="longer side of a photo in pixels")
     parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--rows", type=int, nargs="+", help="of the job alone, on so many inputs")
+    parser.add_argument("--one-job", nargs=2, metavar=("LIST", "OUTPUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one_job:
+        run_one_job(options.checkpoint, *options.one_job)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if options.rows:
+            measure_rows(options.rows, options.checkpoint or train(folder / "trained"), folder)
+            return
         pool = collect(options.photos, folder / "pool", options.size)
         checkpoint = options.checkpoint or train(folder / "trained")
         peaks: dict[str, list[int]] = {"crop": [], "predict": []}
@@ -84,6 +98,58 @@ def main() -> None:
             f"{job}: {counts[0]:,} -> {counts[-1]:,} photos, x{figures[-1] / figures[0]:.3f} "
             f"({growth / 1e6:+.1f} MB, {each:+,.0f} bytes a photo)"
         )
+
+
+def measure_rows(counts: Sequence[int], checkpoint: Path, folder: Path) -> None:
+    """Print memory and rate of jobs of so many inputs, each a process of its own."""
+    (folder / "one.jpg").write_bytes(b"no photo: nobody looks at it")
+    print(f"{'inputs':>10} {'peak MB':>9} {'job MB':>9} {'bytes an input':>15} {'inputs/s':>9}")
+    for count in counts:
+        listing = folder / f"{count}.txt"
+        parts = ((number // 1000, number % 1000) for number in range(count))
+        listing.write_text("".join(f"{high:03d}/../{low:03d}/../one.jpg\n" for high, low in parts))
+        for number in range(max(1000, count // 1000)):
+            (folder / f"{number:03d}").mkdir(exist_ok=True)
+        words = [sys.executable, __file__, "--checkpoint", str(checkpoint), "--one-job"]
+        words += [str(listing), str(folder / f"{count}.csv")]
+        told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        before, peak, seconds = map(float, told.splitlines()[-1].split())
+        each = (peak - before) / count
+        print(
+            f"{count:>10,} {peak / 1e6:>9,.0f} {(peak - before) / 1e6:>9,.0f} {each:>15,.0f} "
+            f"{count / seconds:>9,.0f}",
+            flush=True,
+        )
+
+
+def run_one_job(checkpoint: Path, listing: str, output: str) -> None:
+    """Predict with made-up answers; prints bytes before it and at the peak, and seconds."""
+    import resource
+
+    from deepfake import cli
+    from deepfake.inference.predictor import Predictor
+    from deepfake.records import FaceScore, Result, Source, Status
+
+    def score(predictor: Predictor, blocks: Iterator[Sequence[Source]]) -> Iterator[list[Result]]:
+        box = (1.0, 2.0, 30.0, 40.0)
+        faces = (FaceScore(0, 0.0, 0, box, 0.99, 0.25),)
+        for block in blocks:
+            yield [
+                Result(source.name, Status.OK, p_fake=0.25, n_faces=1, box_xyxy=box, faces=faces)
+                for source in block
+            ]
+
+    Predictor.score_blocks = score  # type: ignore[method-assign, assignment]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.monotonic()
+    words = [listing, "--checkpoint", str(checkpoint), "--output", output, "--quiet"]
+    code = cli.predict(
+        [*words, "--backend", "torch", "--device", "cpu", "--faces", f"{output}.jsonl"]
+    )
+    seconds = time.monotonic() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(before, peak, seconds)
+    raise SystemExit(code)
 
 
 def watch(

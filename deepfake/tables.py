@@ -1,19 +1,26 @@
-"""Tables: CSV files read strictly, and columns that line up in a terminal.
+"""Tables: CSV files written plainly and read strictly, and columns that line up in a terminal.
 
 A CSV has every row complete and numbered, or an error that names the line: lenient readers (pandas
 among them) shift columns, drop rows or turn the name ``NA`` into nothing, and a label table must
-not. The module does not know what the columns mean.
+not. What a stranger has named is never a formula in a spreadsheet. The module does not know what
+the columns mean.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from deepfake.errors import UsageError
+
+# Spreadsheets take a cell for a formula that begins so, in East Asian width as well. Apostrophes in
+# front are part of the pattern: each text has a form of its own, and can be had back.
+_FORMULA = re.compile("'*[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,53 @@ class CsvRow:
         return self.values.get(column, default)
 
 
-def read_csv(path: Path, required: Sequence[str]) -> list[CsvRow]:
+def shield(text: str) -> str:
+    """Write a text so that a spreadsheet shows it and never computes it: an apostrophe in front.
+
+    Only texts that begin with ``= + - @``, a tab or a line end change; ``unshield`` restores them.
+
+    Example:
+        >>> [shield(text) for text in ("=1+1.jpg", "a=b.jpg", "'=.jpg", "'a.jpg")]
+        ["'=1+1.jpg", 'a=b.jpg', "''=.jpg", "'a.jpg"]
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unshield(text: str) -> str:
+    """The text that ``shield`` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def format_lines(
+    columns: Sequence[str], rows: Iterable[Iterable[object]], texts: Collection[str] = ()
+) -> Iterator[str]:
+    r"""CSV with a header, line by line; UTF-8-safe, ``\n`` at ends, the same bytes everywhere.
+
+    Args:
+        columns: The header.
+        rows: A cell for each column.
+        texts: Columns whose cells somebody else has named: they are shielded.
+    """
+    line = io.StringIO()
+    # Python before 3.13 only quotes a lone \r if it is in the line terminator.
+    writer = csv.writer(line, lineterminator="\r\n")
+    shielded = [column in texts for column in columns]
+    for row in chain([columns], rows):
+        cells = zip(row, shielded, strict=True)
+        writer.writerow([shield(str(cell)) if named else cell for cell, named in cells])
+        yield line.getvalue().removesuffix("\r\n") + "\n"
+        line.seek(0)
+        line.truncate()
+
+
+def format_table(
+    columns: Sequence[str], rows: Iterable[Iterable[object]], texts: Collection[str] = ()
+) -> str:
+    """The same as one text."""
+    return "".join(format_lines(columns, rows, texts))
+
+
+def read_csv(path: Path, required: Sequence[str], literal: bool = False) -> list[CsvRow]:
     r"""Read a comma-separated table with a header line.
 
     A byte-order mark, CRLF line ends, quoted commas and line breaks, and blank lines are fine.
@@ -44,6 +97,7 @@ def read_csv(path: Path, required: Sequence[str]) -> list[CsvRow]:
     Args:
         path: A UTF-8 file.
         required: Columns that must be there; others may be.
+        literal: Leave cells as they stand; else those that were shielded are restored.
 
     Returns:
         The rows in file order; none if there is only a header.
@@ -65,7 +119,11 @@ def read_csv(path: Path, required: Sequence[str]) -> list[CsvRow]:
                 f"{path}:{line}: {len(fields)} fields where the header has {len(header)}"
                 f" ({_names(header)}): {_shorten(fields)}; quote fields that contain commas"
             )
-    return [CsvRow(line, dict(zip(header, fields, strict=True))) for line, fields in records[1:]]
+    restore = str if literal else unshield
+    return [
+        CsvRow(line, dict(zip(header, map(restore, fields), strict=True)))
+        for line, fields in records[1:]
+    ]
 
 
 def read_text(path: Path, kind: str = "CSV file") -> str:

@@ -208,3 +208,15 @@ def make_misbehaving() -> Callable[[Source], int]:
         return os.getpid()
 
     return read
+
+
+def make_telling() -> Callable[[Source], int]:
+    """Says that it is at ``a``, then at ``b``; gives the number of its process."""
+    from deepfake.jobs.workers import tell_progress
+
+    def read(source: Source) -> int:
+        for step in ("a", "b"):
+            tell_progress(step)
+        return os.getpid()
+
+    return read

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepfake.errors import UsageError
-from deepfake.tables import CsvRow, read_csv
+from deepfake.tables import CsvRow, format_table, read_csv, shield, unshield
+
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+# A spreadsheet of the field computes what begins so.
+SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+NAMES = st.builds(str.__add__, st.sampled_from(("", "'", "''", *SIGNS)), TEXTS)
 
 
 def write(tmp_path: Path, data: bytes) -> Path:
@@ -111,3 +120,37 @@ def test_refuses_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Path, "read_bytes", deny)
     with pytest.raises(UsageError, match=r"cannot be read .*Permission denied"):
         read_csv(write(tmp_path, b"path\n"), ())
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), min_size=1))
+def test_every_table_reads_back(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "every.csv"
+    rows = [(first, second, -index) for index, (first, second) in enumerate(cells)]
+    text = format_table(["a", "b", "n"], rows, ["a"])
+    path.write_bytes(text.encode())
+    literal = [(row["a"], row["b"], int(row["n"])) for row in read_csv(path, ["a"], literal=True)]
+    assert literal == [(shield(first), second, number) for first, second, number in rows]
+    assert [row["a"] for row in read_csv(path, ["a"])] == [first for first, _, _ in rows]
+
+
+@given(NAMES)
+def test_no_text_is_a_formula_and_each_can_be_had_back(name: str) -> None:
+    shielded = shield(name)
+    assert not shielded.startswith(SIGNS)
+    assert unshield(shielded) == name
+    assert unshield(name) == name or name.startswith("'")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\uff1d1", "'=1"])
+def test_a_shielded_name_is_text_to_other_readers_and_numbers_stay_numbers(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(format_table(["path", "x0"], [[name, -1.5], ["b.jpg", 2]], ["path"]))
+    table = pd.read_csv(path)
+    assert table["path"].tolist() == [f"'{name}", "b.jpg"]
+    assert table["x0"].tolist() == [-1.5, 2]
+    with path.open(newline="", encoding="utf-8") as file:
+        assert next(csv.DictReader(file))["path"] == f"'{name}"

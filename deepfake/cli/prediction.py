@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
     from deepfake.inference.job import PredictionJob
     from deepfake.inference.outputs import Outputs
     from deepfake.inference.predictor import Predictor
-    from deepfake.inference.results import Totals
+    from deepfake.inference.results import Level, Totals
     from deepfake.inference.submission import Sample
     from deepfake.jobs.parts import JobPart
     from deepfake.learning.checkpoint import Checkpoint
     from deepfake.records import Result, Source
 
 _JOB_SUFFIX = ".job"
+_LEVELS: dict[str, Level] = {"faces": "face", "output": "file"}
+"""What the tables of an option have a row for."""
 
 
 def predict(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +69,11 @@ examples:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
     )
-    parser.add_argument("--output", required=True, help="CSV to write; - for standard output")
+    parser.add_argument(
+        "--output",
+        required=True,
+        help="table to write: .csv, .parquet, .json or .jsonl; - for CSV on standard output",
+    )
     parser.add_argument(
         "--report", type=Path, help="also write an HTML page with faces and scores over time"
     )
@@ -117,7 +124,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         nothing_left = job.is_finished and outputs.stand()
         outputs.claim()
         _answer(job, predictor, options)
-        totals, lines = _write_tables(options, outputs, sample, job.answers, settings["prior"])
+        totals, lines = _write_tables(options, outputs, sample, job.answers, job.settings)
         if options.report is not None:
             outputs.write("report", [_report_on(predictor, sources, job, command).encode()])
             lines.append(f"report: {options.report}")
@@ -259,7 +266,8 @@ examples:
     )
     parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="of all machines")
     parser.add_argument(
-        "--output", help="crop folder or CSV to write; without it the first bare word"
+        "--output",
+        help="crop folder, or table to write as of predict; without it the first bare word",
     )
     _add_table_options(parser)
     add_strict_option(parser)
@@ -300,9 +308,8 @@ def _merge(options: argparse.Namespace) -> int:
 
     with tempfile.TemporaryDirectory() as nowhere:
         outputs = Outputs(paths, Path(nowhere))
-        prior = float(joined.settings["prior"])
         totals, lines = _write_tables(
-            options, outputs, sample, answers, prior, refuse_other=not options.overwrite
+            options, outputs, sample, answers, joined.settings, refuse_other=not options.overwrite
         )
     sys.stdout.write("\n".join(lines) + "\n")
     return answer_code(totals.answers, totals.inputs, options.strict)
@@ -321,7 +328,9 @@ def _merge_crops(options: argparse.Namespace) -> int:
 
 
 def _add_table_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--faces", type=Path, help="also write a CSV with a row per face")
+    parser.add_argument(
+        "--faces", type=Path, help="also write a table with a row per face, as of --output"
+    )
     parser.add_argument(
         "--submission", type=Path, help="sample of a contest, to be filled with our scores"
     )
@@ -351,6 +360,8 @@ def _add_table_options(parser: argparse.ArgumentParser) -> None:
 
 def _choose_paths(options: argparse.Namespace, report: Path | None = None) -> dict[str, Path]:
     """All files that will be written; refuse before any work what could not be written after."""
+    from deepfake.inference.formats import check_format
+
     outputs = {} if options.output == "-" else {"output": Path(options.output)}
     if options.faces is not None:
         outputs["faces"] = options.faces
@@ -370,6 +381,8 @@ def _choose_paths(options: argparse.Namespace, report: Path | None = None) -> di
     if len(set(resolved)) < len(resolved):
         raise UsageError("two outputs have the same name; every table needs its own file")
     for name, path in outputs.items():
+        if name in ("output", "faces"):
+            check_format(name, path)
         refuse_missing_folder(name, path)
     return outputs
 
@@ -387,41 +400,40 @@ def _write_tables(
     outputs: Outputs,
     sample: Sample | None,
     scores: Callable[[], Iterable[Result]],
-    prior: float,
+    settings: Mapping[str, Any],
     refuse_other: bool = False,
 ) -> tuple[Totals, list[str]]:
     """Write all tables, reading the answers once for each; say what they come to.
 
-    With ``refuse_other``, a table that exists must already hold what would be written.
+    ``settings`` are those of the job. With ``refuse_other``, a table that exists must already hold
+    what would be written.
     """
-    from deepfake.inference.results import count, format_faces, format_scores
+    from deepfake.inference.formats import encode_table
+    from deepfake.inference.job import describe_settings
+    from deepfake.inference.results import count
     from deepfake.storage import holds
 
     totals = count(scores())
     lines = [str(totals) + ("" if options.output == "-" else f" -> {options.output}")]
-    tables: dict[str, Callable[[], Iterable[str]]] = {}
+    tables: dict[str, Callable[[], Iterable[bytes]]] = {}
     if sample is not None:
-        filled, line = _fill(options, sample, scores(), prior)
-        tables["submission"] = lambda: [filled]
+        filled, line = _fill(options, sample, scores(), float(settings["prior"]))
+        tables["submission"] = lambda: [filled.encode()]
         lines.append(line.format(output=outputs.paths["submission"]))
-    if "faces" in outputs.paths:
-        tables["faces"] = lambda: format_faces(scores())
-    if "output" in outputs.paths:
-        tables["output"] = lambda: format_scores(scores())
-
-    def content(name: str) -> Iterator[bytes]:
-        return (line.encode() for line in tables[name]())
-
+    told = describe_settings(settings)
+    for name, level in _LEVELS.items():
+        if name in outputs.paths:
+            tables[name] = partial(encode_table, outputs.paths[name], scores, told, level)
     standing = [name for name in tables if refuse_other and outputs.paths[name].exists()]
     for name in standing:
-        if not holds(outputs.paths[name], content(name)):
+        if not holds(outputs.paths[name], tables[name]()):
             raise UsageError(
                 f"{outputs.paths[name]} exists and holds something else; name another file or "
                 "pass --overwrite"
             )
     for name in tables:
         if name not in standing:
-            outputs.write(name, content(name))
+            outputs.write(name, tables[name]())
     return totals, lines
 
 

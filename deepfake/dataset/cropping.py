@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
@@ -30,7 +30,6 @@ from deepfake.dataset.manifest import (
     JOB_FILE,
     CropRow,
     SourceRow,
-    format_lines,
     make_crop_row,
     make_source_row,
     read_crop_rows,
@@ -40,7 +39,7 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
-from deepfake.jobs.engine import Block, Job, Work
+from deepfake.jobs.engine import Block, Job
 from deepfake.jobs.folder import (
     RESULTS,
     SHARDS_FOLDER,
@@ -53,6 +52,7 @@ from deepfake.jobs.parts import Division, choose_block_size
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.progress import Progress
 from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source, Workers
+from deepfake.tables import format_lines
 
 _PACKAGES = (
     "facenet-pytorch", "torch", "torchvision", "numpy", "pillow", "av", "opencv-python-headless",
@@ -103,13 +103,13 @@ def crop_media(
         before = _read_finished(output)
         block_size = division.block_size or choose_block_size(len(sources))
         job = Job(folder, sources, block_size, division.part)
-        plan = format_lines(_PLAN_COLUMNS, map(_plan_cells, sources))
+        plan = format_lines(_PLAN_COLUMNS, map(_plan_cells, sources), ("method", "group"))
         job.begin(plan, _describe(spec, sampling))
         todo = job.find_todo(_stands)
         done = job.count_inputs() - sum(len(job.inputs_of(block)) for block in todo)
         with Progress(job.count_inputs(), done, quiet) as progress:
-            for _ in job.run(todo, _make_work(spec, workers, sampling, progress.advance)):
-                pass
+            for block in job.run(todo, CropBlocks(spec, sampling, workers)):
+                progress.advance(len(job.inputs_of(block)))
         report = write_tables(folder, job.blocks)
         was_finished = not todo and before == _read_finished(output)
     return replace(
@@ -147,10 +147,22 @@ def _announce(labelled: Labelled) -> None:
         logger.warning("%s", note)
 
 
-def _make_work(
-    spec: CropSpec, workers: Workers, sampling: Sampling, advance: Callable[[int], None]
-) -> Work:
-    def work(blocks: Iterable[Block]) -> Iterator[Block]:
+@dataclass(frozen=True, slots=True)
+class CropBlocks:
+    """The work of a crop job: fills blocks with crops and their tables.
+
+    Args:
+        spec: The crop recipe.
+        sampling: Which frames of a video or animation are cropped.
+        workers: How many processes do it.
+    """
+
+    spec: CropSpec
+    sampling: Sampling
+    workers: Workers
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """See ``deepfake.jobs.engine.Work``."""
         flying: deque[Block] = deque()
 
         def find_fresh() -> Iterator[Source]:
@@ -158,21 +170,19 @@ def _make_work(
                 flying.append(block)
                 yield from (source for source in block.inputs if source.id not in block.kept)
 
-        with closing(iter_extractions(find_fresh(), spec, workers, sampling)) as extractions:
+        results = iter_extractions(find_fresh(), self.spec, self.workers, self.sampling)
+        with closing(results) as extractions:
             # To ask for the next result is what lets the next blocks in.
             ahead = list(islice(extractions, 1))
             while flying:
                 block = flying.popleft()
-                _check_space(block, spec)
+                _check_space(block, self.spec)
                 fresh = len(block.inputs) - len(block.kept)
-                _fill(block, spec.suffix, islice(chain(ahead[:fresh], extractions), fresh))
+                _fill(block, self.spec.suffix, islice(chain(ahead[:fresh], extractions), fresh))
                 ahead = ahead[fresh:]
                 yield block
-                advance(len(block.inputs))
                 if not flying:
                     ahead = ahead or list(islice(extractions, 1))
-
-    return work
 
 
 def _fill(block: Block, suffix: str, results: Iterator[tuple[Source, Extraction]]) -> None:

@@ -7,9 +7,7 @@ compared byte for byte. Knows no image and no network.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -27,7 +25,7 @@ from deepfake.jobs.folder import RESULTS, find_wrong_results
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.records import LABEL_NAMES, CropSpec, FaceCrop, Sampling, Source, Status
 from deepfake.storage import Confinement
-from deepfake.tables import CsvRow, read_csv
+from deepfake.tables import CsvRow, format_lines, read_csv
 
 MANIFEST_FILE = "manifest.csv"
 SOURCES_FILE = "sources.csv"
@@ -101,6 +99,7 @@ MANIFEST_COLUMNS = tuple(
     )
 )
 SOURCE_COLUMNS = tuple(field.name for field in fields(SourceRow))
+_TEXTS = ("crop", "path", "reason", "method", "group", "split")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +173,13 @@ def _tell(source: Source) -> dict[str, Any]:
 
 def format_manifest(rows: Iterable[CropRow]) -> Iterator[str]:
     """Lines of ``manifest.csv``."""
-    return format_lines(MANIFEST_COLUMNS, (_crop_cells(row) for row in rows))
+    return format_lines(MANIFEST_COLUMNS, (_crop_cells(row) for row in rows), _TEXTS)
 
 
 def format_sources(rows: Iterable[SourceRow]) -> Iterator[str]:
     """Lines of ``sources.csv``."""
     cells = (asdict(row) | {"label": _label_word(row.label)} for row in rows)
-    return format_lines(SOURCE_COLUMNS, (one.values() for one in cells))
+    return format_lines(SOURCE_COLUMNS, (one.values() for one in cells), _TEXTS)
 
 
 def write_rows(
@@ -191,23 +190,6 @@ def write_rows(
     for name, lines in tables:
         with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(lines)
-
-
-def format_lines(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
-    r"""CSV with a header, line by line; UTF-8-safe, ``\n`` at ends, the same bytes everywhere."""
-    line = io.StringIO()
-    # Python before 3.13 only quotes a lone \r if it is in the line terminator.
-    writer = csv.writer(line, lineterminator="\r\n")
-    for row in chain([columns], rows):
-        writer.writerow(row)
-        yield line.getvalue().removesuffix("\r\n") + "\n"
-        line.seek(0)
-        line.truncate()
-
-
-def format_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """The same as one text."""
-    return "".join(format_lines(columns, rows))
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from deepfake.dataset.manifest import format_table
 from deepfake.demo.painting import paint_person, soft_step
 from deepfake.demo.people import (
     BLEND,
@@ -28,6 +27,7 @@ from deepfake.demo.people import (
     portrait_geometry,
 )
 from deepfake.storage import write_atomic
+from deepfake.tables import format_table
 
 
 def draw_portrait(identity: int, shot: int, seed: int = 0, size: int = 256) -> Image:

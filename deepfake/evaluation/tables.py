@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from deepfake.dataset.manifest import SourceRow, format_table
+from deepfake.dataset.manifest import SourceRow
 from deepfake.evaluation.evaluate import Evaluation
 from deepfake.evaluation.predictions import Predictions
 from deepfake.metrics import Estimate
 from deepfake.records import LABEL_NAMES, Limits, Verdict
+from deepfake.tables import format_table
+
+_TEXTS = ("dataset", "path", "reason", "method", "group")
 
 
 def to_json(evaluation: Evaluation, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -145,4 +148,4 @@ def _face_rows(predictions: Predictions) -> list[dict[str, object]]:
 
 def _format(rows: Sequence[Mapping[str, object]]) -> str:
     """A table of one row or more; no data set is without files and faces."""
-    return format_table(list(rows[0]), (row.values() for row in rows))
+    return format_table(list(rows[0]), (row.values() for row in rows), _TEXTS)

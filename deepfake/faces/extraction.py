@@ -8,7 +8,7 @@ score.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -38,6 +38,9 @@ _MIN_SIDE_PX = 20  # below this a frame holds no face that anybody could judge
 # Frames that are searched together: a GPU wants many at once, memory wants few.
 _CHUNK_FRAMES = 16
 _CHUNK_PIXELS = 16 * 1920 * 1080
+Watch = Callable[[Frame, Extraction | None], None]
+"""Told of each frame twice: when it is decoded, and with its faces when they are cut out."""
+
 # Longer than that, a face does anything but move evenly; and the millisecond of containers.
 _MAX_BRIDGE_S = 1.001
 
@@ -73,8 +76,13 @@ class FaceExtractor:
         self.max_pixels = max_pixels
         self._min_side_px = max(_MIN_SIDE_PX, spec.min_face)
 
-    def extract(self, source: Source) -> Extraction:
-        """Read one source and cut out its faces; a bad file is a status, never an exception."""
+    def extract(self, source: Source, watch: Watch | None = None) -> Extraction:
+        """Read one source and cut out its faces; a bad file is a status, never an exception.
+
+        Args:
+            source: The file.
+            watch: Sees its frames go by.
+        """
         if source.problem is not None:
             return Extraction(Status.UNREADABLE, source.problem)
         results: list[Extraction] = []
@@ -82,8 +90,11 @@ class FaceExtractor:
         n_interpolated = 0
         try:
             with open_media(source.path, source.name, self.sampling, self.max_pixels) as clip:
-                for frame, found in self._search(clip):
+                frames = clip if watch is None else _watched(clip, watch)
+                for frame, found in self._search(frames):
                     results.append(self._cut(frame, found))
+                    if watch is not None:
+                        watch(frame, results[-1])
                     notes.append(frame.note)
                     n_interpolated += found.is_interpolated
                 notes.append(clip.note)
@@ -220,6 +231,12 @@ class _Found:
     faces: Sequence[Face] = ()
     rotation: int = 0
     is_interpolated: bool = False
+
+
+def _watched(clip: Iterator[Frame], watch: Watch) -> Iterator[Frame]:
+    for frame in clip:
+        watch(frame, None)
+        yield frame
 
 
 def _take(clip: Iterator[Frame], frames: list[Frame]) -> bool:

@@ -69,12 +69,19 @@ def check_detect_device(name: str) -> None:
         raise UsageError(f"detect device {name!r}: this machine has {n_devices} CUDA devices")
 
 
+def make_worker_extractor(
+    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str
+) -> FaceExtractor:
+    """The extractor of a worker process, which has one thread."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    return FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling, device=device)
+
+
 def _make_in_worker(
     spec: CropSpec, max_pixels: int, sampling: Sampling, device: str
 ) -> Callable[[Source], Extraction]:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    return _make_extract(spec, max_pixels, sampling, device)
+    return make_worker_extractor(spec, max_pixels, sampling, device).extract
 
 
 def _make_extract(

@@ -10,18 +10,18 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 from deepfake import __version__
-from deepfake.dataset.manifest import format_lines
-from deepfake.jobs.engine import Block, Job, Work
-from deepfake.jobs.folder import JobFolder, Shard, read_shard
+from deepfake.jobs.engine import Block, Job
+from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
 from deepfake.records import FaceQuality, FaceScore, PersonScore, Result, Source, Status, Verdict
+from deepfake.tables import format_lines
 
 KIND = "predict"
 _ANSWERS_FILE = "answers.jsonl"
@@ -63,7 +63,8 @@ class PredictionJob:
         self.job = Job(self.folder, sources, choose_block_size(len(sources)), part)
         plan = format_lines(_PLAN_COLUMNS, ([path_uri(s.name), _size(s.path)] for s in sources))
         versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
-        self.job.begin(plan, {**settings, "versions": versions}, anew=anew)
+        self.settings = {**settings, "versions": versions}
+        self.job.begin(plan, self.settings, anew=anew)
         self.todo = self.job.find_todo()
 
     @property
@@ -78,11 +79,15 @@ class PredictionJob:
             predictor: Scores the files.
             advance: Told how many more inputs have their answer.
         """
-        sealed = self.job.run(self.todo, _make_work(predictor))
+        waiting, done = deque(self.todo), set[int]()
+        sealed = self.job.run(self.todo, ScoreBlocks(predictor))
         with closing(sealed):
             for number in sealed:
                 advance(len(self.job.inputs_of(number)))
-                yield from iter_answers(self.folder.folder_of(number))
+                done.add(number)
+                # Blocks may be sealed in any order, answers come in that of the inputs.
+                while waiting and waiting[0] in done:
+                    yield from iter_answers(self.folder.folder_of(waiting.popleft()))
         self.todo = []
 
     def count_answered(self) -> int:
@@ -95,6 +100,11 @@ class PredictionJob:
             yield from iter_answers(self.folder.folder_of(number))
 
 
+def describe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the scores of a job depend on, whether it was one or merged of parts."""
+    return {k: value for k, value in settings.items() if k not in (*OF_INPUTS, "part")}
+
+
 def iter_answers(shard: Path) -> Iterator[Result]:
     """The answers in a shard, in order."""
     with (shard / _ANSWERS_FILE).open(encoding="utf-8") as file:
@@ -102,8 +112,18 @@ def iter_answers(shard: Path) -> Iterator[Result]:
             yield _to_score(json.loads(line))
 
 
-def _make_work(predictor: Scores) -> Work:
-    def work(blocks: Iterable[Block]) -> Iterator[Block]:
+@dataclass(frozen=True, slots=True)
+class ScoreBlocks:
+    """The work of a prediction job: fills blocks with answers.
+
+    Args:
+        predictor: Scores the files; where it is pickled, it loads its checkpoint again.
+    """
+
+    predictor: Scores
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """See ``deepfake.jobs.engine.Work``."""
         flying: deque[Block] = deque()
 
         def find_todo() -> Iterator[Sequence[Source]]:
@@ -111,7 +131,7 @@ def _make_work(predictor: Scores) -> Work:
                 flying.append(block)
                 yield [source for source in block.inputs if source.id not in block.kept]
 
-        for fresh in predictor.score_blocks(find_todo()):
+        for fresh in self.predictor.score_blocks(find_todo()):
             block = flying.popleft()
             answers = iter(fresh)
             kept = _read_kept(block)
@@ -121,8 +141,6 @@ def _make_work(predictor: Scores) -> Work:
                     row = asdict(score or next(answers)) | {"path": source.name}
                     file.write(json.dumps(row) + "\n")
             yield block
-
-    return work
 
 
 def _read_kept(block: Block) -> dict[str, Result]:

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,6 +122,13 @@ class Predictor:
             f"limits were chosen on files scored otherwise ({', '.join(others)}): their error "
             "rates are not known here"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled it is its settings: wherever it is wanted, the checkpoint is read again."""
+        devices = [str(device) for device in self.devices]
+        choice = (self.batch_size, self.workers, self.sampling, self.aggregation.policy)
+        checkpoint = (self.checkpoint.path, self.checkpoint.sha256)
+        return _load_again, (*checkpoint, devices, *choice, self.backend)
 
     @property
     def backend(self) -> Backend:
@@ -270,6 +278,13 @@ class Predictor:
             box_xyxy=faces[0].box_xyxy,
             faces=faces,
         )
+
+
+def _load_again(path: Path, sha256: str, *settings: Any) -> Predictor:
+    checkpoint = load_checkpoint(path)
+    if checkpoint.sha256 != sha256:
+        raise UsageError(f"{path} is another checkpoint here than where the job was begun")
+    return Predictor(checkpoint, *settings)
 
 
 def _score_group(scorer: Scorer, group: _Group) -> list[float]:

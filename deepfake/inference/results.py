@@ -11,13 +11,15 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from deepfake.dataset.manifest import format_lines
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.records import Result, Status, Verdict
+from deepfake.tables import format_lines
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Level = Literal["file", "face"]
+"""One row per input, or one row per scored face."""
 _CORNERS = ("x0", "y0", "x1", "y1")
 _ANSWER = ("status", "reason", "remarks", "p_fake", "verdict", "real_limit", "fake_limit")
 _FILE_COUNTS = ("n_found", "n_faces", "n_too_small", "n_people")
@@ -80,7 +82,7 @@ class Results(Iterator[Result]):
         if isinstance(self._scores, Generator):
             self._scores.close()
 
-    def to_frame(self, level: Literal["file", "face"] = "file") -> pd.DataFrame:
+    def to_frame(self, level: Level = "file") -> pd.DataFrame:
         """All results that are still to come as a table of pandas.
 
         It has the columns of ``scores.csv`` or ``faces.csv``, numbers not rounded, and ``NaN`` or
@@ -91,11 +93,17 @@ class Results(Iterator[Result]):
         """
         import pandas as pd
 
-        columns, list_rows = _LEVELS[level]
+        columns, list_rows = LEVELS[level]
         table = pd.DataFrame([row for score in self for row in list_rows(score)], columns=columns)
-        kinds = dict.fromkeys(columns, "float64")
-        kinds |= {name: "string" for name in columns if name in _TEXTS}
-        return table.astype(kinds | {name: "int64" for name in columns if name in _COUNTS})
+        return table.astype(choose_kinds(columns))
+
+
+def choose_kinds(columns: Iterable[str]) -> dict[str, str]:
+    """What the cells of each column are: ``string``, ``int64`` or ``float64``."""
+    return {
+        name: "string" if name in _TEXTS else "int64" if name in _COUNTS else "float64"
+        for name in columns
+    }
 
 
 def format_scores(scores: Iterable[Result]) -> Iterator[str]:
@@ -132,11 +140,12 @@ def _list_faces(score: Result) -> list[list[object]]:
     ]
 
 
-_LEVELS = {"file": (SCORE_COLUMNS, _list_file), "face": (FACE_COLUMNS, _list_faces)}
+LEVELS = {"file": (SCORE_COLUMNS, _list_file), "face": (FACE_COLUMNS, _list_faces)}
+"""Columns of the table of files and of that of faces, and what lists the rows of a result."""
 
 
-def _format(scores: Iterable[Result], level: Literal["file", "face"]) -> Iterator[str]:
-    columns, list_rows = _LEVELS[level]
+def _format(scores: Iterable[Result], level: Level) -> Iterator[str]:
+    columns, list_rows = LEVELS[level]
     formats = dict.fromkeys(columns, ".6f") | dict.fromkeys(_CORNERS, ".2f")
     formats |= dict.fromkeys(_TEXTS + _COUNTS, "")
 
@@ -144,4 +153,5 @@ def _format(scores: Iterable[Result], level: Literal["file", "face"]) -> Iterato
         for column, value in zip(columns, row, strict=True):
             yield "" if value is None else format(value, formats[column])
 
-    return format_lines(columns, (cells(row) for score in scores for row in list_rows(score)))
+    rows = (cells(row) for score in scores for row in list_rows(score))
+    return format_lines(columns, rows, _TEXTS)

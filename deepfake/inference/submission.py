@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
-from deepfake.dataset.manifest import format_table
 from deepfake.errors import UsageError
 from deepfake.records import EVEN_ODDS, Result
-from deepfake.tables import CsvRow, read_csv
+from deepfake.tables import CsvRow, format_table, read_csv, unshield
 
 Value = Literal["p_fake", "label"]
 _FILE_COLUMNS = ("path", "id", "filename", "file", "name", "image", "image_id", "image_path")
@@ -56,7 +55,8 @@ class Sample:
 
     def __init__(self, path: Path, columns: Sequence[str] | None = None) -> None:
         self.path = path
-        self.rows: list[CsvRow] = read_csv(path, columns or ())
+        # Ids go back as they came, whatever a spreadsheet makes of them.
+        self.rows: list[CsvRow] = read_csv(path, columns or (), literal=True)
         if not self.rows:
             raise UsageError(f"{path} has no rows; nothing could be filled")
         self.columns = list(self.rows[0].values)
@@ -126,7 +126,7 @@ class Sample:
         by_name: dict[str, list[_Answer]],
         by_stem: dict[str, list[_Answer]],
     ) -> _Answer | None:
-        name = row[self.file_column]
+        name = unshield(row[self.file_column])
         if _parts(name) in by_path:
             return by_path[_parts(name)]
         last = PurePosixPath(name.replace("\\", "/"))

@@ -43,9 +43,28 @@ Stands = Callable[[Sequence[Source], Shard], bool]
 Work = Callable[[Iterable[Block]], Iterator[Block]]
 """Takes blocks, lazily, and gives each back, in order, once its folder is filled.
 
-It takes a stream of them, so that a pool of processes does not run dry at the end of each; what
-it writes for a block must not depend on the others.
+It takes a stream of them, so that a pool of processes does not run dry at the end of each. What it
+writes for a block depends on the block and on what the work itself holds, on nothing else: not on
+the other blocks, a clock, or memory that is shared with whoever made it. It can be pickled.
 """
+
+Executor = Callable[[Work, Iterator[Block]], Iterator[Block]]
+"""Has a work done on blocks, lazily, and gives each back, in any order, once its folder is filled.
+
+Where that happens is its own affair. Another engine pickles the work once and each block as it
+comes, fills a folder of its own there (``replace(block, folder=...)``), and brings the files back
+into the block's. It must provide there what the paths of ``inputs`` name, and the folders of
+``kept``; with ``kept={}`` instead, the same is made again.
+"""
+
+
+def run_here(work: Work, blocks: Iterator[Block]) -> Iterator[Block]:
+    """The executor that works in this process, with whatever processes the work itself starts."""
+    return work(blocks)
+
+
+Digest = Callable[[Sequence[Source]], dict[str, str]]
+"""What each input holds, by id and in order: a digest, or nothing where it cannot be read."""
 
 
 class Job:
@@ -56,6 +75,7 @@ class Job:
         sources: All inputs, in order, those of other parts too.
         block_size: Inputs per block.
         part: Do only this part of the blocks.
+        digest: How to tell that an input has changed; by default by the bytes of its file.
     """
 
     def __init__(
@@ -64,8 +84,10 @@ class Job:
         sources: Sequence[Source],
         block_size: int,
         part: JobPart | None = None,
+        digest: Digest | None = None,
     ) -> None:
         self.folder, self.sources, self.block_size, self.part = folder, sources, block_size, part
+        self.digest = digest or hash_inputs
         self.n_blocks = -(-len(sources) // block_size)
         self.blocks = (part or WHOLE).blocks(self.n_blocks)
 
@@ -98,15 +120,24 @@ class Job:
             if (
                 shard is None
                 or list(shard.inputs) != [source.id for source in inputs]
-                or shard.inputs != hash_inputs(inputs)
+                or shard.inputs != self.digest(inputs)
                 or not stands(inputs, shard)
             ):
                 self.folder.set_aside(block)
                 todo.append(block)
         return todo
 
-    def run(self, todo: Sequence[int], work: Work) -> Generator[int]:
-        """Fill and seal the blocks that are left; yields the number of each that is sealed."""
+    def run(self, todo: Sequence[int], work: Work, execute: Executor = run_here) -> Generator[int]:
+        """Have the blocks that are left filled, and seal them.
+
+        Args:
+            todo: Their numbers.
+            work: Fills them.
+            execute: Who does the work.
+
+        Yields:
+            The number of each block that is sealed, as it is.
+        """
         old: dict[tuple[str, str], Path] = {}
         for shard in self.folder.iter_old():
             old |= dict.fromkeys(shard.inputs.items(), shard.folder)
@@ -115,7 +146,7 @@ class Job:
         def open_blocks() -> Iterator[Block]:
             for number in todo:
                 inputs = self.inputs_of(number)
-                digests[number] = hash_inputs(inputs)
+                digests[number] = self.digest(inputs)
                 kept = {
                     source: old[source, digest]
                     for source, digest in digests[number].items()
@@ -125,7 +156,7 @@ class Job:
                 aside = self.folder.open_block(number)
                 yield Block(number, number * self.block_size, inputs, aside, kept)
 
-        for block in work(open_blocks()):
+        for block in execute(work, open_blocks()):
             self.folder.seal(block.number, block.folder, digests.pop(block.number))
             yield block.number
         self.folder.forget_old()

@@ -35,7 +35,8 @@ SHARDS_FOLDER = "shards"
 SEAL_FILE = "shard.json"
 _OLD_FOLDER = "old"
 RESULTS = "results"
-_OF_INPUTS = ("inputs", "block_size", "plan_sha256", RESULTS)
+OF_INPUTS = ("inputs", "block_size", "plan_sha256", RESULTS)
+"""Settings that tell of the inputs, not of what is made of them."""
 _READ_BYTES = 2**20
 
 
@@ -231,7 +232,7 @@ class JobFolder:
 
 def _settled(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What may not change while a job goes on; its inputs may."""
-    return {key: value for key, value in settings.items() if key not in _OF_INPUTS}
+    return {key: value for key, value in settings.items() if key not in OF_INPUTS}
 
 
 def read_job(root: Path) -> dict[str, Any]:

@@ -34,9 +34,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A worker gave no answer: ``crashed: ...`` or ``timeout: ...``."""
+    """A worker gave no answer: ``crashed: ...``, ``timeout: ...`` or ``cancelled: ...``."""
 
     reason: str
+
+
+_CANCELLED = Failure("cancelled: nobody waits for it any more")
 
 
 def read_in_workers(
@@ -60,15 +63,26 @@ def read_in_workers(
         for source in sources:
             yield source, read(source)
         return
-    pool: _Pool[T] = _Pool(make, workers.processes, workers.timeout_s)
+    pool: WorkerPool[T] = WorkerPool(make, workers)
     try:
         yield from pool.run(iter(sources))
     finally:
         pool.close()
 
 
+_parent: Connection | None = None  # of a worker
+
+
+def tell_progress(progress: object) -> None:
+    """Within a worker, say how far it is with its source; elsewhere nobody listens."""
+    if _parent is not None:
+        _parent.send(_Progress(progress))
+
+
 def _serve(connection: Connection, make: bytes) -> None:
     """A worker's life: announce readiness, then answer one source after another."""
+    global _parent
+    _parent = connection
     _mute_c_libraries()
     read = pickle.loads(make)()
     connection.send(None)
@@ -84,6 +98,13 @@ def _mute_c_libraries() -> None:
     """Drop what decoders written in C say on descriptor 2; Python's own errors stay visible."""
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """Said in the middle of a source."""
+
+    value: object
 
 
 class _Gone:
@@ -141,26 +162,57 @@ class _Worker:
         self.process.join(_END_TIMEOUT_S)
 
 
-_Inbox = queue.SimpleQueue[tuple[_Worker, Any]]
+_Inbox = queue.SimpleQueue[tuple[_Worker, Any] | None]
 """What workers say: first that they are ready, then answers, at last ``_Gone``."""
 
 
-class _Pool(Generic[T]):
-    def __init__(
-        self, make: Callable[[], Callable[[Source], T]], size: int, timeout_s: float
-    ) -> None:
+class WorkerPool(Generic[T]):
+    """Worker processes that stay between one run and the next.
+
+    Args:
+        make: Makes the function that reads, once in each process; can be pickled.
+        workers: How many processes, one at least, and their time limit.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[Source], T]], workers: Workers) -> None:
         # Pickled here: whatever its room imports, the worker imports, and nobody else.
-        self._make, self._size, self._timeout_s = pickle.dumps(make), size, timeout_s
+        self._make = pickle.dumps(make)
+        self._size, self._timeout_s = workers.processes, workers.timeout_s
         self._workers: list[_Worker] = []
         self._inbox: _Inbox = queue.SimpleQueue()
+        self._cancelled: set[str] = set()
+
+    def cancel(self, source_id: str) -> None:
+        """Give up a source of this run or of a later one, from any thread; kills its worker."""
+        self._cancelled.add(source_id)
+        self._inbox.put(None)  # wakes whoever waits
 
     def close(self) -> None:
+        """End all workers."""
         for worker in self._workers:
             worker.process.kill()
         for worker in self._workers:
             worker.kill()
 
-    def run(self, sources: Iterator[Source]) -> Iterator[tuple[Source, T | Failure]]:
+    def run(
+        self,
+        sources: Iterator[Source],
+        on_progress: Callable[[Source, Any], None] = lambda source, progress: None,
+    ) -> Iterator[tuple[Source, T | Failure]]:
+        """Have every source read, in the order given.
+
+        It must be walked to its end, or the pool be closed.
+
+        Args:
+            sources: Consumed lazily, a bounded window ahead of what is yielded.
+            on_progress: Handed what ``tell_progress`` was given in the worker.
+
+        Yields:
+            Each source with its answer, or how its worker failed: ``cancelled: ...``, too.
+
+        Raises:
+            JobError: If workers cannot be started.
+        """
         window = _WINDOW_PER_WORKER * self._size
         numbered = enumerate(sources)
         waiting: deque[tuple[int, Source]] = deque()
@@ -175,7 +227,11 @@ class _Pool(Generic[T]):
             if not pending:
                 return
             self._hand_out(waiting)
-            for number, source, outcome in self._collect():
+            given_up = [job for job in waiting if job[1].id in self._cancelled]
+            for job in given_up:
+                waiting.remove(job)
+                done[job[0]] = _CANCELLED
+            for number, source, outcome in () if given_up else self._collect(on_progress):
                 if isinstance(outcome, _Crash) and number not in crashed_once:
                     crashed_once.add(number)
                     waiting.appendleft((number, source))
@@ -195,7 +251,9 @@ class _Pool(Generic[T]):
             if not worker.is_active and waiting:
                 worker.ask(waiting.popleft(), self._timeout_s)
 
-    def _collect(self) -> Iterator[tuple[int, Source, T | Failure]]:
+    def _collect(
+        self, on_progress: Callable[[Source, Any], None]
+    ) -> Iterator[tuple[int, Source, T | Failure]]:
         """Wait for something to happen; yield answers, or how a worker failed instead."""
         nearest = min((w.deadline for w in self._workers if w.is_active), default=0.0)
         messages = []
@@ -204,7 +262,7 @@ class _Pool(Generic[T]):
             # Whoever takes our results may have been long about it: what came counts as in time.
             while True:
                 messages.append(self._inbox.get_nowait())
-        for worker, message in messages:
+        for worker, message in filter(None, messages):
             job = worker.job
             if worker not in self._workers:
                 continue  # it was killed in the meantime
@@ -217,9 +275,16 @@ class _Pool(Generic[T]):
                     yield (*job, _Crash(reason))
             elif not worker.ready:
                 worker.ready = True
+            elif job is not None and isinstance(message, _Progress):
+                on_progress(job[1], message.value)
             elif job is not None:
                 worker.job = None
                 yield (*job, message)
+        for worker in list(self._workers):
+            if (job := worker.job) is not None and job[1].id in self._cancelled:
+                worker.kill()
+                self._replace(worker, _CANCELLED.reason, again=False)
+                yield (*job, _CANCELLED)
         for worker in [w for w in self._workers if w.is_active and time.monotonic() >= w.deadline]:
             reason, job = f"timeout: gave no answer within {self._timeout_s:g} s", worker.job
             worker.kill()

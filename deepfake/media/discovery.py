@@ -128,7 +128,9 @@ def path_uri(name: str) -> str:
         >>> path_uri("a b/ü.jpg")
         'a%20b/%C3%BC.jpg'
     """
-    return quote(os.fsencode(name), safe="/")
+    text = quote(os.fsencode(name), safe="/")
+    # quote() leaves a hyphen as it is, and a spreadsheet would take it for the sign of a formula.
+    return text if not text.startswith("-") else f"%2D{text[1:]}"
 
 
 def display_name(name: str) -> str:

@@ -70,6 +70,51 @@ class _Source:
             return -errno.EINVAL
 
 
+def open_container(file: BinaryIO, name: str, max_pixels: int = MAX_PIXELS) -> InputContainer:
+    """Open a video as what its first bytes say that it is, and nothing else by way of it.
+
+    Args:
+        file: The video; it stays open, and is moved about in.
+        name: The file as the user knows it, for errors.
+        max_pixels: Larger frames are not decoded while it is opened.
+
+    Raises:
+        MediaError: If there is no video that can be opened.
+    """
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    container = find_container(head)
+    if container is None:
+        seen = f"no readable video container (starts with bytes {head[:12].hex(' ')})"
+        raise MediaError(name, "decode_error", seen if head else "empty file (0 bytes)")
+    file.seek(0)
+    # Nothing of FFmpeg's chatter about broken files may reach the terminal.
+    av.logging.set_level(None)
+    options = {
+        # A container must not make FFmpeg open anything else, by whatever kind of address.
+        "protocol_whitelist": "file",
+        "format_whitelist": ",".join(CONTAINERS),
+        "threads": "1",
+        # Opening decodes a little, and learns sizes that way: the caller's own limit comes
+        # later, with a better message.
+        "max_pixels": str(max(max_pixels, MAX_PIXELS)),
+    }
+    try:
+        # An open file and not its name: `http:x.mp4` and `concat:a|b` are names of files, too.
+        return av.open(_Source(file), "r", container, options, metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+        raise _to_media_error(error, file, name) from error
+
+
+def _to_media_error(error: Exception, file: BinaryIO, name: str) -> MediaError:
+    if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
+        return MediaError(name, "io_error", one_line(error.strerror or str(error)))
+    if is_cut(file):
+        return MediaError(name, "truncated", "the file ends before its own header says")
+    text = one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__
+    return MediaError(name, "decode_error", f"no readable video ({text})")
+
+
 class PacketReader:
     """An open container and its one video stream; counts packets in file order from 0.
 
@@ -91,43 +136,12 @@ class PacketReader:
         self._file = file
         self._max_pixels = max_pixels
         self.is_cut = is_cut(file)
-        self._format = self._find_format()
         self.remark = ""
         self._chosen: int | None = None
         self._open()
 
-    def _find_format(self) -> str:
-        self._file.seek(0)
-        head = self._file.read(HEAD_BYTES)
-        container = find_container(head)
-        if container is None:
-            seen = f"no readable video container (starts with bytes {head[:12].hex(' ')})"
-            raise MediaError(self.name, "decode_error", seen if head else "empty file (0 bytes)")
-        return container
-
-    def _open_container(self) -> InputContainer:
-        self._file.seek(0)
-        # Nothing of FFmpeg's chatter about broken files may reach the terminal.
-        av.logging.set_level(None)
-        options = {
-            # A container must not make FFmpeg open anything else, by whatever kind of address.
-            "protocol_whitelist": "file",
-            "format_whitelist": ",".join(CONTAINERS),
-            "threads": "1",
-            # Opening decodes a little, and learns sizes that way: the caller's own limit comes
-            # later, with a better message.
-            "max_pixels": str(max(self._max_pixels, MAX_PIXELS)),
-        }
-        try:
-            # An open file and not its name: `http:x.mp4` and `concat:a|b` are names of files, too.
-            return av.open(
-                _Source(self._file), "r", self._format, options, metadata_errors="replace"
-            )
-        except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-            raise self._refuse(error) from error
-
     def _open(self) -> None:
-        self._container = self._open_container()
+        self._container = open_container(self._file, self.name, self._max_pixels)
         try:
             streams = self._list_streams()
             if self._chosen is None and len(streams) > 1:
@@ -146,14 +160,6 @@ class PacketReader:
             self._container.close()
             raise
         self._begin()
-
-    def _refuse(self, error: Exception) -> MediaError:
-        if isinstance(error, OSError) and not isinstance(error, av.FFmpegError):
-            return MediaError(self.name, "io_error", one_line(error.strerror or str(error)))
-        if self.is_cut:
-            return MediaError(self.name, "truncated", "the file ends before its own header says")
-        text = one_line(getattr(error, "strerror", None) or str(error)) or type(error).__name__
-        return MediaError(self.name, "decode_error", f"no readable video ({text})")
 
     def _list_streams(self) -> list[VideoStream]:
         # The cover of a music file is a video stream of one photo to FFmpeg.
@@ -243,7 +249,7 @@ class PacketReader:
                 # PyAV 18, at the end of a file in which streams turn up late.
                 return
             except OSError as error:
-                raise self._refuse(error) from error
+                raise _to_media_error(error, self._file, self.name) from error
 
     def read(self) -> Packet[VideoStream] | None:
         """The next packet; ``None`` at the end."""

@@ -12,8 +12,6 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from deepfake.dataset.manifest import (
     JOB_FILE,
@@ -25,7 +23,6 @@ from deepfake.dataset.manifest import (
     Manifest,
     format_manifest,
     format_sources,
-    format_table,
     make_crop_row,
     make_source_row,
     read_job,
@@ -59,7 +56,6 @@ ROW = CropRow(
 SOURCE = Source(id="0123456789abcdef", path=Path("/x/a.jpg"), name="a.jpg", label=0)
 CROP = FaceCrop(2, 0.5, 1, make_face((10, 20, 50, 80), 0.75), 180, b"jpeg", (0, 1, 64, 65))
 # All but NUL, which no path and no CSV cell of ours can hold, and surrogates, which UTF-8 cannot.
-texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
 
 def write_folder(
@@ -95,6 +91,8 @@ def test_round_trip(tmp_path: Path) -> None:
         " leading",
         "trailing ",
         "naïve 山",
+        "=1+1",
+        "-1",
         "'=1+1",
         "\u2028\x85",
         "\ufeff",
@@ -108,17 +106,6 @@ def test_odd_characters_survive(tmp_path: Path, odd: str) -> None:
         row,
         ROW,
     )
-
-
-@given(st.lists(st.tuples(texts, texts), min_size=1))
-def test_every_table_reads_back(
-    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str]]
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "every.csv"
-    rows = [(first, second, index) for index, (first, second) in enumerate(cells)]
-    text = format_table(["a", "b", "n"], rows)
-    path.write_bytes(text.encode())
-    assert [(row["a"], row["b"], int(row["n"])) for row in read_csv(path, ["a"])] == rows
 
 
 def test_a_table_from_before_windows_were_noted(tmp_path: Path) -> None:

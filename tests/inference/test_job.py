@@ -220,9 +220,11 @@ def test_the_checkpoint_is_an_input(
 ) -> None:
     checkpoint = tmp_path / "model.ckpt"
     checkpoint.write_bytes(trained.checkpoint.read_bytes())
-    line = [trained.photos, "--checkpoint", checkpoint, "--output", checkpoint, "--overwrite"]
-    assert cli.predict([str(word) for word in line]) == 2
-    assert "would destroy the input" in capsys.readouterr().err
+    (tmp_path / "s.csv").symlink_to(checkpoint)
+    for output in (["s.csv"], ["t.csv", "--report", checkpoint]):
+        line = [trained.photos, "--checkpoint", checkpoint, "--output", tmp_path / output[0]]
+        assert cli.predict([str(word) for word in [*line, *output[1:], "--overwrite"]]) == 2
+        assert "would destroy the input" in capsys.readouterr().err
 
 
 def test_answers_do_not_pile_up(

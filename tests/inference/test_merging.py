@@ -18,6 +18,8 @@ import pytest
 from deepfake import cli
 from deepfake.cli.prediction import job_folder
 from deepfake.errors import UsageError
+from deepfake.inference.formats import encode_table
+from deepfake.inference.job import describe_settings
 from deepfake.jobs.merging import join_parts
 from deepfake.jobs.parts import JobPart
 from deepfake.tables import read_csv
@@ -85,6 +87,36 @@ def test_a_table_that_holds_something_else_is_not_replaced(
     assert merge(output, parts) == 2
     output.write_bytes(content[:-1])
     assert merge(output, parts) == 2
+
+
+def test_each_suffix_is_merged_and_merged_again_to_the_same_bytes(tmp_path: Path) -> None:
+    parts = write_parts(tmp_path / "parts", 2)
+    whole, _ = run_job(tmp_path / "whole", tmp_path)
+    for suffix in (".parquet", ".json", ".jsonl"):
+        output = tmp_path / f"m{suffix}"
+        assert merge(output, parts) == 0
+        content = output.read_bytes()
+        settings = describe_settings(whole.settings)
+        assert content == b"".join(encode_table(output, whole.answers, settings))
+        assert merge(output, parts) == 0
+        output.write_bytes(content[:-1])
+        assert merge(output, parts) == 2
+        assert merge(output, parts, "--overwrite") == 0
+        assert output.read_bytes() == content
+
+
+def test_a_suffix_that_nobody_writes_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = write_parts(tmp_path / "parts", 2)
+    for output, faces in (("m.xlsx", "faces.csv"), ("m.csv", "faces.txt")):
+        words = [tmp_path / output, *parts, "--faces", tmp_path / faces]
+        assert cli.merge([str(word) for word in words]) == 2
+        assert "no table is written as" in capsys.readouterr().err
+    words = [tmp_path / "photos", "--checkpoint", tmp_path / "no.ckpt", "--output", "m.tsv"]
+    assert cli.predict([str(word) for word in words]) == 2
+    assert "no table is written as .tsv" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"parts"}
 
 
 def test_exit_codes(tmp_path: Path) -> None:

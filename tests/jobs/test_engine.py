@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from deepfake.jobs.engine import Block, Job, hash_inputs
+from deepfake.jobs.engine import Block, Executor, Job, hash_inputs, run_here
 from deepfake.jobs.folder import JobFolder, read_shard
 from deepfake.jobs.parts import JobPart
 from deepfake.media.discovery import list_sources
+from deepfake.records import Source
+from tests.jobs.made_executor import work_elsewhere
 
 NAMES = [f"{number}.txt" for number in range(7)]
 
@@ -27,32 +30,39 @@ def fill(folder: Path, names: Sequence[str] = NAMES) -> None:
         (folder / name).write_text(f"content of {name}")
 
 
-def upper(worked: list[str]) -> Callable[[Iterable[Block]], Iterator[Block]]:
+@dataclass
+class Upper:
     """Work whose result is the content in capitals, and a note of what was worked on."""
 
-    def work(blocks: Iterable[Block]) -> Iterator[Block]:
+    worked: list[str] = field(default_factory=list)
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         for block in blocks:
             for source in block.inputs:
                 target = block.folder / source.id
                 if source.id in block.kept:
                     target.write_bytes((block.kept[source.id] / source.id).read_bytes())
                 else:
-                    worked.append(source.name)
+                    self.worked.append(source.name)
                     target.write_text(source.path.read_text().upper())
             yield block
 
-    return work
 
-
-def run(root: Path, inputs: Path, names: Sequence[str], part: JobPart | None = None) -> list[str]:
+def run(
+    root: Path,
+    inputs: Path,
+    names: Sequence[str],
+    part: JobPart | None = None,
+    execute: Executor = run_here,
+) -> list[str]:
     """Begin or go on; what was worked on."""
     root.mkdir(exist_ok=True)
     job = Job(JobFolder(root, "test"), list_sources(list(names), inputs), 2, part)
     job.begin([f"{name}\n" for name in names], {"case": "upper"})
-    worked: list[str] = []
-    for _ in job.run(job.find_todo(), upper(worked)):
+    work = Upper()
+    for _ in job.run(job.find_todo(), work, execute):
         pass
-    return worked
+    return work.worked
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -122,6 +132,41 @@ def test_damage_is_mended_by_running_again(
     damage(shard.folder / next(iter(shard.inputs)))
     assert run(tmp_path / "job", tmp_path / "in", NAMES) == NAMES[2:4]
     assert tree(tmp_path / "job") == before
+
+
+def test_another_engine_gives_the_same_bytes(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path / "here", tmp_path / "in", NAMES)
+    assert run(tmp_path / "there", tmp_path / "in", NAMES, execute=work_elsewhere) == []
+    assert tree(tmp_path / "there") == tree(tmp_path / "here")
+    edit_with_the_same_size(tmp_path / "in", list(NAMES))
+    run(tmp_path / "here", tmp_path / "in", NAMES)
+    run(tmp_path / "there", tmp_path / "in", NAMES, execute=work_elsewhere)
+    assert tree(tmp_path / "there") == tree(tmp_path / "here")
+
+
+def test_whoever_says_what_an_input_holds_decides_what_is_done_again(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    sources = list_sources(NAMES, tmp_path / "in")
+    known = {source.id: "1" for source in sources}
+
+    def digest(inputs: Sequence[Source]) -> dict[str, str]:
+        return {source.id: known[source.id] for source in inputs}
+
+    def go_on() -> list[str]:
+        (tmp_path / "job").mkdir(exist_ok=True)
+        job = Job(JobFolder(tmp_path / "job", "test"), sources, 2, digest=digest)
+        job.begin(NAMES, {})
+        work = Upper()
+        for _ in job.run(job.find_todo(), work):
+            pass
+        return work.worked
+
+    assert go_on() == NAMES
+    edit_with_the_same_size(tmp_path / "in", list(NAMES))
+    assert go_on() == []
+    known[sources[2].id] = "2"
+    assert go_on() == [NAMES[2]]
 
 
 def test_what_cannot_be_read_is_tried_again_once_it_can(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from deepfake.errors import JobError
 from deepfake.jobs import workers as pool
-from deepfake.jobs.workers import Failure, read_in_workers
+from deepfake.jobs.workers import Failure, WorkerPool, read_in_workers, tell_progress
 from deepfake.records import Source, Workers
 from tests import fakes
 from tests.fakes import CUT_SHORT, HANG, KILL, KILL_ONCE, LINGER, NONE, STOP_SHORT, hostile_source
@@ -199,3 +200,44 @@ def test_workers_that_do_not_get_ready_in_time_are_an_error(
     with pytest.raises(JobError, match=r"did not start \(timeout"):
         list(read([hostile_source(NONE, 0)], Workers(1)))
     assert no_workers_left()
+
+
+@pytest.mark.parametrize("kind", [HANG, STOP_SHORT])
+def test_a_cancelled_source_ends_at_once_and_only_it(
+    serve: Callable[[Any], None], kind: str
+) -> None:
+    serve(fakes.serve_hostile)
+    sources = [hostile_source(kind, 0), hostile_source(NONE, 1), hostile_source(HANG, 2)]
+    cancelled: WorkerPool[Any] = WorkerPool(fakes.make_misbehaving, Workers(1, 3600.0))
+    try:
+        cancelled.cancel(sources[2].id)  # before any worker has it
+        threading.Timer(1.0, cancelled.cancel, [sources[0].id]).start()
+        results = [result for _, result in cancelled.run(iter(sources))]
+    finally:
+        cancelled.close()
+    assert results[0] == results[2] == Failure("cancelled: nobody waits for it any more")
+    assert results[1].reason.startswith(NONE)
+    assert no_workers_left()
+
+
+def test_a_pool_keeps_its_worker_and_hears_how_far_it_is() -> None:
+    stays: WorkerPool[int] = WorkerPool(fakes.make_telling, Workers(1, TIMEOUT_S))
+    heard: list[tuple[str, object]] = []
+    try:
+        answers = [
+            answer
+            for number in range(2)
+            for _, answer in stays.run(
+                iter([hostile_source(NONE, number)]),
+                lambda source, progress: heard.append((source.name, progress)),
+            )
+        ]
+    finally:
+        stays.close()
+    assert answers[0] == answers[1]  # the number of the process
+    assert heard == [(f"{NONE}-{number}", step) for number in range(2) for step in ("a", "b")]
+    assert no_workers_left()
+
+
+def test_progress_told_outside_of_a_worker_is_heard_by_nobody() -> None:
+    tell_progress("unheard")
