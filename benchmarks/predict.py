@@ -212,7 +212,7 @@ def write_checkpoint(path: Path, backbone: str, size: int) -> Path:
     counts = {"train": {"real": 200, "fake": 200}}
     task.info = make_info(crops, task.embedder, counts, seed=0, configuration="")
     unknown = [Estimate(math.nan, "made by a benchmark")] * 5
-    rates = ErrorRates(0.05, 0.05, 0, 0, 0, 0, False, *unknown, origin="made by a benchmark")
+    rates = ErrorRates(0.05, 0.05, 0, 0, 0, 0, False, "made by a benchmark", *unknown)
     task.info |= Calibration(Limits(0.4, (0.6,)), rates, Recipe()).to_info()
     content = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
     task.on_save_checkpoint(content)

@@ -41,12 +41,12 @@ class ErrorRates:
         n_groups: Groups that they fall into.
         n_supported: As of ``ChosenLimits``.
         fnr_supported: As of ``ChosenLimits``.
+        origin: Which files they are.
         auc: Of these files.
         fpr: Share of the real files that are called fake.
         tpr: Share of the fake files that are called fake.
         fnr: Share of the fake files that are called real.
         unclear: Share of all files that is left unclear.
-        origin: Which files they are.
     """
 
     max_fpr: float
@@ -56,12 +56,12 @@ class ErrorRates:
     n_groups: int
     n_supported: int
     fnr_supported: bool
+    origin: str
     auc: Estimate
     fpr: Estimate
     tpr: Estimate
     fnr: Estimate
     unclear: Estimate
-    origin: str
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only; a number that does not exist is ``None``."""
@@ -174,8 +174,8 @@ def _read_estimate(name: str, value: Any) -> Estimate:
     for key, part in value.items():
         if not isinstance(part, str if key in texts else float | None):
             raise UsageError(f"its error rates have {name}.{key}={part!r}")
-    numbers = {key: math.nan if part is None else part for key, part in value.items()}
-    return Estimate(**numbers)
+    known_parts: dict[str, Any] = value
+    return Estimate(**{key: math.nan if v is None else v for key, v in known_parts.items()})
 
 
 def check_rate(name: str, rate: float) -> None:
