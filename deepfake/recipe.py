@@ -101,28 +101,34 @@ def list_differences(settings: _Settings, others: _Settings) -> list[str]:
     ]
 
 
-Policy = Literal["mean", "median", "top", "confident", "max", "tracks"]
+Policy = Literal["mean", "median", "top", "confident", "max"]
 POLICIES: tuple[str, ...] = get_args(Policy)
-"""How the faces of a file make its score, by name."""
+"""How the frames of a person make their score, by name."""
+FacesPerFrame = Literal["all", "largest"]
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregation(_Settings):
-    """How the scores of the faces of a file become the score of the file.
+    """How the faces of a file make its score: by person, and the most suspicious one decides.
 
     Training writes it into the checkpoint; prediction uses it from there.
 
     Args:
-        policy: ``mean`` or ``median`` of the frames, ``top``: mean of the highest, ``confident``:
-            mean of the sure ones where they are many, ``max``: the highest frame, ``tracks``: the
-            highest mean of a person.
+        policy: What makes one score of the frames of a person: ``mean`` or ``median``, ``top``:
+            mean of the highest, ``confident``: mean of the sure ones where they are many, ``max``:
+            the highest.
         top_share: Share of the frames that ``top`` takes, of one frame at least.
         sure_fake: A frame above it is sure to be fake, for ``confident``.
         sure_real: A frame below it is sure to be real.
         enough_share: Sure fakes count alone if they are more than this share of the frames,
         enough_frames: and more than this many.
         nearly_all: Sure reals count alone if they are more than this share.
-        track_share: ``tracks`` counts people who are in this share of the frames that have a face.
+        faces_per_frame: ``all`` faces are scored and linked to people; ``largest`` scores the
+            largest of each frame, and takes them for one person.
+        person_share: Of the frames with a usable face, a person who counts is in this share;
+            where nobody is, all count.
+        min_face_px: A face whose shorter side is below it is too small to decide anything.
+        min_confidence: So is one that the detector is less sure of.
     """
 
     policy: Policy = "mean"
@@ -132,17 +138,25 @@ class Aggregation(_Settings):
     enough_share: float = 0.4
     enough_frames: int = 11
     nearly_all: float = 0.9
-    track_share: float = 0.25
+    faces_per_frame: FacesPerFrame = "all"
+    person_share: float = 0.25
+    min_face_px: int = 48
+    min_confidence: float = 0.9
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise UsageError(f"no aggregation {self.policy!r}; there are {', '.join(POLICIES)}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name.endswith(("_share", "_fake", "_real", "_all")) and not 0 <= value <= 1:
+            is_share = field.name.endswith(("_share", "_fake", "_real", "_all", "_confidence"))
+            if is_share and not 0 <= value <= 1:  # false for NaN, too
                 raise UsageError(f"aggregation {field.name}={value!r}; expected 0 to 1")
-        if self.enough_frames < 0:
-            raise UsageError(f"aggregation enough_frames={self.enough_frames}; expected 0 or more")
+            if field.name.endswith(("_frames", "_px")) and value < 0:
+                raise UsageError(f"aggregation {field.name}={value!r}; expected 0 or more")
+        if self.faces_per_frame not in get_args(FacesPerFrame):
+            raise UsageError(
+                f"aggregation faces_per_frame={self.faces_per_frame!r}; expected all or largest"
+            )
 
 
 Geometry = Literal["entry", "square"]
@@ -172,7 +186,8 @@ class CropSpec(_Settings):
         thresholds: Detector thresholds of PNet, RNet and ONet.
         faces: ``largest`` face of a frame, or ``all``.
         search: ``main`` looks from coarse to fine and stops at a certain largest face, many times
-            faster; ``exact`` looks at every scale, which ``faces="all"`` needs.
+            faster; ``exact`` looks at every scale. With ``faces="all"`` the others are looked for
+            at every scale, either way.
         rotate_retry: Search the frame turned by 180 degrees if it holds no upright face.
         jpeg_quality: Crops pass once through JPEG of this quality (4:2:0), in training and in
             prediction; ``None`` stores lossless PNG.
@@ -221,16 +236,16 @@ class CropSpec(_Settings):
             "three numbers between 0 and 1",
         )
         check(self.faces in ("largest", "all"), "faces", "'largest' or 'all'")
-        check(
-            self.search == "exact" or (self.search == "main" and self.faces == "largest"),
-            "search",
-            "'exact', or 'main' for the largest face alone",
-        )
+        check(self.search in ("main", "exact"), "search", "'main' or 'exact'")
         check(
             self.jpeg_quality is None or 1 <= self.jpeg_quality <= 100,
             "jpeg_quality",
             "1 to 100, or none for PNG",
         )
+
+    def for_scoring(self, faces_per_frame: FacesPerFrame) -> CropSpec:
+        """The same recipe for these faces of a frame: the crop of the first is the same bytes."""
+        return replace(self, faces=faces_per_frame)
 
     @property
     def suffix(self) -> str:

@@ -22,6 +22,7 @@ from deepfake.recipe import POLICIES as POLICIES
 from deepfake.recipe import PRESETS as PRESETS
 from deepfake.recipe import Aggregation as Aggregation
 from deepfake.recipe import CropSpec as CropSpec
+from deepfake.recipe import FacesPerFrame as FacesPerFrame
 from deepfake.recipe import Policy as Policy
 from deepfake.recipe import Recipe as Recipe
 from deepfake.recipe import Sampling as Sampling
@@ -117,8 +118,10 @@ class Limits:
         Args:
             p_fake: Score of the file.
             n_people: How many people count in it: the most suspicious of many is suspicious
-                by chance more often than one is.
+                by chance more often than one is. 0: nobody can be judged, and it is unclear.
         """
+        if not n_people:
+            return Verdict.UNCLEAR
         if p_fake >= self.of_fake(n_people):
             return Verdict.FAKE
         return Verdict.REAL if p_fake <= self.real else Verdict.UNCLEAR
@@ -239,8 +242,8 @@ class Face:
 
 
 @dataclass(frozen=True, slots=True)
-class FaceCrop:
-    """One face cut out exactly as a ``CropSpec`` says.
+class FoundFace:
+    """A face, and where in its source it was found.
 
     Args:
         frame_index: Frame of the source that it comes from.
@@ -249,9 +252,6 @@ class FaceCrop:
         face: The detection, in pixels of the frame as it was searched.
         rotation: 0, or 180 if the face was only found in the frame turned upside down; box and
             landmarks then refer to the turned frame.
-        encoded: The stored file (JPEG or PNG bytes); decoding it gives the network's input.
-        window: ``(x0, y0, x1, y1)`` of the frame that the crop shows, in whole pixels, ``x1`` and
-            ``y1`` exclusive; may leave the frame.
     """
 
     frame_index: int
@@ -259,17 +259,37 @@ class FaceCrop:
     face_index: int
     face: Face
     rotation: int
+
+
+@dataclass(frozen=True, slots=True)
+class FaceCrop(FoundFace):
+    """One face cut out exactly as a ``CropSpec`` says.
+
+    Args:
+        encoded: The stored file (JPEG or PNG bytes); decoding it gives the network's input.
+        window: ``(x0, y0, x1, y1)`` of the frame that the crop shows, in whole pixels, ``x1`` and
+            ``y1`` exclusive; may leave the frame.
+    """
+
     encoded: bytes
     window: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """Everything that came out of one source: a status, and the crops if it is ``ok``."""
+    """Everything that came out of one source: a status, and the crops if it is ``ok``.
+
+    Args:
+        status: What became of it.
+        reason: Why there are no crops, or a remark on them.
+        crops: By frame, the largest face of a frame first.
+        n_found: Faces that the detector found, those that were not asked for included.
+    """
 
     status: Status
     reason: str = ""
     crops: tuple[FaceCrop, ...] = ()
+    n_found: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +297,7 @@ class FaceQuality:
     """What is known of a face crop besides its score.
 
     Args:
-        size_px: Longer side of the face's box in pixels of its frame.
+        size_px: Shorter side of the face's box in pixels of its frame.
         sharpness: Higher is sharper; ``None`` where unknown, as in all that follow.
         brightness: Mean, 0 to 255.
         distance: From the training faces.
@@ -302,6 +322,8 @@ class FaceScore:
         p_fake: Its score.
         person: Faces of one person across the frames share a number, from 0.
         quality: Of its crop, where known.
+        rotation: 0, or 180 if the face was only found in the frame turned upside down; its box
+            then refers to the turned frame.
     """
 
     frame_index: int
@@ -312,6 +334,7 @@ class FaceScore:
     p_fake: float
     person: int = 0
     quality: FaceQuality | None = None
+    rotation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +347,7 @@ class PersonScore:
         n_faces: How many of their faces were scored.
         first_s: Time of the first of them in seconds.
         last_s: Time of the last.
-        size_px: Longer side of their largest box in pixels of its frame.
+        size_px: Shorter side of their largest box in pixels of its frame.
         counts: Whether this person may decide the file.
         remark: Why not; empty if they may.
     """

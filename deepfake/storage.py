@@ -99,6 +99,25 @@ class Confinement:
             raise UsageError(f"{self.root} names {name!r}, which is no regular file")
         return path
 
+    def check_all(self, *names: str) -> None:
+        """Refuse a folder that holds a device, a pipe, or a link that leads out of it.
+
+        Args:
+            names: Folders in it whose own content is looked at; by default all, at any depth.
+
+        Raises:
+            UsageError: It names the first of them.
+        """
+        for folder, folders, files in os.walk(self.root):
+            place = Path(folder).relative_to(self.root)
+            for name in sorted(files):
+                self.path_of((place / name).as_posix())
+            for name in sorted(folders):
+                if (Path(folder) / name).is_symlink():
+                    self.path_of((place / name).as_posix())
+            if names:
+                folders[:] = [name for name in folders if (place / name).as_posix() in names]
+
     def _is_inside(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._home)
 

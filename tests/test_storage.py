@@ -227,3 +227,22 @@ def test_a_name_that_leads_out_is_refused(confined: Confinement, name: str) -> N
 def test_what_is_no_file_is_refused(confined: Confinement, name: str) -> None:
     with pytest.raises(UsageError, match=r"which is no (regular )?file"):
         confined.path_of(name)
+
+
+def test_a_folder_is_looked_through_at_any_depth_or_where_it_is_asked(
+    tmp_path: Path,
+) -> None:
+    deep = tmp_path / "root" / "a" / "b"
+    deep.mkdir(parents=True)
+    (deep / "file").touch()
+    (deep / "near").symlink_to("file")
+    inside = Confinement(tmp_path / "root")
+    inside.check_all()
+    os.mkfifo(deep / "pipe")
+    with pytest.raises(UsageError, match=r"names 'a/b/pipe', which is no regular file"):
+        inside.check_all()
+    inside.check_all("a")
+    (tmp_path / "root" / "a" / "out").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match=r"names 'a/out', which leads out of the folder"):
+        inside.check_all("a")
+    Confinement(tmp_path / "absent").check_all()

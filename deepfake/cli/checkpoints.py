@@ -63,7 +63,8 @@ def export(argv: Sequence[str] | None = None) -> int:
         prog="deepfake export",
         description="Write a finished checkpoint in another format.\n"
         "onnx: one graph from crops to p_fake, to score without this package. It is compared with\n"
-        "torch before it is written; predict uses it where it lies beside its checkpoint.\n"
+        "torch before it is written; predict uses it where it lies beside its checkpoint, on this\n"
+        "machine: elsewhere it is made again.\n"
         "safetensors: the same checkpoint without any pickle; every command takes it.",
         epilog="""\
 examples:

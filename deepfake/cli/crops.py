@@ -63,7 +63,9 @@ examples:
         "deeper-forensics, wild-deepfake, dffd, none (no labels)",
     )
     parser.add_argument("--require-labels", action="store_true", help="refuse input without labels")
-    parser.add_argument("--faces", choices=["largest", "all"], help="which faces of a photo")
+    parser.add_argument(
+        "--faces", choices=["largest", "all"], help="which faces of a frame (default: largest)"
+    )
     parser.add_argument(
         "--margin", type=float, help="margin around the face, share of its longer side (square)"
     )
@@ -126,7 +128,7 @@ def _choose_spec(options: argparse.Namespace) -> CropSpec:
         )
         if value is not None
     }
-    if options.exhaustive or options.faces == "all":
+    if options.exhaustive:
         changes["search"] = "exact"
     if options.margin is not None:
         if spec.geometry != "square":

@@ -16,6 +16,7 @@ from deepfake.cli.command import EXIT_OK, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
     add_aggregation,
     add_extraction_options,
+    add_faces_per_frame,
     add_media_options,
     choose_sampling,
     choose_workers,
@@ -33,7 +34,7 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
     """Measure a checkpoint: ``deepfake evaluate --checkpoint FILE --data CROPS``."""
     parser = Parser(
         prog="deepfake evaluate",
-        description="Measure a checkpoint on labelled crops or media: metrics at face, track and\n"
+        description="Measure a checkpoint on labelled crops or media: metrics at face, person and\n"
         "file level with 95 % intervals, and how often its verdicts are wrong, right or unclear.",
         epilog="""\
 DATA is a crop folder, or labelled media: a folder with real/ and fake/ at any depth, or a CSV
@@ -43,7 +44,7 @@ first. Several give a table across data sets.
 examples:
   deepfake evaluate --checkpoint runs/001/model.ckpt --data crops/
   deepfake evaluate --checkpoint model.ckpt --data crops/ other_photos/ --output report/
-  deepfake evaluate --checkpoint model.ckpt --data videos/ --aggregate tracks --output report/
+  deepfake evaluate --checkpoint model.ckpt --data videos/ --aggregate top --output report/
   deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/ --corruptions jpeg blur
 """,
     )
@@ -137,6 +138,7 @@ examples:
     parser.add_argument("--top-frames", type=int, default=6, help="faces to look into, at most")
     parser.add_argument("--neighbours", type=int, default=5, help="similar faces of each face")
     add_aggregation(parser)
+    add_faces_per_frame(parser)
     _add_device(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a page that exists")
     add_media_options(parser)
@@ -170,6 +172,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
         device=options.device,
         sampling=choose_sampling(options, checkpoint.recipe.sampling),
         aggregation=options.aggregate,
+        faces_per_frame=options.faces_per_frame,
         backend="torch",
         workers=choose_workers(options),
     )
@@ -188,7 +191,8 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     shown = score.status.value if score.p_fake is None else f"{score.verdict} {score.p_fake:.6f}"
     sys.stdout.write(f"{score.path}: {shown}\n")
     if explanation.top_frames:
-        word = "holds" if explanation.holds else "FAILS"
+        failure = explanation.failure
+        word = f"FAILS, the maps point at nothing ({failure})" if failure else "holds"
         sys.stdout.write(
             f"deletion check {word}: log-odds {-explanation.salient_drop:+.2f} without the salient "
             f"regions, {-explanation.random_drop:+.2f} without as much elsewhere, mean of "

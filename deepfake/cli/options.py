@@ -113,8 +113,18 @@ def add_aggregation(parser: argparse.ArgumentParser) -> None:
     """Of commands that score files."""
     parser.add_argument(
         "--aggregate",
-        choices=["mean", "median", "top", "confident", "max", "tracks"],
-        help="how the frames of a video make its score (default: as the checkpoint says)",
+        choices=["mean", "median", "top", "confident", "max"],
+        help="how the frames of a person make their score (default: as the checkpoint says)",
+    )
+
+
+def add_faces_per_frame(parser: argparse.ArgumentParser) -> None:
+    """Of commands that score media."""
+    parser.add_argument(
+        "--faces-per-frame",
+        choices=["all", "largest"],
+        help="score all faces, by person, or the largest of each frame alone (default: as the "
+        "checkpoint says; all unless trained otherwise)",
     )
 
 

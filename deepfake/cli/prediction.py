@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepfake.cli.command import Parser, answer_code, command_line, run
+from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
     add_aggregation,
+    add_faces_per_frame,
     add_media_options,
     add_shard_option,
     add_strict_option,
@@ -77,8 +78,16 @@ examples:
     parser.add_argument(
         "--report", type=Path, help="also write an HTML page with faces and scores over time"
     )
+    parser.add_argument(
+        "--annotate",
+        type=Path,
+        metavar="FOLDER",
+        help="also write a copy of every file that has a score there, with boxes, numbers of "
+        "people and scores drawn in; videos whole, as MP4 without sound",
+    )
     _add_table_options(parser)
     add_aggregation(parser)
+    add_faces_per_frame(parser)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     where.add_argument(
@@ -105,6 +114,11 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     _refuse_for_a_part(options, part)
     paths = _choose_paths(options, options.report)
     sample = _read_sample(options)
+    if options.annotate is not None:
+        from deepfake.reports.annotation import refuse_folder
+
+        refuse_missing_folder("annotate", options.annotate)
+        refuse_folder(options.annotate, Path(options.input))
     from deepfake.dataset.layouts.labelling import list_inputs
     from deepfake.inference.job import PredictionJob
     from deepfake.inference.outputs import Outputs, refuse_destroying
@@ -128,6 +142,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         if options.report is not None:
             outputs.write("report", [_report_on(predictor, sources, job, command).encode()])
             lines.append(f"report: {options.report}")
+        failures = [] if options.annotate is None else _annotate(options, job, lines)
     if predictor.policy_remark:
         lines.append(predictor.policy_remark)
     if skipped:
@@ -137,6 +152,9 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         lines.insert(0, f"{options.output} was finished already; nothing was left to do")
     stream = sys.stderr if options.output == "-" else sys.stdout
     stream.write("\n".join(lines) + "\n")
+    sys.stderr.writelines(f"error: not annotated: {failure}\n" for failure in failures)
+    if failures:
+        return EXIT_FAILED
     expected = totals.inputs + count_passed_over(skipped)
     return answer_code(totals.answers, expected, options.strict, part is not None)
 
@@ -200,6 +218,7 @@ def _make_predictor(
         batch_size=options.batch_size,
         sampling=sampling,
         aggregation=options.aggregate,
+        faces_per_frame=options.faces_per_frame,
         backend=backend,
         expected_faces=expect_faces(sources, sampling),
         workers=choose_workers(options),
@@ -246,6 +265,23 @@ def _report_on(
     thumbnails = cut_thumbnails(predictor, sources, digest.shown)
     origin = describe_origin(predictor.checkpoint, command)
     return format_prediction_report(digest, thumbnails, origin, predictor.limits)
+
+
+def _annotate(options: argparse.Namespace, job: PredictionJob, lines: list[str]) -> list[str]:
+    """Write annotated copies; what was not written, and why."""
+    from deepfake.media.discovery import display_name
+    from deepfake.reports.annotation import annotate_files
+    from deepfake.storage import exclusive
+
+    folder: Path = options.annotate
+    folder.mkdir(exist_ok=True)
+    with exclusive(folder):
+        done = list(annotate_files(job.pairs(), folder, choose_workers(options)))
+    failures = [
+        f"{display_name(source.name)}: {why}" for source, why in done if isinstance(why, str)
+    ]
+    lines.append(f"annotated: {len(done) - len(failures):,} files -> {folder}")
+    return failures
 
 
 def merge(argv: Sequence[str] | None = None) -> int:

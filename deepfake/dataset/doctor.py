@@ -18,9 +18,10 @@ from deepfake.dataset.audit import Issue, Severity, audit_look_alikes, audit_spl
 from deepfake.dataset.class_counts import LABEL_WORDS, NO_SPLIT, ClassCounts, label_word
 from deepfake.dataset.manifest import CropRow, read_manifest, read_sources, require_labels
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
-from deepfake.dataset.quality import audit_quality, measure_face
+from deepfake.dataset.quality import audit_quality
 from deepfake.dataset.splits import SPLITS, assign_splits
 from deepfake.errors import UsageError
+from deepfake.faces.geometry import measure_box
 from deepfake.records import Status
 from deepfake.tables import align
 
@@ -233,7 +234,7 @@ def _count_groups(rows: Sequence[CropRow], splits: Sequence[str]) -> dict[str, i
 def _measure_faces(rows: Sequence[CropRow]) -> dict[str, tuple[float, ...]]:
     sizes: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        sizes[label_word(row.label)].append(measure_face(row))
+        sizes[label_word(row.label)].append(measure_box(row.box_xyxy))
     return {
         label: tuple(float(value) for value in np.quantile(sizes[label], _QUANTILES))
         for label in sorted(sizes, key=LABEL_WORDS.index)

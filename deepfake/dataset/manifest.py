@@ -226,6 +226,7 @@ def read_sources(root: Path) -> tuple[SourceRow, ...]:
 
 def _check_tables(root: Path, job: Mapping[str, Any], wanted: str) -> None:
     # A job without blocks is from before checksums were noted.
+    Confinement(root).path_of(wanted)
     if ("block_size" in job and RESULTS not in job) or not (root / wanted).exists():
         lack = "" if (root / wanted).exists() else f" (no {wanted})"
         raise UsageError(

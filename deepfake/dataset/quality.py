@@ -16,6 +16,7 @@ from deepfake.dataset.class_counts import label_word
 from deepfake.dataset.crop_folder import find_damaged_shards
 from deepfake.dataset.manifest import CropRow, Manifest, SourceRow, name_crops
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
+from deepfake.faces.geometry import measure_box
 from deepfake.metrics import compute_auc
 from deepfake.records import Status
 
@@ -46,12 +47,6 @@ def audit_quality(
         *_audit_sizes(rows, hashes),
         *_count_originals(rows, sources),
     ]
-
-
-def measure_face(row: CropRow) -> float:
-    """The shorter side of a face in pixels of its frame."""
-    x0, y0, x1, y1 = row.box_xyxy
-    return min(x1 - x0, y1 - y0)
 
 
 def _audit_duplicates(
@@ -153,7 +148,7 @@ def _audit_sizes(rows: Sequence[CropRow], hashes: PerceptualHashes) -> list[Issu
         return []
     issues = []
     for kind, values in (
-        ("face size", np.array([measure_face(rows[i]) for i in known])),
+        ("face size", np.array([measure_box(rows[i].box_xyxy) for i in known])),
         ("file size", hashes.sizes[known].astype(np.float64)),
     ):
         auc = compute_auc(labels, values)

@@ -85,17 +85,25 @@ def calibrate(
         head.shift_prevalence(before, prevalence)
     groups_of_faces = [row.group for row in faces]
     p_fake = cross_fit(head.compute_decisions(vectors), labels, groups_of_faces, shift)
-    files = score_files(faces, p_fake, recipe.aggregation)
+    files, _ = score_files(faces, p_fake, recipe.aggregation)
     label_of = {row.source: label for row, label in zip(faces, labels.tolist(), strict=True)}
     group_of = {row.source: row.group for row in faces}
     y_true = np.array([label_of[source] for source in files])
     groups = [group_of[source] for source in files]
     scores = np.array([file.p_fake for file in files.values()])
-    reals = [file for source, file in files.items() if not label_of[source]]
-    people = np.array([p_fake for file in reals for p_fake in file.people])
-    chosen = choose_limits(people, y_true, scores, max_fpr, max_fnr)
+    judged = np.array([file.n_people > 0 for file in files.values()])
+    if not all((judged & (y_true == label)).any() for label in (0, 1)):
+        judged[:] = True  # faces are too small throughout: what is there is better than nothing
+    people = [
+        person.p_fake
+        for file, label, taken in zip(files.values(), y_true, judged, strict=True)
+        if taken and not label
+        for person in file.people
+        if person.counts or not file.n_people
+    ]
+    chosen = choose_limits(np.array(people), y_true[judged], scores[judged], max_fpr, max_fnr)
     limits = chosen.limits
-    verdicts = [limits.judge(file.p_fake, len(file.people)) for file in files.values()]
+    verdicts = [limits.judge(file.p_fake, file.n_people) for file in files.values()]
     rates = measure_verdicts(y_true, verdicts, groups)
     error_rates = ErrorRates(
         max_fpr=max_fpr,

@@ -1,4 +1,4 @@
-"""Predictions in, metrics at every aggregation level out: by file, by track (a person), by face.
+"""Predictions in, metrics at every aggregation level out: by file, by person, by face.
 
 Verdicts are judged by the limits of the checkpoint, always; metrics that need a single cut
 (accuracy) take even odds. Knows no network, no table and no page.
@@ -6,10 +6,8 @@ Verdicts are judged by the limits of the checkpoint, always; metrics that need a
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +23,7 @@ from deepfake.records import EVEN_ODDS, Aggregation, Limits, Status, Verdict
 if TYPE_CHECKING:
     import pandas as pd
 
-LEVELS = ("file", "track", "face")
+LEVELS = ("file", "person", "face")
 ROBUSTNESS_METRICS = ("auc", "accuracy")
 """What is followed along a corruption."""
 OVERALL = "all together"
@@ -35,7 +33,7 @@ _Row = tuple[int, float, str, str, int]  # label, p_fake, group, method, people
 
 @dataclass(frozen=True, slots=True)
 class ScoredRows:
-    """What metrics are made of, a row per face, track or file.
+    """What metrics are made of, a row per face, person or file.
 
     Args:
         labels: ``(N,)`` int64, 1 = fake.
@@ -179,7 +177,7 @@ class Evaluation:
         aggregation: How the frames of a file made its score.
         n_resamples: Behind each interval.
         sets: The data sets with their scores.
-        levels: By name: ``file``, ``track``, ``face``.
+        levels: By name: ``file``, ``person``, ``face``.
         coverage: Of all files, by data set, and ``OVERALL``.
         slices: Error rates of faces by their size and by their sharpness.
         robustness: What corruptions do, where that was asked for.
@@ -240,7 +238,7 @@ def evaluate_predictions(
     Args:
         sets: One or more, of different names.
         limits: Of the verdict; the checkpoint's.
-        aggregation: How ``file_p_fake`` was made, for the record.
+        aggregation: How the scores of files were made, for the record.
         n_resamples: Of the bootstrap.
     """
     levels: dict[str, LevelMetrics] = {}
@@ -281,16 +279,15 @@ def _face_rows(predictions: Predictions) -> ScoredRows:
     return _make_rows(_list_faces(predictions), predictions.dataset.name)
 
 
-def _track_rows(predictions: Predictions) -> ScoredRows:
-    """The mean of a person's faces, each track a row."""
-    faces: dict[tuple[str, int], list[_Row]] = defaultdict(list)
-    columns = zip(
-        predictions.dataset.faces, predictions.tracks, _list_faces(predictions), strict=True
-    )
-    for face, track, row in columns:
-        faces[face.source, track].append(row)
-    means = [(rows[0][0], fmean(row[1] for row in rows), *rows[0][2:]) for rows in faces.values()]
-    return _make_rows(means, predictions.dataset.name)
+def _person_rows(predictions: Predictions) -> ScoredRows:
+    """The people of the labelled files that have a score."""
+    rows = [
+        (file.label, person.p_fake, file.group, file.method, int(person.counts))
+        for file in predictions.dataset.files
+        if file.label is not None and file.id in predictions.files
+        for person in predictions.files[file.id].people
+    ]
+    return _make_rows(rows, predictions.dataset.name)
 
 
 def _list_faces(predictions: Predictions) -> list[_Row]:
@@ -304,18 +301,18 @@ def file_rows(predictions: Predictions) -> ScoredRows:
     rows = [
         (
             file.label,
-            predictions.file_p_fake[file.id],
+            predictions.files[file.id].p_fake,
             file.group,
             file.method,
-            predictions.n_people.get(file.id, 1),
+            predictions.files[file.id].n_people,
         )
         for file in predictions.dataset.files
-        if file.label is not None and file.id in predictions.file_p_fake
+        if file.label is not None and file.id in predictions.files
     ]
     return _make_rows(rows, predictions.dataset.name)
 
 
-_LEVEL_ROWS = {"file": file_rows, "track": _track_rows, "face": _face_rows}
+_LEVEL_ROWS = {"file": file_rows, "person": _person_rows, "face": _face_rows}
 
 
 def _make_rows(rows: Sequence[_Row], dataset: str) -> ScoredRows:
@@ -378,13 +375,13 @@ def _compute_coverage(sets: Sequence[Predictions]) -> Coverage:
             statuses[file.status] += 1
             if file.label is None:
                 continue
-            p_fake = predictions.file_p_fake.get(file.id)
-            if p_fake is None:
+            score = predictions.files.get(file.id)
+            if score is None:
                 unscored += 1
                 unscored_real += file.label == 0
             else:
                 scored += 1
-                correct += (p_fake >= EVEN_ODDS) == (file.label == 1)
+                correct += (score.p_fake >= EVEN_ODDS) == (file.label == 1)
     total = scored + unscored
     return Coverage(
         statuses=statuses,

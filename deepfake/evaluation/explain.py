@@ -1,9 +1,10 @@
 """One file in, what its score rests on out: top frames, saliency maps, nearest training faces.
 
 A saliency map is made by occlusion: parts of a crop are blurred, and what that takes off the score
-is noted. Nothing is assumed of the network, and a map is checked by deletion: occluding the salient
-region must take more off the score than occluding as large a region elsewhere. Scores are compared
-as log-odds, because a sure score hardly moves. Knows no page.
+is noted. Nothing is assumed of the network, and the maps of a file are checked by deletion:
+occluding the salient region must speak against the verdict, by an amount that matters, more than
+occluding as large a region anywhere else, on so many crops that it is no chance. Scores are
+compared as log-odds, because a sure score hardly moves. Knows no page.
 
 References:
     Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014
@@ -15,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -34,7 +36,7 @@ from deepfake.faces.pipeline import iter_extractions
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import TorchScorer
 from deepfake.media.decoding import open_media
-from deepfake.records import Extraction, FaceCrop, FaceScore, Result, Source
+from deepfake.records import Extraction, FaceCrop, FaceScore, Result, Source, Verdict
 
 Crop = NDArray[np.uint8]
 Score = Callable[[Crop], NDArray[np.float64]]
@@ -44,8 +46,13 @@ SALIENT_SHARE = 0.15
 """Share of a crop that counts as its salient region."""
 N_RANDOM_REGIONS = 8
 """Places that the salient region is compared with."""
+LEAST_EFFECT = math.log(2)
+"""Least change of the log-odds that matters: it halves, or doubles, the odds of fake."""
+MOST_CHANCE = 0.01
+"""Highest probability, of maps that point at nothing, to do as well; it takes 3 crops at least."""
 _GRID, _WINDOW = 7, 0.25  # windows along a side; their side, of the crop's
 _BATCH = 32
+_TRIES, _MOST_SHARED = 8, 0.2  # draws for each place; share of a place that may be salient, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +79,11 @@ class TopFrame:
         crop: What the network saw, ``(S, S, 3)`` RGB.
         frame: The whole frame as it was searched; ``None`` if the file has changed since.
         boxes: All faces in that frame, this one first.
-        saliency: ``(S, S)``, what occlusion around a pixel takes off the log-odds.
+        saliency: ``(S, S)``, by how much occlusion around a pixel speaks against the verdict, in
+            log-odds.
         salient: ``(S, S)``, the ``SALIENT_SHARE`` with the highest saliency.
-        salient_drop: What occluding the salient region takes off the log-odds.
-        random_drop: What occluding it elsewhere takes off, mean of ``N_RANDOM_REGIONS`` places.
+        salient_drop: What occluding the salient region takes off the log-odds of fake.
+        random_drops: What occluding it elsewhere takes off, at ``N_RANDOM_REGIONS`` places.
         p_without: Score with the salient region occluded.
         neighbours: Nearest first; empty without training crops.
     """
@@ -87,9 +95,14 @@ class TopFrame:
     saliency: NDArray[np.float64]
     salient: NDArray[np.bool_]
     salient_drop: float
-    random_drop: float
+    random_drops: tuple[float, ...]
     p_without: float
     neighbours: tuple[Neighbour, ...]
+
+    @property
+    def random_drop(self) -> float:
+        """Mean of ``random_drops``."""
+        return fmean(self.random_drops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +132,47 @@ class Explanation:
         return fmean(top.random_drop for top in self.top_frames)
 
     @property
-    def holds(self) -> bool:
-        """Whether the maps pass their check."""
-        return self.salient_drop > self.random_drop
+    def direction(self) -> int:
+        """-1 where the verdict is real: what speaks for it raises the log-odds when occluded."""
+        return direction_of(self.score)
+
+    @property
+    def n_wins(self) -> int:
+        """Crops whose salient region speaks more for the verdict than every other place."""
+        return sum(
+            self.direction * top.salient_drop > max(self.direction * d for d in top.random_drops)
+            for top in self.top_frames
+        )
+
+    @property
+    def failure(self) -> str:
+        """Why the maps point at nothing; empty if they pass their check."""
+        effect = self.direction * self.salient_drop
+        beyond = effect - self.direction * self.random_drop
+        if not min(effect, beyond) >= LEAST_EFFECT:
+            return (
+                f"it speaks for the verdict by {effect:.2f}, {beyond:.2f} more than elsewhere; "
+                f"only {LEAST_EFFECT:.2f} or more matters"
+            )
+        places = [len(top.random_drops) for top in self.top_frames]
+        chance = _chance_of_wins(self.n_wins, len(places), 1 / (1 + min(places)))
+        if chance > MOST_CHANCE:
+            return (
+                f"it speaks more for the verdict than every other place in {self.n_wins} of "
+                f"{len(places)} crops; by chance alone that would happen with probability "
+                f"{chance:.2g}, and only {MOST_CHANCE:g} or less counts"
+            )
+        return ""
+
+
+def direction_of(score: Result) -> int:
+    """Sign of the log-odds of fake that speak for the verdict of a file; without one, for fake."""
+    return -1 if score.verdict is Verdict.REAL else 1
+
+
+def _chance_of_wins(n_wins: int, n: int, chance: float) -> float:
+    """Probability of as many wins in n crops, or more, if each is won with this chance."""
+    return sum(math.comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in range(n_wins, n + 1))
 
 
 def explain_file(
@@ -169,7 +220,9 @@ def explain_file(
         same_frame = [one for one in media_score.faces if one.frame_index == face.frame_index]
         boxes = (face, *(other for other in same_frame if other is not face))
         frame = _turned(frames.get(face.frame_index), crop)
-        top_frames.append(_make_top_frame(scorer, decode_crop(crop.encoded), frame, boxes, seed))
+        direction = direction_of(media_score)
+        top = _make_top_frame(scorer, decode_crop(crop.encoded), frame, boxes, seed, direction)
+        top_frames.append(top)
     if reference is None:
         return Explanation(media_score, tuple(top_frames))
     options = EmbedOptions(device=str(predictor.devices[0]), quiet=quiet)
@@ -196,16 +249,21 @@ def extract_again(
 
 
 def _make_top_frame(
-    scorer: TorchScorer, crop: Crop, frame: Crop | None, boxes: tuple[FaceScore, ...], seed: int
+    scorer: TorchScorer,
+    crop: Crop,
+    frame: Crop | None,
+    boxes: tuple[FaceScore, ...],
+    seed: int,
+    direction: int,
 ) -> TopFrame:
     """Make the map of a crop, and check it."""
 
     def score(crops: Crop) -> NDArray[np.float64]:
         return scorer.run(crops)[0]
 
-    saliency = compute_saliency(crop, score)
+    saliency = direction * compute_saliency(crop, score)
     salient = salient_region(saliency)
-    salient_drop, random_drop, p_without = check_deletion(crop, salient, score, seed)
+    salient_drop, random_drops, p_without = check_deletion(crop, salient, score, seed)
     return TopFrame(
         face=boxes[0],
         crop=crop,
@@ -214,7 +272,7 @@ def _make_top_frame(
         saliency=saliency,
         salient=salient,
         salient_drop=salient_drop,
-        random_drop=random_drop,
+        random_drops=random_drops,
         p_without=p_without,
         neighbours=(),
     )
@@ -280,7 +338,7 @@ def check_deletion(
     score: Score,
     seed: int = 0,
     n_regions: int = N_RANDOM_REGIONS,
-) -> tuple[float, float, float]:
+) -> tuple[float, tuple[float, ...], float]:
     """Occlude the salient region, and the same shape elsewhere.
 
     Args:
@@ -289,16 +347,20 @@ def check_deletion(
         score: Scores crops.
         seed: Decides where elsewhere is.
         n_regions: How many places that is; what leaves the crop on one side comes in on the other.
+            They share little with the salient region, where there are such places.
 
     Returns:
-        What the salient region takes off the log-odds, what the others take off on average, and the
+        What the salient region takes off the log-odds, what each of the others takes off, and the
         score without the salient region.
     """
     rng = np.random.default_rng(seed)
-    shifts = rng.integers(0, salient.shape[0], (n_regions, 2))
-    masks = np.stack([salient, *(np.roll(salient, tuple(shift), (0, 1)) for shift in shifts)])
+    shifts = rng.integers(0, salient.shape[0], (_TRIES * n_regions, 2))
+    places = [np.roll(salient, tuple(shift), (0, 1)) for shift in shifts]
+    # A place that covers what the salient region covers would say nothing about elsewhere.
+    places.sort(key=lambda place: max(_MOST_SHARED, (place & salient).sum() / salient.sum()))
+    masks = np.stack([salient, *places[:n_regions]])
     drops, p_fake = _drops(crop, masks, score)
-    return float(drops[0]), float(drops[1:].mean()), float(p_fake[0])
+    return float(drops[0]), tuple(drops[1:].tolist()), float(p_fake[0])
 
 
 def _drops(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,25 +16,10 @@ from numpy.typing import NDArray
 from deepfake.dataset.manifest import CropRow
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.sets import EvaluationSet
-from deepfake.faces.tracking import link_tracks
 from deepfake.heads import Head
-from deepfake.inference.aggregation import aggregate
-from deepfake.records import Aggregation, Face, FaceScore
-
-
-@dataclass(frozen=True, slots=True)
-class FileScore:
-    """The score of one file.
-
-    Args:
-        p_fake: Its score.
-        people: Scores of the people in it who count.
-        tracks: Track of each of its faces, in their order.
-    """
-
-    p_fake: float
-    people: tuple[float, ...]
-    tracks: tuple[int, ...]
+from deepfake.inference.aggregation import FileScore, aggregate
+from deepfake.inference.people import choose_faces, score_faces
+from deepfake.records import Aggregation, Face, FoundFace
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +30,16 @@ class Predictions:
         dataset: The data set.
         embeddings: Of its faces.
         p_fake: ``(N,)`` float64 score of each face.
-        tracks: Track of each face within its file.
-        file_p_fake: Score of each file, by id; files without a score are not in it.
-        n_people: How many people count in a file, by id, where it is not one.
+        people: Number of the person of each face within its file; ``None``: a prediction would
+            not score this face.
+        files: Score of each file, by id; files without a score are not in it.
     """
 
     dataset: EvaluationSet
     embeddings: Embeddings
     p_fake: NDArray[np.float64]
-    tracks: tuple[int, ...]
-    file_p_fake: dict[str, float]
-    n_people: dict[str, int] = field(default_factory=dict)
+    people: tuple[int | None, ...]
+    files: dict[str, FileScore]
 
 
 def predict_set(
@@ -71,53 +55,49 @@ def predict_set(
     """
     with torch.inference_mode():
         p_fake = head(torch.from_numpy(embeddings.vectors)).numpy()
-    files = score_files(dataset.faces, p_fake, aggregation)
-    tracks = {source: iter(file.tracks) for source, file in files.items()}
-    return Predictions(
-        dataset,
-        embeddings,
-        p_fake,
-        tuple(next(tracks[face.source]) for face in dataset.faces),
-        {source: file.p_fake for source, file in files.items()},
-        {source: len(file.people) for source, file in files.items() if len(file.people) != 1},
-    )
+    files, people = score_files(dataset.faces, p_fake, aggregation)
+    return Predictions(dataset, embeddings, p_fake, people, files)
 
 
 def score_files(
     faces: Sequence[CropRow], p_fake: NDArray[np.float64], aggregation: Aggregation
-) -> dict[str, FileScore]:
-    """The scores of files, by id, in the order of their first faces.
+) -> tuple[dict[str, FileScore], tuple[int | None, ...]]:
+    """The scores of the files that faces are of.
 
     Args:
         faces: ``N`` rows of a manifest.
         p_fake: ``(N,)`` their scores.
         aggregation: How the faces of a file make its score.
+
+    Returns:
+        The score of each file by id, in order of the first faces, and each face's person as of
+        ``Predictions``.
     """
-    by_file: dict[str, list[int]] = defaultdict(list)
+    by_file: dict[str, list[_FoundRow]] = defaultdict(list)
     for place, row in enumerate(faces):
-        by_file[row.source].append(place)
+        by_file[row.source].append(_find(place, row))
+    people: list[int | None] = [None] * len(faces)
     files: dict[str, FileScore] = {}
-    for source, places in by_file.items():
-        rows = [faces[place] for place in places]
-        people = link_tracks([row.frame for row in rows], [_face_of(row) for row in rows])
-        scores = [
-            FaceScore(
-                row.frame,
-                row.time_s,
-                row.face,
-                row.box_xyxy,
-                row.confidence,
-                p_fake=float(p_fake[place]),
-                person=person,
-            )
-            for place, row, person in zip(places, rows, people, strict=True)
-        ]
-        score = aggregate(scores, aggregation)
+    for source, found in by_file.items():
+        chosen = choose_faces(found, aggregation)
+        scores = [float(p_fake[one.place]) for one in chosen]
+        scored = score_faces(chosen, scores, aggregation)
+        for one, face in zip(chosen, scored, strict=True):
+            people[one.place] = face.person
+        score = aggregate(scored, aggregation)
         if score is not None:
-            files[source] = FileScore(score, (score,), tuple(people))
-    return files
+            files[source] = score
+    return files, tuple(people)
 
 
-def _face_of(row: CropRow) -> Face:
+@dataclass(frozen=True, slots=True)
+class _FoundRow(FoundFace):
+    """A row of a crop folder as a face that was found in a file."""
+
+    place: int
+
+
+def _find(place: int, row: CropRow) -> _FoundRow:
     landmarks = np.array(row.landmarks, np.float32).reshape(5, 2)
-    return Face(np.array(row.box_xyxy, np.float32), row.confidence, landmarks)
+    face = Face(np.array(row.box_xyxy, np.float32), row.confidence, landmarks)
+    return _FoundRow(row.frame, row.time_s, row.face, face, row.rotation, place)

@@ -93,7 +93,7 @@ def open_crops(
     crop_media(
         data,
         crops,
-        checkpoint.recipe.crop,
+        checkpoint.recipe.crop.for_scoring(checkpoint.recipe.aggregation.faces_per_frame),
         workers=workers,
         sampling=checkpoint.recipe.sampling,
         inputs=InputOptions(require_labels=True),
@@ -197,8 +197,9 @@ def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
     Raises:
         UsageError: If a setting differs; it names all of them.
     """
-    crop = checkpoint.recipe.crop
-    other = list_differences(replace(manifest.spec, preset=crop.preset), crop)
+    # Which faces of a frame are there is no matter of how a face was cut.
+    crop = checkpoint.recipe.crop.for_scoring("all")
+    other = list_differences(replace(manifest.spec.for_scoring("all"), preset=crop.preset), crop)
     if other:
         shown = ", ".join(other)
         raise UsageError(

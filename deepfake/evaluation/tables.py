@@ -97,9 +97,9 @@ def format_predictions(evaluation: Evaluation) -> str:
 
 
 def _file_row(predictions: Predictions, file: SourceRow, limits: Limits) -> dict[str, object]:
-    p_fake = predictions.file_p_fake.get(file.id)
-    n_people = predictions.n_people.get(file.id, 1)
-    verdict = None if p_fake is None else limits.judge(p_fake, n_people)
+    score = predictions.files.get(file.id)
+    p_fake = None if score is None else score.p_fake
+    verdict = None if score is None else limits.judge(score.p_fake, score.n_people)
     label = "" if file.label is None else LABEL_NAMES[file.label]
     return {
         "dataset": predictions.dataset.name,
@@ -132,7 +132,7 @@ def _face_rows(predictions: Predictions) -> list[dict[str, object]]:
             "frame": face.frame,
             "time_s": f"{face.time_s:.6f}",
             "face": face.face,
-            "track": predictions.tracks[place],
+            "person": "" if predictions.people[place] is None else predictions.people[place],
             "label": LABEL_NAMES[labels[place]],
             "method": face.method,
             "group": face.group,

@@ -37,6 +37,7 @@ _SIZE_GUARD = 1.3
 # at least, for 1.5 times the speed. Training and prediction search alike, so crops do not suffer.
 _REFINE_GUARD = 1.6
 _NEARLY = 1.5  # so many times smaller a box after RNet may still end as the larger face
+_CONTAINED = 0.7  # share of the smaller box: of those that overlap by more, one is reported
 _SAME_FACE = 0.3  # share of the smaller box: those that overlap by more are of one face
 _LEVELS_A_STEP = 2  # how many finer pyramid levels are added before the later networks look again
 
@@ -273,7 +274,7 @@ class MTCNN:
         faces = []
         for owner in range(len(tables)):
             own = np.flatnonzero(owners == owner)
-            kept = own[suppress_contained(final[own], 0.7)]
+            kept = own[suppress_contained(final[own], _CONTAINED)]
             faces.append(
                 [
                     Face(final[i, :4].copy(), float(final[i, 4]), marks[i].copy())
@@ -281,6 +282,36 @@ class MTCNN:
                 ]
             )
         return faces
+
+
+class MainFirst:
+    """The largest face as a search for it alone finds it, then all others of the image.
+
+    Training usually cuts that one alone, and ``MTCNN`` finds it, in mode ``main``, with a box that
+    may differ from exact mode's: here it is the same, whoever else is in the image.
+
+    Args:
+        main: Finds the largest face.
+        every: Finds all of them.
+    """
+
+    def __init__(self, main: FaceDetector, every: FaceDetector) -> None:
+        self.main, self.every = main, every
+
+    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Face]]:
+        """Find the faces of every image: the main one first, the others by size."""
+        found = zip(self.main.detect(images), self.every.detect(images), strict=True)
+        return [[*main, *_others(main, every)] for main, every in found]
+
+
+def _others(main: Sequence[Face], every: Sequence[Face]) -> list[Face]:
+    """The faces that are none of the main ones."""
+    faces = [*main, *every]
+    # The main ones stand their ground, whatever their probability.
+    strength = [2.0] * len(main) + [face.confidence for face in every]
+    rows = [[*face.box_xyxy, score] for face, score in zip(faces, strength, strict=True)]
+    kept = suppress_contained(np.array(rows, np.float32).reshape(-1, 5), _CONTAINED)
+    return [faces[i] for i in sorted(kept) if i >= len(main)]
 
 
 @contextmanager

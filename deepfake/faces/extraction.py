@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
-from deepfake.faces.detector import MTCNN, FaceDetector
+from deepfake.faces.detector import MTCNN, FaceDetector, MainFirst
 from deepfake.faces.geometry import cut_window, entry_window, square_window
 from deepfake.faces.tracking import interpolate_faces
 from deepfake.media.decoding import open_media
@@ -50,10 +51,10 @@ class FaceExtractor:
 
     Args:
         spec: The recipe.
-        detector: Finds the faces; by default the ``MTCNN`` that the recipe describes.
+        detector: Finds the faces; by default as the recipe describes.
         max_pixels: Larger photos and frames are ``unreadable``, so that memory stays bounded.
         sampling: Which frames of a video or animation are looked at.
-        device: Where that ``MTCNN`` runs.
+        device: Where that one runs.
     """
 
     def __init__(
@@ -65,14 +66,7 @@ class FaceExtractor:
         device: str = "cpu",
     ) -> None:
         self.spec, self.sampling = spec, sampling
-        self.detector = detector or MTCNN(
-            min_face=spec.min_face,
-            factor=spec.factor,
-            thresholds=spec.thresholds,
-            mode=spec.search,
-            device=device,
-            min_face_ratio=spec.min_face_ratio,
-        )
+        self.detector = detector or _make_detector(spec, device)
         self.max_pixels = max_pixels
         self._min_side_px = max(_MIN_SIDE_PX, spec.min_face)
 
@@ -168,7 +162,7 @@ class FaceExtractor:
                 faces = interpolate_faces(one.faces, other.faces, share)
                 if faces is not None:
                     kept = self._keep_usable(frames[n].image, faces)
-                    between[n] = _Found(kept, one.rotation, is_interpolated=True)
+                    between[n] = _Found(kept, one.rotation, len(faces), is_interpolated=True)
         return {n: item for n, item in between.items() if item.faces}
 
     def _find(self, frames: Sequence[Frame]) -> list[_Found]:
@@ -182,7 +176,7 @@ class FaceExtractor:
             for n, image, faces in zip(large, images, self.detector.detect(images), strict=True):
                 # Rounded before anything is cut: the same face in another batch or on another
                 # machine may differ by 1e-5 px, which must not move a crop by a whole pixel.
-                found[n] = _Found(self._keep_usable(image, faces), rotation)
+                found[n] = _Found(self._keep_usable(image, faces), rotation, n_found=len(faces))
             large = [n for n in large if not found[n].faces]
         return found
 
@@ -207,7 +201,7 @@ class FaceExtractor:
                 f"of {self._min_side_px} px",
             )
         if not found.faces:
-            return Extraction(Status.NO_FACE, _NO_FACE)
+            return Extraction(Status.NO_FACE, _NO_FACE, n_found=found.n_found)
         image = _turn(frame.image, found.rotation)
         crops = tuple(
             FaceCrop(
@@ -221,7 +215,23 @@ class FaceExtractor:
             )
             for index, face in enumerate(found.faces)
         )
-        return Extraction(Status.OK, frame.note, crops)
+        return Extraction(Status.OK, frame.note, crops, found.n_found)
+
+
+def _make_detector(spec: CropSpec, device: str) -> FaceDetector:
+    def make(mode: Literal["exact", "main"]) -> MTCNN:
+        return MTCNN(
+            min_face=spec.min_face,
+            factor=spec.factor,
+            thresholds=spec.thresholds,
+            mode=mode,
+            device=device,
+            min_face_ratio=spec.min_face_ratio,
+        )
+
+    if spec.faces == "all" and spec.search == "main":
+        return MainFirst(make("main"), make("exact"))
+    return make(spec.search)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +240,7 @@ class _Found:
 
     faces: Sequence[Face] = ()
     rotation: int = 0
+    n_found: int = 0
     is_interpolated: bool = False
 
 
@@ -257,19 +268,20 @@ def _turn(image: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
 def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
     """One status for all frames of a source."""
     crops = tuple(crop for result in results for crop in result.crops)
+    n_found = sum(result.n_found for result in results)
     remarks = list(dict.fromkeys(notes))
     if crops:
         with_face = sum(bool(result.crops) for result in results)
         if len(results) > 1:
             remarks.insert(0, f"faces in {with_face} of {len(results)} frames")
-        return Extraction(Status.OK, "; ".join(remarks), crops)
+        return Extraction(Status.OK, "; ".join(remarks), crops, n_found)
     if all(result.status is Status.TOO_SMALL for result in results):
         status, reason = Status.TOO_SMALL, results[0].reason
     else:
         status, reason = Status.NO_FACE, _NO_FACE
     if len(results) > 1:
         reason += f", in {len(results)} frames"
-    return Extraction(status, "; ".join([reason, *remarks]))
+    return Extraction(status, "; ".join([reason, *remarks]), n_found=n_found)
 
 
 def _window(image: NDArray[np.uint8], face: Face, spec: CropSpec) -> tuple[int, int, int, int]:

@@ -6,6 +6,7 @@ Pure functions on arrays; knows no detector, no file and no ``CropSpec``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -14,6 +15,12 @@ from numpy.typing import NDArray
 
 Window = tuple[int, int, int, int]
 """``(x0, y0, x1, y1)`` in whole pixels, ``x1`` and ``y1`` exclusive; may leave the frame."""
+
+
+def measure_box(box_xyxy: Sequence[float] | NDArray[np.float32]) -> float:
+    """Size of a face: the shorter side of its box in pixels."""
+    x0, y0, x1, y1 = (float(value) for value in box_xyxy)
+    return min(x1 - x0, y1 - y0)
 
 
 def clip_box(box_xyxy: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

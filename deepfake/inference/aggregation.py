@@ -1,8 +1,7 @@
-"""From the scores of faces to the score of a file; pure functions by name.
+"""From the scores of faces to those of people, and to the score of a file; pure functions.
 
-A frame scores as its most fake face: one swapped face makes a picture fake. A policy then makes
-one score of all frames; a photo has a single frame, so every policy gives that frame's score. The
-policy ``tracks`` goes by person instead of by frame. Knows no model and no file.
+A policy makes one score of the usable faces of a person. The most suspicious person who counts
+decides the file: one swapped face makes it fake. Knows no network and no verdict.
 """
 
 from __future__ import annotations
@@ -10,10 +9,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median
 from types import MappingProxyType
 
-from deepfake.records import Aggregation, FaceScore
+from deepfake.faces.geometry import measure_box
+from deepfake.inference.people import is_too_small, is_usable
+from deepfake.records import Aggregation, FaceScore, PersonScore
 
 _DEFAULT = Aggregation()
 
@@ -54,27 +56,78 @@ OF_FRAMES: Mapping[str, Callable[[Sequence[float], Aggregation], float]] = Mappi
         "max": lambda frames, how: max(frames),
     }
 )
-"""Policies that make one score of the frames of a file; all but ``tracks``."""
+"""Policies that make one score of the frames of a person."""
 
 
-def aggregate(faces: Sequence[FaceScore], how: Aggregation = _DEFAULT) -> float | None:
-    """Score of a file from its faces, or ``None`` without a face."""
+@dataclass(frozen=True, slots=True)
+class FileScore:
+    """The score of a file, and whose it is.
+
+    Args:
+        p_fake: Of the person who decides.
+        people: Everybody in the file, in order of their number.
+        face: The most suspicious usable face of the person who decides.
+        n_people: How many people count; 0: nobody does, and the largest one gave the score.
+    """
+
+    p_fake: float
+    people: tuple[PersonScore, ...]
+    face: FaceScore
+    n_people: int
+
+
+def aggregate(faces: Sequence[FaceScore], how: Aggregation = _DEFAULT) -> FileScore | None:
+    """Score of a file from its faces, or ``None`` without a face.
+
+    People who count have a usable face and are seen in ``person_share`` of the frames that have
+    one, or, where nobody is, in any of them: a film whose cuts are closer together than the sampled
+    frames is no reason to look at nobody.
+    """
     if not faces:
         return None
-    if how.policy == "tracks":
-        return _highest_track(faces, how.track_share)
-    frames: dict[int, float] = defaultdict(float)
+    by_person: dict[int, list[FaceScore]] = defaultdict(list)
     for face in faces:
-        frames[face.frame_index] = max(frames[face.frame_index], face.p_fake)
-    return OF_FRAMES[how.policy](list(frames.values()), how)
+        by_person[face.person].append(face)
+    usable = {person: [f for f in own if is_usable(f, how)] for person, own in by_person.items()}
+    n_frames = len({face.frame_index for own in usable.values() for face in own})
+    most = max(map(len, usable.values()))
+    enough = how.person_share * n_frames
+    people = []
+    for person in sorted(by_person):
+        own = by_person[person]
+        remark = ""
+        if not usable[person]:
+            remark = _why_unusable(own, how)
+        elif len(usable[person]) < enough <= most:
+            remark = f"seen in {len(usable[person])} of {n_frames} frames"
+        times = [face.time_s for face in own]
+        people.append(
+            PersonScore(
+                person=person,
+                p_fake=OF_FRAMES[how.policy]([face.p_fake for face in usable[person] or own], how),
+                n_faces=len(own),
+                first_s=min(times),
+                last_s=max(times),
+                size_px=max(measure_box(face.box_xyxy) for face in own),
+                counts=not remark,
+                remark=remark,
+            )
+        )
+    counting = [one for one in people if one.counts]
+    decides = (
+        max(counting, key=lambda one: one.p_fake)
+        if counting
+        else max(people, key=lambda one: one.size_px)
+    )
+    candidates = usable[decides.person] or by_person[decides.person]
+    face = max(candidates, key=lambda one: one.p_fake)
+    return FileScore(decides.p_fake, tuple(people), face, len(counting))
 
 
-def _highest_track(faces: Sequence[FaceScore], least_share: float) -> float:
-    """Highest mean of a track (a person), of those in enough of the frames that have a face."""
-    tracks: dict[int, list[float]] = defaultdict(list)
-    for face in faces:
-        tracks[face.person].append(face.p_fake)
-    # A face that flashes up once is noise more often than a person.
-    enough = least_share * len({face.frame_index for face in faces})
-    long = [fmean(scores) for scores in tracks.values() if len(scores) >= enough]
-    return max(long or [fmean(scores) for scores in tracks.values()])
+def _why_unusable(faces: Sequence[FaceScore], how: Aggregation) -> str:
+    large = [face for face in faces if not is_too_small(face, how)]
+    if not large:
+        largest = max(measure_box(face.box_xyxy) for face in faces)
+        return f"face of {largest:.0f} px, {how.min_face_px} px are needed"
+    surest = max(face.confidence for face in large)
+    return f"the detector is unsure of the face ({surest:.2f} of {how.min_confidence:g})"

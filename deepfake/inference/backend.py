@@ -17,20 +17,19 @@ from pathlib import Path
 
 import torch
 
-from deepfake.errors import DeepfakeError, JobError, UsageError
-from deepfake.inference.export import (
+from deepfake.errors import JobError, UsageError
+from deepfake.inference.export import compare, export_versions, make_crops, make_graph, require
+from deepfake.inference.graphs import (
     ONNX_SUFFIX,
-    compare,
-    export_versions,
-    make_crops,
-    make_graph,
-    require,
+    cache_folder,
+    is_recorded,
+    keep_graph,
+    record_graph,
 )
 from deepfake.inference.scoring import OnnxScorer, Scorer, TorchScorer
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.media.discovery import VIDEO_SUFFIXES
 from deepfake.records import Sampling, Source
-from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,6 @@ BACKENDS = ("auto", "torch", "onnx")
 # saves 0.1 to 0.15 s of one thread's time on every face.
 _PAYS_FROM_FACES = 128
 _FRAMES_OF_A_CLIP = 16  # a guess, where the sampling names no number
-_KEPT_GRAPHS = 4  # each is as large as its checkpoint
 
 
 def choose_devices(device: str | Sequence[str]) -> tuple[torch.device, ...]:
@@ -134,20 +132,6 @@ def make_scorers(
     return scorers
 
 
-def cache_folder() -> Path:
-    """Where this user's graphs are kept.
-
-    Raises:
-        JobError: If this user has no home.
-    """
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepfake"
-    except RuntimeError as error:
-        raise JobError(
-            "there is no home folder to keep a graph in; set XDG_CACHE_HOME, or score with torch"
-        ) from error
-
-
 def _choose_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
@@ -201,7 +185,8 @@ def _make_or_recall(checkpoint: Checkpoint) -> tuple[bytes, str]:
         logger.info("making a graph for ONNX Runtime, once for this checkpoint ...")
         graph = make_graph(checkpoint)
         compare(OnnxScorer(graph, 1), checkpoint, make_crops(checkpoint.recipe.crop.size))
-        _keep(path, graph)
+        record_graph(graph, checkpoint.sha256)
+        keep_graph(path.name, graph)
     else:
         with suppress(OSError):
             os.utime(path)  # the graphs that were used last are kept
@@ -209,15 +194,22 @@ def _make_or_recall(checkpoint: Checkpoint) -> tuple[bytes, str]:
 
 
 def _read_graph(path: Path, checkpoint: Checkpoint) -> bytes | None:
-    """The graph in a file, if there is one, it is of this checkpoint and it is equal to torch."""
+    """The graph in a file, if this user has made it of this checkpoint and it is equal to torch."""
     try:
+        if not path.exists():
+            return None
+        if not path.is_file():  # a pipe would block, a device never end
+            raise OSError("it is no regular file")
         graph = path.read_bytes()
-    except FileNotFoundError:
-        return None
     except OSError as error:
         logger.warning("the graph %s cannot be read (%s)", path, error)
         return None
     try:
+        if not is_recorded(graph, checkpoint.sha256):
+            raise JobError(
+                "it is not as you have made it of this checkpoint on this machine; make it with: "
+                f"deepfake export --checkpoint {checkpoint.path} --format onnx --overwrite"
+            )
         scorer = OnnxScorer(graph, 1)
         if scorer.description.get("checkpoint_sha256") != checkpoint.sha256:
             raise JobError("it was made from another checkpoint")
@@ -227,15 +219,3 @@ def _read_graph(path: Path, checkpoint: Checkpoint) -> bytes | None:
         logger.warning("the graph %s is not used: %s", path, error)
         return None
     return graph
-
-
-def _keep(path: Path, graph: bytes) -> None:
-    """Keep a graph for the next job; a cache that cannot be written costs time only."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(path, graph)
-        kept = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)
-        for old in kept[:-_KEPT_GRAPHS]:
-            old.unlink(missing_ok=True)
-    except (OSError, DeepfakeError) as error:
-        logger.info("the graph is not kept for next time (%s)", error)

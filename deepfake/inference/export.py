@@ -27,6 +27,7 @@ from deepfake import __version__
 from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
+from deepfake.inference.graphs import record_graph
 from deepfake.inference.scoring import CROPS, EMBEDDING, P_FAKE, OnnxScorer, TorchScorer
 from deepfake.learning.checkpoint import (
     KEY,
@@ -38,7 +39,6 @@ from deepfake.learning.checkpoint import (
 from deepfake.storage import write_atomic
 
 ExportFormat = Literal["onnx", "safetensors"]
-ONNX_SUFFIX = ".onnx"
 GRAPH_FORMAT = 2  # 1 had one threshold
 TOLERANCE = 1e-5
 """Largest difference from torch, in ``p_fake`` and in every number of the embedding."""
@@ -93,6 +93,7 @@ def export_checkpoint(
     graph = make_graph(checkpoint)
     difference = compare(OnnxScorer(graph, batch_size=1), checkpoint, images)
     write_atomic(output, graph)
+    record_graph(graph, checkpoint.sha256)
     return f"equal to torch: {difference}"
 
 

@@ -96,8 +96,13 @@ class PredictionJob:
 
     def answers(self) -> Iterator[Result]:
         """The answers that are kept, in input order."""
+        return (answer for _, answer in self.pairs())
+
+    def pairs(self) -> Iterator[tuple[Source, Result]]:
+        """Each input with the answer that is kept of it, in input order."""
         for number in self.job.blocks:
-            yield from iter_answers(self.folder.folder_of(number))
+            answers = iter_answers(self.folder.folder_of(number))
+            yield from zip(self.job.inputs_of(number), answers, strict=True)
 
 
 def describe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

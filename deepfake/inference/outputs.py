@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deepfake.errors import UsageError
 from deepfake.jobs.folder import hash_file
-from deepfake.storage import write_atomic, write_stream
+from deepfake.storage import Confinement, write_atomic, write_stream
 
 _RECORD_FILE = "outputs.json"
 
@@ -22,10 +22,13 @@ class Outputs:
     Args:
         paths: By option that names them.
         root: The job's folder, which remembers what was written.
+
+    Raises:
+        UsageError: If that memory is no file of this folder.
     """
 
     def __init__(self, paths: Mapping[str, Path], root: Path) -> None:
-        self.paths, self._record = dict(paths), root / _RECORD_FILE
+        self.paths, self._record = dict(paths), Confinement(root).path_of(_RECORD_FILE)
 
     def refuse_foreign(self, overwrite: bool = False) -> None:
         """Refuse, before any work, to replace somebody else's file.

@@ -13,16 +13,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from deepfake.errors import UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
-from deepfake.faces.tracking import link_tracks
-from deepfake.inference.aggregation import aggregate
+from deepfake.inference.aggregation import FileScore, aggregate
 from deepfake.inference.backend import choose_devices, make_scorers
+from deepfake.inference.people import choose_faces, is_too_small, score_faces
 from deepfake.inference.results import Results
 from deepfake.inference.scoring import Backend, Scorer
 from deepfake.jobs.parts import LARGEST_BLOCK
@@ -31,7 +31,7 @@ from deepfake.media.discovery import list_sources
 from deepfake.records import (
     Extraction,
     FaceCrop,
-    FaceScore,
+    FacesPerFrame,
     Policy,
     Result,
     Sampling,
@@ -41,8 +41,19 @@ from deepfake.records import (
 )
 
 _GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
-_Group = list[tuple[Source, Extraction]]
+_OF_ONE_FRAME = ("faces_per_frame", "min_face_px", "min_confidence")  # settings of an aggregation
 IN_THIS_PROCESS = Workers(processes=0)
+
+
+class _Item(NamedTuple):
+    """A file whose faces were cut out, and those of them that are scored."""
+
+    source: Source
+    extraction: Extraction
+    crops: Sequence[FaceCrop]
+
+
+_Group = list[_Item]
 
 
 class Predictor:
@@ -55,10 +66,11 @@ class Predictor:
         batch_size: Faces that go through the network together; a CPU takes a few of them at once.
         workers: How files are read and searched for faces; by default in this process.
         sampling: Which frames of a video; by default as the training crops were sampled.
-        aggregation: How the frames of a file make its score, a name of ``POLICIES``; by default,
-            and in its numbers always, as the checkpoint says.
+        aggregation: How the frames of a person make their score, a name of ``POLICIES``; by
+            default, and in its numbers always, as the checkpoint says.
         backend: ``torch``, ``onnx`` (ONNX Runtime, on a CPU) or ``auto``.
         expected_faces: About as many will be scored; helps ``auto`` to choose.
+        faces_per_frame: ``all``, or ``largest``: that one alone; by default as the checkpoint says.
 
     Raises:
         UsageError: If the device does not exist, the backend is not installed, or a setting is
@@ -75,6 +87,7 @@ class Predictor:
         aggregation: Policy | None = None,
         backend: str = "auto",
         expected_faces: int = 0,
+        faces_per_frame: FacesPerFrame | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}; expected 1 or more")
@@ -85,9 +98,11 @@ class Predictor:
         self.aggregation = checkpoint.recipe.aggregation
         if aggregation is not None:
             self.aggregation = replace(self.aggregation, policy=aggregation)
+        if faces_per_frame is not None:
+            self.aggregation = replace(self.aggregation, faces_per_frame=faces_per_frame)
+        self.crop = checkpoint.recipe.crop.for_scoring(self.aggregation.faces_per_frame)
         self.limits = checkpoint.limits
         self.sampling = sampling or checkpoint.recipe.sampling
-        self.policy_remark = self._compare_with_limits()
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
     @classmethod
@@ -100,6 +115,7 @@ class Predictor:
         sampling: Sampling | None = None,
         aggregation: Policy | None = None,
         backend: str = "auto",
+        faces_per_frame: FacesPerFrame | None = None,
     ) -> Predictor:
         """Load ``model.ckpt`` of a finished run, or its copy as ``.safetensors``.
 
@@ -109,13 +125,28 @@ class Predictor:
                 out of range.
         """
         checkpoint = load_checkpoint(Path(path))
-        return cls(checkpoint, device, batch_size, workers, sampling, aggregation, backend)
+        return cls(
+            checkpoint,
+            device,
+            batch_size,
+            workers,
+            sampling,
+            aggregation,
+            backend,
+            faces_per_frame=faces_per_frame,
+        )
 
-    def _compare_with_limits(self) -> str:
+    @property
+    def policy_remark(self) -> str:
         """What a reader must know where clips are scored unlike those that chose the limits."""
+        return self._compare_with_limits(is_clip=True)
+
+    def _compare_with_limits(self, is_clip: bool) -> str:
         chosen = self.checkpoint.chosen_for
         others = list_differences(self.sampling, chosen.sampling)
         others += list_differences(self.aggregation, chosen.aggregation)
+        if not is_clip:  # a photo is one frame, however clips are sampled and frames aggregated
+            others = [text for text in others if text.startswith(_OF_ONE_FRAME)]
         if not others:
             return ""
         return (
@@ -125,10 +156,16 @@ class Predictor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled it is its settings: wherever it is wanted, the checkpoint is read again."""
-        devices = [str(device) for device in self.devices]
-        choice = (self.batch_size, self.workers, self.sampling, self.aggregation.policy)
-        checkpoint = (self.checkpoint.path, self.checkpoint.sha256)
-        return _load_again, (*checkpoint, devices, *choice, self.backend)
+        settings = {
+            "device": [str(device) for device in self.devices],
+            "batch_size": self.batch_size,
+            "workers": self.workers,
+            "sampling": self.sampling,
+            "aggregation": self.aggregation.policy,
+            "backend": self.backend,
+            "faces_per_frame": self.aggregation.faces_per_frame,
+        }
+        return _load_again, (self.checkpoint.path, self.checkpoint.sha256, settings)
 
     @property
     def backend(self) -> Backend:
@@ -201,7 +238,7 @@ class Predictor:
 
     def answer(self, source: Source, extraction: Extraction) -> Result:
         """Score one source whose faces were extracted with this recipe and sampling already."""
-        group = [(source, extraction)]
+        group = [self._choose(source, extraction)]
         return self._answer_group(group, _score_group(self._scorers[0], group))[0]
 
     def _iter_groups(self, marked: Iterable[tuple[Source, bool]]) -> Generator[_Group]:
@@ -217,14 +254,14 @@ class Predictor:
         faces = 0
         extractions = iter_extractions(
             iter_sources(),
-            self.checkpoint.recipe.crop,
+            self.crop,
             self.workers,
             self.sampling,
         )
         with closing(extractions):
             for source, extraction in extractions:
-                held.append((source, extraction))
-                faces += len(extraction.crops)
+                held.append(self._choose(source, extraction))
+                faces += len(held[-1].crops)
                 # Files without faces fill no batch; they must not pile up either.
                 full = faces >= self.batch_size or len(held) >= 4 * self.batch_size
                 if marks.popleft() or full:
@@ -233,70 +270,67 @@ class Predictor:
         if held:
             yield held
 
+    def _choose(self, source: Source, extraction: Extraction) -> _Item:
+        return _Item(source, extraction, choose_faces(extraction.crops, self.aggregation))
+
     def _answer_group(self, group: _Group, p_fake: list[float]) -> list[Result]:
         scores = iter(p_fake)
-        answers = []
-        for source, extraction in group:
-            people = link_tracks(
-                [crop.frame_index for crop in extraction.crops],
-                [crop.face for crop in extraction.crops],
-            )
-            faces = tuple(
-                FaceScore(
-                    frame_index=crop.frame_index,
-                    time_s=crop.time_s,
-                    face_index=crop.face_index,
-                    box_xyxy=_box_of(crop),
-                    confidence=crop.face.confidence,
-                    p_fake=next(scores),
-                    person=person,
-                )
-                for crop, person in zip(extraction.crops, people, strict=True)
-            )
-            answers.append(self._answer(source, extraction, faces))
-        return answers
+        return [self._answer(item, [next(scores) for _ in item.crops]) for item in group]
 
-    def _answer(
-        self, source: Source, extraction: Extraction, faces: tuple[FaceScore, ...]
-    ) -> Result:
-        p_fake = aggregate(faces, self.aggregation)
-        if p_fake is None:
-            return Result(source.name, extraction.status, extraction.reason)
-        # A photo has one frame, however clips are sampled and their frames make a score.
-        is_clip = len({face.frame_index for face in faces}) > 1
-        policy_remark = self.policy_remark if is_clip else ""
+    def _answer(self, item: _Item, p_fake: Sequence[float]) -> Result:
+        source, extraction, crops = item
+        faces = score_faces(crops, p_fake, self.aggregation)
+        score = aggregate(faces, self.aggregation)
+        if score is None:
+            return Result(
+                source.name, extraction.status, extraction.reason, n_found=extraction.n_found
+            )
+        fake_limit = self.limits.of_fake(score.n_people)
+        n_frames = len({face.frame_index for face in faces})
         return Result(
             path=source.name,
             status=extraction.status,
-            remarks=tuple(filter(None, (extraction.reason, policy_remark))),
-            p_fake=p_fake,
-            verdict=self.limits.judge(p_fake),
-            limits=(self.limits.real, self.limits.of_fake()),
-            n_found=len(faces),
+            remarks=(
+                *([extraction.reason] if extraction.reason else []),
+                *_remark_on_people(score, fake_limit),
+                *filter(None, [self._compare_with_limits(is_clip=n_frames > 1)]),
+            ),
+            p_fake=score.p_fake,
+            verdict=self.limits.judge(score.p_fake, score.n_people),
+            limits=(self.limits.real, fake_limit),
+            n_found=extraction.n_found,
             n_faces=len(faces),
-            n_people=len({face.person for face in faces}),
-            box_xyxy=faces[0].box_xyxy,
+            n_too_small=sum(is_too_small(crop.face, self.aggregation) for crop in extraction.crops),
+            n_people=score.n_people,
+            box_xyxy=score.face.box_xyxy,
             faces=faces,
+            people=score.people,
         )
 
 
-def _load_again(path: Path, sha256: str, *settings: Any) -> Predictor:
+def _remark_on_people(score: FileScore, fake_limit: float) -> Iterator[str]:
+    """What a reader must know of people who did not count."""
+    if not score.n_people:
+        (why,) = {one.remark for one in score.people if one.person == score.face.person}
+        yield f"nobody in it can be judged with confidence: {why}"
+        return
+    for one in score.people:
+        if not one.counts and one.p_fake >= max(fake_limit, score.p_fake):
+            yield f"a person who does not count scores {one.p_fake:.2f}: {one.remark}"
+
+
+def _load_again(path: Path, sha256: str, settings: dict[str, Any]) -> Predictor:
     checkpoint = load_checkpoint(path)
     if checkpoint.sha256 != sha256:
         raise UsageError(f"{path} is another checkpoint here than where the job was begun")
-    return Predictor(checkpoint, *settings)
+    return Predictor(checkpoint, **settings)
 
 
 def _score_group(scorer: Scorer, group: _Group) -> list[float]:
     """``p_fake`` of every crop of a group, in order."""
-    crops = [crop for _, extraction in group for crop in extraction.crops]
+    crops = [crop for item in group for crop in item.crops]
     scores: list[float] = []
     while len(scores) < len(crops):
         part = crops[len(scores) : len(scores) + scorer.batch_size]
         scores += scorer.score(np.stack([decode_crop(crop.encoded) for crop in part]))
     return scores
-
-
-def _box_of(crop: FaceCrop) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = (float(value) for value in crop.face.box_xyxy)
-    return (x0, y0, x1, y1)

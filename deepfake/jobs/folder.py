@@ -92,8 +92,8 @@ class JobFolder:
         Raises:
             UsageError: If the folder holds anything else, or a job of other settings.
         """
-        for folder in (SHARDS_FOLDER, _OLD_FOLDER):
-            Confinement(self.root).path_of(f"{folder}/{SEAL_FILE}")
+        # What lies in a shard is looked at when it is read.
+        Confinement(self.root).check_all(SHARDS_FOLDER, _OLD_FOLDER)
         if (self.root / JOB_FILE).exists():
             difference = find_difference(_settled(read_job(self.root)), _settled(settings))
             if difference is not None and anew:
@@ -200,7 +200,7 @@ class JobFolder:
     def iter_old(self) -> Iterator[Shard]:
         """Whole shards that were set aside."""
         for folder in sorted((self.root / _OLD_FOLDER).glob("*")):
-            shard = read_shard(folder)
+            shard = read_shard(folder)  # no link: ``begin`` has looked
             if shard is not None:
                 yield shard
 
@@ -239,9 +239,9 @@ def read_job(root: Path) -> dict[str, Any]:
     """The settings of a job.
 
     Raises:
-        UsageError: If they cannot be read.
+        UsageError: If they cannot be read, or lie outside of the folder.
     """
-    path = root / JOB_FILE
+    path = Confinement(root).path_of(JOB_FILE)
     try:
         settings = json.loads(read_text(path, "JSON file"))
     except UsageError:
@@ -259,9 +259,13 @@ def read_job(root: Path) -> dict[str, Any]:
 
 
 def find_wrong_results(root: Path, settings: Mapping[str, Any]) -> list[str]:
-    """Files of a finished job that are not what it came to."""
-    results = settings.get(RESULTS, {})
-    return [name for name, digest in results.items() if hash_file(root / name) != digest]
+    """Files of a finished job that are not what it came to.
+
+    Raises:
+        UsageError: If one of them lies outside of the folder.
+    """
+    results, inside = settings.get(RESULTS, {}), Confinement(root)
+    return [name for name, digest in results.items() if hash_file(inside.path_of(name)) != digest]
 
 
 def read_shard(folder: Path) -> Shard | None:
@@ -272,6 +276,8 @@ def read_shard(folder: Path) -> Shard | None:
 
 def read_seal(folder: Path) -> Shard | None:
     """What a sealed folder says of itself, its files not looked at."""
+    if (folder / SEAL_FILE).is_symlink():
+        return None  # no shard of ours has links
     try:
         sealed = json.loads(read_text(folder / SEAL_FILE))
         text = sealed["content"]

@@ -154,7 +154,7 @@ def list_video_tags(metadata: Mapping[str, str], where: str) -> Iterator[tuple[s
 def _list_texts(image: Image.Image) -> Iterator[tuple[str, object]]:
     texts: dict[str, object] = {}
     if image.format == "PNG":
-        texts = {key: value for key, value in image.info.items() if isinstance(value, str)}
+        texts = {str(key): text for key, text in image.info.items() if isinstance(text, str)}
     elif image.info.get("comment"):
         texts = {"comment": image.info["comment"]}
     for key, value in texts.items():

@@ -74,7 +74,7 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
             (predictions.dataset.name, file)
             for predictions in evaluation.sets
             for file in predictions.dataset.files
-            if file.id not in predictions.file_p_fake
+            if file.id not in predictions.files
         ],
         label_names=LABEL_NAMES,
         provenance=provenance,
@@ -96,13 +96,13 @@ def find_mistakes(evaluation: Evaluation, label: int) -> list[dict[str, Any]]:
     """The worst wrong verdicts on files of a class, with the most suspicious face of each."""
     wrong_verdict = Verdict.FAKE if label == 0 else Verdict.REAL
     wrong = [
-        (predictions.file_p_fake[file.id], predictions, file)
+        (predictions.files[file.id].p_fake, predictions, file)
         for predictions in evaluation.sets
         for file in predictions.dataset.files
         if file.label == label
-        and file.id in predictions.file_p_fake
+        and file.id in predictions.files
         and evaluation.limits.judge(
-            predictions.file_p_fake[file.id], predictions.n_people.get(file.id, 1)
+            predictions.files[file.id].p_fake, predictions.files[file.id].n_people
         )
         is wrong_verdict
     ]

@@ -56,7 +56,7 @@ def format_explanation(
         verdict_of=Limits(score.limits[0], score.limits[1:]).judge if score.limits else None,
         aggregation=aggregation,
         charts=_charts(explanation),
-        n_wins=sum(top.salient_drop > top.random_drop for top in tops),
+        sought="rises" if explanation.direction < 0 else "falls",
         salient_share=SALIENT_SHARE,
         n_regions=N_RANDOM_REGIONS,
         top_frames=[(top, _embed_views(top, highest)) for top in tops],

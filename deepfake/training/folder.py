@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import read_info
+from deepfake.storage import Confinement
 from deepfake.training.callbacks.head import MODEL_FILE
 
 CHECKPOINTS = "checkpoints"
@@ -46,7 +47,8 @@ def find_start(
         max_steps: The same in steps.
 
     Raises:
-        UsageError: If there is nothing to go on from.
+        UsageError: If there is nothing to go on from, or a run's folder holds a link that leads out
+            of it, a device or a pipe.
         FinishedRun: If it is finished, and no longer run is asked for.
     """
     goes_on = False
@@ -55,6 +57,7 @@ def find_start(
             raise UsageError("--resume auto goes on in the folder of --run; name it")
         if (Path(run) / MODEL_FILE).exists():
             raise FinishedRun(Path(run))
+        Confinement(Path(run)).check_all()
         # A run that was killed before its first checkpoint has left its configuration only.
         goes_on = (Path(run) / CONFIG).exists()
         resume = run if (Path(run) / CHECKPOINTS / LAST).exists() else None
@@ -62,6 +65,8 @@ def find_start(
         return None, goes_on
     path = Path(resume)
     if path.is_dir():
+        # Whoever goes on reads, replaces and removes what a stranger may have put there.
+        Confinement(path).check_all()
         path = path / CHECKPOINTS / LAST
     if not path.is_file():
         raise UsageError(f"--resume {resume}: there is no checkpoint {path}")

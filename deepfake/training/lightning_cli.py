@@ -234,7 +234,7 @@ class TrainCLI(LightningCLI):
             weights = "last"
         watch = self.config_init.watch
         callbacks: list[Callback | None] = [
-            *(make_checkpoints(self.folder, validates) if keeps else []),
+            *(make_checkpoints(self.folder, validates, self.resume) if keeps else []),
             StopOnSignal(self.folder / CHECKPOINTS / LAST, self.config.checkpoint_minutes),
             SeedDropout(int(self.config.seed_everything)),
             *(self.config_init[name] for name in _CALLBACKS),

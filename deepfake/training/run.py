@@ -108,7 +108,6 @@ def _quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*treespec, LeafSpec.* is deprecated.*",
         ".*You are trying to `self.log\\(\\)` but `Trainer\\(barebones=True\\).*",
-        ".*The dirpath has changed from.*",  # BestCheckpoint says what matters of it
         ".*is smaller than the logging interval.*",
         # Ours does go on in mid-epoch: see CropDataModule.state_dict.
         ".*resuming from a checkpoint that ended before the epoch ended.*",

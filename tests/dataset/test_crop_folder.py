@@ -210,11 +210,7 @@ def test_a_part_that_leads_out_is_not_merged(place: str, done: Path, tmp_path: P
 def test_a_pipe_does_not_hang_anybody(place: str, done: Path, crops: Path) -> None:
     (crops / place).unlink()
     os.mkfifo(crops / place)
-    with pytest.raises(UsageError, match=r"not a regular file|is damaged|not as it was written"):
+    with pytest.raises(UsageError, match=r"no regular file|is damaged|not as it was written"):
         set_up(crops)
-    if place == MANIFEST_FILE:
-        run(done / "photos", crops)
-        assert tree_hashes(crops) == tree_hashes(done / "crops")
-        return
     with pytest.raises(UsageError, match=r"regular file"):
         run(done / "photos", crops)

@@ -21,8 +21,9 @@ from deepfake.evaluation.evaluate import LEVELS, OVERALL, evaluate_predictions
 from deepfake.evaluation.predictions import Predictions
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
+from deepfake.inference.aggregation import FileScore, aggregate
 from deepfake.metrics import METRICS, compute_auc
-from deepfake.records import Aggregation
+from deepfake.records import Aggregation, FaceScore
 from deepfake.reports.evaluation_text import describe
 from tests.made_limits import ONE_CUT
 
@@ -33,21 +34,32 @@ FACE = CropRow(
 FILE = SourceRow("s0.jpg", "ok", "", 1, 0, "", "g0", "test", "s0", "s0.jpg")
 
 
+def score_of(parts: list[tuple[int, float]]) -> FileScore:
+    """Frame by frame, the faces of people who all count."""
+    faces = [
+        FaceScore(frame, 0.0, 0, (0.0, 0.0, 60.0, 60.0), 0.99, p_fake, person)
+        for frame, (person, p_fake) in enumerate(parts)
+    ]
+    score = aggregate(faces)
+    assert score is not None
+    return score
+
+
 def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -> Predictions:
-    """A data set of files: label, method, and (track, score) of each face; none = no answer."""
-    faces, sources, scores, tracks = [], [], list[float](), list[int]()
-    file_p_fake: dict[str, float] = {}
+    """A data set of files: label, method, and (person, score) of each face; none = no answer."""
+    faces, sources, scores, people = [], [], list[float](), list[int]()
+    scored: dict[str, FileScore] = {}
     for number, (label, method, parts) in enumerate(files):
         key = f"{name}-{number}"
         status = "ok" if parts else "no_face"
         facts: dict[str, Any] = {"label": label, "method": method, "group": f"g{number}"}
         sources.append(replace(FILE, id=key, path=f"{key}.mp4", status=status, **facts))
-        for place, (track, p_fake) in enumerate(parts):
+        for place, (person, p_fake) in enumerate(parts):
             faces.append(replace(FACE, source=key, frame=place, **facts))
             scores.append(p_fake)
-            tracks.append(track)
+            people.append(person)
         if parts:
-            file_p_fake[key] = float(np.mean([p for _, p in parts]))
+            scored[key] = score_of(parts)
     dataset = EvaluationSet(
         name,
         f"data/{name}",
@@ -61,7 +73,7 @@ def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -
     )
     sharpness = np.arange(1, len(faces) + 1, dtype=np.float32)
     embeddings = Embeddings(np.zeros((len(faces), 2), dtype=np.float32), sharpness)
-    return Predictions(dataset, embeddings, np.array(scores), tuple(tracks), file_p_fake)
+    return Predictions(dataset, embeddings, np.array(scores), tuple(people), scored)
 
 
 ONE = make_set(
@@ -81,17 +93,17 @@ TWO = make_set("two", [(0, "", [(0, 0.2)]), (1, "swap", [(0, 0.7)]), (1, "", [(0
 
 def test_levels_hold_their_own_rows() -> None:
     result = evaluate_predictions([ONE], ONE_CUT, Aggregation(), n_resamples=0)
-    file, track, face = (result.levels[name].overall for name in ("file", "track", "face"))
+    file, person, face = (result.levels[name].overall for name in ("file", "person", "face"))
     assert (file.n_real, file.n_fake) == (2, 2)
-    assert (track.n_real, track.n_fake) == (3, 2)
+    assert (person.n_real, person.n_fake) == (3, 2)
     assert (face.n_real, face.n_fake) == (4, 3)
-    assert sorted(result.levels["track"].rows.p_fake.round(3)) == [0.15, 0.3, 0.4, 0.7, 0.9]
-    assert file.metrics["accuracy"].value == 0.5  # 0.15 and 0.7 correct, 0.6 and 0.4 wrong
-    assert track.metrics["accuracy"].value == pytest.approx(3 / 5)
+    assert sorted(result.levels["person"].rows.p_fake.round(3)) == [0.15, 0.3, 0.4, 0.7, 0.9]
+    assert file.metrics["accuracy"].value == 0.5  # 0.15 and 0.7 correct, 0.9 and 0.4 wrong
+    assert person.metrics["accuracy"].value == pytest.approx(3 / 5)
     assert face.metrics["auc"].value == pytest.approx(
         compute_auc(np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0.1, 0.2, 0.3, 0.9, 0.8, 0.6, 0.4]))
     )
-    assert list(result.distinct_levels()) == ["file", "track", "face"]
+    assert list(result.distinct_levels()) == ["file", "person", "face"]
 
 
 def test_data_sets_and_methods() -> None:
@@ -102,7 +114,7 @@ def test_data_sets_and_methods() -> None:
     # A method meets the reals of the data sets that it occurs in.
     assert (level.methods["mask"].n_real, level.methods["mask"].n_fake) == (2, 1)
     assert (level.methods["swap"].n_real, level.methods["swap"].n_fake) == (3, 2)
-    assert level.methods["swap"].metrics["auc"].value == 1.0
+    assert level.methods["swap"].metrics["auc"].value == pytest.approx(4 / 6)
     assert level.overall.n_groups == 7  # g0 of one and g0 of two are different people
 
 
@@ -164,7 +176,7 @@ def test_tables_have_a_row_per_file_and_per_face() -> None:
     assert (files[4]["p_fake"], files[4]["verdict"], files[4]["correct"]) == ("", "", "")
     faces = list(csv.DictReader(io.StringIO(format_scored_faces(result))))
     assert len(faces) == 10
-    assert [row["track"] for row in faces[:4]] == ["0", "0", "0", "1"]
+    assert [row["person"] for row in faces[:4]] == ["0", "0", "0", "1"]
     assert faces[0]["path"] == "one-0.mp4"
 
 
@@ -176,7 +188,7 @@ def test_terminal_table_is_aligned_and_says_why() -> None:
     assert head.index("AUC") + 3 == row.index(row.split()[5]) + len(row.split()[5])
     assert "  one: TPR@1% n/a: 2 real rows are too few, it needs 100" in lines
     assert "  two: ECE n/a: 3 rows are too few, it needs 15" in lines
-    assert "by track" in text
+    assert "by person" in text
     assert "by face" in text
     assert "methods, by file" in text
     brief = "AUC, AP, EER, accuracy, bal. acc., log loss, Brier"
@@ -188,9 +200,9 @@ def test_terminal_table_is_aligned_and_says_why() -> None:
 
 def test_one_face_per_file_is_shown_once() -> None:
     result = evaluate_predictions([TWO], ONE_CUT, Aggregation(), n_resamples=0)
-    assert list(result.distinct_levels()) == ["file, track, face"]
+    assert list(result.distinct_levels()) == ["file, person, face"]
     assert result.levels["face"] is result.levels["file"]
-    assert "by file, track, face" in describe(result)
+    assert "by file, person, face" in describe(result)
 
 
 def test_frame_has_a_row_per_level_group_and_metric() -> None:

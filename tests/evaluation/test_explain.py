@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from numpy.typing import NDArray
 from deepfake import cli
 from deepfake.evaluation import embeddings, explain
 from deepfake.evaluation.explain import (
+    N_RANDOM_REGIONS,
+    Explanation,
     blur_crop,
     check_deletion,
     choose_top_faces,
@@ -27,7 +32,7 @@ from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.media.discovery import list_sources
-from deepfake.records import FaceScore
+from deepfake.records import FaceScore, Result, Status, Verdict
 from tests.evaluation.browser import BROWSER, probe
 from tests.evaluation.conftest import Files, Made, explain_made
 from tests.evaluation.made_checkpoint import BACKBONE, DIM
@@ -93,13 +98,13 @@ def test_the_salient_region_is_where_the_seam_is(network: Network) -> None:
         crop, seam = draw_patch(rng, fake=True)
         assert network(crop[None])[0] > 0.5
         salient = salient_region(compute_saliency(crop, network))
-        hot_drop, random_drop, p_without = check_deletion(crop, salient, network, number)
+        hot_drop, others, p_without = check_deletion(crop, salient, network, number)
         without = network(occlude(crop, blur_crop(crop), salient)[None])[0]
         assert p_without == pytest.approx(without, abs=1e-5)
         inside.append(seam[salient].mean())
         chance.append(seam.mean())
         hot_drops.append(hot_drop)
-        random_drops.append(random_drop)
+        random_drops.append(np.mean(others))
     assert np.mean(inside) > 3 * np.mean(chance)
     assert np.mean(hot_drops) > 2 * np.mean(random_drops)
     assert np.mean(np.array(hot_drops) > random_drops) > 0.8
@@ -121,9 +126,101 @@ def test_heat_is_what_a_known_score_depends_on() -> None:
     assert saliency[48:, :16].max() == pytest.approx(0, abs=1e-9)
     salient = salient_region(saliency)
     assert salient.sum() == round(0.15 * SIDE * SIDE)
-    hot_drop, random_drop, _ = check_deletion(crop, salient, score)
-    assert hot_drop > 2 * random_drop > 0
+    hot_drop, random_drops, _ = check_deletion(crop, salient, score)
+    assert len(random_drops) == N_RANDOM_REGIONS
+    assert hot_drop > 4 * max(random_drops)
     assert salient_region(np.zeros((10, 10)), 0.25).sum() == 25
+
+
+def of_one_spot(crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Log-odds that rest on the grain of one corner alone."""
+    return np.asarray(crops[:, :16, 48:].astype(np.float64).std(axis=(1, 2, 3)) / 10 - 4)
+
+
+def of_everything(crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Log-odds that every part of the crop adds as much to."""
+    rows = np.diff(crops.astype(np.float64), axis=1)
+    return np.asarray(np.abs(rows).mean(axis=(1, 2, 3)) / 5)
+
+
+def of_noise(crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Log-odds that nothing in a crop explains: another crop, other odds."""
+    return np.array([np.random.default_rng(zlib.crc32(crop.tobytes())).normal() for crop in crops])
+
+
+def of_nothing(crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.zeros(len(crops))
+
+
+def faintly(crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return of_one_spot(crops) / 20
+
+
+def explain_with(
+    odds: Callable[[NDArray[np.uint8]], NDArray[np.float64]], verdict: Verdict, n_crops: int = 6
+) -> Explanation:
+    """Crops of noise, explained with a scorer that is known."""
+
+    class Known:
+        def run(self, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float64], None]:
+            return 1 / (1 + np.exp(-odds(crops))), None
+
+    score = Result("a.png", Status.OK, p_fake=0.9, verdict=verdict)
+    tops = []
+    for seed in range(n_crops):
+        crop = np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+        direction = explain.direction_of(score)
+        boxes = (face_at(seed, 0.9),)
+        tops.append(explain._make_top_frame(Known(), crop, None, boxes, seed, direction))  # type: ignore[arg-type]
+    return Explanation(score, tuple(tops))
+
+
+def test_maps_of_a_score_that_looks_at_one_spot_pass_their_check() -> None:
+    fake = explain_with(of_one_spot, Verdict.FAKE)
+    assert fake.failure == ""
+    assert fake.n_wins == 6
+    assert all(top.salient[:16, 48:].mean() > 0.8 for top in fake.top_frames)
+    # What speaks for real is what raises the odds of fake when it is gone.
+    real = explain_with(lambda crops: -of_one_spot(crops), Verdict.REAL)
+    assert real.failure == ""
+    assert all(top.salient[:16, 48:].mean() > 0.8 for top in real.top_frames)
+    assert real.salient_drop == pytest.approx(-fake.salient_drop)
+
+
+@pytest.mark.parametrize(
+    ("odds", "verdict", "n_crops", "why"),
+    [
+        pytest.param(of_noise, Verdict.FAKE, 6, "by chance alone|matters", id="noise"),
+        pytest.param(of_nothing, Verdict.FAKE, 6, "by 0.00, 0.00 more", id="constant"),
+        pytest.param(of_nothing, Verdict.REAL, 6, "only 0.69 or more", id="constant real"),
+        pytest.param(of_everything, Verdict.FAKE, 6, "only 0.69 or more", id="all alike"),
+        pytest.param(faintly, Verdict.FAKE, 6, "only 0.69 or more", id="faint"),
+        pytest.param(of_one_spot, Verdict.REAL, 6, "only 0.69 or more", id="other direction"),
+        pytest.param(of_one_spot, Verdict.FAKE, 2, "in 2 of 2 crops; by chance", id="few crops"),
+    ],
+)
+def test_other_maps_fail_their_check(
+    odds: Callable[[NDArray[np.uint8]], NDArray[np.float64]],
+    verdict: Verdict,
+    n_crops: int,
+    why: str,
+) -> None:
+    found = explain_with(odds, verdict, n_crops)
+    assert re.search(why, found.failure)
+
+
+def test_maps_of_noise_hardly_ever_pass() -> None:
+    """Each crop is won by chance once in nine; the tail of that is what counts."""
+    rng = np.random.default_rng(0)
+    top = explain_with(of_nothing, Verdict.FAKE, 1).top_frames[0]
+    passed = 0
+    for _ in range(2000):
+        drops = 5 * rng.normal(size=(6, 9))
+        tops = tuple(
+            replace(top, salient_drop=row[0], random_drops=tuple(row[1:])) for row in drops
+        )
+        passed += not Explanation(Result("a", Status.OK), tops).failure
+    assert passed < 2000 * explain.MOST_CHANCE
 
 
 def test_log_odds_of_sure_scores_are_finite() -> None:

@@ -30,7 +30,10 @@ def test_media_scores_as_a_prediction_does(made: Made, tmp_path: Path) -> None:
     data = read_evaluation_set(root, made.checkpoint)
     embeddings = embed_crops(root, data.faces, made.checkpoint, CPU)
     scored = predict_set(data, embeddings, made.checkpoint.head, Aggregation())
-    answers = {file.path: scored.file_p_fake.get(file.id) for file in data.files}
+    answers = {
+        file.path: scored.files[file.id].p_fake if file.id in scored.files else None
+        for file in data.files
+    }
 
     predictor = Predictor(made.checkpoint, device="cpu")
     expected = {name: next(predictor.predict([photos / name])).p_fake for name in answers}
@@ -44,9 +47,9 @@ def test_media_scores_as_a_prediction_does(made: Made, tmp_path: Path) -> None:
     assert not (tmp_path / "unused").exists()
 
 
-def test_frames_of_a_file_make_tracks_and_one_score(made: Made) -> None:
+def test_frames_of_a_file_make_people_and_one_score(made: Made) -> None:
     data = read_evaluation_set(made.crops, made.checkpoint, split="all")
-    left, right = (0.0, 0.0, 20.0, 20.0), (100.0, 0.0, 120.0, 20.0)
+    left, right = (0.0, 0.0, 60.0, 60.0), (100.0, 0.0, 160.0, 60.0)
     shape: list[tuple[int, int, tuple[float, float, float, float]]] = [
         *((0, 0, left), (0, 1, right), (5, 0, right), (5, 1, left)),
     ]
@@ -58,8 +61,10 @@ def test_frames_of_a_file_make_tracks_and_one_score(made: Made) -> None:
     data = replace(data, faces=faces)
     embeddings = embed_crops(made.crops, faces, made.checkpoint, CPU)
     scored = predict_set(data, embeddings, made.checkpoint.head, Aggregation())
-    assert scored.tracks == (0, 1, 1, 0)
+    assert scored.people == (0, 1, 1, 0)
     p = scored.p_fake
-    assert scored.file_p_fake["clip"] == pytest.approx((max(p[0], p[1]) + max(p[2], p[3])) / 2)
-    best = predict_set(data, embeddings, made.checkpoint.head, Aggregation("tracks"))
-    assert best.file_p_fake["clip"] == pytest.approx(max(p[0] + p[3], p[1] + p[2]) / 2)
+    assert scored.files["clip"].p_fake == pytest.approx(max(p[0] + p[3], p[1] + p[2]) / 2)
+    largest = Aggregation(faces_per_frame="largest")
+    first = predict_set(data, embeddings, made.checkpoint.head, largest)
+    assert first.people == (0, None, 0, None)
+    assert first.files["clip"].p_fake == pytest.approx((p[0] + p[2]) / 2)

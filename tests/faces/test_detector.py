@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from facenet_pytorch.models.utils import detect_face
 
 from deepfake.faces import detector as cascade
 from deepfake.faces import pyramid
-from deepfake.faces.detector import MTCNN
+from deepfake.faces.detector import MTCNN, MainFirst
 from deepfake.faces.networks import BoxNetwork
 from deepfake.media.images import read_image
 from deepfake.records import Face
-from tests.fakes import Picture, montage, portrait, upside_down
+from tests.fakes import Picture, make_face, montage, portrait, upside_down
 
 Settings = tuple[int, float, tuple[float, float, float]]
 DEFAULT: Settings = (20, 0.709, (0.6, 0.7, 0.7))
@@ -409,3 +410,23 @@ def test_main_mode_weighs_two_faces_of_nearly_one_size() -> None:
         (main,) = MTCNN(mode="main").detect([picture])
         assert len(exact) >= 2
         assert overlap(main[0], exact[0]) > 0.99
+
+
+def test_the_main_face_comes_first_and_once() -> None:
+    near, other = make_face((10, 10, 62, 70)), make_face((80, 10, 120, 50))
+    main, crossing = make_face((10, 8, 60, 70)), make_face((45, 10, 105, 70))
+
+    class Fixed:
+        def __init__(self, *faces: Face) -> None:
+            self.faces = faces
+
+        def detect(self, images: Sequence[Picture]) -> list[list[Face]]:
+            return [list(self.faces) for _ in images]
+
+    picture = np.zeros((200, 200, 3), np.uint8)
+    found = MainFirst(Fixed(main), Fixed(crossing, near, other)).detect([picture] * 2)
+    # The same face a little otherwise goes, the cheek beside it stays.
+    assert found == [[main, crossing, other]] * 2
+    assert MainFirst(Fixed(), Fixed(near)).detect([picture]) == [[near]]
+    assert MainFirst(Fixed(main), Fixed()).detect([picture]) == [[main]]
+    assert MainFirst(Fixed(), Fixed()).detect([picture]) == [[]]

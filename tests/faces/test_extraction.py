@@ -201,6 +201,19 @@ def test_problem_of_discovery_becomes_the_reason(tmp_path: Path) -> None:
     assert detector.calls == 0
 
 
+def test_the_main_face_is_cut_the_same_whoever_else_is_there() -> None:
+    """What training cuts out of a frame is among what prediction cuts, byte for byte."""
+    shots = [frame(np.array(portrait(number, 0, 128))) for number in range(4)]
+    moved = 0
+    for shot in [frame(montage()), *shots]:
+        (largest,) = FaceExtractor(SMALL).extract_frame(shot).crops
+        every = FaceExtractor(SMALL.for_scoring("all")).extract_frame(shot).crops
+        exact = FaceExtractor(replace(SMALL, faces="all", search="exact")).extract_frame(shot).crops
+        assert (every[0].encoded, len(every)) == (largest.encoded, len(exact))
+        moved += exact[0].encoded != largest.encoded
+    assert moved  # or exact mode alone would do
+
+
 def test_all_faces_or_the_largest() -> None:
     largest = FaceExtractor(SMALL).extract_frame(frame(montage())).crops
     every = (

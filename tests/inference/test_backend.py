@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,8 @@ import torch
 
 from deepfake.errors import JobError, UsageError
 from deepfake.inference import backend, export
-from deepfake.inference.backend import (
-    cache_folder,
-    choose_devices,
-    expect_faces,
-    make_scorers,
-    parse_devices,
-)
+from deepfake.inference.backend import choose_devices, expect_faces, make_scorers, parse_devices
+from deepfake.inference.graphs import cache_folder, is_recorded, record_graph
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.checkpoint_file import seal
 from deepfake.media.discovery import list_sources
@@ -95,11 +91,11 @@ def test_many_faces_are_worth_a_graph_which_is_made_once(
     caplog.set_level("INFO")
     assert scorer_name(checkpoint, faces=MANY) == "onnx"
     assert len(exports) == 1
-    (kept,) = cache_folder().iterdir()
+    (kept,) = cache_folder().glob("*.onnx")
     assert "making a graph" in caplog.text
     assert scorer_name(checkpoint, faces=MANY) == scorer_name(checkpoint, "onnx") == "onnx"
     assert len(exports) == 1
-    assert [path.name for path in cache_folder().iterdir()] == [kept.name]
+    assert list(cache_folder().glob("*.onnx")) == [kept]
     assert sum("ONNX Runtime" in line and "scores on cpu" in line for line in caplog.messages) == 3
 
 
@@ -112,6 +108,7 @@ def test_a_graph_beside_the_checkpoint_is_used(
     caplog.set_level("INFO")
     beside = checkpoint.path.with_suffix(".onnx")
     beside.write_bytes(graph)
+    record_graph(graph, checkpoint.sha256)
     assert scorer_name(checkpoint) == "onnx"
     assert f", with {beside}" in caplog.text
     assert not exports
@@ -131,17 +128,47 @@ def test_a_graph_of_another_checkpoint_is_not_used(
     changed = load_checkpoint(checkpoint.path)
     beside = checkpoint.path.with_suffix(".onnx")
     beside.write_bytes(graph)
+    record_graph(graph, checkpoint.sha256)
+    assert scorer_name(changed) == "torch"
+    assert "model.onnx is not used: it is not as you have made it of this checkpoint" in caplog.text
+    record_graph(graph, changed.sha256)
     assert scorer_name(changed) == "torch"
     assert "model.onnx is not used: it was made from another checkpoint" in caplog.text
 
 
-def test_a_forged_or_damaged_graph_is_not_used(
+def test_a_graph_that_answers_alike_on_a_few_crops_is_not_used_unless_it_was_made_here(
     checkpoint: Checkpoint,
     graph: bytes,
     exports: list[Checkpoint],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It may say that it is of this checkpoint; it must also compute the same."""
+    """It is of this checkpoint, says so, and has one more word in it, as a back door would."""
+    import onnx
+
+    record_graph(graph, checkpoint.sha256)
+    model = onnx.load_from_string(graph)
+    model.doc_string = "forged"
+    forged = model.SerializeToString()
+    for place in (checkpoint.path.with_suffix(".onnx"), cache_folder()):
+        if place == cache_folder():
+            scorer_name(checkpoint, "onnx")
+            (place,) = place.glob("*.onnx")
+        place.write_bytes(forged)
+        assert scorer_name(checkpoint, "onnx") == "onnx"
+        assert "onnx is not used: it is not as you have made it" in caplog.text
+        assert "deepfake export --checkpoint" in caplog.text
+        caplog.clear()
+        place.unlink(missing_ok=True)
+    assert len(exports) == 2
+
+
+def test_a_damaged_graph_is_not_used(
+    checkpoint: Checkpoint,
+    graph: bytes,
+    exports: list[Checkpoint],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Even one that was made here must still compute the same, and be a graph."""
     import onnx
 
     beside = checkpoint.path.with_suffix(".onnx")
@@ -149,21 +176,44 @@ def test_a_forged_or_damaged_graph_is_not_used(
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.DOUBLE and len(tensor.dims):
             tensor.raw_data = bytes(len(tensor.raw_data))
-    beside.write_bytes(model.SerializeToString())
-    assert scorer_name(checkpoint) == "torch"
-    assert "model.onnx is not used: the graph is not equal to torch" in caplog.text
-    beside.write_bytes(b"nonsense")
-    assert scorer_name(checkpoint) == "torch"
-    assert "model.onnx is not used: this is no graph of deepfake" in caplog.text
-    beside.unlink()
-    beside.mkdir()
-    assert scorer_name(checkpoint) == "torch"
-    assert "model.onnx cannot be read" in caplog.text
+    for data, reason in (
+        (model.SerializeToString(), "the graph is not equal to torch"),
+        (b"nonsense", "this is no graph of deepfake"),
+    ):
+        beside.write_bytes(data)
+        record_graph(data, checkpoint.sha256)
+        assert scorer_name(checkpoint) == "torch"
+        assert f"model.onnx is not used: {reason}" in caplog.text
+    for make in (Path.mkdir, os.mkfifo):
+        beside.unlink() if beside.is_file() else beside.rmdir()
+        make(beside)
+        caplog.clear()
+        assert scorer_name(checkpoint) == "torch"
+        assert "model.onnx cannot be read" in caplog.text
+
+
+def test_a_record_that_others_could_have_written_counts_for_nothing(
+    checkpoint: Checkpoint, graph: bytes
+) -> None:
+    record_graph(graph, checkpoint.sha256)
+    assert is_recorded(graph, checkpoint.sha256)
+    assert not is_recorded(graph, "0" * 64)
+    assert not is_recorded(graph + b"x", checkpoint.sha256)
+    (folder,) = (path for path in cache_folder().iterdir() if path.is_dir())
+    (record,) = folder.iterdir()
+    for path in (folder, record):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o022)
+        assert not is_recorded(graph, checkpoint.sha256)
+        path.chmod(mode)
+    moved = folder.rename(folder.with_name("moved"))
+    folder.symlink_to(moved)
+    assert not is_recorded(graph, checkpoint.sha256)
 
 
 def test_a_damaged_cache_is_made_again(checkpoint: Checkpoint, exports: list[Checkpoint]) -> None:
     assert scorer_name(checkpoint, "onnx") == "onnx"
-    (kept,) = cache_folder().iterdir()
+    (kept,) = cache_folder().glob("*.onnx")
     good = kept.read_bytes()
     kept.write_bytes(good[:1000])
     assert scorer_name(checkpoint, "onnx") == "onnx"
@@ -191,8 +241,7 @@ def test_the_cache_keeps_the_graphs_that_were_used_last(
     for number in range(9):
         (cache_folder() / f"{number}.onnx").write_bytes(b"old")
     assert scorer_name(checkpoint, "onnx") == "onnx"
-    left = sorted(path.name for path in cache_folder().iterdir())
-    assert len(left) == 4
+    assert len(list(cache_folder().glob("*.onnx"))) == 4
     assert scorer_name(checkpoint, "onnx") == "onnx"
     assert len(exports) == 1
 

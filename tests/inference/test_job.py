@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import pytest
 
 from deepfake import cli
 from deepfake.cli.prediction import job_folder
+from deepfake.inference.graphs import record_graph
 from deepfake.inference.predictor import Predictor
-from deepfake.jobs.folder import read_job
+from deepfake.jobs.folder import hash_file, read_job
 from deepfake.media.discovery import list_sources
 from deepfake.records import FaceScore, Result, Source
 from tests.conftest import Trained
@@ -215,6 +217,23 @@ def test_an_output_never_destroys_an_input(
     assert photo.read_bytes() == before
 
 
+@pytest.mark.timeout(60)
+def test_a_strangers_job_is_gone_on_with_only_inside_of_its_folder(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = job_folder(tmp_path / "s.csv")
+    for target in (None, "/dev/zero", tmp_path / "outside"):
+        root.mkdir()
+        if target is None:
+            os.mkfifo(root / "outputs.json")
+        else:
+            (root / "outputs.json").symlink_to(target)
+        assert cli.predict(words(trained, tmp_path / "s.csv")) == 2
+        assert "names 'outputs.json', which" in capsys.readouterr().err
+        shutil.rmtree(root)
+    assert not (tmp_path / "outside").exists()
+
+
 def test_the_checkpoint_is_an_input(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,6 +304,7 @@ def test_a_job_goes_on_with_the_backend_that_it_was_begun_with(
     checkpoint.write_bytes(trained.checkpoint.read_bytes())
     beside = tmp_path / "model.onnx"
     beside.write_bytes(graph)
+    record_graph(graph, hash_file(checkpoint))
     output = tmp_path / "s.csv"
     photos = tmp_path / "photos.txt"
     photos.write_text("".join(f"{p}\n" for p in sorted(trained.photos.rglob("*.png"))[:4]))
@@ -311,6 +331,7 @@ def test_machines_that_share_a_job_score_alike(
     checkpoint = tmp_path / "model.ckpt"
     checkpoint.write_bytes(trained.checkpoint.read_bytes())
     (tmp_path / "model.onnx").write_bytes(graph)  # this machine has a graph, another may not
+    record_graph(graph, hash_file(checkpoint))
     photos = [str(path) for path in sorted(trained.photos.rglob("*.png"))[:2]]
     (tmp_path / "list.txt").write_text("\n".join(photos) + "\n")
     line = [str(tmp_path / "list.txt"), "--checkpoint", str(checkpoint), "--workers", "0"]

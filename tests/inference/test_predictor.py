@@ -4,8 +4,9 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,26 @@ from PIL import Image
 
 from deepfake import Predictor
 from deepfake.errors import CheckpointError, UsageError
-from deepfake.faces.extraction import decode_crop
+from deepfake.faces.extraction import decode_crop, encode_crop
+from deepfake.inference.graphs import record_graph
 from deepfake.inference.scoring import TorchScorer
+from deepfake.jobs.folder import hash_file
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.media.discovery import list_sources
-from deepfake.records import Aggregation, Result, Status, Workers
+from deepfake.records import (
+    Aggregation,
+    Extraction,
+    FaceCrop,
+    Limits,
+    Result,
+    Source,
+    Status,
+    Verdict,
+    Workers,
+)
 from deepfake.tables import read_csv
 from tests.conftest import Trained
+from tests.fakes import make_face
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +89,8 @@ def test_one_row_per_path_in_order_with_honest_statuses(
         if score.p_fake is not None:
             assert 0 <= score.p_fake <= 1
             assert score.limits is not None
-            assert score.verdict == ("fake" if score.p_fake >= score.limits[1] else "real")
+            limits = Limits(score.limits[0], score.limits[1:])
+            assert score.verdict == limits.judge(score.p_fake, min(score.n_people, 1))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64], ids="batch{}".format)
@@ -133,16 +148,103 @@ def test_no_input_is_modified(trained: Trained, mixed: list[Path]) -> None:
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in files] == before
 
 
-def test_faces_of_a_group_photo(trained: Trained, tmp_path: Path) -> None:
-    portraits = [np.asarray(Image.open(p)) for p in sorted(trained.photos.rglob("*.png"))[:2]]
-    Image.fromarray(np.concatenate(portraits, axis=1)).save(tmp_path / "two.png")
+def write_group(path: Path, photos: Path) -> Path:
+    portraits = [np.asarray(Image.open(p)) for p in sorted(photos.rglob("*.png"))[:2]]
+    Image.fromarray(np.concatenate(portraits, axis=1)).save(path)
+    return path
+
+
+def test_every_face_of_a_group_photo_counts(trained: Trained, tmp_path: Path) -> None:
+    photo = write_group(tmp_path / "two.png", trained.photos)
     checkpoint = load_checkpoint(trained.checkpoint)
-    # Only to look at the aggregation: a spec that takes every face.
-    object.__setattr__(checkpoint.recipe.crop, "faces", "all")
-    object.__setattr__(checkpoint.recipe.crop, "search", "exact")
-    (score,) = Predictor(checkpoint, device="cpu").predict([tmp_path / "two.png"])
-    assert score.n_faces == len(score.faces) == 2
+    (score,) = Predictor(checkpoint, device="cpu").predict([photo])
+    assert (score.n_found, score.n_faces, score.n_too_small, score.n_people) == (2, 2, 0, 2)
     assert score.p_fake == max(face.p_fake for face in score.faces)
+    assert [face.person for face in score.faces] == [person.person for person in score.people]
+    top = max(score.faces, key=lambda face: face.p_fake)
+    assert score.box_xyxy == top.box_xyxy
+    (alone,) = Predictor(checkpoint, device="cpu", faces_per_frame="largest").predict([photo])
+    assert (alone.n_faces, alone.n_people) == (1, 1)
+    # Cut as in training, whoever else is there.
+    assert alone.faces[0] == replace(score.faces[0], p_fake=alone.faces[0].p_fake)
+    assert alone.p_fake == pytest.approx(score.faces[0].p_fake, abs=1e-6)
+
+
+def make_extraction(*faces: tuple[float, float]) -> Extraction:
+    """A photo with faces of these sizes and confidences, all with a crop of their own."""
+    rng = np.random.default_rng(0)
+    crops = tuple(
+        FaceCrop(0, 0.0, n, make_face((0, 0, size, size), confidence), 0, encoded)
+        for n, (size, confidence) in enumerate(faces)
+        for encoded in [encode_crop(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8), 95)]
+    )
+    return Extraction(Status.OK, "", crops, len(crops))
+
+
+@pytest.fixture(scope="module")
+def answer(trained: Trained) -> Callable[[Extraction], Result]:
+    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
+    return partial(predictor.answer, Source("a", Path("a.jpg"), "a.jpg"))
+
+
+def test_small_faces_are_counted_and_not_scored(answer: Callable[[Extraction], Result]) -> None:
+    score = answer(make_extraction((90, 0.99), (60, 0.5), (47, 0.99), (30, 0.99)))
+    assert (score.n_found, score.n_faces, score.n_too_small, score.n_people) == (4, 2, 2, 1)
+    assert [one.remark for one in score.people] == [
+        "",
+        "the detector is unsure of the face (0.50 of 0.9)",
+    ]
+    assert score.p_fake == score.faces[0].p_fake
+
+
+@pytest.mark.parametrize(
+    ("faces", "why"),
+    [
+        ([(47, 0.99), (30, 0.99)], "face of 47 px, 48 px are needed"),
+        ([(90, 0.7), (30, 0.99)], r"the detector is unsure of the face (0.70 of 0.9)"),
+    ],
+    ids=["small", "unsure"],
+)
+def test_where_nobody_counts_the_verdict_is_unclear(
+    answer: Callable[[Extraction], Result], faces: list[tuple[float, float]], why: str
+) -> None:
+    score = answer(make_extraction(*faces))
+    assert (score.status, score.verdict, score.n_people) == (Status.OK, Verdict.UNCLEAR, 0)
+    assert score.remarks == (f"nobody in it can be judged with confidence: {why}",)
+    assert (score.n_faces, score.p_fake) == (2, score.faces[0].p_fake)
+
+
+def test_a_suspicious_person_who_does_not_count_is_named(
+    trained: Trained, answer: Callable[[Extraction], Result]
+) -> None:
+    extraction = make_extraction((90, 0.99), (60, 0.5))
+    low, high = sorted(face.p_fake for face in answer(extraction).faces)
+    if answer(extraction).faces[0].p_fake == high:
+        swapped = [
+            replace(crop, face=other.face, face_index=other.face_index)
+            for crop, other in zip(extraction.crops, extraction.crops[::-1], strict=True)
+        ]
+        extraction = replace(extraction, crops=tuple(swapped[::-1]))
+    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
+    predictor.limits = Limits(low, (high,))
+    score = predictor.answer(Source("a", Path("a.jpg"), "a.jpg"), extraction)
+    assert (score.p_fake, score.verdict) == (low, Verdict.REAL)
+    assert score.remarks == (
+        f"a person who does not count scores {high:.2f}: the detector is unsure of the face "
+        "(0.50 of 0.9)",
+    )
+
+
+def test_limits_are_those_for_the_people_who_count(trained: Trained) -> None:
+    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
+    source, photo = Source("a", Path("a.jpg"), "a.jpg"), make_extraction(*[(90, 0.99)] * 3)
+    p_fake = predictor.answer(source, photo).p_fake
+    assert p_fake is not None
+    predictor.limits = Limits(0.0, (p_fake / 2, p_fake * 0.9, p_fake * 1.1))
+    score = predictor.answer(source, photo)
+    assert (score.verdict, score.limits) == (Verdict.UNCLEAR, (0.0, p_fake * 1.1))
+    score = predictor.answer(source, replace(photo, crops=photo.crops[:2]))
+    assert score.limits == (0.0, p_fake * 0.9)
 
 
 def test_errors(trained: Trained, tmp_path: Path) -> None:
@@ -283,6 +385,7 @@ def test_onnx_runtime_gives_the_same_answers(
     path = tmp_path / "model.ckpt"
     path.write_bytes(trained.checkpoint.read_bytes())
     path.with_suffix(".onnx").write_bytes(graph)
+    record_graph(graph, hash_file(path))
     torch_side = Predictor.from_checkpoint(path, device="cpu", backend="torch")
     onnx_side = Predictor.from_checkpoint(path, device="cpu")
     assert (torch_side.backend, onnx_side.backend) == ("torch", "onnx")

@@ -16,8 +16,10 @@ from deepfake.jobs.folder import (
     find_wrong_results,
     hash_file,
     read_job,
+    read_seal,
     read_shard,
 )
+from tests.fakes import tree_hashes
 
 
 def begun(root: Path, **settings: object) -> JobFolder:
@@ -174,3 +176,43 @@ def test_to_begin_anew_is_only_advised_where_it_can_be_asked_for(
     with pytest.raises(UsageError, match="size=64, now it is 80; name a new output") as error:
         folder.begin([], {"size": 80}, anew)
     assert ("--overwrite" in str(error.value)) == (anew is not None)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("trick", ["link", "device", "pipe"])
+@pytest.mark.parametrize(
+    "place", ["job.json", "plan.csv", "shards", "shards/00000", "old", "old/0123", "outputs.json"]
+)
+def test_a_strangers_job_is_gone_on_with_only_inside_of_its_folder(
+    place: str, trick: str, tmp_path: Path
+) -> None:
+    folder = begun(tmp_path / "job")
+    outside = sealed(begun(tmp_path / "outside"))
+    before = tree_hashes(tmp_path / "outside")
+    path = folder.root / place
+    if path.is_dir():
+        path.rmdir()
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if trick == "pipe":
+        os.mkfifo(path)
+    else:
+        target = outside / "rows.txt" if path.suffix else outside
+        path.symlink_to("/dev/zero" if trick == "device" else target)
+    with pytest.raises(UsageError, match=rf"names '{place}', which (leads out|is no regular)"):
+        begun(tmp_path / "job")
+    assert tree_hashes(tmp_path / "outside") == before
+
+
+def test_results_lie_in_the_folder(tmp_path: Path) -> None:
+    folder = begun(tmp_path / "job")
+    for name in ("../plan.csv", "/etc/hostname", "/dev/zero"):
+        with pytest.raises(UsageError, match=f"names '{name}', which leads out of the folder"):
+            find_wrong_results(folder.root, {"results": {name: "0"}})
+
+
+def test_a_seal_that_is_a_link_is_damage(tmp_path: Path) -> None:
+    shard = sealed(begun(tmp_path / "job"))
+    (shard / "shard.json").rename(shard / "seal")
+    (shard / "shard.json").symlink_to("seal")
+    assert read_seal(shard) is None

@@ -54,7 +54,7 @@ def test_confusion_counts(evaluation: Evaluation) -> None:
 
 def test_mistakes_are_the_worst_first(evaluation: Evaluation, made: Made) -> None:
     turned = [
-        replace(s, file_p_fake={k: 1 - p for k, p in s.file_p_fake.items()})
+        replace(s, files={k: replace(f, p_fake=1 - f.p_fake) for k, f in s.files.items()})
         for s in evaluation.sets
     ]
     result = evaluate_predictions(turned, ONE_CUT, Aggregation(), n_resamples=0)
@@ -84,7 +84,7 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
         dataset=dataset,
         embeddings=scored.embeddings.where(np.isin(np.arange(len(scored.p_fake)), fakes)),
         p_fake=scored.p_fake[fakes],
-        tracks=tuple(scored.tracks[n] for n in fakes),
+        people=tuple(scored.people[n] for n in fakes),
     )
     text = format_report(
         evaluate_predictions([only], Limits(0.999, (0.999,)), Aggregation(), n_resamples=5),

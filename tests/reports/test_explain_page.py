@@ -10,7 +10,7 @@ import pytest
 
 from deepfake.errors import UsageError
 from deepfake.evaluation.job import describe_origin
-from deepfake.records import Aggregation
+from deepfake.records import Aggregation, Verdict
 from deepfake.reports.explain_page import format_explanation
 from tests.evaluation.conftest import Files, Made, explain_made
 
@@ -34,15 +34,23 @@ def test_the_page_says_when_the_map_fails(made: Made, files: Files) -> None:
     assert len(found.top_frames) == 1
     origin = describe_origin(made.checkpoint, "")
     top = found.top_frames[0]
-    for salient, random, holds in ((2.0, 1.0, True), (1.0, 1.5, False)):
-        turned = replace(
-            found, top_frames=(replace(top, salient_drop=salient, random_drop=random),)
-        )
+    found = replace(found, score=replace(found.score, verdict=Verdict.FAKE))
+    for salient, random, n, failure in (
+        (2.0, 1.0, 3, ""),
+        (2.0, 1.0, 1, "in 1 of 1 crops; by chance alone"),
+        (1.0, 0.5, 3, "by 1.00, 0.50 more than elsewhere; only 0.69 or more matters"),
+    ):
+        tops = (replace(top, salient_drop=salient, random_drops=(random,) * 8),) * n
+        turned = replace(found, top_frames=tops)
         text = format_explanation(turned, Aggregation(), origin)
-        assert turned.holds is holds
-        assert ("The maps FAIL their check on this file" in text) is not holds
-        assert ("takes off more in 1 of 1." in text) is holds
+        assert failure in text
+        assert ("The maps FAIL their check on this file" in text) is bool(failure)
+        assert ("The maps point at what the score depends on." in text) is not failure
+        assert f"than every other place in {n} of {n}." in text
         assert f"log-odds of fake by \N{MINUS SIGN}{salient:.2f} on average" in text
+        assert "the more the score falls when" in text
+    turned = replace(turned, score=replace(found.score, verdict=Verdict.REAL))
+    assert "the more the score rises when" in format_explanation(turned, Aggregation(), origin)
     cold = replace(top, saliency=-np.ones_like(top.saliency), frame=None)
     text = format_explanation(replace(found, top_frames=(cold,)), Aggregation(), origin)
     assert "No frame: it cannot be decoded again" in text

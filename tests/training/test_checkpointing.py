@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from pytorch_lightning import Trainer
 
-from deepfake.errors import JobError
+from deepfake.errors import JobError, UsageError
 from deepfake.learning import validation
 from deepfake.learning.checkpoint import read_info
+from deepfake.learning.checkpoint_file import seal
+from deepfake.training.checkpointing import make_checkpoints
 from tests.training.made_runs import (
     EPOCHS,
     assert_same_state,
@@ -63,6 +68,79 @@ def rig_auc(monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:
     """Let the epochs of the next runs have these validation figures."""
     remaining = iter(figures)
     monkeypatch.setattr(validation, "compute_auc", lambda labels, scores: next(remaining))
+
+
+def forge(run: Path, paths: dict[str, Any]) -> None:
+    """Let the last checkpoint of a run tell of other paths than it had."""
+    last = run / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    told = [state for name, state in content["callbacks"].items() if "KeptCheckpoint" in name]
+    assert len(told) == 2
+    for state in told:
+        state.update(paths)
+    seal(content)
+    torch.save(content, last)
+
+
+def test_going_on_removes_and_reads_nothing_of_others(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a stranger's checkpoint says lies in the new run's folder, by a path that leaves it."""
+    options = [*EPOCHS, "--model.schedule", "null"]
+    rig_auc(monkeypatch, [0.5, 0.9])
+    stranger, own = tmp_path / "stranger", tmp_path / "own"
+    train(crops, stranger, *options)
+    precious = tmp_path / "precious"
+    precious.write_bytes((stranger / "checkpoints" / "last.ckpt").read_bytes())
+    dirpath = str(own / "checkpoints")
+    (own.parent / "own").mkdir()
+    (own / "checkpoints").mkdir()
+    (own / "config.yaml").touch()
+    aside = f"{dirpath}/../../precious"
+    score = torch.tensor(0.6)
+    forge(
+        stranger,
+        {
+            "dirpath": dirpath,
+            "best_model_path": aside,
+            "best_model_score": score,
+            "best_k_models": {aside: score},
+            "kth_best_model_path": aside,
+            "kth_value": score,
+            "last_model_path": aside,
+        },
+    )
+    shutil.copy(stranger / "checkpoints" / "last.ckpt", own / "checkpoints" / "last.ckpt")
+    train(crops, own, *options, "--trainer.max_epochs", "2", "--resume", "auto")
+    assert precious.exists()
+    assert read_info(own / "model.ckpt")["weights"] == "epoch 1 (best)"
+
+
+@pytest.mark.parametrize("name", ["epoch000.ckpt", "/home/stranger/run/epoch000.ckpt", "../../x"])
+def test_of_a_path_only_the_name_counts(name: str, tmp_path: Path) -> None:
+    for beside in ("epoch000.ckpt", "x"):
+        (tmp_path / beside).touch()
+    best, last = make_checkpoints(tmp_path / "run", True, tmp_path / "last.ckpt")
+    state = best.state_dict() | {"best_model_path": name, "best_model_score": torch.tensor(0.5)}
+    for callback in (best, last):
+        callback.load_state_dict(state | {"best_k_models": {"/etc/passwd": torch.tensor(0.5)}})
+    assert best.best_model_path == str(tmp_path / Path(name).name)
+    assert best.best_k_models == {best.best_model_path: torch.tensor(0.5)}
+    assert (last.best_model_path, last.best_k_models) == ("", {})
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["link", "pipe", "device"])
+def test_the_best_epoch_of_a_stranger_is_a_file_of_his_folder(kind: str, tmp_path: Path) -> None:
+    best = make_checkpoints(tmp_path / "run", True, tmp_path / "last.ckpt")[0]
+    path = tmp_path / "best.ckpt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "/etc/passwd")
+    state = best.state_dict() | {"best_model_path": "best.ckpt"}
+    with pytest.raises(UsageError, match=r"best\.ckpt.*(leads out|no regular file)"):
+        best.load_state_dict(state | {"best_model_score": torch.tensor(0.5)})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,3 +130,40 @@ def test_a_checkpoint_from_mid_training_says_so(finished: Path) -> None:
         load_checkpoint(finished / "checkpoints" / "last.ckpt")
     content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
     assert content[KEY]["limits"] is None
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("resume", ["folder", "auto"])
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [
+        ("checkpoints/last.ckpt", "../../outside"),
+        ("checkpoints/last.ckpt", "/dev/zero"),
+        ("checkpoints", "../outside.d"),
+        ("metrics.csv", "../outside"),
+        ("environment.json", None),
+        ("tensorboard", "../outside.d"),
+    ],
+)
+def test_a_run_folder_that_leads_out_of_itself_is_refused(
+    crops: Path, tmp_path: Path, place: str, target: str | None, resume: str
+) -> None:
+    (tmp_path / "outside").write_text("precious")
+    (tmp_path / "outside.d").mkdir()
+    (tmp_path / "outside.d" / "last.ckpt").write_text("precious")
+    run = tmp_path / "stranger"
+    (run / place).parent.mkdir(parents=True)
+    if place != "checkpoints":
+        (run / "checkpoints").mkdir(exist_ok=True)
+        if not place.startswith("checkpoints"):
+            (run / "checkpoints" / "last.ckpt").touch()
+    (run / "config.yaml").touch()
+    if target is None:
+        os.mkfifo(run / place)
+    else:
+        (run / place).symlink_to(target)
+    words = ["--resume", str(run)] if resume == "folder" else ["--resume", "auto"]
+    with pytest.raises(UsageError, match=rf"names '{place}', which (leads out of|is no regular)"):
+        train(crops, tmp_path / "next" if resume == "folder" else run, *words)
+    assert (tmp_path / "outside").read_text() == "precious"
+    assert [path.name for path in (tmp_path / "outside.d").iterdir()] == ["last.ckpt"]
