@@ -366,6 +366,7 @@ def test_what_is_read_and_written_may_be_a_ckpt_or_safetensors(
     for source, target in ((made.path, "a.ckpt"), (copy, "b.ckpt"), (copy, "c.safetensors")):
         output = tmp_path / target
         options = [command, "--data", str(made.crops), "--quiet", "--checkpoint", str(source)]
+        options += ["--max-fpr", "0.25", "--max-fnr", "0.25"]
         assert cli.main([*options, "--output", str(output)]) == 0
         written.append(load_checkpoint(output))
     first = written[0]
