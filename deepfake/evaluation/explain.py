@@ -240,9 +240,11 @@ def extract_again(
     predictor: Predictor, sources: Sequence[Source]
 ) -> Generator[tuple[Source, Extraction]]:
     """Cut the faces of files once more, as when they were scored."""
+    if predictor.stored is not None:
+        return predictor.stored.iter_extractions(sources)
     return iter_extractions(
         sources,
-        predictor.checkpoint.recipe.crop,
+        predictor.crop,
         replace(predictor.workers, processes=min(predictor.workers.processes, len(sources))),
         predictor.sampling,
     )

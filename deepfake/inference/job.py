@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from deepfake import __version__
-from deepfake.jobs.engine import Block, Job
+from deepfake.jobs.engine import Block, Digest, Job
 from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
@@ -46,6 +46,7 @@ class PredictionJob:
         settings: Everything that an answer depends on, in plain types.
         part: Answer only this part of them.
         anew: Begin anew where the folder holds a job of other settings.
+        digest: As of ``Job``.
 
     Raises:
         UsageError: If the folder holds anything else, or a job of other settings.
@@ -58,9 +59,10 @@ class PredictionJob:
         settings: Mapping[str, Any],
         part: JobPart | None = None,
         anew: bool = False,
+        digest: Digest | None = None,
     ) -> None:
         self.folder = JobFolder(root, KIND)
-        self.job = Job(self.folder, sources, choose_block_size(len(sources)), part)
+        self.job = Job(self.folder, sources, choose_block_size(len(sources)), part, digest)
         plan = format_lines(_PLAN_COLUMNS, ([path_uri(s.name), _size(s.path)] for s in sources))
         versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
         self.settings = {**settings, "versions": versions}
