@@ -45,7 +45,8 @@ class MeanHead(Head):
         return torch.logit(self.to_probability(embeddings))
 
     def _width(self) -> int:
-        return max(head._width() for head in self.heads)  # type: ignore[operator]
+        widest: int = max(head._width() for head in self.heads)  # type: ignore[operator]
+        return widest
 
     def _train(self, rows: Any, y_true: Any) -> NoReturn:
         raise JobError("several heads are not fitted together; fit each by itself")

@@ -68,7 +68,7 @@ class Checkpoint:
 
     path: Path
     name: str
-    embedder: nn.Module
+    embedder: EmbeddingModel
     head: Head
     recipe: Recipe
     limits: Limits

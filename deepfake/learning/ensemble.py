@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from deepfake.errors import UsageError
 from deepfake.heads import MeanHead
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
-from deepfake.learning.checkpoint_names import CheckpointName
+from deepfake.learning.checkpoint_names import CheckpointName, NamedCheckpoint
 from deepfake.records import Limits, list_differences
 
 Tta = Literal["flip"]
@@ -45,7 +46,8 @@ class EnsembleEmbedder(nn.Module):
         """Embed a batch, ``(B, 3, S, S)`` to ``(B, looks * sum of D)``."""
         looks = [images] if self.tta is None else [images, images.flip(-1)]
         vectors = [member(look) for member in self.members for look in looks]
-        return torch.cat(vectors, dim=1) / len(vectors) ** 0.5
+        joined: Tensor = torch.cat(vectors, dim=1) / len(vectors) ** 0.5
+        return joined
 
 
 def load_detector(
@@ -61,9 +63,9 @@ def load_detector(
         CheckpointError: As of ``load_checkpoint``.
         UsageError: If there is none, they cut faces otherwise, or one is named twice.
     """
-    several = isinstance(names, list | tuple)
-    found = [load_checkpoint(name) for name in (names if several else [names])]  # type: ignore[union-attr, list-item]
-    return combine(found, tta)
+    if names is None or isinstance(names, str | os.PathLike | NamedCheckpoint):
+        return combine([load_checkpoint(names)], tta)
+    return combine([load_checkpoint(name) for name in names], tta)
 
 
 def combine(checkpoints: Sequence[Checkpoint], tta: Tta | None = None) -> Checkpoint:
@@ -89,7 +91,8 @@ def combine(checkpoints: Sequence[Checkpoint], tta: Tta | None = None) -> Checkp
     return replace(
         first,
         name=" + ".join(one.name for one in checkpoints) + (f" ({tta})" if tta else ""),
-        embedder=EnsembleEmbedder([one.embedder for one in checkpoints], tta).eval(),
+        # What scores needs its forward, its state and no more.
+        embedder=EnsembleEmbedder([one.embedder for one in checkpoints], tta).eval(),  # type: ignore[arg-type]
         head=MeanHead([one.head for one in checkpoints for _ in range(n_looks)]).eval(),
         limits=_average([one.limits for one in checkpoints]),
         error_rates=None,
@@ -120,9 +123,6 @@ def _average(several: Sequence[Limits]) -> Limits:
 
 
 def _add_counts(checkpoints: Sequence[Checkpoint]) -> dict[str, dict[str, int]]:
-    """Crops that all of them were trained on, by split and class; those of both count twice."""
-    several = [one.info["counts"] for one in checkpoints]
-    return {
-        split: {word: sum(counts.get(split, {}).get(word, 0) for counts in several) for word in words}
-        for split, words in several[0].items()
-    }
+    """Crops that they were trained on, by class; those of both count twice."""
+    several = [one.info["counts"]["train"] for one in checkpoints]
+    return {"train": {word: sum(counts[word] for counts in several) for word in several[0]}}
