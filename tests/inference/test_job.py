@@ -244,9 +244,9 @@ def test_the_checkpoint_is_an_input(
     checkpoint = tmp_path / "model.ckpt"
     checkpoint.write_bytes(trained.checkpoint.read_bytes())
     (tmp_path / "s.csv").symlink_to(checkpoint)
-    for output in (["s.csv"], ["t.csv", "--report", checkpoint]):
-        line = [trained.photos, "--checkpoint", checkpoint, "--output", tmp_path / output[0]]
-        assert cli.predict([str(word) for word in [*line, *output[1:], "--overwrite"]]) == 2
+    for output, more in (("s.csv", []), ("t.csv", ["--report", checkpoint])):
+        line = [trained.photos, "--checkpoint", checkpoint, "--output", tmp_path / output, *more]
+        assert cli.predict([str(word) for word in [*line, "--overwrite"]]) == 2
         assert "would destroy the input" in capsys.readouterr().err
 
 
