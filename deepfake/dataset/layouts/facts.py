@@ -23,8 +23,8 @@ from deepfake.records import LABEL_NAMES, Source
 from deepfake.tables import read_text
 
 LABEL_WORDS = {
-    **dict.fromkeys(("real", "0", "genuine", "original", "pristine"), 0),
-    **dict.fromkeys(("fake", "1", "manipulated", "synthetic", "deepfake"), 1),
+    **dict.fromkeys(("real", "0", "0.0", "false", "genuine", "original", "pristine"), 0),
+    **dict.fromkeys(("fake", "1", "1.0", "true", "manipulated", "synthetic", "deepfake"), 1),
 }
 """Words of a CSV's ``label`` column, in any case."""
 
@@ -140,7 +140,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(read_text(path, "JSON file"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # bad JSON, a number of many digits, deep lists
         raise UsageError(f"{path}: not JSON ({error})") from error
 
 
