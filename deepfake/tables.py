@@ -1,4 +1,4 @@
-"""Tables: CSV files written plainly and read strictly, and columns that line up in a terminal.
+"""Tables: CSV and JSON read strictly, CSV written plainly, columns that line up in a terminal.
 
 A CSV has every row complete and numbered, or an error that names the line: lenient readers (pandas
 among them) shift columns, drop rows or turn the name ``NA`` into nothing, and a label table must
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from deepfake.errors import UsageError
 
@@ -169,6 +172,18 @@ def read_text(path: Path, kind: str = "CSV file") -> str:
         ) from error
 
 
+def parse_json(text: str) -> Any:
+    """What a JSON text of somebody else says.
+
+    Raises:
+        ValueError: If it is no JSON, is nested too deeply, or holds a number that is not finite.
+    """
+    try:
+        return json.loads(text, parse_constant=_parse_finite, parse_float=_parse_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def align(rows: Iterable[Sequence[object]]) -> list[str]:
     """Lines of a table whose columns line up, numbers to the right.
 
@@ -188,6 +203,13 @@ def align(rows: Iterable[Sequence[object]]) -> list[str]:
         ).rstrip()
         for row in cells
     ]
+
+
+def _parse_finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"{word:.40} is no finite number")
+    return number
 
 
 def _split_records(path: Path, text: str) -> list[tuple[int, list[str]]]:

@@ -25,7 +25,7 @@ from deepfake.inference.backend import choose_devices
 from deepfake.inference.scoring import CPU_FACES
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.crops import CropDataset, Sample
+from deepfake.learning.crops import CropDataset, Sample, require_finite
 from deepfake.learning.loader import make_loader
 from deepfake.learning.tuning import keep_freed_memory
 from deepfake.progress import track
@@ -86,7 +86,7 @@ def embed_crops(
         change: Is given every crop and a number of its own, and what it returns is embedded.
 
     Raises:
-        JobError: If a crop is missing or damaged.
+        JobError: If a crop is missing or damaged, or its embedding holds no numbers.
         UsageError: If the device does not exist.
     """
     device = choose_devices(options.device)[0]
@@ -102,8 +102,9 @@ def embed_crops(
         for batch in track(batches, total=len(batches), unit="batch", quiet=options.quiet):
             images = batch["image"].to(device)
             parts.append((embedder(images).cpu(), measure_sharpness(images).cpu()))
-    vectors, sharpness = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return Embeddings(vectors, sharpness)
+    vectors, sharpness = (torch.cat(column) for column in zip(*parts, strict=True))
+    require_finite(vectors, rows)
+    return Embeddings(vectors.numpy(), sharpness.numpy())
 
 
 def measure_sharpness(images: Tensor) -> Tensor:
@@ -181,9 +182,13 @@ def embed_once(
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             logger.warning("%s is damaged (%s); computing the embeddings again", path, error)
         else:
-            if known.vectors.shape == wanted and known.sharpness.shape == wanted[:1]:
+            same_rows = known.vectors.shape == wanted and known.sharpness.shape == wanted[:1]
+            is_number = known.vectors.dtype == np.float32 and np.isfinite(known.vectors).all()
+            if same_rows and is_number:
                 return known
-            logger.warning("%s holds other rows; computing the embeddings again", path)
+            logger.warning(
+                "%s holds other rows, or no numbers; computing the embeddings again", path
+            )
     embeddings = embed_crops(dataset.root, dataset.faces, checkpoint, options, change)
     cache.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()

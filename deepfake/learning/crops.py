@@ -171,3 +171,17 @@ class CropDataset(Dataset[Sample]):
             if points is not None and face_area(points) >= _SMALLEST_FACE * self.size**2:
                 return row, points
         return None
+
+
+def require_finite(embeddings: Tensor, rows: Sequence[CropRow]) -> None:
+    """Refuse embeddings ``(N, D)`` of crops that are no numbers.
+
+    Raises:
+        JobError: If one holds NaN or infinite numbers; it names the first crop.
+    """
+    wrong = (~embeddings.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if wrong:
+        raise JobError(
+            f"the embeddings of {len(wrong):,} of {len(rows):,} crops hold NaN or infinite "
+            f"numbers, such as that of {rows[wrong[0]].crop}: the weights are damaged, or too large"
+        )

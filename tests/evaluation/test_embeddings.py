@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepfake.errors import JobError
 from deepfake.evaluation import embeddings as embedding_room
 from deepfake.evaluation.embeddings import (
     Embeddings,
@@ -46,10 +49,15 @@ def test_embeddings_are_computed_once(
     whole = file.read_bytes()
     short = io.BytesIO()
     np.savez(short, vectors=first.vectors[:3], sharpness=first.sharpness[:3])
+    lost, words = io.BytesIO(), io.BytesIO()
+    np.savez(lost, vectors=first.vectors * np.nan, sharpness=first.sharpness)
+    np.savez(words, vectors=first.vectors.astype(str), sharpness=first.sharpness)
     for damage, message in (
         (b"no array", "is damaged"),
         (whole[:-9], "is damaged"),
         (short.getvalue(), "holds other rows"),
+        (lost.getvalue(), "or no numbers"),
+        (words.getvalue(), "or no numbers"),
     ):
         file.write_bytes(damage)
         caplog.clear()
@@ -91,3 +99,13 @@ def test_network_hash_is_of_the_network_alone(made: Made) -> None:
     assert hash_network(other) == before
     next(other.embedder.parameters()).data.mul_(1.5)
     assert hash_network(other) != before
+
+
+def test_an_embedding_that_is_no_number_names_its_crop(made: Made) -> None:
+    data = read_evaluation_set(made.crops, made.checkpoint)
+    embedder = copy.deepcopy(made.checkpoint.embedder)
+    with torch.no_grad():
+        embedder.projection.bias[0] = 3e38
+        embedder.projection.bias[1] = torch.inf
+    with pytest.raises(JobError, match=f"hold NaN .* such as that of {data.faces[0].crop}"):
+        embed_crops(made.crops, data.faces, replace(made.checkpoint, embedder=embedder), CPU)

@@ -23,7 +23,6 @@ Knows no other layout.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,7 +42,7 @@ from deepfake.dataset.layouts.facts import (
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
 from deepfake.records import LABEL_NAMES
-from deepfake.tables import read_csv
+from deepfake.tables import parse_json, read_csv
 
 METADATA, LABELS = "metadata.json", "labels.csv"
 _LABELS = {"REAL": 0, "FAKE": 1}
@@ -69,8 +68,8 @@ def _is_metadata(path: Path) -> bool:
     except OSError:
         text = ""
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parse_json(text)
+    except ValueError:
         # Cut short it is still the challenge's: not to be passed over, but refused by `read`.
         return bool(_ENTRY.search(text) or _PART.fullmatch(path.resolve().parent.name.lower()))
     return isinstance(content, dict) and any(

@@ -33,8 +33,8 @@ def read_table(
     """Read a table of inputs.
 
     It has the columns ``path`` (or one of ``PATH_NAMES``) and ``label`` and may have ``group``,
-    ``split``, ``method`` and ``original``, in any case; others are ignored. Paths are absolute or relative to the table's folder.
-    ``original`` names what a fake was made from: a path of the table, or the name of a real file
+    ``split``, ``method`` and ``original``, in any case; others are ignored. Paths are absolute or
+    relative to the table's folder. ``original`` names what a fake was made from: a path of the table, or the name of a real file
     without folders and suffix; a fake without ``group`` takes that of its original. On a real row
     it says nothing.
 

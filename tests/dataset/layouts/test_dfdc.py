@@ -170,7 +170,10 @@ def test_refuses_a_table(root: Path, content: object, message: str) -> None:
         label_sources(root / "dfdc_train_part_0", layout="dfdc")
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "expected an object")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not JSON"), ("[]", "expected an object"), ("[" * 100_000, "nested too deeply")],
+)
 def test_refuses_damaged_metadata(root: Path, text: str, message: str) -> None:
     (root / "dfdc_train_part_1" / "metadata.json").write_text(text)
     with pytest.raises(UsageError, match=f"part_1/metadata.json: {message}"):

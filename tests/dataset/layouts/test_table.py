@@ -122,7 +122,9 @@ def test_refuses_a_table(tmp_path: Path, text: str, message: str) -> None:
 )
 def test_reads_the_tables_of_others(tmp_path: Path, text: str, labels: list[int]) -> None:
     sources = label_sources(write_table(tmp_path, text), require_labels=True).sources
-    assert [(source.name, source.label) for source in sources] == list(zip("ab", labels))
+    assert [(source.name, source.label) for source in sources] == list(
+        zip("ab", labels, strict=True)
+    )
 
 
 def test_a_table_for_prediction_needs_no_labels(tmp_path: Path) -> None:
