@@ -25,7 +25,7 @@ from deepfake.inference.backend import choose_devices
 from deepfake.inference.scoring import CPU_FACES
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.crops import CropDataset, Sample, require_finite
+from deepfake.learning.crops import CropDataset, Sample, require_unit
 from deepfake.learning.loader import make_loader
 from deepfake.learning.tuning import keep_freed_memory
 from deepfake.progress import track
@@ -103,7 +103,7 @@ def embed_crops(
             images = batch["image"].to(device)
             parts.append((embedder(images).cpu(), measure_sharpness(images).cpu()))
     vectors, sharpness = (torch.cat(column) for column in zip(*parts, strict=True))
-    require_finite(vectors, rows)
+    require_unit(vectors, rows)
     return Embeddings(vectors.numpy(), sharpness.numpy())
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deepfake.errors import JobError
 from deepfake.learning.checkpoint import KEY, Checkpoint
+from deepfake.learning.embedder import are_unit
 from deepfake.learning.tuning import keep_freed_memory
 from deepfake.tables import parse_json
 
@@ -44,8 +45,7 @@ class Scorer(Protocol):
     def score(self, images: NDArray[np.uint8]) -> list[float]:
         """``(N, S, S, 3)`` RGB to N values of ``p_fake``; N is at most ``batch_size``.
 
-        A crop whose embedding holds numbers that are not finite has ``nan``: no head may make an
-        answer of it.
+        A crop whose embedding is no direction has ``nan``: no head may make an answer of it.
         """
         ...
 
@@ -149,8 +149,9 @@ class OnnxScorer:
 
 
 def _list_scores(p_fake: NDArray[np.float64], embeddings: NDArray[np.float32]) -> list[float]:
-    finite = np.isfinite(embeddings).all(axis=1)  # (N, D) -> (N,)
-    return np.where(finite, p_fake, np.nan).tolist()
+    usable = are_unit(torch.from_numpy(embeddings)).numpy()  # (N, D) -> (N,)
+    scores: list[float] = np.where(usable, p_fake, np.nan).tolist()
+    return scores
 
 
 def _error_classes() -> tuple[type[Exception], ...]:

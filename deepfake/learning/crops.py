@@ -28,6 +28,7 @@ from deepfake.errors import JobError, MediaError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.geometry import to_crop
 from deepfake.learning.batches import SampleKey
+from deepfake.learning.embedder import are_unit
 from deepfake.learning.pairs import find_originals
 from deepfake.storage import Confinement
 
@@ -173,15 +174,16 @@ class CropDataset(Dataset[Sample]):
         return None
 
 
-def require_finite(embeddings: Tensor, rows: Sequence[CropRow]) -> None:
-    """Refuse embeddings ``(N, D)`` of crops that are no numbers.
+def require_unit(embeddings: Tensor, rows: Sequence[CropRow]) -> None:
+    """Refuse embeddings ``(N, D)`` of crops that are no directions.
 
     Raises:
-        JobError: If one holds NaN or infinite numbers; it names the first crop.
+        JobError: If one holds NaN, infinite numbers or only zeros; it names the first crop.
     """
-    wrong = (~embeddings.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    wrong = (~are_unit(embeddings)).nonzero().flatten().tolist()
     if wrong:
         raise JobError(
-            f"the embeddings of {len(wrong):,} of {len(rows):,} crops hold NaN or infinite "
-            f"numbers, such as that of {rows[wrong[0]].crop}: the weights are damaged, or too large"
+            f"the embeddings of {len(wrong):,} of {len(rows):,} crops hold NaN, infinite numbers "
+            f"or only zeros, such as that of {rows[wrong[0]].crop}: the weights are damaged, or "
+            "too large"
         )

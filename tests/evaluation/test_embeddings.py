@@ -101,11 +101,11 @@ def test_network_hash_is_of_the_network_alone(made: Made) -> None:
     assert hash_network(other) != before
 
 
-def test_an_embedding_that_is_no_number_names_its_crop(made: Made) -> None:
+def test_an_embedding_that_is_no_direction_names_its_crop(made: Made) -> None:
     data = read_evaluation_set(made.crops, made.checkpoint)
     embedder = copy.deepcopy(made.checkpoint.embedder)
     with torch.no_grad():
         embedder.projection.bias[0] = 3e38
         embedder.projection.bias[1] = torch.inf
-    with pytest.raises(JobError, match=f"hold NaN .* such as that of {data.faces[0].crop}"):
+    with pytest.raises(JobError, match=f"hold NaN, .* such as that of {data.faces[0].crop}"):
         embed_crops(made.crops, data.faces, replace(made.checkpoint, embedder=embedder), CPU)

@@ -165,12 +165,13 @@ def test_an_embedding_that_is_no_number_is_no_score(checkpoint: Checkpoint) -> N
             rows = checkpoint.embedder(images)
             rows[1, 0] = torch.inf
             rows[2, 5] = torch.nan
+            rows[3] = 0
             return rows
 
     scorer = TorchScorer(checkpoint, CPU, 32)
-    plain = scorer.score(crops(3))
+    plain = scorer.score(crops(4))
     scorer._embedder = Overflowing()  # type: ignore[assignment]
     scorer._head = lambda rows: torch.zeros(len(rows), dtype=torch.float64)  # type: ignore[assignment]
-    scores = scorer.score(crops(3))
+    scores = scorer.score(crops(4))
     assert np.isfinite(plain).all()
-    assert np.isnan(scores).tolist() == [False, True, True]
+    assert np.isnan(scores).tolist() == [False, True, True, True]

@@ -34,9 +34,9 @@ def read_table(
 
     It has the columns ``path`` (or one of ``PATH_NAMES``) and ``label`` and may have ``group``,
     ``split``, ``method`` and ``original``, in any case; others are ignored. Paths are absolute or
-    relative to the table's folder. ``original`` names what a fake was made from: a path of the table, or the name of a real file
-    without folders and suffix; a fake without ``group`` takes that of its original. On a real row
-    it says nothing.
+    relative to the table's folder. ``original`` names what a fake was made from: a path of the
+    table, or the name of a real file without folders and suffix; a fake without ``group`` takes
+    that of its original. On a real row it says nothing.
 
     Args:
         path: The CSV.

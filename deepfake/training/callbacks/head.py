@@ -15,7 +15,7 @@ from deepfake.dataset.splits import SPLITS
 from deepfake.errors import JobError
 from deepfake.heads import Head, HeadName, make_head
 from deepfake.learning.checkpoint_file import part_of
-from deepfake.learning.crops import CropDataset, require_finite
+from deepfake.learning.crops import CropDataset, require_unit
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.processes import gather
 from deepfake.metrics import summarise
@@ -162,5 +162,5 @@ def embed(trainer: Trainer, pl_module: LightningModule, dataset: CropDataset) ->
             everything[index.cpu()] = rows.cpu()
     pl_module.train(was_training)
     if trainer.is_global_zero:
-        require_finite(everything, dataset.rows)
+        require_unit(everything, dataset.rows)
     return everything

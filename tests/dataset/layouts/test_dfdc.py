@@ -172,7 +172,11 @@ def test_refuses_a_table(root: Path, content: object, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not JSON"), ("[]", "expected an object"), ("[" * 100_000, "nested too deeply")],
+    [
+        ("{", "not JSON"),
+        ("[]", "expected an object"),
+        ("[" * 100_000, "not JSON .it is nested"),
+    ],
 )
 def test_refuses_damaged_metadata(root: Path, text: str, message: str) -> None:
     (root / "dfdc_train_part_1" / "metadata.json").write_text(text)
