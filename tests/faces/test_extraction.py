@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -394,7 +395,8 @@ def test_a_face_that_lies_nowhere_makes_no_crop(place: str, number: float, tmp_p
         def detect(self, images: Sequence[Picture]) -> list[list[Face]]:
             face = make_face((20, 20, 80, 80))
             value = number if place == "confidence" else getattr(face, place) * number
-            return [[face, replace(face, **{place: value})] for _ in images]
+            changed: dict[str, Any] = {place: value}
+            return [[face, replace(face, **changed)] for _ in images]
 
     source = make_source(write_photo(tmp_path / "a.png", portrait()))
     found = FaceExtractor(SMALL, Lost()).extract(source)

@@ -162,7 +162,7 @@ def test_an_embedding_that_is_no_number_is_no_score(checkpoint: Checkpoint) -> N
 
     class Overflowing(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            rows = checkpoint.embedder(images)
+            rows: torch.Tensor = checkpoint.embedder(images)
             rows[1, 0] = torch.inf
             rows[2, 5] = torch.nan
             rows[3] = 0
