@@ -17,9 +17,10 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -204,12 +205,45 @@ def explain_file(
         reference = read_evaluation_set(train_crops, checkpoint, preferred_split="train")
     with closing(extract_again(predictor, [source])) as extractions:
         ((_, extraction),) = extractions
+    read_frames = partial(_read_frames, predictor, source)
+    explanation = explain_extraction(predictor, source, extraction, read_frames, n_top)
+    if reference is None or not explanation.top_frames:
+        return replace(explanation, reference=reference)
+    options = EmbedOptions(device=str(predictor.devices[0]), quiet=quiet)
+    known = embed_once(reference, checkpoint, cache, options).vectors
+    scorer = TorchScorer(checkpoint, predictor.devices[0], _BATCH)
+    embeddings = scorer.run(np.stack([top.crop for top in explanation.top_frames]))[1]
+    top_frames = tuple(
+        replace(top, neighbours=find_neighbours(embedding, reference, known, n_neighbours))
+        for top, embedding in zip(explanation.top_frames, embeddings, strict=True)
+    )
+    foreign = not was_trained_on(checkpoint, read_manifest(reference.root))
+    return Explanation(explanation.score, top_frames, reference, foreign)
+
+
+def explain_extraction(
+    predictor: Predictor,
+    source: Source,
+    extraction: Extraction,
+    read_frames: Callable[[set[int]], Mapping[int, Crop]],
+    n_top: int = 6,
+) -> Explanation:
+    """Score a file whose faces are cut out already, and look into the most suspicious ones.
+
+    Args:
+        predictor: Has the checkpoint.
+        source: The file.
+        extraction: Its faces, by the recipe and the sampling of the predictor.
+        read_frames: Gives the frames of these numbers, as far as there are any, upright as in the
+            file.
+        n_top: Most faces to look into.
+    """
     media_score = predictor.answer(source, extraction)
     faces = choose_top_faces(media_score.faces, n_top)
     if not faces:
-        return Explanation(media_score, (), reference)
-    frames = _read_frames(predictor, source, {face.frame_index for face in faces})
-    scorer = TorchScorer(checkpoint, predictor.devices[0], _BATCH)
+        return Explanation(media_score, ())
+    frames = read_frames({face.frame_index for face in faces})
+    scorer = TorchScorer(predictor.checkpoint, predictor.devices[0], _BATCH)
     top_frames = []
     for seed, face in enumerate(faces):
         (crop,) = (
@@ -223,26 +257,18 @@ def explain_file(
         direction = direction_of(media_score)
         top = _make_top_frame(scorer, decode_crop(crop.encoded), frame, boxes, seed, direction)
         top_frames.append(top)
-    if reference is None:
-        return Explanation(media_score, tuple(top_frames))
-    options = EmbedOptions(device=str(predictor.devices[0]), quiet=quiet)
-    known = embed_once(reference, checkpoint, cache, options).vectors
-    embeddings = scorer.run(np.stack([top.crop for top in top_frames]))[1]
-    top_frames = [
-        replace(top, neighbours=find_neighbours(embedding, reference, known, n_neighbours))
-        for top, embedding in zip(top_frames, embeddings, strict=True)
-    ]
-    foreign = not was_trained_on(checkpoint, read_manifest(reference.root))
-    return Explanation(media_score, tuple(top_frames), reference, foreign)
+    return Explanation(media_score, tuple(top_frames))
 
 
 def extract_again(
     predictor: Predictor, sources: Sequence[Source]
 ) -> Generator[tuple[Source, Extraction]]:
     """Cut the faces of files once more, as when they were scored."""
+    if predictor.stored is not None:
+        return predictor.stored.iter_extractions(sources)
     return iter_extractions(
         sources,
-        predictor.checkpoint.recipe.crop,
+        predictor.crop,
         replace(predictor.workers, processes=min(predictor.workers.processes, len(sources))),
         predictor.sampling,
     )

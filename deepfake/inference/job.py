@@ -11,21 +11,24 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 from deepfake import __version__
 from deepfake.errors import JobError
-from deepfake.jobs.engine import Block, Job
+from deepfake.jobs.engine import Block, Digest, Job
 from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
 from deepfake.records import FaceQuality, FaceScore, PersonScore, Result, Source, Status, Verdict
+from deepfake.storage import write_atomic
 from deepfake.tables import format_lines, parse_json
 
 KIND = "predict"
 _ANSWERS_FILE = "answers.jsonl"
+_TIMES_FILE = "times.json"
 _PLAN_COLUMNS = ("path_uri", "bytes")
 _PACKAGES = ("facenet-pytorch", "torch", "numpy", "pillow", "av", "opencv-python-headless")
 
@@ -47,6 +50,7 @@ class PredictionJob:
         settings: Everything that an answer depends on, in plain types.
         part: Answer only this part of them.
         anew: Begin anew where the folder holds a job of other settings.
+        digest: As of ``Job``.
 
     Raises:
         UsageError: If the folder holds anything else, or a job of other settings.
@@ -59,14 +63,19 @@ class PredictionJob:
         settings: Mapping[str, Any],
         part: JobPart | None = None,
         anew: bool = False,
+        digest: Digest | None = None,
     ) -> None:
         self.folder = JobFolder(root, KIND)
-        self.job = Job(self.folder, sources, choose_block_size(len(sources)), part)
+        self.job = Job(self.folder, sources, choose_block_size(len(sources)), part, digest)
         plan = format_lines(_PLAN_COLUMNS, ([path_uri(s.name), _size(s.path)] for s in sources))
         versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
         self.settings = {**settings, "versions": versions}
         self.job.begin(plan, self.settings, anew=anew)
         self.todo = self.job.find_todo()
+        self._times_path = root / _TIMES_FILE
+        if len(self.todo) == len(self.job.blocks):
+            now = datetime.now(UTC)
+            self._write_times(now, now)
 
     @property
     def is_finished(self) -> bool:
@@ -89,7 +98,26 @@ class PredictionJob:
                 # Blocks may be sealed in any order, answers come in that of the inputs.
                 while waiting and waiting[0] in done:
                     yield from iter_answers(self.folder.folder_of(waiting.popleft()))
+        if self.todo:
+            self._write_times(self.times[0], datetime.now(UTC))
         self.todo = []
+
+    @property
+    def times(self) -> tuple[datetime, datetime]:
+        """When the job began with nothing, and when it last answered something; for people.
+
+        They are in its folder and not in its shards, which are the same whenever they are made.
+        """
+        try:
+            content = json.loads(self._times_path.read_text(encoding="utf-8"))
+            began, ended = (datetime.fromisoformat(content[key]) for key in ("began", "ended"))
+        except (OSError, ValueError, LookupError, TypeError):
+            return (datetime.now(UTC),) * 2
+        return began, ended
+
+    def _write_times(self, began: datetime, ended: datetime) -> None:
+        times = {"began": began.isoformat(), "ended": ended.isoformat()}
+        write_atomic(self._times_path, json.dumps(times) + "\n")
 
     def count_answered(self) -> int:
         """How many inputs have their answer."""
@@ -121,7 +149,7 @@ def iter_answers(shard: Path) -> Iterator[Result]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                yield _to_score(parse_json(line))
+                yield read_result(parse_json(line))
             except (ValueError, TypeError, LookupError, AttributeError) as error:
                 raise JobError(
                     f"{path}:{number} holds no answer ({error}); remove its folder and run the "
@@ -178,7 +206,9 @@ def _size(path: Path) -> int | str:
         return ""
 
 
-def _to_score(item: dict[str, Any]) -> Result:
+def read_result(item: dict[str, Any]) -> Result:
+    """A result from the plain types that ``asdict`` made of it, by way of JSON."""
+    item = dict(item)
     for one in (item, *item["faces"], *item["people"]):
         if one["p_fake"] is not None and not 0 <= one["p_fake"] <= 1:
             raise ValueError(f"score {one['p_fake']}")
@@ -193,6 +223,7 @@ def _to_score(item: dict[str, Any]) -> Result:
 
 
 def _to_face(item: dict[str, Any]) -> FaceScore:
+    item = dict(item)
     item["box_xyxy"] = tuple(item["box_xyxy"])
     item["quality"] = None if item["quality"] is None else FaceQuality(**item["quality"])
     return FaceScore(**item)

@@ -231,8 +231,14 @@ def draw_timeline(
 ) -> Chart:
     """The score of a clip over its time in seconds, with the threshold, and rings around points."""
     times, scores = ([frame[column] for frame in frames] for column in (0, 1))
-    last = max(times, default=0.0) or 1.0
-    axes = Axes(
+    axes, line = time_axes(max(times, default=0.0)), Series("score", times, scores)
+    return draw_lines(axes, [line], title, caption, marks=marks, dots=True, threshold=threshold)
+
+
+def time_axes(last_s: float) -> Axes:
+    """Axes for scores over time, from 0 to this many seconds."""
+    last = last_s or 1.0
+    return Axes(
         "time in seconds",
         "score",
         x_range=(0, last),
@@ -240,8 +246,6 @@ def draw_timeline(
         y_ticks=(0, 0.5, 1),
         height=_LOW_HEIGHT,
     )
-    line = Series("score", times, scores)
-    return draw_lines(axes, [line], title, caption, marks=marks, dots=True, threshold=threshold)
 
 
 def doubling_axes(values: Values, x_label: str, y_label: str, y_top: float = 1.0) -> Axes:

@@ -271,9 +271,11 @@ def test_a_clip_is_explained_frame_by_frame(
         assert len(top.neighbours) == 3
         values = [near.similarity for near in top.neighbours]
         assert values == sorted(values, reverse=True)
-    assert len(list(tmp_path.glob("*.npz"))) == 1
+    assert len(list(tmp_path.glob("*/job.json"))) == 1
     # What was kept is used again, and is what evaluate keeps.
-    monkeypatch.setattr(embeddings, "embed_crops", lambda *_, **__: pytest.fail("embedded again"))
+    monkeypatch.setattr(
+        embeddings, "_iter_embeddings", lambda *_, **__: pytest.fail("embedded again")
+    )
     again = explain_made(made, files.clip, train_crops=made.crops, cache=tmp_path, n_neighbours=3)
     assert [p.neighbours for p in again.top_frames] == [p.neighbours for p in found.top_frames]
 
