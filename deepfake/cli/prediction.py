@@ -137,7 +137,8 @@ def _predict(options: argparse.Namespace, command: str) -> int:
 
     found = find_checkpoint(options.checkpoint)
     read = [found.path, *([sample.path] if sample else [])]
-    stored, skipped = None, {}
+    stored: StoredCrops | None = None
+    skipped: dict[str, int] = {}
     if is_crop_folder(options.input):
         checkpoint = load_checkpoint(found)
         stored = _open_crops(options, checkpoint)

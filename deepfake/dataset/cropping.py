@@ -293,7 +293,7 @@ def _check_space(block: Block, spec: CropSpec) -> None:
 
 def _plan_cells(source: Source) -> list[object]:
     try:
-        size: object = source.path.stat().st_size
+        size: object = Path(source.path).stat().st_size  # of a copy, as in ``hash_inputs``
     except OSError:
         size = ""
     label = "" if source.label is None else LABEL_NAMES[source.label]

@@ -39,7 +39,7 @@ from deepfake.evaluation.sets import (
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.records import Policy, Workers
-from deepfake.storage import LOCK_NAMES, exclusive, write_atomic
+from deepfake.storage import LOCK_NAMES, Confinement, exclusive, write_atomic
 
 METRICS_FILE = "metrics.json"
 FILES_FILE = "predictions.csv"
@@ -209,6 +209,7 @@ def _prepare(output: Path) -> None:
             f"--output {output} holds other things than an evaluation ({foreign[0]!r}); name a "
             "new folder"
         )
+    Confinement(output).check_all(_EMBEDDINGS, _CROPS)
     output.mkdir(parents=True, exist_ok=True)
 
 
