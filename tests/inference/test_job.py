@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,15 +12,17 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from deepfake import cli
 from deepfake.cli.prediction import job_folder
+from deepfake.errors import JobError, UsageError
 from deepfake.inference.graphs import record_graph
-from deepfake.inference.job import KIND, ScoreBlocks
+from deepfake.inference.job import KIND, ScoreBlocks, iter_answers
 from deepfake.inference.predictor import Predictor
 from deepfake.jobs.engine import Job, run_here
 from deepfake.jobs.folder import JobFolder, hash_file, read_job
@@ -53,6 +56,49 @@ def test_answers_of_unchanged_inputs_are_used_again(tmp_path: Path) -> None:
     job, asked = run_job(tmp_path / "job", tmp_path, names)
     assert sorted(asked) == ["33.jpg", "7.jpg"]
     assert [score.path for score in job.answers()] == names
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        pytest.param(("0.5", "NaN"), "NaN is no finite number", id="nan"),
+        pytest.param(("0.5", "1.5"), "score 1.5", id="range"),
+        pytest.param(('"ok"', '"fine"'), "'fine' is not a valid Status", id="status"),
+        pytest.param(("0.5", '"high"'), "not supported between", id="text"),
+        pytest.param(('"faces": ', '"faces": ' + "[" * 100_000), "nested too deeply", id="deep"),
+        pytest.param(('"people"', '"folk"'), "'people'", id="missing"),
+        pytest.param(("0.5", "9" * 5000), "Exceeds the limit", id="digits"),
+    ],
+)
+def test_an_answer_that_is_none_is_named_by_its_line(
+    spoil: tuple[str, str], problem: str, tmp_path: Path
+) -> None:
+    lines = [json.dumps(asdict(make_answer(name, 0.5))) for name in "ab"]
+    (tmp_path / "answers.jsonl").write_text(lines[0] + "\n" + lines[1].replace(*spoil, 1) + "\n")
+    answers = iter_answers(tmp_path)
+    assert next(answers) == make_answer("a", 0.5)
+    with pytest.raises(JobError, match=rf"answers\.jsonl:2 holds no answer \(.*{problem}"):
+        next(answers)
+
+
+def test_a_job_knows_when_it_began_and_when_it_last_answered(tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / name).write_text(name)
+    before = datetime.now(UTC)
+    first = run_job(tmp_path / "job", tmp_path)[0].times
+    assert before <= first[0] <= first[1] <= datetime.now(UTC)
+    # With nothing left to do they stay; with something, the job has still begun when it did.
+    assert run_job(tmp_path / "job", tmp_path)[0].times == first
+    (tmp_path / "7.jpg").write_text("7.jpX")
+    began, ended = run_job(tmp_path / "job", tmp_path)[0].times
+    assert (began, ended > first[1]) == (first[0], True)
+    for content in ("", "[1]", '{"began": 3, "ended": null}', '{"began": "yesterday"}'):
+        (tmp_path / "job" / "times.json").write_text(content)
+        assert run_job(tmp_path / "job", tmp_path)[0].times[0] >= ended
+    (tmp_path / "job" / "times.json").unlink()
+    os.mkfifo(tmp_path / "job" / "times.json")
+    with pytest.raises(UsageError, match="is no regular file"):
+        run_job(tmp_path / "job", tmp_path)
 
 
 def words(trained: Trained, output: Path, *more: object) -> list[str]:
