@@ -22,7 +22,7 @@ from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
 from deepfake.records import FaceQuality, FaceScore, PersonScore, Result, Source, Status, Verdict
-from deepfake.storage import write_atomic
+from deepfake.storage import Confinement, write_atomic
 from deepfake.tables import format_lines
 
 KIND = "predict"
@@ -71,7 +71,7 @@ class PredictionJob:
         self.settings = {**settings, "versions": versions}
         self.job.begin(plan, self.settings, anew=anew)
         self.todo = self.job.find_todo()
-        self._times_path = root / _TIMES_FILE
+        self._times_path = Confinement(root).path_of(_TIMES_FILE)
         if len(self.todo) == len(self.job.blocks):
             now = datetime.now(UTC)
             self._write_times(now, now)
@@ -110,7 +110,7 @@ class PredictionJob:
         try:
             content = json.loads(self._times_path.read_text(encoding="utf-8"))
             began, ended = (datetime.fromisoformat(content[key]) for key in ("began", "ended"))
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return (datetime.now(UTC),) * 2
         return began, ended
 
