@@ -244,7 +244,7 @@ def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespac
 
     answered = job.count_answered()
     with Progress(job.job.count_inputs(), answered, options.quiet) as progress:
-        answers = job.run(predictor, progress.advance)
+        answers = job.run(predictor, progress.advance, options.report is not None)
         if options.output == "-":
             sys.stdout.writelines(format_scores(answers))
         else:
@@ -257,10 +257,10 @@ def _report_on(
 ) -> str:
     from deepfake.evaluation.job import describe_origin
     from deepfake.reports.prediction_page import digest_scores, format_prediction_report
-    from deepfake.reports.thumbnails import cut_thumbnails
+    from deepfake.reports.thumbnails import find_thumbnails
 
     digest = digest_scores(job.answers())
-    thumbnails = cut_thumbnails(predictor, sources, digest.shown)
+    thumbnails = find_thumbnails(job, predictor, digest.shown)
     origin = describe_origin(predictor.checkpoint, command)
     return format_prediction_report(digest, thumbnails, origin, predictor.limits)
 

@@ -17,8 +17,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -28,20 +28,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import CropRow, read_manifest
-from deepfake.errors import MediaError
 from deepfake.evaluation.embeddings import EmbedOptions, embed_once
 from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set, was_trained_on
 from deepfake.faces.extraction import decode_crop
-from deepfake.faces.pipeline import iter_extractions
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import TorchScorer
-from deepfake.media.decoding import open_media
-from deepfake.records import Extraction, FaceCrop, FaceScore, Result, Source, Verdict
+from deepfake.records import FaceScore, FrameView, Result, Source, Verdict
 
 Crop = NDArray[np.uint8]
 Score = Callable[[Crop], NDArray[np.float64]]
 """``(N, S, S, 3)`` crops, a few at a time, to ``(N,)`` probabilities of fake."""
 
+VIEW_PX = 720
+"""Longer side of the frames that are shown."""
 SALIENT_SHARE = 0.15
 """Share of a crop that counts as its salient region."""
 N_RANDOM_REGIONS = 8
@@ -77,7 +76,8 @@ class TopFrame:
     Args:
         face: Its place and score.
         crop: What the network saw, ``(S, S, 3)`` RGB.
-        frame: The whole frame as it was searched; ``None`` if the file has changed since.
+        frame: The whole frame as it was searched, shrunk to ``VIEW_PX``.
+        scale: Its pixels per pixel of the frame.
         boxes: All faces in that frame, this one first.
         saliency: ``(S, S)``, by how much occlusion around a pixel speaks against the verdict, in
             log-odds.
@@ -90,7 +90,8 @@ class TopFrame:
 
     face: FaceScore
     crop: Crop
-    frame: Crop | None
+    frame: Crop
+    scale: float
     boxes: tuple[FaceScore, ...]
     saliency: NDArray[np.float64]
     salient: NDArray[np.bool_]
@@ -202,13 +203,12 @@ def explain_file(
     checkpoint, reference = predictor.checkpoint, None
     if train_crops is not None:
         reference = read_evaluation_set(train_crops, checkpoint, preferred_split="train")
-    with closing(extract_again(predictor, [source])) as extractions:
+    with closing(predictor.extract([source], VIEW_PX)) as extractions:
         ((_, extraction),) = extractions
     media_score = predictor.answer(source, extraction)
-    faces = choose_top_faces(media_score.faces, n_top)
+    faces = choose_top_faces(_faces_that_count(media_score), n_top)
     if not faces:
         return Explanation(media_score, (), reference)
-    frames = _read_frames(predictor, source, {face.frame_index for face in faces})
     scorer = TorchScorer(checkpoint, predictor.devices[0], _BATCH)
     top_frames = []
     for seed, face in enumerate(faces):
@@ -219,9 +219,9 @@ def explain_file(
         )
         same_frame = [one for one in media_score.faces if one.frame_index == face.frame_index]
         boxes = (face, *(other for other in same_frame if other is not face))
-        frame = _turned(frames.get(face.frame_index), crop)
+        view = extraction.views[face.frame_index]
         direction = direction_of(media_score)
-        top = _make_top_frame(scorer, decode_crop(crop.encoded), frame, boxes, seed, direction)
+        top = _make_top_frame(scorer, decode_crop(crop.encoded), view, boxes, seed, direction)
         top_frames.append(top)
     if reference is None:
         return Explanation(media_score, tuple(top_frames))
@@ -236,22 +236,16 @@ def explain_file(
     return Explanation(media_score, tuple(top_frames), reference, foreign)
 
 
-def extract_again(
-    predictor: Predictor, sources: Sequence[Source]
-) -> Generator[tuple[Source, Extraction]]:
-    """Cut the faces of files once more, as when they were scored."""
-    return iter_extractions(
-        sources,
-        predictor.checkpoint.recipe.crop,
-        replace(predictor.workers, processes=min(predictor.workers.processes, len(sources))),
-        predictor.sampling,
-    )
+def _faces_that_count(score: Result) -> list[FaceScore]:
+    """The faces of the people who count; where nobody does, all."""
+    counting = {one.person for one in score.people if one.counts}
+    return [face for face in score.faces if not counting or face.person in counting]
 
 
 def _make_top_frame(
     scorer: TorchScorer,
     crop: Crop,
-    frame: Crop | None,
+    view: FrameView,
     boxes: tuple[FaceScore, ...],
     seed: int,
     direction: int,
@@ -267,7 +261,8 @@ def _make_top_frame(
     return TopFrame(
         face=boxes[0],
         crop=crop,
-        frame=frame,
+        frame=decode_crop(view.encoded),
+        scale=view.scale,
         boxes=boxes,
         saliency=saliency,
         salient=salient,
@@ -419,24 +414,3 @@ def find_neighbours(
         encoded = path.read_bytes() if path.is_file() else None
         found.append(Neighbour(row, float(similarity[place]), encoded))
     return tuple(found)
-
-
-def _read_frames(predictor: Predictor, source: Source, wanted: set[int]) -> dict[int, Crop]:
-    """The frames of these numbers, as far as they can be decoded again."""
-    frames: dict[int, Crop] = {}
-    # It was decoded once before; what does not come again is not shown.
-    with (
-        suppress(MediaError),
-        open_media(
-            source.path, source.name, predictor.sampling, predictor.workers.max_pixels
-        ) as clip,
-    ):
-        for frame in clip:
-            if frame.index in wanted:
-                frames[frame.index] = frame.image
-    return frames
-
-
-def _turned(frame: Crop | None, crop: FaceCrop) -> Crop | None:
-    """The frame as the detector saw it: upside down if the face was only found so."""
-    return frame if frame is None or crop.rotation == 0 else frame[::-1, ::-1].copy()

@@ -24,6 +24,7 @@ def iter_extractions(
     spec: CropSpec,
     workers: Workers = Workers(),  # noqa: B008 - frozen
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    view_px: int = 0,
 ) -> Generator[tuple[Source, Extraction]]:
     """Extract the faces of every source, in the order given.
 
@@ -32,6 +33,7 @@ def iter_extractions(
         spec: The crop recipe.
         workers: How many processes do it, within which limits, on which device.
         sampling: Which frames of a video or animation are looked at.
+        view_px: As of ``FaceExtractor``.
 
     Yields:
         Each source with its extraction.
@@ -43,7 +45,7 @@ def iter_extractions(
     check_detect_device(workers.detect_device)
     # Workers share the machine with each other; this process keeps the threads that it has.
     make = _make_in_worker if workers.processes else _make_extract
-    settings = (spec, workers.max_pixels, sampling, workers.detect_device)
+    settings = (spec, workers.max_pixels, sampling, workers.detect_device, view_px)
     answers = read_in_workers(sources, partial(make, *settings), workers)
     with closing(answers):
         for source, answer in answers:
@@ -70,21 +72,21 @@ def check_detect_device(name: str) -> None:
 
 
 def make_worker_extractor(
-    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str
+    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str, view_px: int = 0
 ) -> FaceExtractor:
     """The extractor of a worker process, which has one thread."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    return FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling, device=device)
+    return FaceExtractor(spec, None, max_pixels, sampling, device, view_px)
 
 
 def _make_in_worker(
-    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str
+    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str, view_px: int
 ) -> Callable[[Source], Extraction]:
-    return make_worker_extractor(spec, max_pixels, sampling, device).extract
+    return make_worker_extractor(spec, max_pixels, sampling, device, view_px).extract
 
 
 def _make_extract(
-    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str
+    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str, view_px: int
 ) -> Callable[[Source], Extraction]:
-    return FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling, device=device).extract
+    return FaceExtractor(spec, None, max_pixels, sampling, device, view_px).extract

@@ -223,15 +223,14 @@ def draw_points(
 
 
 def draw_timeline(
-    frames: Sequence[tuple[float, float]],
+    lines: Sequence[Series],
     threshold: float,
     title: str,
     caption: str,
     marks: Sequence[tuple[float, float]] = (),
 ) -> Chart:
-    """The score of a clip over its time in seconds, with the threshold, and rings around points."""
-    times, scores = ([frame[column] for frame in frames] for column in (0, 1))
-    last = max(times, default=0.0) or 1.0
+    """Scores of a clip over its time in seconds, with the threshold, and rings around points."""
+    last = max((float(time_s) for line in lines for time_s in line.x), default=0.0) or 1.0
     axes = Axes(
         "time in seconds",
         "score",
@@ -240,8 +239,7 @@ def draw_timeline(
         y_ticks=(0, 0.5, 1),
         height=_LOW_HEIGHT,
     )
-    line = Series("score", times, scores)
-    return draw_lines(axes, [line], title, caption, marks=marks, dots=True, threshold=threshold)
+    return draw_lines(axes, lines, title, caption, marks=marks, dots=True, threshold=threshold)
 
 
 def doubling_axes(values: Values, x_label: str, y_label: str, y_top: float = 1.0) -> Axes:
