@@ -12,7 +12,7 @@ Exit codes: 0 done; 1 failed while running; 2 usage, configuration or checkpoint
 ``--strict``: some inputs have no answer; 4 no input has an answer; 130 interrupted.
 """
 
-from deepfake.cli.checkpoints import export, info
+from deepfake.cli.checkpoints import export, info, pull, push
 from deepfake.cli.command import (
     EXIT_FAILED,
     EXIT_INCOMPLETE,
@@ -46,6 +46,8 @@ __all__ = [
     "main",
     "merge",
     "predict",
+    "pull",
+    "push",
     "show_augmentations",
     "train",
 ]

@@ -1,18 +1,20 @@
-"""Commands about a checkpoint itself: ``info`` shows it, ``export`` writes it in another format.
+"""Commands about a checkpoint itself.
 
-Knows nothing of what is inside one.
+``info`` shows it, ``export`` writes it in another format, ``push`` and ``pull`` pass it on by a
+hub. Knows nothing of what is inside one.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from deepfake.cli.command import EXIT_OK, Parser, run
-from deepfake.cli.options import refuse_missing_folder
+from deepfake.cli.options import CHECKPOINT, refuse_existing, refuse_missing_folder
 from deepfake.errors import UsageError
 
 
@@ -24,7 +26,7 @@ def info(argv: Sequence[str] | None = None) -> int:
         epilog="examples:\n  deepfake info --checkpoint runs/001/model.ckpt\n"
         "  deepfake info --checkpoint model.ckpt --json | python -m json.tool\n",
     )
-    parser.add_subject("checkpoint", type=Path, help="model.ckpt of a run, or its .safetensors")
+    parser.add_subject("checkpoint", **CHECKPOINT)
     parser.add_argument("--json", action="store_true", help="for machines")
     return run(lambda: _info(parser.parse_args(argv)), "nothing was written")
 
@@ -66,32 +68,135 @@ def export(argv: Sequence[str] | None = None) -> int:
 examples:
   deepfake export --checkpoint runs/001/model.ckpt --format onnx
   deepfake export --checkpoint model.ckpt --format onnx --data crops/ --output detector.onnx
-  deepfake export --checkpoint runs/001/model.ckpt --format safetensors
+  deepfake export --checkpoint runs/001/model.ckpt --format safetensors --half
 """,
     )
-    parser.add_subject("checkpoint", type=Path, help="model.ckpt of a run, or its .safetensors")
+    parser.add_subject("checkpoint", **CHECKPOINT)
     parser.add_argument("--format", choices=["onnx", "safetensors"], required=True)
     parser.add_argument(
-        "--output", type=Path, help="file to write (default: beside the checkpoint)"
+        "--output",
+        type=Path,
+        help="file to write (default: beside a checkpoint that is named by its path, else here)",
     )
     parser.add_argument(
         "--data", type=Path, help="crop folder; the graph is compared on some of its crops, too"
+    )
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="safetensors with the network's weights in half precision: half the size, for passing "
+        "on; scores move in the fourth digit",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     return run(lambda: _export(parser.parse_args(argv)), "nothing was written")
 
 
 def _export(options: argparse.Namespace) -> int:
-    output = options.output or options.checkpoint.with_suffix(f".{options.format}")
+    from deepfake.learning.checkpoint_names import find_checkpoint
+
+    found = find_checkpoint(options.checkpoint)
+    output = options.output or found.suggest_output(f".{options.format}")
+    if options.half and options.format != "safetensors":
+        raise UsageError("--half is for --format safetensors; a graph computes in float32")
     if options.data is not None and options.format != "onnx":
         raise UsageError("--data is for --format onnx; other formats compute nothing")
     refuse_missing_folder("output", output)
-    if output.resolve() == options.checkpoint.resolve():
+    if output.resolve() == found.path.resolve():
         raise UsageError(f"{output} is the checkpoint itself; name another file with --output")
-    if output.exists() and not options.overwrite:
-        raise UsageError(f"{output} exists; name another file or pass --overwrite")
+    refuse_existing("output", output, options.overwrite)
     from deepfake.inference.export import export_checkpoint
 
-    report = export_checkpoint(options.checkpoint, options.format, output, options.data)
+    report = export_checkpoint(found.path, options.format, output, options.data, options.half)
     sys.stdout.write(f"{output}: {report}\n")
+    return EXIT_OK
+
+
+def push(argv: Sequence[str] | None = None) -> int:
+    """Publish a checkpoint: ``deepfake push model.ckpt hf://USER/REPO --card CARD.md``."""
+    parser = Parser(
+        prog="deepfake push",
+        description="Publish a finished checkpoint on a hub, as safetensors with its card.\n"
+        "A repository that does not exist is made, private unless --public is given. Log in\n"
+        "before (hf auth login), or set HF_TOKEN.",
+        epilog="""\
+examples:
+  deepfake push runs/001/model.ckpt hf://me/my-detector --card CARD.md
+  deepfake push --checkpoint model.ckpt --to hf://me/my-detector@candidate --card CARD.md --half
+""",
+    )
+    parser.add_subject("checkpoint", **CHECKPOINT | {"default": None, "help": "what to publish"})
+    parser.add_subject("to", metavar="ADDRESS", help="hf://USER/REPO[@BRANCH]")
+    parser.add_argument(
+        "--card",
+        type=Path,
+        required=True,
+        help="Markdown file that says what it was trained on and who may use it for what; its "
+        "head between two lines --- names the license:",
+    )
+    parser.add_argument("--half", action="store_true", help="weights in half precision")
+    parser.add_argument("--public", action="store_true", help="a new repository is open to all")
+    return run(lambda: _push(parser.parse_args(argv)), "run the same command again")
+
+
+def _push(options: argparse.Namespace) -> int:
+    from deepfake.learning.hub import Address, publish, read_licence
+
+    address = Address.parse(options.to)
+    try:
+        card = options.card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--card {options.card}: {error}") from error
+    if read_licence(card) is None:
+        raise UsageError(
+            f"--card {options.card} names no licence: begin it with three lines, ---, license: "
+            "NAME and ---, so that whoever fetches the model knows what they may do"
+        )
+    from deepfake.learning.checkpoint import load_checkpoint, to_safetensors
+
+    data = to_safetensors(load_checkpoint(options.checkpoint).path, options.half)
+    published = publish(address, data, card, options.public)
+    sha256 = hashlib.sha256(data).hexdigest()
+    sys.stdout.write(f"published: {published}\nsha256: {sha256}\n")
+    return EXIT_OK
+
+
+def pull(argv: Sequence[str] | None = None) -> int:
+    """Fetch a checkpoint: ``deepfake pull hf://USER/REPO``."""
+    parser = Parser(
+        prog="deepfake pull",
+        description="Fetch a checkpoint from a hub into the cache of its client, and show commit,\n"
+        "checksum, licence and card. Every command takes the address as --checkpoint, too.",
+        epilog="""\
+examples:
+  deepfake pull hf://me/my-detector
+  deepfake pull hf://me/my-detector@v1 --output detector.safetensors
+  HF_HUB_OFFLINE=1 deepfake predict photos/ --checkpoint hf://me/my-detector --output scores.csv
+""",
+    )
+    parser.add_subject("from", metavar="ADDRESS", help="hf://USER/REPO[@REVISION]")
+    parser.add_argument("--output", type=Path, help="also write the file here: NAME.safetensors")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    return run(lambda: _pull(parser.parse_args(argv)), "run the same command again")
+
+
+def _pull(options: argparse.Namespace) -> int:
+    from deepfake.learning.hub import Address, fetch
+
+    address = Address.parse(getattr(options, "from"))
+    output: Path | None = options.output
+    if output is not None:
+        if output.suffix.lower() != ".safetensors":
+            raise UsageError(
+                f"--output {output}: the name must end in .safetensors to be read back"
+            )
+        refuse_existing("output", output, options.overwrite)
+        refuse_missing_folder("output", output)
+    fetched = fetch(address)
+    from deepfake.learning.checkpoint import read_info
+    from deepfake.storage import write_atomic
+
+    read_info(fetched.path)  # that it is whole, and ours
+    if output is not None:
+        write_atomic(output, fetched.path.read_bytes())
+    sys.stdout.write(f"{fetched.describe()}\nfile: {output or fetched.path}\n")
     return EXIT_OK

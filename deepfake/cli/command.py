@@ -34,20 +34,21 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
-        self._subjects: list[str] = []
+        self._subjects: dict[str, Any] = {}
 
     def add_subject(self, option: str, **settings: Any) -> None:
         """What the command is about: ``--option VALUE``, or ``VALUE`` as a bare word.
 
         Args:
             option: Name of the option, without dashes; bare words are taken in the order added.
-            **settings: Of ``add_argument``.
+            **settings: Of ``add_argument``; without a ``default`` it must be named.
         """
+        default = settings.pop("default", None)
         settings.setdefault("metavar", option.upper())
         self.add_argument(f"--{option}", **settings)
         words = {key: value for key, value in settings.items() if key in ("type", "metavar")}
         self.add_argument(f"{option}_word", nargs="?", help=argparse.SUPPRESS, **words)
-        self._subjects.append(option)
+        self._subjects[option] = default
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does; what is wrong with a name is said first."""
@@ -69,12 +70,12 @@ class Parser(argparse.ArgumentParser):
     def _join_subjects(self, parsed: argparse.Namespace) -> None:
         bare = [getattr(parsed, f"{option}_word") for option in self._subjects]
         given = [word for word in bare if word is not None]
-        for option in self._subjects:
+        for option, default in self._subjects.items():
             delattr(parsed, f"{option}_word")
             if getattr(parsed, option) is None:
-                if not given:
+                if not given and default is None:
                     self.error(f"--{option} is missing")
-                setattr(parsed, option, given.pop(0))
+                setattr(parsed, option, given.pop(0) if given else default)
         if given:
             self.error(f"unknown word {str(given[0])!r}")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from deepfake.cli.command import EXIT_OK, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
+    CHECKPOINT,
     add_aggregation,
     add_extraction_options,
     add_faces_per_frame,
@@ -283,16 +284,16 @@ def _fit_head(options: argparse.Namespace) -> int:
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
-    )
+    parser.add_argument("--checkpoint", **CHECKPOINT)
 
 
 def _add_derivation(parser: argparse.ArgumentParser) -> None:
     """Of commands that make a checkpoint out of another."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the old model.ckpt")
+    _add_checkpoint(parser)
     parser.add_argument("--data", required=True, help="crop folder or labelled media")
-    parser.add_argument("--output", type=Path, required=True, help="the new checkpoint")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the new checkpoint: .ckpt or .safetensors"
+    )
 
 
 def _add_split(parser: argparse.ArgumentParser, usual: str) -> None:
@@ -321,7 +322,10 @@ def _check_output(options: argparse.Namespace) -> None:
     """Refuse, before any work, an output that a new checkpoint must not go to."""
     output: Path = options.output
     refuse_existing("output", output, options.overwrite)
-    if output.resolve() == options.checkpoint.resolve():
+    from deepfake.learning.checkpoint_names import find_checkpoint
+
+    options.checkpoint = find_checkpoint(options.checkpoint)
+    if output.resolve() == options.checkpoint.path.resolve():
         raise UsageError("--output would replace the checkpoint itself; name another file")
     refuse_missing_folder("output", output)
 
@@ -334,9 +338,8 @@ def _derive(
 ) -> int:
     """Make a new checkpoint out of ``--checkpoint``, and show what has changed."""
     from deepfake.evaluation.sets import open_crops
-    from deepfake.learning.checkpoint import load_checkpoint, refuse_safetensors
+    from deepfake.learning.checkpoint import load_checkpoint
 
-    refuse_safetensors(options.checkpoint, options.output)
     checkpoint = load_checkpoint(options.checkpoint, require_head)
     workers = choose_workers(options)
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepfake import __version__
-from deepfake.cli.checkpoints import export, info
+from deepfake.cli.checkpoints import export, info, pull, push
 from deepfake.cli.command import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Parser, hint, run
 from deepfake.cli.crops import crop, doctor
 from deepfake.cli.evaluation import calibrate, evaluate, explain, fit_head
@@ -50,6 +50,10 @@ commands, with an example of each:
              deepfake info --checkpoint model.ckpt
   export     write a checkpoint as ONNX graph or safetensors
              deepfake export --checkpoint model.ckpt --format onnx
+  push       publish a checkpoint on a hub
+             deepfake push model.ckpt hf://USER/REPO --card CARD.md
+  pull       fetch one; every --checkpoint takes hf://USER/REPO, too
+             deepfake pull hf://USER/REPO
   demo       all of it, offline, in a minute or two
              deepfake demo
 
@@ -73,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "merge": merge,
         "info": info,
         "export": export,
+        "push": push,
+        "pull": pull,
         "demo": demo,
     }
     if arguments and arguments[0] in commands:

@@ -12,10 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepfake.errors import UsageError
+from deepfake.learning.checkpoint_names import DEFAULT
 
 if TYPE_CHECKING:
     from deepfake.jobs.parts import JobPart
     from deepfake.records import Sampling, Workers
+
+
+CHECKPOINT: dict[str, Any] = {
+    "default": DEFAULT,
+    "metavar": "MODEL",
+    "help": "model.ckpt of a run, its .safetensors, the name of a model in the box, or "
+    f"hf://USER/REPO[@REVISION] (default: {DEFAULT}, the one in the box)",
+}
+"""Settings of ``--checkpoint``, the same for all commands."""
 
 
 def add_media_options(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
+    CHECKPOINT,
     add_aggregation,
     add_faces_per_frame,
     add_media_options,
@@ -67,9 +68,7 @@ examples:
 """,
     )
     parser.add_subject("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="model.ckpt of a run, or its .safetensors"
-    )
+    parser.add_argument("--checkpoint", **CHECKPOINT)
     parser.add_argument(
         "--output",
         required=True,
@@ -123,12 +122,14 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     from deepfake.inference.job import PredictionJob
     from deepfake.inference.outputs import Outputs, refuse_destroying
     from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.learning.checkpoint_names import find_checkpoint
     from deepfake.media.discovery import count_passed_over
 
     sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
-    read = [options.checkpoint, *([sample.path] if sample else [])]
+    found = find_checkpoint(options.checkpoint)
+    read = [found.path, *([sample.path] if sample else [])]
     refuse_destroying(paths.values(), [*read, *(source.path for source in sources)])
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(found)
     with _hold_job(options.output) as root:
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)

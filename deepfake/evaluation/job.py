@@ -177,7 +177,7 @@ def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
     """Where metrics come from: checkpoint, versions, command; plain types."""
     info = checkpoint.info
     return {
-        "checkpoint": str(checkpoint.path),
+        "checkpoint": checkpoint.name,
         "checkpoint_sha256": checkpoint.sha256,
         "network_sha256": hash_network(checkpoint),
         "backbone": info.get("backbone"),

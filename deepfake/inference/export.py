@@ -62,7 +62,11 @@ class Difference:
 
 
 def export_checkpoint(
-    path: Path, export_format: ExportFormat, output: Path, crops: Path | None = None
+    path: Path,
+    export_format: ExportFormat,
+    output: Path,
+    crops: Path | None = None,
+    half: bool = False,
 ) -> str:
     """Write a finished checkpoint in another format; nothing is written that is not equal.
 
@@ -71,6 +75,7 @@ def export_checkpoint(
         export_format: ``onnx`` to score elsewhere, ``safetensors`` to pass the checkpoint on.
         output: File to write.
         crops: Crop folder; some of its crops are compared, too (``onnx``).
+        half: Weights in half precision (``safetensors``).
 
     Returns:
         A line about what was compared.
@@ -84,8 +89,9 @@ def export_checkpoint(
     if export_format == "safetensors":
         if output.suffix.lower() != SAFETENSORS_SUFFIX:
             raise UsageError(f"{output}: the name must end in {SAFETENSORS_SUFFIX} to be read back")
-        write_atomic(output, to_safetensors(path))
-        return "the same tensors and values, without what only training needs"
+        write_atomic(output, to_safetensors(path, half))
+        same = "the same tensors and values, without what only training needs"
+        return f"{same}; weights in half precision" if half else same
     size = checkpoint.recipe.crop.size
     images = make_crops(size)
     if crops is not None:

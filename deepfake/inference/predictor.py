@@ -28,6 +28,7 @@ from deepfake.inference.results import Results
 from deepfake.inference.scoring import Backend, Scorer
 from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.learning.checkpoint_names import CheckpointName
 from deepfake.media.discovery import list_sources
 from deepfake.records import (
     Extraction,
@@ -111,7 +112,7 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | os.PathLike[str],
+        path: CheckpointName | None = None,
         device: str | Sequence[str] = "auto",
         batch_size: int = 32,
         workers: Workers = IN_THIS_PROCESS,
@@ -120,14 +121,14 @@ class Predictor:
         backend: str = "auto",
         faces_per_frame: FacesPerFrame | None = None,
     ) -> Predictor:
-        """Load ``model.ckpt`` of a finished run, or its copy as ``.safetensors``.
+        """Load a checkpoint: by default the one in the box, else as ``find_checkpoint`` finds it.
 
         Raises:
             CheckpointError: If the file is missing, damaged, not ours or unfinished.
             UsageError: If the device does not exist, the backend is not installed, or a setting is
                 out of range.
         """
-        checkpoint = load_checkpoint(Path(path))
+        checkpoint = load_checkpoint(path)
         return cls(
             checkpoint,
             device,

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
-import socket
 from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from urllib.parse import urlsplit
 
 import timm
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from deepfake.errors import UsageError, one_line
+from deepfake.learning import hub
 
 logger = logging.getLogger(__name__)
 _REFUSALS = (AssertionError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)
@@ -139,7 +136,7 @@ def _make_pretrained(name: str, options: dict[str, Any]) -> nn.Module:
         if cached is not None:
             options = options | {"pretrained_cfg_overlay": {"file": cached}}
         else:
-            _require_hub()
+            hub.require_hub()
         backbone: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, **options)
     except (OSError, RuntimeError) as error:
         raise UsageError(
@@ -154,25 +151,10 @@ def _find_cached(name: str) -> str | None:
     config = timm.get_pretrained_cfg(name)
     repository = getattr(config, "hf_hub_id", None)
     for file in ("model.safetensors", "pytorch_model.bin"):
-        path = try_to_load_from_cache(repository, file) if repository else None
-        if isinstance(path, str):
+        path = hub.find_cached(repository, file) if repository else None
+        if path is not None:
             return path
     return None
-
-
-def _require_hub() -> None:
-    """Fail at once where the hub is out of reach; its own client would retry for a minute.
-
-    Raises:
-        OSError: If offline mode is set or nothing answers.
-    """
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("offline mode is set by HF_HUB_OFFLINE, and the cache does not hold them")
-    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return  # only the proxy knows
-    host = urlsplit(constants.ENDPOINT)
-    port = host.port or (443 if host.scheme == "https" else 80)
-    socket.create_connection((host.hostname or "", port), timeout=4).close()
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

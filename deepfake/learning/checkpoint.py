@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -28,11 +29,14 @@ from deepfake.learning.checkpoint_file import FORMAT as FORMAT
 from deepfake.learning.checkpoint_file import KEY as KEY
 from deepfake.learning.checkpoint_file import SAFETENSORS_SUFFIX as SAFETENSORS_SUFFIX
 from deepfake.learning.checkpoint_file import compute_digest, part_of, read_content, seal
+from deepfake.learning.checkpoint_names import DEFAULT, CheckpointName, find_checkpoint
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import LABEL_NAMES, Recipe
 from deepfake.storage import write_atomic
 
+logger = logging.getLogger(__name__)
 _PARTS = ("embedder", "head")
+_HALVED = ("embedder.backbone.", "embedder.projection.")
 _TRAINING_ONLY = ("optimizer_states", "lr_schedulers", "callbacks", "deepfake_run")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
@@ -46,6 +50,7 @@ class Checkpoint:
 
     Args:
         path: File that it came from.
+        name: What to call it: that file, a model in the box, or an address with its commit.
         embedder: Crops to embeddings, in evaluation mode.
         head: Embeddings to probabilities.
         recipe: How crops must be cut for it; which frames of videos it was trained on, and how
@@ -56,6 +61,7 @@ class Checkpoint:
     """
 
     path: Path
+    name: str
     embedder: EmbeddingModel
     head: Head
     recipe: Recipe
@@ -72,8 +78,11 @@ def describe_versions() -> dict[str, str]:
     }
 
 
-def read_info(path: Path) -> dict[str, Any]:
+def read_info(name: CheckpointName) -> dict[str, Any]:
     """Read what a checkpoint remembers, without building the network.
+
+    Args:
+        name: As of ``find_checkpoint``.
 
     Returns:
         Our part of the file, with ``hyper_parameters``, ``epoch``, ``global_step`` and
@@ -82,14 +91,15 @@ def read_info(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
     """
-    return _info_of(read_content(path))
+    return _info_of(read_content(find_checkpoint(name).path))
 
 
-def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
+def load_checkpoint(name: CheckpointName | None = None, require_head: bool = True) -> Checkpoint:
     """Load a finished checkpoint for scoring, or one of mid-training for fitting its head.
 
     Args:
-        path: The file.
+        name: As of ``find_checkpoint``; ``None`` is the ``default`` of the box. What no file names
+            is told in one line.
         require_head: Refuse a checkpoint of mid-training; else its head is not fitted, its
             threshold is ``nan``.
 
@@ -97,6 +107,8 @@ def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
         CheckpointError: If the file is missing, damaged, not ours, unfinished, or its parts do
             not fit each other.
     """
+    found = find_checkpoint(DEFAULT if name is None else name)
+    path = found.path
     content = read_content(path)
     info = _info_of(content)
     unfinished = info.get("threshold") is None
@@ -125,8 +137,9 @@ def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
     load_part(path, content["state_dict"], "embedder", embedder)
     if not unfinished:
         load_part(path, content["state_dict"], "head", head)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         path=path,
+        name=found.name,
         embedder=embedder.eval(),
         head=head.eval(),
         recipe=recipe,
@@ -134,6 +147,15 @@ def load_checkpoint(path: Path, require_head: bool = True) -> Checkpoint:
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+    if not found.is_own_file:
+        # Nobody asked for this one: a choice that is made for a person is said aloud.
+        level = logging.WARNING if name is None else logging.INFO
+        logger.log(
+            level,
+            "model %s: %s on faces of %d px, sha256 %s",
+            *(found.name, info["backbone"], recipe.crop.size, checkpoint.sha256),
+        )
+    return checkpoint
 
 
 def derive_checkpoint(
@@ -149,16 +171,12 @@ def derive_checkpoint(
 
     Args:
         checkpoint: Where everything else comes from; its file is read again and stays as it is.
-        output: New file; it appears whole or not at all.
+        output: New file, ``.ckpt`` or ``.safetensors``; it appears whole or not at all.
         head: Replaces the old one.
         changes: Replaces what ``info`` remembers under these names, the threshold among them.
         event: What was done, in plain types; it is added to ``info["history"]``, together with
             what it replaces.
-
-    Raises:
-        UsageError: If one of the two is a ``.safetensors`` file.
     """
-    refuse_safetensors(checkpoint.path, output)
     content = read_content(checkpoint.path)
     for name in _TRAINING_ONLY:
         content.pop(name, None)
@@ -175,45 +193,57 @@ def derive_checkpoint(
         del state[f"head.{name}"]
     for name, value in head.state_dict().items():
         state[f"head.{name}"] = value.clone()
+    if output.suffix.lower() == SAFETENSORS_SUFFIX:
+        write_atomic(output, _encode_safetensors(content))
+        return
     seal(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(output, buffer.getvalue())
 
 
-def refuse_safetensors(source: Path, output: Path) -> None:
-    """Say that a checkpoint can be derived from and to a ``.ckpt`` only.
-
-    Raises:
-        UsageError: If one of the two is a ``.safetensors`` file.
-    """
-    for path, word in ((source, "reads"), (output, "writes")):
-        if path.suffix.lower() == SAFETENSORS_SUFFIX:
-            raise UsageError(
-                f"{path}: this {word} a .ckpt; name that one, and make a {SAFETENSORS_SUFFIX} of "
-                f"the result with deepfake export --format safetensors"
-            )
-
-
-def to_safetensors(path: Path) -> bytes:
+def to_safetensors(path: Path, half: bool = False) -> bytes:
     """The same checkpoint as the bytes of a ``.safetensors`` file.
 
     It holds the network, the head and all that the checkpoint remembers, but nothing that
     only training needs. The header carries a digest of all of it, because this format, unlike the
     archive of a ``.ckpt``, has no checksums of its own.
 
+    Args:
+        path: The file.
+        half: Keep the network's matrices and filters in half precision, half the bytes. They are
+            float32 again when they are loaded, rounded to 11 bits; head, biases, normalisation and
+            statistics stay as they are.
+
     Raises:
-        CheckpointError: If the file is missing, damaged, not ours, or tries to run code.
+        CheckpointError: If the file is missing, damaged, not ours, or tries to run code, or a
+            number is too large for half precision.
     """
     content = read_content(path)
+    if half:
+        content["state_dict"] = _halve(path, content["state_dict"])
+    return _encode_safetensors(content)
+
+
+def _halve(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    halved = dict(state)
+    for name, value in state.items():
+        if name.startswith(_HALVED) and value.is_floating_point() and value.ndim >= 2:
+            halved[name] = value.half()
+            if not bool(torch.isfinite(halved[name]).all()):
+                raise CheckpointError(f"{path}: {name} does not fit into half precision")
+    return halved
+
+
+def _encode_safetensors(content: dict[str, Any]) -> bytes:
     state = {
         key: value.contiguous()
-        for key, value in content.pop("state_dict").items()
+        for key, value in content["state_dict"].items()
         if key.startswith(tuple(f"{part}." for part in _PARTS))
     }
-    content[KEY] = {name: value for name, value in content[KEY].items() if name != "sha256"}
-    kept = (KEY, "hyper_parameters", "epoch", "global_step")
-    text = json.dumps({key: content.get(key) for key in kept})
+    ours = {name: value for name, value in content[KEY].items() if name != "sha256"}
+    kept = {key: content.get(key) for key in ("hyper_parameters", "epoch", "global_step")}
+    text = json.dumps({KEY: ours} | kept)
     header = json.dumps({"sha256": compute_digest(text, state), "content": text})
     data: bytes = safetensors.torch.save(state, metadata={KEY: header})
     return data

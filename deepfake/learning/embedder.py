@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from deepfake.errors import CheckpointError
 from deepfake.learning.backbone import make_backbone
 from deepfake.learning.checkpoint_file import is_checkpoint, part_of, read_content
+from deepfake.learning.checkpoint_names import find_checkpoint
 
 logger = logging.getLogger(__name__)
 _EPSILON = 1e-5  # TensorFlow's l2_normalize clamps the squared norm at 1e-10
@@ -30,18 +31,18 @@ class EmbeddingModel(nn.Module):
         image_size: Side S of the crops in pixels.
         embedding_dim: Width D of the embedding.
         dropout: Share of backbone features dropped before the projection while training.
-        pretrained: ``true`` asks timm for its weights (the only thing in this project that may
-            reach the network), ``false`` starts from random. A path loads a local file in timm's
-            naming (``.safetensors`` or ``.pth``), with or without its classifier, or a checkpoint
-            of this project (``model.ckpt``, ``last.ckpt``, or one exported to ``.safetensors``)
-            with the same backbone; its projection is taken too if it has the same width.
-            Position embeddings are resampled to the image size.
+        pretrained: ``true`` asks timm for its weights, ``false`` starts from random. A path loads
+            a local file in timm's naming (``.safetensors`` or ``.pth``), with or without its
+            classifier, or a checkpoint of this project with the same backbone, by file, name or
+            address (see ``find_checkpoint``); its projection is taken too if it has the same
+            width. Position embeddings are resampled to the image size.
         drop_path_rate: Stochastic depth, for networks that know it; ``None`` keeps timm's default
             for the model.
         bn_momentum: Momentum of batch normalisation, in torch's sense (share of the new batch);
             ``None`` keeps timm's default.
 
     Attributes:
+        initial_weights: What ``pretrained`` named; an address with the commit it led to.
         resolved_backbone: Model name with the weights tag that timm resolved it to.
         memory_format: How images lie in memory on their way through; see ``use_memory_format``.
         frozen: Modules that stay in evaluation mode while the others train; see ``freeze``.
@@ -66,6 +67,10 @@ class EmbeddingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
+        self.initial_weights = str(pretrained)
+        if isinstance(pretrained, str):
+            found = find_checkpoint(pretrained)
+            pretrained, self.initial_weights = str(found.path), found.name
         own = _read_own(pretrained, backbone)
         self.backbone, n_features = make_backbone(
             backbone, image_size, pretrained, drop_path_rate, part_of(own, "backbone") or None

@@ -101,7 +101,7 @@ class EmbeddingTask(LightningModule):
         backbone: Any timm model name.
         image_size: Side S of the crops in pixels; must equal that of the crop folder.
         pretrained: ``true`` asks timm for weights, ``false`` starts from random, a path loads a
-            local file.
+            local file, a model in the box or one of a hub.
         network: What the network is, beside its backbone.
         objective: What training makes smaller; ``null`` is ``SemiHardTripletLoss``, margin 1.0.
         optimizer: Class of an optimiser with its settings. Its weight decay acts on matrices and
@@ -145,7 +145,7 @@ class EmbeddingTask(LightningModule):
         self.training_forward: Callable[[Tensor], Tensor] = self.embedder.forward
         self.step_metrics: Metrics = {}
         self.info: dict[str, Any] = {"format": FORMAT, "threshold": None}
-        self.configuration, self.initial_weights = "", str(pretrained)
+        self.configuration = ""
         # Kept out of the module tree, so that nobody moves it: Apple's devices have no float64,
         # and distributed training would broadcast it at every step.
         self._head: tuple[Head | None] = (None,)
@@ -221,7 +221,7 @@ class EmbeddingTask(LightningModule):
         if stage == "fit":
             counts = data.description.counts
             self.info = make_info(manifest, self.embedder, counts, data.seed, self.configuration)
-            self.info["initial_weights"] = self.initial_weights
+            self.info["initial_weights"] = self.embedder.initial_weights
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed crops, ``(B, 3, S, S) -> (B, D)``."""

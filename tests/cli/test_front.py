@@ -25,7 +25,7 @@ def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     "command",
     [
         *("", "crop", "doctor", "train", "predict", "explain", "evaluate", "calibrate", "fit-head"),
-        *("merge", "info", "export", "demo", "show-augmentations"),
+        *("merge", "info", "export", "push", "pull", "demo", "show-augmentations"),
     ],
 )
 def test_help_has_examples_and_imports_nothing_heavy(command: str) -> None:

@@ -63,6 +63,7 @@ def write_checkpoint(
             "embedding_dim": DIM,
             "dropout": 0.0,
             "drop_path_rate": None,
+            "bn_momentum": None,
         },
         "epoch": 0,
         "global_step": 1,

@@ -25,6 +25,7 @@ from deepfake.learning.checkpoint import (
     read_info,
     to_safetensors,
 )
+from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation
 from deepfake.training.run import run_training
 from tests.evaluation.conftest import CPU, Made, words
@@ -289,14 +290,27 @@ def test_fit_head_command(made: Made, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("command", ["calibrate", "fit-head"])
-def test_safetensors_are_refused(
-    command: str, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_is_read_and_written_may_be_a_ckpt_or_safetensors(
+    command: str, made: Made, tmp_path: Path
 ) -> None:
     copy = tmp_path / "model.safetensors"
     copy.write_bytes(to_safetensors(made.path))
-    options = [command, "--data", str(made.crops), "--quiet", "--checkpoint"]
-    assert cli.main([*options, str(copy), "--output", str(tmp_path / "new.ckpt")]) == 2
-    assert "model.safetensors: this reads a .ckpt; name that one" in capsys.readouterr().err
-    assert cli.main([*options, str(made.path), "--output", str(tmp_path / "a.safetensors")]) == 2
-    assert "a.safetensors: this writes a .ckpt" in capsys.readouterr().err
-    assert cli.main(["evaluate", *options[1:], str(copy), "--resamples", "0"]) == 0
+    written = []
+    for source, target in ((made.path, "a.ckpt"), (copy, "b.ckpt"), (copy, "c.safetensors")):
+        output = tmp_path / target
+        options = [command, "--data", str(made.crops), "--quiet", "--checkpoint", str(source)]
+        assert cli.main([*options, "--output", str(output)]) == 0
+        written.append(load_checkpoint(output))
+    first = written[0]
+    queries = torch.nn.functional.normalize(torch.randn(20, 16))
+    for other in written[1:]:
+        assert torch.equal(other.head(queries), first.head(queries))
+        for name, value in first.embedder.state_dict().items():
+            assert torch.equal(other.embedder.state_dict()[name], value)
+        assert [event["what"] for event in other.info["history"]] == [command]
+        assert other.info["history"][0]["from_sha256"] == load_checkpoint(copy).sha256
+        assert other.info["labels"] == first.info["labels"]
+    # What was safetensors once is a whole checkpoint: it is copied and loaded like any other.
+    task = EmbeddingTask.load_from_checkpoint(tmp_path / "b.ckpt")
+    assert task.head is not None
+    assert (tmp_path / "c.safetensors").read_bytes() == to_safetensors(tmp_path / "b.ckpt")

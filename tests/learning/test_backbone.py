@@ -204,7 +204,7 @@ def test_weights_of_another_size_are_resampled_and_nothing_else_changes(
     stored = timm.create_model(backbone).state_dict()
     safetensors.torch.save_file(stored, path)
     if source == "cache":
-        cached = "deepfake.learning.backbone.try_to_load_from_cache"
+        cached = "deepfake.learning.hub.find_cached"
         monkeypatch.setattr(cached, lambda repository, file: str(path))
     torch.manual_seed(1)
     model = make(backbone=backbone, pretrained=True if source == "cache" else str(path))

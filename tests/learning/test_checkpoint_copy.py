@@ -172,3 +172,41 @@ def test_a_copy_is_validated_like_a_checkpoint(
     path.write_bytes(to_safetensors(source))
     with pytest.raises(CheckpointError, match=problem):
         load_checkpoint(path)
+
+
+def test_half_precision_is_stored_and_float32_is_loaded(run: Run, tmp_path: Path) -> None:
+    whole, half = copied(run, tmp_path), tmp_path / "half.safetensors"
+    half.write_bytes(to_safetensors(run.model, half=True))
+    assert half.stat().st_size < 0.65 * whole.stat().st_size
+    stored, exact = safetensors.torch.load_file(half), safetensors.torch.load_file(whole)
+    rounded = {name for name, value in stored.items() if value.dtype == torch.float16}
+    assert rounded == {
+        name
+        for name, value in exact.items()
+        if value.ndim >= 2 and name.startswith(("embedder.backbone.", "embedder.projection."))
+    }
+    loaded = load_checkpoint(half)
+    assert loaded.info == load_checkpoint(run.model).info
+    for part in ("embedder", "head"):
+        for name, value in getattr(loaded, part).state_dict().items():
+            expected = exact[f"{part}.{name}"]
+            assert value.dtype == expected.dtype
+            if f"{part}.{name}" in rounded:
+                expected = expected.half().float()
+            assert torch.equal(value, expected), name
+    # The checksum is over what is stored: a copy of the copy is the same bytes.
+    assert to_safetensors(half) == half.read_bytes()
+    data = bytearray(half.read_bytes())
+    data[-1] ^= 1
+    half.write_bytes(data)
+    with pytest.raises(CheckpointError, match="its digest is another one"):
+        load_checkpoint(half)
+
+
+def test_a_number_too_large_for_half_precision_is_refused(run: Run, tmp_path: Path) -> None:
+    def grow(content: Content) -> None:
+        content["state_dict"]["embedder.projection.weight"][0, 0] = 70_000.0
+
+    source = altered(run, tmp_path / "m.ckpt", grow)
+    with pytest.raises(CheckpointError, match=r"projection\.weight does not fit into half"):
+        to_safetensors(source, half=True)
