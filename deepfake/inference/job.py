@@ -135,7 +135,7 @@ class PredictionJob:
         by_block: dict[int, list[int]] = defaultdict(list)
         for place in places:
             by_block[place // self.job.block_size].append(place)
-        kept = {}
+        kept: dict[int, dict[int, bytes]] = {}
         for number, some in by_block.items():
             crops = _read_crops(self.folder.folder_of(number))
             found = {place: crops.get(self.job.sources[place].id) for place in some}

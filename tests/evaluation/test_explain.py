@@ -34,6 +34,7 @@ from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.faces import extraction
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.embedder import EmbeddingModel
+from deepfake.media.decoding import open_media
 from deepfake.records import FaceScore, FrameView, Result, Status, Verdict
 from tests.evaluation.browser import BROWSER, probe
 from tests.evaluation.conftest import Files, Made, explain_made
@@ -288,7 +289,6 @@ def test_a_file_is_decoded_once(
     """Everything that the page shows comes from the one extraction."""
     clip = Path(shutil.copy(files.clip, tmp_path / files.clip.name))
     decodings = []
-    open_media = extraction.open_media
 
     @contextmanager
     def count(*arguments: Any) -> Iterator[Any]:
