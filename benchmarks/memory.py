@@ -3,8 +3,8 @@
     python benchmarks/memory.py [--limit 1000] [--workers 2] [--checkpoint model.ckpt]
     python benchmarks/memory.py --rows 1000 10000 100000 1000000 [--checkpoint model.ckpt]
 
-With ``--rows``, of the job alone: ``predict`` itself on so many inputs (a list of names that all
-lead to one small file), with a made-up face for each instead of the network. What it prints is the
+With ``--rows``, of the job alone: ``predict`` itself on so many inputs (a list of names that lead
+to few small files), with a made-up face for each instead of the network. What it prints is the
 peak of the one process, what of that came after its imports (torch alone takes half a gigabyte with
 CUDA's libraries), and inputs a second, which must not fall.
 
@@ -102,17 +102,19 @@ def main() -> None:
 
 def measure_rows(counts: Sequence[int], checkpoint: Path, folder: Path) -> None:
     """Print memory and rate of jobs of so many inputs, each a process of its own."""
-    (folder / "one.jpg").write_bytes(b"no photo: nobody looks at it")
+    pool = folder / "pool"
+    pool.mkdir()
+    for number in range(1000):
+        (pool / f"{number:03d}.jpg").write_bytes(b"no photo: nobody looks at it")
+        (folder / f"{number:03d}").symlink_to("pool")
     print(f"{'inputs':>10} {'peak MB':>9} {'job MB':>9} {'bytes an input':>15} {'inputs/s':>9}")
     for count in counts:
         listing = folder / f"{count}.txt"
-        parts = ((number // 1000, number % 1000) for number in range(count))
-        listing.write_text("".join(f"{high:03d}/../{low:03d}/../one.jpg\n" for high, low in parts))
-        for number in range(max(1000, count // 1000)):
-            (folder / f"{number:03d}").mkdir(exist_ok=True)
+        names = (f"{number // 1000:03d}/{number % 1000:03d}.jpg\n" for number in range(count))
+        listing.write_text("".join(names))
         words = [sys.executable, __file__, "--checkpoint", str(checkpoint), "--one-job"]
         words += [str(listing), str(folder / f"{count}.csv")]
-        told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
         before, peak, seconds = map(float, told.splitlines()[-1].split())
         each = (peak - before) / count
         print(

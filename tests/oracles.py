@@ -64,6 +64,27 @@ def triplet_loss(embeddings: Tensor, labels: Sequence[int], margin: float) -> Te
     return loss_of_triplets(embeddings, choose_triplets(embeddings, labels), margin)
 
 
+def alignment(embeddings: Tensor, labels: Sequence[int]) -> Tensor:
+    """Mean squared distance over the unordered pairs of one label."""
+    found = [
+        (embeddings[i] - embeddings[j]).pow(2).sum()
+        for i in range(len(labels))
+        for j in range(i)
+        if labels[i] == labels[j]
+    ]
+    return torch.stack(found).mean()
+
+
+def uniformity(embeddings: Tensor, temperature: float) -> Tensor:
+    """Logarithm of the mean Gaussian potential over all unordered pairs."""
+    found = [
+        torch.exp(-temperature * (embeddings[i] - embeddings[j]).pow(2).sum())
+        for i in range(len(embeddings))
+        for j in range(i)
+    ]
+    return torch.stack(found).mean().log()
+
+
 def area_under_curve(labels: Sequence[int], scores: Sequence[float]) -> float:
     """Share of (fake, real) pairs in the right order; a tie counts half."""
     fakes = [s for s, y in zip(scores, labels, strict=True) if y == 1]

@@ -2,7 +2,7 @@
 
     command      parser, run, exit codes: what every command is made of
     options      groups of options that several commands share
-    crops, training, prediction, evaluation, checkpoints: the commands, by what they are about
+    crops, training, prediction, serving, evaluation, checkpoints: commands by what they are about
     front        ``deepfake`` itself: finds the command
 
 The only room that knows argparse. Nothing heavy is imported before a command really runs, so that
@@ -25,6 +25,7 @@ from deepfake.cli.crops import crop, doctor
 from deepfake.cli.evaluation import calibrate, evaluate, explain, fit_head
 from deepfake.cli.front import demo, main
 from deepfake.cli.prediction import merge, predict
+from deepfake.cli.serving import serve
 from deepfake.cli.training import show_augmentations, train
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "predict",
     "pull",
     "push",
+    "serve",
     "show_augmentations",
     "train",
 ]

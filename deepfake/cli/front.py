@@ -17,6 +17,7 @@ from deepfake.cli.crops import crop, doctor
 from deepfake.cli.evaluation import calibrate, evaluate, explain, fit_head
 from deepfake.cli.options import default_workers
 from deepfake.cli.prediction import merge, predict
+from deepfake.cli.serving import serve
 from deepfake.cli.training import show_augmentations, train
 
 _TOP_HELP = """\
@@ -36,6 +37,8 @@ commands, with an example of each:
              deepfake show-augmentations --data crops/
   predict    score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
+  serve      open a page that scores photos and videos, and an HTTP API
+             deepfake serve
   explain    show what the score of one file rests on
              deepfake explain clip.mp4 --checkpoint model.ckpt --output why.html
   evaluate   measure a checkpoint on labelled data, with a report
@@ -70,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train": train,
         "show-augmentations": show_augmentations,
         "predict": predict,
+        "serve": serve,
         "explain": explain,
         "evaluate": evaluate,
         "calibrate": calibrate,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from deepfake.inference.outputs import Outputs
     from deepfake.inference.predictor import Predictor
     from deepfake.inference.results import Level, Totals
+    from deepfake.inference.stored import StoredCrops
     from deepfake.inference.submission import Sample
     from deepfake.jobs.parts import JobPart
     from deepfake.learning.checkpoint import Checkpoint
@@ -67,7 +68,11 @@ examples:
       then: deepfake merge part1.csv part2.csv ... --output scores.csv
 """,
     )
-    parser.add_subject("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
+    parser.add_subject(
+        "input",
+        help="folder, photo, video, glob pattern, list file (.txt) or CSV; a crop folder's crops "
+        "are scored as they are",
+    )
     parser.add_argument("--checkpoint", **CHECKPOINT)
     parser.add_argument(
         "--output",
@@ -121,21 +126,30 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     from deepfake.dataset.layouts.labelling import list_inputs
     from deepfake.inference.job import PredictionJob
     from deepfake.inference.outputs import Outputs, refuse_destroying
+    from deepfake.inference.stored import is_crop_folder
     from deepfake.learning.checkpoint import load_checkpoint
     from deepfake.learning.checkpoint_names import find_checkpoint
     from deepfake.media.discovery import count_passed_over
 
-    sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
     found = find_checkpoint(options.checkpoint)
     read = [found.path, *([sample.path] if sample else [])]
-    refuse_destroying(paths.values(), [*read, *(source.path for source in sources)])
-    checkpoint = load_checkpoint(found)
+    stored, skipped = None, {}
+    if is_crop_folder(options.input):
+        checkpoint = load_checkpoint(found)
+        stored = _open_crops(options, checkpoint)
+        sources = stored.sources
+        refuse_destroying(paths.values(), [*read, *stored.files])
+    else:
+        sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
+        refuse_destroying(paths.values(), [*read, *(source.path for source in sources)])
+        checkpoint = load_checkpoint(found)
     with _hold_job(options.output) as root:
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)
-        predictor = _make_predictor(options, checkpoint, sources, root)
+        predictor = _make_predictor(options, checkpoint, sources, root, stored)
         settings = _describe_job(options, predictor)
-        job = PredictionJob(root, sources, settings, part, anew=options.overwrite)
+        digest = None if stored is None else stored.digest
+        job = PredictionJob(root, sources, settings, part, options.overwrite, digest)
         nothing_left = job.is_finished and outputs.stand()
         outputs.claim()
         _answer(job, predictor, options)
@@ -197,14 +211,38 @@ def job_folder(output: Path) -> Path:
     return output.with_name(f"{output.name}{_JOB_SUFFIX}")
 
 
+def _open_crops(options: argparse.Namespace, checkpoint: Checkpoint) -> StoredCrops:
+    """The crop folder that is scored as it is; refuse what was asked of its photos and videos."""
+    from deepfake.inference.stored import StoredCrops
+
+    wanted = options.faces_per_frame or checkpoint.recipe.aggregation.faces_per_frame
+    stored = StoredCrops(Path(options.input), checkpoint, wanted)
+    asked = [name for name in ("annotate", "follow_links") if getattr(options, name)]
+    if choose_sampling(options, stored.sampling) != stored.sampling:
+        asked.append("frames, fps, every, keyframes, max-frames or detect-every other than cropped")
+    if asked:
+        raise UsageError(
+            f"{options.input} is a crop folder, whose crops are scored as they are; --{asked[0]} "
+            "needs the photos and videos themselves"
+        )
+    return stored
+
+
 def _make_predictor(
-    options: argparse.Namespace, checkpoint: Checkpoint, sources: Sequence[Source], root: Path
+    options: argparse.Namespace,
+    checkpoint: Checkpoint,
+    sources: Sequence[Source],
+    root: Path,
+    stored: StoredCrops | None,
 ) -> Predictor:
     from deepfake.inference.backend import expect_faces, parse_devices
     from deepfake.inference.predictor import Predictor
     from deepfake.jobs.folder import JOB_FILE, read_job
 
     sampling = choose_sampling(options, checkpoint.recipe.sampling)
+    n_faces = expect_faces(sources, sampling)
+    if stored is not None:
+        sampling, n_faces = stored.sampling, stored.n_crops
     backend = options.backend
     if backend == "auto" and (root / JOB_FILE).exists():
         # A job that goes on does so with what it was begun with.
@@ -219,8 +257,9 @@ def _make_predictor(
         aggregation=options.aggregate,
         faces_per_frame=options.faces_per_frame,
         backend=backend,
-        expected_faces=expect_faces(sources, sampling),
+        expected_faces=n_faces,
         workers=choose_workers(options),
+        stored=stored,
     )
 
 

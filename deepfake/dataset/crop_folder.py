@@ -5,6 +5,7 @@ Knows neither how crops are made nor who makes them.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from deepfake.dataset.manifest import (
     TABLES,
     read_job,
 )
-from deepfake.errors import UsageError
+from deepfake.errors import JobError, UsageError
 from deepfake.jobs.folder import RESULTS, JobFolder, read_seal
 from deepfake.records import Status
 from deepfake.storage import exclusive, no_space_is_an_error, write_stream
@@ -123,6 +124,30 @@ def read_digests(root: Path, crops: Iterable[str]) -> dict[str, str]:
             raise UsageError(f"{root / folder} is damaged; run the crop command again to mend it")
         digests |= {f"{folder}/{file}": digest for file, digest in shard.files.items()}
     return digests
+
+
+def read_crop_file(path: Path, written: str | None) -> bytes:
+    """The bytes of a stored crop.
+
+    Args:
+        path: Its file.
+        written: Its SHA-256 when it was written, as of ``read_digests``; ``None``: nobody knows.
+
+    Raises:
+        JobError: If it cannot be read, or is not as it was written.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise JobError(
+            f"crop {path} cannot be read ({error}); run the crop command again to mend it"
+        ) from error
+    if written is not None and hashlib.sha256(data).hexdigest() != written:
+        raise JobError(
+            f"crop {path} is not as it was written (its checksum is another); run the crop "
+            "command again to mend it"
+        )
+    return data
 
 
 def find_damaged_shards(root: Path) -> list[str]:

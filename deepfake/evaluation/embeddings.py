@@ -1,4 +1,4 @@
-"""Crops in, embeddings and sharpness out, computed once and kept.
+"""Crops in, embeddings and sharpness out, computed once and kept: a job of ``deepfake.jobs``.
 
 They depend on network and crops alone, not on head, threshold or aggregation. Knows no metric.
 """
@@ -6,11 +6,9 @@ They depend on network and crops alone, not on head, threshold or aggregation. K
 from __future__ import annotations
 
 import hashlib
-import io
-import logging
-import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,20 +16,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Sampler
 
+from deepfake.dataset.crop_folder import read_digests
 from deepfake.dataset.manifest import CropRow
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.inference.backend import choose_devices
 from deepfake.inference.scoring import CPU_FACES
+from deepfake.jobs.engine import Block, Job
+from deepfake.jobs.folder import JobFolder, hash_file, read_shard
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.crops import CropDataset, Sample
 from deepfake.learning.loader import make_loader
 from deepfake.learning.tuning import keep_freed_memory
-from deepfake.progress import track
-from deepfake.storage import write_atomic
+from deepfake.progress import Progress
+from deepfake.records import Source
+from deepfake.storage import exclusive, no_space_is_an_error
 
-logger = logging.getLogger(__name__)
+KIND = "embedding"
+_BLOCK_SIZE = 1024  # crops; a killed job has lost no more
+_VECTORS_FILE, _SHARPNESS_FILE = "vectors.npy", "sharpness.npy"
 Change = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
 
 
@@ -89,21 +94,56 @@ def embed_crops(
         JobError: If a crop is missing or damaged.
         UsageError: If the device does not exist.
     """
+    dataset = _ChangedCrops(root, rows, checkpoint.recipe.crop.size, change)
+    with Progress(len(rows), quiet=options.quiet, unit="crop") as progress:
+        parts = []
+        for part in _iter_embeddings(dataset, [range(len(rows))], checkpoint, options):
+            parts.append(part)
+            progress.advance(len(part.sharpness))
+    return _join(parts, checkpoint)
+
+
+def _iter_embeddings(
+    dataset: CropDataset,
+    blocks: Iterable[Sequence[int]],
+    checkpoint: Checkpoint,
+    options: EmbedOptions,
+) -> Iterator[Embeddings]:
+    """Embed rows of a data set, lazily: batch by batch, and none reaches beyond a block."""
     device = choose_devices(options.device)[0]
     keep_freed_memory(device)
     embedder = checkpoint.embedder.to(device)
-    dataset = _ChangedCrops(root, rows, checkpoint.recipe.crop.size, change)
     batch_size, processes = options.batch_size, options.processes
     if device.type == "cpu":  # the network needs the cores itself
         batch_size, processes = min(batch_size, CPU_FACES), 0
-    batches = make_loader(dataset, processes, batch_size=batch_size)
-    parts = [(torch.zeros(0, embedder.projection.out_features), torch.zeros(0))]
-    with torch.inference_mode():
-        for batch in track(batches, total=len(batches), unit="batch", quiet=options.quiet):
-            images = batch["image"].to(device)
-            parts.append((embedder(images).cpu(), measure_sharpness(images).cpu()))
-    vectors, sharpness = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-    return Embeddings(vectors, sharpness)
+
+    def divide() -> Iterator[list[SampleKey]]:
+        for block in blocks:
+            for start in range(0, len(block), batch_size):
+                yield [SampleKey(0, row, False) for row in block[start : start + batch_size]]
+
+    for batch in make_loader(dataset, processes, batches=_Once(divide())):
+        images = batch["image"].to(device)
+        with torch.inference_mode():  # not where the generator waits: it would hold there, too
+            vectors, sharpness = embedder(images).cpu(), measure_sharpness(images).cpu()
+        yield Embeddings(vectors.numpy(), sharpness.numpy())
+
+
+class _Once(Sampler[list[SampleKey]]):
+    """Batches that come from somewhere else, as a loader wants them."""
+
+    def __init__(self, batches: Iterator[list[SampleKey]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return self._batches
+
+
+def _join(parts: Sequence[Embeddings], checkpoint: Checkpoint) -> Embeddings:
+    width = checkpoint.embedder.projection.out_features
+    vectors = [np.zeros((0, width), np.float32), *(part.vectors for part in parts)]
+    sharpness = [np.zeros(0, np.float32), *(part.sharpness for part in parts)]
+    return Embeddings(np.concatenate(vectors), np.concatenate(sharpness))
 
 
 def measure_sharpness(images: Tensor) -> Tensor:
@@ -151,6 +191,74 @@ class _ChangedCrops(CropDataset):
         return sample
 
 
+@dataclass(frozen=True, slots=True)
+class EmbedBlocks:
+    """The work of an embedding job: fills blocks with what the network makes of crops.
+
+    Args:
+        root: The crop folder.
+        rows: Rows of its manifest, by their crop, which is the id of an input.
+        checkpoint: Has the network.
+        options: As of ``embed_crops``.
+        change: As of ``embed_crops``.
+    """
+
+    root: Path
+    rows: Mapping[str, CropRow]
+    checkpoint: Checkpoint
+    options: EmbedOptions
+    change: Change | None
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """See ``deepfake.jobs.engine.Work``."""
+        places = {crop: place for place, crop in enumerate(self.rows)}
+        size = self.checkpoint.recipe.crop.size
+        dataset = _ChangedCrops(self.root, list(self.rows.values()), size, self.change)
+        flying: deque[tuple[Block, list[int]]] = deque()
+
+        def find_fresh() -> Iterator[list[int]]:
+            for block in blocks:
+                fresh = [source for source in block.inputs if source.id not in block.kept]
+                flying.append((block, [places[source.id] for source in fresh]))
+                yield flying[-1][1]
+
+        waiting: list[Embeddings] = []
+        for part in _iter_embeddings(dataset, find_fresh(), self.checkpoint, self.options):
+            while not flying[0][1]:  # nothing of it was left to embed
+                yield self._fill(flying.popleft()[0], [])
+            waiting.append(part)
+            if sum(len(one.sharpness) for one in waiting) == len(flying[0][1]):
+                yield self._fill(flying.popleft()[0], waiting)
+                waiting = []
+        for done, _ in flying:
+            yield self._fill(done, [])
+
+    def _fill(self, block: Block, fresh: Sequence[Embeddings]) -> Block:
+        """Write the arrays of a block, those of unchanged crops from the shards of old."""
+        computed = _join(fresh, self.checkpoint)
+        new = zip(computed.vectors, computed.sharpness, strict=True)
+        kept: dict[str, tuple[NDArray[np.float32], np.float32]] = {}
+        for folder in set(block.kept.values()):
+            shard = read_shard(folder)
+            if shard is not None:
+                known = _read_shard(folder)
+                rows = zip(known.vectors, known.sharpness, strict=True)
+                kept |= dict(zip(shard.inputs, rows, strict=True))
+        rows = [
+            kept[source.id] if source.id in block.kept else next(new) for source in block.inputs
+        ]
+        np.save(block.folder / _VECTORS_FILE, np.stack([vector for vector, _ in rows]))
+        np.save(block.folder / _SHARPNESS_FILE, np.stack([value for _, value in rows]))
+        return block
+
+
+def _read_shard(folder: Path) -> Embeddings:
+    arrays = [
+        np.load(folder / name, allow_pickle=False) for name in (_VECTORS_FILE, _SHARPNESS_FILE)
+    ]
+    return Embeddings(*arrays)
+
+
 def embed_once(
     dataset: EvaluationSet,
     checkpoint: Checkpoint,
@@ -159,37 +267,56 @@ def embed_once(
     change: Change | None = None,
     change_name: str = "",
 ) -> Embeddings:
-    """Embed a data set, or read what an earlier call has kept.
+    """Embed a data set, as far as no earlier call has done it and kept it.
+
+    Killed at any instant, it goes on where it stopped; of crops that have changed, and shards that
+    are damaged, it does what they concern and no more.
 
     Args:
         dataset: The data set.
-        checkpoint: Has the network; another head or threshold changes nothing here.
-        cache: Folder of kept embeddings, ``None`` keeps nothing.
+        checkpoint: Has the network; another head changes nothing here.
+        cache: Folder of such jobs, ``None`` keeps nothing.
         options: As of ``embed_crops``.
         change: As of ``embed_crops``.
-        change_name: Of the change, for the name of the file.
+        change_name: Of the change, for the name of the job's folder.
+
+    Raises:
+        UsageError: If another process works on the same job, or its folder holds anything else.
+        JobError: If a crop is missing or damaged, or the disk is full.
     """
     if cache is None:
         return embed_crops(dataset.root, dataset.faces, checkpoint, options, change)
-    name = f"{hash_network(checkpoint)[:16]}-{dataset.sha256[:16]}"
-    path = cache / f"{name}{change_name and f'-{change_name}'}.npz"
-    wanted = (len(dataset.faces), checkpoint.embedder.projection.out_features)
-    if path.is_file():
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                known = Embeddings(file["vectors"], file["sharpness"])
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            logger.warning("%s is damaged (%s); computing the embeddings again", path, error)
-        else:
-            if known.vectors.shape == wanted and known.sharpness.shape == wanted[:1]:
-                return known
-            logger.warning("%s holds other rows; computing the embeddings again", path)
-    embeddings = embed_crops(dataset.root, dataset.faces, checkpoint, options, change)
-    cache.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, vectors=embeddings.vectors, sharpness=embeddings.sharpness)
-    write_atomic(path, buffer.getvalue())
-    return embeddings
+    network = hash_network(checkpoint)
+    name = hashlib.sha256(f"{dataset.name}/{dataset.split}".encode()).hexdigest()
+    root = cache / f"{network[:16]}-{name[:16]}{change_name and f'-{change_name}'}"
+    rows = {row.crop: row for row in dataset.faces}
+    known = read_digests(dataset.root, rows)
+    sources = tuple(Source(crop, dataset.root / crop, crop) for crop in rows)
+
+    def digest(inputs: Sequence[Source]) -> dict[str, str]:
+        # As they were written; a crop that is not so any more is an error where it is read.
+        return {one.id: known.get(one.id) or hash_file(one.path) for one in inputs}
+
+    with no_space_is_an_error(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with exclusive(root):
+            job = Job(JobFolder(root, KIND), sources, _BLOCK_SIZE, digest=digest)
+            job.begin(
+                (f"{crop}\n" for crop in rows),
+                {
+                    "network_sha256": network,
+                    "change": change_name,
+                    "size": checkpoint.recipe.crop.size,
+                },
+            )
+            todo = job.find_todo()
+            left = sum(len(job.inputs_of(block)) for block in todo)
+            work = EmbedBlocks(dataset.root, rows, checkpoint, options, change)
+            with Progress(len(rows), len(rows) - left, options.quiet, "crop") as progress:
+                for block in job.run(todo, work):
+                    progress.advance(len(job.inputs_of(block)))
+            shards = [_read_shard(job.folder.folder_of(block)) for block in job.blocks]
+    return _join(shards, checkpoint)
 
 
 def hash_network(checkpoint: Checkpoint) -> str:

@@ -33,7 +33,7 @@ from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set, was_tra
 from deepfake.faces.extraction import decode_crop
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import TorchScorer
-from deepfake.records import FaceScore, FrameView, Result, Source, Verdict
+from deepfake.records import Extraction, FaceScore, FrameView, Result, Source, Verdict
 
 Crop = NDArray[np.uint8]
 Score = Callable[[Crop], NDArray[np.float64]]
@@ -76,7 +76,7 @@ class TopFrame:
     Args:
         face: Its place and score.
         crop: What the network saw, ``(S, S, 3)`` RGB.
-        frame: The whole frame as it was searched, shrunk to ``VIEW_PX``.
+        frame: The whole frame as it was searched, shrunk; ``None`` where there is no view of it.
         scale: Its pixels per pixel of the frame.
         boxes: All faces in that frame, this one first.
         saliency: ``(S, S)``, by how much occlusion around a pixel speaks against the verdict, in
@@ -90,7 +90,7 @@ class TopFrame:
 
     face: FaceScore
     crop: Crop
-    frame: Crop
+    frame: Crop | None
     scale: float
     boxes: tuple[FaceScore, ...]
     saliency: NDArray[np.float64]
@@ -205,11 +205,41 @@ def explain_file(
         reference = read_evaluation_set(train_crops, checkpoint, preferred_split="train")
     with closing(predictor.extract([source], VIEW_PX)) as extractions:
         ((_, extraction),) = extractions
+    explanation = explain_extraction(predictor, source, extraction, n_top)
+    if reference is None or not explanation.top_frames:
+        return replace(explanation, reference=reference)
+    options = EmbedOptions(device=str(predictor.devices[0]), quiet=quiet)
+    known = embed_once(reference, checkpoint, cache, options).vectors
+    scorer = TorchScorer(checkpoint, predictor.devices[0], _BATCH)
+    embeddings = scorer.run(np.stack([top.crop for top in explanation.top_frames]))[1]
+    top_frames = tuple(
+        replace(top, neighbours=find_neighbours(embedding, reference, known, n_neighbours))
+        for top, embedding in zip(explanation.top_frames, embeddings, strict=True)
+    )
+    foreign = not was_trained_on(checkpoint, read_manifest(reference.root))
+    return Explanation(explanation.score, top_frames, reference, foreign)
+
+
+def explain_extraction(
+    predictor: Predictor,
+    source: Source,
+    extraction: Extraction,
+    n_top: int = 6,
+) -> Explanation:
+    """Score a file whose faces are cut out already, and look into the most suspicious ones.
+
+    Args:
+        predictor: Has the checkpoint.
+        source: The file.
+        extraction: Its faces, by the recipe and the sampling of the predictor, and views of its
+            frames, as far as there are any.
+        n_top: Most faces to look into.
+    """
     media_score = predictor.answer(source, extraction)
     faces = choose_top_faces(_faces_that_count(media_score), n_top)
     if not faces:
-        return Explanation(media_score, (), reference)
-    scorer = TorchScorer(checkpoint, predictor.devices[0], _BATCH)
+        return Explanation(media_score, ())
+    scorer = TorchScorer(predictor.checkpoint, predictor.devices[0], _BATCH)
     top_frames = []
     for seed, face in enumerate(faces):
         (crop,) = (
@@ -219,21 +249,11 @@ def explain_file(
         )
         same_frame = [one for one in media_score.faces if one.frame_index == face.frame_index]
         boxes = (face, *(other for other in same_frame if other is not face))
-        view = extraction.views[face.frame_index]
+        view = extraction.views.get(face.frame_index)
         direction = direction_of(media_score)
         top = _make_top_frame(scorer, decode_crop(crop.encoded), view, boxes, seed, direction)
         top_frames.append(top)
-    if reference is None:
-        return Explanation(media_score, tuple(top_frames))
-    options = EmbedOptions(device=str(predictor.devices[0]), quiet=quiet)
-    known = embed_once(reference, checkpoint, cache, options).vectors
-    embeddings = scorer.run(np.stack([top.crop for top in top_frames]))[1]
-    top_frames = [
-        replace(top, neighbours=find_neighbours(embedding, reference, known, n_neighbours))
-        for top, embedding in zip(top_frames, embeddings, strict=True)
-    ]
-    foreign = not was_trained_on(checkpoint, read_manifest(reference.root))
-    return Explanation(media_score, tuple(top_frames), reference, foreign)
+    return Explanation(media_score, tuple(top_frames))
 
 
 def _faces_that_count(score: Result) -> list[FaceScore]:
@@ -245,7 +265,7 @@ def _faces_that_count(score: Result) -> list[FaceScore]:
 def _make_top_frame(
     scorer: TorchScorer,
     crop: Crop,
-    view: FrameView,
+    view: FrameView | None,
     boxes: tuple[FaceScore, ...],
     seed: int,
     direction: int,
@@ -261,8 +281,8 @@ def _make_top_frame(
     return TopFrame(
         face=boxes[0],
         crop=crop,
-        frame=decode_crop(view.encoded),
-        scale=view.scale,
+        frame=None if view is None else decode_crop(view.encoded),
+        scale=1.0 if view is None else view.scale,
         boxes=boxes,
         saliency=saliency,
         salient=salient,

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.layouts.labelling import InputOptions
 from deepfake.dataset.manifest import (
-    JOB_FILE,
     CropRow,
     Manifest,
     SourceRow,
@@ -29,9 +28,10 @@ from deepfake.dataset.manifest import (
 from deepfake.dataset.splits import SPLITS
 from deepfake.errors import UsageError
 from deepfake.faces.pipeline import check_detect_device
+from deepfake.inference.stored import is_crop_folder, require_same_recipe
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.data import CropDataModule, SplitSettings
-from deepfake.records import CropSpec, Workers
+from deepfake.records import Workers
 
 ALL = "all"
 
@@ -88,7 +88,7 @@ def open_crops(
         UsageError: If there are no labels, nothing is found, or there is no such device.
     """
     check_detect_device(workers.detect_device)
-    if (Path(data) / JOB_FILE).is_file():
+    if is_crop_folder(data):
         return Path(data)
     crop_media(
         data,
@@ -189,29 +189,6 @@ def _choose_files(
         tuple(file for file, split in zip(files, splits, strict=True) if split == chosen),
         sum(not split for split in splits),
     )
-
-
-def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
-    """Refuse crops that were cut otherwise than those that a checkpoint was trained on.
-
-    Raises:
-        UsageError: If a setting differs; it names all of them.
-    """
-    # Which faces of a frame are there is no matter of how a face was cut.
-    theirs = manifest.spec.for_scoring("all").to_dict()
-    ours = checkpoint.recipe.crop.for_scoring("all").to_dict()
-    other = [key for key in ours if key != "preset" and ours[key] != theirs[key]]
-    if other:
-        shown = ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in other)
-        raise UsageError(
-            f"the crops in {manifest.root} were cut by another recipe than {checkpoint.path} was "
-            f"trained on ({shown}): crop again with {_crop_options(checkpoint.recipe.crop)}, or "
-            "give the photos and videos themselves as --data"
-        )
-
-
-def _crop_options(spec: CropSpec) -> str:
-    return f"deepfake crop ... --preset {spec.preset} --size {spec.size} (deepfake info shows all)"
 
 
 def was_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:

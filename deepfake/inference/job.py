@@ -18,7 +18,7 @@ from zipfile import ZipFile, ZipInfo
 
 from deepfake import __version__
 from deepfake.inference.aggregation import MOST_PEOPLE, rank_people
-from deepfake.jobs.engine import Block, Job
+from deepfake.jobs.engine import Block, Digest, Job
 from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
@@ -62,6 +62,7 @@ class PredictionJob:
         settings: Everything that an answer depends on, in plain types.
         part: Answer only this part of them.
         anew: Begin anew where the folder holds a job of other settings.
+        digest: As of ``Job``.
 
     Raises:
         UsageError: If the folder holds anything else, or a job of other settings.
@@ -74,9 +75,10 @@ class PredictionJob:
         settings: Mapping[str, Any],
         part: JobPart | None = None,
         anew: bool = False,
+        digest: Digest | None = None,
     ) -> None:
         self.folder = JobFolder(root, KIND)
-        self.job = Job(self.folder, sources, choose_block_size(len(sources)), part)
+        self.job = Job(self.folder, sources, choose_block_size(len(sources)), part, digest)
         plan = format_lines(_PLAN_COLUMNS, ([path_uri(s.name), _size(s.path)] for s in sources))
         versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
         self.settings = {**settings, "versions": versions}
@@ -152,7 +154,7 @@ def iter_answers(shard: Path) -> Iterator[Result]:
     """The answers in a shard, in order."""
     with (shard / _ANSWERS_FILE).open(encoding="utf-8") as file:
         for line in file:
-            yield _to_score(json.loads(line))
+            yield read_result(json.loads(line))
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +253,9 @@ def _size(path: Path) -> int | str:
         return ""
 
 
-def _to_score(item: dict[str, Any]) -> Result:
+def read_result(item: dict[str, Any]) -> Result:
+    """A result from the plain types that ``asdict`` made of it, by way of JSON."""
+    item = dict(item)
     item["status"] = Status(item["status"])
     item["box_xyxy"] = None if item["box_xyxy"] is None else tuple(item["box_xyxy"])
     item["verdict"] = None if item["verdict"] is None else Verdict(item["verdict"])
@@ -263,6 +267,7 @@ def _to_score(item: dict[str, Any]) -> Result:
 
 
 def _to_face(item: dict[str, Any]) -> FaceScore:
+    item = dict(item)
     item["box_xyxy"] = tuple(item["box_xyxy"])
     item["quality"] = None if item["quality"] is None else FaceQuality(**item["quality"])
     return FaceScore(**item)

@@ -26,6 +26,7 @@ from deepfake.inference.backend import choose_devices, make_scorers
 from deepfake.inference.people import choose_faces, is_too_small, score_faces
 from deepfake.inference.results import Results
 from deepfake.inference.scoring import Backend, Scorer
+from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.checkpoint_names import CheckpointName
@@ -75,6 +76,7 @@ class Predictor:
         backend: ``torch``, ``onnx`` (ONNX Runtime, on a CPU) or ``auto``.
         expected_faces: About as many will be scored; helps ``auto`` to choose.
         faces_per_frame: ``all``, or ``largest``: that one alone; by default as the checkpoint says.
+        stored: Crops that were cut already; nothing else is scored then.
 
     Raises:
         UsageError: If the device does not exist, the backend is not installed, or a setting is
@@ -92,6 +94,7 @@ class Predictor:
         backend: str = "auto",
         expected_faces: int = 0,
         faces_per_frame: FacesPerFrame | None = None,
+        stored: StoredCrops | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}; expected 1 or more")
@@ -107,6 +110,7 @@ class Predictor:
         self.crop = checkpoint.recipe.crop.for_scoring(self.aggregation.faces_per_frame)
         self.limits = _make_limits(checkpoint.threshold)
         self.sampling = sampling or checkpoint.recipe.sampling
+        self.stored = stored
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
     @classmethod
@@ -150,6 +154,7 @@ class Predictor:
             "aggregation": self.aggregation.policy,
             "backend": self.backend,
             "faces_per_frame": self.aggregation.faces_per_frame,
+            "stored": self.stored,
         }
         return _load_again, (self.checkpoint.path, self.checkpoint.sha256, settings)
 
@@ -233,7 +238,9 @@ class Predictor:
     def extract(
         self, sources: Iterable[Source], view_px: int = 0
     ) -> Generator[tuple[Source, Extraction]]:
-        """Cut out the faces of sources as they are scored; arguments as of ``iter_extractions``."""
+        """The faces of sources as they are scored; arguments as of ``iter_extractions``."""
+        if self.stored is not None:
+            return self.stored.iter_extractions(sources)
         return iter_extractions(sources, self.crop, self.workers, self.sampling, view_px)
 
     def answer(self, source: Source, extraction: Extraction) -> Result:

@@ -156,7 +156,7 @@ class Job:
                 aside = self.folder.open_block(number)
                 yield Block(number, number * self.block_size, inputs, aside, kept)
 
-        for block in execute(work, open_blocks()):
+        for block in execute(work, open_blocks()) if todo else ():
             self.folder.seal(block.number, block.folder, digests.pop(block.number))
             yield block.number
         self.folder.forget_old()

@@ -182,6 +182,11 @@ class WorkerPool(Generic[T]):
         self._inbox: _Inbox = queue.SimpleQueue()
         self._cancelled: set[str] = set()
 
+    def start(self) -> None:
+        """Start all workers now; by default each starts when there is a source for it."""
+        while len(self._workers) < self._size:
+            self._workers.append(_Worker(self._make, self._inbox))
+
     def cancel(self, source_id: str) -> None:
         """Give up a source of this run or of a later one, from any thread; kills its worker."""
         self._cancelled.add(source_id)

@@ -6,7 +6,6 @@ number of loader workers changes nothing. Knows no split, no batch and no networ
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from deepfake.augment.face_parts import POINT_COUNTS, Crop, Points, face_area
 from deepfake.augment.recipes import Augmentation, AugmentationSettings, sample_seed
 from deepfake.augment.self_blending import self_blend
 from deepfake.augment.sheet import Example
-from deepfake.dataset.crop_folder import read_digests
+from deepfake.dataset.crop_folder import read_crop_file, read_digests
 from deepfake.dataset.manifest import CropRow, require_labels
 from deepfake.errors import JobError, MediaError
 from deepfake.faces.extraction import decode_crop
@@ -108,19 +107,13 @@ class CropDataset(Dataset[Sample]):
             JobError: If the file is missing, damaged or of another size.
         """
         path = self._inside.path_of(row.crop)
+        data = read_crop_file(path, self._digests.get(row.crop))
         try:
-            data = path.read_bytes()
             image = decode_crop(data, str(path))
-        except (OSError, MediaError) as error:
+        except MediaError as error:
             raise JobError(
                 f"crop {path} cannot be read ({error}); run the crop command again to mend it"
             ) from error
-        written = self._digests.get(row.crop)
-        if written is not None and hashlib.sha256(data).hexdigest() != written:
-            raise JobError(
-                f"crop {path} is not as it was written (its checksum is another); run the crop "
-                "command again to mend it"
-            )
         if image.shape != (self.size, self.size, 3):
             raise JobError(
                 f"crop {path} has shape {image.shape}; its job.json says {self.size} x {self.size}"

@@ -230,8 +230,14 @@ def draw_timeline(
     marks: Sequence[tuple[float, float]] = (),
 ) -> Chart:
     """Scores of a clip over its time in seconds, with the threshold, and rings around points."""
-    last = max((float(time_s) for line in lines for time_s in line.x), default=0.0) or 1.0
-    axes = Axes(
+    axes = time_axes(max((float(time_s) for line in lines for time_s in line.x), default=0.0))
+    return draw_lines(axes, lines, title, caption, marks=marks, dots=True, threshold=threshold)
+
+
+def time_axes(last_s: float) -> Axes:
+    """Axes for scores over time, from 0 to this many seconds."""
+    last = last_s or 1.0
+    return Axes(
         "time in seconds",
         "score",
         x_range=(0, last),
@@ -239,7 +245,6 @@ def draw_timeline(
         y_ticks=(0, 0.5, 1),
         height=_LOW_HEIGHT,
     )
-    return draw_lines(axes, lines, title, caption, marks=marks, dots=True, threshold=threshold)
 
 
 def doubling_axes(values: Values, x_label: str, y_label: str, y_top: float = 1.0) -> Axes:

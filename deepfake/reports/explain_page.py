@@ -74,9 +74,10 @@ def _charts(explanation: Explanation) -> list[Chart]:
     return [] if chart is None else [chart]
 
 
-def _embed_views(top: TopFrame, highest: float) -> dict[str, str]:
+def _embed_views(top: TopFrame, highest: float) -> dict[str, str | None]:
+    frame = None if top.frame is None else draw_boxes(top.frame, top.boxes, top.scale)
     return {
-        "frame": embed_image(draw_boxes(top.frame, top.boxes, top.scale), VIEW_PX),
+        "frame": None if frame is None else embed_image(frame, VIEW_PX),
         "crop": embed_image(top.crop, _CROP_PX),
         "map": embed_image(draw_saliency(top, highest), _CROP_PX),
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from deepfake import __version__
@@ -24,14 +24,19 @@ from deepfake.metrics import Estimate, format_metric
 _THUMBNAIL_PX, _THUMBNAIL_QUALITY = 128, 80
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, room: str = "deepfake.reports", **values: Any) -> str:
     """Fill in a template; whatever is not marked as safe is escaped.
+
+    Args:
+        template: Name of its file.
+        room: Package that it belongs to; it may include and extend those of the reports.
+        **values: What it shows.
 
     Its filters are what shows values here, and ``count`` (thousands are separated), ``name``
     (as ``display_name``), ``plural``, ``rounded`` and ``signed``.
     """
     environment = Environment(
-        loader=PackageLoader("deepfake.reports"),
+        loader=ChoiceLoader([PackageLoader(room), PackageLoader("deepfake.reports")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from deepfake.dataset import cropping
-from deepfake.dataset.crop_folder import CropReport
+from deepfake.dataset.crop_folder import KIND, CropReport
+from deepfake.dataset.cropping import CropBlocks
 from deepfake.dataset.manifest import (
     JOB_FILE,
     MANIFEST_FILE,
@@ -31,11 +32,14 @@ from deepfake.dataset.manifest import (
 from deepfake.errors import JobError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions
+from deepfake.jobs.engine import Job, run_here
+from deepfake.jobs.folder import JobFolder
 from deepfake.media.discovery import discover
-from deepfake.records import CropSpec, Extraction, Source, Status, Workers
+from deepfake.records import CropSpec, Extraction, Sampling, Source, Status, Workers
 from deepfake.tables import read_csv
 from tests.dataset.made_jobs import REPO, SHARD, SPEC, Done, begin, command, run
 from tests.fakes import run_and_die, tree_hashes, write_portraits
+from tests.jobs.made_executor import work_elsewhere
 
 
 def test_every_input_has_one_row_and_counts_add_up(few: Path, tmp_path: Path) -> None:
@@ -100,6 +104,17 @@ def test_a_second_run_changes_nothing(
     assert seen == []
     assert tree_hashes(tmp_path / "crops") == few_done.tree
     assert [path.stat().st_mtime_ns for path in shards] == times
+
+
+@pytest.mark.slow
+def test_another_engine_crops_to_the_same_bytes(few: Path, tmp_path: Path) -> None:
+    for name, execute in (("here", run_here), ("there", work_elsewhere)):
+        (tmp_path / name).mkdir()
+        job = Job(JobFolder(tmp_path / name, KIND), discover(few).sources, SHARD)
+        job.begin([], {})
+        work = CropBlocks(SPEC, Sampling(), Workers(0))
+        assert len(list(job.run(job.find_todo(), work, execute))) == job.n_blocks
+    assert tree_hashes(tmp_path / "here") == tree_hashes(tmp_path / "there")
 
 
 # Killed at any instant

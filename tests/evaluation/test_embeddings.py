@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import io
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from deepfake.errors import UsageError
 from deepfake.evaluation import embeddings as embedding_room
 from deepfake.evaluation.embeddings import (
+    EmbedBlocks,
     Embeddings,
     embed_crops,
     embed_once,
@@ -21,42 +23,118 @@ from deepfake.evaluation.embeddings import (
 )
 from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.faces.extraction import decode_crop
+from deepfake.jobs.engine import Job, run_here
+from deepfake.jobs.folder import JobFolder
 from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.learning.crops import CropDataset, Sample
+from deepfake.records import Source
+from deepfake.storage import exclusive
 from tests.evaluation.conftest import CPU, Made
+from tests.fakes import tree_hashes
+from tests.jobs.made_executor import work_elsewhere
 from tests.made_crops import draw_crop
 
 
-def test_embeddings_are_computed_once(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Crops that pass the network, in blocks of four."""
+    seen: list[str] = []
+    plain = CropDataset.__getitem__
+
+    def note(dataset: CropDataset, key: Any) -> Sample:
+        sample = plain(dataset, key)
+        seen.append(dataset.rows[int(sample["index"])].crop)
+        return sample
+
+    monkeypatch.setattr(CropDataset, "__getitem__", note)
+    monkeypatch.setattr(embedding_room, "_BLOCK_SIZE", 4)
+    return seen
+
+
+def job_files(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.rglob("*.npy"))
+
+
+def test_embeddings_are_computed_once_and_mended(
+    made: Made, tmp_path: Path, embedded: list[str]
 ) -> None:
     data = read_evaluation_set(made.crops, made.checkpoint)
+    crops = [face.crop for face in data.faces]
     first = embed_once(data, made.checkpoint, tmp_path / "kept", CPU)
+    assert embedded == crops
     assert same(first, embed_once(data, made.checkpoint, None, CPU))
     np.testing.assert_allclose(np.linalg.norm(first.vectors, axis=1), 1, atol=1e-5)
-    (file,) = (tmp_path / "kept").iterdir()
+    before = tree_hashes(tmp_path / "kept")
+    for place, damage in ((0, b"no array"), (-1, None)):
+        file = job_files(tmp_path / "kept")[place]
+        block = int(file.parent.name)
+        file.write_bytes(damage or file.read_bytes()[:-9])
+        embedded.clear()
+        assert same(embed_once(data, made.checkpoint, tmp_path / "kept", CPU), first)
+        assert embedded == crops[4 * block : 4 * block + 4]
+        assert tree_hashes(tmp_path / "kept") == before
 
-    real = embed_crops
 
-    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
-        raise AssertionError("a second pass of the network")
+def test_embedding_goes_on_where_it_stopped(
+    made: Made, tmp_path: Path, embedded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = read_evaluation_set(made.crops, made.checkpoint)
+    first = embed_once(data, made.checkpoint, tmp_path / "whole", CPU)
+    seal = JobFolder.seal
 
-    monkeypatch.setattr(embedding_room, "embed_crops", refuse)
-    assert same(embed_once(data, made.checkpoint, tmp_path / "kept"), first)
-    monkeypatch.setattr(embedding_room, "embed_crops", real)
-    whole = file.read_bytes()
-    short = io.BytesIO()
-    np.savez(short, vectors=first.vectors[:3], sharpness=first.sharpness[:3])
-    for damage, message in (
-        (b"no array", "is damaged"),
-        (whole[:-9], "is damaged"),
-        (short.getvalue(), "holds other rows"),
-    ):
-        file.write_bytes(damage)
-        caplog.clear()
-        again = embed_once(data, made.checkpoint, tmp_path / "kept", CPU)
-        assert same(again, first)
-        assert message in caplog.text
-        assert file.read_bytes() == whole
+    def stop(folder: JobFolder, block: int, *rest: Any) -> None:
+        if block == 2:
+            raise KeyboardInterrupt
+        seal(folder, block, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JobFolder, "seal", stop)
+        with pytest.raises(KeyboardInterrupt):
+            embed_once(data, made.checkpoint, tmp_path / "kept", CPU)
+    embedded.clear()
+    assert same(embed_once(data, made.checkpoint, tmp_path / "kept", CPU), first)
+    assert embedded == [face.crop for face in data.faces[8:]]
+    assert tree_hashes(tmp_path / "kept") == tree_hashes(tmp_path / "whole")
+
+
+def test_fewer_crops_in_other_blocks_are_not_embedded_again(
+    made: Made, tmp_path: Path, embedded: list[str]
+) -> None:
+    data = read_evaluation_set(made.crops, made.checkpoint)
+    first = embed_once(data, made.checkpoint, tmp_path, CPU)
+    embedded.clear()
+    fewer = replace(data, faces=data.faces[1:])
+    assert same(
+        embed_once(fewer, made.checkpoint, tmp_path, CPU),
+        first.where(np.arange(len(data.faces)) > 0),
+    )
+    assert embedded == []
+    # One crop alone passes the network otherwise than four do, in the last digits.
+    again = embed_once(data, made.checkpoint, tmp_path, CPU)
+    np.testing.assert_allclose(again.vectors, first.vectors, atol=1e-6)
+    assert embedded == [data.faces[0].crop]
+
+
+def test_two_at_once_are_refused(made: Made, tmp_path: Path) -> None:
+    data = read_evaluation_set(made.crops, made.checkpoint)
+    embed_once(data, made.checkpoint, tmp_path, CPU)
+    (root,) = tmp_path.iterdir()
+    with exclusive(root), pytest.raises(UsageError, match="is in use by process"):
+        embed_once(data, made.checkpoint, tmp_path, CPU)
+
+
+@pytest.mark.slow
+def test_another_engine_embeds_to_the_same_bytes(made: Made, tmp_path: Path) -> None:
+    data = read_evaluation_set(made.crops, made.checkpoint)
+    rows = {face.crop: face for face in data.faces}
+    sources = [Source(crop, made.crops / crop, crop) for crop in rows]
+    work = EmbedBlocks(made.crops, rows, made.checkpoint, CPU, None)
+    for name, execute in (("here", run_here), ("there", work_elsewhere)):
+        (tmp_path / name).mkdir()
+        job = Job(JobFolder(tmp_path / name, "embedding"), sources, 8)
+        job.begin([], {})
+        assert len(list(job.run(job.find_todo(), work, execute))) == job.n_blocks
+    assert tree_hashes(tmp_path / "here") == tree_hashes(tmp_path / "there")
 
 
 def same(one: Embeddings, other: Embeddings) -> bool:

@@ -271,13 +271,16 @@ def test_a_clip_is_explained_frame_by_frame(
     assert found.foreign  # the checkpoint says that it was trained on others
     for top in found.top_frames:
         assert top.scale == 1
+        assert top.frame is not None
         assert top.frame.shape == portrait(0).shape
         assert len(top.neighbours) == 3
         values = [near.similarity for near in top.neighbours]
         assert values == sorted(values, reverse=True)
-    assert len(list(tmp_path.glob("*.npz"))) == 1
+    assert len(list(tmp_path.glob("*/job.json"))) == 1
     # What was kept is used again, and is what evaluate keeps.
-    monkeypatch.setattr(embeddings, "embed_crops", lambda *_, **__: pytest.fail("embedded again"))
+    monkeypatch.setattr(
+        embeddings, "_iter_embeddings", lambda *_, **__: pytest.fail("embedded again")
+    )
     again = explain_made(made, files.clip, train_crops=made.crops, cache=tmp_path, n_neighbours=3)
     assert [p.neighbours for p in again.top_frames] == [p.neighbours for p in found.top_frames]
 
@@ -302,7 +305,7 @@ def test_a_file_is_decoded_once(
     found = explain_made(made, clip)
     assert len(decodings) == 1
     assert len(found.top_frames) == 3
-    assert all(top.frame.std() > 0 for top in found.top_frames)
+    assert all(top.frame is not None for top in found.top_frames)
 
 
 def test_the_faces_of_people_who_do_not_count_are_no_evidence(made: Made, files: Files) -> None:

@@ -53,7 +53,7 @@ def test_second_evaluation_needs_no_network(
     def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise AssertionError("a second pass of the network")
 
-    monkeypatch.setattr(embeddings, "embed_crops", refuse)
+    monkeypatch.setattr(embeddings, "_iter_embeddings", refuse)
     second = run_evaluation(made.checkpoint, data, output, EvaluationOptions(None, "max", 30))
     assert second.levels["file"].overall.metrics["auc"].low >= 0
     assert (output / "predictions.csv").read_bytes() == first_bytes

@@ -104,13 +104,13 @@ def test_evaluate_follows_damage(
     page = (output / "report.html").read_text()
     assert "<h2>Robustness</h2>" in page
     assert page.count("<h3>Robustness: noise</h3>") == 1
-    assert len(list((output / "embeddings").glob("*-noise-*.npz"))) == 5
+    assert len(list((output / "embeddings").glob("*-noise-*/job.json"))) == 5
 
     # What was kept is used again; without an output nothing is kept and the metrics are the same.
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("embedded again")
 
-    monkeypatch.setattr(embeddings, "embed_crops", fail)
+    monkeypatch.setattr(embeddings, "_iter_embeddings", fail)
     assert cli.main([*words, "--corruptions", "noise", "flip"]) == 0
     monkeypatch.undo()
     again = run_evaluation(

@@ -19,12 +19,16 @@ import pytest
 from deepfake import cli
 from deepfake.cli.prediction import job_folder
 from deepfake.inference.graphs import record_graph
+from deepfake.inference.job import KIND, ScoreBlocks
 from deepfake.inference.predictor import Predictor
-from deepfake.jobs.folder import hash_file, read_job
-from deepfake.media.discovery import list_sources
+from deepfake.jobs.engine import Job, run_here
+from deepfake.jobs.folder import JobFolder, hash_file, read_job
+from deepfake.media.discovery import discover, list_sources
 from deepfake.records import FaceScore, Result, Source
 from tests.conftest import Trained
+from tests.fakes import tree_hashes
 from tests.inference.made_answers import NAMES, answer, run_job
+from tests.jobs.made_executor import work_elsewhere
 from tests.made_results import make_answer
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +248,18 @@ def test_the_checkpoint_is_an_input(
         line = [trained.photos, "--checkpoint", checkpoint, "--output", tmp_path / output[0]]
         assert cli.predict([str(word) for word in [*line, *output[1:], "--overwrite"]]) == 2
         assert "would destroy the input" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_another_engine_predicts_to_the_same_bytes(trained: Trained, tmp_path: Path) -> None:
+    predictor = Predictor.from_checkpoint(trained.checkpoint, "cpu", backend="torch")
+    sources = discover(trained.photos).sources[:12]
+    for name, execute in (("here", run_here), ("there", work_elsewhere)):
+        (tmp_path / name).mkdir()
+        job = Job(JobFolder(tmp_path / name, KIND), sources, 5)
+        job.begin([], {})
+        assert len(list(job.run(job.find_todo(), ScoreBlocks(predictor), execute))) == job.n_blocks
+    assert tree_hashes(tmp_path / "here") == tree_hashes(tmp_path / "there")
 
 
 def test_answers_do_not_pile_up(

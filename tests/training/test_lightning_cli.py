@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Callback
+from pytorch_metric_learning.losses import SupConLoss, TripletMarginLoss
 
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import read_info
@@ -38,6 +39,41 @@ def test_settings_of_callbacks_are_options(crops: Path, tmp_path: Path) -> None:
     assert isinstance(average, AverageWeights)
     assert (head.name, head.C, freeze.epochs, freeze.lr) == ("rbf", 3.0, 2, 0.1)
     assert average.decay == 0.9
+
+
+@pytest.mark.parametrize(
+    ("loss", "library"),
+    [
+        pytest.param("TripletMarginLoss", TripletMarginLoss(margin=0.2), id="batch-all"),
+        pytest.param("SupConLoss", SupConLoss(), id="supcon"),
+    ],
+)
+def test_a_loss_of_the_library_is_chosen_by_its_class_path(
+    loss: str, library: torch.nn.Module, crops: Path, tmp_path: Path
+) -> None:
+    settings = "\n              init_args: {margin: 0.2}" if loss == "TripletMarginLoss" else ""
+    (tmp_path / "loss.yaml").write_text(f"""
+model:
+  objective:
+    class_path: deepfake.learning.losses.WeightedSum
+    init_args:
+      terms:
+      - loss: {{class_path: deepfake.learning.losses.CrossEntropyOnEmbedding}}
+      - weight: 0.5
+        loss:
+          class_path: deepfake.learning.losses.MetricLearningLoss
+          init_args:
+            loss:
+              class_path: pytorch_metric_learning.losses.{loss}{settings}
+""")
+    options = ["--config", str(tmp_path / "loss.yaml"), "--data.root", str(crops)]
+    cli = TrainCLI([*SMOKE, *options, "--run", str(tmp_path / "run")])
+    objective = cli.model.objective
+    rows = torch.nn.functional.normalize(torch.randn(12, 512))
+    labels = torch.arange(12) % 2
+    total, metrics = objective.measure(rows, labels)
+    expected = metrics["cross_entropy"][0] + 0.5 * library(rows, labels)
+    assert float(total) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_what_is_watched_can_be_switched_off(crops: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What training makes smaller, one objective a file; any of them is chosen by its class path."""
 
+from deepfake.learning.losses.alignment_uniformity import Alignment as Alignment
+from deepfake.learning.losses.alignment_uniformity import Uniformity as Uniformity
 from deepfake.learning.losses.cross_entropy import (
     CrossEntropyOnEmbedding as CrossEntropyOnEmbedding,
 )

@@ -1,0 +1,147 @@
+"""A crop folder as the input of a prediction: its crops are scored as they are.
+
+Nobody searches them for faces again. Which frame of which file each is from, at which time, and
+where in it the face lies, the manifest knows. Knows no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+
+from deepfake.dataset.crop_folder import read_crop_file, read_digests
+from deepfake.dataset.manifest import (
+    JOB_FILE,
+    TABLES,
+    CropRow,
+    Manifest,
+    SourceRow,
+    read_manifest,
+    read_sources,
+)
+from deepfake.errors import UsageError
+from deepfake.learning.checkpoint import Checkpoint
+from deepfake.records import (
+    CropSpec,
+    Extraction,
+    Face,
+    FaceCrop,
+    FacesPerFrame,
+    Source,
+    Status,
+)
+from deepfake.storage import Confinement
+
+
+def is_crop_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether an input is the folder of a job: no photos, but what was made of them."""
+    return (Path(path) / JOB_FILE).is_file()
+
+
+class StoredCrops:
+    """The files whose faces were cropped into a folder already, and these crops.
+
+    Args:
+        root: The crop folder.
+        checkpoint: Must have been trained on crops of the same recipe.
+        faces_per_frame: Faces that shall be scored; where fewer were cropped, the answers say so.
+
+    Raises:
+        UsageError: If it is no finished crop folder, or was cut by another recipe.
+
+    Attributes:
+        sources: One per input of the crop job, in its order; ``path`` is its first crop.
+        sampling: Which frames of videos were cropped.
+        files: All files that are read.
+    """
+
+    def __init__(
+        self, root: Path, checkpoint: Checkpoint, faces_per_frame: FacesPerFrame = "largest"
+    ) -> None:
+        manifest = read_manifest(root)
+        require_same_recipe(manifest, checkpoint)
+        self.root, self.sampling = root, manifest.sampling
+        fewer = manifest.spec.faces == "largest" != faces_per_frame
+        self._note = "only the largest face of each frame was cropped" if fewer else ""
+        self._inside = Confinement(root)
+        self._digests = read_digests(root, [row.crop for row in manifest.rows])
+        self._sources = {row.id: row for row in read_sources(root)}
+        self._crops: dict[str, list[CropRow]] = defaultdict(list)
+        for row in manifest.rows:
+            self._crops[row.source].append(row)
+        self.sources = tuple(map(self._make_source, self._sources.values()))
+        names = (JOB_FILE, *TABLES, *(row.crop for row in manifest.rows))
+        self.files = tuple(root / name for name in names)
+
+    @property
+    def n_crops(self) -> int:
+        """How many crops there are."""
+        return len(self._digests)
+
+    def digest(self, sources: Sequence[Source]) -> dict[str, str]:
+        """What the folder holds of each file, as ``deepfake.jobs.engine.Digest``."""
+        told = {}
+        for source in sources:
+            rows = self._crops[source.id]
+            content = (self._sources[source.id], rows, [self._digests.get(r.crop) for r in rows])
+            told[source.id] = hashlib.sha256(repr(content).encode()).hexdigest()
+        return told
+
+    def iter_extractions(self, sources: Iterable[Source]) -> Generator[tuple[Source, Extraction]]:
+        """The crops of files, lazily and in order, as if they had just been cut.
+
+        Raises:
+            JobError: If a crop is missing or damaged.
+        """
+        for source in sources:
+            row = self._sources[source.id]
+            crops = tuple(self._read(crop) for crop in self._crops[source.id])
+            reason = "; ".join(filter(None, (row.reason, self._note if crops else "")))
+            yield source, Extraction(Status(row.status), reason, crops, len(crops))
+
+    def _make_source(self, row: SourceRow) -> Source:
+        name = os.fsdecode(unquote_to_bytes(row.path_uri))
+        crops = self._crops[row.id]
+        return Source(row.id, self.root / (crops[0].crop if crops else TABLES[-1]), name)
+
+    def _read(self, row: CropRow) -> FaceCrop:
+        encoded = read_crop_file(self._inside.path_of(row.crop), self._digests.get(row.crop))
+        landmarks = np.array(row.landmarks, np.float32).reshape(-1, 2)
+        return FaceCrop(
+            frame_index=row.frame,
+            time_s=row.time_s,
+            face_index=row.face,
+            face=Face(np.array(row.box_xyxy, np.float32), row.confidence, landmarks),
+            rotation=row.rotation,
+            encoded=encoded,
+            window=row.window,
+        )
+
+
+def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
+    """Refuse crops that were cut otherwise than those that a checkpoint was trained on.
+
+    Raises:
+        UsageError: If a setting differs; it names all of them.
+    """
+    # Which faces of a frame are there is no matter of how a face was cut.
+    theirs = manifest.spec.for_scoring("all").to_dict()
+    ours = checkpoint.recipe.crop.for_scoring("all").to_dict()
+    other = [key for key in ours if key != "preset" and ours[key] != theirs[key]]
+    if other:
+        shown = ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in other)
+        raise UsageError(
+            f"the crops in {manifest.root} were cut by another recipe than {checkpoint.path} was "
+            f"trained on ({shown}): crop again with {_crop_options(checkpoint.recipe.crop)}, or "
+            "give the photos and videos themselves"
+        )
+
+
+def _crop_options(spec: CropSpec) -> str:
+    return f"deepfake crop ... --preset {spec.preset} --size {spec.size} (deepfake info shows all)"

@@ -1,0 +1,17 @@
+"""The local page and the HTTP API: uploads in, the answers of the shared engine out.
+
+    folder      the private folder of a server: locked, swept, emptied
+    store       the queue on disk: files, their states and answers, who they belong to
+    engine      lanes that take files from the queue: killable processes, one scorer a model
+    frames      frames that are kept while a file is searched, for the page
+    uploads     multipart bodies, streamed to disk within limits
+    access      who may ask: token or password, sessions, Host and Origin, headers of every answer
+    views       an answer as the API and the pages show it
+    evidence    an answer as a zip
+    openapi     the API in words for machines
+    app         the routes
+    server      all of it behind one socket
+
+Everything that a client sends is hostile: names are shown and never opened, bytes are decoded in
+worker processes only.
+"""

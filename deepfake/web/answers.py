@@ -1,0 +1,85 @@
+"""What is kept of an answer: the result in plain types, and the crops that the network saw.
+
+Knows no queue and no page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from deepfake.inference.job import read_result
+from deepfake.media.discovery import display_name
+from deepfake.records import Extraction, FaceScore, Result
+from deepfake.storage import write_atomic
+
+_CROPS = "crops"
+_PNG = b"\x89PNG"
+
+
+def keep_answer(folder: Path, result: Result, extraction: Extraction) -> dict[str, Any]:
+    """Keep the crops of a file in its folder.
+
+    Args:
+        folder: Of the file.
+        result: Its answer.
+        extraction: What was scored.
+
+    Returns:
+        The answer in plain types.
+    """
+    crops = folder / _CROPS
+    crops.mkdir(exist_ok=True)
+    for crop in extraction.crops:
+        suffix = ".png" if crop.encoded.startswith(_PNG) else ".jpg"
+        name = f"{_crop_name(crop.frame_index, crop.face_index)}{suffix}"
+        write_atomic(crops / name, crop.encoded)
+    return asdict(result)
+
+
+def load_answer(answer: dict[str, Any], name: str) -> Result:
+    """The result that was kept.
+
+    Args:
+        answer: As ``keep_answer`` gave it.
+        name: Of the file.
+    """
+    return read_result(answer | {"path": name})
+
+
+def describe_result(result: Result) -> dict[str, Any]:
+    """A result as the API gives it; what came from the file is safe to show."""
+    shown = {
+        "path": display_name(result.path),
+        "reason": display_name(result.reason),
+        "remarks": [display_name(remark) for remark in result.remarks],
+    }
+    return asdict(result) | shown
+
+
+def find_crop(folder: Path, frame_index: int, face_index: int) -> Path | None:
+    """Where the crop of a face is kept."""
+    name = _crop_name(frame_index, face_index)
+    paths = (folder / _CROPS / f"{name}{suffix}" for suffix in (".png", ".jpg"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def list_crops(folder: Path) -> Iterator[Path]:
+    """The kept crops of a file, by frame and face."""
+    return iter(sorted((folder / _CROPS).glob("*-*.*")))
+
+
+def explanation_path(folder: Path) -> Path:
+    """Where the page of an explanation is kept."""
+    return folder / "explanation.html"
+
+
+def deciding_face(result: Result) -> FaceScore | None:
+    """The face whose box stands in the result; the thumbnail shows it."""
+    return next((face for face in result.faces if face.box_xyxy == result.box_xyxy), None)
+
+
+def _crop_name(frame_index: int, face_index: int) -> str:
+    return f"{frame_index:09d}-{face_index:03d}"

@@ -1,0 +1,201 @@
+"use strict";
+// The page of one file: boxes over the picture or the video, jumps, the explanation.
+
+const $ = id => document.getElementById(id);
+const {file: id, state, explanation} = document.body.dataset;
+const one = `/api/files/${id}`, SVG = "http://www.w3.org/2000/svg", POLL_MS = 1000;
+const frames = new Map([...document.querySelectorAll(".frame")].map(item => [Number(item.dataset.frame), item]));
+const video = $("video"), still = $("still"), boxes = $("boxes");
+let faces = [], times = [], shownFrame = null, limits = null;
+
+async function ask(method = "GET", path = one) {
+  const answer = await fetch(path, {method});
+  const content = await answer.json();
+  if (!answer.ok) throw new Error(content.error);
+  return content;
+}
+
+if (state === "queued" || state === "running") {
+  const wait = async () => {
+    try {
+      const file = await ask();
+      if (file.state !== state) return location.reload();
+    } catch { /* the server may come back */ }
+    setTimeout(wait, POLL_MS);
+  };
+  setTimeout(wait, POLL_MS);
+} else if (boxes || $("explain")) {
+  begin();
+}
+
+async function begin() {
+  const file = await ask();
+  faces = file.faces || [];
+  limits = file.limits;
+  times = [...new Map(faces.map(face => [face.frame_index, face.time_s]))].sort((a, b) => a[1] - b[1]);
+  if (boxes) {
+    if (video) followVideo();
+    drawBoxes(frames.size ? Number([...frames.keys()][0]) : (faces[0] || {}).frame_index);
+  }
+  for (const item of document.querySelectorAll(".jump")) {
+    item.addEventListener("click", () => jump(Number(item.dataset.frame), Number(item.dataset.time)));
+  }
+  if ($("curve")) followCurve($("curve"));
+  if ($("explain")) showExplanation(file.explanation, file.explanation_error);
+}
+
+// Boxes
+
+function verdictOf(face) {
+  return face.p_fake >= limits[1] ? "fake" : face.p_fake <= limits[0] ? "real" : "unclear";
+}
+
+function drawBoxes(frame, turnBack = false) {
+  boxes.replaceChildren();
+  shownFrame = frame;
+  for (const item of document.querySelectorAll(".jump")) {
+    item.toggleAttribute("data-current", Number(item.dataset.frame) === frame);
+  }
+  if (!limits) return;
+  const width = boxes.viewBox.baseVal.width, height = boxes.viewBox.baseVal.height;
+  const unit = Math.max(width, height) / 100;
+  for (const face of faces.filter(face => face.frame_index === frame)) {
+    let [x0, y0, x1, y1] = face.box_xyxy;
+    if (turnBack) [x0, y0, x1, y1] = [width - x1, height - y1, width - x0, height - y0];
+    const group = document.createElementNS(SVG, "g"), verdict = verdictOf(face);
+    for (const css of ["rim", verdict]) {
+      const box = document.createElementNS(SVG, "rect");
+      Object.entries({x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: css}).forEach(([name, value]) => box.setAttribute(name, value));
+      group.append(box);
+    }
+    const size = 2.6 * unit, label = document.createElementNS(SVG, "text");
+    label.textContent = `${face.person + 1}: ${face.p_fake.toFixed(2)} ${verdict}`;
+    Object.entries({x: Math.max(0, x0), y: y0 > 1.4 * size ? y0 - 0.4 * size : Math.min(height - 0.2 * size, y1 + size), "font-size": size, "stroke-width": size / 4}).forEach(([name, value]) => label.setAttribute(name, value));
+    group.append(label);
+    boxes.append(group);
+  }
+}
+
+function showStill(frame) {
+  const item = frames.get(frame);
+  if (item) {
+    still.src = `${one}/frames/${frame}`;
+    still.alt = `The frame at ${Number(item.dataset.time).toFixed(1)} s; boxes are drawn over its faces`;
+    boxes.setAttribute("viewBox", `0 0 ${item.dataset.width} ${item.dataset.height}`);
+  }
+  drawBoxes(frame);
+}
+
+function jump(frame, time) {
+  if (video && !video.hidden) {
+    video.pause();
+    video.currentTime = time;
+  } else if (frames.size) {
+    showStill(frame);
+  } else {
+    drawBoxes(frame);
+  }
+  mark(time);
+  if (frames.size) {
+    $("stage").scrollIntoView({block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth"});
+    say(`At ${time.toFixed(1)} s.`);
+  }
+}
+
+function say(text) {
+  const note = $("stage-note");
+  if (note && note.textContent !== text) note.textContent = text;
+}
+
+// The nearest scored frame, if it is nearer than half a step to the next one.
+function nearest(time) {
+  let best = null;
+  times.forEach(([frame, at], place) => {
+    const gap = Math.min(at - (times[place - 1] || [0, -Infinity])[1], (times[place + 1] || [0, Infinity])[1] - at);
+    const near = Math.abs(at - time);
+    if (near <= Math.min(gap / 2, 1) + 0.02 && (!best || near < best[1])) best = [frame, near];
+  });
+  return best ? best[0] : null;
+}
+
+function followVideo() {
+  const follow = () => {
+    const frame = nearest(video.currentTime), item = frames.get(frame);
+    if (frame !== shownFrame) drawBoxes(frame, Boolean(item && item.dataset.turned));
+    mark(video.currentTime);
+  };
+  const tick = () => { follow(); if (!video.paused) requestAnimationFrame(tick); };
+  video.addEventListener("play", tick);
+  for (const event of ["timeupdate", "seeked", "loadeddata"]) video.addEventListener(event, follow);
+  const refuse = () => {
+    video.hidden = true;
+    still.hidden = false;
+    showStill([...frames.keys()][0]);
+    say("This browser does not play the video; these are its scored frames.");
+  };
+  video.addEventListener("error", refuse);
+  if (video.error) refuse();
+}
+
+// The curve: a click is a time. With the keyboard, the frames and faces do the same.
+
+function followCurve(curve) {
+  const drawing = curve.querySelector("svg"), {left, right, last} = curve.dataset;
+  drawing.addEventListener("click", event => {
+    const box = drawing.getBoundingClientRect(), view = drawing.viewBox.baseVal;
+    const at = (event.clientX - box.left) * view.width / box.width;
+    const time = Math.min(Math.max((at - left) / (right - left), 0), 1) * last;
+    const closest = times.reduce((a, b) => Math.abs(b[1] - time) < Math.abs(a[1] - time) ? b : a);
+    if (video && !video.hidden) jump(closest[0], time);
+    else jump(closest[0], closest[1]);
+  });
+}
+
+function mark(time) {
+  const curve = $("curve");
+  if (!curve) return;
+  const drawing = curve.querySelector("svg"), {left, right, last} = curve.dataset;
+  let line = drawing.querySelector(".now");
+  if (!line) {
+    line = document.createElementNS(SVG, "line");
+    line.setAttribute("class", "now");
+    drawing.append(line);
+  }
+  const x = Number(left) + Math.min(1, time / last) * (right - left);
+  Object.entries({x1: x, x2: x, y1: 8, y2: drawing.viewBox.baseVal.height - 38}).forEach(([name, value]) => line.setAttribute(name, value));
+}
+
+// The explanation
+
+const WORDS = {
+  none: "A saliency map shows which parts of the face the score depends on, and whether the map passes its check. It takes a while.",
+  queued: "It waits for its turn.",
+  running: "It is being made ...",
+  done: "It is ready.",
+  cancelled: "It was cancelled.",
+};
+
+function showExplanation(now, error) {
+  $("explain-state").textContent = now === "failed" ? `It could not be made: ${error}.` : WORDS[now];
+  $("explain-button").hidden = !["none", "failed", "cancelled"].includes(now);
+  $("explain-link").hidden = now !== "done";
+  if (now === "queued" || now === "running") {
+    setTimeout(async () => {
+      try {
+        const file = await ask();
+        showExplanation(file.explanation, file.explanation_error);
+      } catch {
+        showExplanation(now, error);
+      }
+    }, POLL_MS);
+  }
+}
+
+if ($("explain-button")) $("explain-button").addEventListener("click", async () => {
+  try {
+    const file = await ask("POST", `${one}/explanation`);
+    showExplanation(file.explanation, file.explanation_error);
+  } catch (error) {
+    $("explain-state").textContent = error.message;
+  }
+});

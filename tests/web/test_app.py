@@ -1,0 +1,353 @@
+"""The API over a real socket: one object a file, in order, whatever the file does."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import http.client
+import io
+import json
+import socket
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepfake.inference.predictor import Predictor
+from deepfake.records import Workers
+from deepfake.web.answers import describe_result
+from deepfake.web.uploads import UploadLimits
+from tests import fakes
+from tests.web.made_server import Running, encode_form, running, wait_until
+
+HTML = b"<!DOCTYPE html><script>alert(1)</script>"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+
+
+def test_score_answers_as_predict_does_in_order(
+    served: Running, checkpoint: Path, photo: bytes, tmp_path: Path
+) -> None:
+    path = fakes.write_photo(tmp_path / "crowd.jpg", fakes.montage())
+    files = [
+        ("a.png", photo),
+        ("page.html", HTML),
+        ("crowd.jpg", path.read_bytes()),
+        ("empty.jpg", b""),
+    ]
+    answer = served.script().send("/api/score", files)
+    assert answer.status == 200
+    scored = answer.json()["files"]
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
+    for (name, data), found in zip(files, scored, strict=True):
+        (tmp_path / name).write_bytes(data)
+        (result,) = predictor.predict([tmp_path / name])
+        expected = json.loads(json.dumps(describe_result(result)))
+        facts = {"path": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        assert found == expected | facts
+    assert [found["status"] for found in scored] == ["ok", "unreadable", "ok", "unreadable"]
+    assert served.script().get("/api/queue").json()["n_files"] == 0  # nothing is kept
+    assert not list(served.store.files_root.iterdir())
+
+
+def test_the_queue_shows_a_file_from_its_upload_to_its_removal(
+    served: Running, photo: bytes
+) -> None:
+    browser = served.browser()
+    name = "../<img src=x onerror=alert(1)>\u202e.png"
+    answer = browser.send("/api/files", [(name, photo)])
+    assert answer.status == 202
+    (queued,) = answer.json()["files"]
+    assert queued["state"] in ("queued", "running")
+    assert "\u202e" not in queued["path"]
+    file = browser.wait(queued["id"])
+    assert file["status"] == "ok"
+    queue = browser.get("/api/queue").json()
+    assert (queue["n_files"], queue["n_waiting"]) == (1, 0)
+    assert "faces" not in queue["files"][0]
+    assert browser.get(f"/api/queue?since={queue['version']}").json()["files"] == []
+    one = f"/api/files/{file['id']}"
+    face = file["faces"][0]
+    for path in ("/thumbnail", "/frames/0", f"/crops/{face['frame_index']}/{face['face_index']}"):
+        image = browser.get(one + path)
+        assert image.status == 200
+        assert image.headers["content-type"] in ("image/jpeg", "image/png")
+    assert browser.get(f"{one}/frames/9").status == 404
+    assert browser.get(f"{one}/media").status == 404  # a photo is shown by its kept frame
+    page = browser.get(f"/file/{file['id']}").body.decode()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert browser.ask("DELETE", one).status == 204
+    assert browser.get(one).status == 404
+    assert not served.store.folder_of(file["id"]).exists()
+
+
+@pytest.mark.parametrize("data", [HTML, SVG, b"MZ\x90", b"%PDF-1.7"])
+def test_what_is_no_video_is_never_served_back(served: Running, data: bytes) -> None:
+    browser = served.browser()
+    (queued,) = browser.send("/api/files", [("video.mp4", data)]).json()["files"]
+    file = browser.wait(queued["id"])
+    assert file["status"] == "unreadable"
+    for path in ("/media", "/thumbnail", "/frames/0", "/crops/0/0", "/explanation"):
+        assert browser.get(f"/api/files/{file['id']}{path}").status == 404
+    assert data not in browser.get(f"/file/{file['id']}").body
+    browser.ask("DELETE", "/api/files")
+
+
+def test_the_evidence_holds_together(served: Running, photo: bytes) -> None:
+    browser = served.browser()
+    files = [("../a b.png", photo), ("c.html", HTML)]
+    for file in browser.send("/api/files", files).json()["files"]:
+        browser.wait(file["id"])
+    answer = browser.get("/api/evidence")
+    assert answer.headers["content-type"] == "application/zip"
+    assert answer.headers["content-disposition"] == 'attachment; filename="deepfake-evidence.zip"'
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as archive:
+        names = archive.namelist()
+        sums = archive.read("SHA256SUMS").decode().splitlines()
+        for line in sums:
+            digest, name = line.split("  ")
+            assert hashlib.sha256(archive.read(name)).hexdigest() == digest
+        assert len(sums) == len(names) - 1
+        listed = archive.read("files.csv").decode()
+        settings = json.loads(archive.read("settings.json"))
+        results = json.loads(archive.read("results.json"))
+        report = archive.read("report.html").decode()
+    assert hashlib.sha256(photo).hexdigest() in listed
+    (model,) = settings["models"].values()
+    assert model["origin"]["checkpoint_sha256"].startswith(next(iter(settings["models"])))
+    assert [result["status"] for result in results] == ["ok", "unreadable"]
+    assert "a b.png" in report
+    assert "<script" not in report
+    assert any(name.startswith("001-a_b.png/crops/") for name in names)
+    assert all(".." not in name and not name.startswith("/") for name in names)
+    wait_until(lambda: not list(served.store.incoming.iterdir()))  # removed when it was sent
+    browser.ask("DELETE", "/api/files")
+    assert browser.get("/api/evidence").status == 409
+
+
+def test_an_explanation_is_made_when_asked_for_and_cannot_do_anything(
+    served: Running, photo: bytes
+) -> None:
+    browser = served.browser()
+    (queued,) = browser.send("/api/files", [("a.png", photo)]).json()["files"]
+    one = f"/api/files/{queued['id']}"
+    browser.wait(queued["id"])
+    assert browser.get(f"{one}/explanation").status == 404
+    assert browser.ask("POST", f"{one}/explanation").status == 202
+    wait_until(lambda: browser.get(one).json()["explanation"] in ("done", "failed"))
+    page = browser.get(f"{one}/explanation")
+    assert page.status == 200
+    assert "Where the score comes from" in page.body.decode()
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("sandbox; default-src 'none'")
+    assert "script" not in policy
+    with zipfile.ZipFile(io.BytesIO(browser.get(f"{one}/evidence").body)) as archive:
+        assert "001-a.png/explanation.html" in archive.namelist()
+    browser.ask("DELETE", "/api/files")
+
+
+def test_a_file_without_a_face_has_nothing_to_explain(served: Running) -> None:
+    browser = served.browser()
+    (queued,) = browser.send("/api/files", [("a.html", HTML)]).json()["files"]
+    browser.wait(queued["id"])
+    assert browser.ask("POST", f"/api/files/{queued['id']}/explanation").status == 409
+    browser.ask("DELETE", "/api/files")
+
+
+# Paths of the server
+
+
+def paths(served: Running, body: Any) -> Any:
+    text = body if isinstance(body, str) else json.dumps(body)
+    return served.browser().ask("POST", "/api/paths", text, {"Content-Type": "application/json"})
+
+
+def test_an_allowed_file_is_scored_where_it_lies(served: Running, allowed_folder: Path) -> None:
+    browser = served.browser()
+    body = json.dumps({"path": str(allowed_folder / "inside.png")})
+    answer = browser.ask("POST", "/api/paths", body, {"Content-Type": "application/json"})
+    assert answer.status == 202
+    file = browser.wait(answer.json()["files"][0]["id"])
+    assert file["status"] == "ok"
+    assert (
+        file["sha256"] == hashlib.sha256((allowed_folder / "inside.png").read_bytes()).hexdigest()
+    )
+    browser.ask("DELETE", "/api/files")
+    assert (allowed_folder / "inside.png").exists()
+
+
+def test_an_allowed_folder_gives_its_photos_and_no_links(
+    served: Running, allowed_folder: Path
+) -> None:
+    browser = served.browser()
+    body = json.dumps({"path": str(allowed_folder)})
+    answer = browser.ask("POST", "/api/paths", body, {"Content-Type": "application/json"})
+    assert [file["path"] for file in answer.json()["files"]] == ["inside.png"]
+    browser.ask("DELETE", "/api/files")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../outside.png", "link.png", "out/outside.png", "missing.png", "/etc/passwd", "out", "\0"],
+)
+def test_nothing_outside_of_an_allowed_folder_is_opened(
+    served: Running, allowed_folder: Path, path: str
+) -> None:
+    answer = paths(served, {"path": str(allowed_folder / path)})
+    assert answer.status == 403
+    # What is missing and what is forbidden look the same.
+    assert answer.json()["error"].startswith("no file or folder that may be opened")
+
+
+def test_a_link_that_comes_later_is_not_followed(
+    served: Running, allowed_folder: Path, tmp_path: Path
+) -> None:
+    secret = fakes.write_photo(tmp_path / "secret.png", fakes.portrait(4))
+    trap = fakes.write_photo(allowed_folder / "trap" / "a.png", fakes.portrait(5))
+    browser = served.browser()
+    owner = served.store.find_owner(browser.headers["Cookie"].partition("=")[2])
+    assert owner is not None
+    (model,) = served.engine.models
+    trap.unlink()
+    trap.symlink_to(secret)
+    file_id = served.store.add_path(trap, owner, "a.png", model)  # as if swapped after the check
+    served.engine.wake()
+    file = browser.wait(file_id)
+    assert file["state"] == "failed"
+    assert "a link has come into its path" in file["error"]
+    browser.ask("DELETE", "/api/files")
+    trap.unlink()
+    trap.parent.rmdir()
+
+
+@pytest.mark.parametrize("body", ["", "[]", "{}", '{"path": 1}', '{"path": "x", "model": 2}'])
+def test_a_path_that_is_none_is_refused(served: Running, body: str) -> None:
+    answer = paths(served, body)
+    assert answer.status == 400
+    assert "expected JSON" in answer.json()["error"]
+
+
+# Limits and refusals
+
+
+@pytest.mark.usefixtures("inline")
+def test_limits_and_odd_requests_are_refused_and_leave_nothing(
+    tmp_path: Path, checkpoint: Path, photo: bytes
+) -> None:
+    limits = UploadLimits(file_bytes=100_000, files=2, idle_s=0.3, at_once=1)
+    with running(tmp_path / "private", [checkpoint], limits=limits) as server:
+        browser, script = server.browser(), server.script()
+        assert script.send("/api/score", [("a.png", bytes(100_001))]).status == 413
+        assert browser.send("/api/files", [("a.png", photo)] * 3).status == 413
+        assert browser.send("/api/files", []).status == 400
+        assert browser.send("/api/files", [("a.png", photo)], {"model": "none"}).status == 400
+        assert browser.send("/api/files", [("a.png", photo)], {"odd": "1"}).status == 400
+        assert browser.ask("POST", "/api/files", b"x", {"Content-Type": "text/plain"}).status == 415
+        assert browser.get("/api/queue?since=x").status == 400
+        assert browser.ask("PUT", "/api/files").status == 405
+        # Slow ones: while one is received, another is told to come again; then it is given up.
+        slow = start_upload(server, photo)
+        wait_until(lambda: browser.send("/api/files", [("b.png", photo)]).status == 503)
+        assert b"408" in slow.recv(1000)
+        slow.close()
+        assert not list(server.store.incoming.iterdir())
+        assert browser.get("/api/queue").json()["n_files"] == 0
+
+
+def start_upload(server: Running, data: bytes) -> socket.socket:
+    """The first half of an upload, and then nothing."""
+    kind, body = encode_form([("slow.png", data)], {})
+    head = (
+        f"POST /api/files HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+        f"Authorization: Bearer {server.access.secret}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    connection.sendall(head.encode() + body[: len(body) // 2])
+    return connection
+
+
+def test_an_aborted_upload_leaves_nothing(served: Running, photo: bytes) -> None:
+    for _ in range(5):
+        start_upload(served, photo * 20).close()
+    wait_until(lambda: not list(served.store.incoming.iterdir()))
+    assert served.script().get("/api/queue").json()["n_files"] == 0
+
+
+def test_a_client_that_goes_away_takes_its_files_with_it(served: Running, photo: bytes) -> None:
+    kind, body = encode_form([("a.png", photo)] * 5, {})
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    headers = {"Content-Type": kind, **served.script().headers}
+    connection.request("POST", "/api/score", body, headers)
+    wait_until(lambda: list(served.store.files_root.iterdir()))
+    connection.close()
+    wait_until(lambda: not list(served.store.files_root.iterdir()))
+
+
+def test_many_uploads_at_once_and_nobody_gets_anothers(served: Running, photo: bytes) -> None:
+    """The short form of the load test: each of ten people finds exactly what was theirs."""
+
+    def use(number: int) -> None:
+        browser = served.browser()
+        files = [(f"{number}.html", b"%d" % number), (f"{number}b.html", b"b%d" % number)]
+        queued = browser.send("/api/files", files).json()["files"]
+        for file, (name, data) in zip(queued, files, strict=True):
+            ended = browser.wait(file["id"])
+            assert ended["path"] == name
+            assert ended["sha256"] == hashlib.sha256(data).hexdigest()
+        assert browser.get("/api/queue").json()["n_files"] == 2
+        assert browser.ask("DELETE", "/api/files").status == 204
+
+    with concurrent.futures.ThreadPoolExecutor(10) as people:
+        list(people.map(use, range(10)))
+    assert not list(served.store.files_root.iterdir())
+
+
+# Models and the description
+
+
+@pytest.mark.usefixtures("inline")
+def test_models_are_chosen_by_their_key(tmp_path: Path, checkpoint: Path, photo: bytes) -> None:
+    from tests.evaluation.made_checkpoint import write_checkpoint
+
+    other = write_checkpoint(
+        tmp_path / "other.ckpt", checkpoint.parent / "crops", configuration="x"
+    )
+    with running(tmp_path / "private", [checkpoint, other], workers=Workers(2, 60.0)) as server:
+        script = server.script()
+        first, second = script.get("/api/models").json()["models"]
+        assert [first["name"], second["name"]] == [str(checkpoint), str(other)]
+        chosen = script.send("/api/files", [("a.png", photo)], {"model": second["model"]})
+        default = script.send("/api/files", [("a.png", photo)])
+        (file,), (standard,) = chosen.json()["files"], default.json()["files"]
+        assert (file["model"], standard["model"]) == (second["model"], first["model"])
+        assert script.wait(file["id"])["status"] == "ok"
+        page = server.browser().get("/").body.decode()
+        assert all(model["model"] in page for model in (first, second))
+
+
+def test_the_description_says_what_is_answered(served: Running, photo: bytes) -> None:
+    from deepfake.web.app import Server, _Routes
+
+    script = served.script()
+    described = script.get("/openapi.json").json()
+    state = Server(served.store, served.engine, served.access, served.limits)
+    routes = {
+        (route.path.replace(":int", ""), method.lower())
+        for route in _Routes(state).all()
+        for method in (route.methods or ())
+        if route.path.startswith("/api/") and method != "HEAD"
+    }
+    assert routes == {
+        (path, method) for path, what in described["paths"].items() for method in what
+    }
+    answer = described["components"]["schemas"]["Answer"]
+    (scored,) = script.send("/api/score", [("a.png", photo)]).json()["files"]
+    (queued,) = script.send("/api/files", [("a.png", photo)]).json()["files"]
+    file = script.wait(queued["id"])
+    assert set(scored) | set(file) | {"progress"} == set(answer["properties"])
+    assert set(answer["required"]) <= set(scored) & set(queued)
+    script.ask("DELETE", "/api/files")
+    page = script.get("/api").body.decode()
+    assert all(path in page for path in described["paths"])

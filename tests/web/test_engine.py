@@ -1,0 +1,130 @@
+"""Lanes: what a file does to its worker is written to its row, and the next file has its turn."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deepfake.inference.predictor import Predictor
+from deepfake.records import Workers
+from deepfake.web.engine import Engine
+from deepfake.web.server import name_models
+from deepfake.web.store import State, Store, StoredFile
+from tests.web.made_server import wait_until
+
+pytestmark = pytest.mark.usefixtures("inline")
+
+
+@contextmanager
+def working(root: Path, checkpoint: Path, timeout_s: float = 60.0) -> Iterator[Engine]:
+    root.mkdir(exist_ok=True)
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", workers=Workers(1, timeout_s))
+    store = Store(root)
+    engine = Engine(store, name_models([predictor], lambda predictor: ""))
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+        store.close()
+
+
+def upload(engine: Engine, data: bytes, name: str = "a.png") -> str:
+    incoming = engine.store.incoming / name
+    incoming.write_bytes(data)
+    (model,) = engine.models
+    file_id = engine.store.add_upload(incoming, "me", name, "", model)
+    engine.wake()
+    return file_id
+
+
+def ended(engine: Engine, file_id: str) -> StoredFile:
+    def look() -> StoredFile | None:
+        file = engine.store.get(file_id)
+        assert file is not None
+        return file if file.state in (State.DONE, State.FAILED, State.CANCELLED) else None
+
+    found: StoredFile = wait_until(look)
+    return found
+
+
+def test_errors_are_of_one_file_alone(
+    tmp_path: Path, checkpoint: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    troubles = iter([RuntimeError("unforeseen\n" * 99), OSError("disk is gone"), None])
+
+    def keep_answer(folder: Path, *answer: object) -> dict[str, object]:
+        trouble = next(troubles)
+        if trouble is not None:
+            raise trouble
+        return {"fine": True}
+
+    monkeypatch.setattr("deepfake.web.engine.keep_answer", keep_answer)
+    with working(tmp_path / "private", checkpoint) as engine:
+        heard: list[str] = []
+        engine.on_ended = heard.append
+        ids = [upload(engine, photo) for _ in range(3)]
+        files = [ended(engine, file_id) for file_id in ids]
+        wait_until(lambda: heard == ids)
+    assert [file.state for file in files] == [State.FAILED, State.FAILED, State.DONE]
+    assert files[0].error.startswith("an unforeseen error: RuntimeError('unforeseen")
+    assert len(files[0].error) < 300
+    assert files[1].error == "disk is gone"
+
+
+def test_a_running_file_is_cancelled_and_a_stopped_server_goes_on_with_it(
+    tmp_path: Path, checkpoint: Path, photo: bytes
+) -> None:
+    with working(tmp_path / "private", checkpoint) as engine:
+        (lane,) = engine._lanes
+        holding = threading.Event()
+        real = engine.score
+
+        def score(*arguments: object) -> object:
+            holding.wait(60)
+            return real(*arguments)  # type: ignore[arg-type]
+
+        engine.score = score  # type: ignore[assignment,method-assign]
+        first, second, third = (upload(engine, photo) for _ in range(3))
+        wait_until(lambda: lane.file_id == first)
+        engine.cancel(first)
+        engine.cancel(third)
+        assert ended(engine, first).state is State.CANCELLED
+        holding.set()
+        assert ended(engine, second).state is State.DONE
+        assert ended(engine, third).state is State.CANCELLED
+        assert engine.time_left_s("me") is None  # nothing waits
+
+
+def test_what_a_stopped_server_had_in_hand_is_scored_by_the_next(
+    tmp_path: Path, checkpoint: Path, photo: bytes
+) -> None:
+    with working(tmp_path / "private", checkpoint) as engine:
+        ids = [upload(engine, photo) for _ in range(3)]
+        (lane,) = engine._lanes
+        wait_until(lambda: lane.file_id is not None)
+    store = Store(tmp_path / "private")
+    states = [file.state for file in store.list_files("me")]
+    store.close()
+    assert State.RUNNING not in states
+    with working(tmp_path / "private", checkpoint) as engine:
+        files = [ended(engine, file_id) for file_id in ids]
+    assert [file.state for file in files] == [State.DONE] * 3
+    assert [file.attempts for file in files] == [1] * 3
+
+
+def test_a_file_for_a_model_that_is_gone_says_so(
+    tmp_path: Path, checkpoint: Path, photo: bytes
+) -> None:
+    with working(tmp_path / "private", checkpoint) as engine:
+        incoming = engine.store.incoming / "a"
+        incoming.write_bytes(photo)
+        file_id = engine.store.add_upload(incoming, "me", "a.png", "", "0123456789ab")
+        engine.wake()
+        file = ended(engine, file_id)
+    assert file.state is State.FAILED
+    assert "queued for model 0123456789ab, which this server does not offer" in file.error
