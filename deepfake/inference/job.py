@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,6 +33,7 @@ from deepfake.records import (
     Status,
     Verdict,
 )
+from deepfake.storage import write_atomic
 from deepfake.tables import format_lines
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 KIND = "predict"
 _ANSWERS_FILE, _CROPS_FILE = "answers.jsonl", "crops.zip"
+_TIMES_FILE = "times.json"
 _PLAN_COLUMNS = ("path_uri", "bytes")
 _PACKAGES = ("facenet-pytorch", "torch", "numpy", "pillow", "av", "opencv-python-headless")
 
@@ -84,6 +87,10 @@ class PredictionJob:
         self.settings = {**settings, "versions": versions}
         self.job.begin(plan, self.settings, anew=anew)
         self.todo = self.job.find_todo()
+        self._times_path = root / _TIMES_FILE
+        if len(self.todo) == len(self.job.blocks):
+            now = datetime.now(UTC)
+            self._write_times(now, now)
 
     @property
     def is_finished(self) -> bool:
@@ -109,7 +116,26 @@ class PredictionJob:
                 # Blocks may be sealed in any order, answers come in that of the inputs.
                 while waiting and waiting[0] in done:
                     yield from iter_answers(self.folder.folder_of(waiting.popleft()))
+        if self.todo:
+            self._write_times(self.times[0], datetime.now(UTC))
         self.todo = []
+
+    @property
+    def times(self) -> tuple[datetime, datetime]:
+        """When the job began with nothing, and when it last answered something; for people.
+
+        They are in its folder and not in its shards, which are the same whenever they are made.
+        """
+        try:
+            content = json.loads(self._times_path.read_text(encoding="utf-8"))
+            began, ended = (datetime.fromisoformat(content[key]) for key in ("began", "ended"))
+        except (OSError, ValueError, LookupError, TypeError):
+            return (datetime.now(UTC),) * 2
+        return began, ended
+
+    def _write_times(self, began: datetime, ended: datetime) -> None:
+        times = {"began": began.isoformat(), "ended": ended.isoformat()}
+        write_atomic(self._times_path, json.dumps(times) + "\n")
 
     def count_answered(self) -> int:
         """How many inputs have their answer."""
@@ -248,7 +274,7 @@ def _read_kept_crops(block: Block) -> dict[str, dict[int, bytes]]:
 
 def _size(path: Path) -> int | str:
     try:
-        return path.stat().st_size
+        return Path(path).stat().st_size  # of a copy, as in ``hash_inputs``
     except OSError:
         return ""
 

@@ -241,7 +241,7 @@ class Predictor:
         """The faces of sources as they are scored; arguments as of ``iter_extractions``."""
         if self.stored is not None:
             return self.stored.iter_extractions(sources)
-        return iter_extractions(sources, self.crop, self.workers, self.sampling, view_px)
+        return iter_extractions(sources, self.crop, self.workers, self.sampling, view_px=view_px)
 
     def answer(self, source: Source, extraction: Extraction) -> Result:
         """Score one source of ``extract``."""

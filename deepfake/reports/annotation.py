@@ -207,9 +207,9 @@ def _write_video(source: _Annotated, frames: Iterable[Frame]) -> Path:
 class Marker:
     """Where the people of a result are, in the frames that were scored and between them.
 
-    Between two frames that were scored, a box moves evenly, if no more lies between them than a
-    second, or two and a half times the usual; before the first and behind the last it stays for
-    half as long as usual.
+    Between two frames that were scored, a box moves evenly, if the two overlap and no more lies
+    between them than a second, or two and a half times the usual; before the first and behind the
+    last it stays for half as long as usual.
 
     Args:
         result: Of one file.
@@ -253,9 +253,9 @@ class Marker:
     ) -> Box | None:
         if before is not None and after is not None:
             length_s = after.time_s - before.time_s
-            if 0 < length_s <= self._bridge_s:
+            ends = _upright(before, width, height), _upright(after, width, height)
+            if 0 < length_s <= self._bridge_s and _overlap(*ends):
                 share = (frame.time_s - before.time_s) / length_s
-                ends = (_upright(face, width, height) for face in (before, after))
                 x0, y0, x1, y1 = (a + share * (b - a) for a, b in zip(*ends, strict=True))
                 return (x0, y0, x1, y1)
         for face in (before, after):
@@ -273,6 +273,11 @@ class Marker:
             return p_fake, None, "not counted"
         verdict = Limits(limits[0], (limits[1],)).judge(p_fake)
         return p_fake, verdict, verdict.value
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    """Whether boxes have a pixel in common: the largest faces of two frames may be two people."""
+    return all(one[n] < other[n + 2] and other[n] < one[n + 2] for n in (0, 1))
 
 
 def _upright(face: FaceScore, width: int, height: int) -> Box:

@@ -22,6 +22,7 @@ from deepfake.evaluation.explain import (
     TopFrame,
 )
 from deepfake.media.discovery import display_name
+from deepfake.media.inspection import FileFacts
 from deepfake.records import LABEL_NAMES, Aggregation, FaceScore, Limits
 from deepfake.reports.charts import Chart
 from deepfake.reports.page import (
@@ -37,7 +38,10 @@ _VERY_SAME = 0.9999  # of a cosine: the same image
 
 
 def format_explanation(
-    explanation: Explanation, aggregation: Aggregation, provenance: Mapping[str, Any]
+    explanation: Explanation,
+    aggregation: Aggregation,
+    provenance: Mapping[str, Any],
+    facts: FileFacts | None = None,
 ) -> str:
     """The page of one file.
 
@@ -45,6 +49,7 @@ def format_explanation(
         explanation: What was found.
         aggregation: How its frames made its score.
         provenance: As of ``job.describe_origin``.
+        facts: Of the file.
     """
     score, tops = explanation.score, explanation.top_frames
     highest = max((float(top.saliency.max()) for top in tops), default=0.0)
@@ -65,6 +70,7 @@ def format_explanation(
         thumbnail_of=embed_thumbnail,
         word_of=lambda row: LABEL_NAMES[require_label(row)],
         provenance=provenance,
+        facts=facts,
     )
 
 
