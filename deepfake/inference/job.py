@@ -33,7 +33,7 @@ from deepfake.records import (
     Status,
     Verdict,
 )
-from deepfake.storage import write_atomic
+from deepfake.storage import Confinement, write_atomic
 from deepfake.tables import format_lines
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class PredictionJob:
         self.settings = {**settings, "versions": versions}
         self.job.begin(plan, self.settings, anew=anew)
         self.todo = self.job.find_todo()
-        self._times_path = root / _TIMES_FILE
+        self._times_path = Confinement(root).path_of(_TIMES_FILE)
         if len(self.todo) == len(self.job.blocks):
             now = datetime.now(UTC)
             self._write_times(now, now)
@@ -129,7 +129,7 @@ class PredictionJob:
         try:
             content = json.loads(self._times_path.read_text(encoding="utf-8"))
             began, ended = (datetime.fromisoformat(content[key]) for key in ("began", "ended"))
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return (datetime.now(UTC),) * 2
         return began, ended
 

@@ -34,13 +34,7 @@ from deepfake.jobs.workers import Failure, read_in_workers
 from deepfake.media.decoding import open_media
 from deepfake.media.recording import record_video
 from deepfake.records import FaceScore, Frame, Limits, Result, Sampling, Source, Verdict, Workers
-from deepfake.storage import (
-    TEMPORARY_PREFIX,
-    no_space_is_an_error,
-    sync_file,
-    sync_folder,
-    write_atomic,
-)
+from deepfake.storage import TEMPORARY_PREFIX, no_space_is_an_error, sync_file, sync_folder
 
 Picture = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -58,6 +52,7 @@ LEAST_PX = 640
 _EVERY_FRAME = Sampling(frames=None, every=1, max_frames=2**31 - 1)
 _WHOLE_LENGTH = 20  # times the time limit of a few frames
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+_LEFTOVER = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-[0-9a-f]{{16}}\.(jpg|png|mp4)")
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _JPEG_QUALITY = 92
 
@@ -106,8 +101,9 @@ def annotate_files(
     Raises:
         JobError: If workers cannot be started.
     """
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        leftover.unlink()
+    for leftover in folder.iterdir():
+        if _LEFTOVER.fullmatch(leftover.name):
+            leftover.unlink()
     scored = (
         _Annotated(**asdict(source), result=result, target=folder / _name(source, result))
         for source, result in answers
@@ -178,7 +174,7 @@ def _write_photo(source: _Annotated, frame: Frame) -> Path:
     if is_jpeg:
         target, options = jpeg, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     _, data = cv2.imencode(target.suffix, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), options)
-    write_atomic(target, bytes(data))
+    _publish(target, lambda path: path.write_bytes(bytes(data)))
     return target
 
 
@@ -192,16 +188,24 @@ def _write_video(source: _Annotated, frames: Iterable[Frame]) -> Path:
         for marks in [marker.list_marks(frame)]
     )
     comment = f"Annotated by deepfake {__version__}: boxes and words are drawn in, without sound"
+    _publish(target, lambda path: record_video(path, drawn, comment))
+    return target
+
+
+def _publish(target: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written aside, and give it its name when it is whole.
+
+    The folder may be anybody's, so that what a killed run leaves has a name that only it can have.
+    """
     temporary = target.with_name(TEMPORARY_PREFIX + target.name)
     with no_space_is_an_error(target):
         try:
-            record_video(temporary, drawn, comment)
+            write(temporary)
             sync_file(temporary)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     sync_folder(target.parent)
-    return target
 
 
 class Marker:

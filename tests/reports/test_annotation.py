@@ -193,11 +193,13 @@ def test_a_killed_job_goes_on_and_touches_nothing_that_is_there(
     answers = [(photo(tmp_path, f"{n}.png"), make_result()) for n in range(3)]
     list(annotate_files(answers[:1], out, HERE))
     (first,) = set(out.iterdir()) - {foreign}
-    (out / ".tmp-left").write_bytes(b"half")
+    theirs = out / ".tmp-not-ours"
+    theirs.write_text("precious, too")
+    (out / f".tmp-a-{'0' * 16}.mp4").write_bytes(b"half")
     before = first.stat()
     again = [path for _, path in annotate_files(answers, out, HERE)]
     assert (first.stat().st_mtime_ns, first.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
-    assert set(out.iterdir()) == {foreign, *again}
+    assert set(out.iterdir()) == {foreign, theirs, *again}
     assert foreign.read_text() == "precious"
     # Another score, or another content, is another copy.
     other = make_result(p_fake=0.5, verdict=Verdict.UNCLEAR)
