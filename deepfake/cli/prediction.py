@@ -442,7 +442,7 @@ def _add_table_options(parser: argparse.ArgumentParser) -> None:
         "--no-answer",
         type=float,
         help="written where there is no answer (default: share of fakes in the training crops; "
-        "for labels, 1 where that is more than a half, else 0)",
+        "for labels 0 or 1, by default 1 where that share is more than a half)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
 
@@ -477,10 +477,12 @@ def _choose_paths(options: argparse.Namespace, report: Path | None = None) -> di
 
 
 def _read_sample(options: argparse.Namespace) -> Sample | None:
-    from deepfake.inference.submission import Sample
+    from deepfake.inference.submission import Sample, check_fallback
 
     if options.submission is None:
         return None
+    if options.no_answer is not None:
+        check_fallback(options.no_answer, options.submission_value)
     return Sample(options.submission, options.submission_columns)
 
 
@@ -538,6 +540,6 @@ def _fill(
     line = (
         f"{total:,} submission rows = {filled.answered:,} scored + "
         f"{filled.without_answer:,} without an answer + {filled.without_file:,} that name no "
-        f"input -> {{output}}; rows without a score got {fallback:g}"
+        f"input -> {{output}}; rows without a score got {filled.fallback}"
     )
     return filled.text, line

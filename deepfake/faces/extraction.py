@@ -183,6 +183,7 @@ class FaceExtractor:
             if not images:
                 break
             for n, image, faces in zip(large, images, self.detector.detect(images), strict=True):
+                _check_numbers(frames[n], faces)
                 # Rounded before anything is cut: the same face in another batch or on another
                 # machine may differ by 1e-5 px, which must not move a crop by a whole pixel.
                 found[n] = _Found(self._keep_usable(image, faces), rotation, n_found=len(faces))
@@ -276,6 +277,23 @@ def _watched(clip: Iterator[Frame], watch: Watch) -> Iterator[Frame]:
     for frame in clip:
         watch(frame, None)
         yield frame
+
+
+def _check_numbers(frame: Frame, faces: Sequence[Face]) -> None:
+    """Refuse faces that lie nowhere.
+
+    Raises:
+        MediaError: If a number of one is not finite.
+    """
+    for face in faces:
+        numbers = [*face.box_xyxy, face.confidence, *face.landmarks.ravel()]
+        if not np.isfinite(numbers).all():
+            raise MediaError(
+                f"frame {frame.index}",
+                "not_finite",
+                f"in frame {frame.index} the detector gives a face with box "
+                f"{face.box_xyxy.tolist()} and confidence {face.confidence}",
+            )
 
 
 def _take(clip: Iterator[Frame], frames: list[Frame]) -> bool:

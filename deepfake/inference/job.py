@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zipfile import ZipFile, ZipInfo
 
 from deepfake import __version__
+from deepfake.errors import JobError
 from deepfake.inference.aggregation import MOST_PEOPLE, rank_people
 from deepfake.jobs.engine import Block, Digest, Job
 from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
@@ -34,7 +35,7 @@ from deepfake.records import (
     Verdict,
 )
 from deepfake.storage import Confinement, write_atomic
-from deepfake.tables import format_lines
+from deepfake.tables import format_lines, parse_json
 
 if TYPE_CHECKING:
     from deepfake.inference.predictor import KeepCrops
@@ -177,10 +178,21 @@ def describe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def iter_answers(shard: Path) -> Iterator[Result]:
-    """The answers in a shard, in order."""
-    with (shard / _ANSWERS_FILE).open(encoding="utf-8") as file:
-        for line in file:
-            yield read_result(json.loads(line))
+    """The answers in a shard, in order.
+
+    Raises:
+        JobError: If one of them is none; it names the line.
+    """
+    path = shard / _ANSWERS_FILE
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield read_result(parse_json(line))
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                raise JobError(
+                    f"{path}:{number} holds no answer ({error}); remove its folder and run the "
+                    "same command again"
+                ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +294,9 @@ def _size(path: Path) -> int | str:
 def read_result(item: dict[str, Any]) -> Result:
     """A result from the plain types that ``asdict`` made of it, by way of JSON."""
     item = dict(item)
+    for one in (item, *item["faces"], *item["people"]):
+        if one["p_fake"] is not None and not 0 <= one["p_fake"] <= 1:
+            raise ValueError(f"score {one['p_fake']}")
     item["status"] = Status(item["status"])
     item["box_xyxy"] = None if item["box_xyxy"] is None else tuple(item["box_xyxy"])
     item["verdict"] = None if item["verdict"] is None else Verdict(item["verdict"])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepfake.errors import UsageError
+from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
 from deepfake.inference.aggregation import FileScore, aggregate
@@ -286,7 +286,10 @@ class Predictor:
 
     def _answer(self, item: _Item, p_fake: Sequence[float]) -> Result:
         source, extraction, crops = item
-        faces = score_faces(crops, p_fake, self.aggregation)
+        try:
+            faces = score_faces(crops, p_fake, self.aggregation)
+        except JobError as error:
+            raise JobError(f"{source.name}: {error}") from error
         score = aggregate(faces, self.aggregation)
         if score is None:
             return Result(

@@ -15,7 +15,7 @@ from deepfake.dataset.splits import SPLITS
 from deepfake.errors import JobError
 from deepfake.heads import Head, HeadName, make_head
 from deepfake.learning.checkpoint_file import part_of
-from deepfake.learning.crops import CropDataset
+from deepfake.learning.crops import CropDataset, require_unit
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.processes import gather
 from deepfake.metrics import summarise
@@ -161,4 +161,6 @@ def embed(trainer: Trainer, pl_module: LightningModule, dataset: CropDataset) ->
         if trainer.is_global_zero:
             everything[index.cpu()] = rows.cpu()
     pl_module.train(was_training)
+    if trainer.is_global_zero:
+        require_unit(everything, dataset.rows)
     return everything
