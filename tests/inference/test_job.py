@@ -313,7 +313,9 @@ def test_answers_do_not_pile_up(
 ) -> None:
     """Only the list of inputs may grow: twenty faces an input would be some six kilobytes more."""
 
-    def score(self: Predictor, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
+    def score(
+        self: Predictor, blocks: Iterable[Sequence[Source]], keep: object
+    ) -> Iterator[list[Result]]:
         for block in blocks:
             faces = tuple(replace(FACE, frame_index=frame) for frame in range(20))
             yield [make_answer(source.name, 0.5, faces=faces) for source in block]
