@@ -30,6 +30,7 @@ from deepfake.records import (
     Face,
     FaceCrop,
     Frame,
+    FrameView,
     Landmarks,
     Sampling,
     Source,
@@ -46,6 +47,7 @@ Watch = Callable[[Frame, Extraction | None], None]
 
 # Longer than that, a face does anything but move evenly; and the millisecond of containers.
 _MAX_BRIDGE_S = 1.001
+_VIEW_QUALITY = 90
 
 
 class FaceExtractor:
@@ -58,6 +60,7 @@ class FaceExtractor:
         sampling: Which frames of a video or animation are looked at.
         device: Where that one runs, and the face mesh.
         landmarks: ``mesh`` gives every crop the points of the face mesh.
+        view_px: Longer side of the views that are kept of frames with crops; 0 keeps none.
     """
 
     def __init__(
@@ -68,8 +71,9 @@ class FaceExtractor:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         device: str = "cpu",
         landmarks: Landmarks = "five",
+        view_px: int = 0,
     ) -> None:
-        self.spec, self.sampling = spec, sampling
+        self.spec, self.sampling, self.view_px = spec, sampling, view_px
         self.detector = detector or _make_detector(spec, device)
         self.max_pixels = max_pixels
         self._mesh = FaceMesh(device) if landmarks == "mesh" else None
@@ -179,6 +183,7 @@ class FaceExtractor:
             if not images:
                 break
             for n, image, faces in zip(large, images, self.detector.detect(images), strict=True):
+                _check_numbers(frames[n], faces)
                 # Rounded before anything is cut: the same face in another batch or on another
                 # machine may differ by 1e-5 px, which must not move a crop by a whole pixel.
                 found[n] = _Found(self._keep_usable(image, faces), rotation, n_found=len(faces))
@@ -225,7 +230,8 @@ class FaceExtractor:
                 zip(found.faces, windows, meshes, strict=True)
             )
         )
-        return Extraction(Status.OK, frame.note, crops, found.n_found)
+        views = {frame.index: _view(image, self.view_px)} if self.view_px else {}
+        return Extraction(Status.OK, frame.note, crops, found.n_found, views)
 
     def _locate(
         self, image: NDArray[np.uint8], faces: Sequence[Face], windows: Sequence[Window]
@@ -273,6 +279,23 @@ def _watched(clip: Iterator[Frame], watch: Watch) -> Iterator[Frame]:
         yield frame
 
 
+def _check_numbers(frame: Frame, faces: Sequence[Face]) -> None:
+    """Refuse faces that lie nowhere.
+
+    Raises:
+        MediaError: If a number of one is not finite.
+    """
+    for face in faces:
+        numbers = [*face.box_xyxy, face.confidence, *face.landmarks.ravel()]
+        if not np.isfinite(numbers).all():
+            raise MediaError(
+                f"frame {frame.index}",
+                "not_finite",
+                f"in frame {frame.index} the detector gives a face with box "
+                f"{face.box_xyxy.tolist()} and confidence {face.confidence}",
+            )
+
+
 def _take(clip: Iterator[Frame], frames: list[Frame]) -> bool:
     """Add to the frames until it is worth while to search them; whether there may be more."""
     n_pixels = 0
@@ -297,7 +320,8 @@ def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
         with_face = sum(bool(result.crops) for result in results)
         if len(results) > 1:
             remarks.insert(0, f"faces in {with_face} of {len(results)} frames")
-        return Extraction(Status.OK, "; ".join(remarks), crops, n_found)
+        views = {index: view for result in results for index, view in result.views.items()}
+        return Extraction(Status.OK, "; ".join(remarks), crops, n_found, views)
     if all(result.status is Status.TOO_SMALL for result in results):
         status, reason = Status.TOO_SMALL, results[0].reason
     else:
@@ -305,6 +329,14 @@ def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
     if len(results) > 1:
         reason += f", in {len(results)} frames"
     return Extraction(status, "; ".join([reason, *remarks]), n_found=n_found)
+
+
+def _view(image: NDArray[np.uint8], view_px: int) -> FrameView:
+    """The frame with a longer side of so many pixels at most."""
+    scale = min(1.0, view_px / max(image.shape[:2]))
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    shrunk = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
+    return FrameView(encode_crop(np.asarray(shrunk, np.uint8), _VIEW_QUALITY), scale)
 
 
 def _window(image: NDArray[np.uint8], face: Face, spec: CropSpec) -> tuple[int, int, int, int]:

@@ -6,7 +6,6 @@ What must stay together follows from that here, once for all layouts. Knows no l
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections import Counter, defaultdict
@@ -20,11 +19,11 @@ from deepfake.dataset.splits import join_identities
 from deepfake.errors import UsageError
 from deepfake.media.discovery import IMAGE_SUFFIXES, display_name
 from deepfake.records import LABEL_NAMES, Source
-from deepfake.tables import read_text
+from deepfake.tables import parse_json, read_text
 
 LABEL_WORDS = {
-    **dict.fromkeys(("real", "0", "genuine", "original", "pristine"), 0),
-    **dict.fromkeys(("fake", "1", "manipulated", "synthetic", "deepfake"), 1),
+    **dict.fromkeys(("real", "0", "0.0", "false", "genuine", "original", "pristine"), 0),
+    **dict.fromkeys(("fake", "1", "1.0", "true", "manipulated", "synthetic", "deepfake"), 1),
 }
 """Words of a CSV's ``label`` column, in any case."""
 
@@ -139,8 +138,10 @@ def read_json(path: Path) -> Any:
         UsageError: If it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(read_text(path, "JSON file"))
-    except json.JSONDecodeError as error:
+        return parse_json(read_text(path, "JSON file"))
+    except UsageError:
+        raise
+    except ValueError as error:
         raise UsageError(f"{path}: not JSON ({error})") from error
 
 

@@ -18,7 +18,7 @@ from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.calibration import calibrate
 from deepfake.heads import MIN_PER_CLASS, Head, HeadName, make_head
 from deepfake.learning.checkpoint_file import part_of
-from deepfake.learning.crops import CropDataset
+from deepfake.learning.crops import CropDataset, require_unit
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.processes import gather
 from deepfake.metrics import summarise
@@ -188,4 +188,6 @@ def embed(trainer: Trainer, pl_module: LightningModule, dataset: CropDataset) ->
         if trainer.is_global_zero:
             everything[index.cpu()] = rows.cpu()
     pl_module.train(was_training)
+    if trainer.is_global_zero:
+        require_unit(everything, dataset.rows)
     return everything
