@@ -87,6 +87,14 @@ def combine(checkpoints: Sequence[Checkpoint], tta: Tta | None = None) -> Checkp
     if len(checkpoints) == 1 and tta is None:
         return first
     n_looks = 1 if tta is None else 2
+    limits = _average([one.limits for one in checkpoints])
+    known = {
+        "backbone": " + ".join(str(one.info["backbone"]) for one in checkpoints),
+        "manifest_sha256": ", ".join({one.info["manifest_sha256"]: 0 for one in checkpoints}),
+        "counts": _add_counts(checkpoints),
+        "limits": limits.to_dict(),
+        "error_rates": None,
+    }
     identity = json.dumps([[one.sha256 for one in checkpoints], tta])
     return replace(
         first,
@@ -94,9 +102,9 @@ def combine(checkpoints: Sequence[Checkpoint], tta: Tta | None = None) -> Checkp
         # What scores needs its forward, its state and no more.
         embedder=EnsembleEmbedder([one.embedder for one in checkpoints], tta).eval(),  # type: ignore[arg-type]
         head=MeanHead([one.head for one in checkpoints for _ in range(n_looks)]).eval(),
-        limits=_average([one.limits for one in checkpoints]),
+        limits=limits,
         error_rates=None,
-        info=first.info | {"counts": _add_counts(checkpoints)},
+        info=first.info | known,
         sha256=hashlib.sha256(identity.encode()).hexdigest(),
         members=tuple(checkpoints),
         tta=tta,

@@ -108,7 +108,9 @@ def test_several_checkpoints_and_a_mirror_make_one_score(
         return read_csv(tmp_path / f"{name}.csv", ["path", "p_fake", "remarks"])
 
     one, two = (table(p.stem, "--checkpoint", p) for p in (trained.checkpoint, second))
-    both = table("both", "--checkpoint", trained.checkpoint, second)
+    page = tmp_path / "both.html"
+    both = table("both", "--checkpoint", trained.checkpoint, second, "--report", page)
+    assert "whose error rates nobody has measured" in page.read_text()
     assert table("again", "--checkpoint", trained.checkpoint, "--checkpoint", second) == both
     for row, first, last in zip(both[1:], one[1:], two[1:], strict=True):
         expected = (float(first["p_fake"]) + float(last["p_fake"])) / 2

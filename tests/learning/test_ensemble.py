@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import CheckpointError, UsageError
+from deepfake.evaluation.embeddings import EmbedOptions
+from deepfake.evaluation.job import EvaluationOptions, run_evaluation
 from deepfake.evaluation.sets import assign_split_of_crop, read_evaluation_set, was_trained_on
 from deepfake.inference.backend import make_scorers
 from deepfake.inference.export import compare, make_crops, make_graph
@@ -22,6 +25,7 @@ from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.ensemble import combine, load_detector
 from deepfake.records import Limits
+from deepfake.reports.evaluation_page import format_report
 from tests.conftest import Trained
 from tests.evaluation.made_checkpoint import DIM, write_checkpoint
 from tests.made_crops import write_crop_folder
@@ -80,6 +84,22 @@ def test_what_is_known_of_it(members: list[Checkpoint]) -> None:
     assert len({one.sha256 for one in [*every, detector]}) == 6
     assert combine(members[:1]) is members[0]
     assert members[0].averages == []
+
+
+def test_evaluate_measures_the_mean(crops: Path, members: list[Checkpoint], tmp_path: Path) -> None:
+    detector = combine([members[1], members[0]])
+    options = EvaluationOptions(split="all", n_resamples=0)
+    cpu = EmbedOptions(device="cpu")
+    evaluations = [
+        run_evaluation(one, [str(crops)], tmp_path / name, options, cpu, render=format_report)
+        for name, one in zip("abc", [*members, detector], strict=True)
+    ]
+    found = [np.concatenate([one.p_fake for one in e.sets]) for e in evaluations]
+    np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2, atol=1e-6)
+    told = json.loads((tmp_path / "c" / "metrics.json").read_text())
+    assert told["provenance"]["checkpoint"] == f"{members[1].name} + {members[0].name}"
+    assert told["provenance"]["error_rates"] is None
+    assert "nobody has measured" in (tmp_path / "c" / "report.html").read_text()
 
 
 def test_refuses_what_makes_no_mean(members: list[Checkpoint]) -> None:
