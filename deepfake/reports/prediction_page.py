@@ -113,7 +113,7 @@ def format_prediction_report(
         "prediction.html",
         title="Scores of photos and videos",
         digest=digest,
-        charts=[_score_chart(digest.values, limits.of_fake())] if len(digest.values) else [],
+        charts=[_score_chart(digest.values, limits)] if len(digest.values) else [],
         files=[
             _file_card(score, thumbnails.get(place, {})) | {"facts": facts.get(place)}
             for place, score in digest.shown
@@ -123,9 +123,10 @@ def format_prediction_report(
     )
 
 
-def _score_chart(values: NDArray[np.float64], fake_limit: float) -> Chart:
-    text = f"Median {np.median(values):.2f}; predicted fake from {fake_limit:.2f}."
-    return draw_counts(values, fake_limit, "Scores", text)
+def _score_chart(values: NDArray[np.float64], limits: Limits) -> Chart:
+    real, fake = limits.real, limits.of_fake()
+    text = f"Median {np.median(values):.2f}; real up to {real:.2f}, fake from {fake:.2f}."
+    return draw_counts(values, (real, fake), "Scores", text)
 
 
 def _file_card(score: Result, thumbnails: Mapping[int, bytes]) -> dict[str, Any]:
@@ -162,6 +163,6 @@ def draw_people(
     who = f" (person {top.person + 1})" if len(score.people) > 1 else ""
     text = (
         f"Highest {top.p_fake:.2f} at {top.time_s:.1f} s{who}, "
-        f"predicted fake from {score.limits[1]:.2f}.{more}"
+        f"real up to {score.limits[0]:.2f}, fake from {score.limits[1]:.2f}.{more}"
     )
-    return draw_timeline(lines, score.limits[1], "Score over time", text, marks)
+    return draw_timeline(lines, score.limits, "Score over time", text, marks)
