@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,6 +173,10 @@ class Face:
     landmarks: NDArray[np.float32]
 
 
+Landmarks = Literal["five", "mesh"]
+"""What is located in a face: the detector's five points, or the mesh of 468 beside them."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundFace:
     """A face, and where in its source it was found.
@@ -200,10 +205,13 @@ class FaceCrop(FoundFace):
         encoded: The stored file (JPEG or PNG bytes); decoding it gives the network's input.
         window: ``(x0, y0, x1, y1)`` of the frame that the crop shows, in whole pixels, ``x1`` and
             ``y1`` exclusive; may leave the frame.
+        mesh: ``(468, 2)`` float32 pixels of the crop; ``None`` where it was not asked for, or
+            sees no face.
     """
 
     encoded: bytes
     window: tuple[int, int, int, int] | None = None
+    mesh: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Where the parts of a face lie in its crop, and crops with some of them hidden.
 
 Everything follows from landmarks in pixels of the crop, ``(x, y)``: the detector's five (eyes,
-nose, corners of the mouth; the left of the crop first), or the 68 of the iBUG scheme where a
-manifest brings them. Of five points the others are inferred: a drawn frontal face with all 68 is
-laid over them. Pure functions of crop, points and a random generator; knows no recipe and no file.
+nose, corners of the mouth; the left of the crop first), the 68 of the iBUG scheme where a
+manifest brings them, or the 468 of the face mesh, 68 of which stand for those. Of five points the
+others are inferred: a drawn frontal face with all 68 is laid over them. Pure functions of crop,
+points and a random generator; knows no recipe and no file.
 
 References:
     Sagonas et al., "300 Faces in-the-Wild Challenge", ICCV workshops 2013 (the 68 points).
@@ -22,14 +23,28 @@ from numpy.typing import NDArray
 Crop = NDArray[np.uint8]
 """A crop, ``(S, S, 3)`` RGB, or a mask of its size, ``(S, S)``."""
 Points = NDArray[np.float32]
-"""Landmarks, ``(5, 2)`` or ``(68, 2)``, or other points in pixels of a crop."""
+"""Landmarks, ``(5, 2)``, ``(68, 2)`` or ``(468, 2)``, or other points in pixels of a crop."""
 
-POINT_COUNTS = (5, 68)
+POINT_COUNTS = (5, 68, 468)
 """How many landmarks a face may have."""
 _JAW, _BROWS, _NOSE = range(17), range(17, 27), range(27, 36)
 _EYES, _LEFT_EYE, _RIGHT_EYE = range(36, 48), range(36, 42), range(42, 48)
 _LEFT_BROW, _RIGHT_BROW = range(17, 22), range(22, 27)
 _RIDGE = range(27, 31)
+# The points of the mesh that lie where the 68 are, in their order.
+_MESH_68 = (
+    *(127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356),  # jaw
+    *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),  # brows
+    *(168, 197, 5, 4, 75, 97, 2, 326, 305),  # nose
+    *(33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380),  # eyes
+    *(61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181),  # outer lips
+    *(78, 82, 13, 312, 308, 317, 14, 87),  # inner lips
+)
+# The rim of the mesh, from the middle of the forehead on.
+_MESH_OVAL = (
+    *(10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377),
+    *(152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109),
+)
 # How far the forehead rises above the brows, as a share of the way from chin to brows.
 _FOREHEAD = 0.3
 
@@ -58,9 +73,10 @@ def _draw_lips(count: int, width: float, height: float) -> NDArray[np.float64]:
 
 
 def to_five(points: Points) -> Points:
-    """Eyes, nose and corners of the mouth, ``(5, 2)``, of five or 68 points."""
+    """Eyes, nose and corners of the mouth, ``(5, 2)``, of all landmarks of a face."""
     if len(points) == POINT_COUNTS[0]:
         return points
+    points = to_68(points)
     eyes = [points[list(eye)].mean(axis=0) for eye in (_LEFT_EYE, _RIGHT_EYE)]
     return np.stack([*eyes, points[30], points[48], points[54]]).astype(np.float32)
 
@@ -69,6 +85,8 @@ def to_68(points: Points) -> Points:
     """All 68 points, ``(68, 2)``; of five, the others are inferred by the best affine map."""
     if len(points) == POINT_COUNTS[1]:
         return points
+    if len(points) == POINT_COUNTS[2]:
+        return points[list(_MESH_68)]
     face = draw_frontal_face()
     known = np.c_[to_five(face), np.ones(5)]
     affine = np.linalg.lstsq(known, points.astype(np.float64), rcond=None)[0]
@@ -77,6 +95,8 @@ def to_68(points: Points) -> Points:
 
 def outline(points: Points, with_forehead: bool = True) -> Points:
     """Jaw and brows, or jaw and forehead: the points whose hull is the face."""
+    if with_forehead and len(points) == POINT_COUNTS[2]:
+        return points[list(_MESH_OVAL)]
     face = to_68(points)
     brows = face[list(_BROWS)]
     top = _raise_brows(face) if with_forehead else brows

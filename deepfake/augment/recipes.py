@@ -67,6 +67,25 @@ def _make_light() -> list[A.BasicTransform | A.BaseCompose]:
     ]
 
 
+def _make_degraded() -> list[A.BasicTransform | A.BaseCompose]:
+    """``light``, and what photos and videos meet on their way: for every sample.
+
+    Shrunk by up to 2.5 and enlarged again (0.3), blur with a sigma of 0.3 to 1.5 pixels (0.2),
+    noise of 1 to 4 % of the value range (0.2), JPEG of quality 35 to 95 (0.5).
+    """
+    down, up = cv2.INTER_AREA, cv2.INTER_LINEAR
+    shrink = A.Downscale(
+        scale_range=(0.4, 0.99), interpolation_pair={"downscale": down, "upscale": up}, p=0.3
+    )
+    return [
+        *_make_light()[:3],
+        shrink,
+        A.GaussianBlur(blur_limit=0, sigma_limit=(0.3, 1.5), p=0.2),
+        A.GaussNoise(std_range=(0.01, 0.04), per_channel=True, p=0.2),
+        A.ImageCompression(quality_range=(35, 95), p=0.5),
+    ]
+
+
 def _make_dfdc() -> list[A.BasicTransform | A.BaseCompose]:
     """The DFDC winner's: JPEG, noise, blur, flip, resize, colour, grey, shift-scale-rotate.
 
@@ -104,7 +123,9 @@ def _make_dfdc() -> list[A.BasicTransform | A.BaseCompose]:
     ]
 
 
-RECIPES = MappingProxyType({"dacon": _make_dacon, "light": _make_light, "dfdc": _make_dfdc})
+RECIPES = MappingProxyType(
+    {"dacon": _make_dacon, "light": _make_light, "degraded": _make_degraded, "dfdc": _make_dfdc}
+)
 """Augmentations by name."""
 
 
@@ -151,28 +172,25 @@ class AugmentationSettings:
 
     Args:
         recipe: ``dacon`` is the contest entry's (compression, then flip, noise and blur in random
-            order), ``light`` a gentler one for every sample, ``dfdc`` that of the winner of the
+            order), ``light`` a gentler one for every sample, ``degraded`` the same with what photos
+            meet on their way through the net, ``dfdc`` that of the winner of the
             Deepfake Detection Challenge.
         share: Share of each batch that is augmented; the contest entry's code had 8 of 28.
         extra: Single changes before the recipe, in this order: ``blind_face``, ``pattern``,
             ``face_parts``, ``half_face``, ``downscale``; in ``dacon``, ``blind_face`` comes after
             the compression.
-        self_blend: Share of the augmented fakes that give way to a real training crop blended
-            with itself: the fake's own original where it is known.
 
     Raises:
         UsageError: If a share is not between 0 and 1.
     """
 
-    recipe: Literal["dacon", "light", "dfdc"] = "dacon"
+    recipe: Literal["dacon", "light", "degraded", "dfdc"] = "dacon"
     share: float = 8 / 28
     extra: tuple[ExtraName, ...] = ()
-    self_blend: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, share in (("share", self.share), ("self_blend", self.self_blend)):
-            if not 0 <= share <= 1:
-                raise UsageError(f"data.augmentation.{name}={share}; expected 0 to 1")
+        if not 0 <= self.share <= 1:
+            raise UsageError(f"data.augmentation.share={self.share}; expected 0 to 1")
 
 
 class Augmentation:

@@ -128,10 +128,11 @@ def _points(example: Example) -> Points:
 
 
 def _mark(crop: Crop, points: Points) -> Crop:
-    """The points that the manifest has, large, and all those that are inferred, small."""
+    """Five points, large, and all those that are known or inferred, small."""
     marked = crop.copy()
     unit = max(len(crop) // 100, 1)
-    layers = ((to_68(points), unit, (0, 255, 0)), (to_five(points), 2 * unit, (255, 0, 0)))
+    every = points if len(points) > len(to_68(points)) else to_68(points)
+    layers = ((every, unit, (0, 255, 0)), (to_five(points), 2 * unit, (255, 0, 0)))
     for chosen, radius, colour in layers:
         for x, y in np.rint(chosen).astype(int).tolist():
             cv2.circle(marked, (x, y), radius, colour, cv2.FILLED)

@@ -76,6 +76,12 @@ examples:
         help="search every scale even where the largest face is certain (slower)",
     )
     parser.add_argument(
+        "--landmarks",
+        choices=["five", "mesh"],
+        default="five",
+        help="mesh stores 468 points of each face, too, for self-blending (4 kB a crop)",
+    )
+    parser.add_argument(
         "--jpeg-quality", type=int, help="quality of the stored crops; 0 stores PNG (default: 95)"
     )
     add_media_options(parser)
@@ -100,6 +106,7 @@ def _crop(options: argparse.Namespace) -> int:
         workers=choose_workers(options),
         sampling=choose_sampling(options, Sampling()),
         division=Division(part, options.shard_size),
+        landmarks=options.landmarks,
         quiet=options.quiet,
     )
     if report.was_finished:

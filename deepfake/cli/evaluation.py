@@ -9,6 +9,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from deepfake.cli.command import EXIT_OK, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
     CHECKPOINT,
     add_aggregation,
+    add_evidence_options,
     add_extraction_options,
     add_faces_per_frame,
     add_media_options,
@@ -128,6 +130,7 @@ examples:
     parser.add_subject("input", help="photo or video")
     _add_checkpoint(parser)
     parser.add_argument("--output", type=Path, required=True, help="HTML page to write")
+    add_evidence_options(parser)
     parser.add_argument("--data", type=Path, help="crop folder to find similar faces in")
     parser.add_argument(
         "--embeddings",
@@ -160,6 +163,8 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     from deepfake.evaluation.job import describe_origin
     from deepfake.inference.predictor import Predictor
     from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.media.inspection import inspect_files
+    from deepfake.reports.evidence import describe_run
     from deepfake.reports.explain_page import format_explanation
     from deepfake.storage import write_atomic
 
@@ -176,6 +181,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
         backend="torch",
         workers=choose_workers(options),
     )
+    began = datetime.now(UTC)
     explanation = explain_file(
         predictor,
         sources[0],
@@ -185,8 +191,17 @@ def _explain(options: argparse.Namespace, command: str) -> int:
         options.neighbours,
         options.quiet,
     )
-    origin = describe_origin(checkpoint, command)
-    write_atomic(output, format_explanation(explanation, predictor.aggregation, origin))
+    ((_, facts),) = inspect_files(sources, predictor.workers)
+    run = describe_run(
+        predictor,
+        (began, datetime.now(UTC)),
+        options.case,
+        options.analyst,
+        top_frames=options.top_frames,
+        neighbours=options.neighbours,
+    )
+    origin = describe_origin(checkpoint, command) | {"run": run}
+    write_atomic(output, format_explanation(explanation, predictor.aggregation, origin, facts))
     score = explanation.score
     shown = score.status.value if score.p_fake is None else f"{score.verdict} {score.p_fake:.6f}"
     sys.stdout.write(f"{score.path}: {shown}\n")

@@ -112,6 +112,12 @@ def add_strict_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_evidence_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that write a page about files."""
+    parser.add_argument("--case", metavar="TEXT", help="stands on the page: number or name")
+    parser.add_argument("--analyst", metavar="TEXT", help="stands on the page: who asks")
+
+
 def add_shard_option(parser: argparse.ArgumentParser) -> None:
     """Of commands that several machines can share."""
     parser.add_argument(

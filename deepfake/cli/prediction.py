@@ -18,6 +18,7 @@ from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line,
 from deepfake.cli.options import (
     CHECKPOINT,
     add_aggregation,
+    add_evidence_options,
     add_faces_per_frame,
     add_media_options,
     add_shard_option,
@@ -82,6 +83,7 @@ examples:
     parser.add_argument(
         "--report", type=Path, help="also write an HTML page with faces and scores over time"
     )
+    add_evidence_options(parser)
     parser.add_argument(
         "--annotate",
         type=Path,
@@ -116,6 +118,8 @@ examples:
 def _predict(options: argparse.Namespace, command: str) -> int:
     part = choose_part(options)
     _refuse_for_a_part(options, part)
+    if options.report is None and (options.case is not None or options.analyst is not None):
+        raise UsageError("--case and --analyst stand on a page: name it with --report FILE")
     paths = _choose_paths(options, options.report)
     sample = _read_sample(options)
     if options.annotate is not None:
@@ -133,7 +137,8 @@ def _predict(options: argparse.Namespace, command: str) -> int:
 
     found = find_checkpoint(options.checkpoint)
     read = [found.path, *([sample.path] if sample else [])]
-    stored, skipped = None, {}
+    stored: StoredCrops | None = None
+    skipped: dict[str, int] = {}
     if is_crop_folder(options.input):
         checkpoint = load_checkpoint(found)
         stored = _open_crops(options, checkpoint)
@@ -155,7 +160,8 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         _answer(job, predictor, options)
         totals, lines = _write_tables(options, outputs, sample, job.answers, job.settings)
         if options.report is not None:
-            outputs.write("report", [_report_on(predictor, sources, job, command).encode()])
+            page = _report_on(predictor, sources, job, options, command)
+            outputs.write("report", [page.encode()])
             lines.append(f"report: {options.report}")
         failures = [] if options.annotate is None else _annotate(options, job, lines)
     if skipped:
@@ -293,16 +299,25 @@ def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespac
 
 
 def _report_on(
-    predictor: Predictor, sources: Sequence[Source], job: PredictionJob, command: str
+    predictor: Predictor,
+    sources: Sequence[Source],
+    job: PredictionJob,
+    options: argparse.Namespace,
+    command: str,
 ) -> str:
     from deepfake.evaluation.job import describe_origin
+    from deepfake.media.inspection import inspect_files
+    from deepfake.reports.evidence import describe_run
     from deepfake.reports.prediction_page import digest_scores, format_prediction_report
     from deepfake.reports.thumbnails import cut_thumbnails
 
     digest = digest_scores(job.answers())
     thumbnails = cut_thumbnails(predictor, sources, digest.shown)
-    origin = describe_origin(predictor.checkpoint, command)
-    return format_prediction_report(digest, thumbnails, origin, predictor.limits)
+    inspected = inspect_files([sources[place] for place in digest.inspected], predictor.workers)
+    facts = dict(zip(digest.inspected, (found for _, found in inspected), strict=True))
+    run = describe_run(predictor, job.times, options.case, options.analyst)
+    origin = describe_origin(predictor.checkpoint, command) | {"run": run}
+    return format_prediction_report(digest, thumbnails, origin, predictor.limits, facts)
 
 
 def _annotate(options: argparse.Namespace, job: PredictionJob, lines: list[str]) -> list[str]:

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from deepfake.dataset.manifest import (
     MANIFEST_COLUMNS,
@@ -22,13 +28,15 @@ from deepfake.dataset.manifest import (
     read_job,
 )
 from deepfake.errors import JobError, UsageError
-from deepfake.jobs.folder import RESULTS, JobFolder, read_seal
+from deepfake.jobs.folder import RESULTS, JobFolder, hash_file, read_seal
 from deepfake.records import Status
 from deepfake.storage import exclusive, no_space_is_an_error, write_stream
 from deepfake.tables import read_csv
 
 KIND = "crop"
 CROPS_FOLDER = "crops"
+MESH_FILE = "mesh.safetensors"
+"""Of a shard: the face mesh of each crop that has one, by the name of the crop's file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,3 +167,55 @@ def find_damaged_shards(root: Path) -> list[str]:
     with ThreadPoolExecutor() as pool:
         whole = pool.map(lambda block: folder.read_shard(block) is not None, blocks)
         return [folder.folder_of(n).name for n, stands in enumerate(whole) if not stands]
+
+
+def write_meshes(shard: Path, meshes: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write the face meshes of a shard, each ``(468, 2)`` in pixels of its crop.
+
+    Args:
+        shard: The folder.
+        meshes: By the name of the crop's file.
+    """
+    (shard / MESH_FILE).write_bytes(save(dict(meshes)))
+
+
+class MeshFiles:
+    """Face meshes of crops, read from their shards when they are asked for."""
+
+    def __init__(self) -> None:
+        self._opened: dict[Path, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For loader processes, which open the files themselves."""
+        return {"_opened": {}}
+
+    def read(self, crop: Path) -> NDArray[np.float32] | None:
+        """The mesh of one crop, ``(468, 2)`` in its pixels; ``None`` where none is stored.
+
+        Args:
+            crop: The crop's file in its shard.
+
+        Raises:
+            JobError: If the shard's meshes are not as they were written.
+        """
+        shard = crop.parent.parent
+        if shard not in self._opened:
+            self._opened[shard] = _open_meshes(shard)
+        meshes = self._opened[shard]
+        if meshes is None or crop.name not in meshes.keys():  # noqa: SIM118 - no mapping
+            return None
+        return np.asarray(meshes.get_tensor(crop.name), np.float32)
+
+
+def _open_meshes(shard: Path) -> Any:
+    """A shard's meshes, checked; ``None`` if it was written without."""
+    seal, path = read_seal(shard), shard / MESH_FILE
+    written = None if seal is None else seal.files.get(MESH_FILE)
+    if written is None:
+        return None
+    if hash_file(path) != written:
+        raise JobError(
+            f"{path} is not as it was written (its checksum is another); run the crop command "
+            "again to mend it"
+        )
+    return safe_open(path, framework="numpy")

@@ -17,12 +17,17 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from deepfake import __version__
 from deepfake.dataset.class_counts import ClassCounts
 from deepfake.dataset.crop_folder import (
     CROPS_FOLDER,
     CropReport,
+    MeshFiles,
     open_crop_folder,
+    write_meshes,
     write_tables,
 )
 from deepfake.dataset.layouts.labelling import InputOptions, Labelled, label_sources
@@ -51,7 +56,15 @@ from deepfake.jobs.folder import (
 from deepfake.jobs.parts import Division, choose_block_size
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.progress import Progress
-from deepfake.records import LABEL_NAMES, CropSpec, Extraction, Sampling, Source, Workers
+from deepfake.records import (
+    LABEL_NAMES,
+    CropSpec,
+    Extraction,
+    Landmarks,
+    Sampling,
+    Source,
+    Workers,
+)
 from deepfake.tables import format_lines
 
 _PACKAGES = (
@@ -70,6 +83,7 @@ def crop_media(
     workers: Workers = Workers(),  # noqa: B008 - frozen
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     division: Division = Division(),  # noqa: B008 - frozen
+    landmarks: Landmarks = "five",
     quiet: bool = False,
 ) -> CropReport:
     """Run or resume a crop job.
@@ -83,6 +97,7 @@ def crop_media(
         workers: How many processes do it; the bytes written do not depend on that.
         sampling: Which frames of a video or animation are cropped.
         division: Which part of the job is done, and how many inputs make a shard.
+        landmarks: ``mesh`` writes the points of the face mesh beside the detector's five.
         quiet: Show no progress.
 
     Raises:
@@ -104,11 +119,12 @@ def crop_media(
         block_size = division.block_size or choose_block_size(len(sources))
         job = Job(folder, sources, block_size, division.part)
         plan = format_lines(_PLAN_COLUMNS, map(_plan_cells, sources), ("method", "group"))
-        job.begin(plan, _describe(spec, sampling))
+        job.begin(plan, _describe(spec, sampling, landmarks))
         todo = job.find_todo(_stands)
         done = job.count_inputs() - sum(len(job.inputs_of(block)) for block in todo)
         with Progress(job.count_inputs(), done, quiet) as progress:
-            for block in job.run(todo, CropBlocks(spec, sampling, workers)):
+            work = CropBlocks(spec, sampling, workers, landmarks)
+            for block in job.run(todo, work):
                 progress.advance(len(job.inputs_of(block)))
         report = write_tables(folder, job.blocks)
         was_finished = not todo and before == _read_finished(output)
@@ -120,10 +136,15 @@ def crop_media(
     )
 
 
-def _describe(spec: CropSpec, sampling: Sampling) -> dict[str, Any]:
+def _describe(spec: CropSpec, sampling: Sampling, landmarks: Landmarks) -> dict[str, Any]:
     """All that decides what is made of an input."""
     versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
-    return {"crop_spec": spec.to_dict(), "sampling": sampling.to_dict(), "versions": versions}
+    return {
+        "crop_spec": spec.to_dict(),
+        "sampling": sampling.to_dict(),
+        "landmarks": landmarks,
+        "versions": versions,
+    }
 
 
 def _read_finished(root: Path) -> dict[str, Any]:
@@ -155,11 +176,13 @@ class CropBlocks:
         spec: The crop recipe.
         sampling: Which frames of a video or animation are cropped.
         workers: How many processes do it.
+        landmarks: ``mesh`` writes the points of the face mesh beside the detector's five.
     """
 
     spec: CropSpec
     sampling: Sampling
     workers: Workers
+    landmarks: Landmarks = "five"
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """See ``deepfake.jobs.engine.Work``."""
@@ -170,7 +193,9 @@ class CropBlocks:
                 flying.append(block)
                 yield from (source for source in block.inputs if source.id not in block.kept)
 
-        results = iter_extractions(find_fresh(), self.spec, self.workers, self.sampling)
+        results = iter_extractions(
+            find_fresh(), self.spec, self.workers, self.sampling, self.landmarks
+        )
         with closing(results) as extractions:
             # To ask for the next result is what lets the next blocks in.
             ahead = list(islice(extractions, 1))
@@ -178,18 +203,26 @@ class CropBlocks:
                 block = flying.popleft()
                 _check_space(block, self.spec)
                 fresh = len(block.inputs) - len(block.kept)
-                _fill(block, self.spec.suffix, islice(chain(ahead[:fresh], extractions), fresh))
+                found = islice(chain(ahead[:fresh], extractions), fresh)
+                _fill(block, self.spec.suffix, found, self.landmarks)
                 ahead = ahead[fresh:]
                 yield block
                 if not flying:
                     ahead = ahead or list(islice(extractions, 1))
 
 
-def _fill(block: Block, suffix: str, results: Iterator[tuple[Source, Extraction]]) -> None:
+def _fill(
+    block: Block,
+    suffix: str,
+    results: Iterator[tuple[Source, Extraction]],
+    landmarks: Landmarks,
+) -> None:
     """Write crops and tables of a block, those of unchanged inputs from the shard of old."""
     (block.folder / CROPS_FOLDER).mkdir()
     kept = _read_kept(block)
+    old_meshes = MeshFiles()
     source_rows: list[SourceRow] = []
+    meshes: dict[str, NDArray[np.float32]] = {}
 
     def make_rows() -> Iterator[CropRow]:
         for source in block.inputs:
@@ -199,6 +232,9 @@ def _fill(block: Block, suffix: str, results: Iterator[tuple[Source, Extraction]
                     name = PurePosixPath(row.crop).name
                     old = block.kept[source.id] / CROPS_FOLDER / name
                     link_or_copy(old, block.folder / CROPS_FOLDER / name)
+                    mesh = old_meshes.read(old)
+                    if mesh is not None:
+                        meshes[name] = mesh
                     yield renew_row(replace(row, crop=_name_crop(block, name)), source)
                 source_rows.append(renew_row(source_row, source))
                 continue
@@ -206,12 +242,16 @@ def _fill(block: Block, suffix: str, results: Iterator[tuple[Source, Extraction]
             for crop in found.crops:
                 name = f"{source.id}_{crop.frame_index}_{crop.face_index}{suffix}"
                 (block.folder / CROPS_FOLDER / name).write_bytes(crop.encoded)
+                if crop.mesh is not None:
+                    meshes[name] = crop.mesh
                 yield make_crop_row(source, crop, _name_crop(block, name))
             source_rows.append(
                 make_source_row(source, found.status, found.reason, len(found.crops))
             )
 
     write_rows(block.folder, make_rows(), source_rows)
+    if landmarks == "mesh":
+        write_meshes(block.folder, meshes)
 
 
 def _name_crop(block: Block, name: str) -> str:
@@ -253,7 +293,7 @@ def _check_space(block: Block, spec: CropSpec) -> None:
 
 def _plan_cells(source: Source) -> list[object]:
     try:
-        size: object = source.path.stat().st_size
+        size: object = Path(source.path).stat().st_size  # of a copy, as in ``hash_inputs``
     except OSError:
         size = ""
     label = "" if source.label is None else LABEL_NAMES[source.label]

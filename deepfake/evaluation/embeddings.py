@@ -242,8 +242,8 @@ class EmbedBlocks:
             shard = read_shard(folder)
             if shard is not None:
                 known = _read_shard(folder)
-                rows = zip(known.vectors, known.sharpness, strict=True)
-                kept |= dict(zip(shard.inputs, rows, strict=True))
+                pairs = zip(known.vectors, known.sharpness, strict=True)
+                kept |= dict(zip(shard.inputs, pairs, strict=True))
         rows = [
             kept[source.id] if source.id in block.kept else next(new) for source in block.inputs
         ]

@@ -30,11 +30,16 @@ from deepfake.evaluation.evaluate import (
 )
 from deepfake.evaluation.predictions import Predictions, predict_set
 from deepfake.evaluation.robustness import CORRUPTIONS, choose_corruptions, corrupt
-from deepfake.evaluation.sets import EvaluationSet, open_crops, read_evaluation_set
+from deepfake.evaluation.sets import (
+    EvaluationSet,
+    open_crops,
+    read_data_settings,
+    read_evaluation_set,
+)
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.records import Policy, Workers
-from deepfake.storage import LOCK_NAMES, exclusive, write_atomic
+from deepfake.storage import LOCK_NAMES, Confinement, exclusive, write_atomic
 
 METRICS_FILE = "metrics.json"
 FILES_FILE = "predictions.csv"
@@ -184,6 +189,8 @@ def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
         "threshold": checkpoint.threshold,
         "threshold_origin": info.get("threshold_origin"),
         "trained_on_manifest_sha256": info.get("manifest_sha256"),
+        "trained_on_crops": info.get("counts"),
+        "trained_on_data": read_data_settings(checkpoint).get("root"),
         "history": [event.get("what") for event in info.get("history", [])],
         "crop_spec": checkpoint.recipe.crop.to_dict(),
         "trained_with": info.get("versions"),
@@ -202,6 +209,7 @@ def _prepare(output: Path) -> None:
             f"--output {output} holds other things than an evaluation ({foreign[0]!r}); name a "
             "new folder"
         )
+    Confinement(output).check_all(_EMBEDDINGS, _CROPS)
     output.mkdir(parents=True, exist_ok=True)
 
 

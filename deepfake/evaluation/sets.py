@@ -196,6 +196,16 @@ def was_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:
     return bool(manifest.sha256 == checkpoint.info["manifest_sha256"])
 
 
+def read_data_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Section ``data`` of the configuration that a checkpoint was trained with; may be empty."""
+    try:
+        content = yaml.safe_load(checkpoint.info.get("configuration") or "")
+    except (yaml.YAMLError, RecursionError):
+        content = None
+    section = content.get("data") if isinstance(content, dict) else None
+    return section if isinstance(section, dict) else {}
+
+
 def assign_split_of_crop(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, str]:
     """Split of each crop: as the manifest says, else by group, as training divides.
 
@@ -206,12 +216,7 @@ def assign_split_of_crop(manifest: Manifest, checkpoint: Checkpoint) -> dict[str
     """
     settings: dict[str, Any] = {}
     if was_trained_on(checkpoint, manifest):
-        try:
-            content = yaml.safe_load(checkpoint.info.get("configuration") or "")
-        except yaml.YAMLError:
-            content = None
-        section = content.get("data") if isinstance(content, dict) else None
-        split = section.get("split") if isinstance(section, dict) else None
+        split = read_data_settings(checkpoint).get("split")
         if isinstance(split, dict):
             kept = {key: split[key] for key in ("by", "shares") if key in split}
             settings["split"] = SplitSettings(**kept)

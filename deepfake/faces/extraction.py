@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
 from deepfake.faces.detector import MTCNN, FaceDetector, MainFirst
-from deepfake.faces.geometry import cut_window, entry_window, square_window
+from deepfake.faces.geometry import Window, cut_window, entry_window, square_window, to_crop
+from deepfake.faces.landmarks import FaceMesh
 from deepfake.faces.tracking import interpolate_faces
 from deepfake.media.decoding import open_media
 from deepfake.records import (
@@ -29,6 +30,7 @@ from deepfake.records import (
     Face,
     FaceCrop,
     Frame,
+    Landmarks,
     Sampling,
     Source,
     Status,
@@ -54,7 +56,8 @@ class FaceExtractor:
         detector: Finds the faces; by default as the recipe describes.
         max_pixels: Larger photos and frames are ``unreadable``, so that memory stays bounded.
         sampling: Which frames of a video or animation are looked at.
-        device: Where that one runs.
+        device: Where that one runs, and the face mesh.
+        landmarks: ``mesh`` gives every crop the points of the face mesh.
     """
 
     def __init__(
@@ -64,10 +67,12 @@ class FaceExtractor:
         max_pixels: int = MAX_PIXELS,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         device: str = "cpu",
+        landmarks: Landmarks = "five",
     ) -> None:
         self.spec, self.sampling = spec, sampling
         self.detector = detector or _make_detector(spec, device)
         self.max_pixels = max_pixels
+        self._mesh = FaceMesh(device) if landmarks == "mesh" else None
         self._min_side_px = max(_MIN_SIDE_PX, spec.min_face)
 
     def extract(self, source: Source, watch: Watch | None = None) -> Extraction:
@@ -203,6 +208,8 @@ class FaceExtractor:
         if not found.faces:
             return Extraction(Status.NO_FACE, _NO_FACE, n_found=found.n_found)
         image = _turn(frame.image, found.rotation)
+        windows = [_window(image, face, spec) for face in found.faces]
+        meshes = self._locate(image, found.faces, windows)
         crops = tuple(
             FaceCrop(
                 frame_index=frame.index,
@@ -211,11 +218,27 @@ class FaceExtractor:
                 face=face,
                 rotation=found.rotation,
                 encoded=encode_crop(cut_face(image, face, spec), spec.jpeg_quality),
-                window=_window(image, face, spec),
+                window=window,
+                mesh=mesh,
             )
-            for index, face in enumerate(found.faces)
+            for index, (face, window, mesh) in enumerate(
+                zip(found.faces, windows, meshes, strict=True)
+            )
         )
         return Extraction(Status.OK, frame.note, crops, found.n_found)
+
+    def _locate(
+        self, image: NDArray[np.uint8], faces: Sequence[Face], windows: Sequence[Window]
+    ) -> list[NDArray[np.float32] | None]:
+        """The mesh of every face in pixels of its crop, where it is asked for and sees a face."""
+        if self._mesh is None:
+            return [None] * len(faces)
+        located = self._mesh.locate(image, faces)
+        return [
+            # Rounded as boxes are: the same face in another batch may differ by 1e-5 px.
+            None if np.isnan(points).any() else np.round(to_crop(points, window, self.spec.size), 2)
+            for points, window in zip(located, windows, strict=True)
+        ]
 
 
 def _make_detector(spec: CropSpec, device: str) -> FaceDetector:

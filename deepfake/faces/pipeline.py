@@ -16,7 +16,15 @@ import torch
 from deepfake.errors import UsageError
 from deepfake.faces.extraction import FaceExtractor
 from deepfake.jobs.workers import Failure, read_in_workers
-from deepfake.records import CropSpec, Extraction, Sampling, Source, Status, Workers
+from deepfake.records import (
+    CropSpec,
+    Extraction,
+    Landmarks,
+    Sampling,
+    Source,
+    Status,
+    Workers,
+)
 
 
 def iter_extractions(
@@ -24,6 +32,7 @@ def iter_extractions(
     spec: CropSpec,
     workers: Workers = Workers(),  # noqa: B008 - frozen
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+    landmarks: Landmarks = "five",
 ) -> Generator[tuple[Source, Extraction]]:
     """Extract the faces of every source, in the order given.
 
@@ -32,6 +41,7 @@ def iter_extractions(
         spec: The crop recipe.
         workers: How many processes do it, within which limits, on which device.
         sampling: Which frames of a video or animation are looked at.
+        landmarks: ``mesh`` gives every crop the points of the face mesh.
 
     Yields:
         Each source with its extraction.
@@ -43,7 +53,7 @@ def iter_extractions(
     check_detect_device(workers.detect_device)
     # Workers share the machine with each other; this process keeps the threads that it has.
     make = _make_in_worker if workers.processes else _make_extract
-    settings = (spec, workers.max_pixels, sampling, workers.detect_device)
+    settings = (spec, workers.max_pixels, sampling, workers.detect_device, landmarks)
     answers = read_in_workers(sources, partial(make, *settings), workers)
     with closing(answers):
         for source, answer in answers:
@@ -70,21 +80,33 @@ def check_detect_device(name: str) -> None:
 
 
 def make_worker_extractor(
-    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str
+    spec: CropSpec,
+    max_pixels: int,
+    sampling: Sampling,
+    device: str,
+    landmarks: Landmarks = "five",
 ) -> FaceExtractor:
     """The extractor of a worker process, which has one thread."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    return FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling, device=device)
+    return FaceExtractor(
+        spec, max_pixels=max_pixels, sampling=sampling, device=device, landmarks=landmarks
+    )
 
 
 def _make_in_worker(
-    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str
+    spec: CropSpec,
+    max_pixels: int,
+    sampling: Sampling,
+    device: str,
+    landmarks: Landmarks = "five",
 ) -> Callable[[Source], Extraction]:
-    return make_worker_extractor(spec, max_pixels, sampling, device).extract
+    return make_worker_extractor(spec, max_pixels, sampling, device, landmarks).extract
 
 
 def _make_extract(
-    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str
+    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str, landmarks: Landmarks
 ) -> Callable[[Source], Extraction]:
-    return FaceExtractor(spec, max_pixels=max_pixels, sampling=sampling, device=device).extract
+    return FaceExtractor(
+        spec, max_pixels=max_pixels, sampling=sampling, device=device, landmarks=landmarks
+    ).extract

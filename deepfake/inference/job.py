@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +22,12 @@ from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
 from deepfake.records import FaceQuality, FaceScore, PersonScore, Result, Source, Status, Verdict
+from deepfake.storage import Confinement, write_atomic
 from deepfake.tables import format_lines
 
 KIND = "predict"
 _ANSWERS_FILE = "answers.jsonl"
+_TIMES_FILE = "times.json"
 _PLAN_COLUMNS = ("path_uri", "bytes")
 _PACKAGES = ("facenet-pytorch", "torch", "numpy", "pillow", "av", "opencv-python-headless")
 
@@ -68,6 +71,10 @@ class PredictionJob:
         self.settings = {**settings, "versions": versions}
         self.job.begin(plan, self.settings, anew=anew)
         self.todo = self.job.find_todo()
+        self._times_path = Confinement(root).path_of(_TIMES_FILE)
+        if len(self.todo) == len(self.job.blocks):
+            now = datetime.now(UTC)
+            self._write_times(now, now)
 
     @property
     def is_finished(self) -> bool:
@@ -90,7 +97,26 @@ class PredictionJob:
                 # Blocks may be sealed in any order, answers come in that of the inputs.
                 while waiting and waiting[0] in done:
                     yield from iter_answers(self.folder.folder_of(waiting.popleft()))
+        if self.todo:
+            self._write_times(self.times[0], datetime.now(UTC))
         self.todo = []
+
+    @property
+    def times(self) -> tuple[datetime, datetime]:
+        """When the job began with nothing, and when it last answered something; for people.
+
+        They are in its folder and not in its shards, which are the same whenever they are made.
+        """
+        try:
+            content = json.loads(self._times_path.read_text(encoding="utf-8"))
+            began, ended = (datetime.fromisoformat(content[key]) for key in ("began", "ended"))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return (datetime.now(UTC),) * 2
+        return began, ended
+
+    def _write_times(self, began: datetime, ended: datetime) -> None:
+        times = {"began": began.isoformat(), "ended": ended.isoformat()}
+        write_atomic(self._times_path, json.dumps(times) + "\n")
 
     def count_answered(self) -> int:
         """How many inputs have their answer."""
@@ -163,7 +189,7 @@ def _read_kept(block: Block) -> dict[str, Result]:
 
 def _size(path: Path) -> int | str:
     try:
-        return path.stat().st_size
+        return Path(path).stat().st_size  # of a copy, as in ``hash_inputs``
     except OSError:
         return ""
 

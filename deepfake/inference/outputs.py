@@ -83,7 +83,7 @@ def refuse_destroying(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
             standing[about.st_dev, about.st_ino] = path
     for path in inputs if standing else ():
         try:
-            about = path.stat()
+            about = Path(path).stat()  # of a copy, as in ``hash_inputs``
         except OSError:
             continue
         output = standing.get((about.st_dev, about.st_ino))

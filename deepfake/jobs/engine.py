@@ -7,6 +7,7 @@ Knows no file of media and no result.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,9 +139,9 @@ class Job:
         Yields:
             The number of each block that is sealed, as it is.
         """
-        old: dict[tuple[str, str], Path] = {}
+        old: dict[bytes, Path] = {}
         for shard in self.folder.iter_old():
-            old |= dict.fromkeys(shard.inputs.items(), shard.folder)
+            old |= dict.fromkeys((_shorten(*item) for item in shard.inputs.items()), shard.folder)
         digests: dict[int, dict[str, str]] = {}
 
         def open_blocks() -> Iterator[Block]:
@@ -148,10 +149,10 @@ class Job:
                 inputs = self.inputs_of(number)
                 digests[number] = self.digest(inputs)
                 kept = {
-                    source: old[source, digest]
+                    source: old[_shorten(source, digest)]
                     for source, digest in digests[number].items()
                     # Nothing is known of what could not be read but that it could not.
-                    if digest and (source, digest) in old
+                    if digest and _shorten(source, digest) in old
                 }
                 aside = self.folder.open_block(number)
                 yield Block(number, number * self.block_size, inputs, aside, kept)
@@ -162,6 +163,12 @@ class Job:
         self.folder.forget_old()
 
 
+def _shorten(source: str, digest: str) -> bytes:
+    """An input as it was, in few bytes: where all blocks have moved there is one for each input."""
+    return hashlib.blake2b(f"{source} {digest}".encode(), digest_size=16).digest()
+
+
 def hash_inputs(sources: Sequence[Source]) -> dict[str, str]:
     """SHA-256 of each input by id; empty for what cannot be read."""
-    return {source.id: hash_file(source.path) for source in sources}
+    # Of a copy: pathlib keeps the text of a path that was opened, and a job has a million of them.
+    return {source.id: hash_file(Path(source.path)) for source in sources}

@@ -1,8 +1,8 @@
 """Which crops come when: one endless row of them, cut into batches, epochs and processes.
 
-A sample is named by ``(epoch, row, augment)``, and the names of a batch follow from the seed, the
-epoch and the number of the batch: the number of processes and a resume change nothing. Knows rows
-by label, group and original alone, neither manifest nor pixels.
+A sample is named by ``(epoch, row, augment, blend)``, and the names of a batch follow from the
+seed, the epoch and the number of the batch: the number of processes and a resume change nothing.
+Knows rows by label, group and original alone, neither manifest nor pixels.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ class SampleKey(NamedTuple):
             epochs, that is another number than the epoch's.
         row: Of the data set.
         augment: Whether it is changed at random.
+        blend: Whether it is the fake that is made of a real row by blending it with itself.
     """
 
     epoch: int
     row: int
     augment: bool
+    blend: bool = False
 
 
 class EpochOrder:
@@ -54,6 +56,14 @@ class EpochOrder:
             alternate: every fake comes with its own original just before it. Reals that no fake
             was made from come once, before fakes without original, and where these run out,
             before a fake that comes again. Any real stands in where no such real is left.
+        self_blend: Share of the pairs of a real and a fake that are a real and its own blend,
+            evenly spread over the others, which come as they would without. Reals of no fake are
+            then no part of the pairs that ``originals`` makes. With 1 there are no other pairs,
+            and a pass brings every source once.
+        sources: Rows of the reals that may be blended; needed for ``self_blend``.
+
+    Attributes:
+        is_blend: Of every place of a pass, ``(len(self),)``, whether it is a blend of its row.
     """
 
     def __init__(
@@ -64,12 +74,14 @@ class EpochOrder:
         groups: Sequence[str] | None = None,
         per_group: int = 1,
         originals: NDArray[np.int64] | None = None,
+        self_blend: float = 0.0,
+        sources: NDArray[np.int64] | None = None,
     ) -> None:
         self.labels, self.seed, self.balance = np.asarray(labels), seed, balance
         self.per_group, self.originals = per_group, originals
         self._unpaired_reals = np.empty(0, np.int64)
         self._n_unpaired_fakes = 0
-        if originals is not None:
+        if originals is not None and not self_blend:
             self._unpaired_reals = np.setdiff1d(np.flatnonzero(self.labels == 0), originals)
             self._n_unpaired_fakes = int((originals[self.labels == 1] < 0).sum())
         self._group_numbers: NDArray[np.int64] | None = None
@@ -78,8 +90,27 @@ class EpochOrder:
                 raise ValueError(f"per_group={per_group} needs groups")
             names = np.asarray(groups, dtype=object)
             _, self._group_numbers = np.unique(names, return_inverse=True)
+        self._n_others, self._n_blends = self._count_others(), 0
+        self._sources = np.empty(0, np.int64) if sources is None else sources
+        if self_blend and not len(self._sources):
+            raise ValueError(f"self_blend={self_blend} needs sources")
+        if self_blend == 1:
+            self._n_others, self._n_blends = 0, len(self._sources)
+        elif self_blend:
+            self._n_blends = round(self._n_others / 2 * self_blend / (1 - self_blend))
+        self.is_blend = np.zeros(len(self), bool)
+        if self_blend:
+            # Both kinds of pairs evenly spread, so that every batch has its share of blends.
+            numbers = (self._n_others // 2, self._n_blends)
+            places = [(np.arange(n) + 0.5) / max(n, 1) for n in numbers]
+            self._pair_order = np.argsort(np.concatenate(places), kind="stable")
+            self.is_blend[1::2] = self._pair_order >= numbers[0]
 
     def __len__(self) -> int:
+        return self._n_others + 2 * self._n_blends
+
+    def _count_others(self) -> int:
+        """Places of a pass that are no part of a pair of a real and its blend."""
         counts = np.bincount(self.labels, minlength=2)
         if self.originals is not None:
             return 2 * (int(counts[1]) + max(0, len(self._unpaired_reals) - self._n_unpaired_fakes))
@@ -87,13 +118,23 @@ class EpochOrder:
 
     def arrange(self, epoch: int) -> NDArray[np.int64]:
         """One pass over the data, ``(len(self),)``."""
+        others = self._arrange_others(epoch) if self._n_others else np.empty(0, np.int64)
+        if not self._n_blends:
+            return others
+        # A generator of its own: blends leave the order of the others as it was.
+        generator = np.random.default_rng((self.seed, epoch, 1))
+        drawn = self._repeat(self._sources, self._n_blends, generator)
+        pairs = np.concatenate([others.reshape(-1, 2), np.stack([drawn, drawn], axis=1)])
+        return pairs[self._pair_order].ravel()
+
+    def _arrange_others(self, epoch: int) -> NDArray[np.int64]:
         generator = np.random.default_rng((self.seed, epoch))
         if self.originals is not None:
             return self._pair_up(self.originals, generator)
         if not self.balance:
             return self._shuffle(np.arange(len(self.labels)), generator)
         columns = [
-            self._repeat(np.flatnonzero(self.labels == label), len(self) // 2, generator)
+            self._repeat(np.flatnonzero(self.labels == label), self._n_others // 2, generator)
             for label in (0, 1)
         ]
         return np.stack(columns, axis=1).ravel()
@@ -192,6 +233,8 @@ class EpochBatches(DistributedSampler[list[SampleKey]]):
         if steps is None:
             self.batch_size = min(batch_size, len(order) - len(order) % world_size)
         self.n_augmented = int(augment_share * self.batch_size + 1e-9)
+        if order.is_blend.any():  # a real and its blend have one fate
+            self.n_augmented -= self.n_augmented % 2
         self.world_size = world_size
         self.done = (0, 0)
 
@@ -204,20 +247,21 @@ class EpochBatches(DistributedSampler[list[SampleKey]]):
         draws = self._draw(epoch, first)
         for _ in range(first, len(self)):
             batch = [
-                SampleKey(number, row, place < self.n_augmented)
-                for place, (number, row) in enumerate(islice(draws, self.batch_size))
+                SampleKey(number, row, place < self.n_augmented, blend)
+                for place, (number, row, blend) in enumerate(islice(draws, self.batch_size))
             ]
             yield [batch[place] for place in shard(len(batch), self.rank, self.world_size)]
 
-    def _draw(self, epoch: int, first: int) -> Iterator[tuple[int, int]]:
-        """Pass and row of the samples of an epoch, from its ``first`` batch on."""
+    def _draw(self, epoch: int, first: int) -> Iterator[tuple[int, int, bool]]:
+        """Pass, row and blend of the samples of an epoch, from its ``first`` batch on."""
         length = len(self.order)
         # Without mini-epochs each epoch is a pass of its own, whose remainder is dropped.
         begin = epoch * (length if self.steps is None else self.steps * self.batch_size)
         number, place = divmod(begin + first * self.batch_size, length)
         while True:
-            for row in self.order.arrange(number)[place:].tolist():
-                yield number, row
+            rows, blends = self.order.arrange(number)[place:], self.order.is_blend[place:]
+            for row, blend in zip(rows.tolist(), blends.tolist(), strict=True):
+                yield number, row, blend
             number, place = number + 1, 0
 
 

@@ -21,7 +21,7 @@ from deepfake.augment.face_parts import POINT_COUNTS, Crop, Points, face_area
 from deepfake.augment.recipes import Augmentation, AugmentationSettings, sample_seed
 from deepfake.augment.self_blending import self_blend
 from deepfake.augment.sheet import Example
-from deepfake.dataset.crop_folder import read_crop_file, read_digests
+from deepfake.dataset.crop_folder import MeshFiles, read_crop_file, read_digests
 from deepfake.dataset.manifest import CropRow, require_labels
 from deepfake.errors import JobError, MediaError
 from deepfake.faces.extraction import decode_crop
@@ -30,7 +30,6 @@ from deepfake.learning.batches import SampleKey
 from deepfake.learning.pairs import find_originals
 from deepfake.storage import Confinement
 
-_BLEND_TRIES = 8
 _SMALLEST_FACE = 0.05  # share of a crop that a face must fill to be blended
 
 
@@ -69,7 +68,7 @@ class CropDataset(Dataset[Sample]):
         self._inside = Confinement(root)
         self._digests = read_digests(root, [row.crop for row in rows])
         self._pipeline: Augmentation | None = None
-        self._reals = [number for number, row in enumerate(rows) if row.label == 0]
+        self._meshes = MeshFiles()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,14 +79,15 @@ class CropDataset(Dataset[Sample]):
         Raises:
             JobError: If the file is missing, damaged or of another size.
         """
-        epoch, index, augment = key if isinstance(key, tuple) else (0, key, False)
-        row = self.rows[index]
-        image = self._augment(epoch, index) if augment else self.read(row)
+        key = key if isinstance(key, SampleKey) else SampleKey(0, key, augment=False)
+        row = self.rows[key.row]
+        label = 1 if key.blend else row.label
+        image = self._make(key)
         return {
             # (S, S, 3) -> (3, S, S)
             "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
-            "label": torch.tensor(-1 if row.label is None else row.label),
-            "index": torch.tensor(index),
+            "label": torch.tensor(-1 if label is None else label),
+            "index": torch.tensor(key.row),
         }
 
     @cached_property
@@ -121,7 +121,18 @@ class CropDataset(Dataset[Sample]):
         return image
 
     def points(self, row: CropRow) -> Points | None:
-        """Landmarks in pixels of the crop, ``(5, 2)`` or ``(68, 2)``; ``None`` without any."""
+        """Landmarks in pixels of the crop; ``None`` without any.
+
+        Those of the mesh, ``(468, 2)``, where one is stored, else those of the manifest,
+        ``(5, 2)`` or ``(68, 2)``.
+
+        Raises:
+            JobError: If the mesh is not as it was written.
+        """
+        mesh = self._meshes.read(self._inside.path_of(row.crop))
+        return self._manifest_points(row) if mesh is None else mesh
+
+    def _manifest_points(self, row: CropRow) -> Points | None:
         if row.window is None or len(row.landmarks) not in [2 * count for count in POINT_COUNTS]:
             return None
         points = np.array(row.landmarks, dtype=np.float32).reshape(-1, 2)
@@ -135,32 +146,33 @@ class CropDataset(Dataset[Sample]):
             points=self.points(row),
             label=row.label,
             seed=sample_seed(self.seed, 0, index),
-            augmented=self._augment(0, index),
+            augmented=self._make(SampleKey(0, index, augment=True)),
         )
 
-    def _augment(self, epoch: int, index: int) -> Crop:
-        seed = sample_seed(self.seed, epoch, index)
-        settings, row = self.augmentation, self.rows[index]
+    @cached_property
+    def blend_sources(self) -> NDArray[np.int64]:
+        """Rows of the reals whose landmarks span a face, ``(N,)``: those that can be blended."""
+        found = []
+        for number, row in enumerate(self.rows):
+            points = self._manifest_points(row) if row.label == 0 else None
+            if points is not None and face_area(points) >= _SMALLEST_FACE * self.size**2:
+                found.append(number)
+        return np.array(found, np.int64)
+
+    def _make(self, key: SampleKey) -> Crop:
+        """The crop that a key names. A real and its blend get the same augmentation."""
+        row, settings = self.rows[key.row], self.augmentation
+        image = self.read(row)
+        if not (key.augment or key.blend):
+            return image
+        seed = sample_seed(self.seed, key.epoch, key.row)
+        points = self.points(row)
+        if key.blend:
+            if points is None:
+                raise ValueError(f"crop {row.crop} has no landmarks to blend it by")
+            image = self_blend(image, points, np.random.default_rng((seed, 0)))
+        if not key.augment:
+            return image
         # Made where it is used: a pipeline does not survive the way into a worker process.
         self._pipeline = self._pipeline or Augmentation(settings.recipe, settings.extra)
-        if row.label == 1 and settings.self_blend:
-            rng = np.random.default_rng((seed, 0))
-            real = self._find_real(index, rng) if rng.random() < settings.self_blend else None
-            if real is not None:
-                row, points = real
-                blended = self_blend(self.read(row), points, rng)
-                return self._pipeline(blended, seed, points)
-        return self._pipeline(self.read(row), seed, self.points(row))
-
-    def _find_real(self, index: int, rng: np.random.Generator) -> tuple[CropRow, Points] | None:
-        """A real crop whose landmarks span a face: a fake's own original first, then any.
-
-        ``None`` where none is found in a few tries; the fake then stays.
-        """
-        tries = rng.choice(self._reals, _BLEND_TRIES).tolist()
-        for number in [self.originals[index], *tries]:
-            row = self.rows[number]
-            points = self.points(row) if number >= 0 else None
-            if points is not None and face_area(points) >= _SMALLEST_FACE * self.size**2:
-                return row, points
-        return None
+        return self._pipeline(image, seed, points)

@@ -46,6 +46,9 @@ class BatchSettings:
             have their original among the training crops; ``balance`` decides elsewhere.
         steps_per_epoch: Steps of an epoch, which then ends in the middle of the data; the next one
             goes on there. ``null``: an epoch is a pass over the data.
+        self_blend: Share of the pairs of every batch that are a real training crop and the fake
+            made of it by blending it with itself, both augmented alike. Any real may come,
+            also one of no fake. The others are pairs of ``paired`` or ``balance``.
 
     Raises:
         UsageError: If a number is out of range.
@@ -55,6 +58,7 @@ class BatchSettings:
     per_group: int = 1
     paired: bool | Literal["auto"] = False
     steps_per_epoch: int | None = None
+    self_blend: float = 0.0
 
     def __post_init__(self) -> None:
         if self.per_group < 1:
@@ -62,6 +66,13 @@ class BatchSettings:
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             raise UsageError(
                 f"data.batches.steps_per_epoch={self.steps_per_epoch}; expected 1 or more, or null"
+            )
+        if not 0 <= self.self_blend <= 1:
+            raise UsageError(f"data.batches.self_blend={self.self_blend}; expected 0 to 1")
+        if 0 < self.self_blend < 1 and not (self.balance or self.paired):
+            raise UsageError(
+                f"data.batches.self_blend={self.self_blend} puts pairs among pairs: set "
+                "data.batches.paired or data.batches.balance"
             )
 
 
@@ -131,9 +142,10 @@ class CropDataModule(LightningDataModule):
         super().__init__()
         if batch_size < 2:
             raise UsageError(f"data.batch_size={batch_size}; triplets need 2 or more")
-        if batches.paired is True and batch_size % 2:
+        if (batches.paired is True or batches.self_blend) and batch_size % 2:
+            name = "paired" if batches.paired is True else "self_blend"
             raise UsageError(
-                f"data.batch_size={batch_size} is odd; data.batches.paired needs pairs"
+                f"data.batch_size={batch_size} is odd; data.batches.{name} needs pairs"
             )
         self.root, self.batch_size = Path(root), batch_size
         self.augmentation, self.batches, self.split = augmentation, batches, split
@@ -179,6 +191,8 @@ class CropDataModule(LightningDataModule):
             [row.group for row in dataset.rows],
             self.batches.per_group,
             dataset.originals if self.is_paired else None,
+            self.batches.self_blend,
+            dataset.blend_sources if self.batches.self_blend else None,
         )
         rank, world_size = self._place
         batches = EpochBatches(
@@ -277,7 +291,9 @@ class CropDataModule(LightningDataModule):
             self.datasets[split] = self._make_dataset(manifest, rows)
         train, paired = self.datasets["train"], self.batches.paired
         if paired:
-            self.is_paired = choose_pairs(train.labels, train.originals, paired, self.batch_size)
+            self.is_paired = choose_pairs(
+                train.labels, train.originals, paired, self.batch_size, self.batches.self_blend
+            )
         half_fake = self.batches.balance or self.is_paired
         issues = audit_splits(manifest, splits)
         raise_issues(
@@ -297,7 +313,7 @@ class CropDataModule(LightningDataModule):
             for name in self.augmentation.extra
             if EXTRAS[name].needs_landmarks
         ]
-        wanted += ["data.augmentation.self_blend"] if self.augmentation.self_blend else []
+        wanted += ["data.batches.self_blend"] if self.batches.self_blend else []
         lacking = sum(dataset.points(row) is None for row in dataset.rows) if wanted else 0
         if lacking:
             raise UsageError(

@@ -44,6 +44,7 @@ def choose_pairs(
     originals: NDArray[np.int64],
     wanted: Literal[True, "auto"],
     batch_size: int,
+    self_blend: float = 0.0,
 ) -> bool:
     """Whether batches are made of pairs; says in the log what the training crops allow.
 
@@ -52,6 +53,7 @@ def choose_pairs(
         originals: ``(N,)``, as ``find_originals`` gives them.
         wanted: As ``BatchSettings.paired``.
         batch_size: Size of the global batch.
+        self_blend: As ``BatchSettings.self_blend``.
 
     Raises:
         UsageError: If pairs are wanted for certain and there is none.
@@ -74,9 +76,10 @@ def choose_pairs(
     level = logging.WARNING if n_pairs < n_fakes else logging.INFO
     logger.log(
         level,
-        "%s; %d of %d training reals are no fake's original and come with the fakes of others",
+        "%s; %d of %d training reals are no fake's original and come with %s",
         told,
         n_strangers,
         n_reals,
+        "blends of their own" if self_blend else "the fakes of others",
     )
     return True

@@ -34,13 +34,7 @@ from deepfake.jobs.workers import Failure, read_in_workers
 from deepfake.media.decoding import open_media
 from deepfake.media.recording import record_video
 from deepfake.records import FaceScore, Frame, Limits, Result, Sampling, Source, Verdict, Workers
-from deepfake.storage import (
-    TEMPORARY_PREFIX,
-    no_space_is_an_error,
-    sync_file,
-    sync_folder,
-    write_atomic,
-)
+from deepfake.storage import TEMPORARY_PREFIX, no_space_is_an_error, sync_file, sync_folder
 
 Picture = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -58,6 +52,7 @@ LEAST_PX = 640
 _EVERY_FRAME = Sampling(frames=None, every=1, max_frames=2**31 - 1)
 _WHOLE_LENGTH = 20  # times the time limit of a few frames
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+_LEFTOVER = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}.+-[0-9a-f]{{16}}\.(jpg|png|mp4)")
 _FONT = cv2.FONT_HERSHEY_DUPLEX
 _JPEG_QUALITY = 92
 
@@ -106,8 +101,9 @@ def annotate_files(
     Raises:
         JobError: If workers cannot be started.
     """
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        leftover.unlink()
+    for leftover in folder.iterdir():
+        if _LEFTOVER.fullmatch(leftover.name):
+            leftover.unlink()
     scored = (
         _Annotated(**asdict(source), result=result, target=folder / _name(source, result))
         for source, result in answers
@@ -178,7 +174,7 @@ def _write_photo(source: _Annotated, frame: Frame) -> Path:
     if is_jpeg:
         target, options = jpeg, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     _, data = cv2.imencode(target.suffix, cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), options)
-    write_atomic(target, bytes(data))
+    _publish(target, lambda path: path.write_bytes(bytes(data)))
     return target
 
 
@@ -192,24 +188,32 @@ def _write_video(source: _Annotated, frames: Iterable[Frame]) -> Path:
         for marks in [marker.list_marks(frame)]
     )
     comment = f"Annotated by deepfake {__version__}: boxes and words are drawn in, without sound"
+    _publish(target, lambda path: record_video(path, drawn, comment))
+    return target
+
+
+def _publish(target: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written aside, and give it its name when it is whole.
+
+    The folder may be anybody's, so that what a killed run leaves has a name that only it can have.
+    """
     temporary = target.with_name(TEMPORARY_PREFIX + target.name)
     with no_space_is_an_error(target):
         try:
-            record_video(temporary, drawn, comment)
+            write(temporary)
             sync_file(temporary)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     sync_folder(target.parent)
-    return target
 
 
 class Marker:
     """Where the people of a result are, in the frames that were scored and between them.
 
-    Between two frames that were scored, a box moves evenly, if no more lies between them than a
-    second, or two and a half times the usual; before the first and behind the last it stays for
-    half as long as usual.
+    Between two frames that were scored, a box moves evenly, if the two overlap and no more lies
+    between them than a second, or two and a half times the usual; before the first and behind the
+    last it stays for half as long as usual.
 
     Args:
         result: Of one file.
@@ -253,9 +257,9 @@ class Marker:
     ) -> Box | None:
         if before is not None and after is not None:
             length_s = after.time_s - before.time_s
-            if 0 < length_s <= self._bridge_s:
+            ends = _upright(before, width, height), _upright(after, width, height)
+            if 0 < length_s <= self._bridge_s and _overlap(*ends):
                 share = (frame.time_s - before.time_s) / length_s
-                ends = (_upright(face, width, height) for face in (before, after))
                 x0, y0, x1, y1 = (a + share * (b - a) for a, b in zip(*ends, strict=True))
                 return (x0, y0, x1, y1)
         for face in (before, after):
@@ -273,6 +277,11 @@ class Marker:
             return p_fake, None, "not counted"
         verdict = Limits(limits[0], (limits[1],)).judge(p_fake)
         return p_fake, verdict, verdict.value
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    """Whether boxes have a pixel in common: the largest faces of two frames may be two people."""
+    return all(one[n] < other[n + 2] and other[n] < one[n + 2] for n in (0, 1))
 
 
 def _upright(face: FaceScore, width: int, height: int) -> Box:

@@ -1,6 +1,6 @@
-"""What a training logged in, its learning curves as one SVG picture out.
+"""What a training logged in, its learning curves as one SVG figure out.
 
-The picture stands alone, follows light and dark, and is the same for the same numbers. Knows no
+The figure stands alone, follows light and dark, and is the same for the same numbers. Knows no
 network and no Trainer.
 """
 

@@ -21,6 +21,7 @@ from deepfake.evaluation.explain import (
     TopFrame,
 )
 from deepfake.media.discovery import display_name
+from deepfake.media.inspection import FileFacts
 from deepfake.records import LABEL_NAMES, Aggregation, FaceScore, Limits
 from deepfake.reports.charts import Chart, draw_timeline
 from deepfake.reports.page import (
@@ -36,7 +37,10 @@ _VERY_SAME = 0.9999  # of a cosine: the same image
 
 
 def format_explanation(
-    explanation: Explanation, aggregation: Aggregation, provenance: Mapping[str, Any]
+    explanation: Explanation,
+    aggregation: Aggregation,
+    provenance: Mapping[str, Any],
+    facts: FileFacts | None = None,
 ) -> str:
     """The page of one file.
 
@@ -44,6 +48,7 @@ def format_explanation(
         explanation: What was found.
         aggregation: How its frames made its score.
         provenance: As of ``job.describe_origin``.
+        facts: Of the file.
     """
     score, tops = explanation.score, explanation.top_frames
     highest = max((float(top.saliency.max()) for top in tops), default=0.0)
@@ -64,6 +69,7 @@ def format_explanation(
         thumbnail_of=embed_thumbnail,
         word_of=lambda row: LABEL_NAMES[require_label(row)],
         provenance=provenance,
+        facts=facts,
     )
 
 

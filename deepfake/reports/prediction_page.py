@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.media.inspection import FileFacts
 from deepfake.records import Limits, Result, Status, Verdict
 from deepfake.reports.charts import Chart, draw_counts, draw_timeline
 from deepfake.reports.page import embed_thumbnail, render
@@ -36,7 +38,7 @@ class Digest:
         values: Score of every file that has one, in input order.
         shown: The most suspicious files with their places, highest score first.
         others: The next ones.
-        unscored: Files without a score, in input order, as far as they fit.
+        unscored: Files without a score with their places, in input order, as far as they fit.
     """
 
     statuses: dict[str, int]
@@ -45,12 +47,17 @@ class Digest:
     values: NDArray[np.float64]
     shown: list[tuple[int, Result]]
     others: list[tuple[int, Result]]
-    unscored: list[Result]
+    unscored: list[tuple[int, Result]]
 
     @property
     def n_unscored(self) -> int:
         """Number of files without a score."""
         return sum(self.statuses.values()) - len(self.values)
+
+    @property
+    def inspected(self) -> list[int]:
+        """Places of the files that a page tells more of than a row."""
+        return [place for place, _ in [*self.shown, *self.unscored[:FILES]]]
 
 
 def digest_scores(scores: Iterable[Result]) -> Digest:
@@ -58,14 +65,14 @@ def digest_scores(scores: Iterable[Result]) -> Digest:
     statuses = dict.fromkeys((status.value for status in Status), 0)
     values = array("d")
     top: list[tuple[float, int, Result]] = []
-    unscored: list[Result] = []
+    unscored: list[tuple[int, Result]] = []
     verdicts = Counter[Verdict | None]()
     for place, score in enumerate(scores):
         statuses[score.status.value] += 1
         verdicts[score.verdict] += 1
         if score.p_fake is None:
             if len(unscored) < _UNSCORED:
-                unscored.append(score)
+                unscored.append((place, score))
             continue
         values.append(score.p_fake)
         # Places differ, so that scores themselves are never compared; the first of equals wins.
@@ -91,6 +98,7 @@ def format_prediction_report(
     thumbnails: Mapping[int, bytes],
     provenance: Mapping[str, Any],
     limits: Limits,
+    facts: Mapping[int, FileFacts] = MappingProxyType({}),
 ) -> str:
     """The page of a prediction: for people who look at single files.
 
@@ -99,13 +107,18 @@ def format_prediction_report(
         thumbnails: Encoded crop of the most suspicious face of the shown files, by place.
         provenance: As of ``job.describe_origin``.
         limits: Of the checkpoint; those of a file are in its score.
+        facts: Of files, by place.
     """
     return render(
         "prediction.html",
         title="Scores of photos and videos",
         digest=digest,
         charts=[_score_chart(digest.values, limits.of_fake())] if len(digest.values) else [],
-        files=[_file_card(score, thumbnails.get(place)) for place, score in digest.shown],
+        files=[
+            _file_card(score, thumbnails.get(place)) | {"facts": facts.get(place)}
+            for place, score in digest.shown
+        ],
+        facts=facts,
         provenance=provenance,
     )
 

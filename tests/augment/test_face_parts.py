@@ -26,8 +26,11 @@ from deepfake.augment.face_parts import (
 )
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import read_manifest
+from deepfake.demo.people import portrait_geometry
+from deepfake.demo.portraits import draw_portrait
+from deepfake.faces.landmarks import FaceMesh
 from deepfake.learning.crops import CropDataset
-from deepfake.records import CropSpec, Workers
+from deepfake.records import CropSpec, Face, Landmarks, Workers
 from tests.chances import assert_rate
 from tests.fakes import portrait, upside_down, write_photo
 
@@ -56,20 +59,33 @@ def covers(mask: Crop, point: Points) -> bool:
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["upright", "upside-down"])
-@pytest.mark.parametrize("preset", ["square", "dacon"])
-def test_the_eyes_of_a_crop_are_dark(tmp_path: Path, turned: bool, preset: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "landmarks"), [("square", "five"), ("dacon", "five"), ("square", "mesh")]
+)
+def test_the_eyes_of_a_crop_are_dark(
+    tmp_path: Path, turned: bool, preset: str, landmarks: Landmarks
+) -> None:
     crop = portrait(2, 0, 256)  # one that MTCNN cannot find upside down
     # Off the centre, so that the window must be moved or cut.
     shifted = np.pad(crop, ((0, 60), (90, 0), (0, 0)), mode="edge")
     photo = upside_down(crop) if turned else shifted
     write_photo(tmp_path / "photos" / "real" / "a.png", photo)
     spec = CropSpec.from_preset(preset, size=SIZE)
-    crop_media(str(tmp_path / "photos"), tmp_path / "crops", spec, workers=Workers(0), quiet=True)
+    crop_media(
+        str(tmp_path / "photos"),
+        tmp_path / "crops",
+        spec,
+        workers=Workers(0),
+        landmarks=landmarks,
+        quiet=True,
+    )
     (row,) = read_manifest(tmp_path / "crops").rows
     assert row.rotation == (180 if turned else 0)
     data = CropDataset(tmp_path / "crops", [row], SIZE)
     crop, points = data.read(row).astype(float).mean(axis=2), data.points(row)
     assert points is not None
+    assert len(points) == {"five": 5, "mesh": 468}[landmarks]
+    points = to_five(points)
     eyes_apart = float(np.linalg.norm(points[1] - points[0]))
     radius = round(eyes_apart / 8)
     cheeks = points[3:] * 0.55 + points[:2] * 0.45
@@ -78,6 +94,24 @@ def test_the_eyes_of_a_crop_are_dark(tmp_path: Path, turned: bool, preset: str) 
         dark = crop[eye_y - radius : eye_y + radius, eye_x - radius : eye_x + radius].min()
         skin = np.median(crop[y - radius : y + radius, x - radius : x + radius])
         assert dark < skin - 40
+
+
+def test_the_68_of_a_mesh_lie_where_five_points_let_expect_them() -> None:
+    five = portrait_geometry(1, 0).points.astype(np.float32)
+    apart = float(five[1, 0] - five[0, 0])
+    x, y = five.mean(axis=0)
+    box = np.array([x - apart, y - 1.4 * apart, x + apart, y + 1.2 * apart], np.float32)
+    mesh = FaceMesh().locate(draw_portrait(1, 0), [Face(box, 1.0, five)])[0]
+    off = np.linalg.norm(to_68(mesh) - to_68(five), axis=1) / apart
+    # A drawn frontal face is not this one, but each point must be the same one.
+    assert np.median(off) < 0.15
+    assert off.max() < 0.55
+    assert len(outline(mesh)) == 36
+    assert face_area(mesh) == pytest.approx(face_area(five), rel=0.35)
+    for name in BLIND_CASES:
+        hidden_part = hull_mask(part_of_face(name, mesh), 256) > 0
+        expected = hull_mask(part_of_face(name, five), 256) > 0
+        assert (hidden_part & expected).sum() > 0.5 * (hidden_part | expected).sum(), name
 
 
 def test_the_drawn_face_is_a_face() -> None:

@@ -56,13 +56,20 @@ def test_steps_are_those_that_are_measured_here() -> None:
     assert names == {
         "dacon": "ImageCompression RandomOrder",
         "light": "HorizontalFlip Affine RandomBrightnessContrast GaussianBlur ImageCompression",
+        "degraded": "HorizontalFlip Affine RandomBrightnessContrast Downscale GaussianBlur "
+        "GaussNoise ImageCompression",
         "dfdc": "ImageCompression GaussNoise GaussianBlur HorizontalFlip OneOf OneOf ToGray Affine",
     }
 
 
 @pytest.mark.parametrize(
     ("recipe", "low", "high", "p"),
-    [("dacon", 10, 30, 0.5), ("light", 40, 95, 0.3), ("dfdc", 60, 100, 0.5)],
+    [
+        ("dacon", 10, 30, 0.5),
+        ("light", 40, 95, 0.3),
+        ("degraded", 35, 95, 0.5),
+        ("dfdc", 60, 100, 0.5),
+    ],
 )
 def test_jpeg_quality(recipe: str, low: int, high: int, p: float) -> None:
     (step,) = steps(recipe, A.ImageCompression)
@@ -88,7 +95,8 @@ def test_flips(recipe: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "low", "high", "p"), [("dacon", 0.05, 0.10, 0.5), ("dfdc", 0.012, 0.028, 0.1)]
+    ("recipe", "low", "high", "p"),
+    [("dacon", 0.05, 0.10, 0.5), ("degraded", 0.01, 0.04, 0.2), ("dfdc", 0.012, 0.028, 0.1)],
 )
 def test_noise(recipe: str, low: float, high: float, p: float) -> None:
     (step,) = steps(recipe, A.GaussNoise)
@@ -101,18 +109,21 @@ def test_noise(recipe: str, low: float, high: float, p: float) -> None:
         assert abs(np.corrcoef([red, green, blue])[np.triu_indices(3, 1)]).max() < 0.12
 
 
-@pytest.mark.parametrize(("recipe", "p"), [("dacon", 0.5), ("light", 0.15)])
-def test_blur_of_up_to_a_pixel(recipe: str, p: float) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "p", "low", "high"),
+    [("dacon", 0.5, 0.0, 1.0), ("light", 0.15, 0.0, 1.0), ("degraded", 0.2, 0.3, 1.5)],
+)
+def test_blur_of_about_a_pixel(recipe: str, p: float, low: float, high: float) -> None:
     (step,) = steps(recipe, A.GaussianBlur)
     column = np.zeros_like(FLAT)
     column[:, 24] = 255
     blurred = changed(draw(step, column), column)
     # Below 1 / 3.5 of a pixel albumentations takes a kernel of one.
-    least = 1 / 3.5
-    assert_rate(len(blurred), p * (1 - least))
+    least = max(1 / 3.5, low)
+    assert_rate(len(blurred), p * (high - least) / (high - low))
     lights = [one[24, 24:26, 0].astype(float) for one in blurred]
     sigmas = [1 / math.sqrt(2 * math.log(middle / beside)) for middle, beside in lights]
-    assert_uniform(sigmas, least, 1.0, 0.03)
+    assert_uniform(sigmas, least, high, 0.03)
 
 
 def test_the_winners_blur() -> None:
@@ -245,6 +256,21 @@ def test_how_far_colours_go() -> None:
     )
     for channel, limit in enumerate((20, 30, 20)):
         assert_uniform(shifts[:, channel], -limit, limit, 2)
+
+
+def test_shrunk_and_enlarged_by_the_degraded_recipe() -> None:
+    (step,) = steps("degraded", A.Downscale)
+    scales = np.arange(0.39, 1, 0.003)
+    known = []
+    for scale in scales:
+        small = cv2.resize(TEXTURE, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        large = cv2.resize(small, (64, 64), interpolation=cv2.INTER_LINEAR)
+        known.append(np.asarray(large, float))
+    results = changed(draw(step, TEXTURE), TEXTURE)
+    assert_rate(len(results), 0.3)
+    gaps = np.array([[np.abs(one - other).mean() for other in known] for one in results[:150]])
+    assert np.median(gaps.min(axis=1)) < 1
+    assert_uniform(scales[gaps.argmin(axis=1)], 0.4, 0.99, 0.03)
 
 
 def test_resized_by_three_pairs_of_interpolations() -> None:

@@ -133,7 +133,9 @@ def test_the_light_recipe_leaves_traces_visible() -> None:
 
 
 def test_unknown_recipe() -> None:
-    with pytest.raises(ValueError, match="no augmentation 'heavy'; there are dacon, light, dfdc"):
+    with pytest.raises(
+        ValueError, match="no augmentation 'heavy'; there are dacon, light, degraded, dfdc"
+    ):
         Augmentation("heavy")
 
 

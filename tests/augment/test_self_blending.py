@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
+from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,13 +17,14 @@ from deepfake.augment.face_parts import (
     Points,
     draw_frontal_face,
     hull_mask,
-    outline,
     to_five,
 )
 from deepfake.augment.self_blending import (
     PATTERN_ALPHA,
+    BlendSettings,
     blend_pattern,
     draw_pattern,
+    find_hulls,
     lower_resolution,
     self_blend,
 )
@@ -120,150 +122,238 @@ def test_a_face_that_is_no_face_is_no_error() -> None:
         assert result.shape == (SIZE, SIZE, 3)
 
 
-# What a self-blend is made of, read from what it makes of made crops. Where the surroundings
-# were changed and not the inside, a flat grey shows the weight of the inside in every pixel.
+# What a self-blend is made of, each knob alone: the others are switched off.
 
+PLAIN = BlendSettings(
+    masks=(("face", 1.0),),
+    shake=0,
+    warp=0,
+    soft=(0.001, 0.001),
+    ratios=(1.0,),
+    tinted=0,
+    saturation=0,
+    contrast=0,
+    brightness=0,
+    transfer=0,
+    coarser=0,
+    sharper=0,
+    band=0,
+    jpeg=0,
+    scale=0,
+    shift=(0, 0),
+)
+"""Nothing is changed: the blend is the crop."""
 WIDE = 160
 GREY = np.full((WIDE, WIDE, 3), 120, np.uint8)
 FACE: Points = (draw_frontal_face() * 20 + (80, 55)).astype(np.float32)
-SEEDS = range(700)
+MESH: Points = np.random.default_rng(3).uniform(30, 130, (468, 2)).astype(np.float32)
+TEXTURE = np.random.default_rng(0).integers(60, 200, (WIDE, WIDE, 3)).astype(np.uint8)
 
 
-@cache
-def greys() -> list[Crop]:
-    return [self_blend(GREY, FACE, rng(seed)) for seed in range(600)]
+def test_without_changes_the_blend_is_the_crop() -> None:
+    for seed in range(5):
+        assert np.array_equal(self_blend(TEXTURE, FACE, rng(seed), PLAIN), TEXTURE)
 
 
-@cache
-def changed() -> list[int]:
-    """Seeds whose surroundings were changed, and not the inside."""
-    return [seed for seed, blended in enumerate(greys()) if (blended[0, 0] != 120).any()]
+def blends(crop: Crop = GREY, number: int = 100, **settings: Any) -> list[Floats]:
+    changed = replace(PLAIN, **settings)
+    return [self_blend(crop, FACE, rng(seed), changed).astype(float) for seed in range(number)]
 
 
-@cache
-def weights() -> dict[int, Floats]:
-    """Weight of the inside, by seed, where it can be read: the change must be more than faint."""
-    fields = {}
-    for seed in changed():
-        changes = greys()[seed][0, 0] - 120.0
-        channel = int(np.abs(changes).argmax())
-        if abs(changes[channel]) > 14:
-            fields[seed] = 1 - (greys()[seed][..., channel] - 120.0) / changes[channel]
-    return fields
+def in_and_out(blended: Floats) -> tuple[Floats, Floats]:
+    """Mean colour of the middle of the face, and of a corner."""
+    return blended[70:90, 70:90].mean(axis=(0, 1)), blended[:8, :8].mean(axis=(0, 1))
 
 
-def test_a_self_blend_takes_the_papers_ratios() -> None:
-    strongest = np.array([field.max() for field in weights().values()])
-    ratios = np.array([0.25, 0.5, 0.75, 1.0])
-    nearest = np.abs(strongest[:, None] - ratios).argmin(axis=1)
-    assert np.quantile(np.abs(strongest - ratios[nearest]), 0.9) < 0.05
-    for ratio, p in enumerate((1 / 6, 1 / 6, 1 / 6, 1 / 2)):
-        assert_rate(int((nearest == ratio).sum()), p, len(strongest))
+def test_source_or_target_is_changed_equally_often() -> None:
+    sides = [in_and_out(one) for one in blends(brightness=0.1)]
+    assert not any((inside != 120).any() and (outside != 120).any() for inside, outside in sides)
+    assert_rate(sum((inside != 120).any() for inside, _ in sides), 0.5, len(sides))
 
 
-def inner(field: Floats) -> Crop:
-    """Where at least half of what the inside weighs at most is left."""
-    return np.asarray(field > field.max() / 2, np.uint8)
+def change_of(blended: Floats) -> Floats:
+    inside, outside = in_and_out(blended)
+    return inside - 120 if (inside != 120).any() else outside - 120
 
 
-def test_the_mask_is_deformed() -> None:
-    depths = []
-    for field in weights().values():
-        contours, _ = cv2.findContours(inner(field), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        rim = max(contours, key=cv2.contourArea)
-        hull = cv2.convexHull(rim, returnPoints=False)
-        found = cv2.convexityDefects(rim, hull)
-        depths.append(0 if found is None else found[..., 3].max() / 256)
-    # A hull, blurred, has no dents but those of whole pixels, below one.
-    assert 2.2 < np.mean(depths) < 3.2
+def test_tint_is_of_a_share_and_brightness_of_all() -> None:
+    changes = np.array([change_of(one) for one in blends(number=200, tinted=0.3, tint=20.0)])
+    tinted = changes[np.ptp(changes, axis=1) > 0]
+    assert_rate(len(tinted), 0.3, len(changes))
+    assert_uniform(tinted[:, 0], -20, 20, 1)
+    changes = np.array([change_of(one) for one in blends(number=200, brightness=0.1)])
+    assert (np.ptp(changes, axis=1) == 0).all()
+    assert_uniform(changes[:, 0], -25.5, 25.5, 1)
 
 
-@cache
-def four_hulls() -> list[NDArray[np.bool_]]:
-    inner_face, lower = FACE[17:], np.concatenate([FACE[1:16], FACE[27:31]])
-    hulls = [outline(FACE), outline(FACE, with_forehead=False), inner_face, lower]
-    return [hull_mask(hull, WIDE) > 0 for hull in hulls]
-
-
-def test_the_mask_is_one_of_four_hulls_grown_or_shrunk() -> None:
-    areas = [mask.sum() for mask in four_hulls()]
-    found = [float(inner(field).sum()) for field in weights().values()]
-    assert np.mean(found) == pytest.approx(np.mean(areas), rel=0.15)
-
-
-def test_the_hulls_come_equally_often_with_shaken_corners() -> None:
-    # Before the mask is deformed and blurred, or the shaking could hardly be told from these.
-    shaken = [blending._random_hull(FACE, WIDE, rng(seed)) > 0 for seed in range(400)]
-    nearest = [int(np.argmin([(mask ^ hull).sum() for hull in four_hulls()])) for mask in shaken]
-    for hull in range(4):
-        assert_rate(nearest.count(hull), 1 / 4, 400)
-    ratios = [
-        mask.sum() / four_hulls()[hull].sum() for mask, hull in zip(shaken, nearest, strict=True)
-    ]
-    # By 3 % of the hull's extent. Half of that leaves 0.019 here, half as much again 0.059.
-    assert np.std(ratios) == pytest.approx(0.038, rel=0.25)
-
-
-def test_the_rim_is_soft() -> None:
-    softness = []
-    for field in weights().values():
-        steepest = np.hypot(*np.gradient(field)).max()
-        softness.append(field.max() / steepest / np.sqrt(2 * np.pi) / WIDE)
-    # A straight rim's blur, in shares of the side, is drawn from 0.01 to 0.05; a bent one is less.
-    assert min(softness) > 0.007
-    assert 0.030 < np.quantile(softness, 0.9) < max(softness) < 0.052
-
-
-def test_what_is_changed_about_the_look() -> None:
-    assert_rate(len(changed()), 0.5, 600)
-    changes = np.array([greys()[seed][0, 0] for seed in changed()]) - 120.0
-    means = changes.mean(axis=1)
-    # Three shifts of up to 20, and a brightness of up to a tenth of the range.
-    assert means.std() == pytest.approx(np.sqrt(40**2 / 12 / 3 + 51**2 / 12), rel=0.1)
-    assert abs(means).max() < 20 + 25.5 + 1
-    assert (changes - means[:, None]).std() == pytest.approx(np.sqrt(40**2 / 12 * 2 / 3), rel=0.1)
-
+def test_contrast_and_saturation() -> None:
     crop = GREY.copy()
-    wave = 20 * np.sin(2 * np.pi * (np.arange(24) + 0.5) / 8)
-    crop[:, :24] = np.rint(120 + wave)[None, :, None]
-    crop[:50, 140:], crop[50:110, 140:], crop[110:, 140:] = 90, (180, 100, 100), 160
-    results = [self_blend(crop, FACE, rng(seed)).astype(float) for seed in changed()]
-    dark, red, bright = (np.array([one[row, 152] for one in results]) for row in (20, 80, 140))
-    contrast = (bright - dark).mean(axis=1) / 70
-    assert_uniform(contrast, 0.9, 1.1, 0.015)
-    redder = (red - dark)[:, 0] - (red - dark)[:, 1]
-    assert_uniform(redder / 80 / contrast, 0.8, 1.2, 0.03)
-    heights = np.array([one[:20, 8:16].mean(axis=(0, 2)).std() for one in results])
-    gains = heights / contrast / wave[8:16].std()
-    # Coarser by 2 or by 4, or sharper; a blur of one pixel leaves 0.735 of these waves.
-    sharp, coarse = gains[gains > 1], gains[gains < 1]
-    assert_rate(len(coarse), 0.5, len(gains))
-    assert_rate(int((coarse < 0.6).sum()), 0.5, len(coarse))
-    assert_uniform(sharp, 1 + 0.4 * 0.265, 1 + 1.0 * 0.265, 0.05)
+    crop[:8, :8], crop[70:90, 70:80], crop[70:90, 80:90] = 200, 200, (200, 120, 120)
+    plain = [crop[:8, :8].mean(), crop[70:90, 70:80].mean()]
+    assert plain == [200, 200]
+    ratios = []
+    for one in blends(crop, 120, contrast=0.1):
+        inside, outside = one[70:90, 70:80].mean(), one[:8, :8].mean()
+        mean = crop.mean()
+        ratios.append(((inside if inside != 200 else outside) - mean) / (200 - mean))
+    assert_uniform(ratios, 0.9, 1.1, 0.01)
+    redness = [
+        (one[70:90, 80:90, 0] - one[70:90, 80:90, 1]).mean() / 80
+        for one in blends(crop, 120, saturation=0.2)
+    ]
+    assert_uniform([value for value in redness if value != 1], 0.8, 1.2, 0.02)
 
 
-def test_the_inside_is_moved_and_scaled_by_a_few_percent() -> None:
-    middle = WIDE / 2
-    places = np.array([(-16, -16), (16, -16), (0, 10)], float)
-    y, x = np.mgrid[0:WIDE, 0:WIDE] - middle
-    lights = np.stack([np.exp(-((x - u) ** 2 + (y - v) ** 2) / 8) for u, v in places], axis=2)
-    crop = np.rint(255 * lights).astype(np.uint8)
-    near = cv2.dilate((crop.max(axis=2) > 20).astype(np.uint8), np.ones((13, 13))) > 0
+def test_ratios_are_drawn_evenly() -> None:
+    given = (0.25, 0.5, 1.0, 1.0)
+    crop = GREY.copy()
+    plain = blends(crop, 120, brightness=0.1)
+    weaker = blends(crop, 120, brightness=0.1, ratios=given)
+    shares = []
+    for full, part in zip(plain, weaker, strict=True):
+        inside, changed = in_and_out(full)[0][0] - 120, in_and_out(part)[0][0] - 120
+        if abs(inside) > 8:
+            shares.append(changed / inside)
+    nearest = [min((0.25, 0.5, 1.0), key=lambda r: abs(r - share)) for share in shares]
+    assert max(abs(a - b) for a, b in zip(nearest, shares, strict=True)) < 0.1
+    assert_rate(nearest.count(0.25), 0.25, len(nearest))
+    assert_rate(nearest.count(0.5), 0.25, len(nearest))
+
+
+def detail(blended: Floats) -> tuple[float, float]:
+    """How much the middle of the face, and a corner, vary from pixel to pixel."""
+    return tuple(  # type: ignore[return-value]
+        float(np.abs(np.diff(part, axis=0)).mean())
+        for part in (blended[70:90, 70:90], blended[2:22, 2:22])
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "finer"),
+    [
+        ({"coarser": 0.4}, False),
+        ({"sharper": 0.4}, True),
+        ({"band": 0.4, "band_gain": (0.5, 0.5)}, False),
+        ({"band": 0.4, "band_gain": (1.4, 1.4)}, True),
+        ({"jpeg": 0.4, "jpeg_quality": (10, 12)}, False),
+    ],
+    ids=["coarser", "sharper", "less-detail", "more-detail", "jpeg"],
+)
+def test_one_side_has_other_frequencies(settings: dict[str, Any], finer: bool) -> None:
+    plain = np.array(detail(TEXTURE.astype(float)))
+    ratios = np.array([detail(one) for one in blends(TEXTURE, 120, **settings)]) / plain
+    differs = np.abs(ratios - 1) > 1e-9
+    assert not differs.all(axis=1).any()  # never both sides
+    assert_rate(int(differs.any(axis=1).sum()), 0.4, len(ratios))
+    changed = ratios[differs]
+    assert (changed > 1).all() if finer else (changed < 1).all()
+
+
+def test_colours_are_transferred_to_the_inside() -> None:
+    large = cv2.resize(TEXTURE[:8, :8], (WIDE, WIDE), interpolation=cv2.INTER_CUBIC)
+    shades = np.asarray(large, np.uint8)
+    options = {"brightness": 0.1, "contrast": 0.1}
+    apart = [blends(shades, 60, **options, transfer=share) for share in (0.0, 1.0)]
+    gaps = []
+    for many in apart:
+        sides = [in_and_out(one) for one in many]
+        inside, outside = (np.array([side[n] for side in sides]) for n in (0, 1))
+        here, there = in_and_out(shades.astype(float))
+        gaps.append(np.abs((inside - here) - (outside - there)).mean())
+    assert gaps[1] < 0.4 * gaps[0]
+
+
+def test_the_source_is_moved_and_scaled() -> None:
+    dot = np.zeros((WIDE, WIDE, 3), np.uint8)
+    y, x = np.mgrid[0:WIDE, 0:WIDE] - WIDE / 2
+    places = [(-16, -10), (16, -10), (0, 20)]
+    for channel, (u, v) in enumerate(places):
+        dot[..., channel] = np.rint(255 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / 8))
     maps = []
-    for seed, field in weights().items():
-        if field[near].min() < 0.97:
-            continue  # a lower ratio, or a mask that does not hold the lights
-        light = self_blend(crop, FACE, rng(seed)).astype(float)
-        light[~near] = 0
-        light[light < 24] = 0
-        total = light.sum(axis=(0, 1))
-        found = [(light * axis[..., None]).sum(axis=(0, 1)) / total for axis in (x, y)]
-        maps.append(np.linalg.solve(np.c_[places, np.ones(3)], np.stack(found, axis=1)).T)
-    wide, high = (np.array([one[axis, axis] for one in maps]) for axis in (0, 1))
-    assert_uniform(wide, 0.95, 1 / 0.95, 0.015)
-    assert abs(wide - high).max() < 0.03
+    for one in blends(dot, 120, scale=0.05, shift=(0.03, 0.015)):
+        total = one.sum(axis=(0, 1))
+        found = [(one * axis[..., None]).sum(axis=(0, 1)) / total for axis in (x, y)]
+        known = np.c_[places, np.ones(3)]
+        maps.append(np.linalg.solve(known, np.stack(found, axis=1)).T)
+    scales = [one[0, 0] for one in maps]
+    assert 1 / 1.05 - 0.01 < min(scales) < 0.96 < 1.04 < max(scales) < 1.06
     for axis, most in ((0, 0.03), (1, 0.015)):
         assert_uniform([one[axis, 2] / WIDE for one in maps], -most, most, 0.004)
+
+
+def mask_of(**settings: Any) -> list[NDArray[np.float32]]:
+    changed = replace(PLAIN, **settings)
+    return [
+        blending._soften(
+            blending._deform(
+                blending._draw_mask(FACE, WIDE, rng(seed), changed), rng(seed), changed
+            ),
+            rng(seed),
+            changed,
+        )
+        for seed in range(60)
+    ]
+
+
+def test_masks_are_shaken_deformed_and_soft() -> None:
+    (hull,) = find_hulls("face", FACE, rng(0))
+    plain = hull_mask(hull, WIDE) > 0
+    assert all(((mask > 0.5) ^ plain).mean() < 0.03 for mask in mask_of())
+    for settings in ({"shake": 0.05}, {"warp": 0.06}):
+        moved = [((mask > 0.5) ^ plain).mean() for mask in mask_of(**settings)]
+        assert np.mean(moved) > 0.03
+    steepness = [
+        np.mean([np.hypot(*np.gradient(mask)).max() for mask in mask_of(soft=(size, size))])
+        for size in (0.005, 0.05)
+    ]
+    assert steepness[0] > 4 * steepness[1]
+    # Blurs take from a hull or add to it, by turns.
+    sizes = [float((mask > 0.5).mean()) for mask in mask_of(soft=(0.05, 0.05))]
+    assert_rate(sum(size > plain.mean() for size in sizes), 0.5, len(sizes))
+
+
+def test_masks_come_as_often_as_they_say() -> None:
+    names = ("face", "mouth", "eyes")
+    settings = replace(PLAIN, masks=((names[0], 0.5), (names[1], 0.3), (names[2], 0.2)))
+    known = {
+        name: sum(hull_mask(hull, WIDE) > 0 for hull in find_hulls(name, FACE, rng(0)))
+        for name in names
+    }
+    drawn = [blending._draw_mask(FACE, WIDE, rng(seed), settings) > 0 for seed in range(300)]
+    found = [min(known, key=lambda name: (known[name] ^ mask).sum()) for mask in drawn]
+    for name, share in settings.masks:
+        assert_rate(found.count(name), share, len(found))
+    assert sum(share for _, share in BlendSettings().masks) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("points", [to_five(FACE), FACE, MESH], ids=["five", "68", "mesh"])
+def test_every_mask_has_an_area(points: Points) -> None:
+    for name, _ in BlendSettings().masks:
+        for seed in range(5):
+            hulls = find_hulls(name, points, rng(seed))
+            assert all(hull_mask(hull, WIDE).any() for hull in hulls), name
+    assert len(find_hulls("eyes", points, rng(0))) == 2
+
+
+def test_parts_lie_where_the_face_has_them() -> None:
+    middles = {
+        name: np.concatenate(find_hulls(name, FACE, rng(0))).mean(axis=0)
+        for name in ("mouth", "eyes", "nose", "lower")
+    }
+    assert middles["eyes"][1] < middles["nose"][1] < middles["mouth"][1]
+    assert middles["lower"][1] > middles["nose"][1]
+    areas = {
+        name: hull_mask(find_hulls(name, FACE, rng(0))[0], WIDE).mean()
+        for name in ("face", "below_brows", "inner", "nose")
+    }
+    assert areas["face"] > areas["below_brows"] > areas["inner"] > areas["nose"]
+
+
+def test_patches_are_many() -> None:
+    patches = [hull_mask(find_hulls("patch", MESH, rng(seed))[0], WIDE) for seed in range(40)]
+    assert len({patch.tobytes() for patch in patches}) == 40
+    sizes = [float((patch > 0).mean()) for patch in patches]
+    assert min(sizes) < 0.1 < 0.2 < max(sizes)
 
 
 def test_lower_resolution_is_by_2_to_4_and_three_interpolations() -> None:

@@ -55,7 +55,11 @@ def run_with(source: Path, output: Path) -> None:
 
 
 def run_part(
-    source: Path, output: Path, part: JobPart | None, block_size: int | None = None
+    source: Path,
+    output: Path,
+    part: JobPart | None,
+    block_size: int | None = None,
+    **options: Any,
 ) -> CropReport:
-    division = Division(part, block_size)
-    return crop_media(str(source), output, SPEC, workers=Workers(0), division=division, quiet=True)
+    settings: dict[str, Any] = {"workers": Workers(0), "quiet": True} | options
+    return crop_media(str(source), output, SPEC, division=Division(part, block_size), **settings)

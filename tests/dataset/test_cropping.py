@@ -323,7 +323,7 @@ def test_job_file_tells_the_recipe_and_no_time_or_host(few_done: Done, tmp_path:
     output = begin(few_done.photos, tmp_path / "crops")
     job = read_job(output)
     assert CropSpec.from_dict(job["crop_spec"]) == SPEC
-    settings = {"crop_spec", "sampling", "versions"}
+    settings = {"crop_spec", "sampling", "landmarks", "versions"}
     division = {"inputs", "block_size", "part", "plan_sha256"}
     assert set(job) == settings | division
     assert (job["inputs"], job["block_size"], job["part"]) == (10, SHARD, None)

@@ -149,3 +149,15 @@ def test_faces_of_media_are_searched_for_where_it_says(
     options[options.index(str(tmp_path))] = str(made.crops)
     assert cli.main([*options, "--detect-device", "gpu"]) == 2
     assert "detect device 'gpu'; expected cpu, cuda or cuda:N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["embeddings", "embeddings/0123", "crops/data"])
+def test_an_evaluation_of_a_stranger_is_gone_on_with_only_inside_of_its_folder(
+    made: Made, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "report" / place).parent.mkdir(parents=True)
+    (tmp_path / "report" / place).symlink_to(tmp_path / "outside")
+    with pytest.raises(UsageError, match=f"names '{place}', which leads out of the folder"):
+        run_evaluation(made.checkpoint, [str(made.crops)], tmp_path / "report", NO_RESAMPLES, CPU)
+    assert list((tmp_path / "outside").iterdir()) == []

@@ -12,12 +12,14 @@ import time
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from deepfake import cli
 from deepfake.cli.prediction import job_folder
+from deepfake.errors import UsageError
 from deepfake.inference.graphs import record_graph
 from deepfake.inference.job import KIND, ScoreBlocks
 from deepfake.inference.predictor import Predictor
@@ -53,6 +55,26 @@ def test_answers_of_unchanged_inputs_are_used_again(tmp_path: Path) -> None:
     job, asked = run_job(tmp_path / "job", tmp_path, names)
     assert sorted(asked) == ["33.jpg", "7.jpg"]
     assert [score.path for score in job.answers()] == names
+
+
+def test_a_job_knows_when_it_began_and_when_it_last_answered(tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / name).write_text(name)
+    before = datetime.now(UTC)
+    first = run_job(tmp_path / "job", tmp_path)[0].times
+    assert before <= first[0] <= first[1] <= datetime.now(UTC)
+    # With nothing left to do they stay; with something, the job has still begun when it did.
+    assert run_job(tmp_path / "job", tmp_path)[0].times == first
+    (tmp_path / "7.jpg").write_text("7.jpX")
+    began, ended = run_job(tmp_path / "job", tmp_path)[0].times
+    assert (began, ended > first[1]) == (first[0], True)
+    for content in ("", "[1]", '{"began": 3, "ended": null}', '{"began": "yesterday"}'):
+        (tmp_path / "job" / "times.json").write_text(content)
+        assert run_job(tmp_path / "job", tmp_path)[0].times[0] >= ended
+    (tmp_path / "job" / "times.json").unlink()
+    os.mkfifo(tmp_path / "job" / "times.json")
+    with pytest.raises(UsageError, match="is no regular file"):
+        run_job(tmp_path / "job", tmp_path)
 
 
 def words(trained: Trained, output: Path, *more: object) -> list[str]:

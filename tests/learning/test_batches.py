@@ -282,3 +282,72 @@ def test_mini_epochs_are_pieces_of_an_endless_row(steps: int) -> None:
         assert all([key.augment for key in batch] == [True] * 4 + [False] * 4 for batch in found)
         drawn += [(key.epoch, key.row) for batch in found for key in batch]
     assert drawn == passes[: len(drawn)]
+
+
+# Pairs of a real and its own blend
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 2 / 3])
+@pytest.mark.parametrize("paired", [False, True], ids=["balanced", "paired"])
+def test_every_batch_has_its_share_of_blends(share: float, paired: bool) -> None:
+    labels = np.array([0] * 30 + [1] * 24)
+    originals = np.r_[np.full(30, -1), np.arange(24)] if paired else None
+    sources = np.arange(2, 30)
+    order = EpochOrder(
+        labels, 1, not paired, originals=originals, self_blend=share, sources=sources
+    )
+    for batch in EpochBatches(order, 12, 1.0, steps=7):
+        pairs = list(zip(batch[::2], batch[1::2], strict=True))
+        blends = [pair for pair in pairs if pair[1].blend]
+        assert abs(len(blends) - 6 * share) <= 0.5
+        for real, fake in pairs:
+            assert labels[real.row] == 0
+            assert not real.blend
+            if fake.blend:  # of the very real before it, in the same pass: augmented alike
+                assert (fake.epoch, fake.row, fake.augment) == real[:3]
+                assert fake.row in sources
+            else:
+                assert labels[fake.row] == 1
+                assert not paired or originals is None or originals[fake.row] == real.row
+
+
+def test_blends_leave_the_other_pairs_as_they_were() -> None:
+    labels = [0, 1] * 20
+    plain = EpochOrder(labels, 3, balance=True)
+    mixed = EpochOrder(labels, 3, True, self_blend=0.5, sources=np.arange(0, 40, 2))
+    for epoch in (0, 4):
+        pairs = mixed.arrange(epoch).reshape(-1, 2)
+        is_blend = mixed.is_blend[1::2]
+        assert np.array_equal(pairs[~is_blend].ravel(), plain.arrange(epoch))
+        assert sorted(pairs[is_blend][:, 0]) == list(range(0, 40, 2))
+    assert not plain.is_blend.any()
+
+
+def test_reals_of_no_fake_come_with_their_blends_alone() -> None:
+    labels = np.array([0] * 12 + [1] * 6)
+    originals = np.r_[np.full(12, -1), np.arange(6)]
+    order = EpochOrder(labels, 0, originals=originals, self_blend=0.5, sources=np.arange(12))
+    seen = set()
+    for epoch in range(8):
+        pairs = order.arrange(epoch).reshape(-1, 2)
+        is_blend = order.is_blend[1::2]
+        assert set(pairs[~is_blend][:, 0]) == set(range(6))
+        seen |= set(pairs[is_blend][:, 0].tolist())
+    assert seen == set(range(12))
+
+
+def test_blends_alone_bring_every_source_once() -> None:
+    order = EpochOrder([0] * 9 + [1] * 3, 0, self_blend=1.0, sources=np.arange(8))
+    assert len(order) == 16
+    assert order.is_blend.tolist() == [False, True] * 8
+    pairs = order.arrange(5).reshape(-1, 2)
+    assert np.array_equal(pairs[:, 0], pairs[:, 1])
+    assert sorted(pairs[:, 0]) == list(range(8))
+
+
+def test_a_share_of_a_batch_never_parts_a_real_from_its_blend() -> None:
+    order = EpochOrder([0, 1] * 20, 0, True, self_blend=0.5, sources=np.arange(0, 40, 2))
+    for batch in EpochBatches(order, 8, 0.4):  # three of eight, but pairs are two
+        assert [key.augment for key in batch] == [True] * 2 + [False] * 6
+    with pytest.raises(ValueError, match=r"self_blend=0\.5 needs sources"):
+        EpochOrder([0, 1], 0, True, self_blend=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import cv2
@@ -11,10 +12,16 @@ import torch
 
 from deepfake.augment.recipes import Augmentation, sample_seed
 from deepfake.augment.self_blending import self_blend
+from deepfake.dataset.crop_folder import MeshFiles
+from deepfake.dataset.cropping import crop_media
+from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import JobError
 from deepfake.learning.batches import SampleKey
+from deepfake.learning.crops import CropDataset
+from deepfake.records import CropSpec, Workers
+from tests.fakes import write_portraits
 from tests.made_crops import edited, write_crop_folder
-from tests.made_data import COUNTS, at_epoch, change, make, stream
+from tests.made_data import COUNTS, at_epoch, change, make
 
 
 @pytest.mark.parametrize("recipe", ["dacon", "light"])
@@ -69,46 +76,53 @@ def test_a_broken_crop_stops_the_training(
         list(data.val_dataloader())
 
 
-def test_self_blended_reals_take_the_place_of_fakes(pairs: Path) -> None:
-    plain = make(pairs, share=1.0).datasets["train"]
-    data = make(pairs, share=1.0, self_blend=1.0).datasets["train"]
+def test_a_real_and_its_blend_are_augmented_alike(pairs: Path) -> None:
+    data = make(pairs, share=1.0, seed=3).datasets["train"]
     augment = Augmentation("dacon")
-    for index, row in enumerate(data.rows):
-        sample = data[SampleKey(2, index, True)]
-        same = torch.equal(sample["image"], plain[SampleKey(2, index, True)]["image"])
-        assert same == (row.label == 0)
-        assert int(sample["label"]) == row.label
-        assert torch.equal(data[SampleKey(2, index, False)]["image"], plain[index]["image"])
-        if row.label:
-            # The picture comes from the fake's own original.
-            seed = sample_seed(0, 2, index)
-            rng = np.random.default_rng((seed, 0))
-            rng.random()
-            rng.choice(data._reals, 8)
-            real = data.rows[int(data.originals[index])]
-            points = data.points(real)
-            assert points is not None
-            blended = augment(self_blend(data.read(real), points, rng), seed, points)
-            assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), blended)
+    for index in data.blend_sources.tolist():
+        real, points = data.read(data.rows[index]), data.points(data.rows[index])
+        assert points is not None
+        seed = sample_seed(3, 2, index)
+        blend = self_blend(real, points, np.random.default_rng((seed, 0)))
+        for is_blend, image in ((False, real), (True, blend)):
+            for augmented in (False, True):
+                sample = data[SampleKey(2, index, augmented, is_blend)]
+                expected = augment(image, seed, points) if augmented else image
+                assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), expected)
+                assert int(sample["label"]) == is_blend
+                assert int(sample["index"]) == index
+    # Any real is a source, also one of no fake: there are more of them.
+    assert data.blend_sources.tolist() == np.flatnonzero(data.labels == 0).tolist()
+    assert len(data.blend_sources) > len(np.unique(data.originals[data.originals >= 0]))
 
 
-def test_half_of_the_fakes_are_blended(crops: Path) -> None:
-    options = {"share": 1.0, "self_blend": 0.5, "extra": ["blind_face", "pattern"]}
-    half = stream(make(crops, **options).train_dataloader())
-    unblended = stream(make(crops, **(options | {"self_blend": 0.0})).train_dataloader())
-    changed = [one != other for one, other in zip(half, unblended, strict=True)]
-    fakes = [label == 1 for _, label, _ in unblended]
-    assert not any(blended and not fake for blended, fake in zip(changed, fakes, strict=True))
-    assert 0 < sum(changed) < sum(fakes)
+def test_a_real_without_a_face_is_no_source(pairs: Path) -> None:
+    named = [row.source for row in make(pairs).datasets["train"].rows if row.label == 0]
+    edited(pairs, change(lambda row: row.source == named[2], landmarks=(3.0,) * 10))
+    edited(pairs, change(lambda row: row.source == named[5], landmarks=()))
+    data = make(pairs).datasets["train"]
+    found = [data.rows[index].source for index in data.blend_sources]
+    assert found == [name for name in named if name not in (named[2], named[5])]
 
 
-def test_a_fake_stays_where_no_real_has_a_face(pairs: Path) -> None:
-    edited(pairs, change(lambda row: row.label == 0, landmarks=(3.0,) * 10))
-    plain = make(pairs, share=1.0).datasets["train"]
-    data = make(pairs, share=1.0, self_blend=1.0).datasets["train"]
-    for index in range(len(data)):
-        key = SampleKey(0, index, True)
-        assert torch.equal(data[key]["image"], plain[key]["image"])
+def test_a_stored_mesh_is_what_a_blend_goes_by(tmp_path: Path) -> None:
+    photos = write_portraits(tmp_path / "photos", 2)
+    spec, workers = CropSpec(size=64), Workers(0)
+    crop_media(str(photos), tmp_path / "crops", spec, workers=workers, landmarks="mesh", quiet=True)
+    rows = read_manifest(tmp_path / "crops").rows
+    data = CropDataset(tmp_path / "crops", rows, 64)
+    for row in rows:
+        points = data.points(row)
+        assert points is not None
+        assert points.shape == (468, 2)
+        mesh = MeshFiles().read(tmp_path / "crops" / row.crop)
+        assert mesh is not None
+        assert np.array_equal(points, mesh)
+    copy = pickle.loads(pickle.dumps(data))  # as a spawned loader process gets it
+    again, before = copy.points(rows[0]), data.points(rows[0])
+    assert again is not None
+    assert before is not None
+    assert np.array_equal(again, before)
 
 
 @pytest.mark.parametrize("count", [5, 68])
@@ -122,7 +136,7 @@ def test_landmarks_in_pixels_of_the_crop(pairs: Path, count: int) -> None:
 
 
 def test_an_example_is_a_crop_and_what_training_makes_of_it(crops: Path) -> None:
-    dataset = make(crops, extra=["blind_face"], self_blend=1.0, seed=5).datasets["train"]
+    dataset = make(crops, extra=["blind_face"], seed=5).datasets["train"]
     for index, row in enumerate(dataset.rows):
         example = dataset.example(index)
         assert np.array_equal(example.crop, dataset.read(row))

@@ -359,7 +359,7 @@ def test_processes_and_a_resume_see_the_same_batches(
         ({"window": None}, {"extra": ["pattern", "blind_face"]}),
         ({"landmarks": ()}, {"extra": ["blind_face"]}),
         ({"landmarks": (1.0,) * 12}, {"extra": ["blind_face"]}),
-        ({"window": None}, {"self_blend": 0.5}),
+        ({"window": None}, {"self_blend": 0.5, "balance": True}),
     ],
     ids=["no-window", "no-landmarks", "twelve-numbers", "blend"],
 )
@@ -367,9 +367,31 @@ def test_landmarks_must_be_there(
     pairs: Path, edit: dict[str, Any], options: dict[str, Any]
 ) -> None:
     edited(pairs, change(lambda row: row.group == "train-1", **edit))
-    name = "extra blind_face" if "extra" in options else "self_blend"
-    with pytest.raises(
-        UsageError, match=rf"data\.augmentation\.{name} needs landmarks, but 2 of 24 training"
-    ):
+    name = r"augmentation\.extra blind_face" if "extra" in options else r"batches\.self_blend"
+    with pytest.raises(UsageError, match=rf"data\.{name} needs landmarks, but 2 of 24 training"):
         make(pairs, **options)
     assert len(make(pairs, extra=["pattern", "downscale"]).datasets["train"]) == 24
+
+
+def test_blends_stand_beside_their_reals(pairs: Path) -> None:
+    data = make(pairs, share=1.0, paired=True, self_blend=0.5)
+    dataset = data.datasets["train"]
+    for batch in data.train_dataloader():
+        assert batch["label"].tolist() == [0, 1] * 4
+        rows = batch["index"].reshape(-1, 2).tolist()
+        assert sum(real == fake for real, fake in rows) == 2
+        for real, fake in rows:
+            assert real == fake or dataset.originals[fake] == real
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"self_blend": 1.5}, r"data\.batches\.self_blend=1\.5; expected 0 to 1"),
+        ({"self_blend": 0.5}, r"self_blend=0\.5 puts pairs among pairs: set data\.batches\.paired"),
+        ({"self_blend": 1.0, "batch_size": 7}, r"7 is odd; data\.batches\.self_blend needs pairs"),
+    ],
+)
+def test_blends_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_data("nowhere", **options)

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 
 from deepfake.errors import JobError
 from deepfake.media.recording import record_video
@@ -24,6 +25,7 @@ def test_frames_come_back_at_their_times(tmp_path: Path, size: tuple[int, int]) 
     assert seen[0].image.shape == (48, size[0] + size[0] % 2, 3)
     with av.open(str(tmp_path / "v.mp4")) as container:
         (stream,) = container.streams
+        assert isinstance(stream, VideoStream)
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert container.metadata["comment"] == "so & <so>"
 

@@ -47,8 +47,9 @@ def test_a_file_of_ones_own_is_an_overlay_unless_it_says_otherwise(tmp_path: Pat
     assert choose_configs(["dacon", "cpu", mine]) == [mine, SHIPPED["cpu"]]
 
 
-def test_only_default_and_dacon_are_presets() -> None:
-    assert {name for name in SHIPPED if read_config(name).get("preset")} == {"default", "dacon"}
+def test_whole_recipes_are_presets_and_all_else_adds_to_one() -> None:
+    presets = {name for name in SHIPPED if read_config(name).get("preset")}
+    assert presets == {"default", "dacon", "foundation"}
 
 
 def test_later_files_win_key_by_key(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_mini_epochs_blends_and_a_frozen_backbone_survive_a_stop(
     options = [
         *("--trainer.limit_train_batches", "1.0", "--trainer.max_epochs", "3"),
         *("--data.batches.steps_per_epoch", "5", "--data.batches.per_group", "2"),
-        *("--data.augmentation.share", "1.0", "--data.augmentation.self_blend", "0.5"),
+        *("--data.augmentation.share", "1.0", "--data.batches.self_blend", "0.5"),
         *("--data.augmentation.extra", "[blind_face, pattern]"),
         *("--model.schedule", schedule, "--model.optimizer.lr", "0.01"),
         *("--freeze.epochs", "1", "--freeze.lr", "0.001"),

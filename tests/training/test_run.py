@@ -8,6 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import timm
 import torch
 import yaml
 from tensorboard.backend.event_processing import event_accumulator
@@ -17,6 +19,7 @@ from deepfake.errors import JobError
 from deepfake.learning.checkpoint import load_checkpoint, read_info
 from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation
+from deepfake.training.presets import read_config
 from deepfake.training.run import run_training
 from tests.made_crops import COUNTS, write_crop_folder
 from tests.training.made_runs import (
@@ -56,6 +59,73 @@ def test_shipped_configurations_run_whole(crops: Path, tmp_path: Path, name: str
     loss = "train_triplet_loss" if name == "dacon" else "train_cross_entropy"
     for name in ("train_loss", loss, "val_loss", "val_auc"):
         assert len(logged(run, name)) == 1
+
+
+SMALL = """
+trainer: {accelerator: cpu, precision: 32-true, max_epochs: 1, enable_progress_bar: false}
+data: {batch_size: 12, num_workers: 0}
+model: {training: {chunk_size: 8}}
+"""
+
+
+def norms_of(backbone: torch.nn.Module) -> set[str]:
+    """Names of the weights of normalisation layers, by timm's names of them."""
+    names = (name for name, _ in backbone.named_parameters())
+    return {name for name in names if ".norm" in f".{name}" or "fc_norm" in name}
+
+
+def assert_only_norms_learnt(run: Path, weights: Path, norms: set[str]) -> None:
+    state, start = state_of(run / "model.ckpt"), safetensors.torch.load_file(weights)
+    del start["pos_embed"]  # resampled to the crops
+    now = {name: state[f"embedder.backbone.{name}"] for name in start}
+    changed = {name for name, value in start.items() if not torch.equal(now[name], value.float())}
+    assert changed == norms & start.keys()
+    assert changed
+
+
+def test_foundation_with_a_small_network_of_its_family(tmp_path: Path) -> None:
+    crops = write_crop_folder(tmp_path / "crops", originals=True)
+    torch.manual_seed(1)
+    network = timm.create_model("test_vit", num_classes=0)
+    weights = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(network.state_dict(), weights)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    options = ["--model.backbone", "test_vit", "--model.image_size", "64"]
+    base = ["--config", "foundation", "--config", str(tmp_path / "small.yaml")]
+    run = tmp_path / "run"
+    train(crops, run, *options, "--model.pretrained", str(weights), base=base)
+    assert_only_norms_learnt(run, weights, norms_of(network))
+    terms = {name: logged(run, f"train_{name}")[0] for name in ("alignment", "uniformity", "loss")}
+    assert 0 < terms["alignment"] < 4
+    assert -8 < terms["uniformity"] < 0
+    total = logged(run, "train_cross_entropy")[0] + 0.1 * terms["alignment"]
+    assert terms["loss"] == pytest.approx(total + 0.5 * terms["uniformity"], abs=1e-5)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["data"]["batches"]["self_blend"] == 0.5
+    assert load_checkpoint(run / "model.ckpt").info["initial_weights"] == str(weights)
+
+
+def test_the_network_of_foundation_is_one_that_timm_has_weights_of() -> None:
+    model = read_config("foundation")["model"]
+    config = timm.get_pretrained_cfg(model["backbone"], allow_unregistered=False)
+    assert config.hf_hub_id
+    assert config.input_size[-1] == model["image_size"]
+    assert {"vit_pe_core_large_patch14_336.fb", "vit_large_patch16_dinov3.lvd1689m"} <= set(
+        timm.list_pretrained("*large*")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_foundation_with_dinov2(shared_media: Path, tmp_path: Path) -> None:
+    crops = write_crop_folder(tmp_path / "crops", originals=True, size=98)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    weights = shared_media / "weights" / "vit_small_patch14_dinov2_fp16.safetensors"
+    options = ["--model.backbone", "vit_small_patch14_dinov2", "--model.image_size", "98"]
+    base = ["--config", "foundation", "--config", str(tmp_path / "small.yaml")]
+    run = tmp_path / "run"
+    train(crops, run, *options, "--model.pretrained", str(weights), base=base)
+    assert_only_norms_learnt(run, weights, norms_of(timm.create_model("vit_small_patch14_dinov2")))
 
 
 def test_the_saved_configuration_runs_again_as_it_is(crops: Path, tmp_path: Path) -> None:

@@ -1,0 +1,185 @@
+r"""The release runs: train what is not done, and print the table of what is.
+
+    python experiments/release/run.py --data $DEEPFAKE_DATA --output release/ [--only NAME ...]
+        [--table] [--test NAME]
+
+``runs.yaml`` lists the runs; base.yaml is what they share. Each step is a public command, printed
+before it runs; a step that is done is not done again, a training that was stopped goes on. Runs are
+compared on three sets: the validation split of the swaps, held-out real people and their own
+self-blends, and ciplab_dev, a foreign set. ``--test NAME`` opens the test sets for one run, once,
+at the end. Words that are not listed here go to every ``train``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from deepfake.augment.self_blending import self_blend
+from deepfake.dataset.manifest import read_manifest
+from deepfake.faces.extraction import encode_crop
+from deepfake.learning.crops import CropDataset
+
+HERE = Path(__file__).resolve().parent
+REPO = HERE.parents[1]
+SIZE = 224
+WEIGHTS = {
+    "tf_efficientnet_lite0": "tf_efficientnet_lite0_fp16.safetensors",
+    "tf_efficientnet_lite2": "tf_efficientnet_lite2_fp16.safetensors",
+    "vit_small_patch14_dinov2": "vit_small_patch14_dinov2_fp16.safetensors",
+    "mobilenetv2_100": "mobilenetv2_100_torch_nohead.safetensors",
+}
+CHOOSING = ("swaps-validation", "self-blends", "ciplab_dev")
+TESTING = ("swaps-test", "gan140k-test", "reals-test")
+BLENDED = 600  # validation reals that are blended to choose by
+
+
+class Study:
+    """The folder of all runs.
+
+    Args:
+        data: Folder of shared data.
+        output: Folder of lists, crops and runs.
+    """
+
+    def __init__(self, data: Path, output: Path) -> None:
+        self.data, self.output = data, output
+        plan = yaml.safe_load((HERE / "runs.yaml").read_text(encoding="utf-8"))
+        self.lengths: dict[str, Any] = plan["lengths"]
+        self.runs: dict[str, dict[str, Any]] = {run["name"]: run for run in plan["runs"]}
+
+    def train(self, name: str, more: list[str]) -> None:
+        """Train one run, if it is not finished, and measure it on what chooses."""
+        run, folder = self.runs[name], self.output / "runs" / name
+        crops = self.crop(run.get("crops", "train"), run.get("crop", []))
+        if not (folder / "model.ckpt").exists():
+            settings = run.get("settings", {})
+            overlay = self.output / "overlays" / f"{name}.yaml"
+            overlay.parent.mkdir(parents=True, exist_ok=True)
+            overlay.write_text(yaml.safe_dump(settings), encoding="utf-8")
+            length = overlay.with_name(f"{run.get('length', 'short')}.length.yaml")
+            length.write_text(yaml.safe_dump(self.lengths[run.get("length", "short")]))
+            base = HERE / "base.yaml"
+            backbone = settings.get("model", {}).get("backbone", "tf_efficientnet_lite0")
+            words = [word for file in (base, length, overlay) for word in ("--config", str(file))]
+            words += ["--data.root", str(crops)]
+            words += ["--model.pretrained", str(self.data / "weights" / WEIGHTS[backbone])]
+            command("train", *words, *more, "--run", str(folder), "--resume", "auto")
+        self.evaluate(name, "choosing", CHOOSING)
+
+    def evaluate(self, name: str, purpose: str, sets: tuple[str, ...]) -> None:
+        """Measure a finished run on some sets."""
+        run, folder = self.runs[name], self.output / "runs" / name
+        if (folder / purpose / "metrics.json").exists():
+            return
+        crops = [str(self.crop(one, run.get("crop", []))) for one in sets]
+        checkpoint = ["--checkpoint", str(folder / "model.ckpt")]
+        words = ["--output", str(folder / purpose), "--split", "all", "--data", *crops]
+        command("evaluate", *checkpoint, *words)
+
+    def crop(self, name: str, options: list[str]) -> Path:
+        """Crops of a list, made where they are not there."""
+        suffix = "".join(options).replace("--", "-")
+        crops = self.output / f"crops-{name}{suffix}"
+        if (crops / "manifest.csv").exists():
+            return crops
+        words = [str(self.source(name)), str(crops), "--size", str(SIZE), *options]
+        words += ["--landmarks", "mesh"] if name in ("train", "swaps", "synthesis") else []
+        command("crop", *words)
+        return crops
+
+    def source(self, name: str) -> Path:
+        """What a set is cropped from."""
+        if name == "ciplab_dev":
+            return self.data / "labelled" / name
+        if name == "self-blends":
+            return self.blend()
+        lists = self.output / "lists"
+        if not lists.exists():
+            words = ["--data", str(self.data), "--output", str(lists)]
+            subprocess.run([sys.executable, str(HERE / "lists.py"), *words], check=True)
+        return lists / f"{name}.csv"
+
+    def blend(self) -> Path:
+        """Validation reals, each beside its own blend, both through the same JPEG."""
+        crops, folder = self.crop("train", []), self.output / "self-blends"
+        if folder.exists():
+            return folder
+        manifest = read_manifest(crops)
+        rows = [row for row in manifest.rows if row.split == "validation" and row.label == 0]
+        dataset = CropDataset(crops, rows, manifest.spec.size)
+        sources = dataset.blend_sources
+        # Evenly from the whole list, so that every world has its part.
+        for index in sources[:: max(len(sources) // BLENDED, 1)].tolist():
+            real, points = dataset.read(rows[index]), dataset.points(rows[index])
+            if points is None:
+                continue
+            rng = np.random.default_rng((14, index))
+            quality = int(rng.integers(60, 96))
+            for label, image in (("real", real), ("fake", self_blend(real, points, rng))):
+                path = folder / label / f"{index:05d}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(encode_crop(image, quality))
+        return folder
+
+    def table(self) -> str:
+        """AUC of every finished run on what chooses, as Markdown."""
+        lines = ["| run | factor | " + " | ".join(CHOOSING) + " |", "|---" * 5 + "|"]
+        for name, run in self.runs.items():
+            report = self.output / "runs" / name / "choosing" / "metrics.json"
+            cells = ["not run"] * len(CHOOSING)
+            if report.exists():
+                cells = read_cells(json.loads(report.read_text(encoding="utf-8")))
+            lines.append(f"| {name} | {run['factor']} | " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+
+def read_cells(report: dict[str, Any]) -> list[str]:
+    """AUC with its interval, of each set in the order that they were given in."""
+    cells = []
+    for name in (one["name"] for one in report["datasets"]):
+        auc = report["levels"]["file"]["datasets"][name]["metrics"]["auc"]
+        cells.append(f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]")
+    return cells
+
+
+def command(*words: str) -> None:
+    """Run one command of ours; the program ends where it fails."""
+    print(f"$ deepfake {shlex.join(words)}", flush=True)
+    environment = {k: v for k, v in os.environ.items() if k != "DEEPFAKE_RUN_FOLDER"}
+    start = [sys.executable, "-c", "from deepfake.cli import main; raise SystemExit(main())"]
+    code = subprocess.run([*start, *words], env=environment, check=False).returncode
+    if code:
+        raise SystemExit(code)
+
+
+def main() -> None:
+    """Train, measure, and print the table."""
+    here = os.environ.get("DEEPFAKE_DATA", REPO.parent / "shared" / "data")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", type=Path, default=Path(here), help="folder of shared data")
+    parser.add_argument("--output", type=Path, required=True, help="lists, crops and runs")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these runs alone")
+    parser.add_argument("--table", action="store_true", help="train nothing, print the table")
+    parser.add_argument("--test", metavar="NAME", help="open the test sets for this run")
+    options, more = parser.parse_known_args()
+    study = Study(options.data.resolve(), options.output.resolve())
+    if options.test:
+        study.evaluate(options.test, "test", TESTING)
+        return
+    for name in [] if options.table else options.only or study.runs:
+        study.train(name, more)
+    print(study.table())
+
+
+if __name__ == "__main__":
+    main()
