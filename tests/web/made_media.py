@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from tests import fakes
 
@@ -18,6 +19,7 @@ def encode_video(container: str = "mp4", codec: str = "libx264") -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as file:
         stream = file.add_stream(codec, rate=FPS)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = 2 * SIZE, SIZE, "yuv420p"
         stream.time_base = Fraction(1, FPS)
         for number in range(SECONDS * FPS):

@@ -88,7 +88,7 @@ DROP = """files => {
 }"""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     try:
         from playwright.sync_api import sync_playwright
@@ -134,6 +134,10 @@ class Tab:
         encoded = [[name, base64.b64encode(data).decode()] for name, data in files]
         transfer = self.page.evaluate_handle(DROP, encoded)
         self.page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+
+    def choose(self, name: str, data: bytes) -> None:
+        """With the field, not by a drop."""
+        self.page.set_input_files("#files", {"name": name, "mimeType": "", "buffer": data})
 
     def wait_until_done(self, n_files: int) -> None:
         self.page.locator("#rows tr").nth(n_files - 1).wait_for()
@@ -259,9 +263,7 @@ def test_the_first_minute(
 def test_without_a_mouse(served: Running, chromium: Browser, photo: bytes) -> None:
     tab = Tab(chromium, served)
     page = tab.page
-    page.set_input_files(
-        "#files", [{"name": "<b>x</b>.html", "mimeType": "", "buffer": b"<script>"}]
-    )
+    tab.choose("<b>x</b>.html", b"<script>")
     tab.wait_until_done(1)
     seen = []
     for _ in range(12):
@@ -322,7 +324,7 @@ def test_an_explanation_is_asked_for_and_opened(
 ) -> None:
     tab = Tab(chromium, served)
     page = tab.page
-    page.set_input_files("#files", [{"name": "a.png", "mimeType": "", "buffer": photo}])
+    tab.choose("a.png", photo)
     tab.wait_until_done(1)
     page.get_by_role("link", name="a.png").click()
     page.get_by_role("button", name="Look into").click()
