@@ -7,12 +7,15 @@ reads it from there: nobody can predict with other crops than were trained on.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from math import isfinite
+from types import UnionType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from deepfake.errors import UsageError
 
 MAX_DETECT_EVERY = 30
 """Frames between two searches are held in memory."""
+_MOST = 2**31  # no setting counts further
 
 
 class _Settings:
@@ -32,18 +35,50 @@ class _Settings:
         Raises:
             UsageError: If a setting is unknown, missing, of the wrong kind or out of range.
         """
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        kinds = {field.name: field.type for field in fields(cls)}  # type: ignore[arg-type]
         what = cls.__name__
-        if not isinstance(values, dict) or set(values) != known:
+        if not isinstance(values, dict) or set(values) != set(kinds):
             given = set(values) if isinstance(values, dict) else set()
             raise UsageError(
-                f"{what} settings do not fit this version: unknown {sorted(given - known)}, "
-                f"missing {sorted(known - given)}"
+                f"{what} settings do not fit this version: unknown "
+                f"{sorted(map(str, given - set(kinds)))}, missing {sorted(set(kinds) - given)}"
             )
-        try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        except TypeError as error:
-            raise UsageError(f"a {what} setting has a value of the wrong kind: {error}") from error
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        for name, hint in get_type_hints(cls).items():
+            if not _is_of_kind(values[name], hint):
+                raise UsageError(
+                    f"a {what} setting has a value of the wrong kind: {name}="
+                    f"{_shorten(values[name])}; expected {kinds[name]}"
+                )
+        return cls(**values)
+
+
+def _is_of_kind(value: object, kind: Any) -> bool:
+    """Whether a value that somebody else wrote is what a type says, and if a number, a finite one.
+
+    A bool is no number, a fraction no whole number.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return any(_is_of_kind(value, part) for part in parts)
+    if origin is Literal:
+        return isinstance(value, str)  # which words there are, the settings say themselves
+    if origin is tuple:
+        same_length = isinstance(value, tuple) and len(value) == len(parts)
+        return same_length and all(map(_is_of_kind, value, parts))  # type: ignore[call-overload]
+    if kind is float and type(value) is float:
+        return isfinite(value)
+    if kind in (int, float) and type(value) is int:
+        return abs(value) < _MOST
+    return type(value) is kind
+
+
+def _shorten(value: object) -> str:
+    """A value of unknown size, for an error."""
+    try:
+        return f"{value!r:.80}"
+    except (ValueError, RecursionError) as error:  # a number of many digits, a list of lists
+        return f"({error})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +121,19 @@ class Sampling(_Settings):
             raise UsageError(
                 f"detect_every={self.detect_every}; expected 1 (every frame) to {MAX_DETECT_EVERY}"
             )
+
+
+def list_differences(settings: _Settings, others: _Settings) -> list[str]:
+    """What differs between two settings of a kind, as text: name, value, the other one's value.
+
+    Example:
+        >>> list_differences(Sampling(frames=8), Sampling())
+        ['frames 8 instead of 16']
+    """
+    ours, theirs = settings.to_dict(), others.to_dict()
+    return [
+        f"{key} {ours[key]} instead of {theirs[key]}" for key in ours if ours[key] != theirs[key]
+    ]
 
 
 Policy = Literal["mean", "median", "top", "confident", "max"]

@@ -6,10 +6,13 @@ file that people read. Boxes are ``(x0, y0, x1, y1)`` in pixels of their frame.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +27,7 @@ from deepfake.recipe import FacesPerFrame as FacesPerFrame
 from deepfake.recipe import Policy as Policy
 from deepfake.recipe import Recipe as Recipe
 from deepfake.recipe import Sampling as Sampling
+from deepfake.recipe import list_differences as list_differences
 
 LABEL_NAMES = ("real", "fake")
 """Index = label: ``LABEL_NAMES[1] == "fake"``."""
@@ -40,6 +44,9 @@ class Status(StrEnum):
     NO_FACE = "no_face"
     TOO_SMALL = "too_small"
     UNREADABLE = "unreadable"
+
+
+_ROUNDING = 1e-9
 
 
 class Verdict(StrEnum):
@@ -59,8 +66,11 @@ class Limits:
         fake: Lowest ``p_fake`` that means fake, for files of 1, 2, ... people who count; the last
             one holds for more.
 
+    Where the two are equal nothing is unclear: the score itself means fake. Beyond 0 or 1, by less
+    than rounding, a limit is one that no score reaches.
+
     Raises:
-        UsageError: If there is no limit for fakes.
+        UsageError: If there is no limit for fakes, one is no probability, or they cross.
     """
 
     real: float
@@ -69,6 +79,35 @@ class Limits:
     def __post_init__(self) -> None:
         if not self.fake:
             raise UsageError("limits need a limit for fakes")
+        for limit in (self.real, *self.fake):
+            if not -_ROUNDING <= limit <= 1 + _ROUNDING:  # true for NaN, too
+                raise UsageError(f"the limit {limit:g} is no probability")
+        rising = (self.real, *self.fake)
+        if any(low > high for low, high in pairwise(rising)):
+            raise UsageError(
+                f"the limits cross: real up to {self.real:g}, fake from "
+                f"{', '.join(f'{limit:g}' for limit in self.fake)}; expected rising numbers"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only."""
+        return {"real": self.real, "fake": list(self.fake)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Rebuild from ``to_dict``, without trust.
+
+        Raises:
+            UsageError: If a limit is missing, unknown, of the wrong kind, no probability, or they
+                cross.
+        """
+        known = isinstance(values, dict) and set(values) == {"real", "fake"}
+        if not known or not isinstance(values["fake"], list):
+            raise UsageError(f"limits {values!r:.200}; expected real and fake, a list")
+        for limit in (values["real"], *values["fake"]):
+            if not isinstance(limit, float):
+                raise UsageError(f"the limit {limit!r:.80} is no number")
+        return cls(values["real"], tuple(values["fake"]))
 
     def of_fake(self, n_people: int = 1) -> float:
         """Lowest ``p_fake`` that means fake in a file of so many people who count."""
@@ -80,11 +119,41 @@ class Limits:
         Args:
             p_fake: Score of the file.
             n_people: How many people count in it: the most suspicious of many is suspicious
-                by chance more often than one is.
+                by chance more often than one is. 0: nobody can be judged, and it is unclear.
         """
+        if not n_people:
+            return Verdict.UNCLEAR
         if p_fake >= self.of_fake(n_people):
             return Verdict.FAKE
         return Verdict.REAL if p_fake <= self.real else Verdict.UNCLEAR
+
+
+ALL_UNCLEAR = Limits(math.nextafter(0, -1), (math.nextafter(1, 2),))
+"""Of who knows nothing: no score is real, none is fake."""
+
+
+EVEN_ODDS = 0.5
+"""Where a hard 0 or 1 is asked for (accuracy, a contest's labels): a calibrated score at or above
+it is likelier a fake than not. Verdicts go by ``Limits``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A metric's value, with its interval where there is one, or the reason why there is no value.
+
+    Args:
+        value: ``nan`` if it does not exist.
+        reason: Why it does not exist; empty if it does.
+        low: Lower end of the 95 % interval, ``nan`` without one.
+        high: Its upper end.
+        note: Remark on the interval, or why there is none.
+    """
+
+    value: float
+    reason: str = ""
+    low: float = math.nan
+    high: float = math.nan
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +196,7 @@ class Source:
         method: Name of the manipulation where known.
         problem: Reason (``code: detail``) if discovery already knows that it cannot be read.
         original: Id of the source that a fake was made from, if it is among the inputs.
+        mask: Photo or video that shows where a fake was forged, if the data brings one.
     """
 
     id: str
@@ -138,6 +208,7 @@ class Source:
     method: str | None = None
     problem: str | None = None
     original: str | None = None
+    mask: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +286,19 @@ class FaceCrop(FoundFace):
 
 
 @dataclass(frozen=True, slots=True)
+class FrameView:
+    """A frame as the detector saw it, shrunk for a page.
+
+    Args:
+        encoded: JPEG bytes.
+        scale: Its pixels per pixel of the frame, at most 1.
+    """
+
+    encoded: bytes
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class Extraction:
     """Everything that came out of one source: a status, and the crops if it is ``ok``.
 
@@ -223,12 +307,14 @@ class Extraction:
         reason: Why there are no crops, or a remark on them.
         crops: By frame, the largest face of a frame first.
         n_found: Faces that the detector found, those that were not asked for included.
+        views: Frames that have crops, by index, where they were asked for.
     """
 
     status: Status
     reason: str = ""
     crops: tuple[FaceCrop, ...] = ()
     n_found: int = 0
+    views: Mapping[int, FrameView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +375,8 @@ class PersonScore:
         size_px: Shorter side of their largest box in pixels of its frame.
         counts: Whether this person may decide the file.
         remark: Why not; empty if they may.
+        frame_index: Frame of their most suspicious face.
+        face_index: Which face of that frame it is.
     """
 
     person: int
@@ -299,6 +387,8 @@ class PersonScore:
     size_px: float
     counts: bool
     remark: str = ""
+    frame_index: int = 0
+    face_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Tables: CSV files written plainly and read strictly, and columns that line up in a terminal.
+"""Tables: CSV and JSON read strictly, CSV written plainly, columns that line up in a terminal.
 
 A CSV has every row complete and numbered, or an error that names the line: lenient readers (pandas
 among them) shift columns, drop rows or turn the name ``NA`` into nothing, and a label table must
@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from deepfake.errors import UsageError
 
@@ -89,7 +93,12 @@ def format_table(
     return "".join(format_lines(columns, rows, texts))
 
 
-def read_csv(path: Path, required: Sequence[str], literal: bool = False) -> list[CsvRow]:
+def read_csv(
+    path: Path,
+    required: Sequence[str],
+    literal: bool = False,
+    other_names: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> list[CsvRow]:
     r"""Read a comma-separated table with a header line.
 
     A byte-order mark, CRLF line ends, quoted commas and line breaks, and blank lines are fine.
@@ -98,6 +107,8 @@ def read_csv(path: Path, required: Sequence[str], literal: bool = False) -> list
         path: A UTF-8 file.
         required: Columns that must be there; others may be.
         literal: Leave cells as they stand; else those that were shielded are restored.
+        other_names: What else a column may be called; the first one that is there, in any case,
+            stands for a column that is not.
 
     Returns:
         The rows in file order; none if there is only a header.
@@ -111,7 +122,7 @@ def read_csv(path: Path, required: Sequence[str], literal: bool = False) -> list
     if not records:
         raise UsageError(f"{path}: empty; expected a header line with {_names(required)}")
     line, header = records[0]
-    header = [name.strip() for name in header]
+    header = _rename([name.strip() for name in header], other_names)
     _check_header(path, line, header, required)
     for line, fields in records[1:]:
         if len(fields) != len(header):
@@ -161,6 +172,18 @@ def read_text(path: Path, kind: str = "CSV file") -> str:
         ) from error
 
 
+def parse_json(text: str) -> Any:
+    """What a JSON text of somebody else says.
+
+    Raises:
+        ValueError: If it is no JSON, is nested too deeply, or holds a number that is not finite.
+    """
+    try:
+        return json.loads(text, parse_constant=_parse_finite, parse_float=_parse_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def align(rows: Iterable[Sequence[object]]) -> list[str]:
     """Lines of a table whose columns line up, numbers to the right.
 
@@ -182,6 +205,13 @@ def align(rows: Iterable[Sequence[object]]) -> list[str]:
     ]
 
 
+def _parse_finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"{word:.40} is no finite number")
+    return number
+
+
 def _split_records(path: Path, text: str) -> list[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     records: list[tuple[int, list[str]]] = []
@@ -198,6 +228,16 @@ def _split_records(path: Path, text: str) -> list[tuple[int, list[str]]]:
             ) from error
         if len(fields) > 1 or any(field.strip() for field in fields):
             records.append((line, fields))
+
+
+def _rename(header: list[str], other_names: Mapping[str, Sequence[str]]) -> list[str]:
+    """The header with the columns under the names that they are asked for by."""
+    for column, names in other_names.items():
+        lower = [name.lower() for name in header]
+        found = [lower.index(name) for name in (column, *names) if name in lower]
+        if found and column not in header:
+            header[found[0]] = column
+    return header
 
 
 def _check_header(path: Path, line: int, header: list[str], required: Sequence[str]) -> None:

@@ -91,10 +91,20 @@ def test_refuses_settings_out_of_range(setting: dict[str, Any]) -> None:
     [
         pytest.param({"zoom": 2}, r"unknown \['zoom'\], missing \[\]", id="unknown"),
         pytest.param({"size": 5}, "size=5; expected 16 to 2048", id="range"),
-        pytest.param({"size": "380"}, "size='380'; expected 16 to 2048", id="text"),
-        pytest.param({"size": 380.5}, "size=380.5; expected 16 to 2048", id="fraction"),
-        pytest.param({"margins": None}, "wrong kind", id="nothing"),
-        pytest.param({"thresholds": ["a", "b", "c"]}, "wrong kind", id="words"),
+        pytest.param({7: 1}, r"unknown \['7'\]", id="no name"),
+        pytest.param({"size": "380"}, "wrong kind: size='380'; expected int", id="text"),
+        pytest.param({"size": 380.5}, "wrong kind: size=380.5", id="fraction"),
+        pytest.param({"min_face": True}, "wrong kind: min_face=True; expected int", id="bool"),
+        pytest.param({"rotate_retry": 1}, "rotate_retry=1; expected bool", id="number"),
+        pytest.param({"min_face": 10**9999}, r"min_face=\(Exceeds", id="huge"),
+        pytest.param({"factor": 10**400}, "wrong kind: factor=1000", id="huge factor"),
+        pytest.param({"factor": float("nan")}, "wrong kind: factor=nan; expected float", id="nan"),
+        pytest.param({"margins": [0.2, float("inf")]}, "wrong kind: margins", id="infinite"),
+        pytest.param({"margins": None}, "wrong kind: margins=None", id="nothing"),
+        pytest.param({"thresholds": ["a", "b", "c"]}, "wrong kind: thresholds", id="words"),
+        pytest.param({"thresholds": [0.5, 0.5]}, "wrong kind: thresholds", id="few"),
+        pytest.param({"search": ["main"]}, "wrong kind: search=", id="list"),
+        pytest.param({"search": "fast"}, "search='fast'; expected 'main'", id="word"),
     ],
 )
 def test_refuses_edited_settings(change: dict[str, Any], message: str) -> None:
@@ -125,7 +135,7 @@ def test_aggregation_survives_json() -> None:
     [
         ({"policy": "best"}, "no aggregation 'best'; there are mean, median, top"),
         ({"top_share": 1.5}, "top_share=1.5; expected 0 to 1"),
-        ({"sure_real": float("nan")}, "sure_real=nan; expected 0 to 1"),
+        ({"sure_real": float("nan")}, "sure_real=nan; expected float"),
         ({"nearly_all": -0.1}, "nearly_all=-0.1; expected 0 to 1"),
         ({"enough_frames": -1}, "enough_frames=-1; expected 0 or more"),
         ({"share": 1}, r"unknown \['share'\], missing \[\]"),

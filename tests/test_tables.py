@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepfake.errors import UsageError
-from deepfake.tables import CsvRow, format_table, read_csv, shield, unshield
+from deepfake.tables import CsvRow, format_table, parse_json, read_csv, shield, unshield
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 # A spreadsheet of the field computes what begins so.
@@ -154,3 +154,24 @@ def test_a_shielded_name_is_text_to_other_readers_and_numbers_stay_numbers(
     assert table["x0"].tolist() == [-1.5, 2]
     with path.open(newline="", encoding="utf-8") as file:
         assert next(csv.DictReader(file))["path"] == f"'{name}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("{", "Expecting", id="cut"),
+        pytest.param('{"a": NaN}', "nan is no finite|NaN is no finite", id="nan"),
+        pytest.param("[-Infinity]", "-Infinity is no finite number", id="infinite"),
+        pytest.param("[1e999]", "1e999 is no finite number", id="overflow"),
+        pytest.param("9" * 5000, "Exceeds the limit", id="digits"),
+        pytest.param("[" * 100_000, "nested too deeply", id="lists"),
+        pytest.param('{"a":' * 100_000, "nested too deeply", id="objects"),
+    ],
+)
+def test_json_of_others_is_refused_without_a_traceback(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_json(text)
+
+
+def test_json_of_others_is_read() -> None:
+    assert parse_json('{"a": [1, 2.5, null, true, "NaN"]}') == {"a": [1, 2.5, None, True, "NaN"]}

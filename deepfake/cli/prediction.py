@@ -164,6 +164,8 @@ def _predict(options: argparse.Namespace, command: str) -> int:
             outputs.write("report", [page.encode()])
             lines.append(f"report: {options.report}")
         failures = [] if options.annotate is None else _annotate(options, job, lines)
+    if predictor.policy_remark:
+        lines.append(predictor.policy_remark)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
@@ -290,7 +292,7 @@ def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespac
 
     answered = job.count_answered()
     with Progress(job.job.count_inputs(), answered, options.quiet) as progress:
-        answers = job.run(predictor, progress.advance)
+        answers = job.run(predictor, progress.advance, options.report is not None)
         if options.output == "-":
             sys.stdout.writelines(format_scores(answers))
         else:
@@ -309,10 +311,10 @@ def _report_on(
     from deepfake.media.inspection import inspect_files
     from deepfake.reports.evidence import describe_run
     from deepfake.reports.prediction_page import digest_scores, format_prediction_report
-    from deepfake.reports.thumbnails import cut_thumbnails
+    from deepfake.reports.thumbnails import find_thumbnails
 
     digest = digest_scores(job.answers())
-    thumbnails = cut_thumbnails(predictor, sources, digest.shown)
+    thumbnails = find_thumbnails(job, predictor, digest.shown)
     inspected = inspect_files([sources[place] for place in digest.inspected], predictor.workers)
     facts = dict(zip(digest.inspected, (found for _, found in inspected), strict=True))
     run = describe_run(predictor, job.times, options.case, options.analyst)
@@ -442,7 +444,7 @@ def _add_table_options(parser: argparse.ArgumentParser) -> None:
         "--no-answer",
         type=float,
         help="written where there is no answer (default: share of fakes in the training crops; "
-        "for labels, 1 where that is more than a half, else 0)",
+        "for labels 0 or 1, by default 1 where that share is more than a half)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
 
@@ -477,10 +479,12 @@ def _choose_paths(options: argparse.Namespace, report: Path | None = None) -> di
 
 
 def _read_sample(options: argparse.Namespace) -> Sample | None:
-    from deepfake.inference.submission import Sample
+    from deepfake.inference.submission import Sample, check_fallback
 
     if options.submission is None:
         return None
+    if options.no_answer is not None:
+        check_fallback(options.no_answer, options.submission_value)
     return Sample(options.submission, options.submission_columns)
 
 
@@ -538,6 +542,6 @@ def _fill(
     line = (
         f"{total:,} submission rows = {filled.answered:,} scored + "
         f"{filled.without_answer:,} without an answer + {filled.without_file:,} that name no "
-        f"input -> {{output}}; rows without a score got {fallback:g}"
+        f"input -> {{output}}; rows without a score got {filled.fallback}"
     )
     return filled.text, line

@@ -8,6 +8,7 @@ compared byte for byte. Knows no image and no network.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -357,7 +358,7 @@ def _read_rows(
 def _parse_source_row(row: CsvRow) -> SourceRow:
     values: dict[str, Any] = {name: row[name] for name in SOURCE_COLUMNS}
     values["status"] = Status(row["status"]).value
-    values["faces"] = int(row["faces"])
+    values["faces"] = _parse_count(row, "faces")
     values["label"] = _parse_label(row["label"])
     return SourceRow(**values)
 
@@ -365,11 +366,28 @@ def _parse_source_row(row: CsvRow) -> SourceRow:
 def _parse_crop_row(row: CsvRow) -> CropRow:
     values: dict[str, Any] = {field.name: row.get(field.name) for field in fields(CropRow)}
     for name in ("frame", "face", "rotation"):
-        values[name] = int(row[name])
+        values[name] = _parse_count(row, name)
     for name in ("time_s", "confidence"):
-        values[name] = float(row[name])
+        values[name] = _parse_number(name, row[name])
+    if not 0 <= values["confidence"] <= 1:
+        raise ValueError(f"confidence {row['confidence']!r}; expected 0 to 1")
     values["label"] = _parse_label(row["label"])
-    values["box_xyxy"] = tuple(float(row[name]) for name in ("x0", "y0", "x1", "y1"))
-    values["landmarks"] = tuple(float(value) for value in row["landmarks"].split())
+    values["box_xyxy"] = tuple(_parse_number(name, row[name]) for name in ("x0", "y0", "x1", "y1"))
+    words = row["landmarks"].split()
+    values["landmarks"] = tuple(_parse_number("landmarks", word) for word in words)
     values["window"] = _parse_window(row.get("window"))
     return CropRow(**values)
+
+
+def _parse_number(column: str, word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"{column} {word!r}; expected a finite number")
+    return number
+
+
+def _parse_count(row: CsvRow, column: str) -> int:
+    number = int(row[column])
+    if not 0 <= number < 2**63:
+        raise ValueError(f"{column} {row[column]!r:.80}; expected a count")
+    return number

@@ -1,6 +1,6 @@
 """Crops in, embeddings and sharpness out, computed once and kept: a job of ``deepfake.jobs``.
 
-They depend on network and crops alone, not on head, threshold or aggregation. Knows no metric.
+They depend on network and crops alone, not on head, limits or aggregation. Knows no metric.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from deepfake.jobs.engine import Block, Job
 from deepfake.jobs.folder import JobFolder, hash_file, read_shard
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.crops import CropDataset, Sample
+from deepfake.learning.crops import CropDataset, Sample, require_unit
 from deepfake.learning.loader import make_loader
 from deepfake.learning.tuning import keep_freed_memory
 from deepfake.progress import Progress
@@ -91,7 +91,7 @@ def embed_crops(
         change: Is given every crop and a number of its own, and what it returns is embedded.
 
     Raises:
-        JobError: If a crop is missing or damaged.
+        JobError: If a crop is missing or damaged, or its embedding holds no numbers.
         UsageError: If the device does not exist.
     """
     dataset = _ChangedCrops(root, rows, checkpoint.recipe.crop.size, change)
@@ -126,6 +126,7 @@ def _iter_embeddings(
         images = batch["image"].to(device)
         with torch.inference_mode():  # not where the generator waits: it would hold there, too
             vectors, sharpness = embedder(images).cpu(), measure_sharpness(images).cpu()
+        require_unit(vectors, [dataset.rows[row] for row in batch["index"].tolist()])
         yield Embeddings(vectors.numpy(), sharpness.numpy())
 
 

@@ -9,7 +9,8 @@ score.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -21,6 +22,7 @@ from deepfake.errors import MediaError
 from deepfake.faces.detector import MTCNN, FaceDetector, MainFirst
 from deepfake.faces.geometry import Window, cut_window, entry_window, square_window, to_crop
 from deepfake.faces.landmarks import FaceMesh
+from deepfake.faces.masks import Masks
 from deepfake.faces.tracking import interpolate_faces
 from deepfake.media.decoding import open_media
 from deepfake.records import (
@@ -30,6 +32,7 @@ from deepfake.records import (
     Face,
     FaceCrop,
     Frame,
+    FrameView,
     Landmarks,
     Sampling,
     Source,
@@ -46,6 +49,7 @@ Watch = Callable[[Frame, Extraction | None], None]
 
 # Longer than that, a face does anything but move evenly; and the millisecond of containers.
 _MAX_BRIDGE_S = 1.001
+_VIEW_QUALITY = 90
 
 
 class FaceExtractor:
@@ -58,6 +62,7 @@ class FaceExtractor:
         sampling: Which frames of a video or animation are looked at.
         device: Where that one runs, and the face mesh.
         landmarks: ``mesh`` gives every crop the points of the face mesh.
+        view_px: Longer side of the views that are kept of frames with crops; 0 keeps none.
     """
 
     def __init__(
@@ -68,9 +73,12 @@ class FaceExtractor:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         device: str = "cpu",
         landmarks: Landmarks = "five",
+        view_px: int = 0,
     ) -> None:
-        self.spec, self.sampling = spec, sampling
+        self.spec, self.sampling, self.view_px = spec, sampling, view_px
         self.detector = detector or _make_detector(spec, device)
+        self._detects_as_told, self._device = detector is None, device
+        self._every: FaceExtractor | None = None
         self.max_pixels = max_pixels
         self._mesh = FaceMesh(device) if landmarks == "mesh" else None
         self._min_side_px = max(_MIN_SIDE_PX, spec.min_face)
@@ -88,15 +96,26 @@ class FaceExtractor:
         notes: list[str] = []
         n_interpolated = 0
         try:
-            with open_media(source.path, source.name, self.sampling, self.max_pixels) as clip:
+            with ExitStack() as stack:
+                clip = stack.enter_context(
+                    open_media(source.path, source.name, self.sampling, self.max_pixels)
+                )
+                masks = self._open_masks(source, stack, notes)
+                searching = self if masks is None else self._everybody()
                 frames = clip if watch is None else _watched(clip, watch)
-                for frame, found in self._search(frames):
+                for frame, found in searching._search(frames):
+                    if masks is not None:
+                        forged = masks.choose(frame, found.faces, found.rotation)
+                        found = replace(found, faces=forged)
                     results.append(self._cut(frame, found))
                     if watch is not None:
                         watch(frame, results[-1])
                     notes.append(frame.note)
                     n_interpolated += found.is_interpolated
                 notes.append(clip.note)
+                if masks is not None and masks.missing:
+                    why = f" ({masks.problem})" if masks.problem else ""
+                    notes.append(f"no mask for {masks.missing} of {len(results)} frames{why}")
         except MediaError as error:
             # What was decoded before the damage counts; a photo has nothing before it.
             if not any(result.crops for result in results):
@@ -105,6 +124,27 @@ class FaceExtractor:
         if n_interpolated:
             notes.append(f"boxes of {n_interpolated} of {len(results)} frames interpolated")
         return _combine(results, [note for note in notes if note])
+
+    def _open_masks(self, source: Source, stack: ExitStack, notes: list[str]) -> Masks | None:
+        """What tells the forged face of each frame, where one face of several is asked for."""
+        if source.mask is None or self.spec.faces == "all":
+            return None
+        try:
+            mask = open_media(source.mask, source.name, self.sampling, self.max_pixels)
+        except MediaError as error:
+            notes.append(f"its mask cannot be read ({error.reason})")
+            return None
+        return Masks(stack.enter_context(mask))
+
+    def _everybody(self) -> FaceExtractor:
+        """The same, for all faces of a frame."""
+        if self._every is None:
+            spec = self.spec.for_scoring("all")
+            detector = None if self._detects_as_told else self.detector
+            self._every = FaceExtractor(
+                spec, detector, self.max_pixels, self.sampling, self._device
+            )
+        return self._every
 
     def extract_frame(self, frame: Frame) -> Extraction:
         """Cut out the faces of one decoded frame."""
@@ -179,6 +219,7 @@ class FaceExtractor:
             if not images:
                 break
             for n, image, faces in zip(large, images, self.detector.detect(images), strict=True):
+                _check_numbers(frames[n], faces)
                 # Rounded before anything is cut: the same face in another batch or on another
                 # machine may differ by 1e-5 px, which must not move a crop by a whole pixel.
                 found[n] = _Found(self._keep_usable(image, faces), rotation, n_found=len(faces))
@@ -225,7 +266,8 @@ class FaceExtractor:
                 zip(found.faces, windows, meshes, strict=True)
             )
         )
-        return Extraction(Status.OK, frame.note, crops, found.n_found)
+        views = {frame.index: _view(image, self.view_px)} if self.view_px else {}
+        return Extraction(Status.OK, frame.note, crops, found.n_found, views)
 
     def _locate(
         self, image: NDArray[np.uint8], faces: Sequence[Face], windows: Sequence[Window]
@@ -273,6 +315,23 @@ def _watched(clip: Iterator[Frame], watch: Watch) -> Iterator[Frame]:
         yield frame
 
 
+def _check_numbers(frame: Frame, faces: Sequence[Face]) -> None:
+    """Refuse faces that lie nowhere.
+
+    Raises:
+        MediaError: If a number of one is not finite.
+    """
+    for face in faces:
+        numbers = [*face.box_xyxy, face.confidence, *face.landmarks.ravel()]
+        if not np.isfinite(numbers).all():
+            raise MediaError(
+                f"frame {frame.index}",
+                "not_finite",
+                f"in frame {frame.index} the detector gives a face with box "
+                f"{face.box_xyxy.tolist()} and confidence {face.confidence}",
+            )
+
+
 def _take(clip: Iterator[Frame], frames: list[Frame]) -> bool:
     """Add to the frames until it is worth while to search them; whether there may be more."""
     n_pixels = 0
@@ -297,7 +356,8 @@ def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
         with_face = sum(bool(result.crops) for result in results)
         if len(results) > 1:
             remarks.insert(0, f"faces in {with_face} of {len(results)} frames")
-        return Extraction(Status.OK, "; ".join(remarks), crops, n_found)
+        views = {index: view for result in results for index, view in result.views.items()}
+        return Extraction(Status.OK, "; ".join(remarks), crops, n_found, views)
     if all(result.status is Status.TOO_SMALL for result in results):
         status, reason = Status.TOO_SMALL, results[0].reason
     else:
@@ -305,6 +365,14 @@ def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
     if len(results) > 1:
         reason += f", in {len(results)} frames"
     return Extraction(status, "; ".join([reason, *remarks]), n_found=n_found)
+
+
+def _view(image: NDArray[np.uint8], view_px: int) -> FrameView:
+    """The frame with a longer side of so many pixels at most."""
+    scale = min(1.0, view_px / max(image.shape[:2]))
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    shrunk = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
+    return FrameView(encode_crop(np.asarray(shrunk, np.uint8), _VIEW_QUALITY), scale)
 
 
 def _window(image: NDArray[np.uint8], face: Face, spec: CropSpec) -> tuple[int, int, int, int]:

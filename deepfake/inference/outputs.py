@@ -12,6 +12,7 @@ from pathlib import Path
 from deepfake.errors import UsageError
 from deepfake.jobs.folder import hash_file
 from deepfake.storage import Confinement, write_atomic, write_stream
+from deepfake.tables import parse_json
 
 _RECORD_FILE = "outputs.json"
 
@@ -61,8 +62,8 @@ class Outputs:
 
     def _read(self) -> dict[str, str]:
         try:
-            content = json.loads(self._record.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            content = parse_json(self._record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from deepfake.errors import JobError
 from deepfake.faces.geometry import measure_box
 from deepfake.faces.tracking import link_tracks
 from deepfake.records import Aggregation, Face, FaceScore, FoundFace
@@ -50,7 +51,16 @@ def score_faces(
 
     Returns:
         People are numbered from 0 in order of their first face.
+
+    Raises:
+        JobError: If a score is no probability; it names the face.
     """
+    for one, score in zip(found, p_fake, strict=True):
+        if not 0 <= score <= 1:  # false for NaN, too
+            raise JobError(
+                f"frame {one.frame_index}, face {one.face_index} has score {score}: the weights "
+                "are damaged, or their numbers too large"
+            )
     people = [0] * len(found)
     if how.faces_per_frame == "all":
         people = link_tracks([one.frame_index for one in found], [one.face for one in found])

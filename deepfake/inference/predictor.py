@@ -6,10 +6,9 @@ no table format.
 
 from __future__ import annotations
 
-import math
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepfake.errors import UsageError
+from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
 from deepfake.inference.aggregation import FileScore, aggregate
@@ -35,16 +34,16 @@ from deepfake.records import (
     Extraction,
     FaceCrop,
     FacesPerFrame,
-    Limits,
     Policy,
     Result,
     Sampling,
     Source,
-    Verdict,
     Workers,
+    list_differences,
 )
 
 _GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
+_OF_ONE_FRAME = ("faces_per_frame", "min_face_px", "min_confidence")  # settings of an aggregation
 IN_THIS_PROCESS = Workers(processes=0)
 
 
@@ -57,6 +56,8 @@ class _Item(NamedTuple):
 
 
 _Group = list[_Item]
+KeepCrops = Callable[[Source, Result, Sequence[FaceCrop]], None]
+"""Takes a file, its answer, and the crops that it rests on."""
 
 
 class Predictor:
@@ -106,7 +107,7 @@ class Predictor:
         if faces_per_frame is not None:
             self.aggregation = replace(self.aggregation, faces_per_frame=faces_per_frame)
         self.crop = checkpoint.recipe.crop.for_scoring(self.aggregation.faces_per_frame)
-        self.limits = _make_limits(checkpoint.threshold)
+        self.limits = checkpoint.limits
         self.sampling = sampling or checkpoint.recipe.sampling
         self.stored = stored
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
@@ -140,6 +141,24 @@ class Predictor:
             aggregation,
             backend,
             faces_per_frame=faces_per_frame,
+        )
+
+    @property
+    def policy_remark(self) -> str:
+        """What a reader must know where clips are scored unlike those that chose the limits."""
+        return self._compare_with_limits(is_clip=True)
+
+    def _compare_with_limits(self, is_clip: bool) -> str:
+        chosen = self.checkpoint.chosen_for
+        others = list_differences(self.sampling, chosen.sampling)
+        others += list_differences(self.aggregation, chosen.aggregation)
+        if not is_clip:  # a photo is one frame, however clips are sampled and frames aggregated
+            others = [text for text in others if text.startswith(_OF_ONE_FRAME)]
+        if not others:
+            return ""
+        return (
+            f"limits were chosen on files scored otherwise ({', '.join(others)}): their error "
+            "rates are not known here"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -176,11 +195,17 @@ class Predictor:
         for answers in self._iter_answers(marked):
             yield from answers
 
-    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
+    def score_blocks(
+        self, blocks: Iterable[Sequence[Source]], keep: KeepCrops | None = None
+    ) -> Iterator[list[Result]]:
         """Score files block by block, lazily: the answers of each, in order.
 
         Which faces go through the network together depends on the files of a block alone: a block
         has the same scores, to the last digit, whatever stands before or behind it.
+
+        Args:
+            blocks: Of sources.
+            keep: Is given the crops of each file before its block is yielded.
         """
         sizes: deque[int] = deque()
 
@@ -190,7 +215,7 @@ class Predictor:
                 yield from ((source, n == len(block)) for n, source in enumerate(block, start=1))
 
         answers: list[Result] = []
-        for group in self._iter_answers(mark()):
+        for group in self._iter_answers(mark(), keep):
             answers += group
             # A block may be empty: nothing of it was left to score.
             while sizes and len(answers) >= sizes[0]:
@@ -199,7 +224,9 @@ class Predictor:
                 answers = answers[size:]
         yield from ([] for _ in sizes)
 
-    def _iter_answers(self, marked: Iterable[tuple[Source, bool]]) -> Iterator[list[Result]]:
+    def _iter_answers(
+        self, marked: Iterable[tuple[Source, bool]], keep: KeepCrops | None = None
+    ) -> Iterator[list[Result]]:
         """Answers of the groups of files whose faces go through the network together."""
         with ExitStack() as stack:
             groups = stack.enter_context(closing(self._iter_groups(marked)))
@@ -207,7 +234,7 @@ class Predictor:
             if len(scorers) == 1 and self.devices[0].type == "cpu":
                 # Workers and network want the same cores; a thread would only make both slower.
                 for group in groups:
-                    yield self._answer_group(group, _score_group(scorers[0], group))
+                    yield self._answer_group(group, _score_group(scorers[0], group), keep)
                 return
             threads = []
             for number in range(len(scorers)):
@@ -218,15 +245,23 @@ class Predictor:
             for number, group in enumerate(groups):
                 if len(flying) == _GROUPS_PER_DEVICE * len(scorers):
                     done, scores = flying.popleft()
-                    yield self._answer_group(done, scores.result())
+                    yield self._answer_group(done, scores.result(), keep)
                 turn = number % len(scorers)
                 job = threads[turn].submit(_score_group, scorers[turn], group)
                 flying.append((group, job))
             for done, scores in flying:
-                yield self._answer_group(done, scores.result())
+                yield self._answer_group(done, scores.result(), keep)
+
+    def extract(
+        self, sources: Iterable[Source], view_px: int = 0
+    ) -> Generator[tuple[Source, Extraction]]:
+        """The faces of sources as they are scored; arguments as of ``iter_extractions``."""
+        if self.stored is not None:
+            return self.stored.iter_extractions(sources)
+        return iter_extractions(sources, self.crop, self.workers, self.sampling, view_px=view_px)
 
     def answer(self, source: Source, extraction: Extraction) -> Result:
-        """Score one source whose faces were extracted with this recipe and sampling already."""
+        """Score one source of ``extract``."""
         group = [self._choose(source, extraction)]
         return self._answer_group(group, _score_group(self._scorers[0], group))[0]
 
@@ -253,40 +288,42 @@ class Predictor:
         if held:
             yield held
 
-    def extract(self, sources: Iterable[Source]) -> Generator[tuple[Source, Extraction]]:
-        """The faces of sources as they are scored, lazily and in order."""
-        if self.stored is not None:
-            return self.stored.iter_extractions(sources)
-        return iter_extractions(sources, self.crop, self.workers, self.sampling)
-
     def _choose(self, source: Source, extraction: Extraction) -> _Item:
         return _Item(source, extraction, choose_faces(extraction.crops, self.aggregation))
 
-    def _answer_group(self, group: _Group, p_fake: list[float]) -> list[Result]:
+    def _answer_group(
+        self, group: _Group, p_fake: list[float], keep: KeepCrops | None = None
+    ) -> list[Result]:
         scores = iter(p_fake)
-        return [self._answer(item, [next(scores) for _ in item.crops]) for item in group]
+        answers = [self._answer(item, [next(scores) for _ in item.crops]) for item in group]
+        if keep is not None:
+            for item, answer in zip(group, answers, strict=True):
+                keep(item.source, answer, item.crops)
+        return answers
 
     def _answer(self, item: _Item, p_fake: Sequence[float]) -> Result:
         source, extraction, crops = item
-        faces = score_faces(crops, p_fake, self.aggregation)
+        try:
+            faces = score_faces(crops, p_fake, self.aggregation)
+        except JobError as error:
+            raise JobError(f"{source.name}: {error}") from error
         score = aggregate(faces, self.aggregation)
         if score is None:
             return Result(
                 source.name, extraction.status, extraction.reason, n_found=extraction.n_found
             )
-        verdict = Verdict.UNCLEAR
-        if score.n_people:
-            verdict = self.limits.judge(score.p_fake, score.n_people)
         fake_limit = self.limits.of_fake(score.n_people)
+        n_frames = len({face.frame_index for face in faces})
         return Result(
             path=source.name,
             status=extraction.status,
             remarks=(
                 *([extraction.reason] if extraction.reason else []),
                 *_remark_on_people(score, fake_limit),
+                *filter(None, [self._compare_with_limits(is_clip=n_frames > 1)]),
             ),
             p_fake=score.p_fake,
-            verdict=verdict,
+            verdict=self.limits.judge(score.p_fake, score.n_people),
             limits=(self.limits.real, fake_limit),
             n_found=extraction.n_found,
             n_faces=len(faces),
@@ -314,11 +351,6 @@ def _load_again(path: Path, sha256: str, settings: dict[str, Any]) -> Predictor:
     if checkpoint.sha256 != sha256:
         raise UsageError(f"{path} is another checkpoint here than where the job was begun")
     return Predictor(checkpoint, **settings)
-
-
-def _make_limits(threshold: float) -> Limits:
-    """The limits of a checkpoint that knows one threshold: nothing lies between them."""
-    return Limits(math.nextafter(threshold, -math.inf), (threshold,))
 
 
 def _score_group(scorer: Scorer, group: _Group) -> list[float]:

@@ -7,7 +7,6 @@ makes no graph.
 
 from __future__ import annotations
 
-import json
 import logging
 from copy import deepcopy
 from typing import Any, Literal, Protocol
@@ -18,7 +17,9 @@ from numpy.typing import NDArray
 
 from deepfake.errors import JobError
 from deepfake.learning.checkpoint import KEY, Checkpoint
+from deepfake.learning.embedder import are_unit
 from deepfake.learning.tuning import keep_freed_memory
+from deepfake.tables import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,10 @@ class Scorer(Protocol):
     batch_size: int
 
     def score(self, images: NDArray[np.uint8]) -> list[float]:
-        """``(N, S, S, 3)`` RGB to N values of ``p_fake``; N is at most ``batch_size``."""
+        """``(N, S, S, 3)`` RGB to N values of ``p_fake``; N is at most ``batch_size``.
+
+        A crop whose embedding is no direction has ``nan``: no head may make an answer of it.
+        """
         ...
 
 
@@ -67,7 +71,7 @@ class TorchScorer:
     def score(self, images: NDArray[np.uint8]) -> list[float]:
         """Score a batch; where the device's memory cannot hold it, in halves from now on."""
         try:
-            return list(map(float, self.run(images)[0]))
+            return _list_scores(*self.run(images))
         except torch.OutOfMemoryError:
             if len(images) == 1:
                 raise
@@ -122,13 +126,13 @@ class OnnxScorer:
                 graph, options, providers=["CPUExecutionProvider"]
             )
             metadata = self._session.get_modelmeta().custom_metadata_map
-            self.description: dict[str, Any] = dict(json.loads(metadata[KEY]))
+            self.description: dict[str, Any] = dict(parse_json(metadata[KEY]))
         except self._errors as error:
             raise JobError(f"this is no graph of deepfake: {_one_line(error)}") from error
 
     def score(self, images: NDArray[np.uint8]) -> list[float]:
         """Score a batch."""
-        return list(map(float, self.run(images)[0]))
+        return _list_scores(*self.run(images))
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """``(N, S, S, 3)`` to ``(N,)`` probabilities and ``(N, D)`` embeddings.
@@ -142,6 +146,12 @@ class OnnxScorer:
         except self._errors as error:
             raise JobError(f"the graph does not score crops: {_one_line(error)}") from error
         return p_fake, embeddings
+
+
+def _list_scores(p_fake: NDArray[np.float64], embeddings: NDArray[np.float32]) -> list[float]:
+    usable = are_unit(torch.from_numpy(embeddings)).numpy()  # (N, D) -> (N,)
+    scores: list[float] = np.where(usable, p_fake, np.nan).tolist()
+    return scores
 
 
 def _error_classes() -> tuple[type[Exception], ...]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from deepfake.errors import UsageError
-from deepfake.records import Result, Verdict
+from deepfake.records import EVEN_ODDS, Result
 from deepfake.tables import CsvRow, format_table, read_csv, unshield
 
 Value = Literal["p_fake", "label"]
@@ -29,18 +29,19 @@ class Submission:
         answered: Rows that got a score.
         without_answer: Rows whose file has no score.
         without_file: Rows that name none of the inputs.
+        fallback: What was written into the rows of the last two kinds.
     """
 
     text: str
     answered: int
     without_answer: int
     without_file: int
+    fallback: str
 
 
 class _Answer(NamedTuple):
     path: str
     p_fake: float | None
-    verdict: Verdict | None
 
 
 class Sample:
@@ -76,29 +77,32 @@ class Sample:
         suffix; a name alone must be unique.
 
         Args:
-            scores: The answers; read once, and only path, score and verdict of each are kept.
+            scores: The answers; read once, and only path and score of each are kept.
             fallback: Written, as it is, where there is no answer.
-            value: ``p_fake``, or ``label`` for a hard 1 = predicted fake, 0 = not.
+            value: ``p_fake``, or ``label`` for a hard 1 = fake, 0 = real: a contest knows no
+                "unclear", so that even odds decide, not the limits.
 
         Raises:
-            UsageError: If a row's file is ambiguous.
+            UsageError: If a row's file is ambiguous, or the fallback is no such value.
         """
+        check_fallback(fallback, value)
         answers = {_parts(score.path): _answer_of(score) for score in scores}
         indices = (
             answers,
             _index(answers.values(), lambda path: path.name),
             _index(answers.values(), lambda path: path.stem),
         )
+        written = f"{fallback:.6f}" if value == "p_fake" else f"{fallback:g}"
         counts = Counter[str]()
         cells = []
         for row in self.rows:
             match = self._match(row, *indices)
             if match is None or match.p_fake is None:
                 counts["without_file" if match is None else "without_answer"] += 1
-                shown = f"{fallback:.6f}" if value == "p_fake" else f"{fallback:g}"
+                shown = written
             else:
                 counts["answered"] += 1
-                is_fake = match.verdict is Verdict.FAKE
+                is_fake = match.p_fake >= EVEN_ODDS
                 shown = f"{match.p_fake:.6f}" if value == "p_fake" else str(int(is_fake))
             filled = {**row.values, self.value_column: shown}
             cells.append([filled[column] for column in self.columns])
@@ -107,6 +111,7 @@ class Sample:
             counts["answered"],
             counts["without_answer"],
             counts["without_file"],
+            written,
         )
 
     def _find(self, known: Sequence[str], what: str) -> str:
@@ -140,8 +145,25 @@ class Sample:
         return found[0] if found else None
 
 
+def check_fallback(fallback: float, value: Value) -> None:
+    """Refuse what would be no answer of the kind that is asked for.
+
+    Raises:
+        UsageError: If it is no probability, or for labels anything but 0 and 1.
+    """
+    if value == "label" and fallback not in (0, 1):
+        raise UsageError(
+            f"rows without an answer would get {fallback:g} among labels; give --no-answer 0 for "
+            "real or 1 for fake"
+        )
+    if not 0 <= fallback <= 1:  # false for NaN, too
+        raise UsageError(
+            f"rows without an answer would get {fallback:g}; give --no-answer a probability, 0 to 1"
+        )
+
+
 def _answer_of(score: Result) -> _Answer:
-    return _Answer(score.path, score.p_fake, score.verdict)
+    return _Answer(score.path, score.p_fake)
 
 
 def _index(

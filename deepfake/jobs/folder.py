@@ -27,7 +27,7 @@ from deepfake.storage import (
     write_atomic,
     write_stream,
 )
-from deepfake.tables import read_text
+from deepfake.tables import parse_json, read_text
 
 JOB_FILE = "job.json"
 PLAN_FILE = "plan.csv"
@@ -243,10 +243,10 @@ def read_job(root: Path) -> dict[str, Any]:
     """
     path = Confinement(root).path_of(JOB_FILE)
     try:
-        settings = json.loads(read_text(path, "JSON file"))
+        settings = parse_json(read_text(path, "JSON file"))
     except UsageError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise UsageError(f"{path} holds no settings; was it edited?")
@@ -279,13 +279,13 @@ def read_seal(folder: Path) -> Shard | None:
     if (folder / SEAL_FILE).is_symlink():
         return None  # no shard of ours has links
     try:
-        sealed = json.loads(read_text(folder / SEAL_FILE))
+        sealed = parse_json(read_text(folder / SEAL_FILE))
         text = sealed["content"]
         if hashlib.sha256(text.encode()).hexdigest() != sealed["sha256"]:
             return None
-        content = json.loads(text)
+        content = parse_json(text)
         return Shard(folder, dict(content["inputs"]), dict(content["files"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -27,6 +27,7 @@ from deepfake.errors import JobError, MediaError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.geometry import to_crop
 from deepfake.learning.batches import SampleKey
+from deepfake.learning.embedder import are_unit
 from deepfake.learning.pairs import find_originals
 from deepfake.storage import Confinement
 
@@ -176,3 +177,18 @@ class CropDataset(Dataset[Sample]):
         # Made where it is used: a pipeline does not survive the way into a worker process.
         self._pipeline = self._pipeline or Augmentation(settings.recipe, settings.extra)
         return self._pipeline(image, seed, points)
+
+
+def require_unit(embeddings: Tensor, rows: Sequence[CropRow]) -> None:
+    """Refuse embeddings ``(N, D)`` of crops that are no directions.
+
+    Raises:
+        JobError: If one holds NaN, infinite numbers or only zeros; it names the first crop.
+    """
+    wrong = (~are_unit(embeddings)).nonzero().flatten().tolist()
+    if wrong:
+        raise JobError(
+            f"the embeddings of {len(wrong):,} of {len(rows):,} crops hold NaN, infinite numbers "
+            f"or only zeros, such as that of {rows[wrong[0]].crop}: the weights are damaged, or "
+            "too large"
+        )

@@ -152,6 +152,14 @@ class EmbeddingModel(nn.Module):
         logger.info(told, origin, width)
 
 
+def are_unit(embeddings: Tensor) -> Tensor:
+    """Which embeddings ``(N, D)`` are directions, ``(N,)`` bool.
+
+    Those of a network whose numbers overflow hold NaN, infinite numbers, or nothing but zeros.
+    """
+    return embeddings.isfinite().all(dim=1) & embeddings.any(dim=1)
+
+
 def _read_own(pretrained: bool | str, backbone: str) -> dict[str, Tensor]:
     """The embedder's part of a checkpoint of ours; empty where ``pretrained`` is none.
 

@@ -76,7 +76,7 @@ def test_submission_fills_the_samples_own_rows(
     assert [row["y"] for row in filled] == expected
     line = capsys.readouterr().out
     assert "4 submission rows = 2 scored + 1 without an answer + 1 that name no input" in line
-    assert "rows without a score got 0.25" in line
+    assert "rows without a score got 0.250000" in line
     assert sample.read_text().startswith("path,y\n./p2.png,0\n")
 
 
@@ -135,6 +135,10 @@ def test_a_sample_is_checked_before_anything_is_scored(
     monkeypatch.setattr("deepfake.inference.predictor.iter_extractions", refuse)
     assert predict(inbox, trained, *words) == 2
     assert "name both with --submission-columns FILE VALUE" in capsys.readouterr().err
+    for value, word in (("label", "0.5"), ("p_fake", "nan")):
+        more = ["--submission-value", value, "--no-answer", word]
+        assert predict(inbox, trained, *words, "--submission-columns", "who", "y", *more) == 2
+        assert f"would get {word}" in capsys.readouterr().err
     monkeypatch.undo()
     assert predict(inbox, trained, *words, "--submission-columns", "who", "y") == 0
     assert read_csv(tmp_path / "submission.csv", ["who", "y"])[0]["y"] != "0"

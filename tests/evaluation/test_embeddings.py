@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepfake.errors import UsageError
+from deepfake.errors import JobError, UsageError
 from deepfake.evaluation import embeddings as embedding_room
 from deepfake.evaluation.embeddings import (
     EmbedBlocks,
@@ -169,3 +170,13 @@ def test_network_hash_is_of_the_network_alone(made: Made) -> None:
     assert hash_network(other) == before
     next(other.embedder.parameters()).data.mul_(1.5)
     assert hash_network(other) != before
+
+
+def test_an_embedding_that_is_no_direction_names_its_crop(made: Made) -> None:
+    data = read_evaluation_set(made.crops, made.checkpoint)
+    embedder = copy.deepcopy(made.checkpoint.embedder)
+    with torch.no_grad():
+        embedder.projection.bias[0] = 3e38
+        embedder.projection.bias[1] = torch.inf
+    with pytest.raises(JobError, match=f"hold NaN, .* such as that of {data.faces[0].crop}"):
+        embed_crops(made.crops, data.faces, replace(made.checkpoint, embedder=embedder), CPU)

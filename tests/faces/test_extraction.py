@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -20,7 +21,7 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import MediaError
 from deepfake.faces.extraction import FaceExtractor, cut_face, decode_crop, encode_crop
 from deepfake.media.discovery import discover
-from deepfake.records import CropSpec, Frame, Sampling, Status, Workers
+from deepfake.records import CropSpec, Face, Frame, Sampling, Status, Workers
 from tests.fakes import (
     FakeDetector,
     Picture,
@@ -385,3 +386,19 @@ def test_a_huge_picture_takes_little_more_memory_than_its_pixels(tmp_path: Path)
     status, growth_mb = run.stdout.split()
     assert status == "no_face"
     assert float(growth_mb) < 750
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("place", ["box_xyxy", "confidence", "landmarks"])
+def test_a_face_that_lies_nowhere_makes_no_crop(place: str, number: float, tmp_path: Path) -> None:
+    class Lost(FakeDetector):
+        def detect(self, images: Sequence[Picture]) -> list[list[Face]]:
+            face = make_face((20, 20, 80, 80))
+            value = number if place == "confidence" else getattr(face, place) * number
+            changed: dict[str, Any] = {place: value}
+            return [[face, replace(face, **changed)] for _ in images]
+
+    source = make_source(write_photo(tmp_path / "a.png", portrait()))
+    found = FaceExtractor(SMALL, Lost()).extract(source)
+    assert (found.status, found.crops) == (Status.UNREADABLE, ())
+    assert found.reason.startswith("not_finite: in frame 0 the detector gives a face with box ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,9 +20,9 @@ import pytest
 
 from deepfake import cli
 from deepfake.cli.prediction import job_folder
-from deepfake.errors import UsageError
+from deepfake.errors import JobError, UsageError
 from deepfake.inference.graphs import record_graph
-from deepfake.inference.job import KIND, ScoreBlocks
+from deepfake.inference.job import KIND, ScoreBlocks, iter_answers
 from deepfake.inference.predictor import Predictor
 from deepfake.jobs.engine import Job, run_here
 from deepfake.jobs.folder import JobFolder, hash_file, read_job
@@ -55,6 +56,29 @@ def test_answers_of_unchanged_inputs_are_used_again(tmp_path: Path) -> None:
     job, asked = run_job(tmp_path / "job", tmp_path, names)
     assert sorted(asked) == ["33.jpg", "7.jpg"]
     assert [score.path for score in job.answers()] == names
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        pytest.param(("0.5", "NaN"), "NaN is no finite number", id="nan"),
+        pytest.param(("0.5", "1.5"), "score 1.5", id="range"),
+        pytest.param(('"ok"', '"fine"'), "'fine' is not a valid Status", id="status"),
+        pytest.param(("0.5", '"high"'), "not supported between", id="text"),
+        pytest.param(('"faces": ', '"faces": ' + "[" * 100_000), "nested too deeply", id="deep"),
+        pytest.param(('"people"', '"folk"'), "'people'", id="missing"),
+        pytest.param(("0.5", "9" * 5000), "Exceeds the limit", id="digits"),
+    ],
+)
+def test_an_answer_that_is_none_is_named_by_its_line(
+    spoil: tuple[str, str], problem: str, tmp_path: Path
+) -> None:
+    lines = [json.dumps(asdict(make_answer(name, 0.5))) for name in "ab"]
+    (tmp_path / "answers.jsonl").write_text(lines[0] + "\n" + lines[1].replace(*spoil, 1) + "\n")
+    answers = iter_answers(tmp_path)
+    assert next(answers) == make_answer("a", 0.5)
+    with pytest.raises(JobError, match=rf"answers\.jsonl:2 holds no answer \(.*{problem}"):
+        next(answers)
 
 
 def test_a_job_knows_when_it_began_and_when_it_last_answered(tmp_path: Path) -> None:
@@ -266,9 +290,9 @@ def test_the_checkpoint_is_an_input(
     checkpoint = tmp_path / "model.ckpt"
     checkpoint.write_bytes(trained.checkpoint.read_bytes())
     (tmp_path / "s.csv").symlink_to(checkpoint)
-    for output in (["s.csv"], ["t.csv", "--report", checkpoint]):
-        line = [trained.photos, "--checkpoint", checkpoint, "--output", tmp_path / output[0]]
-        assert cli.predict([str(word) for word in [*line, *output[1:], "--overwrite"]]) == 2
+    for output, more in (("s.csv", []), ("t.csv", ["--report", checkpoint])):
+        line = [trained.photos, "--checkpoint", checkpoint, "--output", tmp_path / output, *more]
+        assert cli.predict([str(word) for word in [*line, "--overwrite"]]) == 2
         assert "would destroy the input" in capsys.readouterr().err
 
 
@@ -289,7 +313,9 @@ def test_answers_do_not_pile_up(
 ) -> None:
     """Only the list of inputs may grow: twenty faces an input would be some six kilobytes more."""
 
-    def score(self: Predictor, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
+    def score(
+        self: Predictor, blocks: Iterable[Sequence[Source]], keep: object
+    ) -> Iterator[list[Result]]:
         for block in blocks:
             faces = tuple(replace(FACE, frame_index=frame) for frame in range(20))
             yield [make_answer(source.name, 0.5, faces=faces) for source in block]

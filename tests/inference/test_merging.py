@@ -134,7 +134,7 @@ def test_submission_is_filled_from_all_parts(
     sample.write_text("id,y\n29,0\n0,0\n3,0\nnobody,0\n")
     assert merge(tmp_path / "m.csv", parts, "--submission", sample) == 0
     rows = read_csv(tmp_path / "submission.csv", ["id", "y"])
-    assert [row["y"] for row in rows] == ["0.250000", "0.000000", "0.100000", "0.250000"]
+    assert [row["y"] for row in rows] == ["0.250000", "0.000000", "0.075000", "0.250000"]
     assert "rows without a score got 0.25" in capsys.readouterr().out
 
 

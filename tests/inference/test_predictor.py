@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deepfake import Predictor
-from deepfake.errors import CheckpointError, UsageError
+from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.faces.extraction import decode_crop, encode_crop
 from deepfake.inference.graphs import record_graph
 from deepfake.inference.scoring import TorchScorer
@@ -89,7 +89,8 @@ def test_one_row_per_path_in_order_with_honest_statuses(
         if score.p_fake is not None:
             assert 0 <= score.p_fake <= 1
             assert score.limits is not None
-            assert score.verdict == ("fake" if score.p_fake >= score.limits[1] else "real")
+            limits = Limits(score.limits[0], score.limits[1:])
+            assert score.verdict == limits.judge(score.p_fake, min(score.n_people, 1))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64], ids="batch{}".format)
@@ -412,3 +413,15 @@ def test_both_ways_to_a_predictor_take_the_same_settings() -> None:
     loaded = dict(inspect.signature(Predictor.from_checkpoint).parameters)
     del loaded["path"]
     assert list(loaded.items()) == list(made.items())
+
+
+@pytest.mark.parametrize("weight", ["projection.weight", "backbone.conv_stem.weight"])
+def test_weights_that_overflow_give_an_error_that_names_the_face(
+    trained: Trained, weight: str
+) -> None:
+    checkpoint = load_checkpoint(trained.checkpoint)
+    with torch.no_grad():
+        checkpoint.embedder.get_parameter(weight).fill_(3e38)
+    photo = next(trained.photos.rglob("*.png"))
+    with pytest.raises(JobError, match=rf"{photo.name}: frame 0, face 0 has score nan"):
+        list(Predictor(checkpoint, "cpu", backend="torch").predict([photo]))

@@ -155,3 +155,23 @@ def test_a_gpu_scores_like_the_cpu(checkpoint: Checkpoint) -> None:
     assert TorchScorer(checkpoint, torch.device("cuda"), 32).score(images) == pytest.approx(
         expected, abs=1e-3
     )
+
+
+def test_an_embedding_that_is_no_number_is_no_score(checkpoint: Checkpoint) -> None:
+    """Whatever the head makes of it."""
+
+    class Overflowing(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            rows: torch.Tensor = checkpoint.embedder(images)
+            rows[1, 0] = torch.inf
+            rows[2, 5] = torch.nan
+            rows[3] = 0
+            return rows
+
+    scorer = TorchScorer(checkpoint, CPU, 32)
+    plain = scorer.score(crops(4))
+    scorer._embedder = Overflowing()  # type: ignore[assignment]
+    scorer._head = lambda rows: torch.zeros(len(rows), dtype=torch.float64)  # type: ignore[assignment]
+    scores = scorer.score(crops(4))
+    assert np.isfinite(plain).all()
+    assert np.isnan(scores).tolist() == [False, True, True, True]

@@ -99,18 +99,42 @@ def test_keeps_other_columns_order_and_quoting(sample: Any) -> None:
     ]
 
 
-def test_labels_use_the_verdict_of_the_answer(sample: Any) -> None:
+def test_labels_are_at_even_odds_whatever_the_limits(sample: Any) -> None:
     strict, lax = Limits(0.1, (0.7,)), Limits(0.1, (0.2,))
     scores = [
         make_answer("a", 0.6, strict),  # unclear
-        make_answer("b", 0.7, strict),
-        make_answer("c", 0.3, lax),
+        make_answer("b", 0.5, strict),
+        make_answer("c", 0.3, lax),  # fake
         make_no_answer("d"),
     ]
     table = sample("id,y\n" + "".join(f"{name},\n" for name in "abcde"))
-    for fallback, expected in ((0.0, "0"), (1.0, "1"), (0.5, "0.5")):
+    for fallback, expected in ((0.0, "0"), (1.0, "1")):
         filled = fill(table, scores, fallback, "label")
-        assert [row["y"] for row in parse(filled.text)] == ["0", "1", "1", expected, expected]
+        assert [row["y"] for row in parse(filled.text)] == ["1", "1", "0", expected, expected]
+        assert filled.fallback == expected
+
+
+def test_what_is_said_of_rows_without_an_answer_is_what_they_got(sample: Any) -> None:
+    for fallback in (1e-9, 0.123456789, 1 / 3, 0.5):
+        filled = fill(sample("id,y\nnobody,\n"), SCORES, fallback)
+        assert [row["y"] for row in parse(filled.text)] == [filled.fallback]
+
+
+@pytest.mark.parametrize(
+    ("fallback", "value", "message"),
+    [
+        (float("nan"), "p_fake", "would get nan; give --no-answer a probability"),
+        (float("inf"), "p_fake", "would get inf"),
+        (-0.1, "p_fake", "would get -0.1"),
+        (0.5, "label", "would get 0.5 among labels; give --no-answer 0 for real or 1 for fake"),
+        (float("nan"), "label", "would get nan among labels"),
+    ],
+)
+def test_no_row_gets_what_is_no_answer(
+    sample: Any, fallback: float, value: Value, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        fill(sample("id,y\nd,\n"), SCORES, fallback, value)
 
 
 def test_an_ambiguous_name_is_an_error_with_its_line(sample: Any) -> None:

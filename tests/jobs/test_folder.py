@@ -121,7 +121,11 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000], ids=["no", "list", "cut", "deep"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1]", "{", "[" * 100_000, '{"inputs": NaN}', '{"inputs": ' + "9" * 5000],
+    ids=["no", "list", "cut", "deep", "nan", "huge"],
+)
 def test_unreadable_settings_are_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(text)
     with pytest.raises(UsageError, match=r"job\.json (cannot be read|holds no settings)"):

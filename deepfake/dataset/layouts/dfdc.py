@@ -23,7 +23,6 @@ Knows no other layout.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deepfake.dataset.layouts.facts import (
+    LABEL_WORDS,
     SPLIT_FOLDERS,
     Fact,
     Layout,
@@ -42,7 +42,7 @@ from deepfake.dataset.layouts.facts import (
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
 from deepfake.records import LABEL_NAMES
-from deepfake.tables import read_csv
+from deepfake.tables import parse_json, read_csv
 
 METADATA, LABELS = "metadata.json", "labels.csv"
 _LABELS = {"REAL": 0, "FAKE": 1}
@@ -68,8 +68,8 @@ def _is_metadata(path: Path) -> bool:
     except OSError:
         text = ""
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
+        content = parse_json(text)
+    except ValueError:
         # Cut short it is still the challenge's: not to be passed over, but refused by `read`.
         return bool(_ENTRY.search(text) or _PART.fullmatch(path.resolve().parent.name.lower()))
     return isinstance(content, dict) and any(
@@ -191,10 +191,11 @@ def _read_labels(path: Path) -> Entries:
     split = _split_of(path)
     entries = {}
     for row in read_csv(path, ("filename", "label")):
-        if row["label"] not in ("0", "1"):
+        label = LABEL_WORDS.get(row["label"].strip().lower())
+        if label is None:
             raise UsageError(f"{path}:{row.line}: label {row['label']!r}; expected 0 or 1 = fake")
         entries[PurePosixPath(row["filename"]).stem] = {
-            "label": int(row["label"]),
+            "label": label,
             "split": split,
             "original": "",
         }

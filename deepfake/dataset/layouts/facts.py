@@ -6,7 +6,6 @@ What must stay together follows from that here, once for all layouts. Knows no l
 
 from __future__ import annotations
 
-import json
 import os
 import unicodedata
 from collections import Counter, defaultdict
@@ -20,11 +19,11 @@ from deepfake.dataset.splits import join_identities
 from deepfake.errors import UsageError
 from deepfake.media.discovery import IMAGE_SUFFIXES, display_name
 from deepfake.records import LABEL_NAMES, Source
-from deepfake.tables import read_text
+from deepfake.tables import parse_json, read_text
 
 LABEL_WORDS = {
-    **dict.fromkeys(("real", "0", "genuine", "original", "pristine"), 0),
-    **dict.fromkeys(("fake", "1", "manipulated", "synthetic", "deepfake"), 1),
+    **dict.fromkeys(("real", "0", "0.0", "false", "genuine", "original", "pristine"), 0),
+    **dict.fromkeys(("fake", "1", "1.0", "true", "manipulated", "synthetic", "deepfake"), 1),
 }
 """Words of a CSV's ``label`` column, in any case."""
 
@@ -55,6 +54,7 @@ class Fact:
         split: ``train``, ``validation`` or ``test``, where the data set has an official one.
         key: What an ``original`` may point at.
         original: Key of the input that a fake was made from; need not be there.
+        mask: Where a file of its forged region would be, from the root, without suffix.
     """
 
     label: int
@@ -63,6 +63,7 @@ class Fact:
     split: str | None = None
     key: Key = ()
     original: Key = ()
+    mask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,11 @@ class Place:
     top: str
     clip: str
     frame: str
+
+    @property
+    def stem(self) -> str:
+        """Name of the file without suffix."""
+        return PurePosixPath(self.source.name).stem
 
     @classmethod
     def of(cls, source: Source) -> Place:
@@ -139,8 +145,10 @@ def read_json(path: Path) -> Any:
         UsageError: If it cannot be read, or is no JSON.
     """
     try:
-        return json.loads(read_text(path, "JSON file"))
-    except json.JSONDecodeError as error:
+        return parse_json(read_text(path, "JSON file"))
+    except UsageError:
+        raise
+    except ValueError as error:
         raise UsageError(f"{path}: not JSON ({error})") from error
 
 
@@ -252,6 +260,12 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
     )
     result = []
     unlinked = 0
+    sources = list(sources)
+    by_stem = {
+        normalise(str(PurePosixPath(source.name).with_suffix(""))): source.path
+        for source in sources
+        if source.problem is None
+    }
     for source in sources:
         fact = reading.facts.get(source.id)
         if fact is None:
@@ -268,6 +282,7 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
                 group=groups[normalise(fact.identities[0])] if fact.identities else None,
                 split=fact.split,
                 original=original,
+                mask=by_stem.get(normalise(fact.mask)) if fact.mask else None,
             )
         )
     return tuple(result), unlinked

@@ -20,6 +20,11 @@ from deepfake.records import LABEL_NAMES, Source
 from deepfake.tables import CsvRow, read_csv
 
 T = TypeVar("T")
+PATH_NAMES = ("filename", "file_name", "filepath", "file_path", "file", "image_path", "video_path")
+"""What else tables of the field call the column ``path``; the first one that is there counts."""
+_OTHER_NAMES = {"path": PATH_NAMES} | dict.fromkeys(
+    ("label", "group", "split", "method", "original"), ()
+)
 
 
 def read_table(
@@ -27,11 +32,11 @@ def read_table(
 ) -> tuple[tuple[Source, ...], int, int]:
     """Read a table of inputs.
 
-    It has the columns ``path`` and ``label`` and may have ``group``, ``split``, ``method`` and
-    ``original``; others are ignored. Paths are absolute or relative to the table's folder.
-    ``original`` names what a fake was made from: a path of the table, or the name of a real file
-    without folders and suffix; a fake without ``group`` takes that of its original. On a real row
-    it says nothing.
+    It has the columns ``path`` (or one of ``PATH_NAMES``) and ``label`` and may have ``group``,
+    ``split``, ``method`` and ``original``, in any case; others are ignored. Paths are absolute or
+    relative to the table's folder. ``original`` names what a fake was made from: a path of the
+    table, or the name of a real file without folders and suffix; a fake without ``group`` takes
+    that of its original. On a real row it says nothing.
 
     Args:
         path: The CSV.
@@ -45,7 +50,8 @@ def read_table(
     Raises:
         UsageError: If the table is not well formed, or a row is in doubt or contradicts another.
     """
-    rows = read_csv(path, ("path", "label") if require_labels else ("path",))
+    required = ("path", "label") if require_labels else ("path",)
+    rows = read_csv(path, required, other_names=_OTHER_NAMES)
     if not rows:
         raise UsageError(f"{path}: no rows below the header; expected one per photo")
     for row in rows:

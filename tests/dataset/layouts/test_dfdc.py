@@ -170,7 +170,14 @@ def test_refuses_a_table(root: Path, content: object, message: str) -> None:
         label_sources(root / "dfdc_train_part_0", layout="dfdc")
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "expected an object")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "expected an object"),
+        ("[" * 100_000, "not JSON .it is nested"),
+    ],
+)
 def test_refuses_damaged_metadata(root: Path, text: str, message: str) -> None:
     (root / "dfdc_train_part_1" / "metadata.json").write_text(text)
     with pytest.raises(UsageError, match=f"part_1/metadata.json: {message}"):
@@ -204,16 +211,18 @@ def test_metadata_that_cannot_be_opened_is_not_passed_over(
         label_sources(root / "dfdc_train_part_0")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"name": "set"}', '{"a": {"size": 1}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"name": "set"}', '{"a": {"size": 1}}', "[" * 100_000]
+)
 def test_metadata_of_others_is_not_the_challenges(tmp_path: Path, text: str) -> None:
     (touch(tmp_path, "real/a.mp4", "fake/b.mp4") / "metadata.json").write_text(text)
     assert label_sources(tmp_path).layout == "tree"
 
 
-def test_refuses_a_label_that_is_no_number(root: Path) -> None:
+def test_refuses_a_label_that_is_none(root: Path) -> None:
     touch(root, "test/x.mp4")
-    (root / "test" / "labels.csv").write_text("filename,label\nx.mp4,FAKE\n")
-    with pytest.raises(UsageError, match=r"labels\.csv:2: label 'FAKE'; expected 0 or 1 = fake"):
+    (root / "test" / "labels.csv").write_text("filename,label\nx.mp4,2\n")
+    with pytest.raises(UsageError, match=r"labels\.csv:2: label '2'; expected 0 or 1 = fake"):
         label_sources(root)
 
 

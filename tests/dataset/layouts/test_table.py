@@ -51,6 +51,8 @@ def test_label_words_point_the_right_way() -> None:
     assert {word for word, label in LABEL_WORDS.items() if label == 1} == {
         "fake",
         "1",
+        "1.0",
+        "true",
         "manipulated",
         "synthetic",
         "deepfake",
@@ -69,11 +71,12 @@ def test_maps_splits_in_any_case(tmp_path: Path, word: str, split: str) -> None:
     [
         pytest.param(
             "path,label\na,real\n\nb,maybe\n",
-            r"data\.csv:4: label 'maybe'; expected real \(real, 0, genuine, original, pristine\) or"
-            r" fake \(fake, 1, manipulated, synthetic, deepfake\)",
+            r"data\.csv:4: label 'maybe'; expected real \(real, 0, 0.0, false, genuine, original,"
+            r" pristine\) or fake \(fake, 1, 1.0, true, manipulated, synthetic, deepfake\)",
             id="label",
         ),
-        pytest.param("path,label\na,1.0\n", r":2: label '1\.0'", id="float-label"),
+        pytest.param("path,label\na,0.5\n", r":2: label '0\.5'", id="half-label"),
+        pytest.param("path,label\na,nan\n", r":2: label 'nan'", id="nan-label"),
         pytest.param("path,label\na,\n", r":2: label ''; expected real", id="no-label"),
         pytest.param(
             "path,label,split\na,0,holdout\n", ":2: split 'holdout'; expected", id="split"
@@ -81,7 +84,7 @@ def test_maps_splits_in_any_case(tmp_path: Path, word: str, split: str) -> None:
         pytest.param("path,label\n ,0\n", ":2: empty path", id="empty-path"),
         pytest.param("path,label\n", "no rows below the header", id="no-rows"),
         pytest.param("path\na\n", "no column 'label'", id="no-label-column"),
-        pytest.param("file,label\na,0\n", "no column 'path'", id="no-path-column"),
+        pytest.param("name,label\na,0\n", "no column 'path'", id="no-path-column"),
         pytest.param("path,label\na,0,9\n", ":2: 3 fields where the header has 2", id="shifted"),
         pytest.param(
             "path,label\na,real\nb,0\n./a,fake\n",
@@ -104,6 +107,24 @@ def test_maps_splits_in_any_case(tmp_path: Path, word: str, split: str) -> None:
 def test_refuses_a_table(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         label_sources(write_table(tmp_path, text), require_labels=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("filename,label\na,0\nb,1\n", [0, 1]),
+        ("image_path,label\na,0.0\nb,1.0\n", [0, 1]),
+        ("File_Path,Label\na,FALSE\nb,TRUE\n", [0, 1]),
+        # The first known name counts, wherever it stands; the exact one before all.
+        ("image_path,filename,label\nx,a,0\ny,b,1\n", [0, 1]),
+        ("filename,path,LABEL\nx,a,0\ny,b,1\n", [0, 1]),
+    ],
+)
+def test_reads_the_tables_of_others(tmp_path: Path, text: str, labels: list[int]) -> None:
+    sources = label_sources(write_table(tmp_path, text), require_labels=True).sources
+    assert [(source.name, source.label) for source in sources] == list(
+        zip("ab", labels, strict=True)
+    )
 
 
 def test_a_table_for_prediction_needs_no_labels(tmp_path: Path) -> None:
