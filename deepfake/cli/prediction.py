@@ -138,6 +138,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     found = find_detector(options)
     read = [*(one.path for one in found), *([sample.path] if sample else [])]
     stored: StoredCrops | None = None
+    sources: Sequence[Source]
     skipped: dict[str, int] = {}
     if is_crop_folder(options.input):
         checkpoint = load_detector(found, options.tta)
@@ -155,7 +156,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         settings = _describe_job(options, predictor)
         digest = None if stored is None else stored.digest
         job = PredictionJob(root, sources, settings, part, options.overwrite, digest)
-        nothing_left = job.is_finished and outputs.stand()
+        was_finished, before = job.is_finished, outputs.hash_files()
         outputs.claim()
         _answer(job, predictor, options)
         totals, lines = _write_tables(options, outputs, sample, job.answers, job.settings)
@@ -164,13 +165,18 @@ def _predict(options: argparse.Namespace, command: str) -> int:
             outputs.write("report", [page.encode()])
             lines.append(f"report: {options.report}")
         failures = [] if options.annotate is None else _annotate(options, job, lines)
+        written = [path for path, now in outputs.hash_files().items() if now != before[path]]
     if predictor.policy_remark:
         lines.append(predictor.policy_remark)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
-    if nothing_left:
-        lines.insert(0, f"{options.output} was finished already; nothing was left to do")
+    if was_finished:
+        written += [] if options.annotate is None else [options.annotate]
+        done = (
+            f"written now: {', '.join(map(str, written))}" if written else "nothing was left to do"
+        )
+        lines.insert(0, f"{options.output} was finished already; {done}")
     stream = sys.stderr if options.output == "-" else sys.stdout
     stream.write("\n".join(lines) + "\n")
     sys.stderr.writelines(f"error: not annotated: {failure}\n" for failure in failures)
