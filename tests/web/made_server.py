@@ -52,7 +52,7 @@ class InlinePool:
 
 
 TOKEN = "a-token-of-the-tests"
-WAIT_S = 60.0  # never reached where all is well
+WAIT_S = 120.0  # never reached where all is well
 
 
 @dataclass
