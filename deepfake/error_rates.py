@@ -174,7 +174,7 @@ def _read_estimate(name: str, value: Any) -> Estimate:
     for key, part in value.items():
         if not isinstance(part, str if key in texts else float | None):
             raise UsageError(f"its error rates have {name}.{key}={part!r}")
-    parts: dict[str, Any] = {k: math.nan if part is None else part for k, part in value.items()}
+    parts: dict[str, Any] = {key: math.nan if v is None else v for key, v in value.items()}
     return Estimate(**parts)
 
 
