@@ -62,6 +62,8 @@ class Checkpoint:
             were sampled or aggregated otherwise have other error rates.
         info: Everything else that it remembers: provenance, counts, versions, configuration.
         sha256: Of the file.
+        members: Those that this one is the mean of, where it is (``learning.ensemble``).
+        tta: Whether each face is also looked at in a mirror: ``flip``.
     """
 
     path: Path
@@ -74,6 +76,14 @@ class Checkpoint:
     chosen_for: Recipe
     info: dict[str, Any]
     sha256: str
+    members: tuple[Checkpoint, ...] = ()
+    tta: str | None = None
+
+    @property
+    def averages(self) -> list[str]:
+        """What its score is the mean of, in words; empty where it is one look of one network."""
+        several = [f"{len(self.members)} checkpoints"] if len(self.members) > 1 else []
+        return several + (["a mirrored look"] if self.tta else [])
 
 
 def describe_versions() -> dict[str, str]:

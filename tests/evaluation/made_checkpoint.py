@@ -60,7 +60,7 @@ def write_checkpoint(
             **{f"head.{name}": value for name, value in head.state_dict().items()},
         },
         "hyper_parameters": {
-            "backbone": BACKBONE,
+            "backbone": embedder.resolved_backbone.split(".")[0],
             "image_size": size,
             "embedding_dim": DIM,
             "dropout": 0.0,
