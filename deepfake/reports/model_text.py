@@ -18,6 +18,6 @@ def describe_model(checkpoint: Checkpoint) -> str:
     return (
         f"{text} Measured on {rates.n_real:,} real and {rates.n_fake:,} fake files "
         f"({rates.origin}): {show_rate(rates.fpr)} of the real ones are called fake, "
-        f"{show_rate(rates.tpr)} of the fakes are found, {show_rate(rates.unclear)} of all stay unclear "
-        "(in brackets: 95 % intervals)."
+        f"{show_rate(rates.tpr)} of the fakes are found, {show_rate(rates.unclear)} of all stay "
+        "unclear (in brackets: 95 % intervals)."
     )
