@@ -46,6 +46,7 @@ from deepfake.records import (
 _GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
 _OF_ONE_FRAME = ("faces_per_frame", "min_face_px", "min_confidence")  # settings of an aggregation
 IN_THIS_PROCESS = Workers(processes=0)
+AnyPaths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 class _Item(NamedTuple):
@@ -188,13 +189,14 @@ class Predictor:
         """What runs the network: scores of another backend differ by up to 1e-5."""
         return self._scorers[0].backend
 
-    def predict(self, paths: Iterable[str | os.PathLike[str]]) -> Results:
-        """Score files, lazily: exactly one ``Result`` per path, in order.
+    def predict(self, paths: AnyPaths) -> Results:
+        """Score a file or several, lazily: exactly one ``Result`` per path, in order.
 
         A file without an answer has ``p_fake=None`` and says why; it is never an exception.
         ``predict(paths).to_frame()`` is a table of pandas.
         """
-        sources = (list_sources([os.fspath(path)], Path())[0] for path in paths)
+        several = [paths] if isinstance(paths, str | os.PathLike) else paths
+        sources = (list_sources([os.fspath(path)], Path())[0] for path in several)
         return Results(self.score(sources))
 
     def score(self, sources: Iterable[Source]) -> Iterator[Result]:

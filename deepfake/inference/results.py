@@ -106,6 +106,21 @@ def choose_kinds(columns: Iterable[str]) -> dict[str, str]:
     }
 
 
+def describe_results(results: Iterable[Result]) -> Iterator[str]:
+    """Lines for a terminal, one per input: verdict, score between its limits, people, remarks."""
+    for one in results:
+        said = [one.reason or one.status.value] if one.p_fake is None else _describe_answer(one)
+        text = "; ".join([*said, *one.remarks])
+        yield f"{display_name(one.path)}: {display_name(text)}\n"
+
+
+def _describe_answer(result: Result) -> list[str]:
+    answer = f"{result.verdict}, p_fake {result.p_fake:.3f}"
+    if result.limits is not None:
+        answer += " (real up to {:.3f}, fake from {:.3f})".format(*result.limits)
+    return [answer, f"{result.n_people} people"] if result.n_people > 1 else [answer]
+
+
 def format_scores(scores: Iterable[Result]) -> Iterator[str]:
     """Lines of ``scores.csv``: one per input; no answer, no ``p_fake``."""
     return _format(scores, "file")

@@ -19,6 +19,7 @@ from deepfake.inference.results import (
     SCORE_COLUMNS,
     Results,
     count,
+    describe_results,
     format_faces,
     format_scores,
 )
@@ -47,6 +48,23 @@ def test_one_row_per_input_in_order(statuses: list[Status]) -> None:
     assert totals.inputs == len(scores)
     assert totals.answers == statuses.count(Status.OK)
     assert sum(totals.statuses.values()) == len(scores)
+
+
+def test_a_line_for_a_person_says_verdict_score_limits_people_and_remarks() -> None:
+    limits = Limits(0.25, (0.75, 0.875))
+    results = [
+        make_answer("a.jpg", 0.5, limits),
+        make_answer("b.mp4", 0.9, limits, n_people=2, remarks=("small faces", "\x1b[2Jcut")),
+        make_no_answer("c\n.jpg"),
+        Result("d.jpg", Status.UNREADABLE),
+    ]
+    assert list(describe_results(results)) == [
+        "a.jpg: unclear, p_fake 0.500 (real up to 0.250, fake from 0.750)\n",
+        "b.mp4: fake, p_fake 0.900 (real up to 0.250, fake from 0.875); 2 people; small faces; "
+        "\\x1b[2Jcut\n",
+        "c\\n.jpg: no_face: so it is\n",
+        "d.jpg: unreadable\n",
+    ]
 
 
 def test_cells_of_a_score() -> None:
