@@ -14,6 +14,7 @@ which on one thread is the time itself, but does not count what other jobs of a 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -38,6 +39,8 @@ from torch import nn
 
 from benchmarks.photos import Box, collect, cut_face, find_photos, open_photo
 from deepfake.dataset.manifest import Manifest
+from deepfake.error_rates import ErrorRates
+from deepfake.evaluation.calibration import Calibration
 from deepfake.faces.extraction import FaceExtractor, decode_crop
 from deepfake.heads.linear import LinearSVM
 from deepfake.inference.export import export_checkpoint
@@ -46,7 +49,8 @@ from deepfake.inference.scoring import OnnxScorer
 from deepfake.learning.checkpoint import load_checkpoint, make_info
 from deepfake.learning.task import EmbeddingTask, NetworkSettings
 from deepfake.media.images import read_image
-from deepfake.records import CropSpec, Sampling
+from deepfake.metrics import Estimate
+from deepfake.records import CropSpec, Limits, Recipe, Sampling
 
 BACKBONES = {"tf_efficientnet_b4": 380, "mobilenetv2_100": 224}
 T = TypeVar("T")
@@ -207,7 +211,9 @@ def write_checkpoint(path: Path, backbone: str, size: int) -> Path:
     crops = Manifest(Path(), (), spec, Sampling(), versions={}, sha256="")
     counts = {"train": {"real": 200, "fake": 200}}
     task.info = make_info(crops, task.embedder, counts, seed=0, configuration="")
-    task.info |= {"threshold": 0.5, "threshold_origin": "made by a benchmark"}
+    unknown = [Estimate(math.nan, "made by a benchmark")] * 5
+    rates = ErrorRates(0.05, 0.05, 0, 0, 0, 0, False, "made by a benchmark", *unknown)
+    task.info |= Calibration(Limits(0.4, (0.6,)), rates, Recipe()).to_info()
     content = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
     task.on_save_checkpoint(content)
     torch.save(content, path)

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.records import Estimate as Estimate
+
 CALIBRATION_BINS = 15
 Scores = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
@@ -301,25 +303,6 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     }
 )
 """All metrics by name, in the order in which they are shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A metric's value, with its interval where there is one, or the reason why there is no value.
-
-    Args:
-        value: ``nan`` if it does not exist.
-        reason: Why it does not exist; empty if it does.
-        low: Lower end of the 95 % interval, ``nan`` without one.
-        high: Its upper end.
-        note: Remark on the interval, or why there is none.
-    """
-
-    value: float
-    reason: str = ""
-    low: float = NAN
-    high: float = NAN
-    note: str = ""
 
 
 def compute_metrics(y_true: Labels, y_score: Scores, threshold: float) -> dict[str, Estimate]:

@@ -123,6 +123,19 @@ class Sampling(_Settings):
             )
 
 
+def list_differences(settings: _Settings, others: _Settings) -> list[str]:
+    """What differs between two settings of a kind, as text: name, value, the other one's value.
+
+    Example:
+        >>> list_differences(Sampling(frames=8), Sampling())
+        ['frames 8 instead of 16']
+    """
+    ours, theirs = settings.to_dict(), others.to_dict()
+    return [
+        f"{key} {ours[key]} instead of {theirs[key]}" for key in ours if ours[key] != theirs[key]
+    ]
+
+
 Policy = Literal["mean", "median", "top", "confident", "max"]
 POLICIES: tuple[str, ...] = get_args(Policy)
 """How the frames of a person make their score, by name."""

@@ -6,10 +6,12 @@ file that people read. Boxes are ``(x0, y0, x1, y1)`` in pixels of their frame.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ from deepfake.recipe import FacesPerFrame as FacesPerFrame
 from deepfake.recipe import Policy as Policy
 from deepfake.recipe import Recipe as Recipe
 from deepfake.recipe import Sampling as Sampling
+from deepfake.recipe import list_differences as list_differences
 
 LABEL_NAMES = ("real", "fake")
 """Index = label: ``LABEL_NAMES[1] == "fake"``."""
@@ -40,6 +43,9 @@ class Status(StrEnum):
     NO_FACE = "no_face"
     TOO_SMALL = "too_small"
     UNREADABLE = "unreadable"
+
+
+_ROUNDING = 1e-9
 
 
 class Verdict(StrEnum):
@@ -59,8 +65,11 @@ class Limits:
         fake: Lowest ``p_fake`` that means fake, for files of 1, 2, ... people who count; the last
             one holds for more.
 
+    Where the two are equal nothing is unclear: the score itself means fake. Beyond 0 or 1, by less
+    than rounding, a limit is one that no score reaches.
+
     Raises:
-        UsageError: If there is no limit for fakes.
+        UsageError: If there is no limit for fakes, one is no probability, or they cross.
     """
 
     real: float
@@ -69,6 +78,35 @@ class Limits:
     def __post_init__(self) -> None:
         if not self.fake:
             raise UsageError("limits need a limit for fakes")
+        for limit in (self.real, *self.fake):
+            if not -_ROUNDING <= limit <= 1 + _ROUNDING:  # true for NaN, too
+                raise UsageError(f"the limit {limit:g} is no probability")
+        rising = (self.real, *self.fake)
+        if any(low > high for low, high in pairwise(rising)):
+            raise UsageError(
+                f"the limits cross: real up to {self.real:g}, fake from "
+                f"{', '.join(f'{limit:g}' for limit in self.fake)}; expected rising numbers"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only."""
+        return {"real": self.real, "fake": list(self.fake)}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Self:
+        """Rebuild from ``to_dict``, without trust.
+
+        Raises:
+            UsageError: If a limit is missing, unknown, of the wrong kind, no probability, or they
+                cross.
+        """
+        known = isinstance(values, dict) and set(values) == {"real", "fake"}
+        if not known or not isinstance(values["fake"], list):
+            raise UsageError(f"limits {values!r:.200}; expected real and fake, a list")
+        for limit in (values["real"], *values["fake"]):
+            if not isinstance(limit, float):
+                raise UsageError(f"the limit {limit!r:.80} is no number")
+        return cls(values["real"], tuple(values["fake"]))
 
     def of_fake(self, n_people: int = 1) -> float:
         """Lowest ``p_fake`` that means fake in a file of so many people who count."""
@@ -80,11 +118,41 @@ class Limits:
         Args:
             p_fake: Score of the file.
             n_people: How many people count in it: the most suspicious of many is suspicious
-                by chance more often than one is.
+                by chance more often than one is. 0: nobody can be judged, and it is unclear.
         """
+        if not n_people:
+            return Verdict.UNCLEAR
         if p_fake >= self.of_fake(n_people):
             return Verdict.FAKE
         return Verdict.REAL if p_fake <= self.real else Verdict.UNCLEAR
+
+
+ALL_UNCLEAR = Limits(math.nextafter(0, -1), (math.nextafter(1, 2),))
+"""Of who knows nothing: no score is real, none is fake."""
+
+
+EVEN_ODDS = 0.5
+"""Where a hard 0 or 1 is asked for (accuracy, a contest's labels): a calibrated score at or above
+it is likelier a fake than not. Verdicts go by ``Limits``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A metric's value, with its interval where there is one, or the reason why there is no value.
+
+    Args:
+        value: ``nan`` if it does not exist.
+        reason: Why it does not exist; empty if it does.
+        low: Lower end of the 95 % interval, ``nan`` without one.
+        high: Its upper end.
+        note: Remark on the interval, or why there is none.
+    """
+
+    value: float
+    reason: str = ""
+    low: float = math.nan
+    high: float = math.nan
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ entry's finished run in its head alone goes on from the end of that run's traini
 time, the same command goes on; finished runs are kept, so that several calls with different
 ``--rungs`` and ``--seeds`` may share an ``--output``. The table has those of the call.
 
-The table has AUC, accuracy at the threshold chosen on validation, and equal error rate on the test
+The table has AUC, accuracy at even odds of the calibrated score, and equal error rate on the test
 split, means over the seeds, with 95 % intervals from a cluster bootstrap; the
 lowest and the highest AUC of the seeds; and with ``--against`` the difference in AUC to other
 rungs, from the same resamples.
@@ -40,6 +40,7 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.evaluation.bootstrap import N_RESAMPLES, resample_groups, resample_metrics
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.metrics import METRICS
+from deepfake.records import EVEN_ODDS
 from deepfake.storage import write_atomic
 from deepfake.training.presets import merge_configs
 from deepfake.training.run import read_data_module
@@ -78,13 +79,11 @@ class TestPredictions:
         groups: ``(N,)`` names.
         labels: ``(N,)``, 1 = fake.
         p_fake: ``(N,)``.
-        threshold: Chosen on the run's validation split.
     """
 
     groups: NDArray[np.str_]
     labels: NDArray[np.int64]
     p_fake: NDArray[np.float64]
-    threshold: float
 
 
 def main() -> int:
@@ -213,7 +212,7 @@ def differs_in_head_alone(base: Path | None, overlay: Path) -> bool:
 def take_network(options: argparse.Namespace, seed: int, run: Path) -> bool:
     """Make a run that has trained the finished run's network, but has no head; whether it could.
 
-    Not ``deepfake fit-head``: that one chooses its threshold on files, a training on crops.
+    Not ``deepfake fit-head``, whose checkpoint would carry the other run's configuration.
     """
     finished = options.output / FINISHED / f"seed-{seed}"
     if not (finished / "model.ckpt").exists() and not train(options, FINISHED, seed, finished):
@@ -275,14 +274,13 @@ def score(run: Path, data: Path, seed: int) -> TestPredictions:
         np.array([row["group"] for row in rows]),
         np.array([int(row["label"]) for row in rows]),
         np.array([float(row["p_fake"]) for row in rows]),
-        checkpoint.threshold,
     )
 
 
 def compute_metrics(predictions: TestPredictions) -> list[float]:
     """The metrics of a run, in the order of ``METRIC_NAMES``."""
     return [
-        METRICS[name].formula(predictions.labels, predictions.p_fake, predictions.threshold)
+        METRICS[name].formula(predictions.labels, predictions.p_fake, EVEN_ODDS)
         for name in METRIC_NAMES
     ]
 
@@ -300,7 +298,7 @@ def resample(runs: Sequence[TestPredictions], n_resamples: int) -> NDArray[np.fl
     parts = []
     for run in runs:
         group_of_row = np.searchsorted(names, run.groups)
-        resampled = resample_metrics(run.labels, run.p_fake, group_of_row, counts, run.threshold)
+        resampled = resample_metrics(run.labels, run.p_fake, group_of_row, counts, EVEN_ODDS)
         parts.append(np.stack([resampled[name] for name in METRIC_NAMES], axis=1))
     means: NDArray[np.float64] = np.mean(parts, axis=0)
     return means

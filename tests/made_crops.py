@@ -132,7 +132,7 @@ def _make_row(file: Path, source: str, label: int, group: str, split: str, size:
         method="seam" if label else "",
         group=group,
         split=split,
-        box_xyxy=(0.0, 0.0, float(size), float(size)),
+        box_xyxy=(0.0, 0.0, *[float(max(size, 64))] * 2),  # in its photo, where it is large enough
         confidence=0.99,
         landmarks=tuple(size * value for value in LANDMARKS),
         rotation=0,

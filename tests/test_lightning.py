@@ -90,7 +90,7 @@ def test_predict_tells_score_embedding_and_name(run: Path, crops: Path) -> None:
     assert bool(((p_fake >= 0) & (p_fake <= 1)).all())
 
 
-def test_a_checkpoint_brings_network_head_and_threshold(run: Path, crops: Path) -> None:
+def test_a_checkpoint_brings_network_head_and_limits(run: Path, crops: Path) -> None:
     # The file that the weights came from is gone, and no test may ask a hub.
     first, second = (EmbeddingTask.load_from_checkpoint(run / "model.ckpt") for _ in range(2))
     images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
@@ -100,8 +100,8 @@ def test_a_checkpoint_brings_network_head_and_threshold(run: Path, crops: Path) 
     assert first.head is not None
     assert second.head is not None
     assert torch.equal(first.head(embeddings), second.head(embeddings))
-    assert first.info["threshold"] == second.info["threshold"]
-    assert first.info["threshold"] is not None
+    assert first.info["limits"] == second.info["limits"]
+    assert first.info["limits"] is not None
 
 
 def test_a_checkpoint_of_mid_training_is_a_network_without_a_head(run: Path, crops: Path) -> None:

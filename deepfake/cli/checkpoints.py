@@ -34,15 +34,19 @@ def info(argv: Sequence[str] | None = None) -> int:
 def _info(options: argparse.Namespace) -> int:
     import yaml
 
-    from deepfake.learning.checkpoint import read_info
+    from deepfake.learning.checkpoint import read_info, read_verdict
 
     content = read_info(options.checkpoint)
     if options.json:
         sys.stdout.write(json.dumps(content, indent=2) + "\n")
     else:
+        if content.get("limits") is not None:
+            limits, rates = read_verdict(options.checkpoint, content)
+            sys.stdout.writelines(f"# {line}\n" for line in rates.describe(limits))
         order = (
-            "threshold",
-            "threshold_origin",
+            "limits",
+            "error_rates",
+            "chosen_for",
             "head",
             "recipe",
             "backbone",

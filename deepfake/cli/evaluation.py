@@ -38,7 +38,7 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="deepfake evaluate",
         description="Measure a checkpoint on labelled crops or media: metrics at face, person and\n"
-        "file level with 95 % intervals, at the checkpoint's own threshold.",
+        "file level with 95 % intervals, and how often its verdicts are wrong, right or unclear.",
         epilog="""\
 DATA is a crop folder, or labelled media: a folder with real/ and fake/ at any depth, or a CSV
 with path,label[,group,split,method,original]. Media is cropped by the checkpoint's own recipe
@@ -105,8 +105,9 @@ def _evaluate(options: argparse.Namespace, command: str) -> int:
         render=format_report,
         command=command,
     )
-    origin = checkpoint.info.get("threshold_origin")
-    sys.stdout.write(f"threshold {checkpoint.threshold:.4f} ({origin})\n\n")
+    rates = checkpoint.error_rates
+    if rates is not None:
+        sys.stdout.write("\n".join([*rates.describe(checkpoint.limits), "", ""]))
     sys.stdout.write(describe(evaluation))
     if options.output is not None:
         sys.stdout.write(f"report: {options.output / 'report.html'}\n")
@@ -218,28 +219,26 @@ def _explain(options: argparse.Namespace, command: str) -> int:
 
 
 def calibrate(argv: Sequence[str] | None = None) -> int:
-    """New threshold and sigmoid: ``deepfake calibrate --checkpoint FILE --data CROPS ...``."""
+    """New sigmoid and limits: ``deepfake calibrate --checkpoint FILE --data CROPS ...``."""
     parser = Parser(
         prog="deepfake calibrate",
-        description="Choose threshold and sigmoid of a checkpoint anew, on labelled data that it\n"
-        "did not learn from. The network is not touched; the new file remembers what was done.",
+        description="Fit the sigmoid and choose the two limits of a checkpoint's verdict anew, on\n"
+        "labelled data that it did not learn from: real up to the one, fake from the other,\n"
+        "unclear between. The network is not touched; the new file remembers what was done.\n"
+        "Refused where there are too few files to measure a rate, or the detector is at chance.",
         epilog="""\
 examples:
-  deepfake calibrate --checkpoint model.ckpt --data crops/ --output strict.ckpt \\
-      --false-positive-rate 0.01
+  deepfake calibrate --checkpoint model.ckpt --data crops/ --output strict.ckpt --max-fpr 0.01
   deepfake calibrate --checkpoint model.ckpt --data photos/ --output rare.ckpt --prevalence 0.02
 """,
     )
     _add_derivation(parser)
-    goal = parser.add_mutually_exclusive_group()
-    goal.add_argument(
-        "--false-positive-rate",
+    _add_error_rates(parser)
+    parser.add_argument(
+        "--prevalence",
         type=float,
-        metavar="R",
-        help="share of real files that are predicted fake",
-    )
-    goal.add_argument(
-        "--prevalence", type=float, metavar="P", help="share of fakes where it will be used"
+        metavar="P",
+        help="share of fakes where it will be used: p_fake is a probability there",
     )
     _add_split(parser, "validation")
     _add_scoring_options(parser, may_overwrite=True)
@@ -254,7 +253,8 @@ def _calibrate(options: argparse.Namespace) -> int:
         options,
         calibrate_checkpoint,
         split=options.split,
-        max_fpr=options.false_positive_rate,
+        max_fpr=options.max_fpr,
+        max_fnr=options.max_fnr,
         prevalence=options.prevalence,
     )
 
@@ -263,9 +263,9 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
     """A new head: ``deepfake fit-head --checkpoint FILE --data CROPS --output FILE``."""
     parser = Parser(
         prog="deepfake fit-head",
-        description="Fit the head of a checkpoint anew: the train split fits, validation chooses\n"
-        "the threshold, test is only measured. A last.ckpt of mid-training becomes a complete\n"
-        "model by it.",
+        description="Fit the head of a checkpoint anew: the train split fits the classifier,\n"
+        "validation its sigmoid and the limits of the verdict, test is only measured. A last.ckpt\n"
+        "of mid-training becomes a complete model by it.",
         epilog="examples:\n"
         "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt\n"
         "  deepfake fit-head --checkpoint last.ckpt --data crops/ --output model.ckpt\n"
@@ -287,6 +287,7 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
         metavar="C",
         help="inverse strength of regularisation; of gbm, lambda_l2 = 1 / C",
     )
+    _add_error_rates(parser)
     _add_scoring_options(parser, may_overwrite=True)
     return run(lambda: _fit_head(parser.parse_args(argv)), "nothing was written")
 
@@ -295,7 +296,15 @@ def _fit_head(options: argparse.Namespace) -> int:
     _check_output(options)
     from deepfake.evaluation.refit import fit_new_head
 
-    return _derive(options, fit_new_head, require_head=False, head=options.head, C=options.C)
+    return _derive(
+        options,
+        fit_new_head,
+        require_head=False,
+        head=options.head,
+        C=options.C,
+        max_fpr=options.max_fpr,
+        max_fnr=options.max_fnr,
+    )
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -309,6 +318,18 @@ def _add_derivation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="the new checkpoint: .ckpt or .safetensors"
     )
+
+
+def _add_error_rates(parser: argparse.ArgumentParser) -> None:
+    """Of commands that choose limits."""
+    for name, wrong, said in (("fpr", "real", "fake"), ("fnr", "fake", "real")):
+        parser.add_argument(
+            f"--max-{name}",
+            type=float,
+            default=0.05,
+            metavar="R",
+            help=f"highest share of {wrong} files that are called {said} (default %(default)s)",
+        )
 
 
 def _add_split(parser: argparse.ArgumentParser, usual: str) -> None:

@@ -43,7 +43,7 @@ commands, with an example of each:
              deepfake explain clip.mp4 --checkpoint model.ckpt --output why.html
   evaluate   measure a checkpoint on labelled data, with a report
              deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/
-  calibrate  choose its threshold and sigmoid anew on validation data
+  calibrate  choose its limits and sigmoid anew on validation data
              deepfake calibrate --checkpoint model.ckpt --data crops/ --output new.ckpt
   fit-head   fit its head anew on other crops
              deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt

@@ -164,6 +164,8 @@ def _predict(options: argparse.Namespace, command: str) -> int:
             outputs.write("report", [page.encode()])
             lines.append(f"report: {options.report}")
         failures = [] if options.annotate is None else _annotate(options, job, lines)
+    if predictor.policy_remark:
+        lines.append(predictor.policy_remark)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"

@@ -31,6 +31,7 @@ from deepfake.metrics import (
     calibration_bin,
     compute_metrics,
 )
+from deepfake.records import Verdict
 
 Counts = NDArray[np.int32]
 
@@ -119,6 +120,34 @@ def bootstrap_share(
     sums = np.column_stack([np.bincount(group_of_row), np.bincount(group_of_row, hits)])
     weighted = np.concatenate([part @ sums for part in _chunks(counts, n_groups)])
     return _with_interval(share, weighted[:, 1] / weighted[:, 0])
+
+
+def measure_verdicts(
+    y_true: Labels,
+    verdicts: Sequence[Verdict] | NDArray[np.str_],
+    groups: Sequence[str] | NDArray[np.str_],
+    n_resamples: int = N_RESAMPLES,
+) -> dict[str, Estimate]:
+    """How often verdicts are wrong, right, or none: the names of ``RATES``, with intervals.
+
+    Args:
+        y_true: ``(N,)``, 1 = fake.
+        verdicts: ``N`` of them.
+        groups: ``(N,)``, what was drawn from the world together.
+        n_resamples: Of the bootstrap; 0 gives no intervals.
+    """
+    said, names = np.array(verdicts, dtype=np.str_), np.asarray(groups, dtype=np.str_)
+    real, fake = y_true == 0, y_true == 1
+
+    def share(verdict: Verdict, of: NDArray[np.bool_]) -> Estimate:
+        return bootstrap_share(said[of] == verdict.value, names[of], n_resamples)
+
+    return {
+        "fpr": share(Verdict.FAKE, real),
+        "tpr": share(Verdict.FAKE, fake),
+        "fnr": share(Verdict.REAL, fake),
+        "unclear": share(Verdict.UNCLEAR, real | fake),
+    }
 
 
 def _chunks(counts: Counts, width: int) -> Iterator[Counts]:

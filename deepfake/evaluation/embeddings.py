@@ -1,6 +1,6 @@
 """Crops in, embeddings and sharpness out, computed once and kept: a job of ``deepfake.jobs``.
 
-They depend on network and crops alone, not on head, threshold or aggregation. Knows no metric.
+They depend on network and crops alone, not on head, limits or aggregation. Knows no metric.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Predictions in, metrics at every aggregation level out: by file, by person, by face.
 
-The threshold is the one of the checkpoint, always. Knows no network, no table and no page.
+Verdicts are judged by the limits of the checkpoint, always; metrics that need a single cut
+(accuracy) take even odds. Knows no network, no table and no page.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import require_labels
-from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_metrics
+from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_metrics, measure_verdicts
 from deepfake.evaluation.predictions import Predictions
 from deepfake.evaluation.slices import Slicing, compute_slices
 from deepfake.metrics import NAN, Estimate
-from deepfake.records import Aggregation, Status
+from deepfake.records import EVEN_ODDS, Aggregation, Limits, Status, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,7 @@ ROBUSTNESS_METRICS = ("auc", "accuracy")
 """What is followed along a corruption."""
 OVERALL = "all together"
 UNNAMED = "(not named)"
-_Row = tuple[int, float, str, str]  # label, p_fake, group, method
+_Row = tuple[int, float, str, str, int]  # label, p_fake, group, method, people
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class ScoredRows:
         groups: ``(N,)`` text; groups of two data sets differ.
         methods: ``(N,)`` text; of reals without meaning.
         datasets: ``(N,)`` text.
+        n_people: ``(N,)`` int64, people who count in a row: 1 but for files.
     """
 
     labels: NDArray[np.int64]
@@ -47,6 +49,7 @@ class ScoredRows:
     groups: NDArray[np.str_]
     methods: NDArray[np.str_]
     datasets: NDArray[np.str_]
+    n_people: NDArray[np.int64]
 
     def where(self, mask: NDArray[np.bool_]) -> ScoredRows:
         """The rows that a mask selects."""
@@ -55,7 +58,13 @@ class ScoredRows:
     @property
     def columns(self) -> tuple[NDArray[Any], ...]:
         """In the order of the arguments."""
-        return self.labels, self.p_fake, self.groups, self.methods, self.datasets
+        columns = (self.labels, self.p_fake, self.groups, self.methods, self.datasets)
+        return (*columns, self.n_people)
+
+    def judge(self, limits: Limits) -> list[Verdict]:
+        """The verdict on each row."""
+        scores = zip(self.p_fake.tolist(), self.n_people.tolist(), strict=True)
+        return [limits.judge(p_fake, n_people) for p_fake, n_people in scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ class GroupMetrics:
         n_groups: Groups that they fall into.
         prevalence: Share of fakes, ``nan`` without rows.
         metrics: By name, in the order of ``METRICS``.
+        rates: Of the verdicts, by name, in the order of ``RATES``.
     """
 
     n_real: int
@@ -75,6 +85,7 @@ class GroupMetrics:
     n_groups: int
     prevalence: float
     metrics: dict[str, Estimate]
+    rates: dict[str, Estimate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,7 @@ class Coverage:
 
     Args:
         statuses: Number of files by status; they add up to all files.
-        accuracy: Of the labelled files with a score.
+        accuracy: Of the labelled files with a score, at even odds.
         accuracy_if_wrong: If every labelled file without a score counts as a mistake.
         accuracy_if_real: If they are predicted real, as whoever lets them pass does.
     """
@@ -162,7 +173,7 @@ class Evaluation:
     """Everything that an evaluation found.
 
     Args:
-        threshold: Of the checkpoint.
+        limits: Of the checkpoint.
         aggregation: How the frames of a file made its score.
         n_resamples: Behind each interval.
         sets: The data sets with their scores.
@@ -172,7 +183,7 @@ class Evaluation:
         robustness: What corruptions do, where that was asked for.
     """
 
-    threshold: float
+    limits: Limits
     aggregation: Aggregation
     n_resamples: int
     sets: tuple[Predictions, ...]
@@ -211,14 +222,14 @@ class Evaluation:
                     ("method", level.methods),
                 )
                 for group_name, group in groups.items()
-                for name, estimate in group.metrics.items()
+                for name, estimate in (group.metrics | group.rates).items()
             ]
         )
 
 
 def evaluate_predictions(
     sets: Sequence[Predictions],
-    threshold: float,
+    limits: Limits,
     aggregation: Aggregation,
     n_resamples: int = N_RESAMPLES,
 ) -> Evaluation:
@@ -226,7 +237,7 @@ def evaluate_predictions(
 
     Args:
         sets: One or more, of different names.
-        threshold: At or above it means fake; the checkpoint's.
+        limits: Of the verdict; the checkpoint's.
         aggregation: How the scores of files were made, for the record.
         n_resamples: Of the bootstrap.
     """
@@ -235,26 +246,26 @@ def evaluate_predictions(
         rows = _join([rows_of(predictions) for predictions in sets])
         # Levels of the same rows are computed once.
         same = (level for level in levels.values() if _same_rows(level.rows, rows))
-        levels[name] = next(same, None) or _compute_level(rows, threshold, n_resamples)
-    coverage = {one.dataset.name: _compute_coverage([one], threshold) for one in sets}
-    coverage[OVERALL] = _compute_coverage(sets, threshold)
+        levels[name] = next(same, None) or _compute_level(rows, limits, n_resamples)
+    coverage = {one.dataset.name: _compute_coverage([one]) for one in sets}
+    coverage[OVERALL] = _compute_coverage(sets)
     return Evaluation(
-        threshold=threshold,
+        limits=limits,
         aggregation=aggregation,
         n_resamples=n_resamples,
         sets=tuple(sets),
         levels=levels,
         coverage=coverage,
-        slices=compute_slices(sets, threshold, n_resamples),
+        slices=compute_slices(sets, limits, n_resamples),
     )
 
 
 def compute_robustness_point(
-    sets: Sequence[Predictions], threshold: float, n_resamples: int, severity: int, value: float
+    sets: Sequence[Predictions], n_resamples: int, severity: int, value: float
 ) -> RobustnessPoint:
     """The metrics of files whose crops were corrupted, and then scored as ever."""
     rows = _join([file_rows(predictions) for predictions in sets])
-    metrics = bootstrap_metrics(rows.labels, rows.p_fake, rows.groups, threshold, n_resamples)
+    metrics = bootstrap_metrics(rows.labels, rows.p_fake, rows.groups, EVEN_ODDS, n_resamples)
     return RobustnessPoint(severity, value, {name: metrics[name] for name in ROBUSTNESS_METRICS})
 
 
@@ -271,7 +282,7 @@ def _face_rows(predictions: Predictions) -> ScoredRows:
 def _person_rows(predictions: Predictions) -> ScoredRows:
     """The people of the labelled files that have a score."""
     rows = [
-        (file.label, person.p_fake, file.group, file.method)
+        (file.label, person.p_fake, file.group, file.method, int(person.counts))
         for file in predictions.dataset.files
         if file.label is not None and file.id in predictions.files
         for person in predictions.files[file.id].people
@@ -282,13 +293,19 @@ def _person_rows(predictions: Predictions) -> ScoredRows:
 def _list_faces(predictions: Predictions) -> list[_Row]:
     faces = predictions.dataset.faces
     columns = zip(require_labels(faces).tolist(), predictions.p_fake.tolist(), faces, strict=True)
-    return [(label, p_fake, face.group, face.method) for label, p_fake, face in columns]
+    return [(label, p_fake, face.group, face.method, 1) for label, p_fake, face in columns]
 
 
 def file_rows(predictions: Predictions) -> ScoredRows:
     """The labelled files that have a score."""
     rows = [
-        (file.label, predictions.files[file.id].p_fake, file.group, file.method)
+        (
+            file.label,
+            predictions.files[file.id].p_fake,
+            file.group,
+            file.method,
+            predictions.files[file.id].n_people,
+        )
         for file in predictions.dataset.files
         if file.label is not None and file.id in predictions.files
     ]
@@ -305,6 +322,7 @@ def _make_rows(rows: Sequence[_Row], dataset: str) -> ScoredRows:
         groups=np.array([f"{dataset}/{row[2]}" for row in rows], dtype=np.str_),
         methods=np.array([row[3] or UNNAMED for row in rows], dtype=np.str_),
         datasets=np.array([dataset] * len(rows), dtype=np.str_),
+        n_people=np.array([row[4] for row in rows], dtype=np.int64),
     )
 
 
@@ -318,7 +336,9 @@ def _same_rows(one: ScoredRows, other: ScoredRows) -> bool:
     return all(np.array_equal(first, second) for first, second in columns)
 
 
-def _compute_level(rows: ScoredRows, threshold: float, n_resamples: int) -> LevelMetrics:
+def _compute_level(rows: ScoredRows, limits: Limits, n_resamples: int) -> LevelMetrics:
+    verdicts = np.array(rows.judge(limits), dtype=np.str_)
+
     def compute(mask: NDArray[np.bool_]) -> GroupMetrics:
         part = rows.where(mask)
         return GroupMetrics(
@@ -327,8 +347,9 @@ def _compute_level(rows: ScoredRows, threshold: float, n_resamples: int) -> Leve
             n_groups=len(np.unique(part.groups)),
             prevalence=float(part.labels.mean()) if len(part.labels) else NAN,
             metrics=bootstrap_metrics(
-                part.labels, part.p_fake, part.groups, threshold, n_resamples
+                part.labels, part.p_fake, part.groups, EVEN_ODDS, n_resamples
             ),
+            rates=measure_verdicts(part.labels, verdicts[mask], part.groups, n_resamples),
         )
 
     overall = compute(np.ones(len(rows.labels), dtype=np.bool_))
@@ -346,7 +367,7 @@ def _compute_level(rows: ScoredRows, threshold: float, n_resamples: int) -> Leve
     return LevelMetrics(rows, overall, datasets, methods)
 
 
-def _compute_coverage(sets: Sequence[Predictions], threshold: float) -> Coverage:
+def _compute_coverage(sets: Sequence[Predictions]) -> Coverage:
     statuses = dict.fromkeys((status.value for status in Status), 0)
     scored = correct = unscored = unscored_real = 0
     for predictions in sets:
@@ -360,7 +381,7 @@ def _compute_coverage(sets: Sequence[Predictions], threshold: float) -> Coverage
                 unscored_real += file.label == 0
             else:
                 scored += 1
-                correct += (score.p_fake >= threshold) == (file.label == 1)
+                correct += (score.p_fake >= EVEN_ODDS) == (file.label == 1)
     total = scored + unscored
     return Coverage(
         statuses=statuses,

@@ -133,7 +133,7 @@ def run_evaluation(
             return predictions
 
         evaluation = evaluate_predictions(
-            predict(), checkpoint.threshold, aggregation, options.n_resamples
+            predict(), checkpoint.limits, aggregation, options.n_resamples
         )
         evaluation = replace(evaluation, robustness=_follow(evaluation, options, predict))
         if output is not None:
@@ -154,11 +154,7 @@ def _follow(
         corruption, points = CORRUPTIONS[name], [start]
         for severity, value in enumerate(corruption.values, 1):
             sets = predict(partial(_corrupt, name, severity), f"{name}-{value:g}")
-            points.append(
-                compute_robustness_point(
-                    sets, evaluation.threshold, evaluation.n_resamples, severity, value
-                )
-            )
+            points.append(compute_robustness_point(sets, evaluation.n_resamples, severity, value))
         curves.append(RobustnessCurve(name, corruption.title, corruption.unit, tuple(points)))
     return tuple(curves)
 
@@ -186,8 +182,9 @@ def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
         "checkpoint_sha256": checkpoint.sha256,
         "network_sha256": hash_network(checkpoint),
         "backbone": info.get("backbone"),
-        "threshold": checkpoint.threshold,
-        "threshold_origin": info.get("threshold_origin"),
+        "limits": checkpoint.limits.to_dict(),
+        "error_rates": info.get("error_rates"),
+        "chosen_for": info.get("chosen_for"),
         "trained_on_manifest_sha256": info.get("manifest_sha256"),
         "trained_on_crops": info.get("counts"),
         "trained_on_data": read_data_settings(checkpoint).get("root"),

@@ -6,6 +6,7 @@ Knows no metric and no chart.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,21 +55,39 @@ def predict_set(
     """
     with torch.inference_mode():
         p_fake = head(torch.from_numpy(embeddings.vectors)).numpy()
+    files, people = score_files(dataset.faces, p_fake, aggregation)
+    return Predictions(dataset, embeddings, p_fake, people, files)
+
+
+def score_files(
+    faces: Sequence[CropRow], p_fake: NDArray[np.float64], aggregation: Aggregation
+) -> tuple[dict[str, FileScore], tuple[int | None, ...]]:
+    """The scores of the files that faces are of.
+
+    Args:
+        faces: ``N`` rows of a manifest.
+        p_fake: ``(N,)`` their scores.
+        aggregation: How the faces of a file make its score.
+
+    Returns:
+        The score of each file by id, in order of the first faces, and each face's person as of
+        ``Predictions``.
+    """
     by_file: dict[str, list[_FoundRow]] = defaultdict(list)
-    for place, row in enumerate(dataset.faces):
+    for place, row in enumerate(faces):
         by_file[row.source].append(_find(place, row))
-    people: list[int | None] = [None] * len(dataset.faces)
+    people: list[int | None] = [None] * len(faces)
     files: dict[str, FileScore] = {}
     for source, found in by_file.items():
         chosen = choose_faces(found, aggregation)
         scores = [float(p_fake[one.place]) for one in chosen]
-        faces = score_faces(chosen, scores, aggregation)
-        for one, face in zip(chosen, faces, strict=True):
+        scored = score_faces(chosen, scores, aggregation)
+        for one, face in zip(chosen, scored, strict=True):
             people[one.place] = face.person
-        score = aggregate(faces, aggregation)
+        score = aggregate(scored, aggregation)
         if score is not None:
             files[source] = score
-    return Predictions(dataset, embeddings, p_fake, tuple(people), files)
+    return files, tuple(people)
 
 
 @dataclass(frozen=True, slots=True)

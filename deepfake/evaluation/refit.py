@@ -1,4 +1,4 @@
-"""A checkpoint gets another threshold, sigmoid or head; its network stays as it is.
+"""A checkpoint gets another sigmoid, other limits or another head; its network stays as it is.
 
 What is done to it is written into the checkpoint's own history. Knows no report.
 """
@@ -6,8 +6,6 @@ What is done to it is written into the checkpoint's own history. Knows no report
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,16 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.splits import SPLITS
-from deepfake.errors import UsageError
+from deepfake.error_rates import (
+    MAX_ERROR_RATE,
+    ErrorRates,
+    check_rate,
+    count_needed,
+    describe_chance,
+    is_chance,
+)
+from deepfake.errors import JobError, UsageError
+from deepfake.evaluation.calibration import Calibration, calibrate
 from deepfake.evaluation.embeddings import Embeddings, EmbedOptions, embed_crops
 from deepfake.evaluation.evaluate import ScoredRows, file_rows
 from deepfake.evaluation.predictions import predict_set
@@ -32,9 +39,8 @@ from deepfake.evaluation.sets import (
 from deepfake.heads import Head, HeadName, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
 from deepfake.metrics import Summary, format_metric, summarise
-from deepfake.records import LABEL_NAMES, Aggregation
+from deepfake.records import EVEN_ODDS, LABEL_NAMES, Aggregation, Limits, Recipe
 from deepfake.tables import align
-from deepfake.thresholds import choose_threshold, choose_threshold_for_rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +49,17 @@ class Refit:
 
     Args:
         output: The new file.
-        threshold_before: Of the old one; ``nan`` if it had no head.
-        threshold: Of the new one.
-        threshold_origin: How it was chosen.
+        limits_before: Of the old one; ``None`` if it had no head.
+        limits: Of the new one.
+        error_rates: What they were chosen for, and reach.
         before: Metrics of files before, by split; empty if the old one had no head.
         after: Metrics of the same files after.
     """
 
     output: Path
-    threshold_before: float
-    threshold: float
-    threshold_origin: str
+    limits_before: Limits | None
+    limits: Limits
+    error_rates: ErrorRates
     before: dict[str, Summary]
     after: dict[str, Summary]
 
@@ -66,11 +72,10 @@ class Refit:
                     metrics = map(format_metric, (row.auc, row.eer, row.accuracy))
                     table.append([split, word, row.n_real, row.n_fake, *metrics])
         lines = align(table)
-        before = format_metric(self.threshold_before)
-        lines += [
-            f"threshold {before} -> {self.threshold:.4f} ({self.threshold_origin})",
-            f"checkpoint: {self.output}",
-        ]
+        if self.limits_before is not None:
+            real, fake = self.limits_before.real, self.limits_before.of_fake()
+            lines.append(f"before: real up to {real:.4f}, fake from {fake:.4f}")
+        lines += [*self.error_rates.describe(self.limits), f"checkpoint: {self.output}"]
         return "\n".join(lines) + "\n"
 
 
@@ -81,15 +86,14 @@ def calibrate_checkpoint(
     *,
     origin: str = "",
     split: str | None = None,
-    max_fpr: float | None = None,
+    max_fpr: float = MAX_ERROR_RATE,
+    max_fnr: float = MAX_ERROR_RATE,
     prevalence: float | None = None,
     options: EmbedOptions = EmbedOptions(),  # noqa: B008 - frozen
 ) -> Refit:
-    """Fit sigmoid and threshold anew on data that the checkpoint did not learn from.
+    """Fit sigmoid and limits anew on data that the checkpoint did not learn from.
 
-    The threshold is chosen on files, because files are what it decides about: for a wanted false
-    positive rate, or 0.5 at a wanted prevalence (the fewest expected errors), else for the best
-    balanced accuracy.
+    Unlike a training, which must end with a checkpoint, it refuses what the data cannot carry.
 
     Args:
         checkpoint: The old one.
@@ -97,33 +101,43 @@ def calibrate_checkpoint(
         output: The new one.
         origin: What the user named as data.
         split: Split of the folder; by default ``validation`` where there are splits.
-        max_fpr: Wanted false positive rate: share of real files that are predicted fake.
-        prevalence: Share of fakes where the checkpoint will be used.
+        max_fpr: Highest share of real files that are called fake.
+        max_fnr: Highest share of fake files that are called real.
+        prevalence: Share of fakes where the checkpoint will be used; ``p_fake`` is a probability
+            there, the limits keep their error rates.
         options: How crops pass the network.
 
     Raises:
         UsageError: If the data cannot serve: its recipe, its labels, its size, its use so far.
-        JobError: If a class has too few crops, or scores do not rise with fake.
+        JobError: If a class has too few crops, or the detector is at chance on them.
     """
+    _check_rates(max_fpr, max_fnr)
     if prevalence is not None and not 0 < prevalence < 1:
         raise UsageError(f"prevalence {prevalence:g}; expected a share between 0 and 1")
     dataset = read_evaluation_set(root, checkpoint, "", origin, split, "validation")
     _refuse_training_crops(dataset, checkpoint)
     embeddings = embed_crops(root, dataset.faces, checkpoint, options)
-    labels = dataset.labels
-    head = copy.deepcopy(checkpoint.head).calibrate(embeddings.vectors, labels).eval()
-    if prevalence is not None:
-        head.shift_prevalence(float(labels.mean()), prevalence)
+    head = copy.deepcopy(checkpoint.head)
+    calibration = calibrate(
+        head,
+        dataset.faces,
+        embeddings.vectors,
+        _recipe_of(checkpoint, root),
+        max_fpr,
+        max_fnr,
+        prevalence,
+        f"{dataset.name} ({dataset.split})",
+    )
+    _refuse_what_is_not_measured(calibration.error_rates, dataset, head)
     aggregation = checkpoint.recipe.aggregation
     before, after = (
-        {"calibration": file_rows(predict_set(dataset, embeddings, one, aggregation))}
+        {"calibration": file_rows(predict_set(dataset, embeddings, one.eval(), aggregation))}
         for one in (checkpoint.head, head)
     )
-    threshold, how = _choose_for(after["calibration"], dataset, max_fpr, prevalence)
-    result = _compare(checkpoint, output, threshold, how, before, after)
-    event = {"what": "calibrate", **_describe(dataset), "threshold": threshold}
-    event |= {"false_positive_rate": max_fpr, "prevalence": prevalence}
-    derive_checkpoint(checkpoint, output, head, _changes(result), event)
+    result = _compare(checkpoint, output, calibration, before, after)
+    event = {"what": "calibrate", **_describe(dataset)}
+    event |= {"max_fpr": max_fpr, "max_fnr": max_fnr, "prevalence": prevalence}
+    derive_checkpoint(checkpoint, output, head, _changes(calibration, result), event)
     return result
 
 
@@ -135,20 +149,24 @@ def fit_new_head(
     origin: str = "",
     head: HeadName = "svm",
     C: float = 2.0,  # noqa: N803
+    max_fpr: float = MAX_ERROR_RATE,
+    max_fnr: float = MAX_ERROR_RATE,
     options: EmbedOptions = EmbedOptions(),  # noqa: B008 - frozen
 ) -> Refit:
     """Fit the head anew, or for the first time, on the embeddings of crops.
 
-    As in training: the train split fits, validation chooses the threshold, test is only measured.
-    Crops without splits are divided by group.
+    As in training: the train split fits the classifier, validation its sigmoid and the limits, test
+    is only measured. Crops without splits are divided by group.
 
     Args:
         checkpoint: The old one; one of mid-training, without a fitted head, will do.
         root: Crop folder.
         output: The new one.
         origin: What the user named as data.
-        head: ``svm``, ``logistic``, ``rbf`` or ``gbm``.
+        head: ``svm``, ``svm-hinge``, ``logistic``, ``rbf`` or ``gbm``.
         C: Inverse strength of regularisation.
+        max_fpr: Highest share of real files that are called fake.
+        max_fnr: Highest share of fake files that are called real.
         options: How crops pass the network.
 
     Raises:
@@ -158,29 +176,80 @@ def fit_new_head(
     """
     if not C > 0:
         raise UsageError(f"C={C:g}; expected an inverse strength of regularisation above 0")
+    _check_rates(max_fpr, max_fnr)
     dataset = read_evaluation_set(root, checkpoint, "", origin, ALL)
     split_of_crop = assign_split_of_crop(read_manifest(root), checkpoint)
     split_of_row = np.array([split_of_crop[row.crop] for row in dataset.faces])
-    train = split_of_row == "train"
+    train, validation = split_of_row == "train", split_of_row == "validation"
     fitted = make_head(head, checkpoint.embedder.projection.out_features, C)
     fitted.check_fit(int(train.sum()))
     embeddings = embed_crops(root, dataset.faces, checkpoint, options)
-    groups = [row.group for row, inside in zip(dataset.faces, train, strict=True) if inside]
-    fitted.fit(embeddings.vectors[train], dataset.labels[train], groups).warn_if_useless()
+    fitted.fit_classifier(embeddings.vectors[train], dataset.labels[train])
+    calibration = calibrate(
+        fitted,
+        [row for row, inside in zip(dataset.faces, validation, strict=True) if inside],
+        embeddings.vectors[validation],
+        _recipe_of(checkpoint, root),
+        max_fpr,
+        max_fnr,
+        origin=f"the validation split of {dataset.name}",
+    )
+    fitted.warn_if_useless()
 
     score = partial(_score_splits, dataset, embeddings, split_of_row, checkpoint.recipe.aggregation)
-    after = score(fitted)
-    threshold = _choose(root, choose_threshold, after["validation"])
     # A checkpoint of mid-training has no head that anything could be scored with.
-    before = {} if math.isnan(checkpoint.threshold) else score(checkpoint.head)
-    how = f"best balanced accuracy on the validation split of {dataset.name}"
-    result = _compare(checkpoint, output, threshold, how, before, after)
-    event = {"what": "fit-head", **_describe(dataset), "head": head, "C": C, "threshold": threshold}
-    changes = _changes(result) | {"head": head, "recipe": checkpoint.recipe.to_dict()}
+    before = score(checkpoint.head) if _has_head(checkpoint) else {}
+    result = _compare(checkpoint, output, calibration, before, score(fitted))
+    event = {"what": "fit-head", **_describe(dataset), "head": head, "C": C}
+    event |= {"max_fpr": max_fpr, "max_fnr": max_fnr}
+    changes = _changes(calibration, result)
+    changes |= {"head": head, "recipe": checkpoint.recipe.to_dict()}
     if not before:
         changes["weights"] = f"epoch {checkpoint.info['epoch']} (mid-training)"
     derive_checkpoint(checkpoint, output, fitted, changes, event)
     return result
+
+
+def _has_head(checkpoint: Checkpoint) -> bool:
+    return checkpoint.error_rates is not None
+
+
+def _check_rates(max_fpr: float, max_fnr: float) -> None:
+    for name, rate in (("max-fpr", max_fpr), ("max-fnr", max_fnr)):
+        try:
+            check_rate(name, rate)
+        except ValueError as error:
+            raise UsageError(f"--{error}") from error
+
+
+def _recipe_of(checkpoint: Checkpoint, root: Path) -> Recipe:
+    """How files of a crop folder become scores: its frames, the checkpoint's aggregation."""
+    return replace(checkpoint.recipe, sampling=read_manifest(root).sampling)
+
+
+def _refuse_what_is_not_measured(rates: ErrorRates, dataset: EvaluationSet, head: Head) -> None:
+    where = f"{dataset.origin} ({dataset.split})"
+    for name, rate, word, number, there in (
+        ("fpr", rates.max_fpr, "real", rates.n_real, rates.n_supported),
+        ("fnr", rates.max_fnr, "fake", rates.n_fake, rates.fnr_supported),
+    ):
+        if not there:
+            raise UsageError(
+                f"{where}: a rate of {rate:g} (--max-{name}) cannot be measured on {number} {word} "
+                f"files; it takes {count_needed(rate)}"
+            )
+    if float(head.slope_) >= 0:
+        raise JobError(
+            f"{where}: on its {rates.n_real} real and {rates.n_fake} fake files the decisions do "
+            "not rise with fake; a calibration would turn the detector around: fit a new head "
+            "(deepfake fit-head) or train"
+        )
+    if is_chance(rates.auc):
+        raise JobError(
+            f"{where}: on its {rates.n_real} real and {rates.n_fake} fake files the detector is "
+            f"{describe_chance(rates.auc)}; there is nothing to calibrate: fit a new head "
+            "(deepfake fit-head) or train"
+        )
 
 
 def _refuse_training_crops(dataset: EvaluationSet, checkpoint: Checkpoint) -> None:
@@ -190,26 +259,6 @@ def _refuse_training_crops(dataset: EvaluationSet, checkpoint: Checkpoint) -> No
             f"the checkpoint learnt from split {dataset.split!r} of {dataset.root}: its scores "
             "there are too sure of themselves to calibrate with; use --split validation"
         )
-
-
-def _choose_for(
-    rows: ScoredRows, dataset: EvaluationSet, max_fpr: float | None, prevalence: float | None
-) -> tuple[float, str]:
-    """A threshold, and how it was chosen."""
-    where = f"on {len(rows.labels)} files of {dataset.name} ({dataset.split})"
-    if max_fpr is not None:
-        threshold = _choose(dataset.root, choose_threshold_for_rate, rows, max_fpr)
-        return threshold, f"false positive rate of at most {max_fpr:g} {where}"
-    if prevalence is not None:
-        return 0.5, f"fewest errors at a prevalence of {prevalence:g}, fitted {where}"
-    return _choose(dataset.root, choose_threshold, rows), f"best balanced accuracy {where}"
-
-
-def _choose(root: Path, rule: Callable[..., float], rows: ScoredRows, *settings: float) -> float:
-    try:
-        return rule(rows.labels, rows.p_fake, *settings)
-    except ValueError as error:
-        raise UsageError(f"{root}: {error}") from error
 
 
 def _score_splits(
@@ -236,16 +285,16 @@ def _score_splits(
 def _compare(
     checkpoint: Checkpoint,
     output: Path,
-    threshold: float,
-    how: str,
+    calibration: Calibration,
     before: dict[str, ScoredRows],
     after: dict[str, ScoredRows],
 ) -> Refit:
     old, new = (
-        {split: summarise(rows.labels, rows.p_fake, at) for split, rows in scored.items()}
-        for scored, at in ((before, checkpoint.threshold), (after, threshold))
+        {split: summarise(rows.labels, rows.p_fake, EVEN_ODDS) for split, rows in scored.items()}
+        for scored in (before, after)
     )
-    return Refit(output, checkpoint.threshold, threshold, how, old, new)
+    limits = checkpoint.limits if _has_head(checkpoint) else None
+    return Refit(output, limits, calibration.limits, calibration.error_rates, old, new)
 
 
 def _describe(dataset: EvaluationSet) -> dict[str, Any]:
@@ -258,9 +307,6 @@ def _describe(dataset: EvaluationSet) -> dict[str, Any]:
     }
 
 
-def _changes(result: Refit) -> dict[str, Any]:
-    return {
-        "threshold": result.threshold,
-        "threshold_origin": result.threshold_origin,
-        "metrics": {name: asdict(summary) for name, summary in result.after.items()},
-    }
+def _changes(calibration: Calibration, result: Refit) -> dict[str, Any]:
+    metrics = {name: asdict(summary) for name, summary in result.after.items()}
+    return calibration.to_info() | {"metrics": metrics}

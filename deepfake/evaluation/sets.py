@@ -136,7 +136,7 @@ def read_evaluation_set(
     files, lost = _choose_files(root, manifest, split_of_crop, chosen)
     remarks = []
     if seen and chosen != "test":
-        use = "chose its threshold on" if chosen == "validation" else "learnt from"
+        use = "chose its limits on" if chosen == "validation" else "learnt from"
         remarks.append(
             f"LEAK: the checkpoint {use} these crops; metrics on split {chosen!r} of its own "
             "training data say nothing about new files"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_share
 from deepfake.evaluation.predictions import Predictions
 from deepfake.metrics import Estimate
+from deepfake.records import Limits
 
 N_SLICES = 5
 MIN_FACES = 20
@@ -31,7 +32,7 @@ class Slice:
         high: Highest value in it.
         n_real: Real faces.
         n_fake: Fake faces.
-        metrics: ``false_positive_rate`` and ``false_negative_rate`` at the threshold.
+        metrics: ``false_positive_rate`` and ``false_negative_rate`` of the verdicts.
     """
 
     low: float
@@ -62,26 +63,28 @@ class Slicing:
 
 
 def compute_slices(
-    sets: Sequence[Predictions], threshold: float, n_resamples: int = N_RESAMPLES
+    sets: Sequence[Predictions], limits: Limits, n_resamples: int = N_RESAMPLES
 ) -> tuple[Slicing, ...]:
     """Slice the faces of all data sets by size and by sharpness.
 
     Args:
         sets: One or more.
-        threshold: At or above it means fake; the checkpoint's.
+        limits: Of the verdict on one face; the checkpoint's.
         n_resamples: Of the bootstrap.
     """
     faces = [face for one in sets for face in one.dataset.faces]
     boxes = np.array([face.box_xyxy for face in faces], dtype=np.float64).reshape(-1, 4)
     sizes = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     sharpness = np.concatenate([one.embeddings.sharpness for one in sets]).astype(np.float64)
-    predicted_fake = np.concatenate([one.p_fake for one in sets]) >= threshold
+    scores = np.concatenate([one.p_fake for one in sets])
+    called_fake = scores >= limits.of_fake()
+    called_real = ~called_fake & (scores <= limits.real)
     is_fake = np.concatenate([one.dataset.labels for one in sets]) == 1
     groups = np.array([f"{one.dataset.name}/{f.group}" for one in sets for f in one.dataset.faces])
 
     def compute_slice(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> Slice:
         reals, fakes = mask & ~is_fake, mask & is_fake
-        false_positives, false_negatives = predicted_fake[reals], ~predicted_fake[fakes]
+        false_positives, false_negatives = called_fake[reals], called_real[fakes]
         return Slice(
             low=float(values[mask].min()),
             median=float(np.median(values[mask])),

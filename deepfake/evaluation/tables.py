@@ -14,7 +14,7 @@ from deepfake.dataset.manifest import SourceRow
 from deepfake.evaluation.evaluate import Evaluation
 from deepfake.evaluation.predictions import Predictions
 from deepfake.metrics import Estimate
-from deepfake.records import LABEL_NAMES
+from deepfake.records import LABEL_NAMES, Limits, Verdict
 from deepfake.tables import format_table
 
 _TEXTS = ("dataset", "path", "reason", "method", "group")
@@ -24,9 +24,9 @@ def to_json(evaluation: Evaluation, provenance: dict[str, Any]) -> dict[str, Any
     """The result in plain types; a metric that does not exist is ``null`` with a reason."""
     content: dict[str, Any] = _plain(
         {
-            "format": 2,
+            "format": 3,
             "provenance": provenance,
-            "threshold": evaluation.threshold,
+            "limits": evaluation.limits.to_dict(),
             "aggregation": evaluation.aggregation.to_dict(),
             "n_resamples": evaluation.n_resamples,
             "datasets": [_dataset_json(predictions) for predictions in evaluation.sets],
@@ -83,20 +83,23 @@ def _plain(value: Any) -> Any:
 
 
 def format_predictions(evaluation: Evaluation) -> str:
-    """``predictions.csv``: a row per file; without a score ``p_fake`` is empty."""
+    """``predictions.csv``: a row per file; without a score ``p_fake`` is empty.
+
+    ``correct`` is empty, too, where the verdict is unclear.
+    """
     return _format(
         [
-            _file_row(predictions, file, evaluation.threshold)
+            _file_row(predictions, file, evaluation.limits)
             for predictions in evaluation.sets
             for file in predictions.dataset.files
         ]
     )
 
 
-def _file_row(predictions: Predictions, file: SourceRow, threshold: float) -> dict[str, object]:
+def _file_row(predictions: Predictions, file: SourceRow, limits: Limits) -> dict[str, object]:
     score = predictions.files.get(file.id)
     p_fake = None if score is None else score.p_fake
-    verdict = "" if p_fake is None else LABEL_NAMES[int(p_fake >= threshold)]
+    verdict = None if score is None else limits.judge(score.p_fake, score.n_people)
     label = "" if file.label is None else LABEL_NAMES[file.label]
     return {
         "dataset": predictions.dataset.name,
@@ -107,8 +110,8 @@ def _file_row(predictions: Predictions, file: SourceRow, threshold: float) -> di
         "method": file.method,
         "group": file.group,
         "p_fake": "" if p_fake is None else f"{p_fake:.6f}",
-        "verdict": verdict,
-        "correct": int(verdict == label) if verdict and label else "",
+        "verdict": "" if verdict is None else verdict.value,
+        "correct": "" if verdict in (None, Verdict.UNCLEAR) or not label else int(verdict == label),
         "faces": file.faces,
         "path_uri": file.path_uri,
     }

@@ -6,6 +6,7 @@ scikit-learn or LightGBM fits; what they found is kept as tensors, so that a che
 pickle, and so that loading a head and scoring with it imports neither of them.
 """
 
+from deepfake.heads.base import MIN_PER_CLASS as MIN_PER_CLASS
 from deepfake.heads.base import Head as Head
 from deepfake.heads.factory import HEADS as HEADS
 from deepfake.heads.factory import HeadName as HeadName

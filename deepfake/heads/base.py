@@ -1,13 +1,11 @@
 """What every head shares: fit, calibrate, score, and read a state without trusting it.
 
 A head gives each embedding a decision value that rises with fake; a sigmoid makes a probability of
-it. The sigmoid is fitted on decision values of rows that did not train, whole groups held out
-together. Other packages fit; what they found is kept as tensors, so that scoring needs neither
-them nor a pickle. Knows no image and no network.
-
-References:
-    Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
-    Probabilities", 2002.
+it. A detector's head is fitted on training rows (``fit_classifier``) and its sigmoid on validation
+rows (``calibrate``): a network knows its training rows too well, so that even folds of them, held
+out from the head, are surer than new ones. ``fit`` is for who has one set of rows alone. Other
+packages fit; what they found is kept as tensors, so that scoring needs neither them nor a pickle.
+Knows no image and no network.
 """
 
 from __future__ import annotations
@@ -23,10 +21,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepfake.errors import JobError
-from deepfake.heads.calibration import Labels, Vector, fit_sigmoid, make_folds
+from deepfake.heads.calibration import (
+    Labels,
+    Vector,
+    compute_prevalence_shift,
+    fit_sigmoid,
+    make_folds,
+)
 
 logger = logging.getLogger(__name__)
-_MIN_PER_CLASS = 2
+MIN_PER_CLASS = 2
+"""Rows of each class that a fit takes, and a calibration, too."""
 _NUMBERS_AT_ONCE = 2**21  # of the widest table that scoring makes, 16 MB
 
 Rows = NDArray[np.floating[Any]]
@@ -65,7 +70,7 @@ class Head(nn.Module, ABC):
     def fit(
         self, embeddings: AnyRows, labels: AnyLabels, groups: Sequence[str] | None = None
     ) -> Self:
-        """Fit the classifier and its calibration.
+        """Fit the classifier, and its sigmoid on folds of the same rows.
 
         Args:
             embeddings: ``(N, D)``.
@@ -88,6 +93,28 @@ class Head(nn.Module, ABC):
         self._keep(estimator, rows)
         return self._calibrated(slope, offset)
 
+    def fit_classifier(self, embeddings: AnyRows, labels: AnyLabels) -> Self:
+        """Fit the classifier alone; its sigmoid is fitted by ``calibrate``, on other rows.
+
+        Args:
+            embeddings: ``(N, D)``.
+            labels: ``(N,)``, 1 = fake, 0 = real.
+
+        Returns:
+            Itself, not fitted before it is calibrated.
+
+        Raises:
+            ValueError: If the width is another one, or a number is not finite.
+            JobError: If a class is missing or has too few rows, or the rows cannot serve.
+            UsageError: If this head cannot be fitted here, or not on so many rows.
+        """
+        rows, y_true = self._check(embeddings, labels)
+        self.check_fit(len(rows))
+        self._keep(self._train(rows, y_true), rows)
+        with torch.no_grad():
+            self.fitted_.fill_(False)
+        return self
+
     def warn_if_useless(self) -> None:
         """Say so if a fit has found nothing that holds for rows that it did not see."""
         if float(self.slope_) >= 0:
@@ -107,7 +134,9 @@ class Head(nn.Module, ABC):
         """
 
     def calibrate(self, embeddings: AnyRows, labels: AnyLabels) -> Self:
-        """Fit the sigmoid anew, on rows that the classifier was not fitted on; decisions stay.
+        """Fit the sigmoid, on rows that the classifier was not fitted on; decisions stay.
+
+        Equal to ``CalibratedClassifierCV(FrozenEstimator(classifier))``.
 
         Args:
             embeddings: ``(N, D)``.
@@ -118,19 +147,20 @@ class Head(nn.Module, ABC):
 
         Raises:
             ValueError: If the width is another one, or a number is not finite.
-            JobError: If a class is missing, or decisions do not rise with fake on these rows.
+            JobError: If a class is missing or has too few rows.
         """
         rows, y_true = self._check(embeddings, labels)
-        parts = self._split(torch.from_numpy(rows))
-        decisions = torch.cat([self.decision_function(part) for part in parts])
-        slope, offset = fit_sigmoid(decisions.numpy(), y_true)
-        if slope >= 0:
-            n_real, n_fake = np.bincount(y_true, minlength=2)
-            raise JobError(
-                f"on these {n_real} real and {n_fake} fake rows the decisions do not rise with "
-                "fake; a calibration would turn the detector around. Fit a new head instead"
-            )
-        return self._calibrated(slope, offset)
+        return self._calibrated(*fit_sigmoid(self.compute_decisions(rows), y_true))
+
+    def compute_decisions(self, embeddings: AnyRows) -> Vector:
+        """Decision values, ``(N, D) -> (N,)`` float64, in bounded memory; no sigmoid is needed."""
+        rows = torch.as_tensor(embeddings)
+        if not len(rows):
+            return np.zeros(0)
+        with torch.no_grad():
+            parts = [self.decision_function(part) for part in self._split(rows)]
+        decisions: Vector = torch.cat(parts).cpu().numpy()
+        return decisions
 
     def shift_prevalence(self, before: float, after: float) -> Self:
         """Turn probabilities at one share of fakes into those at another: odds times odds ratio.
@@ -142,10 +172,8 @@ class Head(nn.Module, ABC):
         Raises:
             ValueError: If a share is not between 0 and 1.
         """
-        if not (0 < before < 1 and 0 < after < 1):
-            raise ValueError(f"prevalence {before:g} to {after:g}; expected shares between 0 and 1")
         with torch.no_grad():
-            self.offset_ -= float(np.log(after / (1 - after)) - np.log(before / (1 - before)))
+            self.offset_ -= compute_prevalence_shift(before, after)
         return self
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -229,10 +257,10 @@ class Head(nn.Module, ABC):
         if not np.isfinite(rows).all():
             raise ValueError("embeddings hold NaN or infinite values; the training diverged")
         counts = np.bincount(y_true, minlength=2)
-        if len(counts) > 2 or counts.min() < _MIN_PER_CLASS:
+        if len(counts) > 2 or counts.min() < MIN_PER_CLASS:
             raise JobError(
                 f"cannot fit a classifier on {counts[0]} real and {counts[1]} fake rows; "
-                f"it needs {_MIN_PER_CLASS} of each"
+                f"it needs {MIN_PER_CLASS} of each"
             )
         return rows, y_true
 

@@ -39,10 +39,54 @@ def fit_sigmoid(decisions: Vector, labels: Labels) -> tuple[float, float]:
     identity = LinearSVC()
     identity.classes_ = np.array([0, 1])
     identity.coef_, identity.intercept_ = np.ones((1, 1)), np.zeros(1)
-    calibrated = CalibratedClassifierCV(FrozenEstimator(identity), ensemble=False, cv=2)
+    everything = np.arange(len(labels))  # one fold: nothing is fitted again but the sigmoid
+    calibrated = CalibratedClassifierCV(
+        FrozenEstimator(identity), ensemble=False, cv=[(everything, everything)]
+    )
     (fitted,) = calibrated.fit(decisions[:, None], labels).calibrated_classifiers_
     (sigmoid,) = fitted.calibrators
     return float(sigmoid.a_), float(sigmoid.b_)
+
+
+def cross_fit(
+    decisions: Vector, labels: Labels, groups: Sequence[str] | None, shift: float = 0.0
+) -> Vector:
+    """Probability of each row by a sigmoid that was fitted on the other folds alone, ``(N,)``.
+
+    What is chosen by these, as limits are, is chosen by probabilities that have seen no label of
+    their own group.
+
+    Args:
+        decisions: ``(N,)`` decision values of rows that the estimator did not train on.
+        labels: ``(N,)``, 1 = fake, 0 = real; two or more of each.
+        groups: ``(N,)``; whole groups stand in one fold.
+        shift: Added to the log-odds, as of ``compute_prevalence_shift``.
+    """
+    p_fake = np.empty(len(labels))
+    for train, test in make_folds(labels, groups):
+        slope, offset = fit_sigmoid(decisions[train], labels[train])
+        with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0
+            p_fake[test] = 1 / (1 + np.exp(slope * decisions[test] + offset - shift))
+    return p_fake
+
+
+def compute_prevalence_shift(before: float, after: float) -> float:
+    """What another share of fakes adds to all log-odds of fake.
+
+    Args:
+        before: Share of fakes in the rows that the sigmoid was fitted on.
+        after: Share of fakes where it will be used.
+
+    Raises:
+        ValueError: If a share is not between 0 and 1.
+
+    References:
+        Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
+        Probabilities", 2002.
+    """
+    if not (0 < before < 1 and 0 < after < 1):
+        raise ValueError(f"prevalence {before:g} to {after:g}; expected shares between 0 and 1")
+    return float(np.log(after / (1 - after)) - np.log(before / (1 - before)))
 
 
 def make_folds(labels: Labels, groups: Sequence[str] | None) -> list[Fold]:

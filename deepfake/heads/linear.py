@@ -75,7 +75,7 @@ class LinearSVM(Head):
 class LogisticHead(LinearSVM):
     """Logistic regression of the same ``C``, kept as the same tensors.
 
-    It needs no calibration: its sigmoid is the plain one.
+    Fitted alone, its sigmoid is the plain one: its decisions are log-odds already.
     """
 
     def _train(self, rows: Rows, y_true: Labels) -> Any:

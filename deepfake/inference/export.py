@@ -39,7 +39,7 @@ from deepfake.learning.checkpoint import (
 from deepfake.storage import write_atomic
 
 ExportFormat = Literal["onnx", "safetensors"]
-GRAPH_FORMAT = 1
+GRAPH_FORMAT = 2  # 1 had one threshold
 TOLERANCE = 1e-5
 """Largest difference from torch, in ``p_fake`` and in every number of the embedding."""
 _REAL_CROPS = 32
@@ -213,9 +213,11 @@ def _describe(checkpoint: Checkpoint) -> dict[str, object]:
         "format": GRAPH_FORMAT,
         "checkpoint_sha256": checkpoint.sha256,
         "input": f"{CROPS}: (B, 3, {size}, {size}) uint8 RGB, cut as recipe says",
-        "outputs": f"{P_FAKE}: (B,), {EMBEDDING}: (B, D); fake where {P_FAKE} >= threshold",
-        "threshold": checkpoint.threshold,
-        "threshold_origin": info["threshold_origin"],
+        "outputs": f"{P_FAKE}: (B,), {EMBEDDING}: (B, D); "
+        f"verdict: fake where {P_FAKE} >= limits.fake[people - 1], real where <= limits.real",
+        "limits": checkpoint.limits.to_dict(),
+        "error_rates": info["error_rates"],
+        "chosen_for": info["chosen_for"],
         "labels": info["labels"],
         "recipe": checkpoint.recipe.to_dict(),
         "backbone": info["backbone"],

@@ -6,7 +6,6 @@ no table format.
 
 from __future__ import annotations
 
-import math
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -35,16 +34,16 @@ from deepfake.records import (
     Extraction,
     FaceCrop,
     FacesPerFrame,
-    Limits,
     Policy,
     Result,
     Sampling,
     Source,
-    Verdict,
     Workers,
+    list_differences,
 )
 
 _GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
+_OF_ONE_FRAME = ("faces_per_frame", "min_face_px", "min_confidence")  # settings of an aggregation
 IN_THIS_PROCESS = Workers(processes=0)
 
 
@@ -106,7 +105,7 @@ class Predictor:
         if faces_per_frame is not None:
             self.aggregation = replace(self.aggregation, faces_per_frame=faces_per_frame)
         self.crop = checkpoint.recipe.crop.for_scoring(self.aggregation.faces_per_frame)
-        self.limits = _make_limits(checkpoint.threshold)
+        self.limits = checkpoint.limits
         self.sampling = sampling or checkpoint.recipe.sampling
         self.stored = stored
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
@@ -140,6 +139,24 @@ class Predictor:
             aggregation,
             backend,
             faces_per_frame=faces_per_frame,
+        )
+
+    @property
+    def policy_remark(self) -> str:
+        """What a reader must know where clips are scored unlike those that chose the limits."""
+        return self._compare_with_limits(is_clip=True)
+
+    def _compare_with_limits(self, is_clip: bool) -> str:
+        chosen = self.checkpoint.chosen_for
+        others = list_differences(self.sampling, chosen.sampling)
+        others += list_differences(self.aggregation, chosen.aggregation)
+        if not is_clip:  # a photo is one frame, however clips are sampled and frames aggregated
+            others = [text for text in others if text.startswith(_OF_ONE_FRAME)]
+        if not others:
+            return ""
+        return (
+            f"limits were chosen on files scored otherwise ({', '.join(others)}): their error "
+            "rates are not known here"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -277,19 +294,18 @@ class Predictor:
             return Result(
                 source.name, extraction.status, extraction.reason, n_found=extraction.n_found
             )
-        verdict = Verdict.UNCLEAR
-        if score.n_people:
-            verdict = self.limits.judge(score.p_fake, score.n_people)
         fake_limit = self.limits.of_fake(score.n_people)
+        n_frames = len({face.frame_index for face in faces})
         return Result(
             path=source.name,
             status=extraction.status,
             remarks=(
                 *([extraction.reason] if extraction.reason else []),
                 *_remark_on_people(score, fake_limit),
+                *filter(None, [self._compare_with_limits(is_clip=n_frames > 1)]),
             ),
             p_fake=score.p_fake,
-            verdict=verdict,
+            verdict=self.limits.judge(score.p_fake, score.n_people),
             limits=(self.limits.real, fake_limit),
             n_found=extraction.n_found,
             n_faces=len(faces),
@@ -317,11 +333,6 @@ def _load_again(path: Path, sha256: str, settings: dict[str, Any]) -> Predictor:
     if checkpoint.sha256 != sha256:
         raise UsageError(f"{path} is another checkpoint here than where the job was begun")
     return Predictor(checkpoint, **settings)
-
-
-def _make_limits(threshold: float) -> Limits:
-    """The limits of a checkpoint that knows one threshold: nothing lies between them."""
-    return Limits(math.nextafter(threshold, -math.inf), (threshold,))
 
 
 def _score_group(scorer: Scorer, group: _Group) -> list[float]:

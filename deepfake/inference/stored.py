@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
@@ -35,6 +36,7 @@ from deepfake.records import (
     FacesPerFrame,
     Source,
     Status,
+    list_differences,
 )
 from deepfake.storage import Confinement
 
@@ -131,11 +133,10 @@ def require_same_recipe(manifest: Manifest, checkpoint: Checkpoint) -> None:
         UsageError: If a setting differs; it names all of them.
     """
     # Which faces of a frame are there is no matter of how a face was cut.
-    theirs = manifest.spec.for_scoring("all").to_dict()
-    ours = checkpoint.recipe.crop.for_scoring("all").to_dict()
-    other = [key for key in ours if key != "preset" and ours[key] != theirs[key]]
+    crop = checkpoint.recipe.crop.for_scoring("all")
+    other = list_differences(replace(manifest.spec.for_scoring("all"), preset=crop.preset), crop)
     if other:
-        shown = ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in other)
+        shown = ", ".join(other)
         raise UsageError(
             f"the crops in {manifest.root} were cut by another recipe than {checkpoint.path} was "
             f"trained on ({shown}): crop again with {_crop_options(checkpoint.recipe.crop)}, or "

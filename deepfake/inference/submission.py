@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from deepfake.errors import UsageError
-from deepfake.records import Result, Verdict
+from deepfake.records import EVEN_ODDS, Result
 from deepfake.tables import CsvRow, format_table, read_csv, unshield
 
 Value = Literal["p_fake", "label"]
@@ -42,7 +42,6 @@ class Submission:
 class _Answer(NamedTuple):
     path: str
     p_fake: float | None
-    verdict: Verdict | None
 
 
 class Sample:
@@ -78,9 +77,10 @@ class Sample:
         suffix; a name alone must be unique.
 
         Args:
-            scores: The answers; read once, and only path, score and verdict of each are kept.
+            scores: The answers; read once, and only path and score of each are kept.
             fallback: Written, as it is, where there is no answer.
-            value: ``p_fake``, or ``label`` for a hard 1 = predicted fake, 0 = not.
+            value: ``p_fake``, or ``label`` for a hard 1 = fake, 0 = real: a contest knows no
+                "unclear", so that even odds decide, not the limits.
 
         Raises:
             UsageError: If a row's file is ambiguous, or the fallback is no such value.
@@ -102,7 +102,7 @@ class Sample:
                 shown = written
             else:
                 counts["answered"] += 1
-                is_fake = match.verdict is Verdict.FAKE
+                is_fake = match.p_fake >= EVEN_ODDS
                 shown = f"{match.p_fake:.6f}" if value == "p_fake" else str(int(is_fake))
             filled = {**row.values, self.value_column: shown}
             cells.append([filled[column] for column in self.columns])
@@ -163,7 +163,7 @@ def check_fallback(fallback: float, value: Value) -> None:
 
 
 def _answer_of(score: Result) -> _Answer:
-    return _Answer(score.path, score.p_fake, score.verdict)
+    return _Answer(score.path, score.p_fake)
 
 
 def _index(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from deepfake import __version__
 from deepfake.dataset.manifest import Manifest
+from deepfake.error_rates import ErrorRates
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.heads import Head, make_empty_head
 from deepfake.learning.checkpoint_file import FORMAT as FORMAT
@@ -31,7 +32,7 @@ from deepfake.learning.checkpoint_file import SAFETENSORS_SUFFIX as SAFETENSORS_
 from deepfake.learning.checkpoint_file import compute_digest, part_of, read_content, seal
 from deepfake.learning.checkpoint_names import DEFAULT, CheckpointName, find_checkpoint
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.records import LABEL_NAMES, Recipe
+from deepfake.records import ALL_UNCLEAR, LABEL_NAMES, Limits, Recipe
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,10 @@ class Checkpoint:
         head: Embeddings to probabilities.
         recipe: How crops must be cut for it; which frames of videos it was trained on, and how
             faces make the score of a file, both the default for prediction.
-        threshold: ``p_fake`` at or above it means fake.
+        limits: What ``p_fake`` means for the verdict; without a head everything is unclear.
+        error_rates: What the limits were chosen for, and reach; ``None`` without a head.
+        chosen_for: The recipe of the files that the limits were chosen on; scores of files that
+            were sampled or aggregated otherwise have other error rates.
         info: Everything else that it remembers: provenance, counts, versions, configuration.
         sha256: Of the file.
     """
@@ -65,7 +69,9 @@ class Checkpoint:
     embedder: EmbeddingModel
     head: Head
     recipe: Recipe
-    threshold: float
+    limits: Limits
+    error_rates: ErrorRates | None
+    chosen_for: Recipe
     info: dict[str, Any]
     sha256: str
 
@@ -100,8 +106,7 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
     Args:
         name: As of ``find_checkpoint``; ``None`` is the ``default`` of the box. What no file names
             is told in one line.
-        require_head: Refuse a checkpoint of mid-training; else its head is not fitted, its
-            threshold is ``nan``.
+        require_head: Refuse a checkpoint of mid-training; else its head is not fitted.
 
     Raises:
         CheckpointError: If the file is missing, damaged, not ours, unfinished, or its parts do
@@ -111,7 +116,7 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
     path = found.path
     content = read_content(path)
     info = _info_of(content)
-    unfinished = info.get("threshold") is None
+    unfinished = info.get("limits") is None
     if unfinished and require_head:
         raise CheckpointError(
             f"{path} holds no head: it was written in mid-training; use the model.ckpt of its run, "
@@ -129,9 +134,10 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
         _check_counts(info["counts"])
         embedder = EmbeddingModel(**{key: hyper[key] for key in _MODEL_KEYS}, pretrained=False)
         head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
-        threshold = float("nan") if unfinished else float(info["threshold"])
-        if not unfinished and not 0 <= threshold <= 1 + 1e-9:  # false for NaN, too
-            raise UsageError(f"its threshold {threshold:g} is no probability")
+        limits, error_rates, chosen_for = ALL_UNCLEAR, None, recipe
+        if not unfinished:
+            limits, error_rates = read_verdict(path, info)
+            chosen_for = Recipe.from_dict({"crop": info["recipe"]["crop"], **info["chosen_for"]})
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
     load_part(path, content["state_dict"], "embedder", embedder)
@@ -143,7 +149,9 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
         embedder=embedder.eval(),
         head=head.eval(),
         recipe=recipe,
-        threshold=threshold,
+        limits=limits,
+        error_rates=error_rates,
+        chosen_for=chosen_for,
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
@@ -158,6 +166,22 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
     return checkpoint
 
 
+def read_verdict(path: CheckpointName, info: dict[str, Any]) -> tuple[Limits, ErrorRates]:
+    """The limits of a finished checkpoint, and what they rest on.
+
+    Args:
+        path: The file, for the message.
+        info: As ``read_info`` gave it.
+
+    Raises:
+        CheckpointError: If one is missing, of the wrong kind or out of range.
+    """
+    try:
+        return Limits.from_dict(info["limits"]), ErrorRates.from_dict(info["error_rates"])
+    except (UsageError, KeyError) as error:
+        raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
+
+
 def derive_checkpoint(
     checkpoint: Checkpoint,
     output: Path,
@@ -165,7 +189,7 @@ def derive_checkpoint(
     changes: dict[str, Any],
     event: dict[str, Any],
 ) -> None:
-    """Write a checkpoint with the same network and another head or threshold.
+    """Write a checkpoint with the same network and another head or other limits.
 
     What only the training needed to go on (optimiser, schedule, callbacks) is left out.
 
@@ -173,7 +197,7 @@ def derive_checkpoint(
         checkpoint: Where everything else comes from; its file is read again and stays as it is.
         output: New file, ``.ckpt`` or ``.safetensors``; it appears whole or not at all.
         head: Replaces the old one.
-        changes: Replaces what ``info`` remembers under these names, the threshold among them.
+        changes: Replaces what ``info`` remembers under these names, the limits among them.
         event: What was done, in plain types; it is added to ``info["history"]``, together with
             what it replaces.
     """
@@ -317,7 +341,8 @@ def make_info(
         "versions": describe_versions(),
         "seed": seed,
         "configuration": configuration,
-        "threshold": None,
-        "threshold_origin": None,
+        "limits": None,
+        "error_rates": None,
+        "chosen_for": None,
         "metrics": {},
     }

@@ -22,7 +22,7 @@ from deepfake.errors import CheckpointError
 
 KEY = "deepfake"
 """Where our part of a Lightning checkpoint lives."""
-FORMAT = 3  # 2 had no checksum, and the head under other names
+FORMAT = 4  # 3 had one threshold, and its sigmoid from training rows
 SAFETENSORS_SUFFIX = ".safetensors"
 
 

@@ -144,7 +144,7 @@ class EmbeddingTask(LightningModule):
         self.save_hyperparameters(settings | shape)
         self.training_forward: Callable[[Tensor], Tensor] = self.embedder.forward
         self.step_metrics: Metrics = {}
-        self.info: dict[str, Any] = {"format": FORMAT, "threshold": None}
+        self.info: dict[str, Any] = {"format": FORMAT, "limits": None}
         self.configuration = ""
         # Kept out of the module tree, so that nobody moves it: Apple's devices have no float64,
         # and distributed training would broadcast it at every step.
@@ -163,7 +163,7 @@ class EmbeddingTask(LightningModule):
         objective: Objective | None = None,
         **settings: Any,
     ) -> Self:
-        """Network, head and threshold of any checkpoint of ours; asks no hub and no weights file.
+        """Network, head and limits of any checkpoint of ours; asks no hub and no weights file.
 
         Nothing that the file names is imported. What was learnt beside the network (the weights of
         a cross-entropy, proxies) is restored where the objective is given again.
@@ -385,12 +385,10 @@ class EmbeddingTask(LightningModule):
         return self.chunk_size is not None and len(images) > self.chunk_size
 
     def _log_collected(self, prefix: str) -> None:
-        head, threshold = self.head, self.info["threshold"]
         metrics = self._collected.measure(
             loss_of=lambda *batch: self._measure(*(part.to(self.device) for part in batch))[0],
             batch_size=self._data.batch_size if self._data else 28,
-            head=head or self._recent.fit_head(),
-            threshold=0.5 if head is None or threshold is None else threshold,
+            head=self.head or self._recent.fit_head(),
         )
         self.log_dict({f"{prefix}_{name}": v for name, v in metrics.items()}, prog_bar=True)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from deepfake.heads import Head, LinearSVM
 from deepfake.learning.batches import deduplicate
 from deepfake.metrics import compute_accuracy, compute_auc, compute_eer
+from deepfake.records import EVEN_ODDS
 
 Row = tuple[Tensor, Tensor]
 _MAX_ROWS = 4096
@@ -71,7 +72,6 @@ class CollectedEmbeddings:
         loss_of: Callable[[Tensor, Tensor], Tensor],
         batch_size: int,
         head: Head | None,
-        threshold: float,
     ) -> dict[str, float]:
         """Loss, AUC, equal error rate and accuracy, every row counted once; forgets the rows.
 
@@ -79,7 +79,6 @@ class CollectedEmbeddings:
             loss_of: Loss of embeddings ``(B, D)`` and labels ``(B,)``.
             batch_size: Rows of each loss, drawn in a fixed random order.
             head: What scores; without one there is no AUC but a nan.
-            threshold: ``p_fake`` at or above it means fake.
         """
         columns = (torch.cat(parts) for parts in zip(*self._batches, strict=True))
         labels, embeddings = deduplicate(*columns)  # (N,), (N, D)
@@ -97,5 +96,5 @@ class CollectedEmbeddings:
         return metrics | {
             "auc": compute_auc(y_true, y_score),
             "eer": compute_eer(y_true, y_score),
-            "accuracy": compute_accuracy(y_true, y_score, threshold),
+            "accuracy": compute_accuracy(y_true, y_score, EVEN_ODDS),
         }

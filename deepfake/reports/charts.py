@@ -120,7 +120,7 @@ def draw_lines(
     diagonal: bool = False,
     marks: Sequence[tuple[float, float]] = (),
     dots: bool = False,
-    threshold: float | None = None,
+    limits: Sequence[float] = (),
 ) -> Chart:
     """Lines through values, each with its own dash.
 
@@ -130,15 +130,14 @@ def draw_lines(
         title: What it shows.
         caption: What can be seen in it, in words.
         diagonal: Draw the line of chance, or of perfect calibration.
-        marks: Points to ring: where the threshold stands.
+        marks: Points to ring.
         dots: Also draw the values themselves.
-        threshold: Where a line runs across.
+        limits: Where lines run across.
     """
     drawing = _Drawing(axes)
     if diagonal:
         drawing.path("guide", zip(axes.x_range, axes.y_range, strict=True))
-    if threshold is not None:
-        drawing.across(threshold)
+    drawing.across(limits)
     for number, line in enumerate(series):
         points = list(zip(map(float, line.x), map(float, line.y), strict=True))
         drawing.path(f"line s{number % 6}", points if dots else _thin(points))
@@ -154,13 +153,15 @@ def draw_lines(
     return drawing.finish(title, caption, legend if len(series) > 1 else ())
 
 
-def draw_histogram(real: Values, fake: Values, threshold: float, title: str, caption: str) -> Chart:
+def draw_histogram(
+    real: Values, fake: Values, limits: Sequence[float], title: str, caption: str
+) -> Chart:
     """Scores of reals above the line and of fakes below it, as shares of their class."""
     bars = {
         word: sign * _count(values) / max(len(values), 1)
         for word, sign, values in (("real", 1, real), ("fake", -1, fake))
     }
-    drawing = _draw_bars(bars, "share of its class", 0.005, threshold)
+    drawing = _draw_bars(bars, "share of its class", 0.005, limits)
     drawing.path("axis", [(0, 0), (1, 0)])
     inside = WIDTH - _RIGHT - 4
     drawing.text("tag", inside, _TOP + 12, "real", "end")
@@ -168,10 +169,10 @@ def draw_histogram(real: Values, fake: Values, threshold: float, title: str, cap
     return drawing.finish(title, caption)
 
 
-def draw_counts(values: Values, threshold: float, title: str, caption: str) -> Chart:
+def draw_counts(values: Values, limits: Sequence[float], title: str, caption: str) -> Chart:
     """How many files have which score."""
     # There are no half files.
-    return _draw_bars({"all": _count(values)}, "files", 1, threshold).finish(title, caption)
+    return _draw_bars({"all": _count(values)}, "files", 1, limits).finish(title, caption)
 
 
 def _count(values: Values) -> NDArray[np.int64]:
@@ -179,14 +180,14 @@ def _count(values: Values) -> NDArray[np.int64]:
 
 
 def _draw_bars(
-    bars: Mapping[str, NDArray[Any]], y_label: str, least_step: float, threshold: float
+    bars: Mapping[str, NDArray[Any]], y_label: str, least_step: float, limits: Sequence[float]
 ) -> _Drawing:
     """Bars over bins of the score, from 0 up; negative ones hang."""
     top = max(least_step, *(float(np.abs(heights).max()) for heights in bars.values()))
     step = max(_round_step(top * len(bars)), least_step)
-    limit = math.ceil(top / step - 1e-9)
-    first = -limit if len(bars) > 1 else 0
-    ticks = [step * number for number in range(first, limit + 1)]
+    last = math.ceil(top / step - 1e-9)
+    first = -last if len(bars) > 1 else 0
+    ticks = [step * number for number in range(first, last + 1)]
     y_range = (ticks[0], ticks[-1])
     axes = Axes(
         "score (0 real, 1 fake)", y_label, y_range=y_range, y_ticks=ticks, mirrored=first < 0
@@ -195,8 +196,8 @@ def _draw_bars(
     for kind, heights in bars.items():
         for number in np.flatnonzero(heights):
             drawing.bar(f"bar {kind}", number / _BINS, (number + 1) / _BINS, heights[number])
-    x = min(max(threshold, 0), 1)
-    drawing.path("threshold", [(x, y_range[1]), (x, y_range[0])])
+    for x in dict.fromkeys(min(max(limit, 0.0), 1.0) for limit in limits):
+        drawing.path("limit", [(x, y_range[1]), (x, y_range[0])])
     return drawing
 
 
@@ -207,7 +208,7 @@ def draw_points(
     title: str,
     caption: str,
     *,
-    threshold: float | None = None,
+    limits: Sequence[float] = (),
 ) -> Chart:
     """A point per row of ``(N, 2)``: dots for reals, crosses for fakes."""
     drawing = _Drawing(axes)
@@ -216,23 +217,22 @@ def draw_points(
         steps = [f"M{drawing.place(x, y)}{shape}" for x, y in points[labels == label].tolist()]
         if steps:
             drawing.parts.append(f'<path class="points {word}" d="{"".join(steps)}"/>')
-    if threshold is not None:
-        drawing.across(threshold)
+    drawing.across(limits)
     legend = [(f"points {word}", f"M13 5{shape}", word) for word, shape in shapes.items()]
     return drawing.finish(title, caption, legend)
 
 
 def draw_timeline(
     frames: Sequence[tuple[float, float]],
-    threshold: float,
+    limits: Sequence[float],
     title: str,
     caption: str,
     marks: Sequence[tuple[float, float]] = (),
 ) -> Chart:
-    """The score of a clip over its time in seconds, with the threshold, and rings around points."""
+    """The score of a clip over its time in seconds, with the limits, and rings around points."""
     times, scores = ([frame[column] for frame in frames] for column in (0, 1))
     axes, line = time_axes(max(times, default=0.0)), Series("score", times, scores)
-    return draw_lines(axes, [line], title, caption, marks=marks, dots=True, threshold=threshold)
+    return draw_lines(axes, [line], title, caption, marks=marks, dots=True, limits=limits)
 
 
 def time_axes(last_s: float) -> Axes:
@@ -331,9 +331,10 @@ class _Drawing:
         if steps:
             self.parts.append(f'<path class="{css}" d="M{steps}"/>')
 
-    def across(self, threshold: float) -> None:
-        """The threshold on the upward axis."""
-        self.path("threshold", [(x, threshold) for x in self.axes.x_range])
+    def across(self, limits: Sequence[float]) -> None:
+        """Limits on the upward axis; equal ones are one line."""
+        for limit in dict.fromkeys(limits):
+            self.path("limit", [(x, limit) for x in self.axes.x_range])
 
     def circles(self, css: str, points: Iterable[tuple[float, float]], radius: float) -> None:
         """A circle around each value."""

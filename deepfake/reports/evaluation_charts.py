@@ -30,6 +30,7 @@ from deepfake.metrics import (
     calibration_bin,
     has_both_classes,
 )
+from deepfake.records import Limits, Verdict
 from deepfake.reports.charts import (
     Axes,
     Chart,
@@ -54,24 +55,29 @@ _POINTS = 1000  # of a cloud: more cannot be told apart
 
 def draw_evaluation(evaluation: Evaluation) -> list[Chart]:
     """Scores, curves and maps; of files, but for the maps of faces."""
-    level, threshold = evaluation.levels["file"], evaluation.threshold
+    level, limits = evaluation.levels["file"], evaluation.limits
     return [
-        _class_histogram(level.rows, threshold),
-        _roc_chart(level, threshold),
-        _precision_chart(level, threshold),
+        _class_histogram(level.rows, limits),
+        _roc_chart(level, limits),
+        _precision_chart(level, limits),
         _calibration_chart(level),
         *_map_charts(evaluation),
     ]
 
 
-def _class_histogram(rows: ScoredRows, threshold: float) -> Chart:
+def _class_histogram(rows: ScoredRows, limits: Limits) -> Chart:
     real, fake = rows.p_fake[rows.labels == 0], rows.p_fake[rows.labels == 1]
     middle = [f"median {np.median(part):.2f}" if len(part) else "none" for part in (real, fake)]
     text = (
-        f"Reals: {middle[0]}; fakes: {middle[1]}; threshold {threshold:.2f}. A good detector has "
-        "the reals left and the fakes right."
+        f"Reals: {middle[0]}; fakes: {middle[1]}; real up to {limits.real:.2f}, fake from "
+        f"{limits.of_fake():.2f}. A good detector has the reals left and the fakes right."
     )
-    return draw_histogram(real, fake, threshold, "Scores", text)
+    return draw_histogram(real, fake, lines_of(limits), "Scores", text)
+
+
+def lines_of(limits: Limits) -> tuple[float, float]:
+    """The limits of a file of one person, as charts draw them."""
+    return limits.real, limits.of_fake()
 
 
 def _trace(
@@ -119,24 +125,25 @@ def trace_calibration(y_true: Labels, p_fake: Scores) -> tuple[Floats, Floats, F
     return scores[there] / rows[there], fakes[there] / rows[there], rows[there]
 
 
-def _roc_chart(level: LevelMetrics, threshold: float) -> Chart:
+def _roc_chart(level: LevelMetrics, limits: Limits) -> Chart:
     rows, marks = level.rows, list[tuple[float, float]]()
     text = f"Area {show_with_interval(level.overall.metrics['auc'])}. "
-    predicted, fakes = rows.p_fake >= threshold, rows.labels == 1
     if has_both_classes(rows.labels):
-        fpr, tpr = float(predicted[~fakes].mean()), float(predicted[fakes].mean())
-        marks = [(fpr, tpr)]
+        said, fakes = np.array(rows.judge(limits)), rows.labels == 1
+        for positive in (said == Verdict.FAKE, said != Verdict.REAL):
+            marks.append((float(positive[~fakes].mean()), float(positive[fakes].mean())))
+        (fpr, tpr), (_, not_real) = marks
         text += (
-            f"The ring is the threshold: true positive rate {tpr:.1%}, false positive rate "
-            f"{fpr:.1%}."
+            f"The rings are the limits: {tpr:.1%} of the fakes and {fpr:.1%} of the reals are "
+            f"called fake, {1 - not_real:.1%} of the fakes are called real."
         )
     axes = Axes("false positive rate", "true positive rate")
     return draw_lines(axes, _trace(level, trace_roc), "ROC", text, diagonal=True, marks=marks)
 
 
-def _precision_chart(level: LevelMetrics, threshold: float) -> Chart:
+def _precision_chart(level: LevelMetrics, limits: Limits) -> Chart:
     rows, marks = level.rows, list[tuple[float, float]]()
-    predicted, fakes = rows.p_fake >= threshold, rows.labels == 1
+    predicted, fakes = np.array(rows.judge(limits)) == Verdict.FAKE, rows.labels == 1
     share = float(fakes.mean()) if len(fakes) else float("nan")
     text = (
         f"Average precision {show(level.overall.metrics['ap'].value)}; {show_percent(share)} of "
@@ -145,7 +152,7 @@ def _precision_chart(level: LevelMetrics, threshold: float) -> Chart:
     if predicted.any() and fakes.any():
         recall, precision = float(predicted[fakes].mean()), float(fakes[predicted].mean())
         marks = [(recall, precision)]
-        text += f" At the threshold the precision is {precision:.1%}."
+        text += f" Of the files that are called fake {precision:.1%} are (the ring)."
     series, title = _trace(level, trace_precision), "Precision and recall"
     return draw_lines(Axes("recall", "precision"), series, title, text, marks=marks)
 
@@ -171,7 +178,7 @@ def draw_slicing(slicing: Slicing, evaluation: Evaluation) -> list[Chart]:
         np.column_stack([values, scores])[_sample(len(values))],
         f"Score against {slicing.title}",
         f"Every face. Median of the {slicing.unit}: {np.median(slicing.values):,.0f}.",
-        threshold=evaluation.threshold,
+        limits=lines_of(evaluation.limits),
     )
     return [cloud, _slice_chart(slicing)]
 
@@ -227,14 +234,14 @@ def _draw_cloud(
     points: NDArray[np.float64],
     title: str,
     caption: str,
-    threshold: float | None = None,
+    limits: Sequence[float] = (),
 ) -> Chart:
     """The points of all faces, or of a sample of them, which the caption says."""
     labels = np.concatenate([one.dataset.labels for one in evaluation.sets])
     if len(points) < len(labels):
         caption += f" {len(points):,} of {len(labels):,} faces are drawn."
     labels = labels[_sample(len(labels))]
-    return draw_points(axes, points, labels, title, caption, threshold=threshold)
+    return draw_points(axes, points, labels, title, caption, limits=limits)
 
 
 def project_by_pca(embeddings: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], float]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.error_rates import RATES
 from deepfake.evaluation.evaluate import OVERALL, Evaluation, ScoredRows
 from deepfake.metrics import METRICS
-from deepfake.records import LABEL_NAMES
+from deepfake.records import LABEL_NAMES, Limits, Verdict
 from deepfake.reports.evaluation_charts import (
     ERROR_RATES,
     draw_evaluation,
@@ -21,8 +22,10 @@ from deepfake.reports.evaluation_charts import (
     draw_slicing,
 )
 from deepfake.reports.evaluation_text import (
+    list_chance,
     list_coverage,
     list_gaps,
+    list_rates,
     list_remarks,
     list_tables,
     name_severity,
@@ -46,7 +49,10 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
         "evaluation.html",
         title=f"Evaluation on {', '.join(names)}",
         evaluation=evaluation,
-        threshold=evaluation.threshold,
+        limits=evaluation.limits,
+        rates=RATES,
+        rate_tables=list_rates(evaluation),
+        at_chance=list_chance(level.datasets),
         overall=level.overall.metrics,
         coverage=evaluation.coverage[OVERALL],
         coverages=list_coverage(evaluation),
@@ -57,7 +63,8 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
         list_gaps=list_gaps,
         name_severity=name_severity,
         charts=draw_evaluation(evaluation),
-        confusion=count_confusion(level.rows, evaluation.threshold),
+        confusion=count_confusion(level.rows, evaluation.limits),
+        verdicts=[verdict.value for verdict in Verdict],
         slices=[chart for one in evaluation.slices for chart in draw_slicing(one, evaluation)],
         error_rates=ERROR_RATES,
         curves=[draw_robustness(curve) for curve in evaluation.robustness],
@@ -74,21 +81,30 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
     )
 
 
-def count_confusion(rows: ScoredRows, threshold: float) -> NDArray[np.int64]:
-    """Rows by label and prediction, ``(2, 2)``; real comes first."""
-    places = 2 * rows.labels + (rows.p_fake >= threshold)
-    return np.bincount(places, minlength=4).reshape(2, 2)
+def count_confusion(rows: ScoredRows, limits: Limits) -> NDArray[np.int64]:
+    """Rows by label and verdict, ``(2, 3)``: real, unclear, fake."""
+    said = np.array(rows.judge(limits), dtype=np.str_)
+    return np.array(
+        [
+            [np.count_nonzero(said[rows.labels == label] == verdict) for verdict in Verdict]
+            for label in (0, 1)
+        ]
+    )
 
 
 def find_mistakes(evaluation: Evaluation, label: int) -> list[dict[str, Any]]:
-    """The worst predictions of the files of a class, with the most suspicious face of each."""
+    """The worst wrong verdicts on files of a class, with the most suspicious face of each."""
+    wrong_verdict = Verdict.FAKE if label == 0 else Verdict.REAL
     wrong = [
         (predictions.files[file.id].p_fake, predictions, file)
         for predictions in evaluation.sets
         for file in predictions.dataset.files
         if file.label == label
         and file.id in predictions.files
-        and (predictions.files[file.id].p_fake >= evaluation.threshold) != label
+        and evaluation.limits.judge(
+            predictions.files[file.id].p_fake, predictions.files[file.id].n_people
+        )
+        is wrong_verdict
     ]
     wrong.sort(key=lambda mistake: mistake[0], reverse=label == 0)
     shown = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from deepfake.error_rates import RATES, describe_chance, is_chance, show_rate
 from deepfake.evaluation.evaluate import (
     OVERALL,
     ROBUSTNESS_METRICS,
@@ -28,11 +29,14 @@ def describe(evaluation: Evaluation) -> str:
         _align_groups(f"{'methods, ' if by == 'method' else ''}by {level}", groups)
         for level, by, groups in list_tables(evaluation)
     ]
+    blocks += [_align_rates(f"verdicts by {by}", groups) for by, groups in list_rates(evaluation)]
     blocks += [_align_curve(curve) for curve in evaluation.robustness]
     lines = ["\n\n".join(blocks), ""]
     for name, coverage in list_coverage(evaluation).items():
         lines.append(f"{name}: {coverage}; accuracy {_describe_coverage(coverage)}")
-    return "\n".join([*lines, *list_remarks(evaluation)]) + "\n"
+    lines += list_remarks(evaluation)
+    lines += list_chance(evaluation.levels["file"].datasets)
+    return "\n".join(lines) + "\n"
 
 
 def list_tables(evaluation: Evaluation) -> list[tuple[str, str, dict[str, GroupMetrics]]]:
@@ -44,6 +48,21 @@ def list_tables(evaluation: Evaluation) -> list[tuple[str, str, dict[str, GroupM
         if list(level.methods) != [UNNAMED]:
             tables.append((name, "method", level.methods))
     return tables
+
+
+def list_rates(evaluation: Evaluation) -> list[tuple[str, dict[str, GroupMetrics]]]:
+    """Kind of group and groups of each table of verdicts, which are about files."""
+    tables = list_tables(evaluation)
+    return [(by, groups) for level, by, groups in tables if level.split(", ")[0] == "file"]
+
+
+def list_chance(groups: Mapping[str, GroupMetrics]) -> list[str]:
+    """Where the detector cannot be told from chance."""
+    return [
+        f"{name}: {describe_chance(group.metrics['auc'])}"
+        for name, group in groups.items()
+        if is_chance(group.metrics["auc"])
+    ]
 
 
 def list_coverage(evaluation: Evaluation) -> dict[str, Coverage]:
@@ -98,6 +117,14 @@ def _align_groups(title: str, groups: Mapping[str, GroupMetrics]) -> str:
         if any(intervals):
             table.append(["", "", "", "", *intervals])
     return "\n".join([*_align(table), *(f"  {line}" for line in list_gaps(groups))])
+
+
+def _align_rates(title: str, groups: Mapping[str, GroupMetrics]) -> str:
+    table = [[title, "real", "fake", *(title for title, _ in RATES.values())]]
+    for name, group in groups.items():
+        rates = [show_rate(group.rates[rate]) for rate in RATES]
+        table.append([name, f"{group.n_real:,}", f"{group.n_fake:,}", *rates])
+    return "\n".join(_align(table))
 
 
 def _align_curve(curve: RobustnessCurve) -> str:

@@ -82,9 +82,9 @@ def _charts(explanation: Explanation) -> list[Chart]:
     marks = [frame for frame in frames if frame[0] in shown]
     text = (
         f"The most fake face of each frame: highest {highest:.2f} at {time_s:.1f} s, "
-        f"predicted fake from {limits[1]:.2f}. Rings are the frames shown below."
+        f"real up to {limits[0]:.2f}, fake from {limits[1]:.2f}. Rings are the frames shown below."
     )
-    return [draw_timeline(frames, limits[1], "Score over time", text, marks)]
+    return [draw_timeline(frames, limits, "Score over time", text, marks)]
 
 
 def _embed_views(top: TopFrame, highest: float) -> dict[str, str | None]:

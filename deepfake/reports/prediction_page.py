@@ -113,7 +113,7 @@ def format_prediction_report(
         "prediction.html",
         title="Scores of photos and videos",
         digest=digest,
-        charts=[_score_chart(digest.values, limits.of_fake())] if len(digest.values) else [],
+        charts=[_score_chart(digest.values, limits)] if len(digest.values) else [],
         files=[
             _file_card(score, thumbnails.get(place)) | {"facts": facts.get(place)}
             for place, score in digest.shown
@@ -123,9 +123,10 @@ def format_prediction_report(
     )
 
 
-def _score_chart(values: NDArray[np.float64], fake_limit: float) -> Chart:
-    text = f"Median {np.median(values):.2f}; predicted fake from {fake_limit:.2f}."
-    return draw_counts(values, fake_limit, "Scores", text)
+def _score_chart(values: NDArray[np.float64], limits: Limits) -> Chart:
+    real, fake = limits.real, limits.of_fake()
+    text = f"Median {np.median(values):.2f}; real up to {real:.2f}, fake from {fake:.2f}."
+    return draw_counts(values, (real, fake), "Scores", text)
 
 
 def _file_card(score: Result, thumbnail: bytes | None) -> dict[str, Any]:
@@ -134,9 +135,10 @@ def _file_card(score: Result, thumbnail: bytes | None) -> dict[str, Any]:
     if len(frames) > 1 and thumbnail is not None and score.limits is not None:
         time_s, highest = max(frames, key=lambda frame: frame[1])
         text = (
-            f"Highest {highest:.2f} at {time_s:.1f} s, predicted fake from {score.limits[1]:.2f}."
+            f"Highest {highest:.2f} at {time_s:.1f} s, real up to "
+            f"{score.limits[0]:.2f}, fake from {score.limits[1]:.2f}."
         )
-        timeline = draw_timeline(frames, score.limits[1], "Score over time", text)
+        timeline = draw_timeline(frames, score.limits, "Score over time", text)
     return {
         "score": score,
         "thumbnail": None if thumbnail is None else embed_thumbnail(thumbnail),

@@ -71,7 +71,7 @@ def find_start(
     if not path.is_file():
         raise UsageError(f"--resume {resume}: there is no checkpoint {path}")
     info = read_info(path)
-    if info["threshold"] is not None:
+    if info["limits"] is not None:
         raise UsageError(
             f"--resume {resume}: {path} is finished and holds no optimiser; give its run folder to "
             "go on from the last epoch"

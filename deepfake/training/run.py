@@ -12,9 +12,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from deepfake.error_rates import ErrorRates
 from deepfake.errors import UsageError
 from deepfake.learning.data import CropDataModule
 from deepfake.metrics import format_metric
+from deepfake.records import Limits
 from deepfake.storage import write_atomic
 from deepfake.training.callbacks.head import MODEL_FILE
 from deepfake.training.callbacks.interruption import Stopped
@@ -123,9 +125,10 @@ def _describe(cli: TrainCLI) -> str:
             f"{split:<12}{row['n_real']:>7}{row['n_fake']:>7}{format_metric(row['auc'], 9)}"
             f"{format_metric(row['eer'], 9)}{format_metric(row['accuracy'], 10)}"
         )
+    limits = Limits.from_dict(info["limits"])
     lines += [
-        f"threshold {info['threshold']:.4f} ({info['threshold_origin']}), weights of "
-        f"{info['weights']}",
+        *ErrorRates.from_dict(info["error_rates"]).describe(limits),
+        f"weights of {info['weights']}",
         f"checkpoint: {model}",
         f"next: deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv",
     ]

@@ -105,9 +105,7 @@ def _draw_people(result: Result) -> dict[str, Any] | None:
         f"Score of each person over time; the highest is {top.p_fake:.2f} at {top.time_s:.1f} s. "
         f"Fake from {result.limits[1]:.2f}, real up to {result.limits[0]:.2f}."
     )
-    chart = draw_lines(
-        axes, series, "Score over time", caption, dots=True, threshold=result.limits[1]
-    )
+    chart = draw_lines(axes, series, "Score over time", caption, dots=True, limits=result.limits)
     first, last = axes.x_range
     return {"chart": chart, "left": axes.x_px(first), "right": axes.x_px(last), "last_s": last}
 

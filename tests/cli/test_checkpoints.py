@@ -38,7 +38,7 @@ def test_info_tells_where_everything_comes_from(
     assert content["recipe"]["crop"]["size"] == 64
     assert content["labels"] == {"0": "real", "1": "fake"}
     assert content["recipe"]["aggregation"] == Aggregation().to_dict()
-    assert content["threshold_origin"].endswith("validation split")
+    assert content["error_rates"]["origin"].endswith("validation split")
     assert content["versions"]["deepfake"] == __version__
     assert cli.info([str(trained.checkpoint)]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["backbone"].startswith("test_efficientnet")

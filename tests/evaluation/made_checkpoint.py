@@ -15,7 +15,9 @@ from deepfake.heads import LinearSVM
 from deepfake.learning.checkpoint import KEY, make_info
 from deepfake.learning.checkpoint_file import seal
 from deepfake.learning.embedder import EmbeddingModel
+from deepfake.records import Limits, Recipe
 from deepfake.storage import write_atomic
+from tests.made_limits import ONE_CUT, make_verdict_info
 
 BACKBONE, DIM = "test_efficientnet", 16
 
@@ -24,7 +26,7 @@ def write_checkpoint(
     path: Path,
     crops: Path,
     *,
-    threshold: float = 0.5,
+    limits: Limits = ONE_CUT,
     manifest_sha256: str | None = None,
     configuration: str = "",
     embedder: EmbeddingModel | None = None,
@@ -34,7 +36,7 @@ def write_checkpoint(
     Args:
         path: New file.
         crops: Finished crop folder.
-        threshold: Written as chosen.
+        limits: Written as chosen.
         manifest_sha256: Of the training data; by default that of the folder.
         configuration: As if trained so.
         embedder: Of the crops' size; by default a random one.
@@ -67,7 +69,7 @@ def write_checkpoint(
         },
         "epoch": 0,
         "global_step": 1,
-        KEY: info | {"threshold": threshold, "threshold_origin": "made up"},
+        KEY: info | make_verdict_info(limits, Recipe(manifest.spec, manifest.sampling)),
     }
     seal(content)
     buffer = io.BytesIO()

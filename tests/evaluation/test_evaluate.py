@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from deepfake.dataset.manifest import CropRow, SourceRow
+from deepfake.error_rates import RATES
 from deepfake.errors import UsageError
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.evaluate import LEVELS, OVERALL, evaluate_predictions
@@ -24,6 +25,7 @@ from deepfake.inference.aggregation import FileScore, aggregate
 from deepfake.metrics import METRICS, compute_auc
 from deepfake.records import Aggregation, FaceScore
 from deepfake.reports.evaluation_text import describe
+from tests.made_limits import ONE_CUT
 
 FACE = CropRow(
     *("a.jpg", "s0", 0, 0.0, 0, 0, "", "g0", "test"),
@@ -90,7 +92,7 @@ TWO = make_set("two", [(0, "", [(0, 0.2)]), (1, "swap", [(0, 0.7)]), (1, "", [(0
 
 
 def test_levels_hold_their_own_rows() -> None:
-    result = evaluate_predictions([ONE], 0.5, Aggregation(), n_resamples=0)
+    result = evaluate_predictions([ONE], ONE_CUT, Aggregation(), n_resamples=0)
     file, person, face = (result.levels[name].overall for name in ("file", "person", "face"))
     assert (file.n_real, file.n_fake) == (2, 2)
     assert (person.n_real, person.n_fake) == (3, 2)
@@ -105,7 +107,7 @@ def test_levels_hold_their_own_rows() -> None:
 
 
 def test_data_sets_and_methods() -> None:
-    level = evaluate_predictions([ONE, TWO], 0.5, Aggregation(), n_resamples=0).levels["file"]
+    level = evaluate_predictions([ONE, TWO], ONE_CUT, Aggregation(), n_resamples=0).levels["file"]
     assert list(level.datasets) == ["one", "two"]
     assert (level.overall.n_real, level.overall.n_fake) == (3, 4)
     assert list(level.methods) == ["(not named)", "mask", "swap"]
@@ -117,7 +119,7 @@ def test_data_sets_and_methods() -> None:
 
 
 def test_files_without_an_answer_under_either_reading() -> None:
-    coverage = evaluate_predictions([ONE, TWO], 0.5, Aggregation(), n_resamples=0).coverage
+    coverage = evaluate_predictions([ONE, TWO], ONE_CUT, Aggregation(), n_resamples=0).coverage
     one = coverage["one"]
     assert one.statuses == {"ok": 4, "no_face": 3, "too_small": 0, "unreadable": 0}
     assert one.n_files == 7
@@ -133,14 +135,14 @@ def test_files_without_a_label_are_counted_and_not_judged() -> None:
     dataset = ONE.dataset
     files = tuple(replace(f, label=None) if f.status != "ok" else f for f in dataset.files)
     scored = replace(ONE, dataset=replace(dataset, files=files))
-    coverage = evaluate_predictions([scored], 0.5, Aggregation(), n_resamples=0).coverage["one"]
+    coverage = evaluate_predictions([scored], ONE_CUT, Aggregation(), n_resamples=0).coverage["one"]
     assert coverage.n_files == 7
     assert coverage.accuracy == coverage.accuracy_if_wrong == coverage.accuracy_if_real == 0.5
 
 
 def test_nothing_answered_has_no_accuracy() -> None:
     silent = make_set("none", [(0, "", []), (1, "", [])])
-    result = evaluate_predictions([silent], 0.5, Aggregation(), n_resamples=10)
+    result = evaluate_predictions([silent], ONE_CUT, Aggregation(), n_resamples=10)
     assert math.isnan(result.coverage["none"].accuracy)
     assert result.coverage["none"].accuracy_if_wrong == 0
     assert result.coverage["none"].accuracy_if_real == 0.5
@@ -150,7 +152,7 @@ def test_nothing_answered_has_no_accuracy() -> None:
 
 def test_result_for_machines_is_json_without_nan() -> None:
     result = to_json(
-        evaluate_predictions([ONE, TWO], 0.5, Aggregation(), n_resamples=20), {"command": "so"}
+        evaluate_predictions([ONE, TWO], ONE_CUT, Aggregation(), n_resamples=20), {"command": "so"}
     )
     text = json.dumps(result, allow_nan=False)
     assert json.loads(text) == result
@@ -166,7 +168,7 @@ def test_result_for_machines_is_json_without_nan() -> None:
 
 
 def test_tables_have_a_row_per_file_and_per_face() -> None:
-    result = evaluate_predictions([ONE, TWO], 0.5, Aggregation(), n_resamples=0)
+    result = evaluate_predictions([ONE, TWO], ONE_CUT, Aggregation(), n_resamples=0)
     files = list(csv.DictReader(io.StringIO(format_predictions(result))))
     assert len(files) == 10
     assert files[1]["verdict"] == "fake"
@@ -179,7 +181,7 @@ def test_tables_have_a_row_per_file_and_per_face() -> None:
 
 
 def test_terminal_table_is_aligned_and_says_why() -> None:
-    text = describe(evaluate_predictions([ONE, TWO], 0.5, Aggregation(), n_resamples=20))
+    text = describe(evaluate_predictions([ONE, TWO], ONE_CUT, Aggregation(), n_resamples=20))
     lines = text.splitlines()
     head = next(line for line in lines if line.startswith("by file"))
     row = next(line for line in lines if line.startswith("all together"))
@@ -197,21 +199,21 @@ def test_terminal_table_is_aligned_and_says_why() -> None:
 
 
 def test_one_face_per_file_is_shown_once() -> None:
-    result = evaluate_predictions([TWO], 0.5, Aggregation(), n_resamples=0)
+    result = evaluate_predictions([TWO], ONE_CUT, Aggregation(), n_resamples=0)
     assert list(result.distinct_levels()) == ["file, person, face"]
     assert result.levels["face"] is result.levels["file"]
     assert "by file, person, face" in describe(result)
 
 
 def test_frame_has_a_row_per_level_group_and_metric() -> None:
-    result = evaluate_predictions([ONE, TWO], 0.5, Aggregation(), n_resamples=20)
+    result = evaluate_predictions([ONE, TWO], ONE_CUT, Aggregation(), n_resamples=20)
     frame = result.to_frame()
     groups = {
         "overall": [OVERALL],
         "dataset": ["one", "two"],
         "method": ["(not named)", "mask", "swap"],
     }
-    assert len(frame) == len(LEVELS) * 6 * len(METRICS)
+    assert len(frame) == len(LEVELS) * 6 * len([*METRICS, *RATES])
     for by, names in groups.items():
         assert frame[(frame["by"] == by)]["group"].unique().tolist() == names
     row = frame.query("level == 'file' and group == 'swap' and metric == 'auc'").iloc[0]
@@ -227,4 +229,4 @@ def test_an_unlabelled_face_is_refused() -> None:
     faces = (replace(first, label=None), *rest)
     bare = replace(ONE, dataset=replace(ONE.dataset, faces=faces))
     with pytest.raises(UsageError, match=r"1 of 7 crops have no label, such as a\.jpg"):
-        evaluate_predictions([bare], 0.5, Aggregation(), n_resamples=0)
+        evaluate_predictions([bare], ONE_CUT, Aggregation(), n_resamples=0)

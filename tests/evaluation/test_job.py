@@ -30,7 +30,7 @@ def test_evaluate_writes_everything(
     options = words(made, "--data", made.crops, "--output", output, "--resamples", 20)
     assert cli.main(["evaluate", *options]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("threshold 0.5000 (made up)\n")
+    assert shown.startswith("verdict: real up to 0.5000, fake from 0.5000 (from 0.5000 for")
     assert "22 files = 20 ok + 1 no_face + 0 too_small + 1 unreadable" in shown
     assert f"report: {output / 'report.html'}" in shown
     assert sorted(path.name for path in output.iterdir()) == FILES

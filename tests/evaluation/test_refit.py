@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from deepfake import cli
+from deepfake.dataset.manifest import JOB_FILE, CropRow
+from deepfake.error_rates import MAX_ERROR_RATE
 from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.evaluation.embeddings import embed_crops
 from deepfake.evaluation.predictions import predict_set
@@ -18,6 +23,7 @@ from deepfake.evaluation.refit import calibrate_checkpoint, fit_new_head
 from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.heads import HEADS, HeadName, make_head, trees
 from deepfake.heads import rbf as kernel
+from deepfake.heads.calibration import cross_fit, fit_sigmoid
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import (
     Checkpoint,
@@ -26,13 +32,16 @@ from deepfake.learning.checkpoint import (
     to_safetensors,
 )
 from deepfake.learning.task import EmbeddingTask
-from deepfake.records import Aggregation
+from deepfake.records import Aggregation, Sampling, Verdict
+from deepfake.thresholds import choose_limits
 from deepfake.training.run import run_training
 from tests.evaluation.conftest import CPU, Made, words
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.made_crops import write_crop_folder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+LOOSE: dict[str, Any] = {"max_fpr": 0.25, "max_fnr": 0.25, "options": CPU}
+"""What a dozen files of a class can measure."""
 
 
 def scores_of(checkpoint: Checkpoint, crops: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -55,86 +64,137 @@ def assert_same_network(one: Path, other: Path, same_head: bool = True) -> None:
     assert before["hyper_parameters"] == after["hyper_parameters"]
 
 
-def test_calibrate_holds_the_false_positive_rate(made: Made, tmp_path: Path) -> None:
+def test_calibrate_holds_both_error_rates(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
     result = calibrate_checkpoint(
-        made.checkpoint,
-        made.crops,
-        output,
-        origin="crops/",
-        max_fpr=0.25,
-        options=CPU,
+        made.checkpoint, made.crops, output, origin="crops/", max_fpr=0.25, max_fnr=0.2, options=CPU
     )
     assert_same_network(made.path, output)
     new = load_checkpoint(output)
-    assert new.threshold == result.threshold != made.checkpoint.threshold
+    assert new.limits == result.limits != made.checkpoint.limits
+    # scikit-learn's own way to the same sigmoid, and to scores that no limit was chosen with.
+    data = read_evaluation_set(made.crops, new, split="validation")
+    rows = embed_crops(made.crops, data.faces, new, CPU).vectors
+    decisions = made.checkpoint.head.compute_decisions(rows)
     labels, scores = scores_of(new, made.crops, "validation")
-    reals = scores[labels == 0]
-    assert (reals >= new.threshold).mean() <= 0.25
-    # One step lower would be one false positive more.
-    assert (reals >= np.sort(reals)[::-1][3]).mean() > 0.25
+    slope, offset = fit_sigmoid(decisions, labels)
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(slope * decisions + offset)), atol=1e-6)
+    held_out = cross_fit(decisions, labels, [row.group for row in data.faces])
+    expected = choose_limits(held_out[labels == 0], labels, held_out, 0.25, 0.2)
+    assert new.limits == expected.limits
+    rates = new.error_rates
+    assert rates is not None
+    said = np.array([new.limits.judge(p_fake) for p_fake in held_out])
+    assert rates.fpr.value == (said[labels == 0] == Verdict.FAKE).mean() <= 0.25
+    assert rates.fnr.value == (said[labels == 1] == Verdict.REAL).mean() <= 0.2
+    assert rates.unclear.value == (said == Verdict.UNCLEAR).mean()
+    assert (rates.n_real, rates.n_fake, rates.n_groups) == (12, 12, 12)
+    assert new.chosen_for == new.recipe
 
     old = read_info(made.path)
     info = read_info(output)
     (event,) = info["history"]
     assert event["what"] == "calibrate"
-    assert event["false_positive_rate"] == 0.25
+    assert (event["max_fpr"], event["max_fnr"], event["prevalence"]) == (0.25, 0.2, None)
     assert (event["split"], event["counts"]) == ("validation", {"real": 12, "fake": 12})
-    assert event["replaced"]["threshold"] == old["threshold"] == 0.5
-    assert event["replaced"]["threshold_origin"] == "made up"
+    assert event["replaced"]["limits"] == old["limits"] == {"real": 0.5, "fake": [0.5]}
+    assert event["replaced"]["error_rates"]["origin"] == "made up"
     assert event["from_sha256"] == made.checkpoint.sha256
-    assert info["threshold_origin"] == (
-        "false positive rate of at most 0.25 on 24 files of crops (validation)"
-    )
+    assert info["error_rates"]["origin"] == "crops (validation)"
     assert list(info["metrics"]) == ["calibration"]
-    assert f"threshold 0.5000 -> {result.threshold:.4f}" in str(result)
-    for key in set(old) - {"threshold", "threshold_origin", "metrics", "history"}:
+    assert "before: real up to 0.5000, fake from 0.5000" in str(result)
+    assert "chosen for at most 25.0% false positives and 20.0% false negatives" in str(result)
+    changed = {"limits", "error_rates", "chosen_for", "metrics", "history"}
+    for key in set(old) - changed:
         assert info[key] == old[key], key
 
 
-def test_prediction_uses_the_new_numbers(made: Made, tmp_path: Path) -> None:
+def test_prevalence_moves_scores_and_limits_alike(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
-    calibrate_checkpoint(made.checkpoint, made.crops, output, prevalence=0.02, options=CPU)
+    calibrate_checkpoint(made.checkpoint, made.crops, output, prevalence=0.02, **LOOSE)
     new = load_checkpoint(output)
-    assert new.threshold == 0.5
     labels, before = scores_of(made.checkpoint, made.crops, "validation")
     _, after = scores_of(new, made.crops, "validation")
     assert (np.argsort(before) == np.argsort(after)).all()
-    assert Predictor(new, device="cpu").checkpoint.threshold == 0.5
     # The same calibration at the share of the data, then odds times the ratio of the odds.
     same = tmp_path / "same.ckpt"
-    calibrate_checkpoint(
-        made.checkpoint, made.crops, same, prevalence=float(labels.mean()), options=CPU
-    )
-    _, fitted = scores_of(load_checkpoint(same), made.crops, "validation")
-    odds = fitted / (1 - fitted) * (0.02 / 0.98) / (labels.mean() / (1 - labels.mean()))
+    calibrate_checkpoint(made.checkpoint, made.crops, same, **LOOSE)
+    plain = load_checkpoint(same)
+    _, fitted = scores_of(plain, made.crops, "validation")
+    ratio = (0.02 / 0.98) / (labels.mean() / (1 - labels.mean()))
+    odds = fitted / (1 - fitted) * ratio
     np.testing.assert_allclose(after, odds / (1 + odds), atol=1e-9)
+    # What is said of a file stays.
+    said = [[one.limits.judge(p) for p in ps] for one, ps in ((plain, fitted), (new, after))]
+    assert said[0] == said[1]
 
 
 def test_calibrate_twice_keeps_both_events(made: Made, tmp_path: Path) -> None:
     first, second = tmp_path / "1.ckpt", tmp_path / "2.ckpt"
-    calibrate_checkpoint(made.checkpoint, made.crops, first, options=CPU)
+    calibrate_checkpoint(made.checkpoint, made.crops, first, **LOOSE)
     one = load_checkpoint(first)
-    assert one.info["threshold_origin"].startswith("best balanced accuracy on 24 files of crops")
-    calibrate_checkpoint(one, made.crops, second, max_fpr=0.5, options=CPU)
+    calibrate_checkpoint(one, made.crops, second, max_fpr=0.5, max_fnr=0.1, options=CPU)
     events = read_info(second)["history"]
-    assert [event["replaced"]["threshold"] for event in events] == [0.5, one.threshold]
+    replaced = [event["replaced"]["limits"] for event in events]
+    assert replaced == [{"real": 0.5, "fake": [0.5]}, one.limits.to_dict()]
     assert events[1]["from_sha256"] == one.sha256
+
+
+def test_limits_of_other_frames_say_so(made: Made, tmp_path: Path) -> None:
+    # Crops of another sampling: what is chosen on them is no limit for the checkpoint's own.
+    crops = write_crop_folder(
+        tmp_path / "crops", {"validation": (12, 12), "train": (8, 8)}, size=32, seed=0
+    )
+    job = json.loads((crops / JOB_FILE).read_text())
+    (crops / JOB_FILE).write_text(json.dumps(job | {"sampling": Sampling(frames=3).to_dict()}))
+    output = tmp_path / "new.ckpt"
+    calibrate_checkpoint(made.checkpoint, crops, output, split="validation", **LOOSE)
+    new = load_checkpoint(output)
+    assert new.chosen_for.sampling == Sampling(frames=3) != new.recipe.sampling
+    remark = Predictor(new, device="cpu").policy_remark
+    assert "chosen on files scored otherwise (frames 16 instead of 3)" in remark
+    remark = Predictor(new, device="cpu", sampling=Sampling(frames=3)).policy_remark
+    assert remark == ""
 
 
 def test_calibrate_refuses(made: Made, tmp_path: Path) -> None:
     output = tmp_path / "new.ckpt"
-    with pytest.raises(UsageError, match=r"rate of 0.01 cannot be measured on 12 reals; it takes"):
-        calibrate_checkpoint(made.checkpoint, made.crops, output, max_fpr=0.01, options=CPU)
+    rate = r"a rate of 0.05 \(--max-fpr\) cannot be measured on 12 real files; it takes 19"
+    with pytest.raises(UsageError, match=rate):
+        calibrate_checkpoint(made.checkpoint, made.crops, output, options=CPU)
+    rate = r"a rate of 0.01 \(--max-fnr\) cannot be measured on 12 fake files; it takes 99"
+    with pytest.raises(UsageError, match=rate):
+        calibrate_checkpoint(
+            made.checkpoint, made.crops, output, max_fpr=0.25, max_fnr=0.01, options=CPU
+        )
+    with pytest.raises(UsageError, match=r"--max-fpr=0; expected a rate above 0 and up to 0.5"):
+        calibrate_checkpoint(made.checkpoint, made.crops, output, max_fpr=0.0, options=CPU)
     with pytest.raises(UsageError, match="prevalence 1; expected a share between 0 and 1"):
         calibrate_checkpoint(made.checkpoint, made.crops, output, prevalence=1.0, options=CPU)
     own = load_checkpoint(write_checkpoint(tmp_path / "own.ckpt", made.crops))
     with pytest.raises(UsageError, match="the checkpoint learnt from split 'train'"):
         calibrate_checkpoint(own, made.crops, output, split="train", options=CPU)
-    own.head.state_dict()["weight_"].mul_(-1)
-    with pytest.raises(JobError, match="do not rise with fake; a calibration would turn"):
-        calibrate_checkpoint(own, made.crops, output, options=CPU)
     assert not output.exists()
+
+
+@pytest.mark.parametrize("way", ["labels", "head"])
+def test_calibrate_refuses_a_detector_at_chance(made: Made, tmp_path: Path, way: str) -> None:
+    crops, checkpoint = made.crops, load_checkpoint(made.path)
+    problem = r"the detector is not better than chance: AUC 0\.\d+|decisions do not rise with fake"
+    if way == "labels":  # that have nothing to do with the pictures
+
+        def shuffle(row: CropRow) -> CropRow:
+            return replace(row, label=int(row.source[-1], 16) % 2)
+
+        crops = write_crop_folder(
+            tmp_path / "chance", {"train": (4, 4), "validation": (30, 30)}, size=32, edit=shuffle
+        )
+    else:  # that says the contrary
+        checkpoint.head.state_dict()["weight_"].mul_(-1)
+        checkpoint.head.state_dict()["intercept_"].mul_(-1)
+    with pytest.raises(JobError, match=problem):
+        calibrate_checkpoint(checkpoint, crops, tmp_path / "new.ckpt", **LOOSE)
+    assert not (tmp_path / "new.ckpt").exists()
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -162,7 +222,11 @@ def test_fit_head_learns_new_crops(
     labels, scores = scores_of(new, crops, "validation")
     assert result.after["validation"].n_fake == 8
     assert result.after["validation"].accuracy == pytest.approx(
-        ((scores >= new.threshold) == (labels == 1)).mean()
+        ((scores >= 0.5) == (labels == 1)).mean()
+    )
+    assert new.limits == result.limits
+    assert "NOT measured: a false positive rate of 5.0% takes 19 real files, there are 8" in str(
+        result
     )
     info = read_info(output)
     assert info["head"] == head
@@ -177,20 +241,18 @@ def test_fit_head_learns_new_crops(
     queries = torch.from_numpy(embeddings)
     assert torch.equal(load_checkpoint(copy).head(queries), new.head(queries))
     assert type(new.head) is type(make_head(head, 16, 1.0)) or head == "logistic"
-    if head == "logistic":
-        expected = LogisticRegression(C=1.0, max_iter=1000).fit(embeddings.astype(float), y_true)
-        np.testing.assert_allclose(
-            new.head(queries).numpy(),
-            expected.predict_proba(embeddings.astype(float))[:, 1],
-            atol=1e-9,
-        )
+    # The classifier saw the train split alone, the sigmoid validation alone.
+    again = make_head(head, 16, 1.0).fit_classifier(embeddings, y_true)
+    held = read_evaluation_set(crops, new, split="validation")
+    again.calibrate(embed_crops(crops, held.faces, new, options=CPU).vectors, labels)
+    torch.testing.assert_close(new.head(queries), again(queries), rtol=0, atol=1e-6)
 
 
 def test_one_head_leaves_nothing_behind_in_the_next(made: Made, tmp_path: Path) -> None:
     first, sure, second = (tmp_path / f"{number}.ckpt" for number in range(3))
     fit_new_head(made.checkpoint, made.crops, first, head="rbf", options=CPU)
     rbf = load_checkpoint(first)
-    calibrate_checkpoint(rbf, made.crops, sure, prevalence=0.1, options=CPU)
+    calibrate_checkpoint(rbf, made.crops, sure, prevalence=0.1, **LOOSE)
     changed = load_checkpoint(sure)
     assert torch.equal(changed.head.support_, rbf.head.support_)  # type: ignore[arg-type]
     assert not torch.equal(changed.head.offset_, rbf.head.offset_)
@@ -225,15 +287,15 @@ def test_a_checkpoint_of_mid_training_becomes_a_model(
     arguments += ["--trainer.max_epochs", "1", "--data.num_workers", "0"]
     assert run_training(arguments, io.StringIO()) == 0
     content = torch.load(last, weights_only=True)
-    assert content["deepfake"]["threshold"] is None
+    assert content["deepfake"]["limits"] is None
     with pytest.raises(CheckpointError, match=r"or make one with deepfake fit-head --checkpoint"):
         load_checkpoint(last)
     output = tmp_path / "model.ckpt"
     options = ["--checkpoint", str(last), "--data", str(made.crops), "--output", str(output)]
     assert cli.main(["fit-head", *options, "--quiet", "--device", "cpu"]) == 0
     shown = capsys.readouterr().out
-    assert "threshold n/a -> " in shown
     assert "before" not in shown
+    assert "verdict: real up to 0." in shown
     model, whole = torch.load(output, weights_only=True), load_checkpoint(output)
     assert set(content) - set(model) >= {"optimizer_states", "callbacks"}
     for name, value in content["state_dict"].items():
@@ -261,18 +323,23 @@ def test_calibrate_command_and_info(
 ) -> None:
     output = tmp_path / "new.ckpt"
     options = words(made, "--data", made.crops, "--output", output)
-    assert cli.main(["calibrate", *options, "--false-positive-rate", "0.25"]) == 0
-    assert "false positive rate of at most 0.25 on 24 files" in capsys.readouterr().out
+    rates = ["--max-fpr", "0.25", "--max-fnr", "0.1"]
+    assert cli.main(["calibrate", *options, *rates]) == 0
+    shown = capsys.readouterr().out
+    assert "chosen for at most 25.0% false positives and 10.0% false negatives; there " in shown
     assert cli.main(["info", str(output)]) == 0
     shown = capsys.readouterr().out
+    assert shown.startswith("# verdict: real up to 0.")
+    assert "\nlimits:\n  fake:\n" in shown or "\nlimits:\n  real: " in shown
     assert "history:\n- what: calibrate" in shown
-    assert "threshold: 0.5" in shown.split("history:")[1]
+    assert "max_fpr: 0.25" in shown.split("history:")[1]
     assert cli.main(["calibrate", *options]) == 2
     assert "exists; name another file or pass --overwrite" in capsys.readouterr().err
-    assert cli.main(["calibrate", *options, "--overwrite", "--prevalence", "0.1"]) == 0
-    assert load_checkpoint(output).threshold == 0.5
-    with pytest.raises(SystemExit):
-        cli.main(["calibrate", *options, "--prevalence", "0.1", "--false-positive-rate", "0.1"])
+    assert cli.main(["calibrate", *options, "--overwrite"]) == 2
+    assert "it takes 19" in capsys.readouterr().err
+    for name in ("fpr", "fnr"):
+        parameter = inspect.signature(calibrate_checkpoint).parameters[f"max_{name}"]
+        assert parameter.default == MAX_ERROR_RATE == 0.05  # as its help says
 
 
 def test_fit_head_command(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,6 +366,7 @@ def test_what_is_read_and_written_may_be_a_ckpt_or_safetensors(
     for source, target in ((made.path, "a.ckpt"), (copy, "b.ckpt"), (copy, "c.safetensors")):
         output = tmp_path / target
         options = [command, "--data", str(made.crops), "--quiet", "--checkpoint", str(source)]
+        options += ["--max-fpr", "0.25", "--max-fnr", "0.25"]
         assert cli.main([*options, "--output", str(output)]) == 0
         written.append(load_checkpoint(output))
     first = written[0]

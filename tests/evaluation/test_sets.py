@@ -59,7 +59,7 @@ def test_own_training_data_is_split_as_training_split_it(tmp_path: Path) -> None
     ]
     assert len(data.files) == len(data.faces)
     assert data.remarks == ()
-    for split, words in (("train", "learnt from"), ("validation", "chose its threshold on")):
+    for split, words in (("train", "learnt from"), ("validation", "chose its limits on")):
         assert words in read_evaluation_set(crops, checkpoint, split=split).remarks[0]
     assert read_evaluation_set(crops, checkpoint, split="all").remarks[0].startswith("LEAK")
     broken = write_checkpoint(tmp_path / "b.ckpt", crops, configuration="{")

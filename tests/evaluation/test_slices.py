@@ -15,6 +15,7 @@ from deepfake.evaluation.slices import MIN_FACES, N_SLICES, compute_slices, slic
 from deepfake.evaluation.tables import format_scored_faces, to_json
 from deepfake.records import Aggregation
 from tests.evaluation.test_evaluate import make_set
+from tests.made_limits import ONE_CUT
 
 
 def make_graded(n: int) -> Predictions:
@@ -41,7 +42,7 @@ def make_graded(n: int) -> Predictions:
 
 def test_slices_hold_what_they_say() -> None:
     n = 10 * MIN_FACES
-    size, sharpness = compute_slices([make_graded(n)], 0.5, n_resamples=200)
+    size, sharpness = compute_slices([make_graded(n)], ONE_CUT, n_resamples=200)
     assert (size.name, sharpness.name) == ("face_size", "sharpness")
     assert size.values.tolist() == [40.0 + place for place in range(n)]  # the longer side
     for slicing in (size, sharpness):
@@ -91,7 +92,7 @@ def test_equal_values_are_never_separated() -> None:
 
 def test_sharpness_is_in_the_tables() -> None:
     scored = make_graded(2 * MIN_FACES)
-    result = evaluate_predictions([scored], 0.5, Aggregation(), n_resamples=0)
+    result = evaluate_predictions([scored], ONE_CUT, Aggregation(), n_resamples=0)
     facts = to_json(result, {})["slices"]
     assert facts["sharpness"]["unit"] == "variance of the crop's Laplacian"
     first, second = facts["sharpness"]["slices"]
@@ -103,7 +104,7 @@ def test_sharpness_is_in_the_tables() -> None:
 
 
 def test_a_class_that_is_missing_has_no_share() -> None:
-    (size, _) = compute_slices([make_set("a", [(0, "", [(0, 0.9)])])], 0.5)
+    (size, _) = compute_slices([make_set("a", [(0, "", [(0, 0.9)])])], ONE_CUT)
     (part,) = size.slices
     assert (
         part.metrics["false_positive_rate"].value,

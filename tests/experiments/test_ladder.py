@@ -70,7 +70,7 @@ def take_a_step(crops: Path, run: Path, rung: str, *more: str) -> None:
     assert run_training([*words, "--trainer.limit_train_batches", "1"], io.StringIO()) == 0
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 1
-    assert read_info(run / "model.ckpt")["threshold"] is not None
+    assert read_info(run / "model.ckpt")["limits"] is not None
 
 
 @pytest.mark.parametrize("rung", [rung for rung in RUNGS if rung not in LARGE])
@@ -103,7 +103,7 @@ def scored(seed: int, n_groups: int = 30, per_group: int = 4) -> ladder.TestPred
     labels = np.tile([0, 1], n_groups * per_group // 2)
     groups = np.repeat([f"g{n}" for n in range(n_groups)], per_group)
     noise = np.repeat(rng.normal(0, 1, n_groups), per_group) + rng.normal(0, 1, len(labels))
-    return ladder.TestPredictions(groups, labels, 1 / (1 + np.exp(-(2 * labels - 1 + noise))), 0.5)
+    return ladder.TestPredictions(groups, labels, 1 / (1 + np.exp(-(2 * labels - 1 + noise))))
 
 
 def test_intervals_hold_the_value_and_shrink_with_groups() -> None:
@@ -133,9 +133,7 @@ def test_the_table_has_means_and_intervals() -> None:
 
 def test_a_difference_is_surer_than_its_sides() -> None:
     plain = scored(1, 40)
-    better = ladder.TestPredictions(
-        plain.groups, plain.labels, plain.p_fake + 0.2 * plain.labels, plain.threshold
-    )
+    better = ladder.TestPredictions(plain.groups, plain.labels, plain.p_fake + 0.2 * plain.labels)
     first, second = ladder.describe_all({"a": [plain], "b": [better]}, ["a", "b"], 200)
     assert "the entry reports" not in first
     assert first["AUC against a"] == first["AUC against a from"] == "+0.0000"
@@ -202,7 +200,7 @@ def test_a_head_on_the_entrys_network_is_what_training_with_it_gives(
     contents = [torch.load(folder / "model.ckpt", weights_only=True) for folder in (run, own)]
     for name, value in contents[0]["state_dict"].items():
         torch.testing.assert_close(value, contents[1]["state_dict"][name], rtol=0, atol=1e-6)
-    for name in ("threshold", "threshold_origin", "head", "weights", "counts"):
+    for name in ("limits", "error_rates", "head", "weights", "counts"):
         assert contents[0]["deepfake"][name] == contents[1]["deepfake"][name], name
     assert contents[0]["deepfake"]["head"] == "rbf"
 

@@ -122,7 +122,7 @@ def test_a_graph_of_another_checkpoint_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     content = torch.load(checkpoint.path, weights_only=True)
-    content["deepfake"]["threshold"] = 0.123
+    content["deepfake"]["limits"]["real"] = 0.0
     seal(content)
     torch.save(content, checkpoint.path)
     changed = load_checkpoint(checkpoint.path)

@@ -75,7 +75,7 @@ def test_a_graph_tells_how_it_must_be_fed(checkpoint: Checkpoint, graph: bytes) 
     assert entry.key == "deepfake"
     assert description["checkpoint_sha256"] == checkpoint.sha256
     assert description["recipe"] == checkpoint.recipe.to_dict()
-    assert description["threshold"] == checkpoint.threshold
+    assert description["limits"] == checkpoint.limits.to_dict()
     assert description["labels"] == {"0": "real", "1": "fake"}
     assert description["versions"]["torch"]
     assert {"deepfake", "torch", "onnx", "onnxscript"} <= set(description["export_versions"])
@@ -195,7 +195,7 @@ def test_the_snippet_of_the_readme_scores(
     image = decode_crop(crop.read_bytes())[None]
     (expected,) = TorchScorer(checkpoint, torch.device("cpu"), 1).score(image)
     assert float(namespace["p_fake"][0]) == pytest.approx(expected, abs=1e-5)
-    assert namespace["about"]["threshold"] == checkpoint.threshold
+    assert namespace["about"]["limits"] == checkpoint.limits.to_dict()
 
 
 @pytest.mark.slow

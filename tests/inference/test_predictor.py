@@ -89,7 +89,8 @@ def test_one_row_per_path_in_order_with_honest_statuses(
         if score.p_fake is not None:
             assert 0 <= score.p_fake <= 1
             assert score.limits is not None
-            assert score.verdict == ("fake" if score.p_fake >= score.limits[1] else "real")
+            limits = Limits(score.limits[0], score.limits[1:])
+            assert score.verdict == limits.judge(score.p_fake, min(score.n_people, 1))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64], ids="batch{}".format)

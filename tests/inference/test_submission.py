@@ -99,18 +99,18 @@ def test_keeps_other_columns_order_and_quoting(sample: Any) -> None:
     ]
 
 
-def test_labels_use_the_verdict_of_the_answer(sample: Any) -> None:
+def test_labels_are_at_even_odds_whatever_the_limits(sample: Any) -> None:
     strict, lax = Limits(0.1, (0.7,)), Limits(0.1, (0.2,))
     scores = [
         make_answer("a", 0.6, strict),  # unclear
-        make_answer("b", 0.7, strict),
-        make_answer("c", 0.3, lax),
+        make_answer("b", 0.5, strict),
+        make_answer("c", 0.3, lax),  # fake
         make_no_answer("d"),
     ]
     table = sample("id,y\n" + "".join(f"{name},\n" for name in "abcde"))
     for fallback, expected in ((0.0, "0"), (1.0, "1")):
         filled = fill(table, scores, fallback, "label")
-        assert [row["y"] for row in parse(filled.text)] == ["0", "1", "1", expected, expected]
+        assert [row["y"] for row in parse(filled.text)] == ["1", "1", "0", expected, expected]
         assert filled.fallback == expected
 
 

@@ -71,6 +71,10 @@ def put(section: str, key: str, value: object) -> Callable[[Content], object]:
     return lambda content: content[section].update({key: value})
 
 
+def put_limits(real: object, fake: object) -> Callable[[Content], object]:
+    return put(KEY, "limits", {"real": real, "fake": fake})
+
+
 def remove(section: str, key: str) -> Callable[[Content], object]:
     return lambda content: content[section].pop(key)
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from deepfake.error_rates import ErrorRates
 from deepfake.errors import CheckpointError
 from deepfake.learning.checkpoint import (
     FORMAT,
@@ -22,7 +23,7 @@ from deepfake.learning.checkpoint import (
     load_checkpoint,
     read_info,
 )
-from deepfake.records import Aggregation, CropSpec, Recipe
+from deepfake.records import Aggregation, CropSpec, Limits, Recipe
 from tests.learning.made_checkpoints import (
     Content,
     Run,
@@ -32,6 +33,7 @@ from tests.learning.made_checkpoints import (
     images,
     make_run,
     put,
+    put_limits,
     remove,
 )
 from tests.made_crops import COUNTS
@@ -66,8 +68,10 @@ def test_holds_everything_that_a_prediction_needs(run: Run) -> None:
     assert Recipe.from_dict(ours["recipe"]) == Recipe(CropSpec(size=32))
     assert ours["normalisation"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
     assert ours["normalisation"]["std"] == pytest.approx([0.229, 0.224, 0.225])
-    assert 0 < ours["threshold"] < 1
-    assert "validation split" in ours["threshold_origin"]
+    limits = Limits.from_dict(ours["limits"])
+    assert 0 <= limits.real <= limits.of_fake() <= 1
+    assert ErrorRates.from_dict(ours["error_rates"]).origin == "the validation split"
+    assert set(ours["chosen_for"]) == {"sampling", "aggregation"}
     assert ours["labels"] == {0: "real", 1: "fake"}
     assert ours["counts"] == {
         split: {"real": real, "fake": fake} for split, (real, fake) in COUNTS.items()
@@ -93,7 +97,7 @@ def test_reads_what_it_remembers_without_building_a_network(
     monkeypatch.setattr("deepfake.learning.checkpoint.EmbeddingModel", None)
     info = read_info(run.model)
     assert info["hyper_parameters"]["embedding_dim"] == 16
-    assert info["threshold"] == torch.load(run.model, weights_only=True)[KEY]["threshold"]
+    assert info["limits"] == torch.load(run.model, weights_only=True)[KEY]["limits"]
     assert info["global_step"] == 4
     assert run.task.head is not None
     parts: list[nn.Module] = [run.task, run.task.head]
@@ -231,7 +235,7 @@ def test_flipped_bits_are_never_accepted(run: Run, tmp_path: Path) -> None:
 
 def test_settings_beside_the_tensors_are_sealed_too(run: Run, tmp_path: Path) -> None:
     content = torch.load(run.model, weights_only=True)
-    content[KEY]["threshold"] /= 2
+    content[KEY]["limits"]["real"] /= 2
     torch.save(content, tmp_path / "m.ckpt")
     with pytest.raises(CheckpointError, match="its checksum is another one"):
         load_checkpoint(tmp_path / "m.ckpt")
@@ -240,13 +244,13 @@ def test_settings_beside_the_tensors_are_sealed_too(run: Run, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        pytest.param(put(KEY, "format", 99), "has format 99, this version .* reads 3", id="format"),
-        pytest.param(put(KEY, "format", 1), "has format 1, this version", id="older-format"),
+        pytest.param(put(KEY, "format", 99), "has format 99, this version .* reads 4", id="format"),
+        pytest.param(put(KEY, "format", 3), "has format 3, this version", id="older-format"),
         pytest.param(remove(KEY, "format"), "has format None", id="no-format"),
         pytest.param(drop("state_dict"), "it has no state_dict", id="no-weights"),
         pytest.param(drop("hyper_parameters"), "it has no hyper_parameters", id="no-settings"),
         pytest.param(drop(KEY), "was not written by deepfake", id="no-part-of-ours"),
-        pytest.param(put(KEY, "threshold", None), "in mid-training; use the model.ckpt", id="mid"),
+        pytest.param(put(KEY, "limits", None), "in mid-training; use the model.ckpt", id="mid"),
         pytest.param(remove(KEY, "recipe"), "does not fit this version", id="no-recipe"),
         pytest.param(put(KEY, "recipe", {"crop": {}}), "has the parts crop, sampling", id="parts"),
         pytest.param(change_recipe("crop", {"size": 32}), "CropSpec settings do not", id="crop"),
@@ -260,10 +264,17 @@ def test_settings_beside_the_tensors_are_sealed_too(run: Run, tmp_path: Path) ->
         ),
         pytest.param(put(KEY, "recipe", 7), "has the parts crop, sampling", id="recipe-of-no-kind"),
         pytest.param(change_recipe("crop", 7), "CropSpec settings do not", id="crop-of-no-kind"),
-        pytest.param(put(KEY, "threshold", 1.5), "threshold 1.5 is no probability", id="threshold"),
-        pytest.param(
-            put(KEY, "threshold", float("nan")), "threshold nan is no probability", id="nan"
-        ),
+        pytest.param(put_limits(0.2, [1.5]), "limit 1.5 is no probability", id="limit"),
+        pytest.param(put_limits(float("nan"), [0.5]), "limit nan is no probability", id="nan"),
+        pytest.param(put_limits(0.6, [0.5]), "the limits cross: real up to 0.6", id="crossed"),
+        pytest.param(put_limits(0.1, [0.5, 0.4]), "expected rising numbers", id="falling"),
+        pytest.param(put_limits(0.1, []), "need a limit for fakes", id="no-limit"),
+        pytest.param(put_limits("0.1", [0.5]), "limit '0.1' is no number", id="text"),
+        pytest.param(put_limits(0.1, 0.5), "expected real and fake, a list", id="no-list"),
+        pytest.param(put(KEY, "limits", [0.1]), "expected real and fake", id="limits-of-no-kind"),
+        pytest.param(put(KEY, "error_rates", None), "error rates do not fit", id="no-rates"),
+        pytest.param(put(KEY, "chosen_for", {}), "has the parts crop, sampling", id="chosen"),
+        pytest.param(put(KEY, "chosen_for", 7), "does not fit this version", id="chosen-kind"),
         pytest.param(
             put(KEY, "counts", {"train": {"real": -1, "fake": 2}}), "counts of crops", id="counts"
         ),
@@ -334,5 +345,5 @@ def test_refuses_parts_that_do_not_fit(
 
 
 def test_a_checkpoint_from_mid_training_still_tells_what_it_is(run: Run, tmp_path: Path) -> None:
-    path = altered(run, tmp_path / "m.ckpt", put(KEY, "threshold", None))
+    path = altered(run, tmp_path / "m.ckpt", put(KEY, "limits", None))
     assert read_info(path)["counts"]["train"] == {"real": 16, "fake": 16}

@@ -68,7 +68,7 @@ def test_the_copy_is_the_same_checkpoint(run: Run, tmp_path: Path) -> None:
     assert copy.info == original.info
     assert list(copy.info) == list(original.info)
     assert copy.recipe == original.recipe
-    assert copy.threshold == original.threshold
+    assert copy.limits == original.limits
     assert copy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert to_safetensors(path) == path.read_bytes() == to_safetensors(run.model)
 
@@ -117,10 +117,10 @@ def test_one_flipped_bit_anywhere_in_the_copy_is_noticed(run: Run, tmp_path: Pat
     [
         pytest.param(
             lambda sealed: sealed.update(
-                content=sealed["content"].replace('"threshold": 0.', '"threshold": 0.9')
+                content=sealed["content"].replace('"real": 0.', '"real": 0.0')
             ),
             "is damaged: its digest is another one",
-            id="threshold",
+            id="limit",
         ),
         pytest.param(lambda sealed: sealed.pop("sha256"), "is damaged", id="no-digest"),
         pytest.param(lambda sealed: sealed.update(content=3), "is damaged", id="no-text"),
@@ -151,7 +151,7 @@ def test_refuses_safetensors_of_somebody_else(tmp_path: Path) -> None:
     ("change", "problem"),
     [
         pytest.param(put(KEY, "format", 99), "has format 99", id="format"),
-        pytest.param(put(KEY, "threshold", None), "in mid-training", id="mid"),
+        pytest.param(put(KEY, "limits", None), "in mid-training", id="mid"),
         pytest.param(put("hyper_parameters", "backbone", "no"), "knows no backbone", id="backbone"),
         pytest.param(
             remove("state_dict", "embedder.projection.bias"),

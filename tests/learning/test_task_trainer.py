@@ -46,7 +46,7 @@ def make_data(crops: Path) -> CropDataModule:
     return CropDataModule(str(crops), batch_size=8)
 
 
-def test_a_finished_model_comes_back_with_head_and_threshold(run: Path) -> None:
+def test_a_finished_model_comes_back_with_head_and_limits(run: Path) -> None:
     task, plain = (
         EmbeddingTask.load_from_checkpoint(run / "model.ckpt"),
         load_checkpoint(run / "model.ckpt"),
@@ -56,7 +56,7 @@ def test_a_finished_model_comes_back_with_head_and_threshold(run: Path) -> None:
     rows = torch.nn.functional.normalize(torch.randn(20, 16))
     assert task.head is not None
     assert torch.equal(task.head(rows), plain.head(rows))
-    assert task.info["threshold"] == plain.threshold
+    assert task.info["limits"] == plain.limits.to_dict()
     assert task.hparams["dropout"] == 0.1
 
 
@@ -65,7 +65,7 @@ def test_a_checkpoint_of_mid_training_comes_back_without_a_head(run: Path) -> No
     state = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(task.embedder.projection.weight, state["embedder.projection.weight"])
     assert task.head is None
-    assert task.info["threshold"] is None
+    assert task.info["limits"] is None
 
 
 def test_loading_asks_no_hub_and_no_file_again(crops: Path, tmp_path: Path) -> None:
@@ -151,13 +151,13 @@ def test_validate_and_test_score_with_the_fitted_head(crops: Path, run: Path) ->
 
 
 def test_another_checkpoint_can_be_named_instead(crops: Path, run: Path) -> None:
-    # Lightning's own way: the task that is given takes network, head and threshold of the file.
+    # Lightning's own way: the task that is given takes network, head and limits of the file.
     task = make_task(dropout=0.1, objective=CrossEntropyOnEmbedding())
     options: dict[str, Any] = {"datamodule": make_data(crops), "verbose": False}
     (tested,) = make_trainer(run).test(task, ckpt_path=run / "model.ckpt", **options)
     loaded = EmbeddingTask.load_from_checkpoint(run / "model.ckpt")
     assert tested["test_auc"] == pytest.approx(loaded.info["metrics"]["test"]["auc"])
-    assert task.info["threshold"] == loaded.info["threshold"]
+    assert task.info["limits"] == loaded.info["limits"]
 
 
 def test_predict_gives_score_embedding_and_name_of_every_crop(crops: Path, run: Path) -> None:

@@ -27,7 +27,7 @@ def test_every_row_counts_once_whatever_the_processes_padded() -> None:
         collected = CollectedEmbeddings()
         for part in torch.split(order, 7):
             collected.add(part, labels[part], rows[part])
-        found.append(collected.measure(lambda e, t: e.sum() + t.sum(), 8, head=head, threshold=0.5))
+        found.append(collected.measure(lambda e, t: e.sum() + t.sum(), 8, head=head))
     assert found[0] == found[1]
     scores = head(rows).tolist()
     expected = oracles.area_under_curve(labels.tolist(), scores)
@@ -45,7 +45,7 @@ def test_without_a_head_or_a_number_the_auc_is_nan(broken: bool) -> None:
         rows[3] = torch.nan
     collected = CollectedEmbeddings()
     collected.add(torch.arange(20), labels, rows)
-    metrics = collected.measure(lambda e, t: t.sum(), 20, head=head, threshold=0.5)
+    metrics = collected.measure(lambda e, t: t.sum(), 20, head=head)
     assert metrics.keys() == {"loss", "auc"}
     assert math.isnan(metrics["auc"])
 

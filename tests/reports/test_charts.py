@@ -65,20 +65,22 @@ def test_a_line_without_values_is_left_out() -> None:
 
 
 def test_histogram_has_reals_above_and_fakes_below() -> None:
-    root = parse(draw_histogram([0.01, 0.02, 0.99], [0.97], 0.5, "t", "d"))
+    root = parse(draw_histogram([0.01, 0.02, 0.99], [0.97], [0.5, 0.5], "t", "d"))
     (low, high), (fake,) = found(root, "rect", "real"), found(root, "rect", "fake")
     zero = 120.0
     for bar in (low, high):
         assert float(bar.attrib["y"]) + float(bar.attrib["height"]) == pytest.approx(zero, abs=0.2)
     assert float(fake.attrib["y"]) == zero
     assert float(low.attrib["height"]) == pytest.approx(2 * float(high.attrib["height"]), abs=0.2)
-    assert found(root, "path", "threshold")[0].attrib["d"].startswith("M197 ")
+    assert found(root, "path", "limit")[0].attrib["d"].startswith("M197 ")
 
 
 @pytest.mark.parametrize("values", [[], [0.5], [0.0, 1.0]], ids=["none", "one", "ends"])
 def test_histograms_of_few_values(values: list[float]) -> None:
-    assert len(found(parse(draw_counts(values, 0.5, "t", "d")), "rect", "all")) == len(values)
-    parse(draw_histogram(values, [], 2.0, "t", "d"))
+    assert len(found(parse(draw_counts(values, [0.2, 0.5], "t", "d")), "rect", "all")) == len(
+        values
+    )
+    parse(draw_histogram(values, [], [2.0], "t", "d"))
 
 
 def test_points_are_dots_and_crosses() -> None:
@@ -88,19 +90,19 @@ def test_points_are_dots_and_crosses() -> None:
     )
     assert found(root, "path", "real")[0].attrib["d"] == "M50 230h0"
     assert found(root, "path", "fake")[0].attrib["d"].count("M") == 2
-    assert not found(root, "path", "threshold")
+    assert not found(root, "path", "limit")
     only = parse(
-        draw_points(Axes("x", "y"), np.zeros((1, 2)), np.array([0]), "t", "d", threshold=0.5)
+        draw_points(Axes("x", "y"), np.zeros((1, 2)), np.array([0]), "t", "d", limits=[0.4, 0.5])
     )
     assert not found(only, "path", "fake")
-    assert found(only, "path", "threshold")
+    assert found(only, "path", "limit")
 
 
 def test_timeline_spans_the_clip() -> None:
-    root = parse(draw_timeline([(0, 0.1), (5, 0.9), (10, 0.1)], 0.5, "t", "d"))
+    root = parse(draw_timeline([(0, 0.1), (5, 0.9), (10, 0.1)], [0.2, 0.5], "t", "d"))
     assert len(found(root, "circle", "dot")) == 3
     assert found(root, "path", "line")[0].attrib["d"].startswith("M50 ")
-    assert len(found(parse(draw_timeline([(0.0, 0.1)], 0.5, "t", "d")), "circle", "dot")) == 1
+    assert len(found(parse(draw_timeline([(0.0, 0.1)], [0.5], "t", "d")), "circle", "dot")) == 1
 
 
 def numbers(chart: Chart, anchor: str) -> list[float]:
@@ -114,7 +116,7 @@ def numbers(chart: Chart, anchor: str) -> list[float]:
     [(0.4, [0, 0.1, 0.2, 0.3, 0.4]), (3, [0, 1, 2, 3]), (28.2, [0, 5, 10, 15, 20, 25])],
 )
 def test_times_are_round(last: float, ticks: list[float]) -> None:
-    chart = draw_timeline([(0, 0.1), (last, 0.9)], 0.5, "t", "d")
+    chart = draw_timeline([(0, 0.1), (last, 0.9)], [0.2, 0.5], "t", "d")
     assert numbers(chart, "middle") == pytest.approx(ticks)
 
 
@@ -122,7 +124,7 @@ def test_times_are_round(last: float, ticks: list[float]) -> None:
     ("top", "ticks"), [(1, [0, 1]), (3, [0, 1, 2, 3]), (17, [0, 5, 10, 15, 20]), (1234, None)]
 )
 def test_counts_are_whole_and_round(top: int, ticks: list[float] | None) -> None:
-    found_ticks = numbers(draw_counts([0.5] * top, 0.5, "t", "d"), "end")
+    found_ticks = numbers(draw_counts([0.5] * top, [0.5], "t", "d"), "end")
     assert found_ticks == (ticks or [0, 200, 400, 600, 800, 1000, 1200, 1400])
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from deepfake.evaluation.evaluate import Evaluation, evaluate_predictions
 from deepfake.evaluation.job import describe_origin
-from deepfake.records import Aggregation
+from deepfake.records import Aggregation, Limits
 from deepfake.reports import evaluation_page as report
 from deepfake.reports.evaluation_page import count_confusion, find_mistakes, format_report
 from tests.evaluation.conftest import Made
+from tests.made_limits import ONE_CUT
 
 
 def test_the_page_adds_up_and_holds_every_part(page: str, evaluation: Evaluation) -> None:
@@ -28,7 +29,7 @@ def test_the_page_adds_up_and_holds_every_part(page: str, evaluation: Evaluation
         *slices,
         "PCA of the embeddings",
         "t-SNE of the embeddings",
-        "Confusion at the threshold",
+        "Verdicts",
     ):
         assert f"<h3>{title}</h3>" in text
     auc = evaluation.levels["file"].overall.metrics["auc"]
@@ -40,13 +41,15 @@ def test_the_page_adds_up_and_holds_every_part(page: str, evaluation: Evaluation
 
 def test_confusion_counts(evaluation: Evaluation) -> None:
     rows = evaluation.levels["file"].rows
-    counts = count_confusion(rows, evaluation.threshold).ravel().tolist()
-    predicted = rows.p_fake >= evaluation.threshold
-    assert counts == [
-        int(((rows.labels == label) & (predicted == word)).sum())
-        for label in (0, 1)
-        for word in (False, True)
-    ]
+    middle = Limits(float(np.quantile(rows.p_fake, 0.3)), (float(np.quantile(rows.p_fake, 0.6)),))
+    counts = count_confusion(rows, middle)
+    assert counts.shape == (2, 3)
+    assert counts.sum(axis=1).tolist() == [(rows.labels == 0).sum(), (rows.labels == 1).sum()]
+    real, fake = rows.p_fake <= middle.real, rows.p_fake >= middle.of_fake()
+    for label in (0, 1):
+        expected = [(part & (rows.labels == label)).sum() for part in (real, ~real & ~fake, fake)]
+        assert counts[label].tolist() == expected
+    assert counts[:, 1].sum() > 0
 
 
 def test_mistakes_are_the_worst_first(evaluation: Evaluation, made: Made) -> None:
@@ -54,7 +57,7 @@ def test_mistakes_are_the_worst_first(evaluation: Evaluation, made: Made) -> Non
         replace(s, files={k: replace(f, p_fake=1 - f.p_fake) for k, f in s.files.items()})
         for s in evaluation.sets
     ]
-    result = evaluate_predictions(turned, 0.5, Aggregation(), n_resamples=0)
+    result = evaluate_predictions(turned, ONE_CUT, Aggregation(), n_resamples=0)
     false_positives, false_negatives = (find_mistakes(result, label) for label in (0, 1))
     assert 0 < len(false_positives) <= report.N_MISTAKES
     assert [item["p_fake"] for item in false_positives] == sorted(
@@ -84,16 +87,18 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
         people=tuple(scored.people[n] for n in fakes),
     )
     text = format_report(
-        evaluate_predictions([only], 0.999, Aggregation(), n_resamples=5),
+        evaluate_predictions([only], Limits(0.999, (0.999,)), Aggregation(), n_resamples=5),
         describe_origin(made.checkpoint, ""),
     )
     assert "n/a" in text
     assert "one class only: 0 real and 10 fake rows" in text
-    assert text.count("<td>n/a<small>no rows</small></td>") == 2  # of reals, by size, sharpness
+    assert (
+        text.count("<td>n/a<small>no rows</small></td>") == 4
+    )  # reals, by size, sharpness, verdict
     assert "No thumbnail: the crop is gone" in text
     assert "first: LEAK: &lt;b&gt;" in text
     perfect = format_report(
-        evaluate_predictions([only], 0.0, Aggregation(), n_resamples=5),
+        evaluate_predictions([only], Limits(0.0, (0.0,)), Aggregation(), n_resamples=5),
         describe_origin(made.checkpoint, ""),
     )
-    assert "None: every file with a score was predicted correctly." in perfect
+    assert "None: no file got the wrong verdict." in perfect

@@ -24,7 +24,7 @@ def test_prediction_page_shows_the_most_suspicious_first(prediction_page: str) -
     assert "4 inputs = 3 ok + 0 no_face + 0 too_small + 1 unreadable. Of the 3" in text
     assert text.index("<h3>clip.mp4") < text.index("<h3>b\\x1b.jpg") < text.index("<h3>a.jpg")
     assert "4 faces, 2 people, faces in 3 of 3 frames" in text
-    assert "Highest 0.90 at 2.5 s, predicted fake from 0.50." in text
+    assert "Highest 0.90 at 2.5 s, real up to 0.49, fake from 0.50." in text
     assert text.count('alt="Most suspicious face of') == 2
     assert text.count('aria-label="Score over time') == 1
 

@@ -129,7 +129,7 @@ def test_a_checkpoint_from_mid_training_says_so(finished: Path) -> None:
     with pytest.raises(CheckpointError, match="in mid-training"):
         load_checkpoint(finished / "checkpoints" / "last.ckpt")
     content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
-    assert content[KEY]["threshold"] is None
+    assert content[KEY]["limits"] is None
 
 
 @pytest.mark.timeout(60)

@@ -1,4 +1,4 @@
-"""The head of a finished run: fitted, its threshold chosen, measured, written."""
+"""The head of a finished run: fitted, calibrated, its limits chosen, measured, written."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from deepfake.dataset.splits import SPLITS
-from deepfake.errors import JobError
-from deepfake.heads import Head, HeadName, make_head
+from deepfake.error_rates import MAX_ERROR_RATE, check_rate
+from deepfake.errors import JobError, UsageError
+from deepfake.evaluation.calibration import calibrate
+from deepfake.heads import MIN_PER_CLASS, Head, HeadName, make_head
 from deepfake.learning.checkpoint_file import part_of
 from deepfake.learning.crops import CropDataset, require_unit
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.processes import gather
 from deepfake.metrics import summarise
-from deepfake.records import Aggregation
+from deepfake.records import EVEN_ODDS, Aggregation, Recipe
 from deepfake.storage import write_atomic
-from deepfake.thresholds import choose_threshold
 from deepfake.training.callbacks.protocol import EmbeddingModule, as_embedding_module
 
 MODEL_FILE = "model.ckpt"
@@ -29,20 +31,26 @@ METRICS_FILE = "metrics.json"
 
 
 class FitHead(Callback):
-    """After training: fit the head on training rows, choose the threshold on validation.
+    """After training: fit the head on training rows, its sigmoid and the limits on validation.
 
     The entry fitted its SVM on the validation set and had nothing left to validate it. Here the
-    training split fits, the validation split chooses the threshold (best balanced accuracy), and
-    the test split is only ever measured. Writes ``model.ckpt`` and ``metrics.json``.
+    training split fits the classifier, the validation split its sigmoid and the two limits of the
+    verdict (on files), and the test split is only ever measured. Writes ``model.ckpt`` and
+    ``metrics.json``.
 
     Args:
         folder: The run's folder.
         name: ``svm`` is linear, ``rbf`` has a Gaussian kernel (gamma: scikit-learn's ``scale``),
-            ``gbm`` is LightGBM; these are calibrated on held-out folds. ``logistic`` is a logistic
-            regression.
+            ``gbm`` is LightGBM, ``logistic`` a logistic regression.
         C: Inverse strength of regularisation; of ``gbm``, ``lambda_l2 = 1 / C``.
         weights: ``best`` uses the epoch with the best validation AUC, ``last`` the final one.
         aggregation: How predictions make one score of the faces of a file; stored as it is.
+        max_fpr: Highest share of real files that predictions may call fake. With too few
+            validation files to measure it, the limit is extrapolated, and that is said.
+        max_fnr: Highest share of fake files that they may call real.
+
+    Raises:
+        UsageError: If a rate is not above 0 and up to 0.5.
     """
 
     def __init__(
@@ -52,7 +60,15 @@ class FitHead(Callback):
         C: float = 2.0,  # noqa: N803
         weights: Literal["best", "last"] = "best",
         aggregation: Aggregation = Aggregation(),  # noqa: B008 - frozen
+        max_fpr: float = MAX_ERROR_RATE,
+        max_fnr: float = MAX_ERROR_RATE,
     ) -> None:
+        for rate, value in (("max_fpr", max_fpr), ("max_fnr", max_fnr)):
+            try:
+                check_rate(rate, value)
+            except ValueError as error:
+                raise UsageError(f"head.{error}") from error
+        self.max_fpr, self.max_fnr = max_fpr, max_fnr
         self.folder, self.name, self.C, self.weights = Path(folder), name, C, weights
         self.aggregation = aggregation
         self._finished = False
@@ -61,6 +77,13 @@ class FitHead(Callback):
         """Refuse a head that could not be fitted after the training."""
         module, data = self._require(trainer, pl_module)
         self._make(module).check_fit(len(data.datasets["train"]))
+        n_real, n_fake = np.bincount(data.datasets["validation"].labels, minlength=2)
+        if min(n_real, n_fake) < MIN_PER_CLASS:
+            raise UsageError(
+                f"the validation split has {n_real} real and {n_fake} fake crops; the head is "
+                f"calibrated on them, and that takes {MIN_PER_CLASS} of each: bring more groups, "
+                "or other data.split.shares"
+            )
         self._finished = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,7 +106,7 @@ class FitHead(Callback):
             self._fit(module, data, embeddings, epoch)
         self.folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
-            report = {"threshold": module.info["threshold"], "epoch": epoch}
+            report = {key: module.info[key] for key in ("limits", "error_rates")} | {"epoch": epoch}
             text = json.dumps(report | module.info["metrics"], indent=2) + "\n"
             write_atomic(self.folder / METRICS_FILE, text)
         # Last of all: where it stands, the run is finished.
@@ -113,24 +136,28 @@ class FitHead(Callback):
         embeddings: dict[str, Tensor],
         epoch: int,
     ) -> None:
-        """Fit the head, choose the threshold, measure every split."""
+        """Fit the head, calibrate it, choose the limits, measure every split."""
         labels = {split: data.datasets[split].labels for split in embeddings}
-        groups = [row.group for row in data.datasets["train"].rows]
-        head = self._make(module)
-        head.fit(embeddings["train"], labels["train"], groups).warn_if_useless()
+        head = self._make(module).fit_classifier(embeddings["train"], labels["train"])
+        recipe = module.info["recipe"] | {"aggregation": self.aggregation.to_dict()}
+        calibration = calibrate(
+            head,
+            data.datasets["validation"].rows,
+            embeddings["validation"].numpy(),
+            Recipe.from_dict(recipe),
+            self.max_fpr,
+            self.max_fnr,
+        )
+        head.warn_if_useless()
         module.set_head(head)
-        scores = {split: head(rows).numpy() for split, rows in embeddings.items()}
-        threshold = choose_threshold(labels["validation"], scores["validation"])
-        metrics = {
-            split: asdict(summarise(labels[split], scores[split], threshold)) for split in scores
-        }
-        module.info |= {
-            "recipe": module.info["recipe"] | {"aggregation": self.aggregation.to_dict()},
-            "threshold": threshold,
-            "threshold_origin": "best balanced accuracy on the validation split",
+        module.info |= calibration.to_info() | {
+            "recipe": recipe,
             "head": self.name,
             "weights": f"epoch {epoch} ({self.weights})",
-            "metrics": metrics,
+            "metrics": {
+                split: asdict(summarise(labels[split], head(rows).numpy(), EVEN_ODDS))
+                for split, rows in embeddings.items()
+            },
         }
 
     def _take_weights(self, trainer: Trainer, module: EmbeddingModule) -> int:

@@ -1,4 +1,4 @@
-"""Who fits the head on what, and who chooses the threshold."""
+"""Who fits the head on what, and who chooses the limits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.errors import JobError, UsageError
 from deepfake.heads import rbf as kernel
+from deepfake.heads.calibration import cross_fit, fit_sigmoid
 from deepfake.heads.linear import LinearSVM
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.data import CropDataModule
+from deepfake.thresholds import choose_limits
 from deepfake.training.callbacks.head import FitHead, embed
 from tests import oracles
 from tests.made_crops import write_crop_folder, write_tables
@@ -49,19 +51,33 @@ def scores_of(model: Checkpoint, crops: Path, split: str) -> tuple[list[int], li
     return [int(rows[i]["label"]) for i in range(len(rows))], p_fake.tolist()
 
 
-def test_threshold_is_the_best_on_validation(crops: Path, tmp_path: Path) -> None:
+def test_sigmoid_and_limits_are_those_of_validation(crops: Path, tmp_path: Path) -> None:
     model = train(crops, tmp_path)
-    labels, scores = scores_of(model, crops, "validation")
-    assert oracles.balanced_accuracy(labels, scores, model.threshold) == pytest.approx(
-        oracles.best_balanced_accuracy(labels, scores)
-    )
-    assert "validation" in model.info["threshold_origin"]
+    data = CropDataModule(str(crops))
+    data.setup()
+    rows = data.datasets["validation"]
+    with torch.inference_mode():
+        images = torch.stack([rows[i]["image"] for i in range(len(rows))])
+        decisions = model.head.compute_decisions(model.embedder(images))
+    slope, offset = fit_sigmoid(decisions, rows.labels)
+    assert float(model.head.slope_) == pytest.approx(slope, rel=1e-3)
+    assert float(model.head.offset_) == pytest.approx(offset, rel=1e-2, abs=1e-3)
+    held_out = cross_fit(decisions, rows.labels, [row.group for row in rows.rows])
+    expected = choose_limits(held_out[rows.labels == 0], rows.labels, held_out)
+    assert model.limits.real == pytest.approx(expected.limits.real, abs=1e-4)
+    assert model.limits.fake == pytest.approx(expected.limits.fake, abs=1e-4)
+    rates = model.error_rates
+    assert rates is not None
+    assert (rates.n_real, rates.n_fake, rates.n_supported) == (9, 7, 0)
+    assert rates.origin == "the validation split"
+    assert model.chosen_for == model.recipe
 
 
 def test_metrics_are_those_of_the_model_that_was_written(crops: Path, tmp_path: Path) -> None:
     model = train(crops, tmp_path)
     report = json.loads((tmp_path / "metrics.json").read_text())
-    assert report["threshold"] == model.threshold
+    assert report["limits"] == model.limits.to_dict()
+    assert report["error_rates"] == model.info["error_rates"]
     assert report["epoch"] == 0
     for split, (n_real, n_fake) in COUNTS.items():
         labels, scores = scores_of(model, crops, split)
@@ -71,7 +87,7 @@ def test_metrics_are_those_of_the_model_that_was_written(crops: Path, tmp_path: 
         auc, eer = figures["auc"], figures["eer"]
         assert auc == pytest.approx(oracles.area_under_curve(labels, scores), abs=1e-6)
         assert eer == pytest.approx(oracles.equal_error_rate(labels, scores), abs=1e-6)
-        right = [(s >= model.threshold) == (y == 1) for y, s in zip(labels, scores, strict=True)]
+        right = [(s >= 0.5) == (y == 1) for y, s in zip(labels, scores, strict=True)]
         assert figures["accuracy"] == pytest.approx(sum(right) / len(right))
 
 
@@ -89,6 +105,19 @@ def test_a_head_that_cannot_be_fitted_is_refused_before_the_training(
         refuse(trainer, task)  # type: ignore[arg-type]
 
 
+def test_what_validation_cannot_carry_is_refused_before_the_training(tmp_path: Path) -> None:
+    crops = write_crop_folder(tmp_path / "crops", {"train": (8, 8), "validation": (1, 7)}, size=32)
+    data = CropDataModule(str(crops))
+    data.setup()
+    trainer = SimpleNamespace(datamodule=data)
+    with pytest.raises(UsageError, match="validation split has 1 real and 7 fake crops"):
+        FitHead(tmp_path).on_fit_start(trainer, make_task())  # type: ignore[arg-type]
+    for rates in ({"max_fpr": 0.0}, {"max_fnr": 1.0}):
+        name = next(iter(rates))
+        with pytest.raises(UsageError, match=f"head.{name}=.*; expected a rate above 0"):
+            FitHead(tmp_path, **rates)  # type: ignore[arg-type]
+
+
 def flipped(root: Path, split: str) -> Path:
     def flip(row: CropRow) -> CropRow:
         return replace(row, label=1 - (row.label or 0)) if row.split == split else row
@@ -97,19 +126,20 @@ def flipped(root: Path, split: str) -> Path:
     return root
 
 
-def test_the_head_sees_the_training_split_only(tmp_path: Path) -> None:
+def test_the_classifier_sees_the_training_split_only(tmp_path: Path) -> None:
     models = {}
     for changed in ("nothing", "validation", "test", "train"):
         root = flipped(write_crop_folder(tmp_path / changed, COUNTS, size=32), changed)
         models[changed] = train(root, tmp_path / f"run-{changed}")
     for part in ("weight_", "intercept_", "slope_", "offset_"):
         plain = getattr(models["nothing"].head, part)
-        assert torch.equal(plain, getattr(models["validation"].head, part))
+        same = torch.equal(plain, getattr(models["validation"].head, part))
+        assert same == (part in ("weight_", "intercept_")), part
         assert torch.equal(plain, getattr(models["test"].head, part))
     weights = [models[name].head.state_dict()["weight_"] for name in ("nothing", "train")]
     assert not torch.equal(*weights)
-    assert models["validation"].threshold != models["nothing"].threshold
-    assert models["test"].threshold == models["nothing"].threshold
+    assert models["validation"].limits != models["nothing"].limits
+    assert models["test"].limits == models["nothing"].limits
 
 
 def test_the_head_is_fitted_on_embeddings_of_plain_crops(crops: Path, tmp_path: Path) -> None:
@@ -119,10 +149,8 @@ def test_the_head_is_fitted_on_embeddings_of_plain_crops(crops: Path, tmp_path: 
     rows = data.datasets["train"]
     with torch.inference_mode():
         embeddings = model.embedder(torch.stack([rows[i]["image"] for i in range(len(rows))]))
-    labels, groups = [row.label or 0 for row in rows.rows], [row.group for row in rows.rows]
-    again = LinearSVM(16).fit(embeddings, labels, groups)
+    again = LinearSVM(16).fit_classifier(embeddings, rows.labels)
     torch.testing.assert_close(again.weight_, model.head.weight_, rtol=0, atol=1e-4)
-    torch.testing.assert_close(again.slope_, model.head.slope_, rtol=0, atol=1e-3)
 
 
 class _RiggedAuc(Callback):
