@@ -11,6 +11,7 @@ import torch
 
 from deepfake.dataset.manifest import read_manifest
 from deepfake.faces.extraction import decode_crop
+from deepfake.faces.quality import TrainingFaces
 from deepfake.heads import LinearSVM
 from deepfake.learning.checkpoint import KEY, make_info
 from deepfake.learning.checkpoint_file import seal
@@ -54,10 +55,18 @@ def write_checkpoint(
     counts = {"train": {"real": 1, "fake": 1}}
     trained_on = replace(manifest, sha256=manifest_sha256 or manifest.sha256)
     info = make_info(trained_on, embedder, counts, seed=0, configuration=configuration)
+    faces = TrainingFaces.fit(
+        pictures, [row.box_xyxy for row in manifest.rows], [row.group for row in manifest.rows]
+    )
+    space = faces.space.to_arrays()
+    # Drawn noise knows no face: nothing is remarked, unless a test wants it.
+    open_ranges = {name: [0.0, values[1], 1e9] for name, values in faces.percentiles.items()}
+    info["quality"] = faces.describe() | {"percentiles": open_ranges}
     content = {
         "state_dict": {
             **{f"embedder.{name}": value for name, value in embedder.state_dict().items()},
             **{f"head.{name}": value for name, value in head.state_dict().items()},
+            **{f"quality.{name}": torch.from_numpy(v) for name, v in space.items()},
         },
         "hyper_parameters": {
             "backbone": BACKBONE,
