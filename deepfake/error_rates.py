@@ -174,8 +174,8 @@ def _read_estimate(name: str, value: Any) -> Estimate:
     for key, part in value.items():
         if not isinstance(part, str if key in texts else float | None):
             raise UsageError(f"its error rates have {name}.{key}={part!r}")
-    known_parts: dict[str, Any] = value
-    return Estimate(**{key: math.nan if v is None else v for key, v in known_parts.items()})
+    parts: dict[str, Any] = {key: math.nan if v is None else v for key, v in value.items()}
+    return Estimate(**parts)
 
 
 def check_rate(name: str, rate: float) -> None:

@@ -7,7 +7,8 @@ file that people read. Boxes are ``(x0, y0, x1, y1)`` in pixels of their frame.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
@@ -283,6 +284,19 @@ class FaceCrop(FoundFace):
 
 
 @dataclass(frozen=True, slots=True)
+class FrameView:
+    """A frame as the detector saw it, shrunk for a page.
+
+    Args:
+        encoded: JPEG bytes.
+        scale: Its pixels per pixel of the frame, at most 1.
+    """
+
+    encoded: bytes
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class Extraction:
     """Everything that came out of one source: a status, and the crops if it is ``ok``.
 
@@ -291,12 +305,14 @@ class Extraction:
         reason: Why there are no crops, or a remark on them.
         crops: By frame, the largest face of a frame first.
         n_found: Faces that the detector found, those that were not asked for included.
+        views: Frames that have crops, by index, where they were asked for.
     """
 
     status: Status
     reason: str = ""
     crops: tuple[FaceCrop, ...] = ()
     n_found: int = 0
+    views: Mapping[int, FrameView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +374,8 @@ class PersonScore:
         size_px: Shorter side of their largest box in pixels of its frame.
         counts: Whether this person may decide the file.
         remark: Why not; empty if they may.
+        frame_index: Frame of their most suspicious face.
+        face_index: Which face of that frame it is.
     """
 
     person: int
@@ -368,6 +386,8 @@ class PersonScore:
     size_px: float
     counts: bool
     remark: str = ""
+    frame_index: int = 0
+    face_index: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ def _make_id(seed: int, split: str, label: int, number: int) -> str:
 
 
 def _make_row(file: Path, source: str, label: int, group: str, split: str, size: int) -> CropRow:
+    side = float(max(size, 64))  # of the face in its photo, where it is large enough
     return CropRow(
         crop=file.as_posix(),
         source=source,
@@ -132,7 +133,7 @@ def _make_row(file: Path, source: str, label: int, group: str, split: str, size:
         method="seam" if label else "",
         group=group,
         split=split,
-        box_xyxy=(0.0, 0.0, *[float(max(size, 64))] * 2),  # in its photo, where it is large enough
+        box_xyxy=(0.0, 0.0, side, side),
         confidence=0.99,
         landmarks=tuple(size * value for value in LANDMARKS),
         rotation=0,

@@ -113,7 +113,7 @@ def test_predict(photos: Path, trained: Trained, tmp_path: Path) -> None:
 def test_merge(kind: str, photos: Path, trained: Trained, tmp_path: Path) -> None:
     parts = []
     for number in (1, 2, 3):
-        part = tmp_path / (f"{number}.csv" if kind == "predict" else f"{number}")
+        part = tmp_path / (f"part{number}.csv" if kind == "predict" else f"part{number}")
         options = ["--checkpoint", trained.checkpoint] if kind == "predict" else ["--size", "64"]
         words = [kind, photos, "--output", part, *options, *WORKERS, "--shard", f"{number}/3"]
         assert start(words, tmp_path).wait() == 0

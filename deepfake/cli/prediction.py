@@ -292,7 +292,7 @@ def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespac
 
     answered = job.count_answered()
     with Progress(job.job.count_inputs(), answered, options.quiet) as progress:
-        answers = job.run(predictor, progress.advance)
+        answers = job.run(predictor, progress.advance, options.report is not None)
         if options.output == "-":
             sys.stdout.writelines(format_scores(answers))
         else:
@@ -311,10 +311,10 @@ def _report_on(
     from deepfake.media.inspection import inspect_files
     from deepfake.reports.evidence import describe_run
     from deepfake.reports.prediction_page import digest_scores, format_prediction_report
-    from deepfake.reports.thumbnails import cut_thumbnails
+    from deepfake.reports.thumbnails import find_thumbnails
 
     digest = digest_scores(job.answers())
-    thumbnails = cut_thumbnails(predictor, sources, digest.shown)
+    thumbnails = find_thumbnails(job, predictor, digest.shown)
     inspected = inspect_files([sources[place] for place in digest.inspected], predictor.workers)
     facts = dict(zip(digest.inspected, (found for _, found in inspected), strict=True))
     run = describe_run(predictor, job.times, options.case, options.analyst)

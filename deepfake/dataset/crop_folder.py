@@ -213,7 +213,7 @@ def _open_meshes(shard: Path) -> Any:
     written = None if seal is None else seal.files.get(MESH_FILE)
     if written is None:
         return None
-    if hash_file(path) != written:
+    if path.is_symlink() or hash_file(path) != written:  # no shard of ours has links
         raise JobError(
             f"{path} is not as it was written (its checksum is another); run the crop command "
             "again to mend it"

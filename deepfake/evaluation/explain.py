@@ -17,10 +17,9 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -29,20 +28,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import CropRow, read_manifest
-from deepfake.errors import MediaError
 from deepfake.evaluation.embeddings import EmbedOptions, embed_once
 from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set, was_trained_on
 from deepfake.faces.extraction import decode_crop
-from deepfake.faces.pipeline import iter_extractions
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import TorchScorer
-from deepfake.media.decoding import open_media
-from deepfake.records import Extraction, FaceCrop, FaceScore, Result, Source, Verdict
+from deepfake.records import Extraction, FaceScore, FrameView, Result, Source, Verdict
 
 Crop = NDArray[np.uint8]
 Score = Callable[[Crop], NDArray[np.float64]]
 """``(N, S, S, 3)`` crops, a few at a time, to ``(N,)`` probabilities of fake."""
 
+VIEW_PX = 720
+"""Longer side of the frames that are shown."""
 SALIENT_SHARE = 0.15
 """Share of a crop that counts as its salient region."""
 N_RANDOM_REGIONS = 8
@@ -78,7 +76,8 @@ class TopFrame:
     Args:
         face: Its place and score.
         crop: What the network saw, ``(S, S, 3)`` RGB.
-        frame: The whole frame as it was searched; ``None`` if the file has changed since.
+        frame: The whole frame as it was searched, shrunk; ``None`` where there is no view of it.
+        scale: Its pixels per pixel of the frame.
         boxes: All faces in that frame, this one first.
         saliency: ``(S, S)``, by how much occlusion around a pixel speaks against the verdict, in
             log-odds.
@@ -92,6 +91,7 @@ class TopFrame:
     face: FaceScore
     crop: Crop
     frame: Crop | None
+    scale: float
     boxes: tuple[FaceScore, ...]
     saliency: NDArray[np.float64]
     salient: NDArray[np.bool_]
@@ -203,10 +203,9 @@ def explain_file(
     checkpoint, reference = predictor.checkpoint, None
     if train_crops is not None:
         reference = read_evaluation_set(train_crops, checkpoint, preferred_split="train")
-    with closing(extract_again(predictor, [source])) as extractions:
+    with closing(predictor.extract([source], VIEW_PX)) as extractions:
         ((_, extraction),) = extractions
-    read_frames = partial(_read_frames, predictor, source)
-    explanation = explain_extraction(predictor, source, extraction, read_frames, n_top)
+    explanation = explain_extraction(predictor, source, extraction, n_top)
     if reference is None or not explanation.top_frames:
         return replace(explanation, reference=reference)
     options = EmbedOptions(device=str(predictor.devices[0]), quiet=quiet)
@@ -225,7 +224,6 @@ def explain_extraction(
     predictor: Predictor,
     source: Source,
     extraction: Extraction,
-    read_frames: Callable[[set[int]], Mapping[int, Crop]],
     n_top: int = 6,
 ) -> Explanation:
     """Score a file whose faces are cut out already, and look into the most suspicious ones.
@@ -233,16 +231,14 @@ def explain_extraction(
     Args:
         predictor: Has the checkpoint.
         source: The file.
-        extraction: Its faces, by the recipe and the sampling of the predictor.
-        read_frames: Gives the frames of these numbers, as far as there are any, upright as in the
-            file.
+        extraction: Its faces, by the recipe and the sampling of the predictor, and views of its
+            frames, as far as there are any.
         n_top: Most faces to look into.
     """
     media_score = predictor.answer(source, extraction)
-    faces = choose_top_faces(media_score.faces, n_top)
+    faces = choose_top_faces(_faces_that_count(media_score), n_top)
     if not faces:
         return Explanation(media_score, ())
-    frames = read_frames({face.frame_index for face in faces})
     scorer = TorchScorer(predictor.checkpoint, predictor.devices[0], _BATCH)
     top_frames = []
     for seed, face in enumerate(faces):
@@ -253,31 +249,23 @@ def explain_extraction(
         )
         same_frame = [one for one in media_score.faces if one.frame_index == face.frame_index]
         boxes = (face, *(other for other in same_frame if other is not face))
-        frame = _turned(frames.get(face.frame_index), crop)
+        view = extraction.views.get(face.frame_index)
         direction = direction_of(media_score)
-        top = _make_top_frame(scorer, decode_crop(crop.encoded), frame, boxes, seed, direction)
+        top = _make_top_frame(scorer, decode_crop(crop.encoded), view, boxes, seed, direction)
         top_frames.append(top)
     return Explanation(media_score, tuple(top_frames))
 
 
-def extract_again(
-    predictor: Predictor, sources: Sequence[Source]
-) -> Generator[tuple[Source, Extraction]]:
-    """Cut the faces of files once more, as when they were scored."""
-    if predictor.stored is not None:
-        return predictor.stored.iter_extractions(sources)
-    return iter_extractions(
-        sources,
-        predictor.crop,
-        replace(predictor.workers, processes=min(predictor.workers.processes, len(sources))),
-        predictor.sampling,
-    )
+def _faces_that_count(score: Result) -> list[FaceScore]:
+    """The faces of the people who count; where nobody does, all."""
+    counting = {one.person for one in score.people if one.counts}
+    return [face for face in score.faces if not counting or face.person in counting]
 
 
 def _make_top_frame(
     scorer: TorchScorer,
     crop: Crop,
-    frame: Crop | None,
+    view: FrameView | None,
     boxes: tuple[FaceScore, ...],
     seed: int,
     direction: int,
@@ -293,7 +281,8 @@ def _make_top_frame(
     return TopFrame(
         face=boxes[0],
         crop=crop,
-        frame=frame,
+        frame=None if view is None else decode_crop(view.encoded),
+        scale=1.0 if view is None else view.scale,
         boxes=boxes,
         saliency=saliency,
         salient=salient,
@@ -445,24 +434,3 @@ def find_neighbours(
         encoded = path.read_bytes() if path.is_file() else None
         found.append(Neighbour(row, float(similarity[place]), encoded))
     return tuple(found)
-
-
-def _read_frames(predictor: Predictor, source: Source, wanted: set[int]) -> dict[int, Crop]:
-    """The frames of these numbers, as far as they can be decoded again."""
-    frames: dict[int, Crop] = {}
-    # It was decoded once before; what does not come again is not shown.
-    with (
-        suppress(MediaError),
-        open_media(
-            source.path, source.name, predictor.sampling, predictor.workers.max_pixels
-        ) as clip,
-    ):
-        for frame in clip:
-            if frame.index in wanted:
-                frames[frame.index] = frame.image
-    return frames
-
-
-def _turned(frame: Crop | None, crop: FaceCrop) -> Crop | None:
-    """The frame as the detector saw it: upside down if the face was only found so."""
-    return frame if frame is None or crop.rotation == 0 else frame[::-1, ::-1].copy()

@@ -30,6 +30,7 @@ from deepfake.records import (
     Face,
     FaceCrop,
     Frame,
+    FrameView,
     Landmarks,
     Sampling,
     Source,
@@ -46,6 +47,7 @@ Watch = Callable[[Frame, Extraction | None], None]
 
 # Longer than that, a face does anything but move evenly; and the millisecond of containers.
 _MAX_BRIDGE_S = 1.001
+_VIEW_QUALITY = 90
 
 
 class FaceExtractor:
@@ -58,6 +60,7 @@ class FaceExtractor:
         sampling: Which frames of a video or animation are looked at.
         device: Where that one runs, and the face mesh.
         landmarks: ``mesh`` gives every crop the points of the face mesh.
+        view_px: Longer side of the views that are kept of frames with crops; 0 keeps none.
     """
 
     def __init__(
@@ -68,8 +71,9 @@ class FaceExtractor:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         device: str = "cpu",
         landmarks: Landmarks = "five",
+        view_px: int = 0,
     ) -> None:
-        self.spec, self.sampling = spec, sampling
+        self.spec, self.sampling, self.view_px = spec, sampling, view_px
         self.detector = detector or _make_detector(spec, device)
         self.max_pixels = max_pixels
         self._mesh = FaceMesh(device) if landmarks == "mesh" else None
@@ -226,7 +230,8 @@ class FaceExtractor:
                 zip(found.faces, windows, meshes, strict=True)
             )
         )
-        return Extraction(Status.OK, frame.note, crops, found.n_found)
+        views = {frame.index: _view(image, self.view_px)} if self.view_px else {}
+        return Extraction(Status.OK, frame.note, crops, found.n_found, views)
 
     def _locate(
         self, image: NDArray[np.uint8], faces: Sequence[Face], windows: Sequence[Window]
@@ -315,7 +320,8 @@ def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
         with_face = sum(bool(result.crops) for result in results)
         if len(results) > 1:
             remarks.insert(0, f"faces in {with_face} of {len(results)} frames")
-        return Extraction(Status.OK, "; ".join(remarks), crops, n_found)
+        views = {index: view for result in results for index, view in result.views.items()}
+        return Extraction(Status.OK, "; ".join(remarks), crops, n_found, views)
     if all(result.status is Status.TOO_SMALL for result in results):
         status, reason = Status.TOO_SMALL, results[0].reason
     else:
@@ -323,6 +329,14 @@ def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
     if len(results) > 1:
         reason += f", in {len(results)} frames"
     return Extraction(status, "; ".join([reason, *remarks]), n_found=n_found)
+
+
+def _view(image: NDArray[np.uint8], view_px: int) -> FrameView:
+    """The frame with a longer side of so many pixels at most."""
+    scale = min(1.0, view_px / max(image.shape[:2]))
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    shrunk = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
+    return FrameView(encode_crop(np.asarray(shrunk, np.uint8), _VIEW_QUALITY), scale)
 
 
 def _window(image: NDArray[np.uint8], face: Face, spec: CropSpec) -> tuple[int, int, int, int]:

@@ -33,6 +33,7 @@ def iter_extractions(
     workers: Workers = Workers(),  # noqa: B008 - frozen
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     landmarks: Landmarks = "five",
+    view_px: int = 0,
 ) -> Generator[tuple[Source, Extraction]]:
     """Extract the faces of every source, in the order given.
 
@@ -42,6 +43,7 @@ def iter_extractions(
         workers: How many processes do it, within which limits, on which device.
         sampling: Which frames of a video or animation are looked at.
         landmarks: ``mesh`` gives every crop the points of the face mesh.
+        view_px: As of ``FaceExtractor``.
 
     Yields:
         Each source with its extraction.
@@ -53,7 +55,7 @@ def iter_extractions(
     check_detect_device(workers.detect_device)
     # Workers share the machine with each other; this process keeps the threads that it has.
     make = _make_in_worker if workers.processes else _make_extract
-    settings = (spec, workers.max_pixels, sampling, workers.detect_device, landmarks)
+    settings = (spec, workers.max_pixels, sampling, workers.detect_device, landmarks, view_px)
     answers = read_in_workers(sources, partial(make, *settings), workers)
     with closing(answers):
         for source, answer in answers:
@@ -85,13 +87,12 @@ def make_worker_extractor(
     sampling: Sampling,
     device: str,
     landmarks: Landmarks = "five",
+    view_px: int = 0,
 ) -> FaceExtractor:
     """The extractor of a worker process, which has one thread."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    return FaceExtractor(
-        spec, max_pixels=max_pixels, sampling=sampling, device=device, landmarks=landmarks
-    )
+    return FaceExtractor(spec, None, max_pixels, sampling, device, landmarks, view_px)
 
 
 def _make_in_worker(
@@ -99,14 +100,18 @@ def _make_in_worker(
     max_pixels: int,
     sampling: Sampling,
     device: str,
-    landmarks: Landmarks = "five",
+    landmarks: Landmarks,
+    view_px: int,
 ) -> Callable[[Source], Extraction]:
-    return make_worker_extractor(spec, max_pixels, sampling, device, landmarks).extract
+    return make_worker_extractor(spec, max_pixels, sampling, device, landmarks, view_px).extract
 
 
 def _make_extract(
-    spec: CropSpec, max_pixels: int, sampling: Sampling, device: str, landmarks: Landmarks
+    spec: CropSpec,
+    max_pixels: int,
+    sampling: Sampling,
+    device: str,
+    landmarks: Landmarks,
+    view_px: int,
 ) -> Callable[[Source], Extraction]:
-    return FaceExtractor(
-        spec, max_pixels=max_pixels, sampling=sampling, device=device, landmarks=landmarks
-    ).extract
+    return FaceExtractor(spec, None, max_pixels, sampling, device, landmarks, view_px).extract

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from deepfake.faces.geometry import measure_box
 from deepfake.inference.people import is_too_small, is_usable
-from deepfake.records import Aggregation, FaceScore, PersonScore
+from deepfake.records import Aggregation, FaceScore, PersonScore, Result
 
 _DEFAULT = Aggregation()
 
@@ -59,6 +59,15 @@ OF_FRAMES: Mapping[str, Callable[[Sequence[float], Aggregation], float]] = Mappi
 """Policies that make one score of the frames of a person."""
 
 
+MOST_PEOPLE = 6
+"""So many people of a file are shown one by one, the first of ``rank_people``."""
+
+
+def rank_people(score: Result) -> list[PersonScore]:
+    """Those who count, then the others, each the most suspicious first."""
+    return sorted(score.people, key=lambda one: (not one.counts, -one.p_fake, one.person))
+
+
 @dataclass(frozen=True, slots=True)
 class FileScore:
     """The score of a file, and whose it is.
@@ -92,7 +101,7 @@ def aggregate(faces: Sequence[FaceScore], how: Aggregation = _DEFAULT) -> FileSc
     n_frames = len({face.frame_index for own in usable.values() for face in own})
     most = max(map(len, usable.values()))
     enough = how.person_share * n_frames
-    people = []
+    people, tops = [], dict[int, FaceScore]()
     for person in sorted(by_person):
         own = by_person[person]
         remark = ""
@@ -101,6 +110,8 @@ def aggregate(faces: Sequence[FaceScore], how: Aggregation = _DEFAULT) -> FileSc
         elif len(usable[person]) < enough <= most:
             remark = f"seen in {len(usable[person])} of {n_frames} frames"
         times = [face.time_s for face in own]
+        top = max(usable[person] or own, key=lambda one: one.p_fake)
+        tops[person] = top
         people.append(
             PersonScore(
                 person=person,
@@ -111,6 +122,8 @@ def aggregate(faces: Sequence[FaceScore], how: Aggregation = _DEFAULT) -> FileSc
                 size_px=max(measure_box(face.box_xyxy) for face in own),
                 counts=not remark,
                 remark=remark,
+                frame_index=top.frame_index,
+                face_index=top.face_index,
             )
         )
     counting = [one for one in people if one.counts]
@@ -119,9 +132,7 @@ def aggregate(faces: Sequence[FaceScore], how: Aggregation = _DEFAULT) -> FileSc
         if counting
         else max(people, key=lambda one: one.size_px)
     )
-    candidates = usable[decides.person] or by_person[decides.person]
-    face = max(candidates, key=lambda one: one.p_fake)
-    return FileScore(decides.p_fake, tuple(people), face, len(counting))
+    return FileScore(decides.p_fake, tuple(people), tops[decides.person], len(counting))
 
 
 def _why_unusable(faces: Sequence[FaceScore], how: Aggregation) -> str:

@@ -7,27 +7,41 @@ Knows no format of a table.
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+from zipfile import ZipFile, ZipInfo
 
 from deepfake import __version__
 from deepfake.errors import JobError
+from deepfake.inference.aggregation import MOST_PEOPLE, rank_people
 from deepfake.jobs.engine import Block, Digest, Job
 from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
-from deepfake.records import FaceQuality, FaceScore, PersonScore, Result, Source, Status, Verdict
+from deepfake.records import (
+    FaceCrop,
+    FaceQuality,
+    FaceScore,
+    PersonScore,
+    Result,
+    Source,
+    Status,
+    Verdict,
+)
 from deepfake.storage import Confinement, write_atomic
 from deepfake.tables import format_lines, parse_json
 
+if TYPE_CHECKING:
+    from deepfake.inference.predictor import KeepCrops
+
 KIND = "predict"
-_ANSWERS_FILE = "answers.jsonl"
+_ANSWERS_FILE, _CROPS_FILE = "answers.jsonl", "crops.zip"
 _TIMES_FILE = "times.json"
 _PLAN_COLUMNS = ("path_uri", "bytes")
 _PACKAGES = ("facenet-pytorch", "torch", "numpy", "pillow", "av", "opencv-python-headless")
@@ -36,7 +50,9 @@ _PACKAGES = ("facenet-pytorch", "torch", "numpy", "pillow", "av", "opencv-python
 class Scores(Protocol):
     """What a job asks of ``Predictor``."""
 
-    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
+    def score_blocks(
+        self, blocks: Iterable[Sequence[Source]], keep: KeepCrops | None = None
+    ) -> Iterator[list[Result]]:
         """Score files block by block, lazily: the answers of each, in order."""
         ...
 
@@ -82,15 +98,18 @@ class PredictionJob:
         """Whether every input has its answer already."""
         return not self.todo
 
-    def run(self, predictor: Scores, advance: Callable[[int], None]) -> Iterator[Result]:
+    def run(
+        self, predictor: Scores, advance: Callable[[int], None], keep_crops: bool = False
+    ) -> Iterator[Result]:
         """Answer what has no answer yet, and keep it before anybody sees it.
 
         Args:
             predictor: Scores the files.
             advance: Told how many more inputs have their answer.
+            keep_crops: Also keep the most suspicious crop of each person, for ``read_crops``.
         """
         waiting, done = deque(self.todo), set[int]()
-        sealed = self.job.run(self.todo, ScoreBlocks(predictor))
+        sealed = self.job.run(self.todo, ScoreBlocks(predictor, keep_crops))
         with closing(sealed):
             for number in sealed:
                 advance(len(self.job.inputs_of(number)))
@@ -133,6 +152,25 @@ class PredictionJob:
             answers = iter_answers(self.folder.folder_of(number))
             yield from zip(self.job.inputs_of(number), answers, strict=True)
 
+    def read_crops(self, places: Iterable[int]) -> dict[int, dict[int, bytes]]:
+        """The crops that are kept of some inputs.
+
+        Args:
+            places: Which inputs, by their place among all.
+
+        Returns:
+            By place the encoded crops by person; files of which none were kept are not in it.
+        """
+        by_block: dict[int, list[int]] = defaultdict(list)
+        for place in places:
+            by_block[place // self.job.block_size].append(place)
+        kept: dict[int, dict[int, bytes]] = {}
+        for number, some in by_block.items():
+            crops = _read_crops(self.folder.folder_of(number))
+            found = {place: crops.get(self.job.sources[place].id) for place in some}
+            kept |= {place: own for place, own in found.items() if own}
+        return kept
+
 
 def describe_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the scores of a job depend on, whether it was one or merged of parts."""
@@ -163,23 +201,34 @@ class ScoreBlocks:
 
     Args:
         predictor: Scores the files; where it is pickled, it loads its checkpoint again.
+        keep_crops: Also keep the most suspicious crop of each person.
     """
 
     predictor: Scores
+    keep_crops: bool = False
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """See ``deepfake.jobs.engine.Work``."""
         flying: deque[Block] = deque()
+        crops: dict[str, dict[int, bytes]] = {}
+
+        def keep(source: Source, score: Result, found: Sequence[FaceCrop]) -> None:
+            crops[source.id] = choose_crops(score, found)
 
         def find_todo() -> Iterator[Sequence[Source]]:
             for block in blocks:
                 flying.append(block)
                 yield [source for source in block.inputs if source.id not in block.kept]
 
-        for fresh in self.predictor.score_blocks(find_todo()):
+        fresh_blocks = self.predictor.score_blocks(find_todo(), keep if self.keep_crops else None)
+        for fresh in fresh_blocks:
             block = flying.popleft()
             answers = iter(fresh)
             kept = _read_kept(block)
+            if self.keep_crops:
+                crops |= _read_kept_crops(block)
+                own = {source.id: crops.pop(source.id, {}) for source in block.inputs}
+                _write_crops(block.folder, own)
             with (block.folder / _ANSWERS_FILE).open("w", encoding="utf-8", newline="\n") as file:
                 for source in block.inputs:
                     score = kept.get(source.id)
@@ -196,6 +245,42 @@ def _read_kept(block: Block) -> dict[str, Result]:
         if shard is not None:
             rows = zip(shard.inputs, iter_answers(folder), strict=True)
             kept |= {source: row for source, row in rows if block.kept.get(source) == folder}
+    return kept
+
+
+def choose_crops(score: Result, found: Sequence[FaceCrop]) -> dict[int, bytes]:
+    """The most suspicious crop of each person who is shown, by person."""
+    by_place = {(crop.frame_index, crop.face_index): crop.encoded for crop in found}
+    return {
+        one.person: by_place[one.frame_index, one.face_index]
+        for one in rank_people(score)[:MOST_PEOPLE]
+    }
+
+
+def _write_crops(folder: Path, crops: Mapping[str, Mapping[int, bytes]]) -> None:
+    with ZipFile(folder / _CROPS_FILE, "w") as archive:  # stored: crops are compressed already
+        for source, people in crops.items():
+            for person, encoded in people.items():
+                archive.writestr(ZipInfo(f"{source}/{person}"), encoded)  # the date is 1980
+
+
+def _read_crops(folder: Path) -> dict[str, dict[int, bytes]]:
+    """The crops in a shard, by source and person; empty where it has none."""
+    crops: dict[str, dict[int, bytes]] = defaultdict(dict)
+    if (folder / _CROPS_FILE).exists():
+        with ZipFile(folder / _CROPS_FILE) as archive:
+            for name in archive.namelist():
+                source, _, person = name.partition("/")
+                crops[source][int(person)] = archive.read(name)
+    return crops
+
+
+def _read_kept_crops(block: Block) -> dict[str, dict[int, bytes]]:
+    """Old crops of the inputs of a block that have not changed."""
+    kept: dict[str, dict[int, bytes]] = {}
+    for folder in set(block.kept.values()):
+        crops = _read_crops(folder)
+        kept |= {source: own for source, own in crops.items() if block.kept.get(source) == folder}
     return kept
 
 

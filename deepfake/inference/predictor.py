@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -66,6 +66,8 @@ class _Scored(NamedTuple):
 
 
 _Group = list[_Item]
+KeepCrops = Callable[[Source, Result, Sequence[FaceCrop]], None]
+"""Takes a file, its answer, and the crops that it rests on."""
 
 
 class Predictor:
@@ -206,11 +208,17 @@ class Predictor:
         for answers in self._iter_answers(marked):
             yield from answers
 
-    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
+    def score_blocks(
+        self, blocks: Iterable[Sequence[Source]], keep: KeepCrops | None = None
+    ) -> Iterator[list[Result]]:
         """Score files block by block, lazily: the answers of each, in order.
 
         Which faces go through the network together depends on the files of a block alone: a block
         has the same scores, to the last digit, whatever stands before or behind it.
+
+        Args:
+            blocks: Of sources.
+            keep: Is given the crops of each file before its block is yielded.
         """
         sizes: deque[int] = deque()
 
@@ -220,7 +228,7 @@ class Predictor:
                 yield from ((source, n == len(block)) for n, source in enumerate(block, start=1))
 
         answers: list[Result] = []
-        for group in self._iter_answers(mark()):
+        for group in self._iter_answers(mark(), keep):
             answers += group
             # A block may be empty: nothing of it was left to score.
             while sizes and len(answers) >= sizes[0]:
@@ -229,7 +237,9 @@ class Predictor:
                 answers = answers[size:]
         yield from ([] for _ in sizes)
 
-    def _iter_answers(self, marked: Iterable[tuple[Source, bool]]) -> Iterator[list[Result]]:
+    def _iter_answers(
+        self, marked: Iterable[tuple[Source, bool]], keep: KeepCrops | None = None
+    ) -> Iterator[list[Result]]:
         """Answers of the groups of files whose faces go through the network together."""
         with ExitStack() as stack:
             groups = stack.enter_context(closing(self._iter_groups(marked)))
@@ -237,7 +247,8 @@ class Predictor:
             if len(scorers) == 1 and self.devices[0].type == "cpu":
                 # Workers and network want the same cores; a thread would only make both slower.
                 for group in groups:
-                    yield self._answer_group(group, _score_group(scorers[0], group, self._faces))
+                    scored = _score_group(scorers[0], group, self._faces)
+                    yield self._answer_group(group, scored, keep)
                 return
             threads = []
             for number in range(len(scorers)):
@@ -248,15 +259,23 @@ class Predictor:
             for number, group in enumerate(groups):
                 if len(flying) == _GROUPS_PER_DEVICE * len(scorers):
                     done, scores = flying.popleft()
-                    yield self._answer_group(done, scores.result())
+                    yield self._answer_group(done, scores.result(), keep)
                 turn = number % len(scorers)
                 job = threads[turn].submit(_score_group, scorers[turn], group, self._faces)
                 flying.append((group, job))
             for done, scores in flying:
-                yield self._answer_group(done, scores.result())
+                yield self._answer_group(done, scores.result(), keep)
+
+    def extract(
+        self, sources: Iterable[Source], view_px: int = 0
+    ) -> Generator[tuple[Source, Extraction]]:
+        """The faces of sources as they are scored; arguments as of ``iter_extractions``."""
+        if self.stored is not None:
+            return self.stored.iter_extractions(sources)
+        return iter_extractions(sources, self.crop, self.workers, self.sampling, view_px=view_px)
 
     def answer(self, source: Source, extraction: Extraction) -> Result:
-        """Score one source whose faces were extracted with this recipe and sampling already."""
+        """Score one source of ``extract``."""
         group = [self._choose(source, extraction)]
         return self._answer_group(group, _score_group(self._scorers[0], group, self._faces))[0]
 
@@ -283,18 +302,18 @@ class Predictor:
         if held:
             yield held
 
-    def extract(self, sources: Iterable[Source]) -> Generator[tuple[Source, Extraction]]:
-        """The faces of sources as they are scored, lazily and in order."""
-        if self.stored is not None:
-            return self.stored.iter_extractions(sources)
-        return iter_extractions(sources, self.crop, self.workers, self.sampling)
-
     def _choose(self, source: Source, extraction: Extraction) -> _Item:
         return _Item(source, extraction, choose_faces(extraction.crops, self.aggregation))
 
-    def _answer_group(self, group: _Group, scored: list[_Scored]) -> list[Result]:
+    def _answer_group(
+        self, group: _Group, scored: list[_Scored], keep: KeepCrops | None = None
+    ) -> list[Result]:
         scores = iter(scored)
-        return [self._answer(item, [next(scores) for _ in item.crops]) for item in group]
+        answers = [self._answer(item, [next(scores) for _ in item.crops]) for item in group]
+        if keep is not None:
+            for item, answer in zip(group, answers, strict=True):
+                keep(item.source, answer, item.crops)
+        return answers
 
     def _answer(self, item: _Item, scored: Sequence[_Scored]) -> Result:
         source, extraction, crops = item

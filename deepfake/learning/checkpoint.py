@@ -43,7 +43,7 @@ _TRAINING_ONLY = ("optimizer_states", "lr_schedulers", "callbacks", "deepfake_ru
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _OPTIONAL_PACKAGES = ("lightgbm",)
-_MODEL_KEYS = ("backbone", "image_size", "embedding_dim", "dropout")
+_MODEL_KINDS = {"backbone": str, "image_size": int, "embedding_dim": int, "dropout": float}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,11 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
     hyper = info["hyper_parameters"]
     try:
         recipe = Recipe.from_dict(info["recipe"])
+        for key, kind in _MODEL_KINDS.items():
+            if type(hyper[key]) is not kind:
+                raise UsageError(f"{key}={hyper[key]!r:.80}; expected {kind.__name__}")
+        if not 0 <= hyper["dropout"] < 1:  # false for NaN, too
+            raise UsageError(f"dropout={hyper['dropout']}; expected a share from 0 to below 1")
         if not 1 <= hyper["embedding_dim"] <= 65536:
             raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
         if hyper["image_size"] != recipe.crop.size:
@@ -135,7 +140,7 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
                 f"its network takes {hyper['image_size']} px, its crops have {recipe.crop.size} px"
             )
         _check_counts(info["counts"])
-        embedder = EmbeddingModel(**{key: hyper[key] for key in _MODEL_KEYS}, pretrained=False)
+        embedder = EmbeddingModel(**{key: hyper[key] for key in _MODEL_KINDS}, pretrained=False)
         head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
         limits, error_rates, chosen_for, faces = ALL_UNCLEAR, None, recipe, None
         if not unfinished:
@@ -293,11 +298,11 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
         "hyper_parameters": content["hyper_parameters"],
         "epoch": content.get("epoch"),
         "global_step": content.get("global_step"),
-        # Bytes are text.
+        # Bytes are text, and the training faces are no part of the network.
         "n_parameters": sum(
             value.numel()
-            for value in state.values()
-            if isinstance(value, Tensor) and value.dtype != torch.uint8
+            for name, value in state.items()
+            if value.dtype != torch.uint8 and not name.startswith("quality.")
         ),
     }
 

@@ -15,7 +15,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 from deepfake.errors import one_line
@@ -77,12 +76,12 @@ def read_credentials(file: BinaryIO, media_type: str | None) -> Credentials:
         file: Of which ``has_credentials`` holds.
         media_type: As ``image/jpeg``; ``None`` where nothing is known that could be read.
     """
-    if find_spec("c2pa") is None:
+    try:
+        import c2pa
+    except (ImportError, OSError, RuntimeError):  # not there, or not for this machine
         return Credentials(
             CredentialState.UNCHECKED, "checking needs an extra package: pip install deepfake[c2pa]"
         )
-    import c2pa
-
     if media_type not in c2pa.Reader.get_supported_mime_types():
         return Credentials(CredentialState.UNCHECKED, "no reader for this kind of file")
     file.seek(0)

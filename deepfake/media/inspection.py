@@ -107,8 +107,9 @@ def _inspect(max_pixels: int, source: Source) -> FileFacts:
                 problem = error.reason
             if has_credentials(file):
                 credentials = read_credentials(file, media_type)
-    except (MediaError, OSError) as error:
-        problem = error.reason if isinstance(error, MediaError) else one_line(str(error))
+    except DECODER_ERRORS as error:  # OSError and MediaError are among them
+        text = one_line(str(error)) or type(error).__name__
+        problem = error.reason if isinstance(error, MediaError) else text
     tags = make_tags(pairs)
     address = [tag.value for tag in tags if tag.name == PROVENANCE_ADDRESS]
     if credentials is None and address:

@@ -223,16 +223,15 @@ def draw_points(
 
 
 def draw_timeline(
-    frames: Sequence[tuple[float, float]],
+    lines: Sequence[Series],
     limits: Sequence[float],
     title: str,
     caption: str,
     marks: Sequence[tuple[float, float]] = (),
 ) -> Chart:
-    """The score of a clip over its time in seconds, with the limits, and rings around points."""
-    times, scores = ([frame[column] for frame in frames] for column in (0, 1))
-    axes, line = time_axes(max(times, default=0.0)), Series("score", times, scores)
-    return draw_lines(axes, [line], title, caption, marks=marks, dots=True, limits=limits)
+    """Scores of a clip over its time in seconds, with the limits, and rings around points."""
+    axes = time_axes(max((float(time_s) for line in lines for time_s in line.x), default=0.0))
+    return draw_lines(axes, lines, title, caption, marks=marks, dots=True, limits=limits)
 
 
 def time_axes(last_s: float) -> Axes:

@@ -17,21 +17,22 @@ from deepfake.dataset.manifest import require_label
 from deepfake.evaluation.explain import (
     N_RANDOM_REGIONS,
     SALIENT_SHARE,
+    VIEW_PX,
     Explanation,
     TopFrame,
 )
 from deepfake.media.discovery import display_name
 from deepfake.media.inspection import FileFacts
 from deepfake.records import LABEL_NAMES, Aggregation, FaceScore, Limits
-from deepfake.reports.charts import Chart, draw_timeline
+from deepfake.reports.charts import Chart
 from deepfake.reports.page import (
     embed_image,
     embed_thumbnail,
     render,
 )
-from deepfake.reports.prediction_page import frame_scores
+from deepfake.reports.prediction_page import draw_people
 
-_FRAME_PX, _CROP_PX = 720, 280
+_CROP_PX = 280
 _WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (170, 170, 170)
 _VERY_SAME = 0.9999  # of a cosine: the same image
 
@@ -74,39 +75,41 @@ def format_explanation(
 
 
 def _charts(explanation: Explanation) -> list[Chart]:
-    frames, limits = frame_scores(explanation.score), explanation.score.limits
-    if len(frames) < 2 or limits is None:
-        return []
-    time_s, highest = max(frames, key=lambda frame: frame[1])
-    shown = {top.face.time_s for top in explanation.top_frames}
-    marks = [frame for frame in frames if frame[0] in shown]
-    text = (
-        f"The most fake face of each frame: highest {highest:.2f} at {time_s:.1f} s, "
-        f"real up to {limits[0]:.2f}, fake from {limits[1]:.2f}. Rings are the frames shown below."
-    )
-    return [draw_timeline(frames, limits, "Score over time", text, marks)]
+    marks = [(top.face.time_s, top.face.p_fake) for top in explanation.top_frames]
+    chart = draw_people(explanation.score, marks, " Rings are the faces shown below.")
+    return [] if chart is None else [chart]
 
 
 def _embed_views(top: TopFrame, highest: float) -> dict[str, str | None]:
-    frame = None if top.frame is None else draw_boxes(top.frame, top.boxes)
+    frame = None if top.frame is None else draw_boxes(top.frame, top.boxes, top.scale)
     return {
-        "frame": None if frame is None else embed_image(frame, _FRAME_PX),
+        "frame": None if frame is None else embed_image(frame, VIEW_PX),
         "crop": embed_image(top.crop, _CROP_PX),
         "map": embed_image(draw_saliency(top, highest), _CROP_PX),
     }
 
 
-def draw_boxes(frame: NDArray[np.uint8], boxes: tuple[FaceScore, ...]) -> NDArray[np.uint8]:
-    """A copy of a frame with boxes: the first one white, the others grey, all with a black rim."""
-    factor = min(1.0, _FRAME_PX / max(frame.shape[:2]))
-    size = tuple(max(1, round(side * factor)) for side in frame.shape[1::-1])
-    drawn = np.ascontiguousarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+def draw_boxes(
+    frame: NDArray[np.uint8], boxes: tuple[FaceScore, ...], scale: float = 1.0
+) -> NDArray[np.uint8]:
+    """A copy of a frame with boxes: the first one white, the others grey, all with a black rim.
+
+    Args:
+        frame: ``(H, W, 3)`` RGB.
+        boxes: Each with the number of its person, where there are several.
+        scale: Pixels of the frame per pixel of the boxes.
+    """
+    drawn = frame.copy()
     for number, face in enumerate(reversed(boxes), start=1):
         colour = _WHITE if number == len(boxes) else _GREY
-        x0, y0, x1, y1 = (round(value * factor) for value in face.box_xyxy)
+        x0, y0, x1, y1 = (round(value * scale) for value in face.box_xyxy)
         cv2.rectangle(drawn, (x0, y0), (x1, y1), _BLACK, 5)
         cv2.rectangle(drawn, (x0, y0), (x1, y1), colour, 2)
-    return np.asarray(drawn, dtype=np.uint8)
+        if len(boxes) > 1:
+            name, at = str(face.person + 1), (x0 + 5, y0 + 22)
+            cv2.putText(drawn, name, at, cv2.FONT_HERSHEY_DUPLEX, 0.7, _BLACK, 4, cv2.LINE_AA)
+            cv2.putText(drawn, name, at, cv2.FONT_HERSHEY_DUPLEX, 0.7, colour, 1, cv2.LINE_AA)
+    return drawn
 
 
 def draw_saliency(top: TopFrame, highest: float) -> NDArray[np.uint8]:

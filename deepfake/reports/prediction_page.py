@@ -8,18 +8,18 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.inference.aggregation import MOST_PEOPLE, rank_people
 from deepfake.media.inspection import FileFacts
 from deepfake.records import Limits, Result, Status, Verdict
-from deepfake.reports.charts import Chart, draw_counts, draw_timeline
+from deepfake.reports.charts import Chart, Series, draw_counts, draw_timeline
 from deepfake.reports.page import embed_thumbnail, render
 
 FILES = 200
@@ -95,7 +95,7 @@ def digest_scores(scores: Iterable[Result]) -> Digest:
 
 def format_prediction_report(
     digest: Digest,
-    thumbnails: Mapping[int, bytes],
+    thumbnails: Mapping[int, Mapping[int, bytes]],
     provenance: Mapping[str, Any],
     limits: Limits,
     facts: Mapping[int, FileFacts] = MappingProxyType({}),
@@ -104,7 +104,7 @@ def format_prediction_report(
 
     Args:
         digest: The scores.
-        thumbnails: Encoded crop of the most suspicious face of the shown files, by place.
+        thumbnails: Encoded crop of the most suspicious face of each person, by place and person.
         provenance: As of ``job.describe_origin``.
         limits: Of the checkpoint; those of a file are in its score.
         facts: Of files, by place.
@@ -115,7 +115,7 @@ def format_prediction_report(
         digest=digest,
         charts=[_score_chart(digest.values, limits)] if len(digest.values) else [],
         files=[
-            _file_card(score, thumbnails.get(place)) | {"facts": facts.get(place)}
+            _file_card(score, thumbnails.get(place, {})) | {"facts": facts.get(place)}
             for place, score in digest.shown
         ],
         facts=facts,
@@ -129,27 +129,40 @@ def _score_chart(values: NDArray[np.float64], limits: Limits) -> Chart:
     return draw_counts(values, (real, fake), "Scores", text)
 
 
-def _file_card(score: Result, thumbnail: bytes | None) -> dict[str, Any]:
-    frames = frame_scores(score)
-    timeline = None
-    if len(frames) > 1 and thumbnail is not None and score.limits is not None:
-        time_s, highest = max(frames, key=lambda frame: frame[1])
-        text = (
-            f"Highest {highest:.2f} at {time_s:.1f} s, real up to "
-            f"{score.limits[0]:.2f}, fake from {score.limits[1]:.2f}."
-        )
-        timeline = draw_timeline(frames, score.limits, "Score over time", text)
+def _file_card(score: Result, thumbnails: Mapping[int, bytes]) -> dict[str, Any]:
+    people = rank_people(score)
     return {
         "score": score,
-        "thumbnail": None if thumbnail is None else embed_thumbnail(thumbnail),
-        "timeline": timeline,
+        "people": [
+            (one, embed_thumbnail(thumbnails[one.person]) if one.person in thumbnails else None)
+            for one in people[:MOST_PEOPLE]
+        ],
+        "n_more": max(0, len(people) - MOST_PEOPLE),
+        "timeline": draw_people(score) if thumbnails else None,
     }
 
 
-def frame_scores(score: Result) -> list[tuple[float, float]]:
-    """Time in seconds and highest face score of each frame with a face."""
-    return [
-        (faces[0].time_s, max(face.p_fake for face in faces))
-        for _, group in groupby(score.faces, key=lambda face: face.frame_index)
-        if (faces := list(group))
-    ]
+def draw_people(
+    score: Result, marks: Sequence[tuple[float, float]] = (), more: str = ""
+) -> Chart | None:
+    """The scores of the people of a clip over its time; ``None`` for a single moment.
+
+    Args:
+        score: Of the clip.
+        marks: Time and score of faces to ring.
+        more: What to add to the words.
+    """
+    if score.limits is None or len({face.frame_index for face in score.faces}) < 2:
+        return None
+    lines = []
+    for person in rank_people(score)[:MOST_PEOPLE]:
+        own = [face for face in score.faces if face.person == person.person]
+        name = f"person {person.person + 1}" + ("" if person.counts else " (does not count)")
+        lines.append(Series(name, [f.time_s for f in own], [f.p_fake for f in own]))
+    top = max(score.faces, key=lambda face: face.p_fake)
+    who = f" (person {top.person + 1})" if len(score.people) > 1 else ""
+    text = (
+        f"Highest {top.p_fake:.2f} at {top.time_s:.1f} s{who}, "
+        f"real up to {score.limits[0]:.2f}, fake from {score.limits[1]:.2f}.{more}"
+    )
+    return draw_timeline(lines, score.limits, "Score over time", text, marks)

@@ -1,7 +1,7 @@
-"""Scores in, the crops that made them out: the most suspicious face of chosen files.
+"""A prediction job in, the crops that its page shows out: the most suspicious one of each person.
 
-A prediction keeps no crops, so the chosen files go through the shared extraction once more, in
-the same killable workers and with the same result. Knows no page.
+They are what the job kept. Where it was run for no page, the shown files are cut once more, in the
+same killable workers and with the same result. Knows no page.
 """
 
 from __future__ import annotations
@@ -9,34 +9,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-from deepfake.evaluation.explain import extract_again
+from deepfake.inference.job import PredictionJob, choose_crops
 from deepfake.inference.predictor import Predictor
-from deepfake.records import Result, Source
+from deepfake.records import Result
 
 
-def cut_thumbnails(
-    predictor: Predictor, sources: Sequence[Source], chosen: Sequence[tuple[int, Result]]
-) -> dict[int, bytes]:
-    """Cut out the face with the highest score of each chosen file.
+def find_thumbnails(
+    job: PredictionJob, predictor: Predictor, shown: Sequence[tuple[int, Result]]
+) -> dict[int, dict[int, bytes]]:
+    """The crops of some files of a job.
 
     Args:
-        predictor: What scored them; has the recipe, the sampling and the workers.
-        sources: All inputs.
-        chosen: Places among the inputs, with their scores; those without a face are passed over.
+        job: Has the crops, as far as they were kept.
+        predictor: Cuts the others.
+        shown: Places among the inputs, with their answers.
 
     Returns:
-        Encoded crops by place; a file that has changed or gone since it was scored is not in it.
+        Encoded crops by place and person; what is gone or has changed since is not in it.
     """
-    top_faces = {
-        place: max(score.faces, key=lambda face: face.p_fake)
-        for place, score in chosen
-        if score.faces
-    }
-    extractions = extract_again(predictor, [sources[place] for place in top_faces])
-    thumbnails = {}
-    with closing(extractions):
-        for (place, face), (_, extraction) in zip(top_faces.items(), extractions, strict=True):
-            for crop in extraction.crops:
-                if (crop.frame_index, crop.face_index) == (face.frame_index, face.face_index):
-                    thumbnails[place] = crop.encoded
-    return thumbnails
+    answers = {place: score for place, score in shown if score.people}
+    found = job.read_crops(answers)
+    missing = [place for place in answers if place not in found]
+    sources = [job.job.sources[place] for place in missing]
+    with closing(predictor.extract(sources)) as extractions:
+        for place, (_, extraction) in zip(missing, extractions, strict=True):
+            places = {(crop.frame_index, crop.face_index) for crop in extraction.crops}
+            people = answers[place].people
+            if all((one.frame_index, one.face_index) in places for one in people):
+                found[place] = choose_crops(answers[place], extraction.crops)
+    return found

@@ -27,7 +27,7 @@ from deepfake.records import Extraction, Result, Source, Status
 from deepfake.reports.explain_page import format_explanation
 from deepfake.storage import write_atomic
 from deepfake.web.answers import explanation_path, keep_answer
-from deepfake.web.frames import FramesSoFar, make_reader, read_kept_frames
+from deepfake.web.frames import FramesSoFar, make_reader, read_views
 from deepfake.web.store import State, Store, StoredFile
 
 logger = logging.getLogger(__name__)
@@ -156,9 +156,9 @@ class Engine:
     def explain(self, model: Model, source: Source, extraction: Extraction, folder: Path) -> str:
         """The page that says what the score of one file rests on."""
         predictor = model.predictor
-        read_frames = partial(read_kept_frames, folder)
+        extraction = replace(extraction, views=read_views(folder))
         with self._scoring[model.key]:
-            explanation = explain_extraction(predictor, source, extraction, read_frames)
+            explanation = explain_extraction(predictor, source, extraction)
         origin = describe_origin(predictor.checkpoint, "deepfake serve")
         return format_explanation(explanation, predictor.aggregation, origin)
 

@@ -19,17 +19,23 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 from deepfake import __version__
 from deepfake.evaluation.job import describe_origin
+from deepfake.inference.aggregation import MOST_PEOPLE, rank_people
 from deepfake.inference.formats import encode_table
 from deepfake.inference.results import Level
 from deepfake.media.discovery import display_name
 from deepfake.records import Result
 from deepfake.reports.prediction_page import digest_scores, format_prediction_report
 from deepfake.tables import format_table
-from deepfake.web.answers import describe_result, explanation_path, list_crops, load_answer
+from deepfake.web.answers import (
+    describe_result,
+    explanation_path,
+    find_crop,
+    list_crops,
+    load_answer,
+)
 from deepfake.web.engine import Model
 from deepfake.web.frames import list_frames
 from deepfake.web.store import Store, StoredFile
-from deepfake.web.views import choose_thumbnail
 
 _FILE_COLUMNS = ("path", "sha256", "bytes", "model", "state", "error", "received_utc", "ended_utc")
 _TABLES = (".csv", ".parquet") if find_spec("pyarrow") else (".csv",)
@@ -108,12 +114,13 @@ def _iter_parts(
 
 def _report(model: Model, results: Sequence[tuple[StoredFile, Result]], store: Store) -> bytes:
     digest = digest_scores(result for _, result in results)
-    thumbnails = {}
-    for place, _ in digest.shown:
-        file = results[place][0]
-        path = choose_thumbnail(file, store.folder_of(file.id))
-        if path is not None:
-            thumbnails[place] = path.read_bytes()
+    thumbnails: dict[int, dict[int, bytes]] = {}
+    for place, score in digest.shown:
+        folder = store.folder_of(results[place][0].id)
+        for one in rank_people(score)[:MOST_PEOPLE]:
+            path = find_crop(folder, one.frame_index, one.face_index)
+            if path is not None:
+                thumbnails.setdefault(place, {})[one.person] = path.read_bytes()
     checkpoint = model.predictor.checkpoint
     origin = describe_origin(checkpoint, "deepfake serve")
     return format_prediction_report(digest, thumbnails, origin, model.predictor.limits).encode()

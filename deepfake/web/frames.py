@@ -16,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.errors import JobError
-from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import make_worker_extractor
 from deepfake.jobs.workers import tell_progress
-from deepfake.records import CropSpec, Extraction, Frame, Sampling, Source
+from deepfake.records import CropSpec, Extraction, Frame, FrameView, Sampling, Source
 from deepfake.storage import write_atomic
 
 LONGEST_PX = 1280
@@ -126,13 +125,11 @@ def list_frames(folder: Path) -> Mapping[int, KeptFrame]:
     return kept
 
 
-def read_kept_frames(folder: Path, wanted: set[int]) -> dict[int, NDArray[np.uint8]]:
-    """Kept frames at the size, and the way up, that they have in the file; ``(H, W, 3)`` RGB."""
-    images = {}
-    for index, kept in list_frames(folder).items():
-        if index in wanted:
-            small = decode_crop(kept.path.read_bytes(), kept.path.name)
-            large = cv2.resize(small, (kept.width, kept.height))
-            image = large[::-1, ::-1] if kept.is_turned else large
-            images[index] = np.asarray(image, dtype=np.uint8)
-    return images
+def read_views(folder: Path) -> dict[int, FrameView]:
+    """The kept frames of a file by their index, as an explanation shows them."""
+    return {
+        index: FrameView(
+            kept.path.read_bytes(), min(1.0, LONGEST_PX / max(kept.width, kept.height))
+        )
+        for index, kept in list_frames(folder).items()
+    }

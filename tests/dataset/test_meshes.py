@@ -91,7 +91,7 @@ def test_crops_without_meshes_have_none(done: Path, tmp_path: Path) -> None:
         run(done / "photos", tmp_path / "crops", landmarks="mesh")
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "other", "a link"])
 def test_meshes_that_are_not_as_written_are_refused(
     done: Path, tmp_path: Path, damage: str
 ) -> None:
@@ -101,6 +101,8 @@ def test_meshes_that_are_not_as_written_are_refused(
     data = path.read_bytes()
     if damage == "gone":
         path.unlink()
+    elif damage == "a link":
+        path.symlink_to(path.rename(tmp_path / "the same"))
     else:
         path.write_bytes(data[:-20] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(JobError, match=r"mesh\.safetensors is not as it was written"):

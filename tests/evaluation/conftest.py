@@ -18,10 +18,11 @@ from deepfake.evaluation.job import describe_origin
 from deepfake.evaluation.predictions import predict_set
 from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.faces.extraction import encode_crop
+from deepfake.inference.aggregation import aggregate
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.media.discovery import display_name, list_sources
-from deepfake.records import Aggregation, FaceScore, Limits, Result, Status
+from deepfake.records import Aggregation, FaceScore, Limits, PersonScore, Result, Status
 from deepfake.reports.evaluation_page import format_report
 from deepfake.reports.prediction_page import digest_scores, format_prediction_report
 from tests.evaluation.made_checkpoint import write_checkpoint
@@ -90,20 +91,33 @@ def page(evaluation: Evaluation, made: Made) -> str:
     return format_report(evaluation, describe_origin(made.checkpoint, COMMAND))
 
 
-def make_scores() -> tuple[list[Result], dict[int, bytes]]:
+def score_people(faces: tuple[FaceScore, ...]) -> tuple[PersonScore, ...]:
+    score = aggregate(faces, Aggregation(min_face_px=0, min_confidence=0.0))
+    assert score is not None
+    return score.people
+
+
+def make_scores() -> tuple[list[Result], dict[int, dict[int, bytes]]]:
     box = (0.0, 0.0, 40.0, 40.0)
     faces = tuple(
         FaceScore(index, index / 2, face, box, 0.9, p, person=face)
         for index, face, p in ((0, 0, 0.2), (0, 1, 0.6), (5, 0, 0.9), (9, 0, 0.3))
     )
     scores = [
-        make_answer("a.jpg", 0.3, faces=faces[:1]),
+        make_answer("a.jpg", 0.3, faces=faces[:1], people=score_people(faces[:1])),
         Result(HOSTILE, Status.UNREADABLE, "io_error: <b>"),
-        make_answer("clip.mp4", 0.6, faces=faces, remarks=("faces in 3 of 3 frames",), n_people=2),
-        make_answer("b\x1b.jpg", 0.6, faces=faces[:1]),
+        make_answer(
+            "clip.mp4",
+            0.6,
+            faces=faces,
+            people=score_people(faces),
+            remarks=("faces in 3 of 3 frames",),
+            n_people=2,
+        ),
+        make_answer("b\x1b.jpg", 0.6, faces=faces[:1], people=score_people(faces[:1])),
     ]
     crop = encode_crop(np.full((32, 32, 3), 90, dtype=np.uint8), 90)
-    return scores, {0: crop, 2: crop}
+    return scores, {0: {0: crop}, 2: {0: crop, 1: crop}}
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import Limits, Recipe
 from deepfake.storage import write_atomic
 from tests.made_limits import ONE_CUT, make_verdict_info
+from tests.made_quality import open_ranges
 
 BACKBONE, DIM = "test_efficientnet", 16
 
@@ -59,9 +60,7 @@ def write_checkpoint(
         pictures, [row.box_xyxy for row in manifest.rows], [row.group for row in manifest.rows]
     )
     space = faces.space.to_arrays()
-    # Drawn noise knows no face: nothing is remarked, unless a test wants it.
-    open_ranges = {name: [0.0, values[1], 1e9] for name, values in faces.percentiles.items()}
-    info["quality"] = faces.describe() | {"percentiles": open_ranges}
+    info["quality"] = open_ranges(faces).describe()
     content = {
         "state_dict": {
             **{f"embedder.{name}": value for name, value in embedder.state_dict().items()},

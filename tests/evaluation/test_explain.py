@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,17 +25,17 @@ from deepfake.evaluation.explain import (
     check_deletion,
     choose_top_faces,
     compute_saliency,
-    extract_again,
     find_neighbours,
     log_odds,
     occlude,
     salient_region,
 )
 from deepfake.evaluation.sets import read_evaluation_set
+from deepfake.faces import extraction
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.media.discovery import list_sources
-from deepfake.records import FaceScore, Result, Status, Verdict
+from deepfake.media.decoding import open_media
+from deepfake.records import FaceScore, FrameView, Result, Status, Verdict
 from tests.evaluation.browser import BROWSER, probe
 from tests.evaluation.conftest import Files, Made, explain_made
 from tests.evaluation.made_checkpoint import BACKBONE, DIM
@@ -166,12 +169,13 @@ def explain_with(
             return 1 / (1 + np.exp(-odds(crops))), None
 
     score = Result("a.png", Status.OK, p_fake=0.9, verdict=verdict)
+    view = FrameView(extraction.encode_crop(np.zeros((8, 8, 3), np.uint8), 90), 1.0)
     tops = []
     for seed in range(n_crops):
         crop = np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
         direction = explain.direction_of(score)
         boxes = (face_at(seed, 0.9),)
-        tops.append(explain._make_top_frame(Known(), crop, None, boxes, seed, direction))  # type: ignore[arg-type]
+        tops.append(explain._make_top_frame(Known(), crop, view, boxes, seed, direction))  # type: ignore[arg-type]
     return Explanation(score, tuple(tops))
 
 
@@ -266,6 +270,7 @@ def test_a_clip_is_explained_frame_by_frame(
     assert [top.face.frame_index for top in found.top_frames] == [0, 1, 2]
     assert found.foreign  # the checkpoint says that it was trained on others
     for top in found.top_frames:
+        assert top.scale == 1
         assert top.frame is not None
         assert top.frame.shape == portrait(0).shape
         assert len(top.neighbours) == 3
@@ -280,16 +285,37 @@ def test_a_clip_is_explained_frame_by_frame(
     assert [p.neighbours for p in again.top_frames] == [p.neighbours for p in found.top_frames]
 
 
-def test_a_turned_face_is_shown_as_it_was_searched(made: Made, files: Files) -> None:
-    (source,) = list_sources([files.photo.name], files.photo.parent)
-    predictor = Predictor(made.checkpoint, device="cpu")
-    ((_, extraction),) = extract_again(predictor, [source])
-    crop = extraction.crops[0]
-    frame = portrait(1)
-    turned = explain._turned(frame, replace(crop, rotation=180))
-    assert turned is not None
-    assert np.array_equal(turned[::-1, ::-1], frame)
-    assert explain._turned(None, crop) is None
+@pytest.mark.parametrize("way", ["counted", "gone"])
+def test_a_file_is_decoded_once(
+    made: Made, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Everything that the page shows comes from the one extraction."""
+    clip = Path(shutil.copy(files.clip, tmp_path / files.clip.name))
+    decodings = []
+
+    @contextmanager
+    def count(*arguments: Any) -> Iterator[Any]:
+        decodings.append(arguments)
+        with open_media(*arguments) as frames:
+            yield frames
+        if way == "gone":
+            clip.unlink()
+
+    monkeypatch.setattr(extraction, "open_media", count)
+    found = explain_made(made, clip)
+    assert len(decodings) == 1
+    assert len(found.top_frames) == 3
+    assert all(top.frame is not None for top in found.top_frames)
+
+
+def test_the_faces_of_people_who_do_not_count_are_no_evidence(made: Made, files: Files) -> None:
+    score = explain_made(made, files.clip).score
+    flash = replace(score.faces[0], person=7, p_fake=1.0)
+    passing = replace(score.people[0], person=7, counts=False)
+    score = replace(score, faces=(*score.faces, flash), people=(*score.people, passing))
+    assert flash not in explain._faces_that_count(score)
+    nobody = tuple(replace(one, counts=False) for one in score.people)
+    assert flash in explain._faces_that_count(replace(score, people=nobody))
 
 
 def test_explain_command(

@@ -36,7 +36,9 @@ class MadePredictor:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def score_blocks(self, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
+    def score_blocks(
+        self, blocks: Iterable[Sequence[Source]], keep: object = None
+    ) -> Iterator[list[Result]]:
         for block in blocks:
             self.asked += [source.name for source in block]
             yield [answer(source) for source in block]

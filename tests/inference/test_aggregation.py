@@ -105,7 +105,9 @@ def test_the_most_suspicious_person_decides() -> None:
     assert score.p_fake == pytest.approx(0.6)
     assert (score.n_people, score.face.person) == (2, 1)
     assert score_file(faces[:8]).p_fake == pytest.approx(0.1)
-    assert score.people[1] == PersonScore(1, score.p_fake, 8, 0.0, 7 / 25, 80.0, counts=True)
+    assert score.people[1] == PersonScore(
+        1, score.p_fake, 8, 0.0, 7 / 25, 80.0, counts=True, face_index=1
+    )
 
 
 def test_a_face_that_flashes_up_is_no_person() -> None:

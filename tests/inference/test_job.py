@@ -290,9 +290,9 @@ def test_the_checkpoint_is_an_input(
     checkpoint = tmp_path / "model.ckpt"
     checkpoint.write_bytes(trained.checkpoint.read_bytes())
     (tmp_path / "s.csv").symlink_to(checkpoint)
-    for output in (["s.csv"], ["t.csv", "--report", checkpoint]):
-        line = [trained.photos, "--checkpoint", checkpoint, "--output", tmp_path / output[0]]
-        assert cli.predict([str(word) for word in [*line, *output[1:], "--overwrite"]]) == 2
+    for output, more in (("s.csv", []), ("t.csv", ["--report", checkpoint])):
+        line = [trained.photos, "--checkpoint", checkpoint, "--output", tmp_path / output, *more]
+        assert cli.predict([str(word) for word in [*line, "--overwrite"]]) == 2
         assert "would destroy the input" in capsys.readouterr().err
 
 
@@ -313,7 +313,9 @@ def test_answers_do_not_pile_up(
 ) -> None:
     """Only the list of inputs may grow: twenty faces an input would be some six kilobytes more."""
 
-    def score(self: Predictor, blocks: Iterable[Sequence[Source]]) -> Iterator[list[Result]]:
+    def score(
+        self: Predictor, blocks: Iterable[Sequence[Source]], keep: object
+    ) -> Iterator[list[Result]]:
         for block in blocks:
             faces = tuple(replace(FACE, frame_index=frame) for frame in range(20))
             yield [make_answer(source.name, 0.5, faces=faces) for source in block]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_without_the_extra_or_a_reader_nothing_is_said_to_hold(
         found = read_credentials(io.BytesIO(signed), media_type)
         assert found.state == CredentialState.UNCHECKED
         assert "no reader" in found.detail
-    monkeypatch.setattr(credentials, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "c2pa", None)
     found = check(signed)
     assert found.state == CredentialState.UNCHECKED
     assert "pip install deepfake[c2pa]" in found.detail

@@ -116,6 +116,16 @@ def test_hostile_files_are_told_of(put: Any, tmp_path: Path) -> None:
     assert found["fifo.png"].sha256 == found["gone.png"].sha256 == ""
 
 
+def test_whatever_a_decoder_raises_is_told_of(put: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "odd")
+
+    monkeypatch.setattr("deepfake.media.inspection.open_container", fail)
+    (facts,) = inspect(put("v.mp4", b"\0\0\0\x20ftypisom" + bytes(100)))
+    assert "odd" in facts.problem
+    assert facts.sha256
+
+
 def test_a_file_that_stops_its_worker_has_a_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,10 +99,19 @@ def test_points_are_dots_and_crosses() -> None:
 
 
 def test_timeline_spans_the_clip() -> None:
-    root = parse(draw_timeline([(0, 0.1), (5, 0.9), (10, 0.1)], [0.2, 0.5], "t", "d"))
+    root = parse(draw_timeline([Series("", [0, 5, 10], [0.1, 0.9, 0.1])], [0.2, 0.5], "t", "d"))
     assert len(found(root, "circle", "dot")) == 3
     assert found(root, "path", "line")[0].attrib["d"].startswith("M50 ")
-    assert len(found(parse(draw_timeline([(0.0, 0.1)], [0.5], "t", "d")), "circle", "dot")) == 1
+    assert (
+        len(
+            found(
+                parse(draw_timeline([Series("", [0.0], [0.1])], [0.2, 0.5], "t", "d")),
+                "circle",
+                "dot",
+            )
+        )
+        == 1
+    )
 
 
 def numbers(chart: Chart, anchor: str) -> list[float]:
@@ -116,7 +125,7 @@ def numbers(chart: Chart, anchor: str) -> list[float]:
     [(0.4, [0, 0.1, 0.2, 0.3, 0.4]), (3, [0, 1, 2, 3]), (28.2, [0, 5, 10, 15, 20, 25])],
 )
 def test_times_are_round(last: float, ticks: list[float]) -> None:
-    chart = draw_timeline([(0, 0.1), (last, 0.9)], [0.2, 0.5], "t", "d")
+    chart = draw_timeline([Series("", [0, last], [0.1, 0.9])], [0.2, 0.5], "t", "d")
     assert numbers(chart, "middle") == pytest.approx(ticks)
 
 

@@ -21,7 +21,7 @@ def test_the_page_holds_every_top_frame(made: Made, files: Files) -> None:
         format_explanation(found, Aggregation(), describe_origin(made.checkpoint, "so"))
     )
     assert "3 faces in 3 frames" in text
-    assert "its score is the mean over them" in text
+    assert "its score is the mean over the frames of the most suspicious person" in text
     assert text.count('<section class="top-frame"') == 3
     assert text.count('aria-label="Score over time') == 1
     assert text.count('class="mark"') == 3
@@ -53,7 +53,7 @@ def test_the_page_says_when_the_map_fails(made: Made, files: Files) -> None:
     assert "the more the score rises when" in format_explanation(turned, Aggregation(), origin)
     cold = replace(top, saliency=-np.ones_like(top.saliency), frame=None)
     text = format_explanation(replace(found, top_frames=(cold,)), Aggregation(), origin)
-    assert "No frame: it cannot be decoded again" in text
+    assert "No frame: none was kept" in text
 
 
 def test_an_unlabelled_neighbour_is_refused(made: Made, files: Files) -> None:

@@ -24,9 +24,15 @@ def test_prediction_page_shows_the_most_suspicious_first(prediction_page: str) -
     assert "4 inputs = 3 ok + 0 no_face + 0 too_small + 1 unreadable. Of the 3" in text
     assert text.index("<h3>clip.mp4") < text.index("<h3>b\\x1b.jpg") < text.index("<h3>a.jpg")
     assert "4 faces, 2 people, faces in 3 of 3 frames" in text
-    assert "Highest 0.90 at 2.5 s, real up to 0.49, fake from 0.50." in text
+    assert "Highest 0.90 at 2.5 s (person 1), real up to 0.49, fake from 0.50." in text
     assert text.count('alt="Most suspicious face of') == 2
     assert text.count('aria-label="Score over time') == 1
+    # Of the two people of the clip a thumbnail and a line each, the more suspicious one first.
+    assert text.index('alt="Person 2"') < text.index('alt="Person 1"')
+    assert "<figcaption>2: 0.600" in text
+    assert text.count('alt="Person ') == 2
+    assert "<span>person 2</span></li><li>" in text
+    assert text.count('class="dot s') == 4
 
 
 def test_long_predictions_are_cut_and_say_so(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
