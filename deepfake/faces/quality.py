@@ -39,6 +39,7 @@ _LEAST_SCALE = 1e-3
 _LEAST_VARIANCE = 1e-4
 _FOLDS = 5
 _PERCENTILES = (0.5, 50.0, 99.5)
+_SLACK = 0.1  # of a range: few faces know their own range badly
 _RANGES = tuple(field.name for field in fields(FaceQuality))
 _UNITS = {"size_px": " px"}
 _WORDS = {"size_px": "face size"}
@@ -221,7 +222,8 @@ class TrainingFaces:
             )
         for name in _RANGES[:-1]:
             value, (low, _, high) = getattr(quality, name), self.percentiles[name]
-            if value is not None and not low <= value <= high:
+            slack = _SLACK * (high - low)
+            if value is not None and not low - slack <= value <= high + slack:
                 unit = _UNITS.get(name, "")
                 remarks.append(
                     f"{_WORDS.get(name, name)} {value:.0f}{unit} (training faces: {low:.0f} to "
