@@ -196,6 +196,7 @@ class Source:
         method: Name of the manipulation where known.
         problem: Reason (``code: detail``) if discovery already knows that it cannot be read.
         original: Id of the source that a fake was made from, if it is among the inputs.
+        mask: Photo or video that shows where a fake was forged, if the data brings one.
     """
 
     id: str
@@ -207,6 +208,7 @@ class Source:
     method: str | None = None
     problem: str | None = None
     original: str | None = None
+    mask: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
-    CHECKPOINT,
     add_aggregation,
+    add_detector_options,
     add_evidence_options,
     add_faces_per_frame,
     add_media_options,
@@ -26,6 +26,7 @@ from deepfake.cli.options import (
     choose_part,
     choose_sampling,
     choose_workers,
+    find_detector,
     refuse_missing_folder,
 )
 from deepfake.errors import UsageError
@@ -74,7 +75,7 @@ examples:
         help="folder, photo, video, glob pattern, list file (.txt) or CSV; a crop folder's crops "
         "are scored as they are",
     )
-    parser.add_argument("--checkpoint", **CHECKPOINT)
+    add_detector_options(parser)
     parser.add_argument(
         "--output",
         required=True,
@@ -131,23 +132,22 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     from deepfake.inference.job import PredictionJob
     from deepfake.inference.outputs import Outputs, refuse_destroying
     from deepfake.inference.stored import is_crop_folder
-    from deepfake.learning.checkpoint import load_checkpoint
-    from deepfake.learning.checkpoint_names import find_checkpoint
+    from deepfake.learning.ensemble import load_detector
     from deepfake.media.discovery import count_passed_over
 
-    found = find_checkpoint(options.checkpoint)
-    read = [found.path, *([sample.path] if sample else [])]
+    found = find_detector(options)
+    read = [*(one.path for one in found), *([sample.path] if sample else [])]
     stored: StoredCrops | None = None
     skipped: dict[str, int] = {}
     if is_crop_folder(options.input):
-        checkpoint = load_checkpoint(found)
+        checkpoint = load_detector(found, options.tta)
         stored = _open_crops(options, checkpoint)
         sources = stored.sources
         refuse_destroying(paths.values(), [*read, *stored.files])
     else:
         sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
         refuse_destroying(paths.values(), [*read, *(source.path for source in sources)])
-        checkpoint = load_checkpoint(found)
+        checkpoint = load_detector(found, options.tta)
     with _hold_job(options.output) as root:
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)

@@ -182,7 +182,7 @@ def fit_new_head(
     split_of_crop = assign_split_of_crop(read_manifest(root), checkpoint)
     split_of_row = np.array([split_of_crop[row.crop] for row in dataset.faces])
     train, validation = split_of_row == "train", split_of_row == "validation"
-    fitted = make_head(head, checkpoint.embedder.projection.out_features, C)
+    fitted = make_head(head, checkpoint.head.embedding_dim, C)
     fitted.check_fit(int(train.sum()))
     embeddings = embed_crops(root, dataset.faces, checkpoint, options)
     fitted.fit_classifier(embeddings.vectors[train], dataset.labels[train])

@@ -9,7 +9,8 @@ score.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -21,6 +22,7 @@ from deepfake.errors import MediaError
 from deepfake.faces.detector import MTCNN, FaceDetector, MainFirst
 from deepfake.faces.geometry import Window, cut_window, entry_window, square_window, to_crop
 from deepfake.faces.landmarks import FaceMesh
+from deepfake.faces.masks import Masks
 from deepfake.faces.tracking import interpolate_faces
 from deepfake.media.decoding import open_media
 from deepfake.records import (
@@ -75,6 +77,8 @@ class FaceExtractor:
     ) -> None:
         self.spec, self.sampling, self.view_px = spec, sampling, view_px
         self.detector = detector or _make_detector(spec, device)
+        self._detects_as_told, self._device = detector is None, device
+        self._every: FaceExtractor | None = None
         self.max_pixels = max_pixels
         self._mesh = FaceMesh(device) if landmarks == "mesh" else None
         self._min_side_px = max(_MIN_SIDE_PX, spec.min_face)
@@ -92,15 +96,26 @@ class FaceExtractor:
         notes: list[str] = []
         n_interpolated = 0
         try:
-            with open_media(source.path, source.name, self.sampling, self.max_pixels) as clip:
+            with ExitStack() as stack:
+                clip = stack.enter_context(
+                    open_media(source.path, source.name, self.sampling, self.max_pixels)
+                )
+                masks = self._open_masks(source, stack, notes)
+                searching = self if masks is None else self._everybody()
                 frames = clip if watch is None else _watched(clip, watch)
-                for frame, found in self._search(frames):
+                for frame, found in searching._search(frames):
+                    if masks is not None:
+                        forged = masks.choose(frame, found.faces, found.rotation)
+                        found = replace(found, faces=forged)
                     results.append(self._cut(frame, found))
                     if watch is not None:
                         watch(frame, results[-1])
                     notes.append(frame.note)
                     n_interpolated += found.is_interpolated
                 notes.append(clip.note)
+                if masks is not None and masks.missing:
+                    why = f" ({masks.problem})" if masks.problem else ""
+                    notes.append(f"no mask for {masks.missing} of {len(results)} frames{why}")
         except MediaError as error:
             # What was decoded before the damage counts; a photo has nothing before it.
             if not any(result.crops for result in results):
@@ -109,6 +124,27 @@ class FaceExtractor:
         if n_interpolated:
             notes.append(f"boxes of {n_interpolated} of {len(results)} frames interpolated")
         return _combine(results, [note for note in notes if note])
+
+    def _open_masks(self, source: Source, stack: ExitStack, notes: list[str]) -> Masks | None:
+        """What tells the forged face of each frame, where one face of several is asked for."""
+        if source.mask is None or self.spec.faces == "all":
+            return None
+        try:
+            mask = open_media(source.mask, source.name, self.sampling, self.max_pixels)
+        except MediaError as error:
+            notes.append(f"its mask cannot be read ({error.reason})")
+            return None
+        return Masks(stack.enter_context(mask))
+
+    def _everybody(self) -> FaceExtractor:
+        """The same, for all faces of a frame."""
+        if self._every is None:
+            spec = self.spec.for_scoring("all")
+            detector = None if self._detects_as_told else self.detector
+            self._every = FaceExtractor(
+                spec, detector, self.max_pixels, self.sampling, self._device
+            )
+        return self._every
 
     def extract_frame(self, frame: Frame) -> Extraction:
         """Cut out the faces of one decoded frame."""

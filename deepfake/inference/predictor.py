@@ -28,8 +28,9 @@ from deepfake.inference.results import Results
 from deepfake.inference.scoring import Backend, Scorer
 from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
-from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.checkpoint_names import CheckpointName
+from deepfake.learning.ensemble import Tta, load_detector
 from deepfake.media.discovery import list_sources
 from deepfake.records import (
     Extraction,
@@ -128,7 +129,7 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls,
-        path: CheckpointName | None = None,
+        path: CheckpointName | Sequence[CheckpointName] | None = None,
         device: str | Sequence[str] = "auto",
         batch_size: int = 32,
         workers: Workers = IN_THIS_PROCESS,
@@ -136,15 +137,19 @@ class Predictor:
         aggregation: Policy | None = None,
         backend: str = "auto",
         faces_per_frame: FacesPerFrame | None = None,
+        tta: Tta | None = None,
     ) -> Predictor:
         """Load a checkpoint: by default the one in the box, else as ``find_checkpoint`` finds it.
+
+        Several are scored as one, and with ``tta="flip"`` each face is also looked at in a mirror:
+        the mean of what they say (``load_detector``).
 
         Raises:
             CheckpointError: If the file is missing, damaged, not ours or unfinished.
             UsageError: If the device does not exist, the backend is not installed, or a setting is
                 out of range.
         """
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_detector(path, tta)
         return cls(
             checkpoint,
             device,
@@ -165,8 +170,10 @@ class Predictor:
         chosen = self.checkpoint.chosen_for
         others = list_differences(self.sampling, chosen.sampling)
         others += list_differences(self.aggregation, chosen.aggregation)
+        averages = [f"averaged over {text}" for text in self.checkpoint.averages]
         if not is_clip:  # a photo is one frame, however clips are sampled and frames aggregated
             others = [text for text in others if text.startswith(_OF_ONE_FRAME)]
+        others = averages + others
         if not others:
             return ""
         return (
@@ -186,7 +193,8 @@ class Predictor:
             "faces_per_frame": self.aggregation.faces_per_frame,
             "stored": self.stored,
         }
-        return _load_again, (self.checkpoint.path, self.checkpoint.sha256, settings)
+        paths = [one.path for one in self.checkpoint.members or [self.checkpoint]]
+        return _load_again, (paths, self.checkpoint.tta, self.checkpoint.sha256, settings)
 
     @property
     def backend(self) -> Backend:
@@ -366,10 +374,13 @@ def _remark_on_people(score: FileScore, fake_limit: float) -> Iterator[str]:
             yield f"a person who does not count scores {one.p_fake:.2f}: {one.remark}"
 
 
-def _load_again(path: Path, sha256: str, settings: dict[str, Any]) -> Predictor:
-    checkpoint = load_checkpoint(path)
+def _load_again(
+    paths: list[Path], tta: Tta | None, sha256: str, settings: dict[str, Any]
+) -> Predictor:
+    checkpoint = load_detector(paths, tta)
     if checkpoint.sha256 != sha256:
-        raise UsageError(f"{path} is another checkpoint here than where the job was begun")
+        names = ", ".join(map(str, paths))
+        raise UsageError(f"{names} is another checkpoint here than where the job was begun")
     return Predictor(checkpoint, **settings)
 
 

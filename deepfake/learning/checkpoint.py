@@ -64,6 +64,8 @@ class Checkpoint:
         training_faces: What faces it has learnt from; ``None`` without a head.
         info: Everything else that it remembers: provenance, counts, versions, configuration.
         sha256: Of the file.
+        members: Those that this one is the mean of, where it is (``learning.ensemble``).
+        tta: Whether each face is also looked at in a mirror: ``flip``.
     """
 
     path: Path
@@ -77,6 +79,14 @@ class Checkpoint:
     training_faces: TrainingFaces | None
     info: dict[str, Any]
     sha256: str
+    members: tuple[Checkpoint, ...] = ()
+    tta: str | None = None
+
+    @property
+    def averages(self) -> list[str]:
+        """What its score is the mean of, in words; empty where it is one look of one network."""
+        several = [f"{len(self.members)} checkpoints"] if len(self.members) > 1 else []
+        return several + (["a mirrored look"] if self.tta else [])
 
 
 def describe_versions() -> dict[str, str]:

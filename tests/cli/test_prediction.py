@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from deepfake import cli
 from deepfake.learning.checkpoint import read_info
-from deepfake.tables import read_csv
+from deepfake.learning.embedder import EmbeddingModel
+from deepfake.tables import CsvRow, read_csv
 from tests.cli.conftest import predict
 from tests.conftest import Trained
+from tests.evaluation.made_checkpoint import DIM, write_checkpoint
 
 
 def test_predict_writes_a_row_per_input_and_per_face(
@@ -90,6 +93,42 @@ def test_submission_default_is_the_prior_of_the_training_crops(
     prior = counts["fake"] / (counts["fake"] + counts["real"])
     (row,) = read_csv(tmp_path / "submission.csv", ["id", "y"])
     assert float(row["y"]) == pytest.approx(prior, abs=1e-6)
+
+
+def test_several_checkpoints_and_a_mirror_make_one_score(
+    inbox: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = read_info(trained.checkpoint)["recipe"]["crop"]["size"]
+    other = EmbeddingModel("test_resnet", size, DIM, dropout=0.0)
+    second = write_checkpoint(tmp_path / "b.ckpt", trained.crops, embedder=other)
+
+    def table(name: str, *words: object) -> list[CsvRow]:
+        base = [inbox, "--workers", "0", "--quiet", "--device", "cpu", *words]
+        assert cli.predict([*map(str, base), "--output", str(tmp_path / f"{name}.csv")]) == 0
+        return read_csv(tmp_path / f"{name}.csv", ["path", "p_fake", "remarks"])
+
+    one, two = (table(p.stem, "--checkpoint", p) for p in (trained.checkpoint, second))
+    page = tmp_path / "both.html"
+    both = table("both", "--checkpoint", trained.checkpoint, second, "--report", page)
+    assert "whose error rates nobody has measured" in page.read_text()
+    assert table("again", "--checkpoint", trained.checkpoint, "--checkpoint", second) == both
+    for row, first, last in zip(both[1:], one[1:], two[1:], strict=True):
+        expected = (float(first["p_fake"]) + float(last["p_fake"])) / 2
+        assert float(row["p_fake"]) == pytest.approx(expected, abs=2e-6)
+        assert "averaged over 2 checkpoints" in row["remarks"]
+    assert "averaged over" in capsys.readouterr().out
+    mirrored = table("mirrored", "--checkpoint", trained.checkpoint, "--tta", "flip")
+    assert [row["p_fake"] for row in mirrored] != [row["p_fake"] for row in one]
+    assert "averaged over a mirrored look" in mirrored[1]["remarks"]
+
+    # A table goes on with what it was begun with, not with another detector.
+    again = [inbox, "--checkpoint", trained.checkpoint, "--output", tmp_path / "mirrored.csv"]
+    assert cli.predict([*map(str, again), "--workers", "0", "--device", "cpu", "--quiet"]) == 2
+    assert "checkpoint_sha256" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.predict(["--checkpoint", str(second), str(inbox), "--output", "x.csv"])
+    told = "--input is missing; --checkpoint takes all words behind it: put INPUT before it"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

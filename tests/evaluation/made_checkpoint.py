@@ -68,7 +68,7 @@ def write_checkpoint(
             **{f"quality.{name}": torch.from_numpy(v) for name, v in space.items()},
         },
         "hyper_parameters": {
-            "backbone": BACKBONE,
+            "backbone": embedder.resolved_backbone.split(".")[0],
             "image_size": size,
             "embedding_dim": DIM,
             "dropout": 0.0,

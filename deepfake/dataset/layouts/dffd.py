@@ -4,7 +4,7 @@
 
     ffhq/{train,validation,test}/*.png         real; so are celeba and youtube
     faceapp/..., stargan/..., pggan_v1/..., pggan_v2/..., stylegan_celeba/..., stylegan_ffhq/...
-    faceapp/train_mask/*.png                   masks: no photos of faces
+    faceapp/train_mask/*.png                   masks, named like the fakes: no photos of faces
 
 The name of the source is the method. No names tie photos of one person together, so every
 photo is a group of its own.
@@ -53,7 +53,10 @@ def _tell(place: Place) -> Fact | str:
         return "another folder, or no split folder in it"
     fake = place.top in _FAKE
     method = place.folders[0] if fake else None
-    return Fact(int(fake), method=method, split=SPLIT_FOLDERS[split])
+    masks = [place.folders[0], f"{place.folders[1]}_mask", *place.folders[2:], place.stem]
+    return Fact(
+        int(fake), method=method, split=SPLIT_FOLDERS[split], mask="/".join(masks) if fake else ""
+    )
 
 
 LAYOUT = Layout(

@@ -12,7 +12,7 @@
 
 Frames in folders (``images/000_003/0000.png``) do as well. All compression levels and methods of a
 video share its group; an original is the one of the same compression. ``masks/`` and ``models/``
-are no photos of faces.
+are no photos of faces; ``masks/videos/000_003.mp4`` is of the fake of that name.
 
 References:
     Roessler et al., "FaceForensics++: Learning to Detect Manipulated Facial Images", ICCV 2019;
@@ -156,6 +156,7 @@ def _tell(place: Place) -> Fact | str:
                 method=method,
                 identities=(f"{prefix}/{found[1]}", f"{prefix}/{found[2]}"),
                 original=(compression, original, place.frame),
+                mask="/".join([*place.folders[:2], "masks", *place.folders[3:], place.stem]),
             )
     return fact or "unknown folder, compression or name"
 

@@ -54,6 +54,7 @@ class Fact:
         split: ``train``, ``validation`` or ``test``, where the data set has an official one.
         key: What an ``original`` may point at.
         original: Key of the input that a fake was made from; need not be there.
+        mask: Where a file of its forged region would be, from the root, without suffix.
     """
 
     label: int
@@ -62,6 +63,7 @@ class Fact:
     split: str | None = None
     key: Key = ()
     original: Key = ()
+    mask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,11 @@ class Place:
     top: str
     clip: str
     frame: str
+
+    @property
+    def stem(self) -> str:
+        """Name of the file without suffix."""
+        return PurePosixPath(self.source.name).stem
 
     @classmethod
     def of(cls, source: Source) -> Place:
@@ -253,6 +260,12 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
     )
     result = []
     unlinked = 0
+    sources = list(sources)
+    by_stem = {
+        normalise(str(PurePosixPath(source.name).with_suffix(""))): source.path
+        for source in sources
+        if source.problem is None
+    }
     for source in sources:
         fact = reading.facts.get(source.id)
         if fact is None:
@@ -269,6 +282,7 @@ def apply(reading: Reading, sources: Iterable[Source]) -> tuple[tuple[Source, ..
                 group=groups[normalise(fact.identities[0])] if fact.identities else None,
                 split=fact.split,
                 original=original,
+                mask=by_stem.get(normalise(fact.mask)) if fact.mask else None,
             )
         )
     return tuple(result), unlinked

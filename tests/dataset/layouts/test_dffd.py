@@ -27,6 +27,8 @@ def test_reads_sources_and_splits(tmp_path: Path) -> None:
     found = {name: (s.label, s.method, s.split) for name, s in by_name(labelled).items()}
     assert found == TREE
     assert {source.group for source in labelled.sources} == {None}
+    masks = {name: source.mask for name, source in by_name(labelled).items() if source.mask}
+    assert masks == {"faceapp/train/2.png": tmp_path / "faceapp/train_mask/2.png"}
 
 
 @pytest.mark.parametrize(

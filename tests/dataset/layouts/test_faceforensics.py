@@ -56,6 +56,15 @@ def test_reads_the_tree_with_its_official_split(tmp_path: Path, folder: str) -> 
     }
 
 
+def test_a_fake_has_the_mask_of_its_method(tmp_path: Path) -> None:
+    found = by_name(label_sources(touch(tmp_path, *TREE)))
+    masks = {name: source.mask for name, source in found.items() if source.mask is not None}
+    assert masks == {
+        f"{FAKE}/Deepfakes/c23/videos/000_003.mp4": tmp_path
+        / f"{FAKE}/Deepfakes/masks/videos/000_003.mp4"
+    }
+
+
 def test_a_video_shares_its_group_with_its_forgeries_at_every_compression(tmp_path: Path) -> None:
     labelled = label_sources(touch(tmp_path, *TREE))
     pictures = {name for name in TREE if "masks" not in name}
