@@ -264,4 +264,5 @@ def _shrink(crop: NDArray[np.uint8]) -> NDArray[np.float64]:
     """A crop ``(S, S, 3)`` as ``(192,)`` numbers that brightness and contrast do not change."""
     small = cv2.resize(crop, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     numbers = small.astype(np.float64).ravel()
-    return (numbers - numbers.mean()) / (numbers.std() + _FLAT)
+    thumbnail: NDArray[np.float64] = (numbers - numbers.mean()) / (numbers.std() + _FLAT)
+    return thumbnail

@@ -57,7 +57,8 @@ def test_pixels_are_measured_as_their_definitions_say() -> None:
     assert brightness == pytest.approx((crop @ np.array([0.299, 0.587, 0.114])).mean(), rel=1e-5)
     batch = torch.from_numpy(crop).permute(2, 0, 1)[None]
     assert sharpness == pytest.approx(float(measure_sharpness(batch)), rel=1e-4)
-    assert measure_pixels(np.full((9, 9, 3), 77, np.uint8)) == pytest.approx((0, 77), abs=1e-3)
+    plain = measure_pixels(np.full((9, 9, 3), 77, np.uint8))
+    assert plain == pytest.approx((0, 77), abs=1e-3)
 
 
 def test_percentiles_are_of_the_faces_that_were_measured(faces: TrainingFaces) -> None:
@@ -65,8 +66,8 @@ def test_percentiles_are_of_the_faces_that_were_measured(faces: TrainingFaces) -
     values = [measure_pixels(crop)[0] for crop in crops]
     wanted = np.percentile(values, [0.5, 50, 99.5])
     assert faces.percentiles["sharpness"] == pytest.approx(wanted)
-    assert faces.percentiles["size_px"] == (80, 80, 80)
     assert faces.n_faces == len(crops)
+    assert faces.percentiles["size_px"] == (80, 80, 80)
 
 
 def test_distance_is_measured_on_groups_that_were_held_out() -> None:
@@ -120,7 +121,7 @@ def test_few_faces_are_enough(n: int) -> None:
     fitted = TrainingFaces.fit(crops[:n], [BOX] * n, groups[:n])
     assert np.isfinite(fitted.percentiles["distance"]).all()
     alike = TrainingFaces.fit(crops[:1] * n, [BOX] * n, groups[:1] * n)
-    assert np.isfinite(alike.measure(crops[1], BOX).distance)
+    assert (alike.measure(crops[1], BOX).distance or 0) > 0
 
 
 def test_one_face_is_not_enough() -> None:
