@@ -347,6 +347,11 @@ _ANSWER = {
             type="array",
             items={"type": "object"},
         ),
+        "facts": _field(
+            "What the file says of itself: container, tags of its making, content credentials. It "
+            "stands beside the score and changes none.",
+            type="object",
+        ),
         "id": _field("Of a queued file.", type="string"),
         "model": _field("Model of a queued file.", type="string"),
         "state": _field("Of a queued file.", type="string", enum=[s.value for s in State]),
