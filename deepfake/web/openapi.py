@@ -334,7 +334,7 @@ _ANSWER = {
             "Box of the face that decided, in pixels of its frame.", type=["array", "null"]
         ),
         "quality": _field(
-            "Of that face: size in pixels, sharpness, brightness, distance from the training faces.",
+            "Of that face: size in pixels, sharpness, brightness, distance from training faces.",
             type=["object", "null"],
         ),
         "people": _field(
