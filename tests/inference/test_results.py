@@ -23,7 +23,7 @@ from deepfake.inference.results import (
     format_faces,
     format_scores,
 )
-from deepfake.records import FaceScore, Limits, Result, Status
+from deepfake.records import FaceQuality, FaceScore, Limits, Result, Status
 from tests.made_results import make_answer, make_no_answer
 
 
@@ -76,6 +76,7 @@ def test_cells_of_a_score() -> None:
                 "a b.jpg",
                 0.65,
                 limits,
+                quality=FaceQuality(29.127, 350.126, 99.0, 1.5),
                 n_people=2,
                 n_too_small=3,
                 box_xyxy=box,
@@ -87,9 +88,9 @@ def test_cells_of_a_score() -> None:
     assert header == ",".join(SCORE_COLUMNS) + "\n"
     assert ok == (
         "a b.jpg,ok,,small; dark,0.650000,unclear,0.400000,0.700000,1,1,3,2,"
-        "1.00,2.50,30.13,40.00,a%20b.jpg\n"
+        "1.00,2.50,30.13,40.00,29.13,350.13,99.00,1.50,a%20b.jpg\n"
     )
-    assert bad == "c.jpg,no_face,no_face: so it is,,,,,,0,0,0,0,,,,,c.jpg\n"
+    assert bad == "c.jpg,no_face,no_face: so it is,,,,,,0,0,0,0,,,,,,,,,c.jpg\n"
 
 
 def test_tables_are_written_as_the_answers_come() -> None:
@@ -118,7 +119,8 @@ def test_odd_names_stay_one_row_and_can_be_restored() -> None:
 
 def test_faces_have_a_row_each() -> None:
     faces = tuple(
-        FaceScore(0, 0.0, index, (0, 1, 20, 30.5), 0.99, p) for index, p in enumerate((0.2, 0.8))
+        FaceScore(0, 0.0, index, (0, 1, 20, 30.5), 0.99, p, quality=quality)
+        for index, (p, quality) in enumerate(((0.2, None), (0.8, FaceQuality(20, 350.126))))
     )
     scores = [
         make_no_answer("x.jpg"),
@@ -128,8 +130,8 @@ def test_faces_have_a_row_each() -> None:
     header, *lines = "".join(format_faces(scores)).splitlines()
     assert header == ",".join(FACE_COLUMNS)
     assert lines == [
-        r"a\n.jpg,0,0.000000,0,0,0.200000,0.990000,0.00,1.00,20.00,30.50",
-        r"a\n.jpg,0,0.000000,1,0,0.800000,0.990000,0.00,1.00,20.00,30.50",
+        r"a\n.jpg,0,0.000000,0,0,0.200000,0.990000,0.00,1.00,20.00,30.50,,,,",
+        r"a\n.jpg,0,0.000000,1,0,0.800000,0.990000,0.00,1.00,20.00,30.50,20.00,350.13,,",
     ]
 
 
