@@ -333,6 +333,10 @@ _ANSWER = {
         "box_xyxy": _field(
             "Box of the face that decided, in pixels of its frame.", type=["array", "null"]
         ),
+        "quality": _field(
+            "Of that face: size in pixels, sharpness, brightness, distance from training faces.",
+            type=["object", "null"],
+        ),
         "people": _field(
             "Score of each person, when they are seen, and whether they may decide the file.",
             type="array",
