@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import torch
+import pytest
 
-from deepfake.heads import LinearSVM
-from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.embedder import EmbeddingModel
+from deepfake.error_rates import ErrorRates
 from deepfake.metrics import Estimate
-from deepfake.records import Recipe
 from deepfake.reports.model_text import describe_model
-from tests.made_limits import ONE_CUT, make_error_rates
+from tests.made_limits import make_error_rates
+
+LEARNT = "Trained on 1,234 real and 56 fake faces."
+RATES = make_error_rates(fpr=Estimate(float("nan")))
+MEASURED = (
+    "Measured on 300 real and 200 fake files (made up): n/a of the real ones are called fake, "
+    "4.0% (2.0 to 7.0) of the fakes are found, 30.0% of all stay unclear (in brackets: 95 % "
+    "intervals)."
+)
 
 
-def make_checkpoint() -> Checkpoint:
-    return Checkpoint(
-        path=Path("a.ckpt"),
-        name="a.ckpt",
-        embedder=EmbeddingModel("test_efficientnet", 32, 4),
-        head=LinearSVM(4).fit(torch.eye(4).repeat(4, 1), [0, 0, 1, 1] * 4),
-        recipe=Recipe(),
-        limits=ONE_CUT,
-        error_rates=make_error_rates(fpr=Estimate(float("nan"))),
-        chosen_for=Recipe(),
-        info={"counts": {"train": {"real": 1234, "fake": 56}}},
-        sha256="",
-    )
-
-
-def test_it_says_what_was_learnt_and_how_often_it_errs() -> None:
-    checkpoint = make_checkpoint()
-    assert describe_model(checkpoint) == (
-        "Trained on 1,234 real and 56 fake faces. Measured on 300 real and 200 fake files (made "
-        "up): n/a of the real ones are called fake, 4.0% (2.0 to 7.0) of the fakes are found, "
-        "30.0% of all stay unclear (in brackets: 95 % intervals)."
-    )
-    unmeasured = replace(checkpoint, error_rates=None)
-    assert describe_model(unmeasured).endswith("fake faces. Nothing was measured.")
+@pytest.mark.parametrize(("rates", "rest"), [(RATES, MEASURED), (None, "Nothing was measured.")])
+def test_it_says_what_was_learnt_and_how_often_it_errs(rates: ErrorRates | None, rest: str) -> None:
+    info = {"counts": {"train": {"real": 1234, "fake": 56}}}
+    checkpoint: Any = SimpleNamespace(info=info, error_rates=rates)
+    assert describe_model(checkpoint) == f"{LEARNT} {rest}"
