@@ -139,7 +139,9 @@ def run_one_job(job: str, checkpoint: Path, listing: str, output: str) -> None:
     def extract(sources: Iterable[Source], *_: object) -> Iterator[tuple[Source, Extraction]]:
         yield from ((source, Extraction(Status.NO_FACE)) for source in sources)
 
-    def score(predictor: object, blocks: Iterator[Sequence[Source]]) -> Iterator[list[Result]]:
+    def score(
+        predictor: object, blocks: Iterator[Sequence[Source]], keep: object
+    ) -> Iterator[list[Result]]:
         box = (1.0, 2.0, 30.0, 40.0)
         faces = (FaceScore(0, 0.0, 0, box, 0.99, 0.25),)
         for block in blocks:

@@ -20,6 +20,7 @@ import numpy as np
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
+from deepfake.faces.quality import TrainingFaces
 from deepfake.inference.aggregation import FileScore, aggregate
 from deepfake.inference.backend import choose_devices, make_scorers
 from deepfake.inference.people import choose_faces, is_too_small, score_faces
@@ -28,17 +29,19 @@ from deepfake.inference.scoring import Backend, Scorer
 from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.checkpoint_names import CheckpointName
+from deepfake.learning.checkpoint_names import CheckpointName, NamedCheckpoint
 from deepfake.learning.ensemble import Tta, load_detector
 from deepfake.media.discovery import list_sources
 from deepfake.records import (
     Extraction,
     FaceCrop,
+    FaceQuality,
     FacesPerFrame,
     Policy,
     Result,
     Sampling,
     Source,
+    Verdict,
     Workers,
     list_differences,
 )
@@ -46,6 +49,7 @@ from deepfake.records import (
 _GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
 _OF_ONE_FRAME = ("faces_per_frame", "min_face_px", "min_confidence")  # settings of an aggregation
 IN_THIS_PROCESS = Workers(processes=0)
+AnyPaths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 class _Item(NamedTuple):
@@ -54,6 +58,13 @@ class _Item(NamedTuple):
     source: Source
     extraction: Extraction
     crops: Sequence[FaceCrop]
+
+
+class _Scored(NamedTuple):
+    """What the scoring of a crop gives."""
+
+    p_fake: float
+    quality: FaceQuality
 
 
 _Group = list[_Item]
@@ -109,6 +120,9 @@ class Predictor:
             self.aggregation = replace(self.aggregation, faces_per_frame=faces_per_frame)
         self.crop = checkpoint.recipe.crop.for_scoring(self.aggregation.faces_per_frame)
         self.limits = checkpoint.limits
+        if checkpoint.training_faces is None:
+            raise UsageError(f"{checkpoint.path} holds no head; give it one with deepfake fit-head")
+        self._faces = checkpoint.training_faces
         self.sampling = sampling or checkpoint.recipe.sampling
         self.stored = stored
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
@@ -180,21 +194,25 @@ class Predictor:
             "faces_per_frame": self.aggregation.faces_per_frame,
             "stored": self.stored,
         }
-        paths = [one.path for one in self.checkpoint.members or [self.checkpoint]]
-        return _load_again, (paths, self.checkpoint.tta, self.checkpoint.sha256, settings)
+        members = self.checkpoint.members or [self.checkpoint]
+        # Elsewhere a model in the box, or one of a hub, may lie under another path.
+        found = [NamedCheckpoint(one.path, one.name) for one in members]
+        names = [one.path if one.is_own_file else one.name for one in found]
+        return _load_again, (names, self.checkpoint.tta, self.checkpoint.sha256, settings)
 
     @property
     def backend(self) -> Backend:
         """What runs the network: scores of another backend differ by up to 1e-5."""
         return self._scorers[0].backend
 
-    def predict(self, paths: Iterable[str | os.PathLike[str]]) -> Results:
-        """Score files, lazily: exactly one ``Result`` per path, in order.
+    def predict(self, paths: AnyPaths) -> Results:
+        """Score a file or several, lazily: exactly one ``Result`` per path, in order.
 
         A file without an answer has ``p_fake=None`` and says why; it is never an exception.
         ``predict(paths).to_frame()`` is a table of pandas.
         """
-        sources = (list_sources([os.fspath(path)], Path())[0] for path in paths)
+        several = [paths] if isinstance(paths, str | os.PathLike) else paths
+        sources = (list_sources([os.fspath(path)], Path())[0] for path in several)
         return Results(self.score(sources))
 
     def score(self, sources: Iterable[Source]) -> Iterator[Result]:
@@ -242,20 +260,21 @@ class Predictor:
             if len(scorers) == 1 and self.devices[0].type == "cpu":
                 # Workers and network want the same cores; a thread would only make both slower.
                 for group in groups:
-                    yield self._answer_group(group, _score_group(scorers[0], group), keep)
+                    scored = _score_group(scorers[0], group, self._faces)
+                    yield self._answer_group(group, scored, keep)
                 return
             threads = []
             for number in range(len(scorers)):
                 thread = ThreadPoolExecutor(1, f"deepfake-score-{number}")
                 stack.callback(thread.shutdown, cancel_futures=True)
                 threads.append(thread)
-            flying: deque[tuple[_Group, Future[list[float]]]] = deque()
+            flying: deque[tuple[_Group, Future[list[_Scored]]]] = deque()
             for number, group in enumerate(groups):
                 if len(flying) == _GROUPS_PER_DEVICE * len(scorers):
                     done, scores = flying.popleft()
                     yield self._answer_group(done, scores.result(), keep)
                 turn = number % len(scorers)
-                job = threads[turn].submit(_score_group, scorers[turn], group)
+                job = threads[turn].submit(_score_group, scorers[turn], group, self._faces)
                 flying.append((group, job))
             for done, scores in flying:
                 yield self._answer_group(done, scores.result(), keep)
@@ -271,7 +290,7 @@ class Predictor:
     def answer(self, source: Source, extraction: Extraction) -> Result:
         """Score one source of ``extract``."""
         group = [self._choose(source, extraction)]
-        return self._answer_group(group, _score_group(self._scorers[0], group))[0]
+        return self._answer_group(group, _score_group(self._scorers[0], group, self._faces))[0]
 
     def _iter_groups(self, marked: Iterable[tuple[Source, bool]]) -> Generator[_Group]:
         """Groups of sources; none reaches beyond a source that is marked as the last of a block."""
@@ -300,19 +319,20 @@ class Predictor:
         return _Item(source, extraction, choose_faces(extraction.crops, self.aggregation))
 
     def _answer_group(
-        self, group: _Group, p_fake: list[float], keep: KeepCrops | None = None
+        self, group: _Group, scored: list[_Scored], keep: KeepCrops | None = None
     ) -> list[Result]:
-        scores = iter(p_fake)
+        scores = iter(scored)
         answers = [self._answer(item, [next(scores) for _ in item.crops]) for item in group]
         if keep is not None:
             for item, answer in zip(group, answers, strict=True):
                 keep(item.source, answer, item.crops)
         return answers
 
-    def _answer(self, item: _Item, p_fake: Sequence[float]) -> Result:
+    def _answer(self, item: _Item, scored: Sequence[_Scored]) -> Result:
         source, extraction, crops = item
+        p_fake, qualities = [one.p_fake for one in scored], [one.quality for one in scored]
         try:
-            faces = score_faces(crops, p_fake, self.aggregation)
+            faces = score_faces(crops, p_fake, self.aggregation, qualities)
         except JobError as error:
             raise JobError(f"{source.name}: {error}") from error
         score = aggregate(faces, self.aggregation)
@@ -322,22 +342,27 @@ class Predictor:
             )
         fake_limit = self.limits.of_fake(score.n_people)
         n_frames = len({face.frame_index for face in faces})
+        verdict, quality = self.limits.judge(score.p_fake, score.n_people), score.face.quality
+        if quality is not None and self._faces.is_far(quality):
+            verdict = Verdict.UNCLEAR
         return Result(
             path=source.name,
             status=extraction.status,
             remarks=(
                 *([extraction.reason] if extraction.reason else []),
+                *(self._faces.remarks_on(quality) if quality is not None else ()),
                 *_remark_on_people(score, fake_limit),
                 *filter(None, [self._compare_with_limits(is_clip=n_frames > 1)]),
             ),
             p_fake=score.p_fake,
-            verdict=self.limits.judge(score.p_fake, score.n_people),
+            verdict=verdict,
             limits=(self.limits.real, fake_limit),
             n_found=extraction.n_found,
             n_faces=len(faces),
             n_too_small=sum(is_too_small(crop.face, self.aggregation) for crop in extraction.crops),
             n_people=score.n_people,
             box_xyxy=score.face.box_xyxy,
+            quality=quality,
             faces=faces,
             people=score.people,
         )
@@ -355,20 +380,24 @@ def _remark_on_people(score: FileScore, fake_limit: float) -> Iterator[str]:
 
 
 def _load_again(
-    paths: list[Path], tta: Tta | None, sha256: str, settings: dict[str, Any]
+    names: list[Path | str], tta: Tta | None, sha256: str, settings: dict[str, Any]
 ) -> Predictor:
-    checkpoint = load_detector(paths, tta)
+    checkpoint = load_detector(names, tta)
     if checkpoint.sha256 != sha256:
-        names = ", ".join(map(str, paths))
-        raise UsageError(f"{names} is another checkpoint here than where the job was begun")
+        raise UsageError(
+            f"{', '.join(map(str, names))} is another checkpoint here than where the job was begun"
+        )
     return Predictor(checkpoint, **settings)
 
 
-def _score_group(scorer: Scorer, group: _Group) -> list[float]:
-    """``p_fake`` of every crop of a group, in order."""
+def _score_group(scorer: Scorer, group: _Group, faces: TrainingFaces) -> list[_Scored]:
+    """Score and quality of every crop of a group, in order."""
     crops = [crop for item in group for crop in item.crops]
-    scores: list[float] = []
-    while len(scores) < len(crops):
-        part = crops[len(scores) : len(scores) + scorer.batch_size]
-        scores += scorer.score(np.stack([decode_crop(crop.encoded) for crop in part]))
-    return scores
+    scored: list[_Scored] = []
+    while len(scored) < len(crops):
+        part = crops[len(scored) : len(scored) + scorer.batch_size]
+        images = [decode_crop(crop.encoded) for crop in part]
+        p_fake = scorer.score(np.stack(images))
+        for crop, image, score in zip(part, images, p_fake, strict=True):
+            scored.append(_Scored(score, faces.measure(image, crop.face.box_xyxy)))
+    return scored

@@ -44,6 +44,9 @@ def test_score_answers_as_predict_does_in_order(
         (result,) = predictor.predict([tmp_path / name])
         expected = json.loads(json.dumps(describe_result(result)))
         facts = {"path": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        said = found.pop("facts")
+        assert set(said) == {"container", "tags", "credentials", "problem"}
+        assert bool(said["container"]) == (found["status"] == "ok")
         assert found == expected | facts
     assert [found["status"] for found in scored] == ["ok", "unreadable", "ok", "unreadable"]
     assert served.script().get("/api/queue").json()["n_files"] == 0  # nothing is kept
@@ -226,6 +229,10 @@ def test_a_path_that_is_none_is_refused(served: Running, body: str) -> None:
     answer = paths(served, body)
     assert answer.status == 400
     assert "expected JSON" in answer.json()["error"]
+
+
+def test_a_long_path_is_not_read_to_its_end(served: Running) -> None:
+    assert paths(served, {"path": "x" * 70_000}).status == 413
 
 
 # Limits and refusals
