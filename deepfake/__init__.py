@@ -1,5 +1,8 @@
 r"""Find manipulated faces in photos and videos.
 
+    >>> import deepfake                          # doctest: +SKIP
+    >>> deepfake.predict("photo.jpg")            # doctest: +SKIP
+
     media -> frames -> faces -> crops + manifest -> unit embeddings -> triplet loss
                                                          \-> linear SVM -> p_fake
 
@@ -12,16 +15,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deepfake.inference.predictor import Predictor
+    from deepfake.inference.predictor import Predictor, predict
+    from deepfake.records import Result
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "__version__"]
+__all__ = ["Predictor", "Result", "__version__", "predict"]
 
 
 def __getattr__(name: str) -> Any:
     # Importing the package must not import torch: ``deepfake --help`` would take seconds.
-    if name == "Predictor":
-        from deepfake.inference.predictor import Predictor
+    if name in ("Predictor", "predict"):
+        from deepfake.inference import predictor
 
-        return Predictor
+        return getattr(predictor, name)
+    if name == "Result":
+        from deepfake.records import Result
+
+        return Result
     raise AttributeError(f"module 'deepfake' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

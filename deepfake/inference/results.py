@@ -6,13 +6,15 @@ rows in little memory; a table of pandas is for people. Knows no model.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.records import Result, Status, Verdict
+from deepfake.records import Result, Status, Verdict, load_renderer
 from deepfake.tables import format_lines
 
 if TYPE_CHECKING:
@@ -62,6 +64,45 @@ def count(scores: Iterable[Result]) -> Totals:
         statuses[score.status.value] += 1
         verdicts[score.verdict] += 1
     return Totals(statuses, verdicts[Verdict.FAKE], verdicts[Verdict.UNCLEAR])
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PicturedResult(Result):
+    """A result that can show the faces it rests on.
+
+    Args:
+        crops: Encoded crop of the most suspicious face of each person, by person.
+    """
+
+    crops: Mapping[int, bytes] = field(default_factory=dict, compare=False)
+
+
+class ResultList(list[Result]):
+    """Results of a prediction, one per input and in order; shows itself as they do."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    def __repr__(self) -> str:
+        return str(self) if self else "<ResultList of no results>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        html: str = load_renderer().format_cell(self)
+        return html
+
+    def to_frame(self, level: Level = "file") -> pd.DataFrame:
+        """As of ``Results.to_frame``."""
+        return Results(self).to_frame(level)
+
+    def save_html(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """As of ``Result.save_html``, for all of them."""
+        page: Path = load_renderer().save_page(self, Path(path), overwrite)
+        return page
+
+    def show(self) -> None:
+        """As of ``Result.show``, for all of them."""
+        load_renderer().show(self)
 
 
 class Results(Iterator[Result]):

@@ -13,7 +13,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import count
 from pathlib import Path
@@ -103,12 +103,17 @@ def discover(
             return Discovery(list_sources(names, path.parent), {}, path.parent)
         return Discovery(list_sources([text], Path()), {}, path.parent)
     parts = path.parts
-    fixed = next((i for i, part in enumerate(parts) if re.search(r"[*?[]", part)), len(parts))
+    fixed = next((i for i, part in enumerate(parts) if is_pattern(part)), len(parts))
     folder = Path(*parts[:fixed])
     if fixed == len(parts) or not folder.is_dir():
         raise UsageError(f"{text!r}: no such file or folder")
     prefix = "".join(f"{part.rstrip(os.sep)}/" for part in parts[:fixed])
     return _discover_tree(text, _Walk(folder, parts[fixed:], follow_links, exclude), prefix)
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a name may stand for many: ``*``, ``?``, ``[...]``."""
+    return re.search(r"[*?[]", text) is not None
 
 
 def list_sources(names: Iterable[str], folder: Path) -> tuple[Source, ...]:
@@ -157,16 +162,21 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def _to_sources(found: Iterable[tuple[str, Path, str | None]]) -> tuple[Source, ...]:
+    return give_ids(Source("", path, name, problem=problem) for name, path, problem in found)
+
+
+def give_ids(sources: Iterable[Source]) -> tuple[Source, ...]:
+    """The same sources with the ids of one job: from their names, no two alike."""
     taken: set[str] = set()
-    sources = []
-    for name, path, problem in found:
+    named = []
+    for source in sources:
         # No name holds a NUL, so a numbered one never hashes to the bytes of another name.
-        numbered = (os.fsencode(name) + (b"\0%d" % n if n > 1 else b"") for n in count(1))
+        numbered = (os.fsencode(source.name) + (b"\0%d" % n if n > 1 else b"") for n in count(1))
         hashes = (hashlib.sha1(data, usedforsecurity=False).hexdigest()[:16] for data in numbered)
         identity = next(text for text in hashes if text not in taken)
         taken.add(identity)
-        sources.append(Source(id=identity, path=path, name=name, problem=problem))
-    return tuple(sources)
+        named.append(replace(source, id=identity))
+    return tuple(named)
 
 
 def _find_problem(path: Path) -> str | None:
