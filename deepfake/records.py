@@ -328,9 +328,10 @@ class FaceQuality:
 
     Args:
         size_px: Shorter side of the face's box in pixels of its frame.
-        sharpness: Higher is sharper; ``None`` where unknown, as in all that follow.
-        brightness: Mean, 0 to 255.
-        distance: From the training faces.
+        sharpness: Variance of the Laplacian of the crop's grey levels; ``None`` where unknown, as
+            in all that follow.
+        brightness: Mean grey level of the crop, 0 to 255.
+        distance: From the training faces, as of ``FaceSpace.distances``; about 1 for one of them.
     """
 
     size_px: float
@@ -408,7 +409,8 @@ class Result:
         reason: Why there is no answer; empty if there is one.
         remarks: What a reader of the answer must know.
         p_fake: Probability of fake in [0, 1], or ``None``.
-        verdict: What the limits make of it; ``None`` without a score.
+        verdict: What the limits make of it, and unclear where the face that decided is unlike the
+            training faces; ``None`` without a score.
         limits: The two that were applied, of real and of fake, the latter for this number of
             people; ``None`` without a score.
         n_found: Number of faces that the detector found.
@@ -416,6 +418,7 @@ class Result:
         n_too_small: Number of faces that were found and too small to be scored.
         n_people: Number of people who count.
         box_xyxy: Box of the face that decided, in pixels of its frame.
+        quality: Of the face that decided, where known.
         faces: Score of every face.
         people: Score of every person.
     """
@@ -432,19 +435,22 @@ class Result:
     n_too_small: int = 0
     n_people: int = 0
     box_xyxy: tuple[float, float, float, float] | None = None
+    quality: FaceQuality | None = None
     faces: tuple[FaceScore, ...] = ()
     people: tuple[PersonScore, ...] = ()
 
     def __str__(self) -> str:
         """Verdict or status, score, file, people and remarks on one line."""
-        return load_renderer().format_line(self)
+        line: str = load_renderer().describe_result(self)
+        return line
 
     def __repr__(self) -> str:
-        return f"<Result {' '.join(str(self).split())}>"
+        return f"<Result {self}>"
 
     def _repr_html_(self) -> str:
         """For notebooks: thumbnails, verdict and people, self-contained."""
-        return load_renderer().format_cell([self])
+        html: str = load_renderer().format_cell([self])
+        return html
 
     def to_frame(self, level: Literal["file", "face"] = "file") -> pd.DataFrame:
         """A table of pandas: a row for the file, or one for each of its faces."""
@@ -456,7 +462,8 @@ class Result:
         Raises:
             UsageError: If the file exists and nobody asked to replace it.
         """
-        return load_renderer().save_page([self], Path(path), overwrite)
+        page: Path = load_renderer().save_page([self], Path(path), overwrite)
+        return page
 
     def show(self) -> None:
         """Show it in the notebook, elsewhere as a page in a browser."""

@@ -62,6 +62,7 @@ changed inputs ask for and no more. What it goes on with lies in OUTPUT.job, whi
 when nothing is left to do. A file whose name begins with a dash stands behind --.
 
 examples:
+  deepfake predict photo.jpg
   deepfake predict a.jpg b.mp4 folder/ 'more/*.jpg'
   python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
   python predict.py one.jpg --checkpoint model.ckpt --output - --device cpu
@@ -83,7 +84,7 @@ examples:
     parser.add_argument(
         "--output",
         help="table to write: .csv, .parquet, .json or .jsonl; - for CSV on standard output "
-        "(default: a line per file on standard output, and no table)",
+        "(default: a line for each input is printed, and nothing is written)",
     )
     parser.add_argument(
         "--report", type=Path, help="also write an HTML page with faces and scores over time"
@@ -187,8 +188,10 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
     if nothing_left:
         lines.insert(0, f"{options.output} was finished already; nothing was left to do")
+    if options.output is None and totals.inputs == 1:
+        del lines[0]  # the answer itself says all that there is to count
     stream = sys.stderr if _is_streamed(options) else sys.stdout
-    stream.write("\n".join(lines) + "\n")
+    stream.writelines(f"{line}\n" for line in lines)
     sys.stderr.writelines(f"error: not annotated: {failure}\n" for failure in failures)
     if failures:
         return EXIT_FAILED
@@ -309,9 +312,8 @@ def _describe_job(options: argparse.Namespace, predictor: Predictor) -> dict[str
 
 def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespace) -> None:
     """Answer what has no answer yet; on standard output as they come."""
-    from deepfake.inference.results import format_scores
+    from deepfake.inference.results import describe_results, format_scores
     from deepfake.progress import Progress
-    from deepfake.reports.result_page import format_line
 
     answered = job.count_answered()
     with Progress(job.job.count_inputs(), answered, options.quiet) as progress:
@@ -320,9 +322,9 @@ def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespac
         if options.output == "-":
             sys.stdout.writelines(format_scores(answers))
         elif options.output is None:
-            for answer in answers:
+            for line in describe_results(answers):
                 with progress.hidden():
-                    sys.stdout.write(f"{format_line(answer)}\n")
+                    sys.stdout.write(line)
                     sys.stdout.flush()
         else:
             for _ in answers:

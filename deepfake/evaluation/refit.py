@@ -38,6 +38,7 @@ from deepfake.evaluation.sets import (
 )
 from deepfake.heads import Head, HeadName, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
+from deepfake.learning.crops import CropDataset, measure_training_faces
 from deepfake.metrics import Summary, format_metric, summarise
 from deepfake.records import EVEN_ODDS, LABEL_NAMES, Aggregation, Limits, Recipe
 from deepfake.tables import align
@@ -206,7 +207,9 @@ def fit_new_head(
     changes |= {"head": head, "recipe": checkpoint.recipe.to_dict()}
     if not before:
         changes["weights"] = f"epoch {checkpoint.info['epoch']} (mid-training)"
-    derive_checkpoint(checkpoint, output, fitted, changes, event)
+    learnt = [row for row, inside in zip(dataset.faces, train, strict=True) if inside]
+    faces = measure_training_faces(CropDataset(root, learnt, checkpoint.recipe.crop.size))
+    derive_checkpoint(checkpoint, output, fitted, changes, event, faces)
     return result
 
 

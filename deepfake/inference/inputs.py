@@ -43,8 +43,9 @@ def iter_sources(inputs: Inputs, folder: Path) -> Iterator[Source]:
         UsageError: If one is no input, or a folder or pattern names no file.
     """
     check_inputs(inputs)
-    is_one = isinstance(inputs, str | os.PathLike | KINDS)
-    for number, one in enumerate([inputs] if is_one else inputs, start=1):
+    # A string, bytes and an array can be walked through, too; none of them is many inputs.
+    several = [inputs] if isinstance(inputs, str | os.PathLike | KINDS) else inputs
+    for number, one in enumerate(several, start=1):
         if isinstance(one, KINDS):
             yield keep_as_file(one, folder, number)
         elif isinstance(one, str | os.PathLike):

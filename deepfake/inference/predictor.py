@@ -20,6 +20,7 @@ import numpy as np
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import WatchFrames, check_detect_device, iter_extractions
+from deepfake.faces.quality import TrainingFaces
 from deepfake.inference.aggregation import FileScore, aggregate, choose_crops
 from deepfake.inference.backend import choose_devices, make_scorers
 from deepfake.inference.inputs import Inputs, check_inputs, iter_sources
@@ -35,11 +36,13 @@ from deepfake.progress import Progress
 from deepfake.records import (
     Extraction,
     FaceCrop,
+    FaceQuality,
     FacesPerFrame,
     Policy,
     Result,
     Sampling,
     Source,
+    Verdict,
     Workers,
     list_differences,
 )
@@ -56,6 +59,13 @@ class _Item(NamedTuple):
     source: Source
     extraction: Extraction
     crops: Sequence[FaceCrop]
+
+
+class _Scored(NamedTuple):
+    """What the scoring of a crop gives."""
+
+    p_fake: float
+    quality: FaceQuality
 
 
 _Group = list[_Item]
@@ -114,6 +124,9 @@ class Predictor:
             self.aggregation = replace(self.aggregation, faces_per_frame=faces_per_frame)
         self.crop = checkpoint.recipe.crop.for_scoring(self.aggregation.faces_per_frame)
         self.limits = checkpoint.limits
+        if checkpoint.training_faces is None:
+            raise UsageError(f"{checkpoint.path} holds no head; give it one with deepfake fit-head")
+        self._faces = checkpoint.training_faces
         self.sampling = sampling or checkpoint.recipe.sampling
         self.stored = stored
         self.watch: WatchFrames | None = None
@@ -268,20 +281,21 @@ class Predictor:
             if len(scorers) == 1 and self.devices[0].type == "cpu":
                 # Workers and network want the same cores; a thread would only make both slower.
                 for group in groups:
-                    yield self._answer_group(group, _score_group(scorers[0], group), keep)
+                    scored = _score_group(scorers[0], group, self._faces)
+                    yield self._answer_group(group, scored, keep)
                 return
             threads = []
             for number in range(len(scorers)):
                 thread = ThreadPoolExecutor(1, f"deepfake-score-{number}")
                 stack.callback(thread.shutdown, cancel_futures=True)
                 threads.append(thread)
-            flying: deque[tuple[_Group, Future[list[float]]]] = deque()
+            flying: deque[tuple[_Group, Future[list[_Scored]]]] = deque()
             for number, group in enumerate(groups):
                 if len(flying) == _GROUPS_PER_DEVICE * len(scorers):
                     done, scores = flying.popleft()
                     yield self._answer_group(done, scores.result(), keep)
                 turn = number % len(scorers)
-                job = threads[turn].submit(_score_group, scorers[turn], group)
+                job = threads[turn].submit(_score_group, scorers[turn], group, self._faces)
                 flying.append((group, job))
             for done, scores in flying:
                 yield self._answer_group(done, scores.result(), keep)
@@ -299,7 +313,7 @@ class Predictor:
     def answer(self, source: Source, extraction: Extraction) -> Result:
         """Score one source of ``extract``."""
         group = [self._choose(source, extraction)]
-        return self._answer_group(group, _score_group(self._scorers[0], group))[0]
+        return self._answer_group(group, _score_group(self._scorers[0], group, self._faces))[0]
 
     def _iter_groups(self, marked: Iterable[tuple[Source, bool]]) -> Generator[_Group]:
         """Groups of sources; none reaches beyond a source that is marked as the last of a block."""
@@ -328,19 +342,20 @@ class Predictor:
         return _Item(source, extraction, choose_faces(extraction.crops, self.aggregation))
 
     def _answer_group(
-        self, group: _Group, p_fake: list[float], keep: KeepCrops | None = None
+        self, group: _Group, scored: list[_Scored], keep: KeepCrops | None = None
     ) -> list[Result]:
-        scores = iter(p_fake)
+        scores = iter(scored)
         answers = [self._answer(item, [next(scores) for _ in item.crops]) for item in group]
         if keep is not None:
             for item, answer in zip(group, answers, strict=True):
                 keep(item.source, answer, item.crops)
         return answers
 
-    def _answer(self, item: _Item, p_fake: Sequence[float]) -> Result:
+    def _answer(self, item: _Item, scored: Sequence[_Scored]) -> Result:
         source, extraction, crops = item
+        p_fake, qualities = [one.p_fake for one in scored], [one.quality for one in scored]
         try:
-            faces = score_faces(crops, p_fake, self.aggregation)
+            faces = score_faces(crops, p_fake, self.aggregation, qualities)
         except JobError as error:
             raise JobError(f"{source.name}: {error}") from error
         score = aggregate(faces, self.aggregation)
@@ -350,22 +365,27 @@ class Predictor:
             )
         fake_limit = self.limits.of_fake(score.n_people)
         n_frames = len({face.frame_index for face in faces})
+        verdict, quality = self.limits.judge(score.p_fake, score.n_people), score.face.quality
+        if quality is not None and self._faces.is_far(quality):
+            verdict = Verdict.UNCLEAR
         return Result(
             path=source.name,
             status=extraction.status,
             remarks=(
                 *([extraction.reason] if extraction.reason else []),
+                *(self._faces.remarks_on(quality) if quality is not None else ()),
                 *_remark_on_people(score, fake_limit),
                 *filter(None, [self._compare_with_limits(is_clip=n_frames > 1)]),
             ),
             p_fake=score.p_fake,
-            verdict=self.limits.judge(score.p_fake, score.n_people),
+            verdict=verdict,
             limits=(self.limits.real, fake_limit),
             n_found=extraction.n_found,
             n_faces=len(faces),
             n_too_small=sum(is_too_small(crop.face, self.aggregation) for crop in extraction.crops),
             n_people=score.n_people,
             box_xyxy=score.face.box_xyxy,
+            quality=quality,
             faces=faces,
             people=score.people,
         )
@@ -432,11 +452,14 @@ def _load_again(
     return Predictor(checkpoint, **settings)
 
 
-def _score_group(scorer: Scorer, group: _Group) -> list[float]:
-    """``p_fake`` of every crop of a group, in order."""
+def _score_group(scorer: Scorer, group: _Group, faces: TrainingFaces) -> list[_Scored]:
+    """Score and quality of every crop of a group, in order."""
     crops = [crop for item in group for crop in item.crops]
-    scores: list[float] = []
-    while len(scores) < len(crops):
-        part = crops[len(scores) : len(scores) + scorer.batch_size]
-        scores += scorer.score(np.stack([decode_crop(crop.encoded) for crop in part]))
-    return scores
+    scored: list[_Scored] = []
+    while len(scored) < len(crops):
+        part = crops[len(scored) : len(scored) + scorer.batch_size]
+        images = [decode_crop(crop.encoded) for crop in part]
+        p_fake = scorer.score(np.stack(images))
+        for crop, image, score in zip(part, images, p_fake, strict=True):
+            scored.append(_Scored(score, faces.measure(image, crop.face.box_xyxy)))
+    return scored

@@ -69,7 +69,7 @@ def load_detector(
 
 
 def combine(checkpoints: Sequence[Checkpoint], tta: Tta | None = None) -> Checkpoint:
-    """One detector of several; sampling, aggregation and provenance are the first one's.
+    """One detector of several; the recipe, provenance and training faces are the first's.
 
     Args:
         checkpoints: Finished ones; a single one without ``tta`` comes back as it is.

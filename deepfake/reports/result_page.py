@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from deepfake.errors import UsageError
 from deepfake.inference.aggregation import MOST_PEOPLE, rank_people
 from deepfake.inference.results import Level, PicturedResult, Results
-from deepfake.media.discovery import display_name
+from deepfake.inference.results import describe_result as describe_result
 from deepfake.records import Result
 from deepfake.storage import write_atomic
 
@@ -26,17 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _MOST_IN_A_CELL = 50  # results: a notebook keeps every cell in its file
-
-
-def format_line(result: Result) -> str:
-    """A result on one line: verdict or status, score, file, people, what a reader must know."""
-    if result.p_fake is None or result.verdict is None:
-        head, score, notes = result.status.value, "-", [result.reason]
-    else:
-        head, score = result.verdict.value, f"{result.p_fake:.3f}"
-        notes = [_count_people(result), *result.remarks]
-    told = "; ".join(display_name(note) for note in notes if note)
-    return f"{head:<10} {score:>5}  {display_name(result.path)}  ({told})"
 
 
 def _count_people(result: Result) -> str:

@@ -13,10 +13,10 @@ from deepfake.media.discovery import display_name
 from deepfake.records import FaceScore, Result
 from deepfake.reports.charts import Series, draw_lines, time_axes
 from deepfake.reports.page import render
-from deepfake.web.answers import load_answer
+from deepfake.web.answers import load_answer, load_facts
 from deepfake.web.frames import KeptFrame, list_frames
 from deepfake.web.store import State, StoredFile
-from deepfake.web.views import choose_thumbnail, find_media_type
+from deepfake.web.views import find_media_type
 
 if TYPE_CHECKING:
     from deepfake.web.app import Server
@@ -69,7 +69,7 @@ def render_file(file: StoredFile, server: Server) -> str:
         frames=_choose_frames(frames, times),
         people=[] if result is None else _list_people(result),
         chart=None if result is None else _draw_people(result),
-        has_thumbnail=choose_thumbnail(file, folder) is not None,
+        facts=None if file.answer is None else load_facts(file.answer),
         has_ended=file.state not in (State.QUEUED, State.RUNNING),
     )
 

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import deepfake
 from deepfake import cli
-from deepfake.learning.checkpoint import read_info
+from deepfake.inference.results import describe_results
+from deepfake.learning import checkpoint_names
+from deepfake.learning.checkpoint import read_info, to_safetensors
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.tables import CsvRow, read_csv
 from tests.cli.conftest import predict
@@ -48,6 +52,51 @@ def test_predict_to_standard_output_is_only_the_table(
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 5
     assert "4 inputs" in captured.err
+
+
+def test_predict_without_output_says_a_line_for_each_input_and_writes_nothing(
+    inbox: Path,
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert predict(inbox, trained) == 0
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["broken.jpg", "p0.png", "p1.png", "p2.png"]
+    assert all(", p_fake 0." in line and "fake from" in line for line in lines[1:])
+    assert "4 inputs = 3 ok" in shown.err
+    assert predict(inbox / "p0.png", trained) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{inbox}/{lines[1]}\n"
+    assert "inputs =" not in shown.err
+    assert predict(inbox / "broken.jpg", trained) == 4
+    assert predict(inbox, trained, "--shard", "1/2") == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_model_in_the_box_answers_where_none_is_named(
+    inbox: Path,
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(checkpoint_names, "SHIPPED", tmp_path)
+    (tmp_path / "default.safetensors").write_bytes(to_safetensors(trained.checkpoint))
+    photo = inbox / "p0.png"
+    assert cli.predict([str(photo), "--device", "cpu", "--quiet", "--workers", "0"]) == 0
+    shown = capsys.readouterr().out
+    caplog.clear()
+    (answer,) = deepfake.predict(photo, device="cpu")
+    assert "model default: test_efficientnet" in caplog.text
+    assert shown == next(describe_results([answer]))
+    (same,) = deepfake.predict([str(photo)], trained.checkpoint, device="cpu")
+    assert same == replace(answer, path=same.path)
 
 
 def test_predict_exit_codes(inbox: Path, trained: Trained, tmp_path: Path) -> None:
@@ -263,10 +312,13 @@ def test_many_inputs_without_output_are_a_line_each_and_nothing_is_written(
     names = ["inbox/broken.jpg", "inbox/p0.png", "inbox/p1.png", "inbox/p2.png", "inbox/p1.png"]
     names += ["other/-dash.png", "other/p0.png"] * 2 + ["-here.png"]
     names[:4] = [f"{inbox}/{Path(name).name}" for name in names[:4]]
-    assert [line.split()[2] for line in lines] == names
-    assert [line.split()[0] for line in lines] == ["unreadable"] + ["unclear"] * 9
-    assert lines[2].split()[1] == lines[4].split()[1]
-    assert lines[1].split()[1] == lines[5].split()[1] == lines[6].split()[1]
+    found = [line.split(": ", 1) for line in lines]
+    assert [name for name, _ in found] == names
+    assert found[0][1].startswith("decode_error")
+    answers = [answer for _, answer in found]
+    assert all(", p_fake 0." in answer for answer in answers[1:])
+    assert answers[2] == answers[4] == answers[9]
+    assert answers[1] == answers[5] == answers[6] == answers[7] == answers[8]
 
 
 def test_the_first_line_comes_before_anything_heavy(inbox: Path, trained: Trained) -> None:

@@ -46,7 +46,7 @@ def test_what_is_in_memory_scores_as_its_file_does(
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "BMP")
     content = photo.read_bytes()
-    given = [photo, str(photo), content, bytearray(content), memoryview(content), pixels]
+    given: list[Any] = [photo, str(photo), content, bytearray(content), memoryview(content), pixels]
     given += [pixels[:, :, ::-1][:, :, ::-1], Image.open(photo), turned, buffer.getvalue()]
     first, *others = predictor.predict(given)
     assert first.p_fake is not None

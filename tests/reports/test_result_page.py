@@ -33,10 +33,10 @@ def make_pictured(path: str = "a.jpg", **facts: Any) -> PicturedResult:
 
 def test_a_line_says_verdict_score_people_and_remarks() -> None:
     result = make_pictured(remarks=("flawed JPEG",))
-    line = "fake       0.900  a.jpg  (2 people, of whom 1 count; flawed JPEG)"
+    line = "a.jpg: fake, p_fake 0.900 (real up to 0.490, fake from 0.500); flawed JPEG"
     assert str(result) == line
-    assert repr(result) == "<Result fake 0.900 a.jpg (2 people, of whom 1 count; flawed JPEG)>"
-    assert str(make_no_answer("b.jpg")) == "no_face        -  b.jpg  (no_face: so it is)"
+    assert repr(result) == f"<Result {line}>"
+    assert str(make_no_answer("b.jpg")) == "b.jpg: no_face: so it is"
     both = ResultList([result, make_no_answer("b.jpg")])
     assert str(both) == repr(both) == f"{result}\n{both[1]}"
     assert repr(ResultList()) == "<ResultList of no results>"
@@ -91,7 +91,7 @@ def test_show_opens_a_page_or_says_where_it_is(
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or False)
+    monkeypatch.setattr("webbrowser.open", lambda url: bool(opened.append(url)))  # type: ignore[func-returns-value]
     make_pictured().show()
     (page,) = tmp_path.rglob("*.html")
     assert opened == [page.as_uri()]

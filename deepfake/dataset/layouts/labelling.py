@@ -159,7 +159,9 @@ def list_inputs(
     for one in several:
         found = label_sources(one, layout=NONE, follow_links=follow_links, keep_duplicates=True)
         skipped.update(found.skipped)
-        is_named = (with_folder or len(several) > 1) and Path(one).is_dir()
+        if len(several) == 1 and not with_folder:
+            return found.sources, found.skipped  # a million of them are held once
+        is_named = Path(one).is_dir()
         folder = f"{os.fspath(one).rstrip(os.sep)}/" if is_named else ""
         sources += [replace(source, name=folder + source.name) for source in found.sources]
     return give_ids(sources), dict(sorted(skipped.items()))
