@@ -163,7 +163,7 @@ def test_rows_say_that_the_limits_were_chosen_for_another_policy(made: Made, fil
         ({"aggregation": "max"}, "policy max instead of mean"),
         ({"sampling": Sampling(frames=2)}, "frames 2 instead of 16"),
     ):
-        predictor = Predictor(made.checkpoint, device="cpu", **change)  # type: ignore[arg-type]
+        predictor = Predictor(made.checkpoint, device="cpu", **change)
         clip, photo = predictor.predict(paths)
         assert seen in predictor.policy_remark
         assert predictor.policy_remark in clip.remarks
