@@ -85,7 +85,7 @@ def main() -> None:
 def compare(path: Path, photos: list[Path], backbone: str, size: int, rounds: int) -> None:
     """Both sides over the same photos, in turns."""
     plain = PlainLoop(path, backbone, size)
-    ours = Predictor.from_checkpoint(path, device="cpu", backend="onnx")
+    ours = Predictor.from_checkpoint(path, device="cpu", backend="onnx", faces_per_frame="largest")
     check_network(plain, path, photos)
     list(ours.predict(photos[:2]))
     plain.run(photos[:2])

@@ -12,10 +12,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deepfake.inference.predictor import Predictor
+    from deepfake.inference.predictor import AnyPaths, Predictor
+    from deepfake.inference.results import Results
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "__version__"]
+__all__ = ["Predictor", "__version__", "predict"]
+
+
+def predict(paths: AnyPaths, checkpoint: Any = None, **settings: Any) -> Results:
+    """Score a photo or video, or several, with the model in the box or another one.
+
+    Args:
+        paths: A path, or several.
+        checkpoint: As of ``Predictor.from_checkpoint``; ``None`` is the model in the box.
+        **settings: Other arguments of ``Predictor.from_checkpoint``.
+
+    Returns:
+        One ``Result`` per path, in order, as they come; ``to_frame()`` makes a table of them.
+
+    Raises:
+        UsageError: As of ``Predictor.from_checkpoint``.
+    """
+    from deepfake.inference.predictor import Predictor
+
+    return Predictor.from_checkpoint(checkpoint, **settings).predict(paths)
 
 
 def __getattr__(name: str) -> Any:

@@ -323,9 +323,10 @@ class FaceQuality:
 
     Args:
         size_px: Shorter side of the face's box in pixels of its frame.
-        sharpness: Higher is sharper; ``None`` where unknown, as in all that follow.
-        brightness: Mean, 0 to 255.
-        distance: From the training faces.
+        sharpness: Variance of the Laplacian of the crop's grey levels; ``None`` where unknown, as
+            in all that follow.
+        brightness: Mean grey level of the crop, 0 to 255.
+        distance: From the training faces, as of ``FaceSpace.distances``; about 1 for one of them.
     """
 
     size_px: float
@@ -401,7 +402,8 @@ class Result:
         reason: Why there is no answer; empty if there is one.
         remarks: What a reader of the answer must know.
         p_fake: Probability of fake in [0, 1], or ``None``.
-        verdict: What the limits make of it; ``None`` without a score.
+        verdict: What the limits make of it, and unclear where the face that decided is unlike the
+            training faces; ``None`` without a score.
         limits: The two that were applied, of real and of fake, the latter for this number of
             people; ``None`` without a score.
         n_found: Number of faces that the detector found.
@@ -409,6 +411,7 @@ class Result:
         n_too_small: Number of faces that were found and too small to be scored.
         n_people: Number of people who count.
         box_xyxy: Box of the face that decided, in pixels of its frame.
+        quality: Of the face that decided, where known.
         faces: Score of every face.
         people: Score of every person.
     """
@@ -425,5 +428,6 @@ class Result:
     n_too_small: int = 0
     n_people: int = 0
     box_xyxy: tuple[float, float, float, float] | None = None
+    quality: FaceQuality | None = None
     faces: tuple[FaceScore, ...] = ()
     people: tuple[PersonScore, ...] = ()

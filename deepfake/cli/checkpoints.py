@@ -47,6 +47,7 @@ def _info(options: argparse.Namespace) -> int:
             "limits",
             "error_rates",
             "chosen_for",
+            "quality",
             "head",
             "recipe",
             "backbone",

@@ -74,10 +74,21 @@ class Parser(argparse.ArgumentParser):
             delattr(parsed, f"{option}_word")
             if getattr(parsed, option) is None:
                 if not given and default is None:
-                    self.error(f"--{option} is missing")
+                    self.error(f"--{option} is missing{self._guess_swallowed(option, parsed)}")
                 setattr(parsed, option, given.pop(0) if given else default)
         if given:
             self.error(f"unknown word {str(given[0])!r}")
+
+    def _guess_swallowed(self, subject: str, parsed: argparse.Namespace) -> str:
+        """What a bare word may have gone to, to be put behind an error; may be empty."""
+        for action in self._actions:
+            found = getattr(parsed, action.dest, None)
+            if action.nargs == "+" and action.option_strings and len(found or ()) > 1:
+                return (
+                    f"; {action.option_strings[0]} takes all words behind it: put "
+                    f"{subject.upper()} before it"
+                )
+        return ""
 
     def error(self, message: str) -> NoReturn:
         """Two lines instead of the whole usage."""

@@ -17,12 +17,14 @@ from deepfake.cli.command import EXIT_OK, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
     CHECKPOINT,
     add_aggregation,
+    add_detector_options,
     add_evidence_options,
     add_extraction_options,
     add_faces_per_frame,
     add_media_options,
     choose_sampling,
     choose_workers,
+    find_detector,
     refuse_existing,
     refuse_missing_folder,
 )
@@ -51,7 +53,7 @@ examples:
   deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/ --corruptions jpeg blur
 """,
     )
-    _add_checkpoint(parser)
+    add_detector_options(parser)
     parser.add_argument(
         "--data", nargs="+", action="extend", required=True, help="crop folders or labelled media"
     )
@@ -85,11 +87,11 @@ examples:
 
 def _evaluate(options: argparse.Namespace, command: str) -> int:
     from deepfake.evaluation.job import EvaluationOptions, run_evaluation
-    from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.learning.ensemble import load_detector
     from deepfake.reports.evaluation_page import format_report
     from deepfake.reports.evaluation_text import describe
 
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_detector(find_detector(options), options.tta)
     evaluation = run_evaluation(
         checkpoint,
         options.data,
@@ -129,7 +131,7 @@ examples:
 """,
     )
     parser.add_subject("input", help="photo or video")
-    _add_checkpoint(parser)
+    add_detector_options(parser)
     parser.add_argument("--output", type=Path, required=True, help="HTML page to write")
     add_evidence_options(parser)
     parser.add_argument("--data", type=Path, help="crop folder to find similar faces in")
@@ -163,7 +165,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     from deepfake.evaluation.explain import explain_file
     from deepfake.evaluation.job import describe_origin
     from deepfake.inference.predictor import Predictor
-    from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.learning.ensemble import load_detector
     from deepfake.media.inspection import inspect_files
     from deepfake.reports.evidence import describe_run
     from deepfake.reports.explain_page import format_explanation
@@ -172,7 +174,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     sources, _ = list_inputs(options.input, follow_links=options.follow_links)
     if len(sources) != 1:
         raise UsageError(f"{options.input} is {len(sources):,} files; explain looks into one")
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_detector(find_detector(options), options.tta)
     predictor = Predictor(
         checkpoint,
         device=options.device,
@@ -307,13 +309,9 @@ def _fit_head(options: argparse.Namespace) -> int:
     )
 
 
-def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", **CHECKPOINT)
-
-
 def _add_derivation(parser: argparse.ArgumentParser) -> None:
     """Of commands that make a checkpoint out of another."""
-    _add_checkpoint(parser)
+    parser.add_argument("--checkpoint", **CHECKPOINT)
     parser.add_argument("--data", required=True, help="crop folder or labelled media")
     parser.add_argument(
         "--output", type=Path, required=True, help="the new checkpoint: .ckpt or .safetensors"

@@ -16,6 +16,7 @@ from deepfake.learning.checkpoint_names import DEFAULT
 
 if TYPE_CHECKING:
     from deepfake.jobs.parts import JobPart
+    from deepfake.learning.checkpoint_names import NamedCheckpoint
     from deepfake.records import Sampling, Workers
 
 
@@ -26,6 +27,25 @@ CHECKPOINT: dict[str, Any] = {
     f"hf://USER/REPO[@REVISION] (default: {DEFAULT}, the one in the box)",
 }
 """Settings of ``--checkpoint``, the same for all commands."""
+
+
+def add_detector_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that score with a checkpoint, or with the mean of several."""
+    several = {"nargs": "+", "action": "extend", "default": None}
+    help_ = f"{CHECKPOINT['help']}; of several, which must cut faces alike, the mean p_fake counts"
+    parser.add_argument("--checkpoint", **CHECKPOINT | several | {"help": help_})
+    parser.add_argument(
+        "--tta",
+        choices=["flip"],
+        help="also look at each face in a mirror, for twice the time; the mean p_fake counts",
+    )
+
+
+def find_detector(options: argparse.Namespace) -> list[NamedCheckpoint]:
+    """Where the checkpoints lie that were chosen with ``add_detector_options``."""
+    from deepfake.learning.checkpoint_names import find_checkpoint
+
+    return [find_checkpoint(name) for name in options.checkpoint or [DEFAULT]]
 
 
 def add_media_options(parser: argparse.ArgumentParser) -> None:

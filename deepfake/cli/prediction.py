@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
-    CHECKPOINT,
     add_aggregation,
+    add_detector_options,
     add_evidence_options,
     add_faces_per_frame,
     add_media_options,
@@ -26,6 +26,7 @@ from deepfake.cli.options import (
     choose_part,
     choose_sampling,
     choose_workers,
+    find_detector,
     refuse_missing_folder,
 )
 from deepfake.errors import UsageError
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from deepfake.records import Result, Source
 
 _JOB_SUFFIX = ".job"
+_NO_FILE = (None, "-")
+"""Values of ``--output`` that name no file."""
 _LEVELS: dict[str, Level] = {"faces": "face", "output": "file"}
 """What the tables of an option have a row for."""
 
@@ -59,6 +62,7 @@ where it stopped; run when it is finished, it does what changed inputs ask for a
 goes on with lies in OUTPUT.job, which may be removed when nothing is left to do.
 
 examples:
+  deepfake predict photo.jpg
   python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
   python predict.py one.jpg --checkpoint model.ckpt --output - --device cpu
   python predict.py clip.mp4 --checkpoint model.ckpt --output clip.csv --faces frames.csv
@@ -74,11 +78,11 @@ examples:
         help="folder, photo, video, glob pattern, list file (.txt) or CSV; a crop folder's crops "
         "are scored as they are",
     )
-    parser.add_argument("--checkpoint", **CHECKPOINT)
+    add_detector_options(parser)
     parser.add_argument(
         "--output",
-        required=True,
-        help="table to write: .csv, .parquet, .json or .jsonl; - for CSV on standard output",
+        help="table to write: .csv, .parquet, .json or .jsonl; - for CSV on standard output "
+        "(default: a line for each input is printed, and nothing is written)",
     )
     parser.add_argument(
         "--report", type=Path, help="also write an HTML page with faces and scores over time"
@@ -131,23 +135,22 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     from deepfake.inference.job import PredictionJob
     from deepfake.inference.outputs import Outputs, refuse_destroying
     from deepfake.inference.stored import is_crop_folder
-    from deepfake.learning.checkpoint import load_checkpoint
-    from deepfake.learning.checkpoint_names import find_checkpoint
+    from deepfake.learning.ensemble import load_detector
     from deepfake.media.discovery import count_passed_over
 
-    found = find_checkpoint(options.checkpoint)
-    read = [found.path, *([sample.path] if sample else [])]
+    found = find_detector(options)
+    read = [*(one.path for one in found), *([sample.path] if sample else [])]
     stored: StoredCrops | None = None
     skipped: dict[str, int] = {}
     if is_crop_folder(options.input):
-        checkpoint = load_checkpoint(found)
+        checkpoint = load_detector(found, options.tta)
         stored = _open_crops(options, checkpoint)
         sources = stored.sources
         refuse_destroying(paths.values(), [*read, *stored.files])
     else:
         sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
         refuse_destroying(paths.values(), [*read, *(source.path for source in sources)])
-        checkpoint = load_checkpoint(found)
+        checkpoint = load_detector(found, options.tta)
     with _hold_job(options.output) as root:
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)
@@ -171,8 +174,10 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
     if nothing_left:
         lines.insert(0, f"{options.output} was finished already; nothing was left to do")
-    stream = sys.stderr if options.output == "-" else sys.stdout
-    stream.write("\n".join(lines) + "\n")
+    if options.output is None and totals.inputs == 1:
+        del lines[0]  # the answer itself says all that there is to count
+    stream = sys.stderr if options.output in _NO_FILE else sys.stdout
+    stream.writelines(f"{line}\n" for line in lines)
     sys.stderr.writelines(f"error: not annotated: {failure}\n" for failure in failures)
     if failures:
         return EXIT_FAILED
@@ -183,7 +188,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
 def _refuse_for_a_part(options: argparse.Namespace, part: JobPart | None) -> None:
     if part is None:
         return
-    if options.output == "-":
+    if options.output in _NO_FILE:
         raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
     if options.submission is not None:
         raise UsageError("--submission is filled from all parts: give it to deepfake merge")
@@ -192,11 +197,11 @@ def _refuse_for_a_part(options: argparse.Namespace, part: JobPart | None) -> Non
 
 
 @contextmanager
-def _hold_job(output: str) -> Iterator[Path]:
+def _hold_job(output: str | None) -> Iterator[Path]:
     """The folder of the job of an output, held by this process alone."""
     from deepfake.storage import exclusive, no_space_is_an_error
 
-    if output == "-":
+    if output is None or output == "-":
         # What goes to standard output has no place for its job, and cannot go on either.
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
@@ -287,14 +292,15 @@ def _describe_job(options: argparse.Namespace, predictor: Predictor) -> dict[str
 
 def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespace) -> None:
     """Answer what has no answer yet; on standard output as they come."""
-    from deepfake.inference.results import format_scores
+    from deepfake.inference.results import describe_results, format_scores
     from deepfake.progress import Progress
 
     answered = job.count_answered()
     with Progress(job.job.count_inputs(), answered, options.quiet) as progress:
         answers = job.run(predictor, progress.advance, options.report is not None)
-        if options.output == "-":
-            sys.stdout.writelines(format_scores(answers))
+        if options.output in _NO_FILE:
+            show = format_scores if options.output else describe_results
+            sys.stdout.writelines(show(answers))
         else:
             for _ in answers:
                 pass
@@ -453,13 +459,13 @@ def _choose_paths(options: argparse.Namespace, report: Path | None = None) -> di
     """All files that will be written; refuse before any work what could not be written after."""
     from deepfake.inference.formats import check_format
 
-    outputs = {} if options.output == "-" else {"output": Path(options.output)}
+    outputs = {} if options.output in _NO_FILE else {"output": Path(options.output)}
     if options.faces is not None:
         outputs["faces"] = options.faces
     if report is not None:
         outputs["report"] = report
     if options.submission is not None:
-        beside = Path() if options.output == "-" else Path(options.output).parent
+        beside = Path() if options.output in _NO_FILE else Path(options.output).parent
         outputs["submission"] = options.submission_output or beside / "submission.csv"
         if outputs["submission"].resolve() == options.submission.resolve():
             raise UsageError(
@@ -507,7 +513,7 @@ def _write_tables(
     from deepfake.storage import holds
 
     totals = count(scores())
-    lines = [str(totals) + ("" if options.output == "-" else f" -> {options.output}")]
+    lines = [str(totals) + ("" if options.output in _NO_FILE else f" -> {options.output}")]
     tables: dict[str, Callable[[], Iterable[bytes]]] = {}
     if sample is not None:
         filled, line = _fill(options, sample, scores(), float(settings["prior"]))

@@ -141,7 +141,7 @@ class _Once(Sampler[list[SampleKey]]):
 
 
 def _join(parts: Sequence[Embeddings], checkpoint: Checkpoint) -> Embeddings:
-    width = checkpoint.embedder.projection.out_features
+    width = checkpoint.head.embedding_dim
     vectors = [np.zeros((0, width), np.float32), *(part.vectors for part in parts)]
     sharpness = [np.zeros(0, np.float32), *(part.sharpness for part in parts)]
     return Embeddings(np.concatenate(vectors), np.concatenate(sharpness))

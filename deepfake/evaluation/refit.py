@@ -38,6 +38,7 @@ from deepfake.evaluation.sets import (
 )
 from deepfake.heads import Head, HeadName, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
+from deepfake.learning.crops import CropDataset, measure_training_faces
 from deepfake.metrics import Summary, format_metric, summarise
 from deepfake.records import EVEN_ODDS, LABEL_NAMES, Aggregation, Limits, Recipe
 from deepfake.tables import align
@@ -181,7 +182,7 @@ def fit_new_head(
     split_of_crop = assign_split_of_crop(read_manifest(root), checkpoint)
     split_of_row = np.array([split_of_crop[row.crop] for row in dataset.faces])
     train, validation = split_of_row == "train", split_of_row == "validation"
-    fitted = make_head(head, checkpoint.embedder.projection.out_features, C)
+    fitted = make_head(head, checkpoint.head.embedding_dim, C)
     fitted.check_fit(int(train.sum()))
     embeddings = embed_crops(root, dataset.faces, checkpoint, options)
     fitted.fit_classifier(embeddings.vectors[train], dataset.labels[train])
@@ -206,7 +207,9 @@ def fit_new_head(
     changes |= {"head": head, "recipe": checkpoint.recipe.to_dict()}
     if not before:
         changes["weights"] = f"epoch {checkpoint.info['epoch']} (mid-training)"
-    derive_checkpoint(checkpoint, output, fitted, changes, event)
+    learnt = [row for row, inside in zip(dataset.faces, train, strict=True) if inside]
+    faces = measure_training_faces(CropDataset(root, learnt, checkpoint.recipe.crop.size))
+    derive_checkpoint(checkpoint, output, fitted, changes, event, faces)
     return result
 
 

@@ -192,8 +192,9 @@ def _choose_files(
 
 
 def was_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:
-    """Whether a checkpoint comes from these very crops."""
-    return bool(manifest.sha256 == checkpoint.info["manifest_sha256"])
+    """Whether a checkpoint, or one of its members, comes from these very crops."""
+    members = checkpoint.members or [checkpoint]
+    return any(manifest.sha256 == one.info["manifest_sha256"] for one in members)
 
 
 def read_data_settings(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -212,8 +213,19 @@ def assign_split_of_crop(manifest: Manifest, checkpoint: Checkpoint) -> dict[str
     Crops that the checkpoint was trained on are divided as its own training did it.
 
     Raises:
-        UsageError: If they cannot be divided so that every split has both classes.
+        UsageError: If they cannot be divided so that every split has both classes, or the members
+            of an ensemble have divided them otherwise.
     """
+    trained_on = [one for one in checkpoint.members if was_trained_on(one, manifest)]
+    if trained_on:
+        first, *others = [assign_split_of_crop(manifest, one) for one in trained_on]
+        if any(other != first for other in others):
+            names = " and ".join(one.name for one in trained_on)
+            raise UsageError(
+                f"{names} divided the crops in {manifest.root} otherwise: what is a test for one "
+                "has taught another; evaluate them on other crops"
+            )
+        return first
     settings: dict[str, Any] = {}
     if was_trained_on(checkpoint, manifest):
         split = read_data_settings(checkpoint).get("split")

@@ -14,5 +14,6 @@ from deepfake.heads.factory import make_empty_head as make_empty_head
 from deepfake.heads.factory import make_head as make_head
 from deepfake.heads.linear import LinearSVM as LinearSVM
 from deepfake.heads.linear import LogisticHead as LogisticHead
+from deepfake.heads.mean import MeanHead as MeanHead
 from deepfake.heads.rbf import GaussianSVM as GaussianSVM
 from deepfake.heads.trees import BoostedTrees as BoostedTrees

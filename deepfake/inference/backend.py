@@ -156,10 +156,11 @@ def _find_graph(
     """The graph to score with and words on where it is from; ``None`` where torch shall score."""
     try:
         require("onnxruntime")
-        beside = checkpoint.path.with_suffix(ONNX_SUFFIX)
-        graph = _read_graph(beside, checkpoint)
-        if graph is not None:
-            return graph, f", with {beside}"
+        if not checkpoint.members:  # a mean of several has no file that one could lie beside
+            beside = checkpoint.path.with_suffix(ONNX_SUFFIX)
+            graph = _read_graph(beside, checkpoint)
+            if graph is not None:
+                return graph, f", with {beside}"
         if not demanded and expected_faces < _PAYS_FROM_FACES * torch.get_num_threads():
             return None
         require("onnx", "onnxscript")

@@ -302,6 +302,7 @@ def read_result(item: dict[str, Any]) -> Result:
     item["verdict"] = None if item["verdict"] is None else Verdict(item["verdict"])
     item["remarks"] = tuple(item["remarks"])
     item["limits"] = None if item["limits"] is None else tuple(item["limits"])
+    item["quality"] = _to_quality(item["quality"])
     item["faces"] = tuple(map(_to_face, item["faces"]))
     item["people"] = tuple(PersonScore(**person) for person in item["people"])
     return Result(**item)
@@ -310,5 +311,9 @@ def read_result(item: dict[str, Any]) -> Result:
 def _to_face(item: dict[str, Any]) -> FaceScore:
     item = dict(item)
     item["box_xyxy"] = tuple(item["box_xyxy"])
-    item["quality"] = None if item["quality"] is None else FaceQuality(**item["quality"])
+    item["quality"] = _to_quality(item["quality"])
     return FaceScore(**item)
+
+
+def _to_quality(item: dict[str, Any] | None) -> FaceQuality | None:
+    return None if item is None else FaceQuality(**item)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from deepfake.errors import JobError
 from deepfake.faces.geometry import measure_box
 from deepfake.faces.tracking import link_tracks
-from deepfake.records import Aggregation, Face, FaceScore, FoundFace
+from deepfake.records import Aggregation, Face, FaceQuality, FaceScore, FoundFace
 
 Found = TypeVar("Found", bound=FoundFace)
 
@@ -40,7 +40,10 @@ def choose_faces(found: Sequence[Found], how: Aggregation) -> list[Found]:
 
 
 def score_faces(
-    found: Sequence[FoundFace], p_fake: Sequence[float], how: Aggregation
+    found: Sequence[FoundFace],
+    p_fake: Sequence[float],
+    how: Aggregation,
+    qualities: Sequence[FaceQuality | None] | None = None,
 ) -> tuple[FaceScore, ...]:
     """Give the faces of a file their scores and their people.
 
@@ -48,6 +51,7 @@ def score_faces(
         found: The faces, by frame.
         p_fake: Score of each.
         how: Whether the faces of a frame are several people.
+        qualities: Of each, where they were measured.
 
     Returns:
         People are numbered from 0 in order of their first face.
@@ -74,8 +78,11 @@ def score_faces(
             p_fake=score,
             person=person,
             rotation=one.rotation,
+            quality=quality,
         )
-        for one, score, person in zip(found, p_fake, people, strict=True)
+        for one, score, person, quality in zip(
+            found, p_fake, people, qualities or [None] * len(found), strict=True
+        )
     )
 
 

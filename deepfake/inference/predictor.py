@@ -20,6 +20,7 @@ import numpy as np
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
+from deepfake.faces.quality import TrainingFaces
 from deepfake.inference.aggregation import FileScore, aggregate
 from deepfake.inference.backend import choose_devices, make_scorers
 from deepfake.inference.people import choose_faces, is_too_small, score_faces
@@ -27,17 +28,20 @@ from deepfake.inference.results import Results
 from deepfake.inference.scoring import Backend, Scorer
 from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
-from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.checkpoint_names import CheckpointName
+from deepfake.learning.ensemble import Tta, load_detector
 from deepfake.media.discovery import list_sources
 from deepfake.records import (
     Extraction,
     FaceCrop,
+    FaceQuality,
     FacesPerFrame,
     Policy,
     Result,
     Sampling,
     Source,
+    Verdict,
     Workers,
     list_differences,
 )
@@ -45,6 +49,7 @@ from deepfake.records import (
 _GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
 _OF_ONE_FRAME = ("faces_per_frame", "min_face_px", "min_confidence")  # settings of an aggregation
 IN_THIS_PROCESS = Workers(processes=0)
+AnyPaths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 class _Item(NamedTuple):
@@ -53,6 +58,13 @@ class _Item(NamedTuple):
     source: Source
     extraction: Extraction
     crops: Sequence[FaceCrop]
+
+
+class _Scored(NamedTuple):
+    """What the scoring of a crop gives."""
+
+    p_fake: float
+    quality: FaceQuality
 
 
 _Group = list[_Item]
@@ -108,6 +120,9 @@ class Predictor:
             self.aggregation = replace(self.aggregation, faces_per_frame=faces_per_frame)
         self.crop = checkpoint.recipe.crop.for_scoring(self.aggregation.faces_per_frame)
         self.limits = checkpoint.limits
+        if checkpoint.training_faces is None:
+            raise UsageError(f"{checkpoint.path} holds no head; give it one with deepfake fit-head")
+        self._faces = checkpoint.training_faces
         self.sampling = sampling or checkpoint.recipe.sampling
         self.stored = stored
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
@@ -115,7 +130,7 @@ class Predictor:
     @classmethod
     def from_checkpoint(
         cls,
-        path: CheckpointName | None = None,
+        path: CheckpointName | Sequence[CheckpointName] | None = None,
         device: str | Sequence[str] = "auto",
         batch_size: int = 32,
         workers: Workers = IN_THIS_PROCESS,
@@ -123,15 +138,19 @@ class Predictor:
         aggregation: Policy | None = None,
         backend: str = "auto",
         faces_per_frame: FacesPerFrame | None = None,
+        tta: Tta | None = None,
     ) -> Predictor:
         """Load a checkpoint: by default the one in the box, else as ``find_checkpoint`` finds it.
+
+        Several are scored as one, and with ``tta="flip"`` each face is also looked at in a mirror:
+        the mean of what they say (``load_detector``).
 
         Raises:
             CheckpointError: If the file is missing, damaged, not ours or unfinished.
             UsageError: If the device does not exist, the backend is not installed, or a setting is
                 out of range.
         """
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_detector(path, tta)
         return cls(
             checkpoint,
             device,
@@ -152,8 +171,10 @@ class Predictor:
         chosen = self.checkpoint.chosen_for
         others = list_differences(self.sampling, chosen.sampling)
         others += list_differences(self.aggregation, chosen.aggregation)
+        averages = [f"averaged over {text}" for text in self.checkpoint.averages]
         if not is_clip:  # a photo is one frame, however clips are sampled and frames aggregated
             others = [text for text in others if text.startswith(_OF_ONE_FRAME)]
+        others = averages + others
         if not others:
             return ""
         return (
@@ -173,20 +194,22 @@ class Predictor:
             "faces_per_frame": self.aggregation.faces_per_frame,
             "stored": self.stored,
         }
-        return _load_again, (self.checkpoint.path, self.checkpoint.sha256, settings)
+        paths = [one.path for one in self.checkpoint.members or [self.checkpoint]]
+        return _load_again, (paths, self.checkpoint.tta, self.checkpoint.sha256, settings)
 
     @property
     def backend(self) -> Backend:
         """What runs the network: scores of another backend differ by up to 1e-5."""
         return self._scorers[0].backend
 
-    def predict(self, paths: Iterable[str | os.PathLike[str]]) -> Results:
-        """Score files, lazily: exactly one ``Result`` per path, in order.
+    def predict(self, paths: AnyPaths) -> Results:
+        """Score a file or several, lazily: exactly one ``Result`` per path, in order.
 
         A file without an answer has ``p_fake=None`` and says why; it is never an exception.
         ``predict(paths).to_frame()`` is a table of pandas.
         """
-        sources = (list_sources([os.fspath(path)], Path())[0] for path in paths)
+        several = [paths] if isinstance(paths, str | os.PathLike) else paths
+        sources = (list_sources([os.fspath(path)], Path())[0] for path in several)
         return Results(self.score(sources))
 
     def score(self, sources: Iterable[Source]) -> Iterator[Result]:
@@ -234,20 +257,21 @@ class Predictor:
             if len(scorers) == 1 and self.devices[0].type == "cpu":
                 # Workers and network want the same cores; a thread would only make both slower.
                 for group in groups:
-                    yield self._answer_group(group, _score_group(scorers[0], group), keep)
+                    scored = _score_group(scorers[0], group, self._faces)
+                    yield self._answer_group(group, scored, keep)
                 return
             threads = []
             for number in range(len(scorers)):
                 thread = ThreadPoolExecutor(1, f"deepfake-score-{number}")
                 stack.callback(thread.shutdown, cancel_futures=True)
                 threads.append(thread)
-            flying: deque[tuple[_Group, Future[list[float]]]] = deque()
+            flying: deque[tuple[_Group, Future[list[_Scored]]]] = deque()
             for number, group in enumerate(groups):
                 if len(flying) == _GROUPS_PER_DEVICE * len(scorers):
                     done, scores = flying.popleft()
                     yield self._answer_group(done, scores.result(), keep)
                 turn = number % len(scorers)
-                job = threads[turn].submit(_score_group, scorers[turn], group)
+                job = threads[turn].submit(_score_group, scorers[turn], group, self._faces)
                 flying.append((group, job))
             for done, scores in flying:
                 yield self._answer_group(done, scores.result(), keep)
@@ -263,7 +287,7 @@ class Predictor:
     def answer(self, source: Source, extraction: Extraction) -> Result:
         """Score one source of ``extract``."""
         group = [self._choose(source, extraction)]
-        return self._answer_group(group, _score_group(self._scorers[0], group))[0]
+        return self._answer_group(group, _score_group(self._scorers[0], group, self._faces))[0]
 
     def _iter_groups(self, marked: Iterable[tuple[Source, bool]]) -> Generator[_Group]:
         """Groups of sources; none reaches beyond a source that is marked as the last of a block."""
@@ -292,19 +316,20 @@ class Predictor:
         return _Item(source, extraction, choose_faces(extraction.crops, self.aggregation))
 
     def _answer_group(
-        self, group: _Group, p_fake: list[float], keep: KeepCrops | None = None
+        self, group: _Group, scored: list[_Scored], keep: KeepCrops | None = None
     ) -> list[Result]:
-        scores = iter(p_fake)
+        scores = iter(scored)
         answers = [self._answer(item, [next(scores) for _ in item.crops]) for item in group]
         if keep is not None:
             for item, answer in zip(group, answers, strict=True):
                 keep(item.source, answer, item.crops)
         return answers
 
-    def _answer(self, item: _Item, p_fake: Sequence[float]) -> Result:
+    def _answer(self, item: _Item, scored: Sequence[_Scored]) -> Result:
         source, extraction, crops = item
+        p_fake, qualities = [one.p_fake for one in scored], [one.quality for one in scored]
         try:
-            faces = score_faces(crops, p_fake, self.aggregation)
+            faces = score_faces(crops, p_fake, self.aggregation, qualities)
         except JobError as error:
             raise JobError(f"{source.name}: {error}") from error
         score = aggregate(faces, self.aggregation)
@@ -314,22 +339,27 @@ class Predictor:
             )
         fake_limit = self.limits.of_fake(score.n_people)
         n_frames = len({face.frame_index for face in faces})
+        verdict, quality = self.limits.judge(score.p_fake, score.n_people), score.face.quality
+        if quality is not None and self._faces.is_far(quality):
+            verdict = Verdict.UNCLEAR
         return Result(
             path=source.name,
             status=extraction.status,
             remarks=(
                 *([extraction.reason] if extraction.reason else []),
+                *(self._faces.remarks_on(quality) if quality is not None else ()),
                 *_remark_on_people(score, fake_limit),
                 *filter(None, [self._compare_with_limits(is_clip=n_frames > 1)]),
             ),
             p_fake=score.p_fake,
-            verdict=self.limits.judge(score.p_fake, score.n_people),
+            verdict=verdict,
             limits=(self.limits.real, fake_limit),
             n_found=extraction.n_found,
             n_faces=len(faces),
             n_too_small=sum(is_too_small(crop.face, self.aggregation) for crop in extraction.crops),
             n_people=score.n_people,
             box_xyxy=score.face.box_xyxy,
+            quality=quality,
             faces=faces,
             people=score.people,
         )
@@ -346,18 +376,24 @@ def _remark_on_people(score: FileScore, fake_limit: float) -> Iterator[str]:
             yield f"a person who does not count scores {one.p_fake:.2f}: {one.remark}"
 
 
-def _load_again(path: Path, sha256: str, settings: dict[str, Any]) -> Predictor:
-    checkpoint = load_checkpoint(path)
+def _load_again(
+    paths: list[Path], tta: Tta | None, sha256: str, settings: dict[str, Any]
+) -> Predictor:
+    checkpoint = load_detector(paths, tta)
     if checkpoint.sha256 != sha256:
-        raise UsageError(f"{path} is another checkpoint here than where the job was begun")
+        names = ", ".join(map(str, paths))
+        raise UsageError(f"{names} is another checkpoint here than where the job was begun")
     return Predictor(checkpoint, **settings)
 
 
-def _score_group(scorer: Scorer, group: _Group) -> list[float]:
-    """``p_fake`` of every crop of a group, in order."""
+def _score_group(scorer: Scorer, group: _Group, faces: TrainingFaces) -> list[_Scored]:
+    """Score and quality of every crop of a group, in order."""
     crops = [crop for item in group for crop in item.crops]
-    scores: list[float] = []
-    while len(scores) < len(crops):
-        part = crops[len(scores) : len(scores) + scorer.batch_size]
-        scores += scorer.score(np.stack([decode_crop(crop.encoded) for crop in part]))
-    return scores
+    scored: list[_Scored] = []
+    while len(scored) < len(crops):
+        part = crops[len(scored) : len(scored) + scorer.batch_size]
+        images = [decode_crop(crop.encoded) for crop in part]
+        p_fake = scorer.score(np.stack(images))
+        for crop, image, score in zip(part, images, p_fake, strict=True):
+            scored.append(_Scored(score, faces.measure(image, crop.face.box_xyxy)))
+    return scored

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.records import Result, Status, Verdict
+from deepfake.records import FaceQuality, Result, Status, Verdict
 from deepfake.tables import format_lines
 
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ Level = Literal["file", "face"]
 _CORNERS = ("x0", "y0", "x1", "y1")
 _ANSWER = ("status", "reason", "remarks", "p_fake", "verdict", "real_limit", "fake_limit")
 _FILE_COUNTS = ("n_found", "n_faces", "n_too_small", "n_people")
-SCORE_COLUMNS = ("path", *_ANSWER, *_FILE_COUNTS, *_CORNERS, "path_uri")
-FACE_COLUMNS = ("path", "frame", "time_s", "face", "person", "p_fake", "confidence", *_CORNERS)
+_QUALITY = ("size_px", "sharpness", "brightness", "distance")
+SCORE_COLUMNS = ("path", *_ANSWER, *_FILE_COUNTS, *_CORNERS, *_QUALITY, "path_uri")
+_FACE = ("frame", "time_s", "face", "person", "p_fake", "confidence")
+FACE_COLUMNS = ("path", *_FACE, *_CORNERS, *_QUALITY)
 _TEXTS = ("path", "status", "reason", "remarks", "verdict", "path_uri")
 _COUNTS = (*_FILE_COUNTS, "frame", "face", "person")
 
@@ -106,6 +108,21 @@ def choose_kinds(columns: Iterable[str]) -> dict[str, str]:
     }
 
 
+def describe_results(results: Iterable[Result]) -> Iterator[str]:
+    """Lines for a terminal, one per input: verdict, score between its limits, people, remarks."""
+    for one in results:
+        said = [one.reason or one.status.value] if one.p_fake is None else _describe_answer(one)
+        text = "; ".join([*said, *one.remarks])
+        yield f"{display_name(one.path)}: {display_name(text)}\n"
+
+
+def _describe_answer(result: Result) -> list[str]:
+    answer = f"{result.verdict}, p_fake {result.p_fake:.3f}"
+    if result.limits is not None:
+        answer += " (real up to {:.3f}, fake from {:.3f})".format(*result.limits)
+    return [answer, f"{result.n_people} people"] if result.n_people > 1 else [answer]
+
+
 def format_scores(scores: Iterable[Result]) -> Iterator[str]:
     """Lines of ``scores.csv``: one per input; no answer, no ``p_fake``."""
     return _format(scores, "file")
@@ -128,16 +145,23 @@ def _list_file(score: Result) -> list[list[object]]:
     ]
     counts = [score.n_found, score.n_faces, score.n_too_small, score.n_people]
     box = score.box_xyxy or (None,) * 4
-    return [[display_name(score.path), *answer, *counts, *box, path_uri(score.path)]]
+    quality = _list_quality(score.quality)
+    return [[display_name(score.path), *answer, *counts, *box, *quality, path_uri(score.path)]]
 
 
 def _list_faces(score: Result) -> list[list[object]]:
     """A row for each scored face of a file."""
     name = display_name(score.path)
-    return [
-        [name, f.frame_index, f.time_s, f.face_index, f.person, f.p_fake, f.confidence, *f.box_xyxy]
-        for f in score.faces
-    ]
+    rows: list[list[object]] = []
+    for face in score.faces:
+        place = [face.frame_index, face.time_s, face.face_index, face.person]
+        known = [face.p_fake, face.confidence, *face.box_xyxy, *_list_quality(face.quality)]
+        rows.append([name, *place, *known])
+    return rows
+
+
+def _list_quality(quality: FaceQuality | None) -> tuple[float | None, ...]:
+    return (None,) * len(_QUALITY) if quality is None else astuple(quality)
 
 
 LEVELS = {"file": (SCORE_COLUMNS, _list_file), "face": (FACE_COLUMNS, _list_faces)}
@@ -146,7 +170,7 @@ LEVELS = {"file": (SCORE_COLUMNS, _list_file), "face": (FACE_COLUMNS, _list_face
 
 def _format(scores: Iterable[Result], level: Level) -> Iterator[str]:
     columns, list_rows = LEVELS[level]
-    formats = dict.fromkeys(columns, ".6f") | dict.fromkeys(_CORNERS, ".2f")
+    formats = dict.fromkeys(columns, ".6f") | dict.fromkeys(_CORNERS + _QUALITY, ".2f")
     formats |= dict.fromkeys(_TEXTS + _COUNTS, "")
 
     def cells(row: list[object]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from deepfake import __version__
 from deepfake.dataset.manifest import Manifest
 from deepfake.error_rates import ErrorRates
 from deepfake.errors import CheckpointError, UsageError
+from deepfake.faces.quality import TrainingFaces
 from deepfake.heads import Head, make_empty_head
 from deepfake.learning.checkpoint_file import FORMAT as FORMAT
 from deepfake.learning.checkpoint_file import KEY as KEY
@@ -36,13 +37,13 @@ from deepfake.records import ALL_UNCLEAR, LABEL_NAMES, Limits, Recipe
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
-_PARTS = ("embedder", "head")
+_PARTS = ("embedder", "head", "quality")
 _HALVED = ("embedder.backbone.", "embedder.projection.")
 _TRAINING_ONLY = ("optimizer_states", "lr_schedulers", "callbacks", "deepfake_run")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _OPTIONAL_PACKAGES = ("lightgbm",)
-_MODEL_KEYS = ("backbone", "image_size", "embedding_dim", "dropout")
+_MODEL_KINDS = {"backbone": str, "image_size": int, "embedding_dim": int, "dropout": float}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,11 @@ class Checkpoint:
         error_rates: What the limits were chosen for, and reach; ``None`` without a head.
         chosen_for: The recipe of the files that the limits were chosen on; scores of files that
             were sampled or aggregated otherwise have other error rates.
+        training_faces: What faces it has learnt from; ``None`` without a head.
         info: Everything else that it remembers: provenance, counts, versions, configuration.
         sha256: Of the file.
+        members: Those that this one is the mean of, where it is (``learning.ensemble``).
+        tta: Whether each face is also looked at in a mirror: ``flip``.
     """
 
     path: Path
@@ -72,8 +76,17 @@ class Checkpoint:
     limits: Limits
     error_rates: ErrorRates | None
     chosen_for: Recipe
+    training_faces: TrainingFaces | None
     info: dict[str, Any]
     sha256: str
+    members: tuple[Checkpoint, ...] = ()
+    tta: str | None = None
+
+    @property
+    def averages(self) -> list[str]:
+        """What its score is the mean of, in words; empty where it is one look of one network."""
+        several = [f"{len(self.members)} checkpoints"] if len(self.members) > 1 else []
+        return several + (["a mirrored look"] if self.tta else [])
 
 
 def describe_versions() -> dict[str, str]:
@@ -125,6 +138,11 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
     hyper = info["hyper_parameters"]
     try:
         recipe = Recipe.from_dict(info["recipe"])
+        for key, kind in _MODEL_KINDS.items():
+            if type(hyper[key]) is not kind:
+                raise UsageError(f"{key}={hyper[key]!r:.80}; expected {kind.__name__}")
+        if not 0 <= hyper["dropout"] < 1:  # false for NaN, too
+            raise UsageError(f"dropout={hyper['dropout']}; expected a share from 0 to below 1")
         if not 1 <= hyper["embedding_dim"] <= 65536:
             raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
         if hyper["image_size"] != recipe.crop.size:
@@ -132,12 +150,16 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
                 f"its network takes {hyper['image_size']} px, its crops have {recipe.crop.size} px"
             )
         _check_counts(info["counts"])
-        embedder = EmbeddingModel(**{key: hyper[key] for key in _MODEL_KEYS}, pretrained=False)
+        embedder = EmbeddingModel(**{key: hyper[key] for key in _MODEL_KINDS}, pretrained=False)
         head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
-        limits, error_rates, chosen_for = ALL_UNCLEAR, None, recipe
+        limits, error_rates, chosen_for, faces = ALL_UNCLEAR, None, recipe, None
         if not unfinished:
             limits, error_rates = read_verdict(path, info)
             chosen_for = Recipe.from_dict({"crop": info["recipe"]["crop"], **info["chosen_for"]})
+            arrays = part_of(content["state_dict"], "quality").items()
+            faces = TrainingFaces.from_parts(
+                {name: tensor.numpy() for name, tensor in arrays}, info["quality"]
+            )
     except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
     load_part(path, content["state_dict"], "embedder", embedder)
@@ -152,6 +174,7 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
         limits=limits,
         error_rates=error_rates,
         chosen_for=chosen_for,
+        training_faces=faces,
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
@@ -188,6 +211,7 @@ def derive_checkpoint(
     head: Head,
     changes: dict[str, Any],
     event: dict[str, Any],
+    training_faces: TrainingFaces | None = None,
 ) -> None:
     """Write a checkpoint with the same network and another head or other limits.
 
@@ -200,11 +224,16 @@ def derive_checkpoint(
         changes: Replaces what ``info`` remembers under these names, the limits among them.
         event: What was done, in plain types; it is added to ``info["history"]``, together with
             what it replaces.
+        training_faces: Replaces what was remembered of them; ``None`` leaves it.
     """
     content = read_content(checkpoint.path)
     for name in _TRAINING_ONLY:
         content.pop(name, None)
-    ours = content[KEY]
+    ours, state = content[KEY], content["state_dict"]
+    if training_faces is not None:
+        changes = changes | {"quality": training_faces.describe()}
+        for name, array in training_faces.space.to_arrays().items():
+            state[f"quality.{name}"] = torch.from_numpy(array)
     replaced = {name: ours.get(name) for name in changes}
     entry = event | {
         "replaced": replaced,
@@ -212,7 +241,6 @@ def derive_checkpoint(
         "deepfake": __version__,
     }
     content[KEY] = ours | changes | {"history": [*ours.get("history", []), entry]}
-    state = content["state_dict"]
     for name in part_of(state, "head"):
         del state[f"head.{name}"]
     for name, value in head.state_dict().items():
@@ -280,11 +308,11 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
         "hyper_parameters": content["hyper_parameters"],
         "epoch": content.get("epoch"),
         "global_step": content.get("global_step"),
-        # Bytes are text.
+        # Bytes are text, and the training faces are no part of the network.
         "n_parameters": sum(
             value.numel()
-            for value in state.values()
-            if isinstance(value, Tensor) and value.dtype != torch.uint8
+            for name, value in state.items()
+            if value.dtype != torch.uint8 and not name.startswith("quality.")
         ),
     }
 
@@ -344,5 +372,6 @@ def make_info(
         "limits": None,
         "error_rates": None,
         "chosen_for": None,
+        "quality": None,
         "metrics": {},
     }

@@ -26,12 +26,15 @@ from deepfake.dataset.manifest import CropRow, require_labels
 from deepfake.errors import JobError, MediaError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.geometry import to_crop
+from deepfake.faces.quality import TrainingFaces
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.embedder import are_unit
 from deepfake.learning.pairs import find_originals
 from deepfake.storage import Confinement
 
 _SMALLEST_FACE = 0.05  # share of a crop that a face must fill to be blended
+
+_MOST_MEASURED = 4096  # crops that tell what faces were trained on: a few seconds
 
 
 class Sample(TypedDict):
@@ -177,6 +180,21 @@ class CropDataset(Dataset[Sample]):
         # Made where it is used: a pipeline does not survive the way into a worker process.
         self._pipeline = self._pipeline or Augmentation(settings.recipe, settings.extra)
         return self._pipeline(image, seed, points)
+
+
+def measure_training_faces(dataset: CropDataset) -> TrainingFaces:
+    """Measure the crops of a data set, as they are stored; of many, some evenly over its rows.
+
+    Raises:
+        JobError: If a crop is missing or damaged.
+        UsageError: If there are fewer than two.
+    """
+    rows = dataset.rows[:: -(-len(dataset.rows) // _MOST_MEASURED) or 1]
+    return TrainingFaces.fit(
+        (dataset.read(row) for row in rows),
+        [row.box_xyxy for row in rows],
+        [row.group for row in rows],
+    )
 
 
 def require_unit(embeddings: Tensor, rows: Sequence[CropRow]) -> None:

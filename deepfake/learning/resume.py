@@ -50,7 +50,7 @@ def refuse_other_length(before: int | None, now: int | None) -> None:
 
 
 def choose_state(state: dict[str, Any], own: dict[str, Any], goes_on: bool) -> dict[str, Any]:
-    """What a module loads of a checkpoint's ``state_dict``: no head, and its own objective.
+    """What a module loads of a checkpoint's ``state_dict``: weights, and its own objective.
 
     Args:
         state: Of the checkpoint.
@@ -60,7 +60,9 @@ def choose_state(state: dict[str, Any], own: dict[str, Any], goes_on: bool) -> d
     Raises:
         UsageError: If a training would go on with another objective.
     """
-    kept = {name: value for name, value in state.items() if not name.startswith("head.")}
+    kept = {
+        name: value for name, value in state.items() if not name.startswith(("head.", "quality."))
+    }
     theirs, ours = (
         {name: value for name, value in part.items() if name.startswith("objective.")}
         for part in (kept, own)

@@ -20,6 +20,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deepfake.errors import CheckpointError, UsageError
+from deepfake.faces.quality import TrainingFaces
 from deepfake.heads import Head, make_empty_head
 from deepfake.learning.checkpoint import FORMAT, KEY, load_part, make_info
 from deepfake.learning.checkpoint_file import part_of, read_content, seal
@@ -149,6 +150,7 @@ class EmbeddingTask(LightningModule):
         # Kept out of the module tree, so that nobody moves it: Apple's devices have no float64,
         # and distributed training would broadcast it at every step.
         self._head: tuple[Head | None] = (None,)
+        self._quality: dict[str, Tensor] = {}  # the face space of the training faces
         self._means = EpochMeans()
         self._recent, self._collected = RecentEmbeddings(), CollectedEmbeddings()
         self._replay: Replay | None = None
@@ -193,6 +195,7 @@ class EmbeddingTask(LightningModule):
         if objective is not None:
             load_part(path, state, "objective", task.objective)
         task.set_head(_read_head(state, network.embedding_dim))
+        task._quality = part_of(state, "quality")
         task.info = content[KEY]
         return task.to(map_location)
 
@@ -205,10 +208,17 @@ class EmbeddingTask(LightningModule):
         """Score with this head from now on, and keep it in checkpoints."""
         self._head = (head,)
 
+    def set_training_faces(self, faces: TrainingFaces | None) -> None:
+        """Keep in checkpoints what faces the head has learnt from."""
+        arrays = {} if faces is None else faces.space.to_arrays()
+        self._quality = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        self.info["quality"] = None if faces is None else faces.describe()
+
     def setup(self, stage: str) -> None:
         """Check that network and crops fit, and note where everything comes from."""
         if stage == "fit":
             self.set_head(None)  # it is of another network, once this one has changed
+            self.set_training_faces(None)
         data = self._data
         if data is None or data.description is None:
             return
@@ -338,6 +348,8 @@ class EmbeddingTask(LightningModule):
         checkpoint["state_dict"] = dict(checkpoint["state_dict"])
         for name, value in self.head.state_dict().items() if self.head else ():
             checkpoint["state_dict"][f"head.{name}"] = value
+        for name, value in self._quality.items():
+            checkpoint["state_dict"][f"quality.{name}"] = value
         seal(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -352,6 +364,7 @@ class EmbeddingTask(LightningModule):
         else:
             self.info = checkpoint.get(KEY, self.info)
             self.set_head(_read_head(state, self.hparams["embedding_dim"]))
+            self._quality = part_of(state, "quality")
         checkpoint["state_dict"] = choose_state(state, self.state_dict(), goes_on)
         self._begun = checkpoint.get(RUN_KEY, {})
         if self._begun:

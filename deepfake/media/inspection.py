@@ -88,10 +88,16 @@ def inspect_files(
 
 
 def _make_inspect(max_pixels: int) -> Callable[[Source], FileFacts]:
-    return partial(_inspect, max_pixels)
+    return partial(inspect_file, max_pixels)
 
 
-def _inspect(max_pixels: int, source: Source) -> FileFacts:
+def inspect_file(max_pixels: int, source: Source) -> FileFacts:
+    """Inspect a file in this process, which a hostile one may end; without its hash and size.
+
+    Args:
+        max_pixels: Larger photos are not opened.
+        source: The file.
+    """
     facts: list[tuple[str, str]] = []
     pairs: list[tuple[str, object]] = []
     problem, media_type = source.problem or "", None

@@ -251,7 +251,7 @@ class _Greeting(Response):
 
 _WAY_IN = "open the address that deepfake serve has printed, or send Authorization: Bearer TOKEN"
 _DOOR_STYLE = """
-:root { color-scheme: light dark; }
+:root { color-scheme: light dark; background: Canvas; color: CanvasText; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 32rem; margin: 15vh auto; padding: 0 20px; }
 input, button { font: inherit; padding: 8px; width: 100%; box-sizing: border-box; margin: 4px 0; }
 """
@@ -273,7 +273,11 @@ def _door(title: str, text: str, form: bool = False, status: int = 200) -> Respo
         f"default-src 'none'; style-src 'sha256-{_DOOR_HASH}'; form-action 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
     )
-    return HTMLResponse(page, status, {"content-security-policy": policy})
+    headers = {"content-security-policy": policy}
+    if form:
+        # Without any referrer, browsers send the form as if it came from nowhere (Origin: null).
+        headers["referrer-policy"] = "same-origin"
+    return HTMLResponse(page, status, headers)
 
 
 def _refuse(request: Request, status: int, problem: str) -> Response:

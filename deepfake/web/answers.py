@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from deepfake.inference.job import read_result
+from deepfake.media.credentials import Credentials, CredentialState
 from deepfake.media.discovery import display_name
+from deepfake.media.inspection import FileFacts
+from deepfake.media.provenance import Tag
 from deepfake.records import Extraction, FaceScore, Result
 from deepfake.storage import write_atomic
 
-_CROPS = "crops"
+_CROPS, _FACTS = "crops", "facts"
 _PNG = b"\x89PNG"
 
 
-def keep_answer(folder: Path, result: Result, extraction: Extraction) -> dict[str, Any]:
+def keep_answer(
+    folder: Path, result: Result, extraction: Extraction, facts: FileFacts
+) -> dict[str, Any]:
     """Keep the crops of a file in its folder.
 
     Args:
         folder: Of the file.
         result: Its answer.
         extraction: What was scored.
+        facts: What else is known of the file.
 
     Returns:
         The answer in plain types.
@@ -36,7 +42,7 @@ def keep_answer(folder: Path, result: Result, extraction: Extraction) -> dict[st
         suffix = ".png" if crop.encoded.startswith(_PNG) else ".jpg"
         name = f"{_crop_name(crop.frame_index, crop.face_index)}{suffix}"
         write_atomic(crops / name, crop.encoded)
-    return asdict(result)
+    return asdict(result) | {_FACTS: asdict(facts)}
 
 
 def load_answer(answer: dict[str, Any], name: str) -> Result:
@@ -46,7 +52,20 @@ def load_answer(answer: dict[str, Any], name: str) -> Result:
         answer: As ``keep_answer`` gave it.
         name: Of the file.
     """
-    return read_result(answer | {"path": name})
+    kept = {key: value for key, value in answer.items() if key != _FACTS}
+    return read_result(kept | {"path": name})
+
+
+def load_facts(answer: dict[str, Any]) -> FileFacts:
+    """What else was kept of the file."""
+    kept = dict(answer[_FACTS])
+    kept["facts"] = tuple(map(tuple, kept["facts"]))
+    kept["tags"] = tuple(Tag(**tag) for tag in kept["tags"])
+    found = kept["credentials"]
+    if found is not None:
+        state, claims = CredentialState(found["state"]), tuple(map(tuple, found["claims"]))
+        kept["credentials"] = Credentials(state, found["detail"], claims)
+    return FileFacts(**kept)
 
 
 def describe_result(result: Result) -> dict[str, Any]:
@@ -57,6 +76,24 @@ def describe_result(result: Result) -> dict[str, Any]:
         "remarks": [display_name(remark) for remark in result.remarks],
     }
     return asdict(result) | shown
+
+
+def describe_facts(facts: FileFacts) -> dict[str, Any]:
+    """What a file says of itself, as the API gives it; hash and size stand beside it."""
+    found = facts.credentials
+    claims = [] if found is None else [[*map(display_name, claim)] for claim in found.claims]
+    return {
+        "container": [[*map(display_name, pair)] for pair in facts.facts],
+        "tags": [
+            {"name": display_name(tag.name), "value": display_name(tag.value)}
+            | {"meaning": tag.meaning}
+            for tag in facts.tags
+        ],
+        "credentials": None
+        if found is None
+        else {"state": found.state.value, "detail": display_name(found.detail), "claims": claims},
+        "problem": display_name(facts.problem),
+    }
 
 
 def find_crop(folder: Path, frame_index: int, face_index: int) -> Path | None:

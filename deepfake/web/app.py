@@ -45,6 +45,7 @@ _REPORT_STYLE = Path(deepfake.reports.__file__).parent / "templates" / "style.cs
 _ASSETS = {
     "style.css": ("text/css", (_REPORT_STYLE, _STATIC / "style.css")),  # one look for all pages
     "queue.js": ("text/javascript", (_STATIC / "queue.js",)),
+    "icon.svg": ("image/svg+xml", (_STATIC / "icon.svg",)),
     "file.js": ("text/javascript", (_STATIC / "file.js",)),
 }
 _SANDBOXED = {

@@ -6,24 +6,27 @@ its row; no file waits for ever. Knows no HTTP.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from threading import Condition, Lock, Thread
+from typing import Any
 
 from deepfake.errors import DeepfakeError, UsageError, one_line
 from deepfake.evaluation.explain import explain_extraction
 from deepfake.evaluation.job import describe_origin
 from deepfake.inference.predictor import Predictor
+from deepfake.jobs.folder import hash_file
 from deepfake.jobs.workers import Failure, WorkerPool
-from deepfake.media.files import open_regular_file
+from deepfake.media.inspection import FileFacts
 from deepfake.records import Extraction, Result, Source, Status
+from deepfake.reports.evidence import describe_run
 from deepfake.reports.explain_page import format_explanation
 from deepfake.storage import write_atomic
 from deepfake.web.answers import explanation_path, keep_answer
@@ -32,7 +35,6 @@ from deepfake.web.store import State, Store, StoredFile
 
 logger = logging.getLogger(__name__)
 
-_HASH_CHUNK = 1 << 20
 _REMEMBERED = 50  # durations that the time left is guessed from
 _STOP_TIMEOUT_S = 10.0
 
@@ -52,6 +54,14 @@ class Model:
     name: str
     sentence: str
     predictor: Predictor
+
+
+def describe_provenance(model: Model, files: Sequence[StoredFile]) -> dict[str, Any]:
+    """Where the answers of files come from, as their pages say it: model, settings, times."""
+    times = [time for file in files for time in (file.began, file.ended) if time is not None]
+    first, last = (datetime.fromtimestamp(time, UTC) for time in (min(times), max(times)))
+    origin = describe_origin(model.predictor.checkpoint, "deepfake serve")
+    return origin | {"run": describe_run(model.predictor, (first, last))}
 
 
 class Engine:
@@ -153,14 +163,22 @@ class Engine:
         with self._scoring[model.key]:
             return model.predictor.answer(source, extraction)
 
-    def explain(self, model: Model, source: Source, extraction: Extraction, folder: Path) -> str:
+    def explain(
+        self,
+        model: Model,
+        source: Source,
+        extraction: Extraction,
+        facts: FileFacts,
+        file: StoredFile,
+        folder: Path,
+    ) -> str:
         """The page that says what the score of one file rests on."""
         predictor = model.predictor
         extraction = replace(extraction, views=read_views(folder))
         with self._scoring[model.key]:
             explanation = explain_extraction(predictor, source, extraction)
-        origin = describe_origin(predictor.checkpoint, "deepfake serve")
-        return format_explanation(explanation, predictor.aggregation, origin)
+        origin = describe_provenance(model, [file])
+        return format_explanation(explanation, predictor.aggregation, origin, facts)
 
 
 class _Lane:
@@ -171,7 +189,7 @@ class _Lane:
         self.file_id: str | None = None
         self.frames = FramesSoFar()
         self.thread = Thread(target=self._run, name=f"deepfake-lane-{number}", daemon=True)
-        self._pool: WorkerPool[Extraction] | None = None
+        self._pool: WorkerPool[FileFacts] | None = None
         self._predictor: Predictor | None = None
 
     def give_up(self, file_id: str | None = None) -> None:
@@ -225,22 +243,25 @@ class _Lane:
         model = self._model_of(file)
         folder = self.engine.store.folder_of(file.id)
         source = _source_of(file)
-        sha256 = file.sha256 or _hash_file(file)
-        extraction = self._extract(model, source)
+        sha256 = file.sha256 or hash_file(file.path)
+        extraction, facts = self._read(model, source)
+        facts = replace(facts, sha256=sha256, n_bytes=file.size)
         result = self.engine.score(model, source, extraction)
-        self.engine.store.finish(file.id, keep_answer(folder, result, extraction), sha256)
+        answer = keep_answer(folder, result, extraction, facts)
+        self.engine.store.finish(file.id, answer, sha256)
 
     def _explain(self, file: StoredFile) -> None:
         model = self._model_of(file)
         folder = self.engine.store.folder_of(file.id)
         source = _source_of(file)
-        extraction = self._extract(model, source)
-        page = self.engine.explain(model, source, extraction, folder)
+        extraction, facts = self._read(model, source)
+        facts = replace(facts, sha256=file.sha256, n_bytes=file.size)
+        page = self.engine.explain(model, source, extraction, facts, file, folder)
         write_atomic(explanation_path(folder), page)
         self.engine.store.set_explanation(file.id, State.DONE)
 
-    def _extract(self, model: Model, source: Source) -> Extraction:
-        """Have the worker process cut the faces out, within its limits.
+    def _read(self, model: Model, source: Source) -> tuple[Extraction, FileFacts]:
+        """Have the worker process cut the faces out and inspect the file, within its limits.
 
         Raises:
             _StoppedError: If the server stops meanwhile.
@@ -248,18 +269,27 @@ class _Lane:
         pool = self._open_pool(model.predictor)
         if self.engine.is_stopping or not self._is_wanted(source.id):
             pool.cancel(source.id)
+        told: list[Extraction] = []
+
+        def listen(source: Source, progress: FramesSoFar | Extraction) -> None:
+            if isinstance(progress, Extraction):
+                told.append(progress)
+            else:
+                self.frames = progress
+
         try:
-            ((_, extraction),) = pool.run(iter([source]), self._note_frames)
+            ((_, facts),) = pool.run(iter([source]), listen)
         except BaseException:
             self._close_pool()  # it was left in the middle of something
             raise
         if self.engine.is_stopping:
             raise _StoppedError
-        if isinstance(extraction, Failure):
-            return Extraction(Status.UNREADABLE, extraction.reason)
-        return extraction
+        if not isinstance(facts, Failure):
+            return told[-1], facts
+        failed = Extraction(Status.UNREADABLE, facts.reason)
+        return told[-1] if told else failed, FileFacts(problem=facts.reason)
 
-    def _open_pool(self, predictor: Predictor) -> WorkerPool[Extraction]:
+    def _open_pool(self, predictor: Predictor) -> WorkerPool[FileFacts]:
         """The worker process that cuts by the recipe of a model, started."""
         if self._pool is None or self._predictor is not predictor:
             self._close_pool()
@@ -279,9 +309,6 @@ class _Lane:
     def _is_wanted(self, file_id: str) -> bool:
         file = self.engine.store.get(file_id)
         return file is not None and State.RUNNING in (file.state, file.explanation)
-
-    def _note_frames(self, source: Source, frames: FramesSoFar) -> None:
-        self.frames = frames
 
     def _model_of(self, file: StoredFile) -> Model:
         model = self.engine.models.get(file.model)
@@ -307,11 +334,3 @@ def _source_of(file: StoredFile) -> Source:
     if not file.is_upload and file.path.resolve() != file.path:
         raise UsageError(f"{file.name}: a link has come into its path; name it anew")
     return Source(id=file.id, path=file.path, name=file.name)
-
-
-def _hash_file(file: StoredFile) -> str:
-    digest = hashlib.sha256()
-    with open_regular_file(file.path, file.name) as opened:
-        while chunk := opened.read(_HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -19,7 +19,6 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 from deepfake import __version__
 from deepfake.evaluation.job import describe_origin
-from deepfake.inference.aggregation import MOST_PEOPLE, rank_people
 from deepfake.inference.formats import encode_table
 from deepfake.inference.results import Level
 from deepfake.media.discovery import display_name
@@ -32,8 +31,9 @@ from deepfake.web.answers import (
     find_crop,
     list_crops,
     load_answer,
+    load_facts,
 )
-from deepfake.web.engine import Model
+from deepfake.web.engine import Model, describe_provenance
 from deepfake.web.frames import list_frames
 from deepfake.web.store import Store, StoredFile
 
@@ -100,7 +100,9 @@ def _iter_parts(
     yield "settings.json", _to_json(settings)
     for key, model in used.items():
         name = "report.html" if len(used) == 1 else f"report-{key}.html"
-        yield name, _report(model, [item for item in results if item[0].model == key], store)
+        of_model = [item for item in results if item[0].model == key]
+        if of_model:
+            yield name, _report(model, of_model, store)
     for number, file in enumerate(files, start=1):
         folder = store.folder_of(file.id)
         place = f"{number:03d}-{_safe(file.name)}"
@@ -114,16 +116,24 @@ def _iter_parts(
 
 def _report(model: Model, results: Sequence[tuple[StoredFile, Result]], store: Store) -> bytes:
     digest = digest_scores(result for _, result in results)
-    thumbnails: dict[int, dict[int, bytes]] = {}
-    for place, score in digest.shown:
-        folder = store.folder_of(results[place][0].id)
-        for one in rank_people(score)[:MOST_PEOPLE]:
-            path = find_crop(folder, one.frame_index, one.face_index)
-            if path is not None:
-                thumbnails.setdefault(place, {})[one.person] = path.read_bytes()
-    checkpoint = model.predictor.checkpoint
-    origin = describe_origin(checkpoint, "deepfake serve")
-    return format_prediction_report(digest, thumbnails, origin, model.predictor.limits).encode()
+    thumbnails, facts = {}, {}
+    for place, (file, result) in enumerate(results):
+        assert file.answer is not None
+        facts[place] = load_facts(file.answer)
+        thumbnails[place] = _list_thumbnails(result, store.folder_of(file.id))
+    origin = describe_provenance(model, [file for file, _ in results])
+    limits = model.predictor.limits
+    return format_prediction_report(digest, thumbnails, origin, limits, facts).encode()
+
+
+def _list_thumbnails(result: Result, folder: Path) -> dict[int, bytes]:
+    """The crop of the most suspicious face of each person."""
+    thumbnails = {}
+    for face in sorted(result.faces, key=lambda face: face.p_fake):
+        path = find_crop(folder, face.frame_index, face.face_index)
+        if path is not None:
+            thumbnails[face.person] = path.read_bytes()
+    return thumbnails
 
 
 def _describe_settings(models: Mapping[str, Model]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from deepfake.errors import JobError
 from deepfake.faces.pipeline import make_worker_extractor
 from deepfake.jobs.workers import tell_progress
+from deepfake.media.inspection import FileFacts, inspect_file
 from deepfake.records import CropSpec, Extraction, Frame, FrameView, Sampling, Source
 from deepfake.storage import write_atomic
 
@@ -56,18 +57,26 @@ class FramesSoFar:
 
 def make_reader(
     spec: CropSpec, max_pixels: int, sampling: Sampling, device: str, root: Path
-) -> Callable[[Source], Extraction]:
-    """What a worker of the server does with a file: extraction as everywhere, frames kept.
+) -> Callable[[Source], FileFacts]:
+    """What a worker of the server does with a file: extraction as everywhere, then inspection.
+
+    It tells ``FramesSoFar`` again and again, then the ``Extraction``, which stands whatever the
+    inspection does; at last it gives what is known of the file besides.
 
     Args:
         spec: The crop recipe.
         max_pixels: Larger photos and frames are ``unreadable``.
         sampling: Which frames of a video.
         device: Where faces are searched for.
-        root: Folder with a folder for each source, named by its id.
+        root: Folder with a folder for each source, named by its id, for the frames that are kept.
     """
     extractor = make_worker_extractor(spec, max_pixels, sampling, device)
-    return lambda source: extractor.extract(source, FrameKeeper(root / source.id))
+
+    def read(source: Source) -> FileFacts:
+        tell_progress(extractor.extract(source, FrameKeeper(root / source.id)))
+        return inspect_file(max_pixels, source)
+
+    return read
 
 
 class FrameKeeper:

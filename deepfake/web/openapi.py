@@ -333,6 +333,10 @@ _ANSWER = {
         "box_xyxy": _field(
             "Box of the face that decided, in pixels of its frame.", type=["array", "null"]
         ),
+        "quality": _field(
+            "Of that face: size in pixels, sharpness, brightness, distance from training faces.",
+            type=["object", "null"],
+        ),
         "people": _field(
             "Score of each person, when they are seen, and whether they may decide the file.",
             type="array",
@@ -342,6 +346,11 @@ _ANSWER = {
             "Every scored face: frame, time, box, person, score.",
             type="array",
             items={"type": "object"},
+        ),
+        "facts": _field(
+            "What the file says of itself: container, tags of its making, content credentials. It "
+            "stands beside the score and changes none.",
+            type="object",
         ),
         "id": _field("Of a queued file.", type="string"),
         "model": _field("Model of a queued file.", type="string"),

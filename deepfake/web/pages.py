@@ -6,17 +6,17 @@ No style and no script stands inside a page: the server's policy forbids it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deepfake.media.discovery import display_name
 from deepfake.records import FaceScore, Result
 from deepfake.reports.charts import Series, draw_lines, time_axes
 from deepfake.reports.page import render
-from deepfake.web.answers import load_answer
-from deepfake.web.frames import list_frames
+from deepfake.web.answers import load_answer, load_facts
+from deepfake.web.frames import KeptFrame, list_frames
 from deepfake.web.store import State, StoredFile
-from deepfake.web.views import choose_thumbnail, find_media_type
+from deepfake.web.views import find_media_type
 
 if TYPE_CHECKING:
     from deepfake.web.app import Server
@@ -66,12 +66,20 @@ def render_file(file: StoredFile, server: Server) -> str:
         result=result,
         model=model,
         media=media,
-        frames=[(frame, times.get(index)) for index, frame in sorted(frames.items())],
+        frames=_choose_frames(frames, times),
         people=[] if result is None else _list_people(result),
         chart=None if result is None else _draw_people(result),
-        has_thumbnail=choose_thumbnail(file, folder) is not None,
+        facts=None if file.answer is None else load_facts(file.answer),
         has_ended=file.state not in (State.QUEUED, State.RUNNING),
     )
+
+
+def _choose_frames(
+    frames: Mapping[int, KeptFrame], times: Mapping[int, float]
+) -> list[tuple[KeptFrame, float]]:
+    """Kept frames with their times: those with a face, else the one that was kept all the same."""
+    found = [(frame, times[index]) for index, frame in frames.items() if index in times]
+    return found or [(frame, 0.0) for frame in frames.values()]
 
 
 def _list_people(result: Result) -> list[dict[str, Any]]:

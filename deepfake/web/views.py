@@ -12,8 +12,16 @@ from deepfake.errors import MediaError
 from deepfake.media.containers import HEAD_BYTES, find_container
 from deepfake.media.discovery import VIDEO_SUFFIXES, display_name
 from deepfake.media.files import is_image, open_regular_file
+from deepfake.media.inspection import FileFacts
 from deepfake.records import Result, Status
-from deepfake.web.answers import deciding_face, describe_result, find_crop, load_answer
+from deepfake.web.answers import (
+    deciding_face,
+    describe_facts,
+    describe_result,
+    find_crop,
+    load_answer,
+    load_facts,
+)
 from deepfake.web.engine import Engine
 from deepfake.web.frames import list_frames
 from deepfake.web.store import State, StoredFile
@@ -48,7 +56,9 @@ def describe_file(file: StoredFile, engine: Engine, with_faces: bool = True) -> 
         folder = engine.store.folder_of(file.id)
         shown |= describe_result(result)
         shown["has_thumbnail"] = choose_thumbnail(file, folder) is not None
-        if not with_faces:
+        if with_faces:
+            shown["facts"] = describe_facts(load_facts(file.answer))
+        else:
             del shown["faces"]
     return shown
 
@@ -56,11 +66,12 @@ def describe_file(file: StoredFile, engine: Engine, with_faces: bool = True) -> 
 def describe_score(file: StoredFile) -> dict[str, Any]:
     """One file as ``POST /api/score`` answers: always with a status, a score or a reason."""
     if file.answer is not None:
-        result = load_answer(file.answer, file.name)
+        result, facts = load_answer(file.answer, file.name), load_facts(file.answer)
     else:
         reason = file.error or "cancelled: nobody waits for it any more"
-        result = Result(file.name, Status.UNREADABLE, reason=reason)
-    return describe_result(result) | {"sha256": file.sha256, "size": file.size}
+        result, facts = Result(file.name, Status.UNREADABLE, reason=reason), FileFacts()
+    known = {"sha256": file.sha256, "size": file.size, "facts": describe_facts(facts)}
+    return describe_result(result) | known
 
 
 def choose_thumbnail(file: StoredFile, folder: Path) -> Path | None:

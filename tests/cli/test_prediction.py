@@ -2,14 +2,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from deepfake.learning.checkpoint import read_info
-from deepfake.tables import read_csv
+import deepfake
+from deepfake import cli
+from deepfake.inference.results import describe_results
+from deepfake.learning import checkpoint_names
+from deepfake.learning.checkpoint import read_info, to_safetensors
+from deepfake.learning.embedder import EmbeddingModel
+from deepfake.tables import CsvRow, read_csv
 from tests.cli.conftest import predict
 from tests.conftest import Trained
+from tests.evaluation.made_checkpoint import DIM, write_checkpoint
 
 
 def test_predict_writes_a_row_per_input_and_per_face(
@@ -45,6 +52,51 @@ def test_predict_to_standard_output_is_only_the_table(
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 5
     assert "4 inputs" in captured.err
+
+
+def test_predict_without_output_says_a_line_for_each_input_and_writes_nothing(
+    inbox: Path,
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert predict(inbox, trained) == 0
+    shown = capsys.readouterr()
+    lines = shown.out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["broken.jpg", "p0.png", "p1.png", "p2.png"]
+    assert all(", p_fake 0." in line and "fake from" in line for line in lines[1:])
+    assert "4 inputs = 3 ok" in shown.err
+    assert predict(inbox / "p0.png", trained) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{inbox}/{lines[1]}\n"
+    assert "inputs =" not in shown.err
+    assert predict(inbox / "broken.jpg", trained) == 4
+    assert predict(inbox, trained, "--shard", "1/2") == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_model_in_the_box_answers_where_none_is_named(
+    inbox: Path,
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(checkpoint_names, "SHIPPED", tmp_path)
+    (tmp_path / "default.safetensors").write_bytes(to_safetensors(trained.checkpoint))
+    photo = inbox / "p0.png"
+    assert cli.predict([str(photo), "--device", "cpu", "--quiet", "--workers", "0"]) == 0
+    shown = capsys.readouterr().out
+    caplog.clear()
+    (answer,) = deepfake.predict(photo, device="cpu")
+    assert "model default: test_efficientnet" in caplog.text
+    assert shown == next(describe_results([answer]))
+    (same,) = deepfake.predict([str(photo)], trained.checkpoint, device="cpu")
+    assert same == replace(answer, path=same.path)
 
 
 def test_predict_exit_codes(inbox: Path, trained: Trained, tmp_path: Path) -> None:
@@ -90,6 +142,42 @@ def test_submission_default_is_the_prior_of_the_training_crops(
     prior = counts["fake"] / (counts["fake"] + counts["real"])
     (row,) = read_csv(tmp_path / "submission.csv", ["id", "y"])
     assert float(row["y"]) == pytest.approx(prior, abs=1e-6)
+
+
+def test_several_checkpoints_and_a_mirror_make_one_score(
+    inbox: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = read_info(trained.checkpoint)["recipe"]["crop"]["size"]
+    other = EmbeddingModel("test_resnet", size, DIM, dropout=0.0)
+    second = write_checkpoint(tmp_path / "b.ckpt", trained.crops, embedder=other)
+
+    def table(name: str, *words: object) -> list[CsvRow]:
+        base = [inbox, "--workers", "0", "--quiet", "--device", "cpu", *words]
+        assert cli.predict([*map(str, base), "--output", str(tmp_path / f"{name}.csv")]) == 0
+        return read_csv(tmp_path / f"{name}.csv", ["path", "p_fake", "remarks"])
+
+    one, two = (table(p.stem, "--checkpoint", p) for p in (trained.checkpoint, second))
+    page = tmp_path / "both.html"
+    both = table("both", "--checkpoint", trained.checkpoint, second, "--report", page)
+    assert "whose error rates nobody has measured" in page.read_text()
+    assert table("again", "--checkpoint", trained.checkpoint, "--checkpoint", second) == both
+    for row, first, last in zip(both[1:], one[1:], two[1:], strict=True):
+        expected = (float(first["p_fake"]) + float(last["p_fake"])) / 2
+        assert float(row["p_fake"]) == pytest.approx(expected, abs=2e-6)
+        assert "averaged over 2 checkpoints" in row["remarks"]
+    assert "averaged over" in capsys.readouterr().out
+    mirrored = table("mirrored", "--checkpoint", trained.checkpoint, "--tta", "flip")
+    assert [row["p_fake"] for row in mirrored] != [row["p_fake"] for row in one]
+    assert "averaged over a mirrored look" in mirrored[1]["remarks"]
+
+    # A table goes on with what it was begun with, not with another detector.
+    again = [inbox, "--checkpoint", trained.checkpoint, "--output", tmp_path / "mirrored.csv"]
+    assert cli.predict([*map(str, again), "--workers", "0", "--device", "cpu", "--quiet"]) == 2
+    assert "checkpoint_sha256" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.predict(["--checkpoint", str(second), str(inbox), "--output", "x.csv"])
+    told = "--input is missing; --checkpoint takes all words behind it: put INPUT before it"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 
 from deepfake.dataset.manifest import read_manifest
 from deepfake.faces.extraction import decode_crop
+from deepfake.faces.quality import TrainingFaces
 from deepfake.heads import LinearSVM
 from deepfake.learning.checkpoint import KEY, make_info
 from deepfake.learning.checkpoint_file import seal
@@ -18,6 +19,7 @@ from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import Limits, Recipe
 from deepfake.storage import write_atomic
 from tests.made_limits import ONE_CUT, make_verdict_info
+from tests.made_quality import open_ranges
 
 BACKBONE, DIM = "test_efficientnet", 16
 
@@ -54,13 +56,19 @@ def write_checkpoint(
     counts = {"train": {"real": 1, "fake": 1}}
     trained_on = replace(manifest, sha256=manifest_sha256 or manifest.sha256)
     info = make_info(trained_on, embedder, counts, seed=0, configuration=configuration)
+    faces = TrainingFaces.fit(
+        pictures, [row.box_xyxy for row in manifest.rows], [row.group for row in manifest.rows]
+    )
+    space = faces.space.to_arrays()
+    info["quality"] = open_ranges(faces).describe()
     content = {
         "state_dict": {
             **{f"embedder.{name}": value for name, value in embedder.state_dict().items()},
             **{f"head.{name}": value for name, value in head.state_dict().items()},
+            **{f"quality.{name}": torch.from_numpy(v) for name, v in space.items()},
         },
         "hyper_parameters": {
-            "backbone": BACKBONE,
+            "backbone": embedder.resolved_backbone.split(".")[0],
             "image_size": size,
             "embedding_dim": DIM,
             "dropout": 0.0,

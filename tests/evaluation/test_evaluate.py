@@ -23,7 +23,7 @@ from deepfake.evaluation.sets import EvaluationSet
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
 from deepfake.inference.aggregation import FileScore, aggregate
 from deepfake.metrics import METRICS, compute_auc
-from deepfake.records import Aggregation, FaceScore
+from deepfake.records import Aggregation, FaceScore, Limits
 from deepfake.reports.evaluation_text import describe
 from tests.made_limits import ONE_CUT
 
@@ -196,6 +196,26 @@ def test_terminal_table_is_aligned_and_says_why() -> None:
     assert "0.286 if the others count as wrong, 0.429 if they are predicted real" in text
     assert "two: a remark" in text
     assert ONE.dataset.name in text
+
+
+def test_verdicts_and_chance_are_told() -> None:
+    scores = np.random.default_rng(0).uniform(size=60)
+    flat = make_set("flat", [(n % 2, "", [(0, float(p))]) for n, p in enumerate(scores)])
+    limits = Limits(0.1, (0.9,))
+    result = evaluate_predictions([flat], limits, Aggregation(), n_resamples=200)
+    rates = result.levels["file"].overall.rates
+    real, fake = scores[::2], scores[1::2]
+    assert rates["fpr"].value == pytest.approx((real >= 0.9).mean())
+    assert rates["tpr"].value == pytest.approx((fake >= 0.9).mean())
+    assert rates["fnr"].value == pytest.approx((fake <= 0.1).mean())
+    assert rates["unclear"].value == pytest.approx(((scores > 0.1) & (scores < 0.9)).mean())
+    text = describe(result)
+    assert "verdicts by data set" in text
+    assert "flat: not better than chance: AUC 0." in text
+    assert "holds 0.5" in text
+    known = make_set("known", [(n % 2, "", [(0, 0.2 + 0.6 * (n % 2))]) for n in range(60)])
+    told = describe(evaluate_predictions([known], limits, Aggregation(), n_resamples=200))
+    assert "better than chance" not in told
 
 
 def test_one_face_per_file_is_shown_once() -> None:

@@ -35,7 +35,7 @@ from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation, Sampling, Verdict
 from deepfake.thresholds import choose_limits
 from deepfake.training.run import run_training
-from tests.evaluation.conftest import CPU, Made, words
+from tests.evaluation.conftest import CPU, Files, Made, words
 from tests.evaluation.made_checkpoint import write_checkpoint
 from tests.made_crops import write_crop_folder
 
@@ -155,6 +155,24 @@ def test_limits_of_other_frames_say_so(made: Made, tmp_path: Path) -> None:
     assert "chosen on files scored otherwise (frames 16 instead of 3)" in remark
     remark = Predictor(new, device="cpu", sampling=Sampling(frames=3)).policy_remark
     assert remark == ""
+
+
+def test_rows_say_that_the_limits_were_chosen_for_another_policy(made: Made, files: Files) -> None:
+    paths = [str(files.clip), str(files.photo)]
+    for change, seen in (
+        ({"aggregation": "max"}, "policy max instead of mean"),
+        ({"sampling": Sampling(frames=2)}, "frames 2 instead of 16"),
+    ):
+        predictor = Predictor(made.checkpoint, device="cpu", **change)
+        clip, photo = predictor.predict(paths)
+        assert seen in predictor.policy_remark
+        assert predictor.policy_remark in clip.remarks
+        assert not any("limits were chosen" in text for text in photo.remarks)  # it is one frame
+    usual = Predictor(made.checkpoint, device="cpu")
+    assert not any("limits were chosen" in text for r in usual.predict(paths) for text in r.remarks)
+    other = Predictor(made.checkpoint, device="cpu", faces_per_frame="largest")
+    for result in other.predict(paths):
+        assert any("faces_per_frame largest instead of all" in text for text in result.remarks)
 
 
 def test_calibrate_refuses(made: Made, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from deepfake.records import (
 from deepfake.tables import read_csv
 from tests.conftest import Trained
 from tests.fakes import make_face
+from tests.made_quality import without_remarks
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def make_extraction(*faces: tuple[float, float]) -> Extraction:
 
 @pytest.fixture(scope="module")
 def answer(trained: Trained) -> Callable[[Extraction], Result]:
-    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
+    predictor = Predictor(without_remarks(load_checkpoint(trained.checkpoint)), device="cpu")
     return partial(predictor.answer, Source("a", Path("a.jpg"), "a.jpg"))
 
 
@@ -225,7 +226,7 @@ def test_a_suspicious_person_who_does_not_count_is_named(
             for crop, other in zip(extraction.crops, extraction.crops[::-1], strict=True)
         ]
         extraction = replace(extraction, crops=tuple(swapped[::-1]))
-    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
+    predictor = Predictor(without_remarks(load_checkpoint(trained.checkpoint)), device="cpu")
     predictor.limits = Limits(low, (high,))
     score = predictor.answer(Source("a", Path("a.jpg"), "a.jpg"), extraction)
     assert (score.p_fake, score.verdict) == (low, Verdict.REAL)
@@ -233,6 +234,35 @@ def test_a_suspicious_person_who_does_not_count_is_named(
         f"a person who does not count scores {high:.2f}: the detector is unsure of the face "
         "(0.50 of 0.9)",
     )
+
+
+def test_an_answer_on_a_face_unlike_the_training_faces_is_unclear(trained: Trained) -> None:
+    """Whatever the score; the same detector is sure of a face that is like them."""
+    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
+    predictor.limits = Limits(1.0, (1.0,))  # everything is real
+    noise = predictor.answer(Source("a", Path("a.jpg"), "a.jpg"), make_extraction((90, 0.99)))
+    assert noise.verdict is Verdict.UNCLEAR
+    assert noise.quality == noise.faces[0].quality
+    assert noise.quality is not None
+    assert noise.quality.size_px == 90
+    assert noise.remarks[0].startswith("unlike the training faces (distance ")
+    assert "sharpness" in " ".join(noise.remarks)
+    known = list(predictor.predict(sorted(trained.photos.rglob("*.png"))[:12]))
+    assert {score.verdict for score in known} == {Verdict.REAL}
+    assert sum(bool(score.remarks) for score in known) <= 2
+
+
+@pytest.mark.data
+def test_a_detector_of_drawings_is_unclear_about_photographs(
+    trained: Trained, shared_media: Path
+) -> None:
+    predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
+    predictor.limits = Limits(0.0, (0.0,))  # everything is fake
+    photos = sorted((shared_media / "labelled/lfw_reals/real").iterdir())[::250]
+    scores = [score for score in predictor.predict(photos) if score.p_fake is not None]
+    unclear = [score for score in scores if score.verdict is Verdict.UNCLEAR]
+    assert len(unclear) >= 0.8 * len(scores) > 6
+    assert all("unlike the training faces" in score.remarks[0] for score in unclear)
 
 
 def test_limits_are_those_for_the_people_who_count(trained: Trained) -> None:
@@ -411,7 +441,7 @@ def test_both_ways_to_a_predictor_take_the_same_settings() -> None:
     made = dict(inspect.signature(Predictor).parameters)
     del made["checkpoint"], made["expected_faces"], made["stored"]  # they need the checkpoint
     loaded = dict(inspect.signature(Predictor.from_checkpoint).parameters)
-    del loaded["path"]
+    del loaded["path"], loaded["tta"]  # they make the checkpoint
     assert list(loaded.items()) == list(made.items())
 
 

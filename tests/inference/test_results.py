@@ -19,10 +19,11 @@ from deepfake.inference.results import (
     SCORE_COLUMNS,
     Results,
     count,
+    describe_results,
     format_faces,
     format_scores,
 )
-from deepfake.records import FaceScore, Limits, Result, Status
+from deepfake.records import FaceQuality, FaceScore, Limits, Result, Status
 from tests.made_results import make_answer, make_no_answer
 
 
@@ -49,6 +50,23 @@ def test_one_row_per_input_in_order(statuses: list[Status]) -> None:
     assert sum(totals.statuses.values()) == len(scores)
 
 
+def test_a_line_for_a_person_says_verdict_score_limits_people_and_remarks() -> None:
+    limits = Limits(0.25, (0.75, 0.875))
+    results = [
+        make_answer("a.jpg", 0.5, limits),
+        make_answer("b.mp4", 0.9, limits, n_people=2, remarks=("small faces", "\x1b[2Jcut")),
+        make_no_answer("c\n.jpg"),
+        Result("d.jpg", Status.UNREADABLE),
+    ]
+    assert list(describe_results(results)) == [
+        "a.jpg: unclear, p_fake 0.500 (real up to 0.250, fake from 0.750)\n",
+        "b.mp4: fake, p_fake 0.900 (real up to 0.250, fake from 0.875); 2 people; small faces; "
+        "\\x1b[2Jcut\n",
+        "c\\n.jpg: no_face: so it is\n",
+        "d.jpg: unreadable\n",
+    ]
+
+
 def test_cells_of_a_score() -> None:
     box = (1, 2.5, 30.127, 40)
     limits = Limits(0.4, (0.6, 0.7))
@@ -58,6 +76,7 @@ def test_cells_of_a_score() -> None:
                 "a b.jpg",
                 0.65,
                 limits,
+                quality=FaceQuality(29.127, 350.126, 99.0, 1.5),
                 n_people=2,
                 n_too_small=3,
                 box_xyxy=box,
@@ -69,9 +88,9 @@ def test_cells_of_a_score() -> None:
     assert header == ",".join(SCORE_COLUMNS) + "\n"
     assert ok == (
         "a b.jpg,ok,,small; dark,0.650000,unclear,0.400000,0.700000,1,1,3,2,"
-        "1.00,2.50,30.13,40.00,a%20b.jpg\n"
+        "1.00,2.50,30.13,40.00,29.13,350.13,99.00,1.50,a%20b.jpg\n"
     )
-    assert bad == "c.jpg,no_face,no_face: so it is,,,,,,0,0,0,0,,,,,c.jpg\n"
+    assert bad == "c.jpg,no_face,no_face: so it is,,,,,,0,0,0,0,,,,,,,,,c.jpg\n"
 
 
 def test_tables_are_written_as_the_answers_come() -> None:
@@ -100,7 +119,8 @@ def test_odd_names_stay_one_row_and_can_be_restored() -> None:
 
 def test_faces_have_a_row_each() -> None:
     faces = tuple(
-        FaceScore(0, 0.0, index, (0, 1, 20, 30.5), 0.99, p) for index, p in enumerate((0.2, 0.8))
+        FaceScore(0, 0.0, index, (0, 1, 20, 30.5), 0.99, p, quality=quality)
+        for index, (p, quality) in enumerate(((0.2, None), (0.8, FaceQuality(20, 350.126))))
     )
     scores = [
         make_no_answer("x.jpg"),
@@ -110,8 +130,8 @@ def test_faces_have_a_row_each() -> None:
     header, *lines = "".join(format_faces(scores)).splitlines()
     assert header == ",".join(FACE_COLUMNS)
     assert lines == [
-        r"a\n.jpg,0,0.000000,0,0,0.200000,0.990000,0.00,1.00,20.00,30.50",
-        r"a\n.jpg,0,0.000000,1,0,0.800000,0.990000,0.00,1.00,20.00,30.50",
+        r"a\n.jpg,0,0.000000,0,0,0.200000,0.990000,0.00,1.00,20.00,30.50,,,,",
+        r"a\n.jpg,0,0.000000,1,0,0.800000,0.990000,0.00,1.00,20.00,30.50,20.00,350.13,,",
     ]
 
 

@@ -102,6 +102,7 @@ def test_reads_what_it_remembers_without_building_a_network(
     assert run.task.head is not None
     parts: list[nn.Module] = [run.task, run.task.head]
     state = [value for part in parts for value in part.state_dict().values()]
+    assert info["quality"]["n_faces"] > 2
     assert info["n_parameters"] == sum(value.numel() for value in state)
 
 
@@ -309,8 +310,38 @@ def test_settings_beside_the_tensors_are_sealed_too(run: Run, tmp_path: Path) ->
             "the embedder does not fit",
             id="other-network",
         ),
+        pytest.param(put("hyper_parameters", "dropout", 7.0), "dropout=7.0", id="dropout"),
         pytest.param(
-            put("hyper_parameters", "dropout", 7.0), "does not fit this version", id="dropout"
+            put("hyper_parameters", "dropout", float("nan")), "dropout=nan", id="nan-dropout"
+        ),
+        pytest.param(
+            put("hyper_parameters", "embedding_dim", True), "embedding_dim=True", id="bool"
+        ),
+        pytest.param(
+            put("hyper_parameters", "image_size", 32.0), "image_size=32.0; expected", id="float"
+        ),
+        pytest.param(
+            put("hyper_parameters", "embedding_dim", 10**400), "is out of range", id="endless"
+        ),
+        pytest.param(remove(KEY, "quality"), "does not fit this version .*quality", id="no-ranges"),
+        pytest.param(put(KEY, "quality", [1]), "its training faces is", id="ranges-of-no-kind"),
+        pytest.param(
+            put("state_dict", "quality.rest", torch.tensor([torch.nan])),
+            "quality.rest holds NaN or infinite",
+            id="nan-face-space",
+        ),
+        pytest.param(
+            put("state_dict", "quality.scale", torch.ones(192, dtype=torch.float16)),
+            "quality.scale .* float16",
+            id="half-face-space",
+        ),
+        pytest.param(
+            put("state_dict", "quality.mean", torch.ones(192, dtype=torch.bfloat16)),
+            "does not fit this version",
+            id="face-space-of-no-kind",
+        ),
+        pytest.param(
+            remove("state_dict", "quality.variances"), "its face space has", id="no-face-space"
         ),
         pytest.param(
             remove("state_dict", "head.weight_"),

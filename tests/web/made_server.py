@@ -10,12 +10,17 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deepfake.inference.predictor import Predictor
 from deepfake.jobs.workers import Failure
-from deepfake.records import Extraction, Source, Workers
+from deepfake.media.inspection import FileFacts
+from deepfake.records import Source, Workers
+from deepfake.web import frames
 from deepfake.web.access import Access
 from deepfake.web.app import Server, make_app
 from deepfake.web.engine import Engine
@@ -27,9 +32,7 @@ from deepfake.web.uploads import UploadLimits
 class InlinePool:
     """Stands in for a pool of one process, which takes seconds to start: reads in the lane."""
 
-    def __init__(
-        self, make: Callable[[], Callable[[Source], Extraction]], workers: Workers
-    ) -> None:
+    def __init__(self, make: Callable[[], Callable[[Source], FileFacts]], workers: Workers) -> None:
         self._read, self._cancelled = make(), set[str]()
 
     def start(self) -> None:
@@ -43,16 +46,19 @@ class InlinePool:
 
     def run(
         self, sources: Iterator[Source], on_progress: Callable[..., None]
-    ) -> Iterator[tuple[Source, Extraction | Failure]]:
+    ) -> Iterator[tuple[Source, FileFacts | Failure]]:
         for source in sources:
             if source.id in self._cancelled:
                 yield source, Failure("cancelled: nobody waits for it any more")
-            else:
-                yield source, self._read(source)
+                continue
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(frames, "tell_progress", partial(on_progress, source))
+                facts = self._read(source)
+            yield source, facts
 
 
 TOKEN = "a-token-of-the-tests"
-WAIT_S = 60.0  # never reached where all is well
+WAIT_S = 120.0  # never reached where all is well
 
 
 @dataclass

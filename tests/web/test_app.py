@@ -44,6 +44,9 @@ def test_score_answers_as_predict_does_in_order(
         (result,) = predictor.predict([tmp_path / name])
         expected = json.loads(json.dumps(describe_result(result)))
         facts = {"path": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        said = found.pop("facts")
+        assert set(said) == {"container", "tags", "credentials", "problem"}
+        assert bool(said["container"]) == (found["status"] == "ok")
         assert found == expected | facts
     assert [found["status"] for found in scored] == ["ok", "unreadable", "ok", "unreadable"]
     assert served.script().get("/api/queue").json()["n_files"] == 0  # nothing is kept

@@ -18,7 +18,7 @@ from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.calibration import calibrate
 from deepfake.heads import MIN_PER_CLASS, Head, HeadName, make_head
 from deepfake.learning.checkpoint_file import part_of
-from deepfake.learning.crops import CropDataset, require_unit
+from deepfake.learning.crops import CropDataset, measure_training_faces, require_unit
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.processes import gather
 from deepfake.metrics import summarise
@@ -150,6 +150,7 @@ class FitHead(Callback):
         )
         head.warn_if_useless()
         module.set_head(head)
+        module.set_training_faces(measure_training_faces(data.datasets["train"]))
         module.info |= calibration.to_info() | {
             "recipe": recipe,
             "head": self.name,

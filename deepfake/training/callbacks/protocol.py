@@ -12,6 +12,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from deepfake.errors import JobError
+from deepfake.faces.quality import TrainingFaces
 from deepfake.heads import Head
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.losses import Metrics, Objective
@@ -38,6 +39,10 @@ class EmbeddingModule(Protocol):
 
     def set_head(self, head: Head | None) -> None:
         """Score with this head from now on, and keep it in checkpoints."""
+        ...
+
+    def set_training_faces(self, faces: TrainingFaces | None) -> None:
+        """Keep in checkpoints what faces the head has learnt from."""
         ...
 
     def epoch_metrics(self) -> dict[str, float]:

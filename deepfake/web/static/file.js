@@ -6,7 +6,7 @@ const {file: id, state, explanation} = document.body.dataset;
 const one = `/api/files/${id}`, SVG = "http://www.w3.org/2000/svg", POLL_MS = 1000;
 const frames = new Map([...document.querySelectorAll(".frame")].map(item => [Number(item.dataset.frame), item]));
 const video = $("video"), still = $("still"), boxes = $("boxes");
-let faces = [], times = [], shownFrame = null, limits = null;
+let faces = [], times = [], shownFrame = null, limits = null, isTurnedBack = false;
 
 async function ask(method = "GET", path = one) {
   const answer = await fetch(path, {method});
@@ -50,15 +50,17 @@ function verdictOf(face) {
   return face.p_fake >= limits[1] ? "fake" : face.p_fake <= limits[0] ? "real" : "unclear";
 }
 
-function drawBoxes(frame, turnBack = false) {
+function drawBoxes(frame, turnBack = isTurnedBack) {
   boxes.replaceChildren();
+  isTurnedBack = turnBack;
   shownFrame = frame;
   for (const item of document.querySelectorAll(".jump")) {
     item.toggleAttribute("data-current", Number(item.dataset.frame) === frame);
   }
   if (!limits) return;
   const width = boxes.viewBox.baseVal.width, height = boxes.viewBox.baseVal.height;
-  const unit = Math.max(width, height) / 100;
+  // At least as large as the text of the page, however small the picture is shown.
+  const size = Math.max(width / 45, 13 * width / (boxes.getBoundingClientRect().width || width));
   for (const face of faces.filter(face => face.frame_index === frame)) {
     let [x0, y0, x1, y1] = face.box_xyxy;
     if (turnBack) [x0, y0, x1, y1] = [width - x1, height - y1, width - x0, height - y0];
@@ -68,13 +70,15 @@ function drawBoxes(frame, turnBack = false) {
       Object.entries({x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: css}).forEach(([name, value]) => box.setAttribute(name, value));
       group.append(box);
     }
-    const size = 2.6 * unit, label = document.createElementNS(SVG, "text");
+    const label = document.createElementNS(SVG, "text");
     label.textContent = `${face.person + 1}: ${face.p_fake.toFixed(2)} ${verdict}`;
     Object.entries({x: Math.max(0, x0), y: y0 > 1.4 * size ? y0 - 0.4 * size : Math.min(height - 0.2 * size, y1 + size), "font-size": size, "stroke-width": size / 4}).forEach(([name, value]) => label.setAttribute(name, value));
     group.append(label);
     boxes.append(group);
   }
 }
+
+addEventListener("resize", () => { if (boxes && shownFrame !== null) drawBoxes(shownFrame); });
 
 function showStill(frame) {
   const item = frames.get(frame);
@@ -83,7 +87,7 @@ function showStill(frame) {
     still.alt = `The frame at ${Number(item.dataset.time).toFixed(1)} s; boxes are drawn over its faces`;
     boxes.setAttribute("viewBox", `0 0 ${item.dataset.width} ${item.dataset.height}`);
   }
-  drawBoxes(frame);
+  drawBoxes(frame, false);
 }
 
 function jump(frame, time) {

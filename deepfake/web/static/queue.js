@@ -246,7 +246,10 @@ function fill(row, state, cells) {
   if (row.dataset.shown === text) return;    // nothing moves under a pointer, or loses the focus
   const focused = row.contains(document.activeElement) ? document.activeElement.dataset.act : null;
   row.dataset.shown = text;
-  cells().forEach((cell, number) => row.children[number].replaceChildren(...[cell].flat().filter(part => part !== null)));
+  cells().forEach((cell, number) => {
+    row.children[number].replaceChildren(...[cell].flat());
+    row.children[number].toggleAttribute("data-empty", Boolean(cell.dataset && "nothing" in cell.dataset));
+  });
   if (focused) (row.querySelector(`[data-act="${focused}"]`) || row.querySelector("button, a"))?.focus();
 }
 
@@ -254,7 +257,7 @@ function button(word, name, act) {
   return element("button", {type: "button", class: "plain small", "data-act": word, "aria-label": `${word} ${name}`, text: word, on: {click: act}});
 }
 
-const nothing = () => element("span", {class: "soft", text: "\u2013"});
+const nothing = () => element("span", {class: "soft", "data-nothing": true, text: "\u2013"});
 const blank = () => element("span", {class: "thumb"});
 const statusOf = (...parts) => element("span", {class: "state"}, ...parts);
 

@@ -1,0 +1,34 @@
+"""A short video of drawn people, as a phone or a browser would write it."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+
+from tests import fakes
+
+SECONDS, FPS, SIZE = 2, 12, 192
+
+
+def encode_video(container: str = "mp4", codec: str = "libx264") -> bytes:
+    """Two people side by side who move a little, ``SECONDS`` long."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=FPS)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 2 * SIZE, SIZE, "yuv420p"
+        stream.time_base = Fraction(1, FPS)
+        for number in range(SECONDS * FPS):
+            people = [fakes.portrait(identity, 0, SIZE) for identity in (1, 6)]
+            image = np.roll(np.concatenate(people, axis=1), number % 4, axis=0)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts = number
+            for packet in stream.encode(frame):
+                file.mux(packet)
+        for packet in stream.encode(None):
+            file.mux(packet)
+    return buffer.getvalue()
