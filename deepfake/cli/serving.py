@@ -129,7 +129,7 @@ def _serve(options: argparse.Namespace) -> int:
         ]
         limits = UploadLimits(round(options.max_file_size * _GIB), options.max_files)
         serve(
-            name_models(predictors, lambda predictor: describe_model(predictor.checkpoint.info)),
+            name_models(predictors, lambda predictor: describe_model(predictor.checkpoint)),
             listener,
             make_access,
             limits,

@@ -29,7 +29,7 @@ from deepfake.inference.scoring import Backend, Scorer
 from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.checkpoint_names import CheckpointName
+from deepfake.learning.checkpoint_names import CheckpointName, NamedCheckpoint
 from deepfake.learning.ensemble import Tta, load_detector
 from deepfake.media.discovery import list_sources
 from deepfake.records import (
@@ -194,8 +194,11 @@ class Predictor:
             "faces_per_frame": self.aggregation.faces_per_frame,
             "stored": self.stored,
         }
-        paths = [one.path for one in self.checkpoint.members or [self.checkpoint]]
-        return _load_again, (paths, self.checkpoint.tta, self.checkpoint.sha256, settings)
+        members = self.checkpoint.members or [self.checkpoint]
+        # Elsewhere a model in the box, or one of a hub, may lie under another path.
+        found = [NamedCheckpoint(one.path, one.name) for one in members]
+        names = [one.path if one.is_own_file else one.name for one in found]
+        return _load_again, (names, self.checkpoint.tta, self.checkpoint.sha256, settings)
 
     @property
     def backend(self) -> Backend:
@@ -377,12 +380,13 @@ def _remark_on_people(score: FileScore, fake_limit: float) -> Iterator[str]:
 
 
 def _load_again(
-    paths: list[Path], tta: Tta | None, sha256: str, settings: dict[str, Any]
+    names: list[Path | str], tta: Tta | None, sha256: str, settings: dict[str, Any]
 ) -> Predictor:
-    checkpoint = load_detector(paths, tta)
+    checkpoint = load_detector(names, tta)
     if checkpoint.sha256 != sha256:
-        names = ", ".join(map(str, paths))
-        raise UsageError(f"{names} is another checkpoint here than where the job was begun")
+        raise UsageError(
+            f"{', '.join(map(str, names))} is another checkpoint here than where the job was begun"
+        )
     return Predictor(checkpoint, **settings)
 
 

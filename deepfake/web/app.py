@@ -7,6 +7,7 @@ else exists. Decodes nothing.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -53,6 +54,7 @@ _SANDBOXED = {
     "content-security-policy": "sandbox; default-src 'none'; img-src data:; "
     "style-src 'unsafe-inline'; frame-ancestors 'none'"
 }
+_JSON_BYTES = 1 << 16
 _MEDIA = {"content-security-policy": "sandbox; default-src 'none'; frame-ancestors 'none'"}
 
 
@@ -220,8 +222,13 @@ class _Routes:
 
     async def add_path(self, request: Request) -> Response:
         """Queue a file, or all of a folder, that lies under an allowed folder."""
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _JSON_BYTES:
+                raise HTTPException(413, f"the request has more than {_JSON_BYTES} bytes")
         try:
-            asked = await request.json()
+            asked = json.loads(body)
             text, model = asked["path"], asked.get("model", "")
             if not isinstance(text, str) or not isinstance(model, str):
                 raise TypeError

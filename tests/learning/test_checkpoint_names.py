@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import safetensors.torch
 import torch
 
 from deepfake.errors import CheckpointError, UsageError
+from deepfake.inference.predictor import Predictor
 from deepfake.learning import checkpoint_names
 from deepfake.learning.checkpoint import load_checkpoint, read_info, to_safetensors
 from deepfake.learning.checkpoint_names import NamedCheckpoint, find_checkpoint, list_shipped
@@ -77,6 +79,15 @@ def test_who_speaks_is_said_in_one_line(
         assert told.startswith(f"model {checkpoint.name}: test_efficientnet")
         assert told.endswith(f"on faces of 64 px, sha256 {checkpoint.sha256}")
         assert "\n" not in told
+
+
+def test_a_predictor_takes_the_name_along_to_where_the_box_lies_elsewhere(
+    box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = pickle.dumps(Predictor.from_checkpoint("free", device="cpu"))
+    monkeypatch.setattr(checkpoint_names, "SHIPPED", box.rename(tmp_path / "elsewhere"))
+    arrived = pickle.loads(sent).checkpoint
+    assert (arrived.name, arrived.path) == ("free", tmp_path / "elsewhere" / "free.safetensors")
 
 
 def test_what_is_made_of_a_model_in_the_box_lies_in_the_working_folder() -> None:

@@ -15,7 +15,7 @@ SECONDS, FPS, SIZE = 2, 12, 192
 
 
 def encode_video(container: str = "mp4", codec: str = "libx264") -> bytes:
-    """Two people side by side who move a little, ``SECONDS`` long."""
+    """Half a second of grey, then two people side by side who move a little."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as file:
         stream = file.add_stream(codec, rate=FPS)
@@ -24,6 +24,8 @@ def encode_video(container: str = "mp4", codec: str = "libx264") -> bytes:
         stream.time_base = Fraction(1, FPS)
         for number in range(SECONDS * FPS):
             people = [fakes.portrait(identity, 0, SIZE) for identity in (1, 6)]
+            if number < FPS // 2:
+                people = [np.full_like(person, 128) for person in people]
             image = np.roll(np.concatenate(people, axis=1), number % 4, axis=0)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame.pts = number

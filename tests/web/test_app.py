@@ -231,6 +231,10 @@ def test_a_path_that_is_none_is_refused(served: Running, body: str) -> None:
     assert "expected JSON" in answer.json()["error"]
 
 
+def test_a_long_path_is_not_read_to_its_end(served: Running) -> None:
+    assert paths(served, {"path": "x" * 70_000}).status == 413
+
+
 # Limits and refusals
 
 

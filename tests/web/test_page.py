@@ -217,11 +217,13 @@ def test_the_first_minute(
 
     # The file: its curve, a jump by the mouse and one by the keyboard.
     page.get_by_role("link", name="clip.mp4").click()
-    page.locator("#boxes g").first.wait_for(state="attached")
+    page.locator(".jump.frame").first.wait_for()
     player = page.locator("#video")
     player.evaluate(
         "video => video.readyState > 1 || new Promise(done => video.onloadeddata = done)"
     )
+    page.locator("#curve .now").wait_for(state="attached")
+    assert page.locator("#boxes g").count() == 0  # nobody is there yet
     drawing = page.locator("#curve .chart > svg")
     box = drawing.bounding_box()
     assert box is not None

@@ -35,7 +35,7 @@ async function begin() {
   times = [...new Map(faces.map(face => [face.frame_index, face.time_s]))].sort((a, b) => a[1] - b[1]);
   if (boxes) {
     if (video) followVideo();
-    drawBoxes(frames.size ? Number([...frames.keys()][0]) : (faces[0] || {}).frame_index);
+    else drawBoxes(frames.size ? [...frames.keys()][0] : (faces[0] || {}).frame_index);
   }
   for (const item of document.querySelectorAll(".jump")) {
     item.addEventListener("click", () => jump(Number(item.dataset.frame), Number(item.dataset.time)));
@@ -72,7 +72,8 @@ function drawBoxes(frame, turnBack = isTurnedBack) {
     }
     const label = document.createElementNS(SVG, "text");
     label.textContent = `${face.person + 1}: ${face.p_fake.toFixed(2)} ${verdict}`;
-    Object.entries({x: Math.max(0, x0), y: y0 > 1.4 * size ? y0 - 0.4 * size : Math.min(height - 0.2 * size, y1 + size), "font-size": size, "stroke-width": size / 4}).forEach(([name, value]) => label.setAttribute(name, value));
+    Object.entries({x: Math.max(0, x0), y: y0 > 1.4 * size ? y0 - 0.4 * size : Math.min(height - 0.2 * size, y1 + size), "stroke-width": size / 4}).forEach(([name, value]) => label.setAttribute(name, value));
+    label.style.fontSize = `${size}px`;   // stronger than the size that charts have
     group.append(label);
     boxes.append(group);
   }
@@ -111,13 +112,13 @@ function say(text) {
   if (note && note.textContent !== text) note.textContent = text;
 }
 
-// The nearest scored frame, if it is nearer than half a step to the next one.
+// The nearest scored frame, if it is so near that faces have hardly moved since.
 function nearest(time) {
   let best = null;
   times.forEach(([frame, at], place) => {
     const gap = Math.min(at - (times[place - 1] || [0, -Infinity])[1], (times[place + 1] || [0, Infinity])[1] - at);
     const near = Math.abs(at - time);
-    if (near <= Math.min(gap / 2, 1) + 0.02 && (!best || near < best[1])) best = [frame, near];
+    if (near <= Math.min(gap / 2, 0.15) + 0.02 && (!best || near < best[1])) best = [frame, near];
   });
   return best ? best[0] : null;
 }
@@ -131,6 +132,7 @@ function followVideo() {
   const tick = () => { follow(); if (!video.paused) requestAnimationFrame(tick); };
   video.addEventListener("play", tick);
   for (const event of ["timeupdate", "seeked", "loadeddata"]) video.addEventListener(event, follow);
+  follow();
   const refuse = () => {
     video.hidden = true;
     still.hidden = false;
@@ -172,7 +174,7 @@ function mark(time) {
 // The explanation
 
 const WORDS = {
-  none: "A saliency map shows which parts of the face the score depends on, and whether the map passes its check. It takes a while.",
+  none: "Saliency maps show which parts of the face the score depends on. They are checked, and shown only if they pass. It takes a while.",
   queued: "It waits for its turn.",
   running: "It is being made ...",
   done: "It is ready.",
