@@ -1,5 +1,8 @@
 r"""Find manipulated faces in photos and videos.
 
+    >>> import deepfake                          # doctest: +SKIP
+    >>> deepfake.predict("photo.jpg")            # doctest: +SKIP
+
     media -> frames -> faces -> crops + manifest -> unit embeddings -> triplet loss
                                                          \-> linear SVM -> p_fake
 
@@ -12,36 +15,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deepfake.inference.predictor import AnyPaths, Predictor
-    from deepfake.inference.results import Results
+    from deepfake.inference.predictor import Predictor, predict
+    from deepfake.records import Result
 
 __version__ = "0.1.0"
-__all__ = ["Predictor", "__version__", "predict"]
-
-
-def predict(paths: AnyPaths, checkpoint: Any = None, **settings: Any) -> Results:
-    """Score a photo or video, or several, with the model in the box or another one.
-
-    Args:
-        paths: A path, or several.
-        checkpoint: As of ``Predictor.from_checkpoint``; ``None`` is the model in the box.
-        **settings: Other arguments of ``Predictor.from_checkpoint``.
-
-    Returns:
-        One ``Result`` per path, in order, as they come; ``to_frame()`` makes a table of them.
-
-    Raises:
-        UsageError: As of ``Predictor.from_checkpoint``.
-    """
-    from deepfake.inference.predictor import Predictor
-
-    return Predictor.from_checkpoint(checkpoint, **settings).predict(paths)
+__all__ = ["Predictor", "Result", "__version__", "predict"]
 
 
 def __getattr__(name: str) -> Any:
     # Importing the package must not import torch: ``deepfake --help`` would take seconds.
-    if name == "Predictor":
-        from deepfake.inference.predictor import Predictor
+    if name in ("Predictor", "predict"):
+        from deepfake.inference import predictor
 
-        return Predictor
+        return getattr(predictor, name)
+    if name == "Result":
+        from deepfake.records import Result
+
+        return Result
     raise AttributeError(f"module 'deepfake' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,12 +7,14 @@ file that people read. Boxes are ``(x0, y0, x1, y1)`` in pixels of their frame.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,9 @@ from deepfake.recipe import Policy as Policy
 from deepfake.recipe import Recipe as Recipe
 from deepfake.recipe import Sampling as Sampling
 from deepfake.recipe import list_differences as list_differences
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LABEL_NAMES = ("real", "fake")
 """Index = label: ``LABEL_NAMES[1] == "fake"``."""
@@ -392,9 +397,11 @@ class PersonScore:
     face_index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Result:
     """The answer for one input file, or an honest status where there is none.
+
+    It shows itself: as a line in a terminal, with the faces in a notebook.
 
     Args:
         path: The input as the user named it.
@@ -431,3 +438,43 @@ class Result:
     quality: FaceQuality | None = None
     faces: tuple[FaceScore, ...] = ()
     people: tuple[PersonScore, ...] = ()
+
+    def __str__(self) -> str:
+        """Verdict or status, score, file, people and remarks on one line."""
+        line: str = load_renderer().describe_result(self)
+        return line
+
+    def __repr__(self) -> str:
+        return f"<Result {self}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: thumbnails, verdict and people, self-contained."""
+        html: str = load_renderer().format_cell([self])
+        return html
+
+    def to_frame(self, level: Literal["file", "face"] = "file") -> pd.DataFrame:
+        """A table of pandas: a row for the file, or one for each of its faces."""
+        return load_renderer().make_frame([self], level)
+
+    def save_html(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """Write a page that holds everything it shows.
+
+        Raises:
+            UsageError: If the file exists and nobody asked to replace it.
+        """
+        page: Path = load_renderer().save_page([self], Path(path), overwrite)
+        return page
+
+    def show(self) -> None:
+        """Show it in the notebook, elsewhere as a page in a browser."""
+        load_renderer().show([self])
+
+
+def load_renderer() -> ModuleType:
+    """What shows results; imported only when one is to be shown.
+
+    The one place where a lower room looks up at ``deepfake.reports``.
+    """
+    from deepfake.reports import result_page
+
+    return result_page

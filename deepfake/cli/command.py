@@ -36,26 +36,31 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
         self._subjects: dict[str, Any] = {}
 
-    def add_subject(self, option: str, **settings: Any) -> None:
+    def add_subject(self, option: str, many: bool = False, **settings: Any) -> None:
         """What the command is about: ``--option VALUE``, or ``VALUE`` as a bare word.
 
         Args:
             option: Name of the option, without dashes; bare words are taken in the order added.
+            many: It takes as many values as there are, and becomes a list; such a subject is the
+                last.
             **settings: Of ``add_argument``; without a ``default`` it must be named.
         """
         default = settings.pop("default", None)
         settings.setdefault("metavar", option.upper())
-        self.add_argument(f"--{option}", **settings)
+        several = {"nargs": "+", "action": "extend"} if many else {}
+        self.add_argument(f"--{option}", **settings | several)
         words = {key: value for key, value in settings.items() if key in ("type", "metavar")}
-        self.add_argument(f"{option}_word", nargs="?", help=argparse.SUPPRESS, **words)
+        nargs = "*" if many else "?"
+        self.add_argument(f"{option}_word", nargs=nargs, help=argparse.SUPPRESS, **words)
         self._subjects[option] = default
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does; what is wrong with a name is said first."""
-        words = list(sys.argv[1:] if args is None else args)
         known = [option for action in self._actions for option in action.option_strings]
-        for word in words[: words.index("--") if "--" in words else None]:
-            if word.startswith("--") and word.split("=")[0] not in known:
+        words = _mark_bare(list(sys.argv[1:] if args is None else args), known)
+        for word in words:
+            is_option = word.startswith("--") and not isinstance(word, _BareWord)
+            if is_option and word.split("=")[0] not in known:
                 self.error(f"unknown option {word!r}{hint(word, known)}")
         parsed, unknown = self.parse_known_intermixed_args(words, namespace)
         if unknown:
@@ -63,16 +68,27 @@ class Parser(argparse.ArgumentParser):
         self._join_subjects(parsed)
         return parsed
 
+    def _parse_optional(self, arg_string: str) -> Any:
+        # argparse takes whatever begins with a dash for an option, even behind ``--`` once options
+        # and bare words are mixed.
+        return None if isinstance(arg_string, _BareWord) else super()._parse_optional(arg_string)
+
     def _print_message(self, message: str, file: Any = None) -> None:
         # Some versions of argparse pass over a reader that has gone, others do not.
         (file or sys.stderr).write(message)
 
     def _join_subjects(self, parsed: argparse.Namespace) -> None:
-        bare = [getattr(parsed, f"{option}_word") for option in self._subjects]
-        given = [word for word in bare if word is not None]
+        given: list[Any] = []
+        for option in self._subjects:
+            bare = getattr(parsed, f"{option}_word")
+            given += bare if isinstance(bare, list) else [] if bare is None else [bare]
         for option, default in self._subjects.items():
+            is_list = isinstance(getattr(parsed, f"{option}_word"), list)
             delattr(parsed, f"{option}_word")
-            if getattr(parsed, option) is None:
+            if is_list and (given or getattr(parsed, option)):
+                setattr(parsed, option, [*(getattr(parsed, option) or []), *given])
+                given = []
+            elif getattr(parsed, option) is None:
                 if not given and default is None:
                     self.error(f"--{option} is missing{self._guess_swallowed(option, parsed)}")
                 setattr(parsed, option, given.pop(0) if given else default)
@@ -93,6 +109,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Two lines instead of the whole usage."""
         self.exit(EXIT_USAGE, f"error: {message}\ntry: {self.prog} --help\n")
+
+
+class _BareWord(str):
+    """A word that names a thing, whatever it begins with."""
+
+
+def _mark_bare(words: list[str], known: Sequence[str]) -> list[str]:
+    """Mark what is no option though it begins with a dash: all behind ``--``, and files."""
+    end = words.index("--") if "--" in words else len(words)
+    return [
+        _BareWord(word)
+        if n > end or (word[:1] == "-" and word not in known and os.path.lexists(word))
+        else word
+        for n, word in enumerate(words)
+        if n != end
+    ]
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

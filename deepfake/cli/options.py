@@ -6,10 +6,11 @@ Knows no command.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint_names import DEFAULT
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from deepfake.learning.checkpoint_names import NamedCheckpoint
     from deepfake.records import Sampling, Workers
 
+
+Number = TypeVar("Number", int, float)
 
 CHECKPOINT: dict[str, Any] = {
     "default": DEFAULT,
@@ -48,25 +51,45 @@ def find_detector(options: argparse.Namespace) -> list[NamedCheckpoint]:
     return [find_checkpoint(name) for name in options.checkpoint or [DEFAULT]]
 
 
+def count(text: str) -> int:
+    """A whole number above 0; argparse says so before anything is imported."""
+    return _parse_number(text, int, "a whole number above 0")
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    return _parse_number(text, float, "a number above 0")
+
+
+def _parse_number(text: str, kind: type[Number], expected: str) -> Number:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = kind(0)
+    if not 0 < number < math.inf:  # false for NaN, too
+        raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
+    return number
+
+
 def add_media_options(parser: argparse.ArgumentParser) -> None:
     """Of commands that take photos and videos."""
     add_extraction_options(parser)
     clips = parser.add_argument_group("frames of videos and animations")
     rate = clips.add_mutually_exclusive_group()
     rate.add_argument(
-        "--frames", type=int, metavar="N", help="N frames, evenly spread over the whole length"
+        "--frames", type=count, metavar="N", help="N frames, evenly spread over the whole length"
     )
-    rate.add_argument("--fps", type=float, metavar="R", help="R frames per second")
-    rate.add_argument("--every", type=int, metavar="K", help="each K-th frame")
+    rate.add_argument("--fps", type=positive, metavar="R", help="R frames per second")
+    rate.add_argument("--every", type=count, metavar="K", help="each K-th frame")
     clips.add_argument(
         "--keyframes", action="store_true", help="nearest keyframes instead: faster, other frames"
     )
     clips.add_argument(
-        "--max-frames", type=int, metavar="N", help="never more than N of one file (default 1000)"
+        "--max-frames", type=count, metavar="N", help="never more than N of one file (default 1000)"
     )
     clips.add_argument(
         "--detect-every",
-        type=int,
+        type=count,
         metavar="K",
         help="search each K-th of these frames for faces and put the boxes of the others in "
         "between, where less than a second lies between (default 1: search all)",
@@ -96,11 +119,11 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
         help="processes that decode and detect; changes nothing but the speed (default: cores)",
     )
     parser.add_argument(
-        "--timeout", type=float, default=60.0, help="seconds for one file (default %(default)s)"
+        "--timeout", type=positive, default=60.0, help="seconds for one file (default %(default)s)"
     )
     parser.add_argument(
         "--max-pixels",
-        type=int,
+        type=count,
         default=100_000_000,
         help="larger photos and frames are unreadable (default %(default)s)",
     )

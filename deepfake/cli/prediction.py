@@ -27,6 +27,7 @@ from deepfake.cli.options import (
     choose_part,
     choose_sampling,
     choose_workers,
+    count,
     find_detector,
     refuse_missing_folder,
 )
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from deepfake.records import Result, Source
 
 _JOB_SUFFIX = ".job"
-_NO_FILE = (None, "-")
-"""Values of ``--output`` that name no file."""
 _LEVELS: dict[str, Level] = {"faces": "face", "output": "file"}
 """What the tables of an option have a row for."""
 
@@ -54,16 +53,18 @@ def predict(argv: Sequence[str] | None = None) -> int:
     """Score photos and videos: ``python predict.py INPUT --checkpoint FILE --output FILE``."""
     parser = Parser(
         prog="deepfake predict",
-        description="Score photos and videos with a trained checkpoint:\n"
-        "one row per input, in input order.",
+        description="Score photos and videos: one line per file, in input order; with --output\n"
+        "a table that goes on where it was stopped.",
         epilog="""\
 A file without an answer has a status (no_face, too_small, unreadable), a reason and an empty
-p_fake; it is never guessed and never left out. Killed at any instant, the same command goes on
-where it stopped; run when it is finished, it does what changed inputs ask for and no more. What it
-goes on with lies in OUTPUT.job, which may be removed when nothing is left to do.
+p_fake; it is never guessed and never left out. Without --output nothing is written. With it, killed
+at any instant, the same command goes on where it stopped; run when it is finished, it does what
+changed inputs ask for and no more. What it goes on with lies in OUTPUT.job, which may be removed
+when nothing is left to do. A file whose name begins with a dash stands behind --.
 
 examples:
   deepfake predict photo.jpg
+  deepfake predict a.jpg b.mp4 folder/ 'more/*.jpg'
   python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
   python predict.py one.jpg --checkpoint model.ckpt --output - --device cpu
   python predict.py clip.mp4 --checkpoint model.ckpt --output clip.csv --faces frames.csv
@@ -76,8 +77,9 @@ examples:
     )
     parser.add_subject(
         "input",
-        help="folder, photo, video, glob pattern, list file (.txt) or CSV; a crop folder's crops "
-        "are scored as they are",
+        many=True,
+        help="folders, photos, videos, glob patterns, list files (.txt) or CSVs; a crop folder's "
+        "crops are scored as they are",
     )
     add_detector_options(parser)
     parser.add_argument(
@@ -111,7 +113,9 @@ examples:
         help="what runs the network; auto takes ONNX Runtime on a CPU where it is installed and "
         "the job is large, or model.onnx lies beside model.ckpt (default %(default)s)",
     )
-    parser.add_argument("--batch-size", type=int, default=32, help="faces that are scored together")
+    parser.add_argument(
+        "--batch-size", type=count, default=32, help="faces that are scored together"
+    )
     add_media_options(parser)
     add_shard_option(parser)
     command = command_line("predict", argv)
@@ -131,28 +135,37 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         from deepfake.reports.annotation import refuse_folder
 
         refuse_missing_folder("annotate", options.annotate)
-        refuse_folder(options.annotate, Path(options.input))
+        for one in options.input:
+            refuse_folder(options.annotate, Path(one))
     from deepfake.dataset.layouts.labelling import list_inputs
-    from deepfake.inference.job import PredictionJob
+    from deepfake.dataset.manifest import is_crop_folder
     from deepfake.inference.outputs import Outputs, refuse_destroying
-    from deepfake.inference.stored import is_crop_folder
-    from deepfake.learning.ensemble import load_detector
-    from deepfake.media.discovery import count_passed_over
+    from deepfake.media.discovery import count_passed_over, display_name
 
     found = find_detector(options)
     read = [*(one.path for one in found), *([sample.path] if sample else [])]
     stored: StoredCrops | None = None
-    sources: Sequence[Source]
+    sources: Sequence[Source] = ()
     skipped: dict[str, int] = {}
-    if is_crop_folder(options.input):
-        checkpoint = load_detector(found, options.tta)
+    crop_folders = [one for one in options.input if is_crop_folder(one)]
+    if crop_folders and len(options.input) > 1:
+        raise UsageError(f"{crop_folders[0]} is a crop folder: score it by itself, without others")
+    if not crop_folders:
+        sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
+        refuse_destroying(paths.values(), chain(read, (source.path for source in sources)))
+    if not options.quiet:
+        # Imports and weights take seconds; nobody shall wonder meanwhile.
+        what = f"{len(sources):,} files" if len(sources) > 1 else options.input[0]
+        sys.stderr.write(f"scoring {display_name(what)} with {found[0].name} ...\n")
+        sys.stderr.flush()
+    from deepfake.inference.job import PredictionJob
+    from deepfake.learning.ensemble import load_detector
+
+    checkpoint = load_detector(found, options.tta)
+    if crop_folders:
         stored = _open_crops(options, checkpoint)
         sources = stored.sources
         refuse_destroying(paths.values(), [*read, *stored.files])
-    else:
-        sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
-        refuse_destroying(paths.values(), chain(read, (source.path for source in sources)))
-        checkpoint = load_detector(found, options.tta)
     with _hold_job(options.output) as root:
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)
@@ -182,7 +195,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         lines.insert(0, f"{options.output} was finished already; {done}")
     if options.output is None and totals.inputs == 1:
         del lines[0]  # the answer itself says all that there is to count
-    stream = sys.stderr if options.output in _NO_FILE else sys.stdout
+    stream = sys.stderr if _is_streamed(options) else sys.stdout
     stream.writelines(f"{line}\n" for line in lines)
     sys.stderr.writelines(f"error: not annotated: {failure}\n" for failure in failures)
     if failures:
@@ -194,7 +207,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
 def _refuse_for_a_part(options: argparse.Namespace, part: JobPart | None) -> None:
     if part is None:
         return
-    if options.output in _NO_FILE:
+    if _is_streamed(options):
         raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
     if options.submission is not None:
         raise UsageError("--submission is filled from all parts: give it to deepfake merge")
@@ -202,12 +215,17 @@ def _refuse_for_a_part(options: argparse.Namespace, part: JobPart | None) -> Non
         raise UsageError("--report shows all inputs: give it to a predict without --shard")
 
 
+def _is_streamed(options: argparse.Namespace) -> bool:
+    """Whether standard output has the answers, and no file."""
+    return options.output in (None, "-")
+
+
 @contextmanager
 def _hold_job(output: str | None) -> Iterator[Path]:
     """The folder of the job of an output, held by this process alone."""
     from deepfake.storage import exclusive, no_space_is_an_error
 
-    if output is None or output == "-":
+    if output in (None, "-"):
         # What goes to standard output has no place for its job, and cannot go on either.
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
@@ -235,13 +253,14 @@ def _open_crops(options: argparse.Namespace, checkpoint: Checkpoint) -> StoredCr
     from deepfake.inference.stored import StoredCrops
 
     wanted = options.faces_per_frame or checkpoint.recipe.aggregation.faces_per_frame
-    stored = StoredCrops(Path(options.input), checkpoint, wanted)
+    folder = Path(options.input[0])
+    stored = StoredCrops(folder, checkpoint, wanted)
     asked = [name for name in ("annotate", "follow_links") if getattr(options, name)]
     if choose_sampling(options, stored.sampling) != stored.sampling:
         asked.append("frames, fps, every, keyframes, max-frames or detect-every other than cropped")
     if asked:
         raise UsageError(
-            f"{options.input} is a crop folder, whose crops are scored as they are; --{asked[0]} "
+            f"{folder} is a crop folder, whose crops are scored as they are; --{asked[0]} "
             "needs the photos and videos themselves"
         )
     return stored
@@ -303,10 +322,15 @@ def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespac
 
     answered = job.count_answered()
     with Progress(job.job.count_inputs(), answered, options.quiet) as progress:
+        predictor.watch = progress.note_frames
         answers = job.run(predictor, progress.advance, options.report is not None)
-        if options.output in _NO_FILE:
-            show = format_scores if options.output else describe_results
-            sys.stdout.writelines(show(answers))
+        if options.output == "-":
+            sys.stdout.writelines(format_scores(answers))
+        elif options.output is None:
+            for line in describe_results(answers):
+                with progress.hidden():
+                    sys.stdout.write(line)
+                    sys.stdout.flush()
         else:
             for _ in answers:
                 pass
@@ -465,13 +489,13 @@ def _choose_paths(options: argparse.Namespace, report: Path | None = None) -> di
     """All files that will be written; refuse before any work what could not be written after."""
     from deepfake.inference.formats import check_format
 
-    outputs = {} if options.output in _NO_FILE else {"output": Path(options.output)}
+    outputs = {} if _is_streamed(options) else {"output": Path(options.output)}
     if options.faces is not None:
         outputs["faces"] = options.faces
     if report is not None:
         outputs["report"] = report
     if options.submission is not None:
-        beside = Path() if options.output in _NO_FILE else Path(options.output).parent
+        beside = Path() if _is_streamed(options) else Path(options.output).parent
         outputs["submission"] = options.submission_output or beside / "submission.csv"
         if outputs["submission"].resolve() == options.submission.resolve():
             raise UsageError(
@@ -519,7 +543,7 @@ def _write_tables(
     from deepfake.storage import holds
 
     totals = count(scores())
-    lines = [str(totals) + ("" if options.output in _NO_FILE else f" -> {options.output}")]
+    lines = [str(totals) + ("" if _is_streamed(options) else f" -> {options.output}")]
     tables: dict[str, Callable[[], Iterable[bytes]]] = {}
     if sample is not None:
         filled, line = _fill(options, sample, scores(), float(settings["prior"]))

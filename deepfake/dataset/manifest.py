@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -191,6 +192,11 @@ def write_rows(
     for name, lines in tables:
         with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(lines)
+
+
+def is_crop_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether an input is the folder of a job: no photos, but what was made of them."""
+    return (Path(path) / JOB_FILE).is_file()
 
 
 def read_manifest(root: Path) -> Manifest:

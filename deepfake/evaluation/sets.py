@@ -21,6 +21,7 @@ from deepfake.dataset.manifest import (
     CropRow,
     Manifest,
     SourceRow,
+    is_crop_folder,
     read_manifest,
     read_sources,
     require_labels,
@@ -28,7 +29,7 @@ from deepfake.dataset.manifest import (
 from deepfake.dataset.splits import SPLITS
 from deepfake.errors import UsageError
 from deepfake.faces.pipeline import check_detect_device
-from deepfake.inference.stored import is_crop_folder, require_same_recipe
+from deepfake.inference.stored import require_same_recipe
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.data import CropDataModule, SplitSettings
 from deepfake.records import Workers

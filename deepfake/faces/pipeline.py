@@ -13,10 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from deepfake.errors import UsageError
-from deepfake.jobs.workers import Failure, read_in_workers
+from deepfake.jobs.workers import Failure, read_in_workers, tell_progress
 from deepfake.records import (
     CropSpec,
     Extraction,
+    Frame,
     Landmarks,
     Sampling,
     Source,
@@ -27,6 +28,9 @@ from deepfake.records import (
 if TYPE_CHECKING:
     from deepfake.faces.extraction import FaceExtractor
 
+WatchFrames = Callable[[Source, int], None]
+"""Told a source and how many of its frames have been searched."""
+
 
 def iter_extractions(
     sources: Iterable[Source],
@@ -35,6 +39,7 @@ def iter_extractions(
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     landmarks: Landmarks = "five",
     view_px: int = 0,
+    watch: WatchFrames | None = None,
 ) -> Generator[tuple[Source, Extraction]]:
     """Extract the faces of every source, in the order given.
 
@@ -45,6 +50,7 @@ def iter_extractions(
         sampling: Which frames of a video or animation are looked at.
         landmarks: ``mesh`` gives every crop the points of the face mesh.
         view_px: As of ``FaceExtractor``.
+        watch: Told how many frames of a source have been searched, while it is.
 
     Yields:
         Each source with its extraction.
@@ -55,9 +61,11 @@ def iter_extractions(
     """
     check_detect_device(workers.detect_device)
     # Workers share the machine with each other; this process keeps the threads that it has.
-    make = _make_in_worker if workers.processes else _make_extract
+    make = make_worker_extractor if workers.processes else _make_extractor
     settings = (spec, workers.max_pixels, sampling, workers.detect_device, landmarks, view_px)
-    answers = read_in_workers(sources, partial(make, *settings), workers)
+    told = None if watch is None or workers.processes else watch
+    read = partial(_make_reader, partial(make, *settings), told)
+    answers = read_in_workers(sources, read, workers, watch or _ignore)
     with closing(answers):
         for source, answer in answers:
             if isinstance(answer, Failure):
@@ -105,25 +113,42 @@ def make_worker_extractor(
     return FaceExtractor(spec, None, max_pixels, sampling, device, landmarks, view_px)
 
 
-def _make_in_worker(
+def _make_extractor(
     spec: CropSpec,
     max_pixels: int,
     sampling: Sampling,
     device: str,
     landmarks: Landmarks,
     view_px: int,
-) -> Callable[[Source], Extraction]:
-    return make_worker_extractor(spec, max_pixels, sampling, device, landmarks, view_px).extract
-
-
-def _make_extract(
-    spec: CropSpec,
-    max_pixels: int,
-    sampling: Sampling,
-    device: str,
-    landmarks: Landmarks,
-    view_px: int,
-) -> Callable[[Source], Extraction]:
+) -> FaceExtractor:
     from deepfake.faces.extraction import FaceExtractor
 
-    return FaceExtractor(spec, None, max_pixels, sampling, device, landmarks, view_px).extract
+    return FaceExtractor(spec, None, max_pixels, sampling, device, landmarks, view_px)
+
+
+def _make_reader(
+    make: Callable[[], FaceExtractor], watch: WatchFrames | None
+) -> Callable[[Source], Extraction]:
+    """What reads a source; how far it is, a worker tells its parent, and this process ``watch``."""
+    extractor = make()
+
+    def read(source: Source) -> Extraction:
+        n_searched = 0
+
+        def count(frame: Frame, found: Extraction | None) -> None:
+            nonlocal n_searched
+            if found is None:
+                return
+            n_searched += 1
+            if watch is None:
+                tell_progress(n_searched)
+            else:
+                watch(source, n_searched)
+
+        return extractor.extract(source, count)
+
+    return read
+
+
+def _ignore(source: Source, n_searched: int) -> None:
+    """Nobody watches."""

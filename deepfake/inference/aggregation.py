@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from deepfake.faces.geometry import measure_box
 from deepfake.inference.people import is_too_small, is_usable
-from deepfake.records import Aggregation, FaceScore, PersonScore, Result
+from deepfake.records import Aggregation, FaceCrop, FaceScore, PersonScore, Result
 
 _DEFAULT = Aggregation()
 
@@ -66,6 +66,15 @@ MOST_PEOPLE = 6
 def rank_people(score: Result) -> list[PersonScore]:
     """Those who count, then the others, each the most suspicious first."""
     return sorted(score.people, key=lambda one: (not one.counts, -one.p_fake, one.person))
+
+
+def choose_crops(score: Result, found: Sequence[FaceCrop]) -> dict[int, bytes]:
+    """The most suspicious crop of each person who is shown, by person."""
+    by_place = {(crop.frame_index, crop.face_index): crop.encoded for crop in found}
+    return {
+        one.person: by_place[one.frame_index, one.face_index]
+        for one in rank_people(score)[:MOST_PEOPLE]
+    }
 
 
 @dataclass(frozen=True, slots=True)

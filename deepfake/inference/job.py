@@ -19,7 +19,7 @@ from zipfile import ZipFile, ZipInfo
 
 from deepfake import __version__
 from deepfake.errors import JobError
-from deepfake.inference.aggregation import MOST_PEOPLE, rank_people
+from deepfake.inference.aggregation import choose_crops
 from deepfake.jobs.engine import Block, Digest, Job
 from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
@@ -246,15 +246,6 @@ def _read_kept(block: Block) -> dict[str, Result]:
             rows = zip(shard.inputs, iter_answers(folder), strict=True)
             kept |= {source: row for source, row in rows if block.kept.get(source) == folder}
     return kept
-
-
-def choose_crops(score: Result, found: Sequence[FaceCrop]) -> dict[int, bytes]:
-    """The most suspicious crop of each person who is shown, by person."""
-    by_place = {(crop.frame_index, crop.face_index): crop.encoded for crop in found}
-    return {
-        one.person: by_place[one.frame_index, one.face_index]
-        for one in rank_people(score)[:MOST_PEOPLE]
-    }
 
 
 def _write_crops(folder: Path, crops: Mapping[str, Mapping[int, bytes]]) -> None:

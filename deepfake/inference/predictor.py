@@ -6,12 +6,12 @@ no table format.
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,19 +19,20 @@ import numpy as np
 
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
-from deepfake.faces.pipeline import check_detect_device, iter_extractions
+from deepfake.faces.pipeline import WatchFrames, check_detect_device, iter_extractions
 from deepfake.faces.quality import TrainingFaces
-from deepfake.inference.aggregation import FileScore, aggregate
+from deepfake.inference.aggregation import FileScore, aggregate, choose_crops
 from deepfake.inference.backend import choose_devices, make_scorers
+from deepfake.inference.inputs import Inputs, check_inputs, iter_sources
 from deepfake.inference.people import choose_faces, is_too_small, score_faces
-from deepfake.inference.results import Results
+from deepfake.inference.results import PicturedResult, ResultList, Results
 from deepfake.inference.scoring import Backend, Scorer
 from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.checkpoint_names import CheckpointName, NamedCheckpoint
 from deepfake.learning.ensemble import Tta, load_detector
-from deepfake.media.discovery import list_sources
+from deepfake.progress import Progress
 from deepfake.records import (
     Extraction,
     FaceCrop,
@@ -48,8 +49,8 @@ from deepfake.records import (
 
 _GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
 _OF_ONE_FRAME = ("faces_per_frame", "min_face_px", "min_confidence")  # settings of an aggregation
+_PATIENCE_S = 1.0  # what is done sooner shows no progress
 IN_THIS_PROCESS = Workers(processes=0)
-AnyPaths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 class _Item(NamedTuple):
@@ -89,6 +90,9 @@ class Predictor:
         faces_per_frame: ``all``, or ``largest``: that one alone; by default as the checkpoint says.
         stored: Crops that were cut already; nothing else is scored then.
 
+    Attributes:
+        watch: Told how far it is within a file; for a bar of progress.
+
     Raises:
         UsageError: If the device does not exist, the backend is not installed, or a setting is
             out of range.
@@ -125,6 +129,7 @@ class Predictor:
         self._faces = checkpoint.training_faces
         self.sampling = sampling or checkpoint.recipe.sampling
         self.stored = stored
+        self.watch: WatchFrames | None = None
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
     @classmethod
@@ -205,20 +210,39 @@ class Predictor:
         """What runs the network: scores of another backend differ by up to 1e-5."""
         return self._scorers[0].backend
 
-    def predict(self, paths: AnyPaths) -> Results:
-        """Score a file or several, lazily: exactly one ``Result`` per path, in order.
+    def predict(self, inputs: Inputs) -> Results:
+        """Score photos and videos, lazily: exactly one ``Result`` per file, in order.
 
         A file without an answer has ``p_fake=None`` and says why; it is never an exception.
-        ``predict(paths).to_frame()`` is a table of pandas.
+        ``predict(inputs).to_frame()`` is a table of pandas.
+
+        Args:
+            inputs: A path, a folder, a pattern, a list file or CSV; an array of RGB pixels,
+                ``(H, W, 3)`` uint8; a picture of Pillow; the ``bytes`` of a photo or video file; or
+                any number of these. A string is always a path. What is in memory is written into a
+                temporary folder that goes when the results end.
+
+        Raises:
+            UsageError: If an input is something else, or a folder or pattern names no file.
         """
-        several = [paths] if isinstance(paths, str | os.PathLike) else paths
-        sources = (list_sources([os.fspath(path)], Path())[0] for path in several)
-        return Results(self.score(sources))
+        return Results(self._score_pictured(inputs))
+
+    def _score_pictured(self, inputs: Inputs) -> Iterator[Result]:
+        pictures: deque[Mapping[int, bytes]] = deque()
+
+        def keep(source: Source, answer: Result, crops: Sequence[FaceCrop]) -> None:
+            pictures.append(choose_crops(answer, crops))
+
+        with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
+            sources = iter_sources(inputs, Path(folder))
+            for answers in self._iter_answers(_mark_blocks(sources), keep):
+                for answer in answers:
+                    known = {part.name: getattr(answer, part.name) for part in fields(answer)}
+                    yield PicturedResult(**known, crops=pictures.popleft())
 
     def score(self, sources: Iterable[Source]) -> Iterator[Result]:
         """Score sources that discovery has found, lazily and in order."""
-        marked = ((source, n % LARGEST_BLOCK == 0) for n, source in enumerate(sources, start=1))
-        for answers in self._iter_answers(marked):
+        for answers in self._iter_answers(_mark_blocks(sources)):
             yield from answers
 
     def score_blocks(
@@ -285,7 +309,9 @@ class Predictor:
         """The faces of sources as they are scored; arguments as of ``iter_extractions``."""
         if self.stored is not None:
             return self.stored.iter_extractions(sources)
-        return iter_extractions(sources, self.crop, self.workers, self.sampling, view_px=view_px)
+        return iter_extractions(
+            sources, self.crop, self.workers, self.sampling, view_px=view_px, watch=self.watch
+        )
 
     def answer(self, source: Source, extraction: Extraction) -> Result:
         """Score one source of ``extract``."""
@@ -368,6 +394,11 @@ class Predictor:
         )
 
 
+def _mark_blocks(sources: Iterable[Source]) -> Iterator[tuple[Source, bool]]:
+    """Each source, and whether it is the last of its block."""
+    return ((source, n % LARGEST_BLOCK == 0) for n, source in enumerate(sources, start=1))
+
+
 def _remark_on_people(score: FileScore, fake_limit: float) -> Iterator[str]:
     """What a reader must know of people who did not count."""
     if not score.n_people:
@@ -377,6 +408,41 @@ def _remark_on_people(score: FileScore, fake_limit: float) -> Iterator[str]:
     for one in score.people:
         if not one.counts and one.p_fake >= max(fake_limit, score.p_fake):
             yield f"a person who does not count scores {one.p_fake:.2f}: {one.remark}"
+
+
+def predict(
+    inputs: Inputs,
+    checkpoint: CheckpointName | Sequence[CheckpointName] | None = None,
+    device: str | Sequence[str] = "auto",
+    workers: Workers = IN_THIS_PROCESS,
+    quiet: bool = False,
+) -> ResultList:
+    """Score photos and videos: ``deepfake.predict("photo.jpg")``.
+
+    The results come when all are there, in order. The detector is loaded anew by each call: for
+    many calls, or more results than memory should hold, make one ``Predictor``.
+
+    Args:
+        inputs: As of ``Predictor.predict``.
+        checkpoint: As of ``Predictor.from_checkpoint``; by default the model in the box.
+        device: As of ``Predictor``.
+        workers: As of ``Predictor``.
+        quiet: Show no progress.
+
+    Raises:
+        UsageError: If an input is none, a folder or pattern names no file, or the device does not
+            exist.
+        CheckpointError: If there is no such checkpoint.
+    """
+    check_inputs(inputs)
+    predictor = Predictor.from_checkpoint(checkpoint, device, workers=workers)
+    with Progress(None, quiet=quiet, delay_s=_PATIENCE_S) as progress:
+        predictor.watch = progress.note_frames
+        found = ResultList()
+        for result in predictor.predict(inputs):
+            found.append(result)
+            progress.advance()
+    return found
 
 
 def _load_again(

@@ -6,13 +6,15 @@ rows in little memory; a table of pandas is for people. Knows no model.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.records import FaceQuality, Result, Status, Verdict
+from deepfake.records import FaceQuality, Result, Status, Verdict, load_renderer
 from deepfake.tables import format_lines
 
 if TYPE_CHECKING:
@@ -66,6 +68,45 @@ def count(scores: Iterable[Result]) -> Totals:
     return Totals(statuses, verdicts[Verdict.FAKE], verdicts[Verdict.UNCLEAR])
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class PicturedResult(Result):
+    """A result that can show the faces it rests on.
+
+    Args:
+        crops: Encoded crop of the most suspicious face of each person, by person.
+    """
+
+    crops: Mapping[int, bytes] = field(default_factory=dict, compare=False)
+
+
+class ResultList(list[Result]):
+    """Results of a prediction, one per input and in order; shows itself as they do."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    def __repr__(self) -> str:
+        return str(self) if self else "<ResultList of no results>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        html: str = load_renderer().format_cell(self)
+        return html
+
+    def to_frame(self, level: Level = "file") -> pd.DataFrame:
+        """As of ``Results.to_frame``."""
+        return Results(self).to_frame(level)
+
+    def save_html(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """As of ``Result.save_html``, for all of them."""
+        page: Path = load_renderer().save_page(self, Path(path), overwrite)
+        return page
+
+    def show(self) -> None:
+        """As of ``Result.show``, for all of them."""
+        load_renderer().show(self)
+
+
 class Results(Iterator[Result]):
     """Results of a prediction, one per input and in order, as they come.
 
@@ -110,10 +151,15 @@ def choose_kinds(columns: Iterable[str]) -> dict[str, str]:
 
 def describe_results(results: Iterable[Result]) -> Iterator[str]:
     """Lines for a terminal, one per input: verdict, score between its limits, people, remarks."""
-    for one in results:
-        said = [one.reason or one.status.value] if one.p_fake is None else _describe_answer(one)
-        text = "; ".join([*said, *one.remarks])
-        yield f"{display_name(one.path)}: {display_name(text)}\n"
+    return (f"{describe_result(one)}\n" for one in results)
+
+
+def describe_result(result: Result) -> str:
+    """One of these lines, without its end."""
+    no_answer = [result.reason or result.status.value]
+    said = no_answer if result.p_fake is None else _describe_answer(result)
+    text = "; ".join([*said, *result.remarks])
+    return f"{display_name(result.path)}: {display_name(text)}"
 
 
 def _describe_answer(result: Result) -> list[str]:

@@ -41,11 +41,6 @@ from deepfake.records import (
 from deepfake.storage import Confinement
 
 
-def is_crop_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether an input is the folder of a job: no photos, but what was made of them."""
-    return (Path(path) / JOB_FILE).is_file()
-
-
 class StoredCrops:
     """The files whose faces were cropped into a folder already, and these crops.
 

@@ -43,7 +43,10 @@ _CANCELLED = Failure("cancelled: nobody waits for it any more")
 
 
 def read_in_workers(
-    sources: Iterable[Source], make: Callable[[], Callable[[Source], T]], workers: Workers
+    sources: Iterable[Source],
+    make: Callable[[], Callable[[Source], T]],
+    workers: Workers,
+    on_progress: Callable[[Source, Any], None] = lambda source, progress: None,
 ) -> Generator[tuple[Source, T | Failure]]:
     """Have a function read every source, in the order given.
 
@@ -51,6 +54,7 @@ def read_in_workers(
         sources: Consumed lazily, a bounded window ahead of what is yielded.
         make: Makes the function, once in each process; can be pickled.
         workers: How many processes do it, and their time limit.
+        on_progress: As of ``WorkerPool.run``.
 
     Yields:
         Each source with the answer of the function, or how its worker failed.
@@ -65,7 +69,7 @@ def read_in_workers(
         return
     pool: WorkerPool[T] = WorkerPool(make, workers)
     try:
-        yield from pool.run(iter(sources))
+        yield from pool.run(iter(sources), on_progress)
     finally:
         pool.close()
 

@@ -11,6 +11,7 @@ from deepfake.learning import hub
 
 DEFAULT = "default"
 """The model that speaks where nobody names one."""
+_GRAPH_SUFFIX = ".onnx"
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 """Folder of the models in the box; ``NAME.safetensors`` is called ``NAME``."""
 
@@ -66,6 +67,12 @@ def find_checkpoint(name: CheckpointName) -> NamedCheckpoint:
             hub.logger.info("fetched %s", fetched.describe())
         return NamedCheckpoint(fetched.path, str(fetched.address))
     path = Path(name)
+    if path.suffix.lower() == _GRAPH_SUFFIX:
+        raise CheckpointError(
+            f"{name} is a graph for programs without this package, as deepfake export writes it; "
+            f"name the checkpoint that it was made of, as {path.with_suffix('.ckpt')}: where the "
+            "graph lies beside it, scoring on a CPU takes it by itself"
+        )
     if path.suffix or path.name != name:
         return NamedCheckpoint(path, name)
     shipped = list_shipped()

@@ -7,15 +7,16 @@ holds a photo or a video all the same is counted apart. The module knows no labe
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -24,6 +25,7 @@ from deepfake.errors import MediaError, UsageError
 from deepfake.media.containers import HEAD_BYTES, is_video
 from deepfake.media.files import describe_mode, is_image, open_regular_file
 from deepfake.media.source_list import SourceList
+from deepfake.records import Source
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".jpg_large", ".jpg_orig", ".png", ".apng",
@@ -103,12 +105,17 @@ def discover(
             return Discovery(list_sources(names, path.parent), {}, path.parent)
         return Discovery(list_sources([text], Path()), {}, path.parent)
     parts = path.parts
-    fixed = next((i for i, part in enumerate(parts) if re.search(r"[*?[]", part)), len(parts))
+    fixed = next((i for i, part in enumerate(parts) if is_pattern(part)), len(parts))
     folder = Path(*parts[:fixed])
     if fixed == len(parts) or not folder.is_dir():
         raise UsageError(f"{text!r}: no such file or folder")
     prefix = "".join(f"{part.rstrip(os.sep)}/" for part in parts[:fixed])
     return _discover_tree(text, _Walk(folder, parts[fixed:], follow_links, exclude), prefix)
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a name may stand for many: ``*``, ``?``, ``[...]``."""
+    return re.search(r"[*?[]", text) is not None
 
 
 def list_sources(names: Iterable[str], folder: Path) -> SourceList:
@@ -163,6 +170,20 @@ def _escape(found: re.Match[str]) -> str:
         # Two digits stand only for an undecodable byte.
         return f"\\u{code:04x}"
     return character if character == os.sep else character.encode("unicode_escape").decode()
+
+
+def give_ids(sources: Iterable[Source]) -> tuple[Source, ...]:
+    """The same sources with the ids of one job: from their names, no two alike."""
+    taken: set[str] = set()
+    named = []
+    for source in sources:
+        # No name holds a NUL, so a numbered one never hashes to the bytes of another name.
+        numbered = (os.fsencode(source.name) + (b"\0%d" % n if n > 1 else b"") for n in count(1))
+        hashes = (hashlib.sha1(data, usedforsecurity=False).hexdigest()[:16] for data in numbered)
+        identity = next(text for text in hashes if text not in taken)
+        taken.add(identity)
+        named.append(replace(source, id=identity))
+    return tuple(named)
 
 
 def _find_problem(path: Path) -> str | None:

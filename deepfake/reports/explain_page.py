@@ -42,6 +42,7 @@ def format_explanation(
     aggregation: Aggregation,
     provenance: Mapping[str, Any],
     facts: FileFacts | None = None,
+    show_failed: bool = True,
 ) -> str:
     """The page of one file.
 
@@ -50,6 +51,7 @@ def format_explanation(
         aggregation: How its frames made its score.
         provenance: As of ``job.describe_origin``.
         facts: Of the file.
+        show_failed: Show maps that fail their check, too, with a warning.
     """
     score, tops = explanation.score, explanation.top_frames
     highest = max((float(top.saliency.max()) for top in tops), default=0.0)
@@ -71,6 +73,7 @@ def format_explanation(
         word_of=lambda row: LABEL_NAMES[require_label(row)],
         provenance=provenance,
         facts=facts,
+        show_failed=show_failed,
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-from deepfake.inference.job import PredictionJob, choose_crops
+from deepfake.inference.aggregation import choose_crops
+from deepfake.inference.job import PredictionJob
 from deepfake.inference.predictor import Predictor
 from deepfake.records import Result
 

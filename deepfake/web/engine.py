@@ -178,7 +178,8 @@ class Engine:
         with self._scoring[model.key]:
             explanation = explain_extraction(predictor, source, extraction)
         origin = describe_provenance(model, [file])
-        return format_explanation(explanation, predictor.aggregation, origin, facts)
+        aggregation = predictor.aggregation
+        return format_explanation(explanation, aggregation, origin, facts, show_failed=False)
 
 
 class _Lane:

@@ -187,10 +187,9 @@ def test_several_checkpoints_and_a_mirror_make_one_score(
         (["--output", "same.csv", "--faces", "same.csv"], "two outputs have the same name"),
         (["--output", "a.csv", "--submission-output", "b.csv"], "need --submission"),
         (["--output", "a.csv", "--device", "cuda:99"], "is not usable here"),
-        (["--output", "a.csv", "--batch-size", "0"], "batch_size=0"),
         (["--output", "a.csv", "--devices", "64"], "CUDA devices"),
     ],
-    ids=["folder", "same", "sample", "device", "batch", "devices"],
+    ids=["folder", "same", "sample", "device", "devices"],
 )
 def test_predict_refuses_before_it_works(
     words: list[str],
@@ -290,3 +289,95 @@ def test_a_score_imports_nothing_that_only_training_needs(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert "HEAVY [] CODE 0" in done.stdout, done.stderr
+
+
+def test_many_inputs_without_output_are_a_line_each_and_nothing_is_written(
+    inbox: Path,
+    trained: Trained,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("p0.png", "-dash.png"):
+        (other / name).write_bytes((inbox / "p0.png").read_bytes())
+    (tmp_path / "-here.png").write_bytes((inbox / "p1.png").read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    more = ["inbox/p1.png", "other/", "other/*.png", "--device", "cpu", "--workers", "1"]
+    assert predict(inbox, trained, *more, "--", "-here.png") == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    lines = capsys.readouterr().out.splitlines()
+    names = ["inbox/broken.jpg", "inbox/p0.png", "inbox/p1.png", "inbox/p2.png", "inbox/p1.png"]
+    names += ["other/-dash.png", "other/p0.png"] * 2 + ["-here.png"]
+    names[:4] = [f"{inbox}/{Path(name).name}" for name in names[:4]]
+    found = [line.split(": ", 1) for line in lines]
+    assert [name for name, _ in found] == names
+    assert found[0][1].startswith("decode_error")
+    answers = [answer for _, answer in found]
+    assert all(", p_fake 0." in answer for answer in answers[1:])
+    assert answers[2] == answers[4] == answers[9]
+    assert answers[1] == answers[5] == answers[6] == answers[7] == answers[8]
+
+
+def test_the_first_line_comes_before_anything_heavy(inbox: Path, trained: Trained) -> None:
+    code = (
+        "import sys\nfrom deepfake.cli import main\n"
+        "class Stop(Exception): pass\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'torchvision', 'timm', 'av', 'pandas'):\n"
+        "            raise Stop(name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        f"main({['predict', str(inbox / 'p0.png'), '--checkpoint', str(trained.checkpoint)]!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    said = f"scoring {inbox / 'p0.png'} with {trained.checkpoint} ..."
+    assert done.stderr.splitlines()[0] == said
+    assert "Stop: torch" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--frames", "0"], "--frames: '0'; expected a whole number above 0"),
+        (["--fps", "nan"], "--fps: 'nan'; expected a number above 0"),
+        (["--batch-size", "0"], "--batch-size: '0'; expected"),
+        (["--max-frames", "x"], "--max-frames: 'x'; expected"),
+        (["--timeout", "-1"], "--timeout: '-1'; expected"),
+    ],
+)
+def test_numbers_that_nobody_can_mean_are_refused_at_once(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.predict(["nothing.jpg", "--checkpoint", "none.ckpt", *words])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_several_inputs_cannot_be(
+    inbox: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(inbox, trained, trained.crops) == 2
+    assert f"{trained.crops} is a crop folder: score it by itself" in capsys.readouterr().err
+    assert predict(inbox, trained, "gone.jpg") == 2
+    assert "'gone.jpg': no such file or folder" in capsys.readouterr().err
+    assert predict(inbox, trained, "--shard", "1/2") == 2
+    assert "--shard needs a file as --output" in capsys.readouterr().err
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(b"")
+    assert cli.predict([str(inbox), "--checkpoint", str(graph), "--quiet"]) == 2
+    assert "model.onnx is a graph for programs without this package" in capsys.readouterr().err
+
+
+def test_a_page_alone_needs_no_table(
+    inbox: Path, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert predict(inbox, trained, "--report", page) == 0
+    assert page.exists()
+    assert len(capsys.readouterr().out.splitlines()) == 4

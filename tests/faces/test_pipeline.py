@@ -99,7 +99,9 @@ def test_the_detector_runs_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pool, "_parent", None)
     ours, theirs = multiprocessing.Pipe()
     ours.close()
-    make = partial(pipeline._make_in_worker, SPEC, 10**6, Sampling(), "cuda:0", "five", 0)
+    settings = (SPEC, 10**6, Sampling(), "cuda:0", "five", 0)
+    extractor = partial(pipeline.make_worker_extractor, *settings)
+    make = partial(pipeline._make_reader, extractor, None)
     with pytest.raises(BrokenPipeError):
         pool._serve(theirs, pickle.dumps(make))
     assert devices == ["cuda:1", "cuda:0"]

@@ -12,11 +12,11 @@ import pytest
 
 from deepfake import cli
 from deepfake.dataset.cropping import crop_media
-from deepfake.dataset.manifest import read_manifest, read_sources
+from deepfake.dataset.manifest import is_crop_folder, read_manifest, read_sources
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import FaceExtractor
 from deepfake.inference.predictor import Predictor
-from deepfake.inference.stored import StoredCrops, is_crop_folder
+from deepfake.inference.stored import StoredCrops
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.records import CropSpec, Workers
 from deepfake.tables import read_csv

@@ -49,6 +49,10 @@ def test_the_page_says_when_the_map_fails(made: Made, files: Files) -> None:
         assert f"than every other place in {n} of {n}." in text
         assert f"log-odds of fake by \N{MINUS SIGN}{salient:.2f} on average" in text
         assert "the more the score falls when" in text
+        assert text.count("Saliency map:") == n
+        passed_only = format_explanation(turned, Aggregation(), origin, show_failed=False)
+        assert passed_only.count("Saliency map:") == (0 if failure else n)
+        assert ("on this file: they are not shown" in passed_only) is bool(failure)
     turned = replace(turned, score=replace(found.score, verdict=Verdict.REAL))
     assert "the more the score rises when" in format_explanation(turned, Aggregation(), origin)
     cold = replace(top, saliency=-np.ones_like(top.saliency), frame=None)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from deepfake.inference.predictor import Predictor
+from deepfake.media.discovery import list_sources
 from deepfake.records import Workers
 from deepfake.web.answers import describe_result
 from deepfake.web.uploads import UploadLimits
@@ -41,7 +42,7 @@ def test_score_answers_as_predict_does_in_order(
     predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
     for (name, data), found in zip(files, scored, strict=True):
         (tmp_path / name).write_bytes(data)
-        (result,) = predictor.predict([tmp_path / name])
+        (result,) = predictor.score(list_sources([name], tmp_path))
         expected = json.loads(json.dumps(describe_result(result)))
         facts = {"path": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
         said = found.pop("facts")

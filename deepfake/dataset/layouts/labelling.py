@@ -7,8 +7,9 @@ names; lists, patterns and single files carry no labels. Opens no photo.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepfake.dataset.audit import find_split_groups
@@ -32,7 +33,7 @@ from deepfake.dataset.layouts.facts import (
 )
 from deepfake.dataset.layouts.table import read_table
 from deepfake.errors import UsageError
-from deepfake.media.discovery import FollowLinks, discover, display_name
+from deepfake.media.discovery import FollowLinks, discover, display_name, give_ids
 from deepfake.records import Source
 
 DATA_SETS = (
@@ -132,20 +133,39 @@ def label_sources(
 
 
 def list_inputs(
-    input: str | os.PathLike[str], *, follow_links: FollowLinks = False
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    follow_links: FollowLinks = False,
+    with_folder: bool = False,
 ) -> tuple[Sequence[Source], dict[str, int]]:
     """The inputs of a prediction: every file of a folder, every line of a list or table.
 
-    Folder names and labels mean nothing here, and a repeated line gets its own answer.
+    Folder names and labels mean nothing here, and a repeated line or input gets its own answer.
+
+    Args:
+        inputs: One input as of ``label_sources``, or several, in the order of their answers.
+        follow_links: As of ``label_sources``.
+        with_folder: Name the files of a folder with the folder before them, as it is always done
+            where there are several inputs.
 
     Returns:
-        The sources, and the files of a folder that were passed over, by suffix.
+        The sources, and the files of folders that were passed over, by suffix.
 
     Raises:
         UsageError: If nothing is found or a table is not well formed.
     """
-    found = label_sources(input, layout=NONE, follow_links=follow_links, keep_duplicates=True)
-    return found.sources, found.skipped
+    several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    sources: list[Source] = []
+    skipped = Counter[str]()
+    for one in several:
+        found = label_sources(one, layout=NONE, follow_links=follow_links, keep_duplicates=True)
+        skipped.update(found.skipped)
+        if len(several) == 1 and not with_folder:
+            return found.sources, found.skipped  # a million of them are held once
+        is_named = Path(one).is_dir()
+        folder = f"{os.fspath(one).rstrip(os.sep)}/" if is_named else ""
+        sources += [replace(source, name=folder + source.name) for source in found.sources]
+    return give_ids(sources), dict(sorted(skipped.items()))
 
 
 def _label_table(path: Path, require_labels: bool, keep_duplicates: bool) -> Labelled:

@@ -174,7 +174,7 @@ function mark(time) {
 // The explanation
 
 const WORDS = {
-  none: "A saliency map shows which parts of the face the score depends on, and whether the map passes its check. It takes a while.",
+  none: "Saliency maps show which parts of the face the score depends on. They are checked, and shown only if they pass. It takes a while.",
   queued: "It waits for its turn.",
   running: "It is being made ...",
   done: "It is ready.",
