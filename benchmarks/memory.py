@@ -152,7 +152,7 @@ def run_one_job(job: str, checkpoint: Path, listing: str, output: str) -> None:
 
     words = [listing, "--quiet", "--workers", "0"]
     if job == "crop":
-        cropping.iter_extractions = extract  # type: ignore[attr-defined]
+        cropping.iter_extractions = extract  # type: ignore[attr-defined, assignment]
         words += [output]
     else:
         from deepfake.inference.predictor import Predictor

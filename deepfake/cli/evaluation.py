@@ -162,10 +162,10 @@ def _explain(options: argparse.Namespace, command: str) -> int:
         if value < 1:
             raise UsageError(f"--{name} {value}; expected 1 or more")
     from deepfake.dataset.layouts.labelling import list_inputs
+    from deepfake.dataset.manifest import is_crop_folder
     from deepfake.evaluation.explain import explain_file
     from deepfake.evaluation.job import describe_origin
     from deepfake.inference.predictor import Predictor
-    from deepfake.inference.stored import is_crop_folder
     from deepfake.learning.ensemble import load_detector
     from deepfake.media.inspection import inspect_files
     from deepfake.reports.evidence import describe_run
