@@ -69,7 +69,9 @@ def _info(options: argparse.Namespace) -> int:
         text = yaml.safe_dump(first | content, sort_keys=False, allow_unicode=True)
         sys.stdout.write(text)
         return EXIT_OK
-    lines = [*_list_facts(content), *(told or ["no head: it was written in mid-training"])]
+    trained, measured, *rest = _list_facts(content)
+    # What does not fit is at the end: settings rather than what the verdict is worth.
+    lines = [trained, measured, *(told or ["no head: it was written in mid-training"]), *rest]
     wrapped = (textwrap.wrap(line, _SCREEN_WIDTH, subsequent_indent="  ") for line in lines)
     shown = [part for parts in wrapped for part in parts][: _SCREEN_LINES - 1]
     shown.append("all of it: --all, for machines: --json")
