@@ -165,12 +165,17 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     from deepfake.evaluation.explain import explain_file
     from deepfake.evaluation.job import describe_origin
     from deepfake.inference.predictor import Predictor
+    from deepfake.inference.stored import is_crop_folder
     from deepfake.learning.ensemble import load_detector
     from deepfake.media.inspection import inspect_files
     from deepfake.reports.evidence import describe_run
     from deepfake.reports.explain_page import format_explanation
     from deepfake.storage import write_atomic
 
+    if is_crop_folder(options.input):
+        raise UsageError(
+            f"{options.input} is a crop folder; explain looks into one photo or video: name that"
+        )
     sources, _ = list_inputs(options.input, follow_links=options.follow_links)
     if len(sources) != 1:
         raise UsageError(f"{options.input} is {len(sources):,} files; explain looks into one")

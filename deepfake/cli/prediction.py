@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,14 +145,14 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     found = find_detector(options)
     read = [*(one.path for one in found), *([sample.path] if sample else [])]
     stored: StoredCrops | None = None
+    sources: Sequence[Source] = ()
     skipped: dict[str, int] = {}
-    sources: tuple[Source, ...] = ()
     crop_folders = [one for one in options.input if is_crop_folder(one)]
     if crop_folders and len(options.input) > 1:
         raise UsageError(f"{crop_folders[0]} is a crop folder: score it by itself, without others")
     if not crop_folders:
         sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
-        refuse_destroying(paths.values(), [*read, *(source.path for source in sources)])
+        refuse_destroying(paths.values(), chain(read, (source.path for source in sources)))
     if not options.quiet:
         # Imports and weights take seconds; nobody shall wonder meanwhile.
         what = f"{len(sources):,} files" if len(sources) > 1 else options.input[0]
@@ -172,7 +173,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         settings = _describe_job(options, predictor)
         digest = None if stored is None else stored.digest
         job = PredictionJob(root, sources, settings, part, options.overwrite, digest)
-        nothing_left = job.is_finished and outputs.stand()
+        was_finished, before = job.is_finished, outputs.hash_files()
         outputs.claim()
         _answer(job, predictor, options)
         totals, lines = _write_tables(options, outputs, sample, job.answers, job.settings)
@@ -181,13 +182,17 @@ def _predict(options: argparse.Namespace, command: str) -> int:
             outputs.write("report", [page.encode()])
             lines.append(f"report: {options.report}")
         failures = [] if options.annotate is None else _annotate(options, job, lines)
+        written = [path for path, now in outputs.hash_files().items() if now != before[path]]
     if predictor.policy_remark:
         lines.append(predictor.policy_remark)
     if skipped:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
         lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
-    if nothing_left:
-        lines.insert(0, f"{options.output} was finished already; nothing was left to do")
+    if was_finished:
+        written += [] if options.annotate is None else [options.annotate]
+        shown = ", ".join(map(str, written))
+        done = f"written now: {shown}" if written else "nothing was left to do"
+        lines.insert(0, f"{options.output} was finished already; {done}")
     if options.output is None and totals.inputs == 1:
         del lines[0]  # the answer itself says all that there is to count
     stream = sys.stderr if _is_streamed(options) else sys.stdout

@@ -1,7 +1,8 @@
 """Runs extraction over many sources, in order, in worker processes that may die.
 
 What a worker fails to read gets a status, and the job goes on. Knows nothing of what becomes of
-the extractions.
+the extractions. What extracts is imported where it works: a process that only hands out the work
+does not carry torch.
 """
 
 from __future__ import annotations
@@ -9,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from functools import partial
-
-import cv2
-import torch
+from typing import TYPE_CHECKING
 
 from deepfake.errors import UsageError
-from deepfake.faces.extraction import FaceExtractor
 from deepfake.jobs.workers import Failure, read_in_workers, tell_progress
 from deepfake.records import (
     CropSpec,
@@ -26,6 +24,9 @@ from deepfake.records import (
     Status,
     Workers,
 )
+
+if TYPE_CHECKING:
+    from deepfake.faces.extraction import FaceExtractor
 
 WatchFrames = Callable[[Source, int], None]
 """Told a source and how many of its frames have been searched."""
@@ -84,8 +85,12 @@ def check_detect_device(name: str) -> None:
     kind, colon, number = name.partition(":")
     if name != "cpu" and (kind != "cuda" or bool(colon) != number.isdecimal()):
         raise UsageError(f"detect device {name!r}; expected cpu, cuda or cuda:N")
-    n_devices = torch.cuda.device_count() if kind == "cuda" else 0
-    if kind == "cuda" and int(number or 0) >= n_devices:
+    if kind == "cpu":
+        return
+    import torch
+
+    n_devices = torch.cuda.device_count()
+    if int(number or 0) >= n_devices:
         raise UsageError(f"detect device {name!r}: this machine has {n_devices} CUDA devices")
 
 
@@ -98,6 +103,11 @@ def make_worker_extractor(
     view_px: int = 0,
 ) -> FaceExtractor:
     """The extractor of a worker process, which has one thread."""
+    import cv2
+    import torch
+
+    from deepfake.faces.extraction import FaceExtractor
+
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     return FaceExtractor(spec, None, max_pixels, sampling, device, landmarks, view_px)
@@ -111,6 +121,8 @@ def _make_extractor(
     landmarks: Landmarks,
     view_px: int,
 ) -> FaceExtractor:
+    from deepfake.faces.extraction import FaceExtractor
+
     return FaceExtractor(spec, None, max_pixels, sampling, device, landmarks, view_px)
 
 

@@ -1,4 +1,4 @@
-"""The files that a job writes beside its folder: which are its own, and whether they stand.
+"""The files that a job writes beside its folder: which are its own, and what they hold.
 
 A job may replace its own files and no others. Knows no format.
 """
@@ -47,12 +47,9 @@ class Outputs:
         names = {str(path.resolve()): "" for path in self.paths.values()}
         self._write(names | self._read())
 
-    def stand(self) -> bool:
-        """Whether every file is there as it was written."""
-        own = self._read()
-        return all(
-            own.get(str(path.resolve())) == hash_file(path) != "" for path in self.paths.values()
-        )
+    def hash_files(self) -> dict[Path, str]:
+        """What every file holds now; empty where there is none."""
+        return {path: hash_file(path) for path in self.paths.values()}
 
     def write(self, name: str, chunks: Iterable[bytes]) -> None:
         """Write one of the files, whole or not at all."""

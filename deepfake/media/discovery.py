@@ -8,14 +8,15 @@ holds a photo or a video all the same is counted apart. The module knows no labe
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from urllib.parse import quote
 from deepfake.errors import MediaError, UsageError
 from deepfake.media.containers import HEAD_BYTES, is_video
 from deepfake.media.files import describe_mode, is_image, open_regular_file
+from deepfake.media.source_list import SourceList
 from deepfake.records import Source
 
 IMAGE_SUFFIXES = (
@@ -65,7 +67,7 @@ class Discovery:
         root: The folder that names are relative to.
     """
 
-    sources: tuple[Source, ...]
+    sources: SourceList
     skipped: dict[str, int]
     root: Path
 
@@ -116,14 +118,23 @@ def is_pattern(text: str) -> bool:
     return re.search(r"[*?[]", text) is not None
 
 
-def list_sources(names: Iterable[str], folder: Path) -> tuple[Source, ...]:
+def list_sources(names: Iterable[str], folder: Path) -> SourceList:
     """Make every listed path a source, whether it can be read or not.
 
     Args:
         names: Paths, absolute or relative to ``folder``; a repeated one gets its own id.
         folder: Where relative paths start.
     """
-    return _to_sources((name, folder / name, _find_problem(folder / name)) for name in names)
+    problems: dict[int, str] = {}
+
+    def look() -> Iterator[bytes]:
+        for place, name in enumerate(names):
+            problem = _find_problem(folder / name)
+            if problem is not None:
+                problems[place] = problem
+            yield os.fsencode(name)
+
+    return SourceList(look(), folder, problems)
 
 
 def path_uri(name: str) -> str:
@@ -161,10 +172,6 @@ def _escape(found: re.Match[str]) -> str:
     return character if character == os.sep else character.encode("unicode_escape").decode()
 
 
-def _to_sources(found: Iterable[tuple[str, Path, str | None]]) -> tuple[Source, ...]:
-    return give_ids(Source("", path, name, problem=problem) for name, path, problem in found)
-
-
 def give_ids(sources: Iterable[Source]) -> tuple[Source, ...]:
     """The same sources with the ids of one job: from their names, no two alike."""
     taken: set[str] = set()
@@ -191,7 +198,7 @@ def _find_problem(path: Path) -> str | None:
     return None if stat.S_ISREG(mode) else f"not_regular_file: {describe_mode(mode)}"
 
 
-def _read_list(path: Path) -> list[str]:
+def _read_list(path: Path) -> Iterator[str]:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -201,11 +208,12 @@ def _read_list(path: Path) -> list[str]:
             f"{path}: list file is UTF-16 or not text; save it as UTF-8, one path per line"
         )
     # Bytes that are not UTF-8 are kept: they are how such a file is called.
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    names = [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]
-    if not names:
+    lines = (line.rstrip(b"\n") for line in io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")))
+    names = (os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip())
+    first = next(names, None)
+    if first is None:
         raise UsageError(f"{path}: list file is empty; expected one path per line")
-    return names
+    return chain([first], names)
 
 
 def _discover_tree(text: str, walk: _Walk, prefix: str) -> Discovery:
@@ -219,13 +227,18 @@ def _discover_tree(text: str, walk: _Walk, prefix: str) -> Discovery:
             + (f"; passed over {counts}" if counts else "")
             + "; files with other suffixes can be given in a list file"
         )
-    found = sorted(walk.found, key=lambda item: os.fsencode(item[0]))
-    sources = _to_sources((prefix + name, path, problem) for name, path, problem in found)
-    return Discovery(sources, skipped, walk.root)
+    walk.found.sort()
+    problems = {
+        n: walk.problems[name] for n, name in enumerate(walk.found) if name in walk.problems
+    }
+    return Discovery(SourceList(walk.found, walk.root, problems, prefix), skipped, walk.root)
 
 
 class _Walk:
-    """One search of a folder tree; ``found`` and ``skipped`` are its result.
+    """One search of a folder tree.
+
+    Its result are the bytes of the names that were ``found``, ``problems`` of some of them by name,
+    and what was ``skipped``.
 
     Args:
         root: Where to start.
@@ -241,7 +254,8 @@ class _Walk:
         follow_links: FollowLinks,
         exclude: Path | None,
     ) -> None:
-        self.found: list[tuple[str, Path, str | None]] = []
+        self.found: list[bytes] = []
+        self.problems: dict[bytes, str] = {}
         self.skipped: Counter[str] = Counter()
         self.root = root
         self._real_root = os.path.realpath(root)
@@ -260,24 +274,21 @@ class _Walk:
         ]
         while waiting:
             parts, above = waiting.pop()
-            for entry in self._list(parts):
+            for entry in self._iter_entries(parts):
                 below = (*parts, entry.name)
                 inner = self._visit(entry, below, above)
                 if inner is not None:
                     waiting.append((below, above | {inner}))
 
-    def _list(self, parts: tuple[str, ...]) -> list[os.DirEntry[str]]:
-        folder = self.root.joinpath(*parts)
+    def _iter_entries(self, parts: tuple[str, ...]) -> Iterator[os.DirEntry[str]]:
         try:
-            with os.scandir(folder) as entries:
-                return list(entries)
+            with os.scandir(self.root.joinpath(*parts)) as entries:
+                yield from entries  # one folder may hold a million
         except OSError as error:
             reason = f"cannot list folder ({error.strerror or error})"
             if not parts:
                 raise UsageError(f"{str(self.root)!r}: {reason}") from error
-            # The slash keeps its name apart from that of a file or an oddly named folder.
-            self.found.append(("/".join(parts) + "/", folder, f"io_error: {reason}"))
-            return []
+            self._keep_folder(parts, f"io_error: {reason}")
 
     def _visit(
         self, entry: os.DirEntry[str], parts: tuple[str, ...], above: frozenset[tuple[int, int]]
@@ -298,7 +309,7 @@ class _Walk:
         except OSError as error:
             reason = f"io_error: {error.strerror or error}"
             if entry.is_dir(follow_symlinks=False):
-                self.found.append(("/".join(parts) + "/", path, reason))
+                self._keep_folder(parts, reason)
             else:
                 self._add(parts, path, reason)
             return None
@@ -317,7 +328,7 @@ class _Walk:
             return None
         if is_link and problem is not None:
             # A row: what lies behind it may be a whole class.
-            self.found.append(("/".join(parts) + "/", path, f"{problem}; it leads to a folder"))
+            self._keep_folder(parts, f"{problem}; it leads to a folder")
             return None
         if is_link and identity in above:
             self.skipped["(link to folder)"] += 1
@@ -338,10 +349,19 @@ class _Walk:
         if not self._matches(parts):
             return
         if _has_media_suffix(parts[-1]):
-            self.found.append(("/".join(parts), path, problem))
+            self._keep("/".join(parts), problem)
         else:
             suffix = display_name(Path(parts[-1]).suffix.lower()) or "(no suffix)"
             self.skipped[suffix + (_MEDIA_MARK if problem is None and _is_media(path) else "")] += 1
+
+    def _keep_folder(self, parts: Sequence[str], problem: str) -> None:
+        # The slash keeps its name apart from that of a file or an oddly named folder.
+        self._keep("/".join(parts) + "/", problem)
+
+    def _keep(self, name: str, problem: str | None) -> None:
+        self.found.append(os.fsencode(name))
+        if problem is not None:
+            self.problems[self.found[-1]] = problem
 
     def _matches(self, parts: Sequence[str]) -> bool:
         return _match_parts(parts, self._pattern)

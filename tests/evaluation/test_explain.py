@@ -347,6 +347,10 @@ def test_explain_command(
     assert "--top-frames 0; expected 1 or more" in capsys.readouterr().err
     assert cli.main(["explain", str(files.wall.parent), *options, "--overwrite"]) == 2
     assert "is 4 files; explain looks into one" in capsys.readouterr().err
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "crops" / "job.json").write_text("{}")
+    assert cli.main(["explain", str(tmp_path / "crops"), *options, "--overwrite"]) == 2
+    assert "is a crop folder; explain looks into one photo or video" in capsys.readouterr().err
     assert cli.main(["explain", str(files.wall), *options, "--overwrite"]) == 4
     assert "w.png: no_face" in capsys.readouterr().out
     assert "There is no score: no_face" in page.read_text(encoding="utf-8")

@@ -88,20 +88,22 @@ def test_the_detector_runs_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     devices = []
 
     class Noted(FaceExtractor):
-        def __init__(self, *args: Any, device: str = "cpu", **kwargs: Any) -> None:
+        def __init__(self, spec: CropSpec, *settings: Any) -> None:
+            detector, max_pixels, sampling, device, *more = settings
             devices.append(device)
-            super().__init__(*args, **kwargs)
+            super().__init__(spec, detector, max_pixels, sampling, "cpu", *more)
 
-    monkeypatch.setattr(pipeline, "FaceExtractor", Noted)
+    monkeypatch.setattr("deepfake.faces.extraction.FaceExtractor", Noted)
     list(iter_extractions([], SPEC, Workers(0, detect_device="cuda:1")))
     monkeypatch.setattr(pool, "_mute_c_libraries", lambda: None)
+    monkeypatch.setattr(pool, "_parent", None)
     ours, theirs = multiprocessing.Pipe()
     ours.close()
+    settings = (SPEC, 10**6, Sampling(), "cuda:0", "five", 0)
+    extractor = partial(pipeline.make_worker_extractor, *settings)
+    make = partial(pipeline._make_reader, extractor, None)
     with pytest.raises(BrokenPipeError):
-        pool._serve(
-            theirs,
-            pickle.dumps(partial(pipeline._make_in_worker, SPEC, 10**6, Sampling(), "cuda:0")),
-        )
+        pool._serve(theirs, pickle.dumps(make))
     assert devices == ["cuda:1", "cuda:0"]
 
 

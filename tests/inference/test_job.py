@@ -196,7 +196,14 @@ def test_a_finished_job_run_again_says_so(
     assert f"{output} was finished already; nothing was left to do" in capsys.readouterr().out
     output.write_text("garbled")
     assert cli.predict(words(trained, output)) == 0
+    assert f"{output} was finished already; written now: {output}\n" in capsys.readouterr().out
     assert tables(tmp_path) == before
+    sample = tmp_path / "sample.csv"
+    for row in ("nobody.jpg", "somebody.jpg"):
+        sample.write_text(f"id,y\n{row},0\n")
+        assert cli.predict(words(trained, output, "--submission", str(sample))) == 0
+        told = capsys.readouterr().out
+        assert f"finished already; written now: {tmp_path / 'submission.csv'}\n" in told
 
 
 def test_other_settings_are_refused_by_name_and_overwrite_begins_anew(

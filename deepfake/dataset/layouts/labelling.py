@@ -77,7 +77,7 @@ class Labelled:
         notes: What a user must know about labels and splits.
     """
 
-    sources: tuple[Source, ...]
+    sources: Sequence[Source]
     skipped: dict[str, int]
     duplicates: int = 0
     layout: str = NONE
@@ -123,9 +123,10 @@ def label_sources(
     found = discover(input, follow_links=follow_links, exclude=exclude)
     labelled = Labelled(found.sources, found.skipped)
     if is_folder and layout != NONE:
-        chosen = LAYOUTS[layout] if layout != AUTO else _recognise(path, found.sources)
+        sources = tuple(found.sources)
+        chosen = LAYOUTS[layout] if layout != AUTO else _recognise(path, sources)
         if chosen is not None:
-            labelled = _label_folder(Tree(path, found.sources), labelled, chosen)
+            labelled = _label_folder(Tree(path, sources), labelled, chosen)
     if require_labels:
         _require_labels(path, labelled.sources)
     return labelled
@@ -136,7 +137,7 @@ def list_inputs(
     *,
     follow_links: FollowLinks = False,
     with_folder: bool = False,
-) -> tuple[tuple[Source, ...], dict[str, int]]:
+) -> tuple[Sequence[Source], dict[str, int]]:
     """The inputs of a prediction: every file of a folder, every line of a list or table.
 
     Folder names and labels mean nothing here, and a repeated line or input gets its own answer.
