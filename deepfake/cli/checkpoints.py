@@ -9,13 +9,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from deepfake.cli.command import EXIT_OK, Parser, run
 from deepfake.cli.options import CHECKPOINT, refuse_existing, refuse_missing_folder
 from deepfake.errors import UsageError
+
+_SCREEN_WIDTH, _SCREEN_LINES = 80, 24
 
 
 def info(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +32,9 @@ def info(argv: Sequence[str] | None = None) -> int:
         "  deepfake info --checkpoint model.ckpt --json | python -m json.tool\n",
     )
     parser.add_subject("checkpoint", **CHECKPOINT)
-    parser.add_argument("--json", action="store_true", help="for machines")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--all", action="store_true", help="everything that it remembers, as YAML")
+    shown.add_argument("--json", action="store_true", help="the same for machines")
     return run(lambda: _info(parser.parse_args(argv)), "nothing was written")
 
 
@@ -35,14 +42,18 @@ def _info(options: argparse.Namespace) -> int:
     import yaml
 
     from deepfake.learning.checkpoint import read_info, read_verdict
+    from deepfake.media.discovery import display_name
 
     content = read_info(options.checkpoint)
     if options.json:
         sys.stdout.write(json.dumps(content, indent=2) + "\n")
-    else:
-        if content.get("limits") is not None:
-            limits, rates = read_verdict(options.checkpoint, content)
-            sys.stdout.writelines(f"# {line}\n" for line in rates.describe(limits))
+        return EXIT_OK
+    told: list[str] = []
+    if content.get("limits") is not None:
+        limits, rates = read_verdict(options.checkpoint, content)
+        told = rates.describe(limits)
+    if options.all:
+        sys.stdout.writelines(f"# {line}\n" for line in told)
         order = (
             "limits",
             "error_rates",
@@ -57,7 +68,34 @@ def _info(options: argparse.Namespace) -> int:
         first = {key: content[key] for key in order if key in content}
         text = yaml.safe_dump(first | content, sort_keys=False, allow_unicode=True)
         sys.stdout.write(text)
+        return EXIT_OK
+    trained, measured, *rest = _list_facts(content)
+    # What does not fit is at the end: settings rather than what the verdict is worth.
+    lines = [trained, measured, *(told or ["no head: it was written in mid-training"]), *rest]
+    wrapped = (textwrap.wrap(line, _SCREEN_WIDTH, subsequent_indent="  ") for line in lines)
+    shown = [part for parts in wrapped for part in parts][: _SCREEN_LINES - 1]
+    shown.append("all of it: --all, for machines: --json")
+    sys.stdout.writelines(f"{display_name(line)}\n" for line in shown)
     return EXIT_OK
+
+
+def _list_facts(content: Mapping[str, Any]) -> Iterator[str]:
+    """What a checkpoint is, in lines for people: first of all what it was trained on."""
+    counts = content["counts"]["train"]
+    yield f"trained on: {counts['real']:,} real and {counts['fake']:,} fake faces"
+    parts = [
+        f"{split} AUC {metrics['auc']:.4f}"
+        for split, metrics in content["metrics"].items()
+        if math.isfinite(metrics.get("auc", math.nan))
+    ]
+    yield f"measured: {', '.join(parts) or 'nothing'}"
+    yield f"network: {content['backbone']}, {content['n_parameters']:,} parameters"
+    yield f"head: {content.get('head') or 'none'}"
+    recipe = content["recipe"]
+    for part in ("crop", "sampling", "aggregation"):
+        settings = (f"{k} {v}" for k, v in recipe[part].items() if v is not None)
+        yield f"{part}: {', '.join(settings)}"
+    yield f"written by: deepfake {content['versions']['deepfake']}"
 
 
 def export(argv: Sequence[str] | None = None) -> int:

@@ -41,6 +41,13 @@ def test_info_tells_where_everything_comes_from(
     assert content["error_rates"]["origin"].endswith("validation split")
     assert content["versions"]["deepfake"] == __version__
     assert cli.info([str(trained.checkpoint)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "trained on: 16 real and 16 fake faces"
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("verdict: real up to") for line in lines)
+    assert lines[-1] == "all of it: --all, for machines: --json"
+    assert cli.info([str(trained.checkpoint), "--all"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["backbone"].startswith("test_efficientnet")
     assert cli.info([str(trained.run / "config.yaml")]) == 2
 
