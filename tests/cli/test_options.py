@@ -82,4 +82,4 @@ def test_frames_are_chosen_in_one_way(
     except SystemExit as stop:
         code = int(stop.code or 0)
     assert code == 2
-    assert re.search("not allowed with|exactly one of", capsys.readouterr().err)
+    assert re.search("not allowed with|expected a whole number above 0", capsys.readouterr().err)
