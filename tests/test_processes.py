@@ -15,8 +15,10 @@ from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepfake.dataset.manifest import read_manifest
@@ -301,11 +303,16 @@ def test_batch_norm_ends_with_one_network(crops: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train_together(crops, run, 2, "--trainer.check_val_every_n_epoch", "5")
     model = load_checkpoint(run / "model.ckpt")
-    rows = CropDataset(crops, [r for r in read_manifest(crops).rows if r.split == "train"], 64)
-    with torch.inference_mode():
-        embeddings = model.embedder(torch.stack([rows[i]["image"] for i in range(len(rows))]))
-    labels, groups = rows.labels, [row.group for row in rows.rows]
-    fitted = LinearSVM(512).fit(embeddings, labels, groups)
+    everything = read_manifest(crops).rows
+
+    def embed(split: str) -> tuple[Tensor, NDArray[np.int64]]:
+        rows = CropDataset(crops, [row for row in everything if row.split == split], 64)
+        with torch.inference_mode():
+            images = torch.stack([rows[i]["image"] for i in range(len(rows))])
+            return model.embedder(images), rows.labels
+
+    embeddings, labels = embed("train")
+    fitted = LinearSVM(512).fit_classifier(embeddings, labels).calibrate(*embed("validation"))
     torch.testing.assert_close(model.head(embeddings), fitted(embeddings), rtol=0, atol=1e-4)
 
 

@@ -347,7 +347,9 @@ def test_calibrate_command_and_info(
     assert "chosen for at most 25.0% false positives and 10.0% false negatives; there " in shown
     assert cli.main(["info", str(output)]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("# verdict: real up to 0.")
+    assert "\nverdict: real up to 0." in shown
+    assert cli.main(["info", str(output), "--all"]) == 0
+    shown = capsys.readouterr().out
     assert "\nlimits:\n  fake:\n" in shown or "\nlimits:\n  real: " in shown
     assert "history:\n- what: calibrate" in shown
     assert "max_fpr: 0.25" in shown.split("history:")[1]
