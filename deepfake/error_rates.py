@@ -115,8 +115,9 @@ class ErrorRates:
                 f"files, there are {self.n_real}; the limit for fakes is extrapolated"
             )
         elif self.n_supported < MAX_PEOPLE:
+            people = "one person" if self.n_supported == 1 else f"{self.n_supported} people"
             lines.append(
-                f"for more than {self.n_supported} people in a file the limit for fakes is "
+                f"for more than {people} in a file the limit for fakes is "
                 f"extrapolated: {self.n_real} real files are too few to measure it"
             )
         if not self.fnr_supported:
