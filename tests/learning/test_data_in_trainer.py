@@ -149,6 +149,7 @@ seen = task.seen | {"predict": [name for batch in found for name in batch]}
 """
 
 
+@pytest.mark.slow  # the command on two processes is in tests/test_processes.py
 def test_on_two_processes_as_on_one(tmp_path: Path) -> None:
     counts = {"train": (14, 10), "validation": (4, 3), "test": (3, 4)}
     crops = write_crop_folder(tmp_path / "crops", counts, size=16)

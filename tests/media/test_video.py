@@ -330,10 +330,13 @@ SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".wmv", ".flv")
 
 
 @pytest.mark.data
-def test_real_videos_give_what_decoding_everything_gives(shared_media: Path) -> None:
+@pytest.mark.parametrize(
+    "third", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 2))]
+)
+def test_real_videos_give_what_decoding_everything_gives(shared_media: Path, third: int) -> None:
     paths = [p for p in sorted((shared_media / "videos").rglob("*")) if p.suffix in SUFFIXES]
     assert len(paths) > 60
-    for path in paths:
+    for path in paths[third::3]:
         if path.stem == "audio_only":
             assert refusal(path).startswith("no_video_stream: ")
             continue
