@@ -38,7 +38,7 @@ commands, with an example of each:
   predict    score photos and videos
              deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
   serve      open a page that scores photos and videos, and an HTTP API
-             deepfake serve
+             deepfake serve --checkpoint model.ckpt
   explain    show what the score of one file rests on
              deepfake explain clip.mp4 --checkpoint model.ckpt --output why.html
   evaluate   measure a checkpoint on labelled data, with a report
