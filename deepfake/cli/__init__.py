@@ -2,7 +2,9 @@
 
     command      parser, run, exit codes: what every command is made of
     options      groups of options that several commands share
-    crops, training, prediction, serving, evaluation, checkpoints: commands by what they are about
+    score_tables what predict and merge write
+    crops, training, prediction, joining, serving, evaluation, checkpoints: commands by what they
+                 are about
     front        ``deepfake`` itself: finds the command
 
 The only room that knows argparse. Nothing heavy is imported before a command really runs, so that
@@ -24,7 +26,8 @@ from deepfake.cli.command import (
 from deepfake.cli.crops import crop, doctor
 from deepfake.cli.evaluation import calibrate, evaluate, explain, fit_head
 from deepfake.cli.front import demo, main
-from deepfake.cli.prediction import merge, predict
+from deepfake.cli.joining import merge
+from deepfake.cli.prediction import predict
 from deepfake.cli.serving import serve
 from deepfake.cli.training import show_augmentations, train
 

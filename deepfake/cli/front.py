@@ -15,8 +15,9 @@ from deepfake.cli.checkpoints import export, info, pull, push
 from deepfake.cli.command import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Parser, hint, run
 from deepfake.cli.crops import crop, doctor
 from deepfake.cli.evaluation import calibrate, evaluate, explain, fit_head
+from deepfake.cli.joining import merge
 from deepfake.cli.options import default_workers
-from deepfake.cli.prediction import merge, predict
+from deepfake.cli.prediction import predict
 from deepfake.cli.serving import serve
 from deepfake.cli.training import show_augmentations, train
 

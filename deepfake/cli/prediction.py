@@ -1,6 +1,6 @@
-"""Commands that make tables of scores: ``predict``, and ``merge`` of what several machines did.
+"""The command that scores: ``predict``.
 
-Knows which files are written and in what order; nothing of how a score comes about.
+Knows what is asked of whom and in what order; nothing of how a score comes about.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,6 @@ from deepfake.cli.options import (
     add_faces_per_frame,
     add_media_options,
     add_shard_option,
-    add_strict_option,
     choose_part,
     choose_sampling,
     choose_workers,
@@ -31,22 +29,23 @@ from deepfake.cli.options import (
     find_detector,
     refuse_missing_folder,
 )
+from deepfake.cli.score_tables import (
+    add_table_options,
+    choose_paths,
+    is_streamed,
+    job_folder,
+    read_sample,
+    write_tables,
+)
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
     from deepfake.inference.job import PredictionJob
-    from deepfake.inference.outputs import Outputs
     from deepfake.inference.predictor import Predictor
-    from deepfake.inference.results import Level, Totals
     from deepfake.inference.stored import StoredCrops
-    from deepfake.inference.submission import Sample
     from deepfake.jobs.parts import JobPart
     from deepfake.learning.checkpoint import Checkpoint
-    from deepfake.records import Result, Source
-
-_JOB_SUFFIX = ".job"
-_LEVELS: dict[str, Level] = {"faces": "face", "output": "file"}
-"""What the tables of an option have a row for."""
+    from deepfake.records import Source
 
 
 def predict(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +97,7 @@ examples:
         help="also write a copy of every file that has a score there, with boxes, numbers of "
         "people and scores drawn in; videos whole, as MP4 without sound",
     )
-    _add_table_options(parser)
+    add_table_options(parser)
     add_aggregation(parser)
     add_faces_per_frame(parser)
     where = parser.add_mutually_exclusive_group()
@@ -127,16 +126,9 @@ examples:
 def _predict(options: argparse.Namespace, command: str) -> int:
     part = choose_part(options)
     _refuse_for_a_part(options, part)
-    if options.report is None and (options.case is not None or options.analyst is not None):
-        raise UsageError("--case and --analyst stand on a page: name it with --report FILE")
-    paths = _choose_paths(options, options.report)
-    sample = _read_sample(options)
-    if options.annotate is not None:
-        from deepfake.reports.annotation import refuse_folder
-
-        refuse_missing_folder("annotate", options.annotate)
-        for one in options.input:
-            refuse_folder(options.annotate, Path(one))
+    _refuse_on_pages_and_copies(options)
+    paths = choose_paths(options, options.report)
+    sample = read_sample(options)
     from deepfake.dataset.layouts.labelling import list_inputs
     from deepfake.dataset.manifest import is_crop_folder
     from deepfake.inference.outputs import Outputs, refuse_destroying
@@ -176,7 +168,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         was_finished, before = job.is_finished, outputs.hash_files()
         outputs.claim()
         _answer(job, predictor, options)
-        totals, lines = _write_tables(options, outputs, sample, job.answers, job.settings)
+        totals, lines = write_tables(options, outputs, sample, job.answers, job.settings)
         if options.report is not None:
             page = _report_on(predictor, sources, job, options, command)
             outputs.write("report", [page.encode()])
@@ -195,7 +187,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         lines.insert(0, f"{options.output} was finished already; {done}")
     if options.output is None and totals.inputs == 1:
         del lines[0]  # the answer itself says all that there is to count
-    stream = sys.stderr if _is_streamed(options) else sys.stdout
+    stream = sys.stderr if is_streamed(options) else sys.stdout
     stream.writelines(f"{line}\n" for line in lines)
     sys.stderr.writelines(f"error: not annotated: {failure}\n" for failure in failures)
     if failures:
@@ -207,7 +199,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
 def _refuse_for_a_part(options: argparse.Namespace, part: JobPart | None) -> None:
     if part is None:
         return
-    if _is_streamed(options):
+    if is_streamed(options):
         raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
     if options.submission is not None:
         raise UsageError("--submission is filled from all parts: give it to deepfake merge")
@@ -215,9 +207,15 @@ def _refuse_for_a_part(options: argparse.Namespace, part: JobPart | None) -> Non
         raise UsageError("--report shows all inputs: give it to a predict without --shard")
 
 
-def _is_streamed(options: argparse.Namespace) -> bool:
-    """Whether standard output has the answers, and no file."""
-    return options.output in (None, "-")
+def _refuse_on_pages_and_copies(options: argparse.Namespace) -> None:
+    if options.report is None and (options.case is not None or options.analyst is not None):
+        raise UsageError("--case and --analyst stand on a page: name it with --report FILE")
+    if options.annotate is not None:
+        from deepfake.reports.annotation import refuse_folder
+
+        refuse_missing_folder("annotate", options.annotate)
+        for one in options.input:
+            refuse_folder(options.annotate, Path(one))
 
 
 @contextmanager
@@ -241,11 +239,6 @@ def _hold_job(output: str | None) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 root.rmdir()  # only where nothing was begun
-
-
-def job_folder(output: Path) -> Path:
-    """Where the job of a table lies."""
-    return output.with_name(f"{output.name}{_JOB_SUFFIX}")
 
 
 def _open_crops(options: argparse.Namespace, checkpoint: Checkpoint) -> StoredCrops:
@@ -373,211 +366,3 @@ def _annotate(options: argparse.Namespace, job: PredictionJob, lines: list[str])
     ]
     lines.append(f"annotated: {len(done) - len(failures):,} files -> {folder}")
     return failures
-
-
-def merge(argv: Sequence[str] | None = None) -> int:
-    """Put parts together: ``deepfake merge PART... --output OUTPUT``."""
-    parser = Parser(
-        prog="deepfake merge",
-        description="Put together what several machines cropped or predicted with --shard, to\n"
-        "the very bytes of the undivided job. Parts may come in any order; all must be there,\n"
-        "finished, and of the same job. They are only read. Killed at any instant, run it again.",
-        epilog="""\
-A part of crop is its folder; a part of predict is its table, beside which lies the .job folder
-that everything is merged from; it may be removed afterwards.
-
-examples:
-  deepfake merge parts/*/ --output crops/
-  deepfake merge parts/*.csv --output scores.csv --faces faces.csv
-""",
-    )
-    parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="of all machines")
-    parser.add_argument(
-        "--output",
-        help="crop folder, or table to write as of predict; without it the first bare word",
-    )
-    _add_table_options(parser)
-    add_strict_option(parser)
-    return run(lambda: _merge(parser.parse_args(argv)), "run the same command again to go on")
-
-
-def _merge(options: argparse.Namespace) -> int:
-    if options.output is None:
-        options.output = str(options.parts.pop(0))
-    if not options.parts:
-        raise UsageError("name the parts to put together, and the --output to write")
-    for path in options.parts:
-        if not path.exists() and not job_folder(path).exists():
-            raise UsageError(f"{path}: no such folder or file; name the output of every part")
-    folders = [path for path in options.parts if path.is_dir()]
-    if len(folders) == len(options.parts):
-        return _merge_crops(options)
-    if folders:
-        files = [path for path in options.parts if not path.is_dir()]
-        raise UsageError(
-            f"{folders[0]} is a folder and {files[0]} is not; parts are either all folders of crop "
-            "or all tables of predict"
-        )
-    if options.output == "-":
-        raise UsageError("merge writes a file; name a file as --output")
-    paths = _choose_paths(options)
-    sample = _read_sample(options)
-    from deepfake.inference.job import KIND, iter_answers
-    from deepfake.inference.outputs import Outputs, refuse_destroying
-    from deepfake.jobs.merging import join_parts
-
-    refuse_destroying(paths.values(), [*options.parts, *([sample.path] if sample else [])])
-    joined = join_parts([job_folder(path) for path in options.parts], KIND)
-
-    def answers() -> Iterator[Result]:
-        for folder in joined.folders():
-            yield from iter_answers(folder)
-
-    with tempfile.TemporaryDirectory() as nowhere:
-        outputs = Outputs(paths, Path(nowhere))
-        totals, lines = _write_tables(
-            options, outputs, sample, answers, joined.settings, refuse_other=not options.overwrite
-        )
-    sys.stdout.write("\n".join(lines) + "\n")
-    return answer_code(totals.answers, totals.inputs, options.strict)
-
-
-def _merge_crops(options: argparse.Namespace) -> int:
-    tables = (options.faces, options.submission, options.submission_output, options.no_answer)
-    if options.overwrite or any(value is not None for value in tables):
-        raise UsageError("--faces, --submission... and --overwrite are for parts of predict")
-    from deepfake.dataset.merging import merge_crops
-    from deepfake.records import Status
-
-    report = merge_crops(Path(options.output), options.parts)
-    sys.stdout.write(f"{report}\n")
-    return answer_code(report.statuses[Status.OK.value], report.inputs, options.strict)
-
-
-def _add_table_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--faces", type=Path, help="also write a table with a row per face, as of --output"
-    )
-    parser.add_argument(
-        "--submission", type=Path, help="sample of a contest, to be filled with our scores"
-    )
-    parser.add_argument(
-        "--submission-columns",
-        nargs=2,
-        metavar=("FILE", "VALUE"),
-        help="its columns: the one that names files, the one to fill (default: found by name)",
-    )
-    parser.add_argument(
-        "--submission-output", type=Path, help="filled sample (default: submission.csv by OUTPUT)"
-    )
-    parser.add_argument(
-        "--submission-value",
-        choices=["p_fake", "label"],
-        default="p_fake",
-        help="what to fill in: the probability, or 1 = fake, 0 = real",
-    )
-    parser.add_argument(
-        "--no-answer",
-        type=float,
-        help="written where there is no answer (default: share of fakes in the training crops; "
-        "for labels 0 or 1, by default 1 where that share is more than a half)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
-
-
-def _choose_paths(options: argparse.Namespace, report: Path | None = None) -> dict[str, Path]:
-    """All files that will be written; refuse before any work what could not be written after."""
-    from deepfake.inference.formats import check_format
-
-    outputs = {} if _is_streamed(options) else {"output": Path(options.output)}
-    if options.faces is not None:
-        outputs["faces"] = options.faces
-    if report is not None:
-        outputs["report"] = report
-    if options.submission is not None:
-        beside = Path() if _is_streamed(options) else Path(options.output).parent
-        outputs["submission"] = options.submission_output or beside / "submission.csv"
-        if outputs["submission"].resolve() == options.submission.resolve():
-            raise UsageError(
-                f"the submission would replace its sample {options.submission}; name another file "
-                "with --submission-output"
-            )
-    elif options.submission_output is not None or options.submission_columns is not None:
-        raise UsageError("--submission-output and --submission-columns need --submission")
-    resolved = [path.resolve() for path in outputs.values()]
-    if len(set(resolved)) < len(resolved):
-        raise UsageError("two outputs have the same name; every table needs its own file")
-    for name, path in outputs.items():
-        if name in ("output", "faces"):
-            check_format(name, path)
-        refuse_missing_folder(name, path)
-    return outputs
-
-
-def _read_sample(options: argparse.Namespace) -> Sample | None:
-    from deepfake.inference.submission import Sample, check_fallback
-
-    if options.submission is None:
-        return None
-    if options.no_answer is not None:
-        check_fallback(options.no_answer, options.submission_value)
-    return Sample(options.submission, options.submission_columns)
-
-
-def _write_tables(
-    options: argparse.Namespace,
-    outputs: Outputs,
-    sample: Sample | None,
-    scores: Callable[[], Iterable[Result]],
-    settings: Mapping[str, Any],
-    refuse_other: bool = False,
-) -> tuple[Totals, list[str]]:
-    """Write all tables, reading the answers once for each; say what they come to.
-
-    ``settings`` are those of the job. With ``refuse_other``, a table that exists must already hold
-    what would be written.
-    """
-    from deepfake.inference.formats import encode_table
-    from deepfake.inference.job import describe_settings
-    from deepfake.inference.results import count
-    from deepfake.storage import holds
-
-    totals = count(scores())
-    lines = [str(totals) + ("" if _is_streamed(options) else f" -> {options.output}")]
-    tables: dict[str, Callable[[], Iterable[bytes]]] = {}
-    if sample is not None:
-        filled, line = _fill(options, sample, scores(), float(settings["prior"]))
-        tables["submission"] = lambda: [filled.encode()]
-        lines.append(line.format(output=outputs.paths["submission"]))
-    told = describe_settings(settings)
-    for name, level in _LEVELS.items():
-        if name in outputs.paths:
-            tables[name] = partial(encode_table, outputs.paths[name], scores, told, level)
-    standing = [name for name in tables if refuse_other and outputs.paths[name].exists()]
-    for name in standing:
-        if not holds(outputs.paths[name], tables[name]()):
-            raise UsageError(
-                f"{outputs.paths[name]} exists and holds something else; name another file or "
-                "pass --overwrite"
-            )
-    for name in tables:
-        if name not in standing:
-            outputs.write(name, tables[name]())
-    return totals, lines
-
-
-def _fill(
-    options: argparse.Namespace, sample: Sample, scores: Iterable[Result], prior: float
-) -> tuple[str, str]:
-    """The filled sample, and what to say of it."""
-    fallback = options.no_answer
-    if fallback is None:
-        fallback = prior if options.submission_value == "p_fake" else float(prior > 0.5)
-    filled = sample.fill(scores, fallback, options.submission_value)
-    total = filled.answered + filled.without_answer + filled.without_file
-    line = (
-        f"{total:,} submission rows = {filled.answered:,} scored + "
-        f"{filled.without_answer:,} without an answer + {filled.without_file:,} that name no "
-        f"input -> {{output}}; rows without a score got {filled.fallback}"
-    )
-    return filled.text, line

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from deepfake import cli
-from deepfake.cli.prediction import job_folder
+from deepfake.cli.score_tables import job_folder
 from deepfake.errors import JobError, UsageError
 from deepfake.inference.graphs import record_graph
 from deepfake.inference.job import KIND, ScoreBlocks, iter_answers

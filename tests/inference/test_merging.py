@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from deepfake import cli
-from deepfake.cli.prediction import job_folder
+from deepfake.cli.score_tables import job_folder
 from deepfake.errors import UsageError
 from deepfake.inference.formats import encode_table
 from deepfake.inference.job import describe_settings

@@ -1,0 +1,106 @@
+"""The command that puts together what several machines did: ``merge``.
+
+Knows which rooms join parts, and nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepfake.cli.command import Parser, answer_code, run
+from deepfake.cli.options import add_strict_option
+from deepfake.cli.score_tables import (
+    add_table_options,
+    choose_paths,
+    job_folder,
+    read_sample,
+    write_tables,
+)
+from deepfake.errors import UsageError
+
+if TYPE_CHECKING:
+    from deepfake.records import Result
+
+
+def merge(argv: Sequence[str] | None = None) -> int:
+    """Put parts together: ``deepfake merge PART... --output OUTPUT``."""
+    parser = Parser(
+        prog="deepfake merge",
+        description="Put together what several machines cropped or predicted with --shard, to\n"
+        "the very bytes of the undivided job. Parts may come in any order; all must be there,\n"
+        "finished, and of the same job. They are only read. Killed at any instant, run it again.",
+        epilog="""\
+A part of crop is its folder; a part of predict is its table, beside which lies the .job folder
+that everything is merged from; it may be removed afterwards.
+
+examples:
+  deepfake merge parts/*/ --output crops/
+  deepfake merge parts/*.csv --output scores.csv --faces faces.csv
+""",
+    )
+    parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="of all machines")
+    parser.add_argument(
+        "--output",
+        help="crop folder, or table to write as of predict; without it the first bare word",
+    )
+    add_table_options(parser)
+    add_strict_option(parser)
+    return run(lambda: _merge(parser.parse_args(argv)), "run the same command again to go on")
+
+
+def _merge(options: argparse.Namespace) -> int:
+    if options.output is None:
+        options.output = str(options.parts.pop(0))
+    if not options.parts:
+        raise UsageError("name the parts to put together, and the --output to write")
+    for path in options.parts:
+        if not path.exists() and not job_folder(path).exists():
+            raise UsageError(f"{path}: no such folder or file; name the output of every part")
+    folders = [path for path in options.parts if path.is_dir()]
+    if len(folders) == len(options.parts):
+        return _merge_crops(options)
+    if folders:
+        files = [path for path in options.parts if not path.is_dir()]
+        raise UsageError(
+            f"{folders[0]} is a folder and {files[0]} is not; parts are either all folders of crop "
+            "or all tables of predict"
+        )
+    if options.output == "-":
+        raise UsageError("merge writes a file; name a file as --output")
+    paths = choose_paths(options)
+    sample = read_sample(options)
+    from deepfake.inference.job import KIND, iter_answers
+    from deepfake.inference.outputs import Outputs, refuse_destroying
+    from deepfake.jobs.merging import join_parts
+
+    refuse_destroying(paths.values(), [*options.parts, *([sample.path] if sample else [])])
+    joined = join_parts([job_folder(path) for path in options.parts], KIND)
+
+    def answers() -> Iterator[Result]:
+        for folder in joined.folders():
+            yield from iter_answers(folder)
+
+    with tempfile.TemporaryDirectory() as nowhere:
+        outputs = Outputs(paths, Path(nowhere))
+        totals, lines = write_tables(
+            options, outputs, sample, answers, joined.settings, refuse_other=not options.overwrite
+        )
+    sys.stdout.write("\n".join(lines) + "\n")
+    return answer_code(totals.answers, totals.inputs, options.strict)
+
+
+def _merge_crops(options: argparse.Namespace) -> int:
+    tables = (options.faces, options.submission, options.submission_output, options.no_answer)
+    if options.overwrite or any(value is not None for value in tables):
+        raise UsageError("--faces, --submission... and --overwrite are for parts of predict")
+    from deepfake.dataset.merging import merge_crops
+    from deepfake.records import Status
+
+    report = merge_crops(Path(options.output), options.parts)
+    sys.stdout.write(f"{report}\n")
+    return answer_code(report.statuses[Status.OK.value], report.inputs, options.strict)
