@@ -88,7 +88,7 @@ def _serve(connection: Connection, make: bytes) -> None:
     global _parent
     _parent = connection
     _mute_c_libraries()
-    read = pickle.loads(make)()
+    read = pickle.loads(make)()  # from the parent's own memory, never from a file
     connection.send(None)
     while True:
         try:
