@@ -37,6 +37,7 @@ from torch import Tensor
 from deepfake.augment.recipes import AugmentationSettings
 from deepfake.learning.crops import Sample
 from deepfake.learning.data import BatchSettings, CropDataModule
+from deepfake.learning.depthwise import DepthwiseConv2d, DepthwiseConv2dSame
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.task import EmbeddingTask, NetworkSettings, TrainingSettings
 from deepfake.learning.tuning import choose_precision
@@ -54,6 +55,9 @@ class Plain:
 
     def __init__(self, embedder: EmbeddingModel, device: torch.device, precision: str) -> None:
         embedder = copy.deepcopy(embedder)
+        for module in embedder.modules():
+            if isinstance(module, DepthwiseConv2d | DepthwiseConv2dSame):  # back to timm's own
+                module.__class__ = type(module).__mro__[1]
         self.backbone = embedder.backbone.to(device).to(memory_format=torch.channels_last).train()
         self.head = embedder.projection.to(device)
         self.mean, self.std = embedder.mean.to(device), embedder.std.to(device)
@@ -169,6 +173,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=380 if cuda else 96)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--block", type=int, default=10 if cuda else 1, help="steps in a row")
+    parser.add_argument("--precision", choices=["32-true", "16-mixed", "bf16-mixed"])
     parser.add_argument("--data", type=Path, help="crop folder of --size, for real input")
     parser.add_argument("--workers", type=int, default=4 if cuda else 0)
     options = parser.parse_args()
@@ -195,7 +200,8 @@ def compare(
     """One row: a batch size, eager or compiled."""
     turns = run(batch_size, mode, options, device, None)
     theirs, ours = turns.first
-    tolerance = 1e-4 if choose_precision("auto") == "32-true" else 2e-2
+    precision = options.precision or choose_precision("auto")
+    tolerance = 1e-4 if precision == "32-true" else 2e-2
     if abs(theirs - ours) > tolerance:
         raise SystemExit(f"not equal: a loss of {ours:.6f} here, of {theirs:.6f} there")
     ratios = sorted(t / o for t, o in zip(turns.theirs_s, turns.ours_s, strict=True))
@@ -228,7 +234,7 @@ def run(
         optimizer=partial(torch.optim.AdamW, lr=1e-4, weight_decay=0.0),
         training=TrainingSettings(projection_l2=0.0),
     )
-    precision = choose_precision("auto")
+    precision = options.precision or choose_precision("auto")
     plain = None if data is not None else Plain(task.embedder, device, precision)
     turns = Turns(plain, options.block)
     steps = (options.rounds + 1) * options.block

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from deepfake.errors import UsageError, one_line
 from deepfake.learning import hub
+from deepfake.learning.depthwise import speed_up_depthwise
 
 logger = logging.getLogger(__name__)
 _REFUSALS = (AssertionError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError)
@@ -60,12 +61,15 @@ def make_backbone(
         options["drop_path_rate"] = drop_path_rate
     elif drop_path_rate:
         logger.warning("%s has no stochastic depth: drop_path_rate is left out", name)
+    backbone: nn.Module
     if pretrained is True:
-        return _make_pretrained(name, options), n_features
-    backbone: nn.Module = timm.create_model(name, num_classes=0, **options)
-    if pretrained is not False:
+        backbone = _make_pretrained(name, options)
+    else:
+        backbone = timm.create_model(name, num_classes=0, **options)
+    if isinstance(pretrained, str):
         state = _read_weights(Path(pretrained)) if state is None else state
         backbone = _load(backbone, name, options, state, origin=pretrained)
+    speed_up_depthwise(backbone)
     return backbone, n_features
 
 

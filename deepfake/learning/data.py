@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +49,8 @@ class BatchSettings:
         self_blend: Share of the pairs of every batch that are a real training crop and the fake
             made of it by blending it with itself, both augmented alike. Any real may come,
             also one of no fake. The others are pairs of ``paired`` or ``balance``.
+        repeat: How often a pass brings every training crop of a method, real or fake, by the
+            method's name; the others come once. For a small set beside a large one.
 
     Raises:
         UsageError: If a number is out of range.
@@ -59,8 +61,11 @@ class BatchSettings:
     paired: bool | Literal["auto"] = False
     steps_per_epoch: int | None = None
     self_blend: float = 0.0
+    repeat: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if any(times < 1 for times in self.repeat.values()):
+            raise UsageError(f"data.batches.repeat={self.repeat}; expected 1 or more of each")
         if self.per_group < 1:
             raise UsageError(f"data.batches.per_group={self.per_group}; expected 1 or more")
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
@@ -288,6 +293,8 @@ class CropDataModule(LightningDataModule):
             rows = [row for row, own in zip(manifest.rows, splits, strict=True) if own == split]
             number = Counter(row.label for row in rows)
             counts[split] = {word: number[label] for label, word in enumerate(LABEL_NAMES)}
+            if split == "train":
+                rows = self._repeat(rows)
             self.datasets[split] = self._make_dataset(manifest, rows)
         train, paired = self.datasets["train"], self.batches.paired
         if paired:
@@ -304,6 +311,17 @@ class CropDataModule(LightningDataModule):
         if look:
             self._audit_look_alikes(manifest, splits)
         self.description = DataDescription(manifest, counts)
+
+    def _repeat(self, rows: list[CropRow]) -> list[CropRow]:
+        times = self.batches.repeat
+        unknown = times.keys() - {row.method for row in rows}
+        if unknown:
+            there = sorted({row.method for row in rows if row.method})
+            raise UsageError(
+                f"data.batches.repeat names {', '.join(sorted(unknown))}, but the training crops "
+                f"in {self.root} are of {', '.join(there) or 'no method'}"
+            )
+        return [row for row in rows for _ in range(times.get(row.method, 1))]
 
     def _check_landmarks(self) -> None:
         """Refuse settings that ask for what the training crops do not bring."""

@@ -2,12 +2,14 @@
 
     python experiments/release/lists.py --data $DEEPFAKE_DATA --output release/
 
-``train.csv`` joins the face swaps of dfdc224, split as they came, with the reals of two other
-worlds: public-domain portraits (faces_pd) and news photographs (lfw_reals), one photo a person. Of
-these, people are drawn by a seed: 200 portraits and 300 news photographs for the test split, 100
-and 200 for validation, the others to train on. ``swaps.csv`` is dfdc224 alone, ``synthesis.csv``
-adds the first 125 of each class of gan140k by name. The others name a set and its split:
-what chooses among runs, and what is opened once, at the end.
+``train.csv`` joins the face swaps of dfdc224, split as they came, the reals of two other worlds,
+public-domain portraits (faces_pd) and news photographs (lfw_reals), one photo a person, and whole
+faces from a generator, the first 125 of each class of gan140k by name. Of portraits and news,
+people are drawn by a seed: 200 and 300 for the test split, 100 and 200 for validation, the others
+to train on. Of gan140k the last 25 of each class are for validation; each fake stands beside a real
+of the same set, as if it had been made of it. ``swaps.csv`` is dfdc224 alone, ``no-synthesis.csv``
+all but the generator. The others name a set and its split: what chooses among runs, and what is
+opened once, at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ REPO = Path(__file__).resolve().parents[2]
 SEED = 14
 # People held out of each world: for the test split, for validation.
 HELD_OUT = {"faces_pd": (200, 100), "lfw_reals": (300, 200)}
-SYNTHESIS = 125
+SYNTHESIS, SYNTHESIS_VALIDATION = 125, 25
 COLUMNS = ("path", "label", "method", "group", "split", "original")
 Row: TypeAlias = dict[str, str]
 
@@ -68,19 +70,30 @@ def make_lists(data: Path) -> dict[str, list[Row]]:
     lists: dict[str, list[Row]] = {
         "train": [*swaps, *portraits, *news],
         "swaps": swaps,
-        "synthesis": [*swaps, *portraits, *news],
+        "no-synthesis": [*swaps, *portraits, *news],
         "swaps-validation": [row for row in swaps if row["split"] == "validation"],
         "swaps-test": [row for row in swaps if row["split"] == "test"],
         "reals-validation": [row for row in [*portraits, *news] if row["split"] == "validation"],
         "reals-test": [row for row in [*portraits, *news] if row["split"] == "test"],
+        "synthesis-validation": [],
         "gan140k-test": [],
     }
+    reals = [path for path in synthesis if path.parent.name == "real"]
     for label in ("real", "fake"):
         own = [path for path in synthesis if path.parent.name == label]
         for number, path in enumerate(own):
-            name, split = ("synthesis", "train") if number < SYNTHESIS else ("gan140k-test", "test")
-            row = {"path": str(path), "label": label, "method": "stylegan", "split": split}
-            lists[name].append(row | {"group": f"gan140k-{path.stem}"})
+            row = {"path": str(path), "label": label, "method": "stylegan", "split": "test"}
+            row["group"] = f"gan140k-{number}"
+            if number >= SYNTHESIS:
+                lists["gan140k-test"].append(row)
+                continue
+            if label == "fake":
+                row["original"] = str(reals[number])
+            row["split"] = "train"
+            if number >= SYNTHESIS - SYNTHESIS_VALIDATION:
+                row["split"] = "validation"
+                lists["synthesis-validation"].append(row)
+            lists["train"].append(row)
     return lists
 
 

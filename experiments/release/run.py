@@ -5,9 +5,9 @@ r"""The release runs: train what is not done, and print the table of what is.
 
 ``runs.yaml`` lists the runs; base.yaml is what they share. Each step is a public command, printed
 before it runs; a step that is done is not done again, a training that was stopped goes on. Runs are
-compared on three sets: the validation split of the swaps, held-out real people and their own
-self-blends, and ciplab_dev, a foreign set. ``--test NAME`` opens the test sets for one run, once,
-at the end. Words that are not listed here go to every ``train``.
+compared on the validation splits of the swaps and of the whole synthetic faces, on held-out real
+people and their own self-blends, and on ciplab_dev, a foreign set. ``--test NAME`` opens the test
+sets for one run, once, at the end. Words that are not listed here go to every ``train``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WEIGHTS = {
     "vit_small_patch14_dinov2": "vit_small_patch14_dinov2_fp16.safetensors",
     "mobilenetv2_100": "mobilenetv2_100_torch_nohead.safetensors",
 }
-CHOOSING = ("swaps-validation", "self-blends", "ciplab_dev")
+CHOOSING = ("swaps-validation", "self-blends", "synthesis-validation", "ciplab_dev")
 TESTING = ("swaps-test", "gan140k-test", "reals-test")
 BLENDED = 600  # validation reals that are blended to choose by
 
@@ -93,7 +93,7 @@ class Study:
         if (crops / "manifest.csv").exists():
             return crops
         words = [str(self.source(name)), str(crops), "--size", str(SIZE), *options]
-        words += ["--landmarks", "mesh"] if name in ("train", "swaps", "synthesis") else []
+        words += ["--landmarks", "mesh"] if name in ("train", "swaps", "no-synthesis") else []
         command("crop", *words)
         return crops
 
@@ -133,7 +133,10 @@ class Study:
 
     def table(self) -> str:
         """AUC of every finished run on what chooses, as Markdown."""
-        lines = ["| run | factor | " + " | ".join(CHOOSING) + " |", "|---" * 5 + "|"]
+        lines = [
+            "| run | factor | " + " | ".join(CHOOSING) + " |",
+            "|---" * (2 + len(CHOOSING)) + "|",
+        ]
         for name, run in self.runs.items():
             report = self.output / "runs" / name / "choosing" / "metrics.json"
             cells = ["not run"] * len(CHOOSING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -382,6 +383,33 @@ def test_blends_stand_beside_their_reals(pairs: Path) -> None:
         assert sum(real == fake for real, fake in rows) == 2
         for real, fake in rows:
             assert real == fake or dataset.originals[fake] == real
+
+
+def test_a_method_is_repeated(pairs: Path) -> None:
+    edited(pairs, change(lambda row: row.group == "train-1", method="rare"))
+    once = make(pairs).datasets["train"].rows
+    data = make(pairs, batch_size=5, repeat={"rare": 3})
+    rare = sum(row.method == "rare" for row in once)
+    found = Counter(data.datasets["train"].rows)
+    assert rare == 2
+    assert found == {row: 3 if row.method == "rare" else 1 for row in once}
+    assert data.description is not None
+    assert sum(data.description.counts["train"].values()) == len(once)
+    indices = [index for _, _, index in stream(data.train_dataloader())]
+    assert len(set(indices)) == len(indices) == (len(once) + 2 * rare) // 5 * 5
+
+
+@pytest.mark.parametrize(
+    ("repeat", "message"),
+    [
+        ({"rare": 0}, r"data\.batches\.repeat=\{'rare': 0\}; expected 1 or more of each"),
+        ({"stylegan": 2}, r"repeat names stylegan, but the training crops in .* are of seam, swap"),
+    ],
+)
+def test_repeats_that_cannot_be(pairs: Path, repeat: dict[str, int], message: str) -> None:
+    edited(pairs, change(lambda row: row.group == "train-1", method="swap"))
+    with pytest.raises(UsageError, match=message):
+        make(pairs, repeat=repeat)
 
 
 @pytest.mark.parametrize(
