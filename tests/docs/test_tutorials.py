@@ -104,7 +104,7 @@ def test_fine_tune(trained: Trained, tmp_path: Path) -> None:
         cv2.imwrite(str(forgery / "fake" / path.relative_to(forgery / "real")), photo)
     settings = [f"FORGERY={forgery / 'labels.csv'}", f"KNOWN={trained.photos / 'labels.csv'}"]
     settings += [f"MODEL={trained.checkpoint}", "BACKBONE=test_efficientnet", "SIZE=64"]
-    printed = run_page("fine_tune.md", tmp_path, *settings, "EPOCHS=1")
+    printed = run_page("fine_tune.md", tmp_path, *settings, "EPOCHS=2")
     table = printed.splitlines()[-3:]
     for line, name in zip(table, ("before", "all weights", "normalisation, pro"), strict=True):
         assert line.startswith(name)
@@ -114,12 +114,18 @@ def test_fine_tune(trained: Trained, tmp_path: Path) -> None:
         for folder in ("before", "after-all", "after-norm")
     ]
     for sets in measured:  # all three on the same files
-        assert [one["sha256"] for one in sets] == [one["sha256"] for one in measured[0]]
-    network = load_checkpoint(trained.checkpoint).embedder.state_dict()
-    tuned = load_checkpoint(tmp_path / "runs" / "norm" / "model.ckpt").embedder.state_dict()
-    filters = [name for name, value in network.items() if value.ndim == 4]
-    assert all(torch.equal(network[name], tuned[name]) for name in filters)
-    assert not all(torch.equal(network[name], tuned[name]) for name in network)
+        assert [one["data_sha256"] for one in sets] == [one["data_sha256"] for one in measured[0]]
+    start, everything, norm = (
+        load_checkpoint(path).embedder.state_dict()
+        for path in (
+            trained.checkpoint,
+            *(tmp_path / "runs" / name / "model.ckpt" for name in ("all", "norm")),
+        )
+    )
+    filters = [name for name, value in start.items() if value.ndim == 4]
+    assert all(torch.equal(start[name], norm[name]) for name in filters)
+    assert not all(torch.equal(start[name], everything[name]) for name in filters)
+    assert not torch.equal(start["projection.weight"], norm["projection.weight"])
 
 
 def draw_clip(path: Path, identity: int, donor: int | None = None) -> None:
