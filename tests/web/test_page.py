@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -385,6 +386,31 @@ def test_rows_stay_while_somebody_is_at_them(served: Running, chromium: Browser)
     tab.close()
 
 
+def test_a_model_is_chosen_by_what_is_known_of_it(
+    served: Running, chromium: Browser, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = served.engine.models
+    other = replace(next(iter(models.values())), key="0" * 12, name="other", sentence="Odd faces.")
+    monkeypatch.setitem(models, other.key, other)  # type: ignore[arg-type]
+    monkeypatch.setitem(served.engine._scoring, other.key, Lock())
+    tab = Tab(chromium, served)
+    page = tab.page
+    about = page.locator("#about")
+    assert about.inner_text() == "Trained by a test; nothing was measured."
+    page.get_by_label("Model").select_option("other")
+    assert about.inner_text() == "Odd faces."
+    page.reload()
+    assert about.inner_text() == "Odd faces."
+    tab.choose("a.png", photo)
+    tab.wait_until_done(1)
+    (file,) = page.evaluate("fetch('/api/queue').then(a => a.json())")["files"]
+    assert (file["model"], file["status"]) == (other.key, "ok")
+    assert page.locator("#rows th small").inner_text() == "other"
+    page.get_by_role("button", name="Remove all").click()
+    page.locator("#queue").wait_for(state="hidden")
+    tab.close()
+
+
 def test_a_connection_that_breaks_off_is_said_and_what_was_not_sent_is_sent_again(
     served: Running, chromium: Browser, photo: bytes
 ) -> None:
@@ -430,7 +456,7 @@ def test_without_a_mouse(served: Running, chromium: Browser, photo: bytes) -> No
     tab.choose("<b>x</b>.html", b"<script>")
     tab.wait_until_done(1)
     seen = []
-    for _ in range(12):
+    for _ in range(16):
         page.keyboard.press("Tab")
         seen.append(
             page.evaluate("document.activeElement.id || document.activeElement.textContent")
@@ -441,6 +467,7 @@ def test_without_a_mouse(served: Running, chromium: Browser, photo: bytes) -> No
         "folder",
         "evidence",
         "remove-all",
+        "Score",
         "<b>x</b>.html",
         "Remove",
     ):
@@ -475,6 +502,8 @@ def test_a_video_that_no_browser_plays_is_shown_by_its_frames(
         page.get_by_role("link", name=name).click()
         note = page.locator("#stage-note", has_text=re.compile("these are its scored frames"))
         note.wait_for()
+        page.wait_for_function("video.readyState > 1 || video.error")
+        assert page.locator("#boxes g").count() == 2
         frame = page.locator(".jump.frame").nth(3)
         frame.click()
         page.locator(f"#still[src$='/frames/{frame.get_attribute('data-frame')}']").wait_for()

@@ -140,6 +140,7 @@ function nearest(time) {
 
 function followVideo() {
   const follow = () => {
+    if (video.hidden) return;
     const frame = nearest(video.currentTime), item = frames.get(frame);
     if (frame !== shownFrame) drawBoxes(frame, Boolean(item && item.dataset.turned));
     mark(video.currentTime);
