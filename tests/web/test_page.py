@@ -391,7 +391,7 @@ def test_a_model_is_chosen_by_what_is_known_of_it(
 ) -> None:
     models = served.engine.models
     other = replace(next(iter(models.values())), key="0" * 12, name="other", sentence="Odd faces.")
-    monkeypatch.setitem(models, other.key, other)  # type: ignore[arg-type]
+    monkeypatch.setitem(models, other.key, other)
     monkeypatch.setitem(served.engine._scoring, other.key, Lock())
     tab = Tab(chromium, served)
     page = tab.page
