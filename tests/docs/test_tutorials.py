@@ -58,9 +58,8 @@ def test_settings_take_the_place_of_lines_and_blocks_fail_aloud(tmp_path: Path) 
     words = [sys.executable, str(PAGES / "run.py"), str(page)]
     done = subprocess.run([*words, "NAME=a b"], capture_output=True, text=True)
     assert done.returncode == 1
-    assert [line for line in done.stdout.splitlines() if line in ("a b", "a b!", "no")] == [
-        *("a b", "a b!"),
-    ]
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line in ("a b", "a b!", "no")] == ["a b", "a b!"]
     replace = runpy.run_path(str(PAGES / "run.py"))["replace_settings"]
     with pytest.raises(SystemExit, match="OTHER=1: the page has no line OTHER="):
         replace(page.read_text(), ["OTHER=1"])
@@ -135,8 +134,8 @@ def draw_clip(path: Path, identity: int, donor: int | None = None) -> None:
     for shot in range(2):
         picture = draw_portrait(identity, shot, size=128)
         if donor is not None:
-            places = [portrait_geometry(one, shot, size=128) for one in (identity, donor)]
-            picture = blend_fake(picture, draw_portrait(donor, shot, size=128), *places)
+            target, source = (portrait_geometry(one, shot, size=128) for one in (identity, donor))
+            picture = blend_fake(picture, draw_portrait(donor, shot, size=128), target, source)
         frames.append((shot / 4, picture))
     record_video(path, frames, "made")
 
@@ -154,7 +153,7 @@ def test_a_data_set_of_the_field(tmp_path: Path) -> None:
     for split, part in (("train", pairs[:4]), ("val", pairs[4:6]), ("test", pairs[6:])):
         names = [[f"{one:03d}" for one in pair] for pair in part]
         (forensics / f"{split}.json").write_text(json.dumps(names))
-    listed = []
+    listed: list[str] = []
     for identity in range(4):
         real_name = f"Celeb-real/id{identity}_0000.mp4"
         fake_name = f"Celeb-synthesis/id{identity}_id{identity ^ 1}_0000.mp4"
