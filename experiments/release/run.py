@@ -40,7 +40,8 @@ WEIGHTS = {
 }
 CHOOSING = ("swaps-validation", "self-blends", "synthesis-validation", "ciplab_dev")
 TESTING = ("swaps-test", "gan140k-test", "reals-test")
-BLENDED = 600  # validation reals that are blended to choose by
+BLENDED = ("self-blends", "portraits")
+MESHED = ("train", "swaps", "no-synthesis", "portraits")
 
 
 class Study:
@@ -93,7 +94,7 @@ class Study:
         if (crops / "manifest.csv").exists():
             return crops
         words = [str(self.source(name)), str(crops), "--size", str(SIZE), *options]
-        words += ["--landmarks", "mesh"] if name in ("train", "swaps", "no-synthesis") else []
+        words += ["--landmarks", "mesh"] if name in MESHED else []
         command("crop", *words)
         return crops
 
@@ -101,26 +102,35 @@ class Study:
         """What a set is cropped from."""
         if name == "ciplab_dev":
             return self.data / "labelled" / name
-        if name == "self-blends":
-            return self.blend()
+        if name in BLENDED:
+            return self.blend(name)
         lists = self.output / "lists"
         if not lists.exists():
             words = ["--data", str(self.data), "--output", str(lists)]
             subprocess.run([sys.executable, str(HERE / "lists.py"), *words], check=True)
         return lists / f"{name}.csv"
 
-    def blend(self) -> Path:
-        """Validation reals, each beside its own blend, both through the same JPEG."""
-        crops, folder = self.crop("train", []), self.output / "self-blends"
-        if folder.exists():
-            return folder
+    def blend(self, name: str) -> Path:
+        """Reals, each beside its own blend, both through the same JPEG, and their list.
+
+        ``self-blends``: all validation reals, to choose by. ``portraits``: the public-domain
+        portraits that are not held out, all that the twin of the release sees.
+        """
+        crops, folder = self.crop("train", []), self.output / name
+        table = folder / "list.csv"
+        if table.exists():
+            return table
         manifest = read_manifest(crops)
-        rows = [row for row in manifest.rows if row.split == "validation" and row.label == 0]
+        rows = [row for row in manifest.rows if row.label == 0 and row.split != "test"]
+        if name == "portraits":
+            rows = [row for row in rows if row.method == "faces_pd"]
+        else:
+            rows = [row for row in rows if row.split == "validation"]
         dataset = CropDataset(crops, rows, manifest.spec.size)
-        sources = dataset.blend_sources
-        # Evenly from the whole list, so that every world has its part.
-        for index in sources[:: max(len(sources) // BLENDED, 1)].tolist():
-            real, points = dataset.read(rows[index]), dataset.points(rows[index])
+        lines = ["path,label,method,group,split,original"]
+        for index in dataset.blend_sources.tolist():
+            row = rows[index]
+            real, points = dataset.read(row), dataset.points(row)
             if points is None:
                 continue
             rng = np.random.default_rng((14, index))
@@ -129,7 +139,13 @@ class Study:
                 path = folder / label / f"{index:05d}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(encode_crop(image, quality))
-        return folder
+                original = f"real/{path.name}" if label == "fake" else ""
+                group = f"{row.method}-{row.group}"
+                lines.append(
+                    f"{label}/{path.name},{label},self-blend,{group},{row.split},{original}"
+                )
+        table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return table
 
     def table(self) -> str:
         """AUC of every finished run on what chooses, as Markdown."""
