@@ -1,19 +1,21 @@
 """Shows how far a long job is: a bar on a terminal or in a notebook, a line now and then in a log.
 
-Writes to standard error only; knows nothing of the job.
+Writes to standard error, in a notebook to the cell; knows nothing of the job.
 """
 
 from __future__ import annotations
 
+import html
+import io
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from deepfake.errors import one_line
 from deepfake.records import Source
@@ -21,6 +23,41 @@ from deepfake.records import Source
 T = TypeVar("T")
 _LOG_INTERVAL_S = 30.0
 _LONGEST_NAME = 30  # letters, beside a bar
+
+
+def is_notebook() -> bool:
+    """Whether a kernel runs this, whose front end shows HTML."""
+    interactive = sys.modules.get("IPython")  # a notebook has imported it long ago
+    shell = interactive.get_ipython() if interactive is not None else None
+    return hasattr(shell, "kernel")
+
+
+class _NotebookBar(tqdm):  # type: ignore[type-arg]
+    """A bar of HTML in the cell, drawn again in its place.
+
+    tqdm's own wants ipywidgets, warns where they are missing, and leaves nothing to see in a
+    notebook that was stored.
+    """
+
+    _handle: Any = None
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Show the state of now."""
+        from IPython.display import display
+
+        text = tqdm.format_meter(**{**self.format_dict, "bar_format": self._choose_format()})
+        share = f' max="{self.total}" value="{min(self.n, self.total)}"' if self.total else ""
+        bar = f"<progress{share}></progress>" if self.total or not self.disable else ""
+        shown = {"text/html": f"<div>{bar} {html.escape(text)}</div>", "text/plain": text}
+        if self._handle is None:
+            self._handle = display(shown, raw=True, display_id=True)
+        else:
+            self._handle.update(shown, raw=True)
+
+    def _choose_format(self) -> str:
+        count = f"{{n_fmt}}/{{total_fmt}} {self.unit}s" if self.total else f"{{n_fmt}} {self.unit}s"
+        left = ", {remaining} left" if self.total and self.n < self.total else ""
+        return f"{count}, {{elapsed}} passed{left}{{postfix}}"
 
 
 class Progress:
@@ -42,10 +79,13 @@ class Progress:
         unit: str = "file",
         delay_s: float = 0.0,
     ) -> None:
-        terminal = sys.stderr.isatty()
-        self._interval_s = 0.2 if terminal else _LOG_INTERVAL_S
-        self._noted_s = time.monotonic() + delay_s - (self._interval_s if terminal else 0)
-        self._bar = tqdm(
+        notebook = is_notebook()
+        terminal = sys.stderr.isatty() and not notebook
+        is_seen = terminal or notebook
+        self._interval_s = 0.2 if is_seen else _LOG_INTERVAL_S
+        self._noted_s = time.monotonic() + delay_s - (self._interval_s if is_seen else 0)
+        make_bar = _NotebookBar if notebook else tqdm
+        self._bar = make_bar(
             total=total,
             initial=initial,
             unit=unit,
@@ -54,7 +94,7 @@ class Progress:
             ascii=not terminal,
             mininterval=self._interval_s,
             delay=delay_s,
-            file=sys.stderr,
+            file=io.StringIO() if notebook else sys.stderr,  # a line's end, which nobody needs
         )
 
     def __enter__(self) -> Self:
@@ -85,6 +125,7 @@ class Progress:
 
     def advance(self, count: int = 1) -> None:
         """Say that more items are done."""
+        self._bar.set_postfix_str("", refresh=False)  # the one whose frames were told is done
         self._bar.update(count)
 
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,15 +150,18 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         what = f"{len(sources):,} files" if len(sources) > 1 else options.input[0]
         sys.stderr.write(f"scoring {display_name(what)} with {found[0].name} ...\n")
         sys.stderr.flush()
-    from deepfake.inference.job import PredictionJob
-    from deepfake.learning.ensemble import load_detector
+    from deepfake.faces.pipeline import early_worker
 
-    checkpoint = load_detector(found, options.tta)
-    if crop_folders:
-        stored = _open_crops(options, checkpoint)
-        sources = stored.sources
-        refuse_destroying(paths.values(), [*read, *stored.files])
-    with _hold_job(options.output) as root:
+    early = nullcontext() if crop_folders else early_worker(choose_workers(options))
+    with early, _hold_job(options.output) as root:
+        from deepfake.inference.job import PredictionJob
+        from deepfake.learning.ensemble import load_detector
+
+        checkpoint = load_detector(found, options.tta)
+        if crop_folders:
+            stored = _open_crops(options, checkpoint)
+            sources = stored.sources
+            refuse_destroying(paths.values(), [*read, *stored.files])
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)
         predictor = _make_predictor(options, checkpoint, sources, root, stored)

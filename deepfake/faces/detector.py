@@ -20,11 +20,19 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
 from numpy.typing import NDArray
 
 from deepfake.faces.boxes import Boxes, join_boxes, suppress_contained
-from deepfake.faces.networks import BoxNetwork, Hits, RectangleMemory, TileNetwork, widen
+from deepfake.faces.networks import (
+    BoxNetwork,
+    Hits,
+    ONet,
+    PNet,
+    RectangleMemory,
+    RNet,
+    TileNetwork,
+    widen,
+)
 from deepfake.faces.pyramid import Tables, sum_areas
 from deepfake.faces.tiles import CELL, SMALL_TILE, STRIDE, Tile, cut_tiles, place_window
 from deepfake.records import Face

@@ -6,18 +6,26 @@ follow each other.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from facenet_pytorch.models.mtcnn import PNet, RNet
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from tqdm import TqdmWarning
 
 from deepfake.faces.boxes import Boxes
 from deepfake.faces.pyramid import Tables, average_cells, average_level, cell_edges
 from deepfake.faces.tiles import OVERLAP, SMALL_TILE, STRIDE, Tile, count_cells
+
+with warnings.catch_warnings():
+    # In a notebook it asks for ipywidgets, for a bar that nobody here sees.
+    warnings.simplefilter("ignore", TqdmWarning)
+    from facenet_pytorch.models.mtcnn import ONet as ONet
+    from facenet_pytorch.models.mtcnn import PNet as PNet
+    from facenet_pytorch.models.mtcnn import RNet as RNet
 
 
 class Hits(NamedTuple):

@@ -8,12 +8,12 @@ does not carry torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 from deepfake.errors import UsageError
-from deepfake.jobs.workers import Failure, read_in_workers, tell_progress
+from deepfake.jobs.workers import Failure, read_in_workers, spare_worker, tell_progress
 from deepfake.records import (
     CropSpec,
     Extraction,
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 WatchFrames = Callable[[Source, int], None]
 """Told a source and how many of its frames have been searched."""
+
+
+def early_worker(workers: Workers) -> AbstractContextManager[None]:
+    """Start the first worker that extracts now, while this process imports and loads its own."""
+    return spare_worker("deepfake.faces.extraction") if workers.processes else nullcontext()
 
 
 def iter_extractions(

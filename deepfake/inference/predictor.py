@@ -225,20 +225,22 @@ class Predictor:
         Raises:
             UsageError: If an input is something else, or a folder or pattern names no file.
         """
-        return Results(self._score_pictured(inputs))
+        return Results(self._predict(inputs))
 
-    def _score_pictured(self, inputs: Inputs) -> Iterator[Result]:
+    def _predict(self, inputs: Inputs) -> Iterator[Result]:
+        with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
+            yield from self._score_pictured(iter_sources(inputs, Path(folder)))
+
+    def _score_pictured(self, sources: Iterable[Source]) -> Iterator[Result]:
         pictures: deque[Mapping[int, bytes]] = deque()
 
         def keep(source: Source, answer: Result, crops: Sequence[FaceCrop]) -> None:
             pictures.append(choose_crops(answer, crops))
 
-        with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
-            sources = iter_sources(inputs, Path(folder))
-            for answers in self._iter_answers(_mark_blocks(sources), keep):
-                for answer in answers:
-                    known = {part.name: getattr(answer, part.name) for part in fields(answer)}
-                    yield PicturedResult(**known, crops=pictures.popleft())
+        for answers in self._iter_answers(_mark_blocks(sources), keep):
+            for answer in answers:
+                known = {part.name: getattr(answer, part.name) for part in fields(answer)}
+                yield PicturedResult(**known, crops=pictures.popleft())
 
     def score(self, sources: Iterable[Source]) -> Iterator[Result]:
         """Score sources that discovery has found, lazily and in order."""
@@ -436,12 +438,14 @@ def predict(
     """
     check_inputs(inputs)
     predictor = Predictor.from_checkpoint(checkpoint, device, workers=workers)
-    with Progress(None, quiet=quiet, delay_s=_PATIENCE_S) as progress:
-        predictor.watch = progress.note_frames
-        found = ResultList()
-        for result in predictor.predict(inputs):
-            found.append(result)
-            progress.advance()
+    found = ResultList()
+    with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
+        sources = list(iter_sources(inputs, Path(folder)))  # all first: how many are left is asked
+        with Progress(len(sources), quiet=quiet, delay_s=_PATIENCE_S) as progress:
+            predictor.watch = progress.note_frames
+            for result in predictor._score_pictured(sources):
+                found.append(result)
+                progress.advance()
     return found
 
 

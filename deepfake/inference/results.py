@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, SupportsIndex, overload
 
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.records import FaceQuality, Result, Status, Verdict, load_renderer
@@ -81,6 +81,16 @@ class PicturedResult(Result):
 
 class ResultList(list[Result]):
     """Results of a prediction, one per input and in order; shows itself as they do."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> ResultList: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Result | ResultList:
+        """One, or a part that shows itself as well."""
+        if isinstance(index, slice):
+            return ResultList(super().__getitem__(index))
+        return super().__getitem__(index)
 
     def __str__(self) -> str:
         return "\n".join(map(str, self))

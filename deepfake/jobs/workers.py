@@ -15,10 +15,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import islice
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from threading import Thread
 from typing import Any, Generic, TypeVar
 
@@ -74,6 +76,32 @@ def read_in_workers(
         pool.close()
 
 
+_spares: list[tuple[SpawnProcess, Connection]] = []  # started, and not yet of any pool
+
+
+@contextmanager
+def spare_worker(module: str) -> Iterator[None]:
+    """Start a worker process at once; the first pool within takes it, or else it is ended.
+
+    A worker takes seconds to import what it works with. So it does while this process still imports
+    its own.
+
+    Args:
+        module: Is imported by it before it knows what to do.
+    """
+    spare = _start_process(_serve_later, module)
+    _spares.append(spare)
+    try:
+        yield
+    finally:
+        if spare in _spares:
+            _spares.remove(spare)
+            process, connection = spare
+            process.kill()
+            process.join(_END_TIMEOUT_S)
+            connection.close()
+
+
 _parent: Connection | None = None  # of a worker
 
 
@@ -96,6 +124,26 @@ def _serve(connection: Connection, make: bytes) -> None:
             connection.send(read(source))
         except (EOFError, BrokenPipeError, KeyboardInterrupt):
             return  # the parent has closed the pipe, is gone, or is being interrupted too
+
+
+def _serve_later(connection: Connection, module: str) -> None:
+    """A worker's life, begun before there is a pool: import, then learn what to do."""
+    try:
+        import_module(module)
+        make = connection.recv_bytes()
+    except (EOFError, KeyboardInterrupt):
+        return  # nobody needs it, or the parent is being interrupted, too
+    _serve(connection, make)
+
+
+def _start_process(target: Callable[..., None], told: object) -> tuple[SpawnProcess, Connection]:
+    # spawn: a forked child would inherit torch's thread pools in an undefined state.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, told), daemon=True, name="deepfake-read")
+    process.start()
+    theirs.close()
+    return process, ours
 
 
 def _mute_c_libraries() -> None:
@@ -129,14 +177,12 @@ class _Worker:
     """
 
     def __init__(self, make: bytes, inbox: _Inbox, is_second: bool = False) -> None:
-        # spawn: a forked child would inherit torch's thread pools in an undefined state.
-        context = multiprocessing.get_context("spawn")
-        self.connection, child = context.Pipe()
-        self.process = context.Process(
-            target=_serve, args=(child, make), daemon=True, name="deepfake-read"
-        )
-        self.process.start()
-        child.close()
+        if _spares:
+            self.process, self.connection = _spares.pop()
+            with suppress(OSError):  # died meanwhile: the closed pipe is heard of
+                self.connection.send_bytes(make)
+        else:
+            self.process, self.connection = _start_process(_serve, make)
         self.ready, self.is_second = False, is_second
         self.job: tuple[int, Source] | None = None
         self.deadline = time.monotonic() + _START_TIMEOUT_S

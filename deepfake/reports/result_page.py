@@ -7,7 +7,6 @@ see the import contracts. Computes no score.
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 import webbrowser
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from deepfake.errors import UsageError
 from deepfake.inference.aggregation import MOST_PEOPLE, rank_people
 from deepfake.inference.results import Level, PicturedResult, Results
 from deepfake.inference.results import describe_result as describe_result
+from deepfake.progress import is_notebook
 from deepfake.records import Result
 from deepfake.storage import write_atomic
 
@@ -60,9 +60,7 @@ def save_page(results: Sequence[Result], path: Path, overwrite: bool) -> Path:
 
 def show(results: Sequence[Result]) -> None:
     """Show results where they are: in the notebook, else as a page in a browser."""
-    interactive = sys.modules.get("IPython")  # a notebook has imported it long ago
-    shell = interactive.get_ipython() if interactive is not None else None
-    if shell is not None and shell.__class__.__name__ == "ZMQInteractiveShell":
+    if is_notebook():
         from IPython.display import HTML, display
 
         display(HTML(format_cell(results)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 
 import deepfake
 from deepfake import cli
+from deepfake.errors import UsageError
 from deepfake.inference.results import describe_results
 from deepfake.learning import checkpoint_names
 from deepfake.learning.checkpoint import read_info, to_safetensors
@@ -282,13 +284,33 @@ def test_a_score_imports_nothing_that_only_training_needs(
         f"code = main({['predict', str(inbox), '--checkpoint', str(trained.checkpoint)]!r}"
         f" + ['--output', {str(tmp_path / 's.csv')!r}, '--workers', '0', '--quiet'])\n"
         "heavy = {'pytorch_lightning', 'albumentations', 'pandas', 'sklearn', 'matplotlib',\n"
-        "         'scipy', 'torchmetrics', 'pytorch_metric_learning'} & set(sys.modules)\n"
+        "         'scipy', 'torchmetrics', 'pytorch_metric_learning', 'lightgbm', 'tensorboard',\n"
+        "         'jsonargparse', 'jinja2', 'pyarrow', 'onnx', 'onnxscript', 'c2pa', 'starlette',\n"
+        "         'uvicorn', 'deepfake.reports', 'deepfake.web', 'deepfake.training',\n"
+        "         'deepfake.augment'} & set(sys.modules)\n"
         "print('HEAVY', sorted(heavy), 'CODE', code)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert "HEAVY [] CODE 0" in done.stdout, done.stderr
+
+
+def test_the_first_worker_starts_before_the_model_is_loaded(
+    inbox: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def load(*_: object) -> None:
+        started.extend(multiprocessing.active_children())
+        raise UsageError("that was seen")
+
+    monkeypatch.setattr("deepfake.learning.ensemble.load_detector", load)
+    assert predict(inbox, trained, "--workers", "1") == 2
+    assert [process.name for process in started] == ["deepfake-read"]
+    assert not started[0].is_alive()
+    assert predict(inbox, trained, "--workers", "0") == 2
+    assert len(started) == 1
 
 
 def test_many_inputs_without_output_are_a_line_each_and_nothing_is_written(

@@ -14,7 +14,13 @@ import pytest
 
 from deepfake.errors import JobError
 from deepfake.jobs import workers as pool
-from deepfake.jobs.workers import Failure, WorkerPool, read_in_workers, tell_progress
+from deepfake.jobs.workers import (
+    Failure,
+    WorkerPool,
+    read_in_workers,
+    spare_worker,
+    tell_progress,
+)
 from deepfake.records import Source, Workers
 from tests import fakes
 from tests.fakes import CUT_SHORT, HANG, KILL, KILL_ONCE, LINGER, NONE, STOP_SHORT, hostile_source
@@ -241,3 +247,32 @@ def test_a_pool_keeps_its_worker_and_hears_how_far_it_is() -> None:
 
 def test_progress_told_outside_of_a_worker_is_heard_by_nobody() -> None:
     tell_progress("unheard")
+
+
+def test_a_spare_worker_is_the_first_of_a_pool_even_if_it_died_meanwhile() -> None:
+    def read_one() -> Any:
+        ((_, answer),) = read_in_workers(sources, fakes.make_telling, Workers(1, TIMEOUT_S))
+        return answer
+
+    sources = [hostile_source(NONE, 0)]
+    with spare_worker("tests.fakes"):
+        (spare,) = multiprocessing.active_children()
+        assert read_one() == spare.pid
+        assert read_one() != spare.pid  # one pool has taken it
+    with spare_worker("tests.fakes"):
+        (spare,) = multiprocessing.active_children()
+        spare.kill()
+        spare.join(TIMEOUT_S)
+        assert read_one() not in (spare.pid, None)
+    assert no_workers_left()
+
+
+def test_a_spare_worker_that_nobody_takes_ends() -> None:
+    with spare_worker("tests.fakes"):
+        assert not no_workers_left()
+    assert no_workers_left()
+    with spare_worker("deepfake.no_such_room"):
+        ((_, answer),) = read_in_workers(
+            [hostile_source(NONE, 0)], fakes.make_telling, Workers(1, TIMEOUT_S)
+        )
+    assert isinstance(answer, int)

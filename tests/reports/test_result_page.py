@@ -59,6 +59,8 @@ def test_a_cell_holds_everything_it_shows() -> None:
     assert "http" not in cell
     for text in ("fake", "0.900", "2 people", "person 2: 0.200", "does not count", "so it is"):
         assert text in cell
+    part = ResultList([make_pictured(), make_no_answer("b.jpg")])[1:]
+    assert part._repr_html_().count("<article>") == 1
     many = ResultList([make_no_answer(f"{n}.jpg") for n in range(60)])
     assert "and 10 more results" in many._repr_html_()
     assert "no results" in ResultList()._repr_html_()
@@ -100,7 +102,7 @@ def test_show_opens_a_page_or_says_where_it_is(
 
 def test_show_in_a_notebook_shows_there(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
-    shell = type("ZMQInteractiveShell", (), {})()
+    shell = SimpleNamespace(kernel=object())
     display = SimpleNamespace(HTML=lambda text: text, display=shown.append)
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setitem(sys.modules, "IPython.display", display)
