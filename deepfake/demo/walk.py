@@ -59,7 +59,7 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     photos.mkdir(parents=True)
     tell(f"   {write_dataset(photos, identities=24, shots=5)} photos in {photos}")
 
-    tell("\n2. What the detector in the box says of one and of its swap. It learnt photographs: see remarks")
+    tell("\n2. The detector in the box, which learnt photographs, on one of them and on its swap")
     pair = [photos / name for name in _SHOWN]
     tell(f"   $ deepfake predict {' '.join(map(str, pair))}")
     detector = Predictor.from_checkpoint(device="cpu")
