@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ import numpy as np
 from deepfake.evaluation.bootstrap import bootstrap_share
 from deepfake.inference.predictor import Predictor
 from deepfake.records import Verdict, Workers
-from deepfake.tables import align
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ def main() -> None:
     photos = [photo for table in options.lists for photo in read_list(table)]
     predictor = Predictor.from_checkpoint(options.checkpoint, workers=Workers(options.workers))
     results = list(predictor.predict([photo.path for photo in photos]))
-    rows = [["photos", "of them", "no answer", *(f"called {verdict}" for verdict in Verdict)]]
+    names = ["photos", "of them", "no answer", *(f"called {verdict}" for verdict in Verdict)]
+    print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
     for kind in sorted({(photo.label, photo.method) for photo in photos}):
         own = [
             (photo.group, result.verdict)
@@ -64,10 +65,9 @@ def main() -> None:
         for verdict in Verdict:
             hits = np.array([one == verdict for _, one in answered])
             share = bootstrap_share(hits, [group for group, _ in answered])
-            interval = "" if share.low is None else f" [{share.low:.1%}, {share.high:.1%}]"
+            interval = "" if math.isnan(share.low) else f" [{share.low:.1%}, {share.high:.1%}]"
             cells.append(f"{share.value:.1%}{interval}")
-        rows.append(cells)
-    print("\n".join(align(rows)))
+        print("| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
