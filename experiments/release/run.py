@@ -6,8 +6,9 @@ r"""The release runs: train what is not done, and print the table of what is.
 ``runs.yaml`` lists the runs; base.yaml is what they share. Each step is a public command, printed
 before it runs; a step that is done is not done again, a training that was stopped goes on. Runs are
 compared on the validation splits of the swaps and of the whole synthetic faces, on held-out real
-people and their own self-blends, and on ciplab_dev, a foreign set. ``--test NAME`` opens the test
-sets for one run, once, at the end. Words that are not listed here go to every ``train``.
+people and their own self-blends, and on ciplab_dev, a foreign set. ``--test NAME`` is the
+end: it writes what one run ships, in half precision with limits chosen anew, and opens the test
+sets for it, once. Words that are not listed here go to every ``train``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ WEIGHTS = {
 }
 CHOOSING = ("swaps-validation", "self-blends", "synthesis-validation", "ciplab_dev")
 TESTING = ("swaps-test", "gan140k-test", "reals-test")
+SHIPPED = "default.safetensors"
 BLENDED = ("self-blends", "portraits")
 MESHED = ("train", "swaps", "no-synthesis", "portraits")
 
@@ -75,17 +77,28 @@ class Study:
             words += ["--data.root", str(crops)]
             words += ["--model.pretrained", str(self.data / "weights" / WEIGHTS[backbone])]
             command("train", *words, *more, "--run", str(folder), "--resume", "auto")
-        self.evaluate(name, "choosing", CHOOSING)
+        self.evaluate(name, "choosing", CHOOSING, "model.ckpt")
 
-    def evaluate(self, name: str, purpose: str, sets: tuple[str, ...]) -> None:
-        """Measure a finished run on some sets."""
+    def evaluate(self, name: str, purpose: str, sets: tuple[str, ...], file: str) -> None:
+        """Measure a file of a finished run on some sets."""
         run, folder = self.runs[name], self.output / "runs" / name
         if (folder / purpose / "metrics.json").exists():
             return
         crops = [str(self.crop(one, run.get("crop", []))) for one in sets]
-        checkpoint = ["--checkpoint", str(folder / "model.ckpt")]
         words = ["--output", str(folder / purpose), "--split", "all", "--data", *crops]
-        command("evaluate", *checkpoint, *words)
+        command("evaluate", "--checkpoint", str(folder / file), *words)
+
+    def test(self, name: str) -> None:
+        """Write what a run ships, and measure that on the test sets."""
+        run, folder = self.runs[name], self.output / "runs" / name
+        half, shipped = folder / "half.safetensors", folder / SHIPPED
+        if not shipped.exists():
+            words = ["--format", "safetensors", "--half", "--output", str(half)]
+            command("export", "--checkpoint", str(folder / "model.ckpt"), *words)
+            crops = self.crop(run.get("crops", "train"), run.get("crop", []))
+            words = ["--data", str(crops), "--output", str(shipped)]
+            command("calibrate", "--checkpoint", str(half), *words)
+        self.evaluate(name, "test", TESTING, SHIPPED)
 
     def crop(self, name: str, options: list[str]) -> Path:
         """Crops of a list, made where they are not there."""
@@ -193,7 +206,7 @@ def main() -> None:
     options, more = parser.parse_known_args()
     study = Study(options.data.resolve(), options.output.resolve())
     if options.test:
-        study.evaluate(options.test, "test", TESTING)
+        study.test(options.test)
         return
     for name in [] if options.table else options.only or study.runs:
         study.train(name, more)
