@@ -96,8 +96,11 @@ class MesoNet(nn.Module):
         with h5py.File(path) as file:
             layers = {name: dict(_arrays(file[name])) for name in file if len(file[name])}
         order = sorted(layers, key=lambda name: int(name.rsplit("_", 1)[1]))
-        convolutions = [m for m in self.layers.modules() if isinstance(m, nn.Conv2d)]
-        kinds = {"conv2d": convolutions, "batch": self.norms, "dense": [self.hidden, self.last]}
+        kinds: dict[str, list[nn.Module]] = {
+            "conv2d": [m for m in self.layers.modules() if isinstance(m, nn.Conv2d)],
+            "batch": list(self.norms),
+            "dense": [self.hidden, self.last],
+        }
         for kind, modules in kinds.items():
             names = [name for name in order if name.startswith(kind)]
             for name, module in zip(names, modules, strict=True):
