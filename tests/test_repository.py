@@ -83,5 +83,7 @@ def test_the_citation_is_of_this_version() -> None:
     assert citation["cff-version"] == "1.2.0"
     assert citation["authors"] == [{"name": "The deepfake authors"}]
     assert citation["version"] == __version__
-    assert (citation["title"], citation["license"]) == (project["name"], project["license"])
+    assert citation["title"] == project["name"]
+    # Of the code; the weights in the box have terms of their own.
+    assert citation["license"] == project["license"].split(" AND ")[0]
     assert citation["keywords"] == project["keywords"]
