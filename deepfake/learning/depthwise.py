@@ -122,9 +122,9 @@ def _images_gradient(
     # The gradient with gaps of stride - 1 zeros, as far in as the kernel reaches over the edge.
     side = weight.shape[-1]
     shape = [size + side - 1 for size in images.shape[-2:]]
-    spread = torch.zeros((*gradient.shape[:2], *shape), dtype=gradient.dtype).contiguous(
-        memory_format=_format_of(images)
-    )
+    spread = torch.empty(
+        (*gradient.shape[:2], *shape), dtype=gradient.dtype, memory_format=_format_of(images)
+    ).zero_()
     places = [
         slice(side - 1 - pad, side - 1 - pad + (size - 1) * stride + 1, stride)
         for pad, size in zip(padding, gradient.shape[-2:], strict=True)
