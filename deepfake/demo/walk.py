@@ -59,7 +59,8 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     photos.mkdir(parents=True)
     tell(f"   {write_dataset(photos, identities=24, shots=5)} photos in {photos}")
 
-    tell("\n2. The detector in the box, which learnt photographs, on one of them and on its swap")
+    tell("\n2. The detector in the box on one of them and on its swap")
+    tell("   (it learnt photographs: what it says of drawings shows how it answers, and no more)")
     pair = [photos / name for name in _SHOWN]
     tell(f"   $ deepfake predict {' '.join(map(str, pair))}")
     detector = Predictor.from_checkpoint(device="cpu")
