@@ -184,7 +184,8 @@ def main() -> None:
     device = torch.device("cuda" if cuda else "cpu")
     bandwidth = measure_bandwidth(device) if cuda else None
     where = torch.cuda.get_device_name() if cuda else "one CPU thread"
-    print(f"{options.backbone} at {options.size} px, {choose_precision('auto')}, {where}")
+    precision = options.precision or choose_precision("auto")
+    print(f"{options.backbone} at {options.size} px, {precision}, {where}")
     for batch_size in options.batches:
         for mode in (False, "default", "reduce-overhead") if cuda else (False,):
             compare(batch_size, mode, options, device, bandwidth)
