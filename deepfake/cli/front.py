@@ -41,17 +41,8 @@ commands, with an example of each:
   show-augmentations
              draw what the augmentations of a configuration do to crops
              deepfake show-augmentations --data crops/
-<<<<<<< HEAD
   train      train a detector on crops
              deepfake train --data crops/
-=======
-  predict    score photos and videos
-             deepfake predict photo.jpg
-  serve      open a page that scores photos and videos, and an HTTP API
-             deepfake serve
-  explain    show what the score of one file rests on
-             deepfake explain clip.mp4 --output why.html
->>>>>>> main
   evaluate   measure a checkpoint on labelled data, with a report
              deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/
   calibrate  choose its limits and sigmoid anew on validation data
