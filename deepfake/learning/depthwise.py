@@ -1,10 +1,10 @@
 """Depthwise convolutions whose gradients cost what their forward costs, on a CPU.
 
 oneDNN has fast kernels for the gradients of a depthwise convolution of 3x3 with stride 1. Others
-take a reference path that is 5 to 20 times slower, and made up a third of a training step of an
-EfficientNet. Here they are put together from what is fast: the gradient of the input of a strided
-convolution is a plain convolution of the gradient with gaps, that of a larger kernel's weights is
-taken in tiles of 3x3. Measured by ``benchmarks/train_step.py``.
+take a slow path, which is a large part of a training step of an EfficientNet. Here they are put
+together from what is fast: the gradient of the input of a strided convolution is a plain
+convolution of the gradient with gaps, that of a larger kernel's weights is taken in tiles of 3x3.
+``benchmarks/train_step.py`` measures what it gains.
 """
 
 from __future__ import annotations
