@@ -33,15 +33,20 @@ def load(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def parser() -> TrainParser:
+    parser = TrainParser()
+    parser.add_lightning_class_args(EmbeddingTask, "model")
+    parser.add_class_arguments(CropDataModule, "data")
+    return parser
+
+
 @pytest.mark.parametrize("run", PLAN["runs"], ids=lambda run: run["name"])
-def test_every_run_parses(run: dict[str, Any], tmp_path: Path) -> None:
+def test_every_run_parses(run: dict[str, Any], parser: TrainParser, tmp_path: Path) -> None:
     overlay, length = tmp_path / "overlay.yaml", tmp_path / "length.yaml"
     overlay.write_text(yaml.safe_dump(run.get("settings", {})))
     length.write_text(yaml.safe_dump(PLAN["lengths"][run.get("length", "short")]))
     settings = merge_configs(choose_configs([FOLDER / "base.yaml", length, overlay]))
-    parser = TrainParser()
-    parser.add_lightning_class_args(EmbeddingTask, "model")
-    parser.add_class_arguments(CropDataModule, "data")
     parts = {name: settings[name] for name in ("model", "data")}
     parsed = parser.parse_object(parts | {"data": parts["data"] | {"root": "crops"}})
     assert timm.is_model(parsed.model.backbone)
