@@ -93,7 +93,7 @@ examples:
         "--store",
         choices=["folder", "tar"],
         default="folder",
-        help="tar: the crops of a shard in one file, as WebDataset reads them, not a file each",
+        help="tar: the crops of a shard in one file, as WebDataset reads it (default: folder)",
     )
     add_media_options(parser)
     add_shard_option(parser)

@@ -17,7 +17,6 @@ others. Nobody else knows which of the two a folder is.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -34,7 +33,7 @@ from deepfake.dataset.manifest import CropRow, describe_crop, read_job
 from deepfake.errors import JobError, UsageError
 from deepfake.jobs.folder import RESULTS, SHARDS_FOLDER, hash_file, link_or_copy, read_seal
 from deepfake.storage import Confinement
-from deepfake.tables import CsvRow, read_csv
+from deepfake.tables import CsvRow, format_lines, read_csv
 
 StoreKind = Literal["folder", "tar"]
 STORE = "store"
@@ -42,7 +41,7 @@ STORE = "store"
 _KINDS = ("folder", "tar")
 _CROPS_FOLDER, _TAR_FILE, _INDEX_FILE = "crops", "crops.tar", "crops.csv"
 _INDEX_COLUMNS = ("crop", "offset", "bytes", "sha256")
-_MOST_OPEN = 64  # tars of a folder in one process; a training has four folders' worth of them
+_MOST_OPEN = 32  # of a store; a process has a few of them, and may have 256 files open at least
 _TAR_BLOCK = 512
 
 
@@ -68,19 +67,22 @@ class CropWriter(Protocol):
 
 @contextmanager
 def write_crops(shard: Path, store: StoreKind) -> Iterator[CropWriter]:
-    """Store the crops of a shard in its folder, which holds none yet."""
+    """Store the crops of a shard in its folder, which holds none yet.
+
+    Raises:
+        UsageError: If tars cannot be read on this system.
+    """
     if store == "folder":
         (shard / _CROPS_FOLDER).mkdir()
         yield _FileWriter(shard / _CROPS_FOLDER)
         return
+    _require_pread()
     index: list[tuple[str, _Place]] = []
     with (shard / _TAR_FILE).open("wb") as file:
         yield _TarWriter(file, index)
         file.write(bytes(2 * _TAR_BLOCK))  # the end of an archive
-    with (shard / _INDEX_FILE).open("w", encoding="utf-8", newline="") as table:
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(_INDEX_COLUMNS)
-        writer.writerows((name, *place) for name, place in index)
+    with (shard / _INDEX_FILE).open("w", encoding="utf-8", newline="\n") as table:
+        table.writelines(format_lines(_INDEX_COLUMNS, ((name, *place) for name, place in index)))
 
 
 class _Place(NamedTuple):
@@ -119,10 +121,12 @@ class _TarWriter:
     def keep(self, row: CropRow, shard: Path) -> None:
         if shard not in self._kept:
             self._kept[shard] = _read_index(shard)
-        place = self._kept[shard][_file_name(row)]
-        with (shard / _TAR_FILE).open("rb") as file:
-            file.seek(place.offset)
-            self.add(row, file.read(place.n_bytes))
+        name = _file_name(row)
+        place = self._kept[shard].get(name)
+        if place is None:
+            raise UsageError(f"{shard / _INDEX_FILE} does not list {name}; was the table edited?")
+        # Opened for each: a block may keep crops of as many shards as it has inputs.
+        self.add(row, _OpenTar(shard / _TAR_FILE).read(place.offset, place.n_bytes))
 
     def _append(self, name: str, data: bytes) -> int:
         """Write a member; where its content begins."""
@@ -152,7 +156,8 @@ class CropStore:
             for one of unknown crops, instead of refusing it.
 
     Raises:
-        UsageError: If there is no such store, or a shard is damaged.
+        UsageError: If there is no such store, it cannot be read on this system, or a shard is
+            damaged.
     """
 
     def __init__(self, root: Path, crops: Iterable[str], allow_damage: bool = False) -> None:
@@ -163,6 +168,8 @@ class CropStore:
                 f"{root} keeps its crops in {STORE}={kind!r}; this version reads "
                 f"{' and '.join(_KINDS)}"
             )
+        if kind == "tar":
+            _require_pread()
         self._root, self._inside = root, Confinement(root)
         self._tars = _OpenTars(self._inside) if kind == "tar" else None
         self._digests: dict[str, str] = {}
@@ -329,6 +336,14 @@ class _OpenTar:
                 raise OSError(f"{self._path} was cut while it was read")
             data += more
         return data
+
+
+def _require_pread() -> None:
+    if not hasattr(os, "pread"):
+        raise UsageError(
+            "tars of crops are read by pread, which this system does not have; crop into a folder "
+            "of files: --store folder"
+        )
 
 
 def _open_tar(inside: Confinement, name: str) -> _OpenTar:

@@ -23,7 +23,7 @@ import webdataset
 from deepfake.cli import main
 from deepfake.dataset import crop_store, cropping
 from deepfake.dataset.crop_folder import find_damaged_shards
-from deepfake.dataset.crop_store import CropStore, StoreKind, read_if_whole
+from deepfake.dataset.crop_store import CropStore, StoreKind, read_if_whole, write_crops
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.doctor import examine
 from deepfake.dataset.manifest import MANIFEST_FILE, SOURCES_FILE, describe_crop, read_manifest
@@ -31,6 +31,7 @@ from deepfake.dataset.merging import merge_crops
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import encode_crop
 from deepfake.jobs.parts import Division, JobPart
+from deepfake.learning.crops import CropDataset
 from deepfake.learning.data import CropDataModule, SplitSettings
 from deepfake.records import CropSpec, Extraction, FaceCrop, Source, Status, Workers
 from tests.fakes import make_face, run_and_die, tree_hashes
@@ -53,6 +54,7 @@ def extract(source: Source) -> Extraction:
             rotation=0,
             encoded=encode_crop(draw_crop(rng, SPEC.size, fake=False), SPEC.jpeg_quality),
             window=(1, 2, 17, 18),
+            mesh=rng.uniform(0, SPEC.size, (468, 2)).astype(np.float32),
         )
         for frame in range(seed % 3)
     )
@@ -82,10 +84,15 @@ def write(path: Path, text: str) -> None:
 
 
 def crop(photos: Path, output: Path, store: StoreKind = "tar", part: JobPart | None = None) -> Path:
-    division = Division(part, SHARD)
-    workers = Workers(0)
     crop_media(
-        str(photos), output, SPEC, division=division, workers=workers, store=store, quiet=True
+        str(photos),
+        output,
+        SPEC,
+        division=Division(part, SHARD),
+        workers=Workers(0),
+        landmarks="mesh",
+        store=store,
+        quiet=True,
     )
     return output
 
@@ -116,11 +123,18 @@ def test_tables_and_crops_are_those_of_files(photos: Path, tmp_path: Path) -> No
     assert crops == {name: (folder / name).read_bytes() for name in names_of(folder)}
     assert len(crops) > N_PHOTOS / 2
     assert not [*tar.rglob("*.jpg")]
-    assert len([*tar.rglob("*")]) == 4 + 1 + 6 * len(list_tars(tar))
+    assert len([*tar.rglob("*")]) == 4 + 1 + 7 * len(list_tars(tar))
     stores = [CropStore(root, crops) for root in (tar, folder)]
     assert [[store.digest(name) for name in crops] for store in stores] == [
         [sha256(data).hexdigest() for data in crops.values()]
     ] * 2
+    rows = read_manifest(tar).rows
+    of_files, of_tar = (
+        np.array([CropDataset(root, rows, SPEC.size).points(row) for row in rows], np.float32)
+        for root in (folder, tar)
+    )
+    assert of_tar.shape == (len(crops), 468, 2)
+    assert np.array_equal(of_tar, of_files)
 
 
 def test_a_tar_is_read_by_python_and_tells_where_its_crops_lie(
@@ -300,7 +314,8 @@ def test_a_folder_of_the_other_kind_is_refused(photos: Path, tmp_path: Path) -> 
 
 def test_the_command_asks_for_it(photos: Path, tmp_path: Path) -> None:
     words = ["crop", str(photos), str(tmp_path / "crops"), "--size", "16", "--shard-size", "2"]
-    assert main([*words, "--store", "tar", "--workers", "0", "--quiet"]) == 0
+    words += ["--landmarks", "mesh", "--store", "tar", "--workers", "0", "--quiet"]
+    assert main(words) == 0
     assert tree_hashes(tmp_path / "crops") == tree_hashes(crop(photos, tmp_path / "same"))
 
 
@@ -354,7 +369,7 @@ def test_a_damaged_tar_is_found_and_mended(
     assert tree_hashes(root) == tree
 
 
-@pytest.mark.parametrize("damage", [empty, cut, garble, unlink])
+@pytest.mark.parametrize("damage", [garble, unlink])
 def test_a_damaged_index_is_found_and_mended(
     damage: Callable[[Path], None], photos: Path, tmp_path: Path
 ) -> None:
@@ -404,6 +419,34 @@ def test_a_place_beyond_the_end_takes_no_memory(crops: Path) -> None:
     other = names_of(crops)[1]
     with pytest.raises(JobError, match=r"crops\.csv does not list it"):
         CropStore(crops, [other]).read(other)
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "message"),
+    [
+        ("{name},512,1125899906842624,0", OSError, r"crops\.tar ends at \d+, before"),
+        ("other,512,5,0", UsageError, r"crops\.csv does not list \w+\.jpg; was the table edited"),
+    ],
+    ids=["beyond the end", "not listed"],
+)
+def test_crops_are_not_kept_by_an_index_of_nonsense(
+    line: str, error: type[Exception], message: str, crops: Path, tmp_path: Path
+) -> None:
+    row = read_manifest(crops).rows[0]
+    reseal(crops, [line.format(name=Path(row.crop).name)])
+    with pytest.raises(error, match=message), write_crops(tmp_path, "tar") as writer:
+        writer.keep(row, crops / "shards" / "00000")
+
+
+def test_a_system_that_cannot_read_them_is_told_so(
+    crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pread")
+    message = "pread, which this system does not have; crop into a folder of files: --store folder"
+    with pytest.raises(UsageError, match=message):
+        CropStore(crops, [])
+    with pytest.raises(UsageError, match=message), write_crops(tmp_path, "tar"):
+        pass
 
 
 def test_a_store_of_another_kind_is_refused(crops: Path) -> None:
