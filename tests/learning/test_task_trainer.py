@@ -47,7 +47,7 @@ def make_data(crops: Path, num_workers: int = 0) -> CropDataModule:
 
 
 def test_crops_in_a_tar_train_the_same_weights(crops: Path, tmp_path: Path) -> None:
-    """With a loader process, which was forked while the tar was open."""
+    """Read by a loader process."""
     tar = write_crop_folder(tmp_path / "tar", COUNTS, size=32, store="tar")
     states = []
     for data in (make_data(crops), make_data(tar, num_workers=1)):
