@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test check slow gpu docs clean
+.PHONY: demo test check slow gpu benchmarks docs clean
 
 # Remade when pyproject.toml changes. pip gets torch and torchvision as one matching pair.
 .venv/installed: pyproject.toml
@@ -27,6 +27,10 @@ slow: .venv/installed
 # All that needs a GPU, in about ten minutes; writes gpu.json.
 gpu: .venv/installed
 	$(BIN)/python benchmarks/gpu.py
+
+# The figures of docs/benchmarks.md, in about an hour; leave the machine alone meanwhile.
+benchmarks: .venv/installed
+	$(BIN)/python benchmarks/page.py
 
 # The site, into site/; a broken link, anchor or name ends it.
 docs: .venv/installed

@@ -94,7 +94,7 @@ def race_all(name: str, pictures: Sequence[Picture], rounds: int) -> None:
             )
             gate.compare(theirs, ours)
             ratios.append(ratio)
-        print(f"  exact, smallest face {min_face}: {spread(ratios)}; {gate}")
+        print(f"  {name}, exact, smallest face {min_face}: {spread(ratios)}; {gate}")
     reference, main_mode = REFERENCE(min_face_size=20, keep_all=True), MTCNN(20, mode="main")
     by_size: dict[str, list[float]] = {}
     for picture in pictures:
@@ -106,7 +106,7 @@ def race_all(name: str, pictures: Sequence[Picture], rounds: int) -> None:
         for kind in kinds:
             by_size.setdefault(kind, []).append(ratio)
     for kind, ratios in by_size.items():
-        print(f"  main face, smallest face 20, {kind} ({len(ratios)}): {spread(ratios)}")
+        print(f"  {name}, main face, smallest face 20, {kind} ({len(ratios)}): {spread(ratios)}")
 
 
 def count_disagreement(name: str, pictures: Sequence[Picture]) -> None:

@@ -1,6 +1,6 @@
 """How long one cold answer takes, beside the import of torch that it cannot do without.
 
-    python benchmarks/first_answer.py photo.jpg --checkpoint model.ckpt
+    python benchmarks/first_answer.py [PHOTO] [--checkpoint default]
 
 Each run is a new process; both sides alternate, and the medians are compared. Equality: every run
 prints the same line.
@@ -15,16 +15,19 @@ import time
 from pathlib import Path
 from statistics import median
 
+from benchmarks.photos import find_photos
+
 
 def main() -> None:
     """Time both sides and print their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("photo", type=Path)
-    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("photo", type=Path, nargs="?")
+    parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--runs", type=int, default=5)
     options = parser.parse_args()
     code = "from deepfake.cli import main; raise SystemExit(main())"
-    words = ["predict", str(options.photo), "--checkpoint", options.checkpoint, "--quiet"]
+    photo = options.photo or next(find_photos().rglob("*.jpg"))
+    words = ["predict", str(photo), "--checkpoint", options.checkpoint, "--quiet"]
     imports, answers, lines = [], [], set()
     for _ in range(options.runs):
         imports.append(measure([sys.executable, "-c", "import torch"])[0])

@@ -12,41 +12,17 @@ would run, and measures nothing.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
-import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.parts import Part, run_part
 from deepfake.learning.checkpoint import describe_versions
 from deepfake.storage import write_atomic
-
-ROOT = Path(__file__).resolve().parents[1]
-_KEPT_LINES = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One program.
-
-    Args:
-        command: What follows ``python``.
-        dry: The same in small, for a CPU.
-        limit_s: Longest time for either.
-    """
-
-    command: str
-    dry: str
-    limit_s: float
-
 
 PARTS = {
     "tests": Part(
@@ -107,52 +83,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{name}: {end} after {result['seconds']:.0f} s", flush=True)
     print(f"written to {options.output}")
     return int(any(results[name]["rc"] != 0 for name in options.parts))
-
-
-def run_part(command: list[str], limit_s: float, dry: bool = False) -> dict[str, Any]:
-    """Run ``python command`` and kill all that it started when the time is over."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
-        "HF_HUB_OFFLINE": "1",
-    }
-    if dry:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    started_s = time.monotonic()
-    timed_out = False
-    # A file, not a pipe: whatever lives on could keep a pipe open, and this would wait for it.
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            timed_out = True
-        finally:
-            kill_group(process.pid)
-            process.wait()
-        output.seek(0)
-        lines = output.read().decode(errors="replace").splitlines()
-    return {
-        "command": ["python", *command],
-        "rc": process.returncode,
-        "timed_out": timed_out,
-        "limit_s": limit_s,
-        "seconds": round(time.monotonic() - started_s, 1),
-        "output": lines[-_KEPT_LINES:],
-    }
-
-
-def kill_group(leader: int) -> None:
-    """End a process group, also where its leader has gone already."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
 
 
 def describe_device(dry: bool) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 from facenet_pytorch import MTCNN as REFERENCE
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from deepfake.errors import MediaError
@@ -53,13 +55,28 @@ def open_photo(path: Path) -> Image.Image:
     return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
 
 
-def cut_face(detector: REFERENCE, image: Image.Image, size: int) -> tuple[Box, Image.Image] | None:
-    """What people write: box of the largest face, and a square around it at this size."""
+def cut_faces(detector: REFERENCE, image: Image.Image, size: int) -> list[tuple[Box, Image.Image]]:
+    """What people write: boxes, largest first, and a square around each at this size."""
     found, _ = detector.detect(image)
-    if found is None:
-        return None
-    x0, y0, x1, y1 = (float(value) for value in found[0])
+    return [] if found is None else [(to_box(box), cut_square(image, box, size)) for box in found]
+
+
+def cut_face(detector: REFERENCE, image: Image.Image, size: int) -> tuple[Box, Image.Image] | None:
+    """The same of the largest face alone."""
+    found, _ = detector.detect(image)
+    return None if found is None else (to_box(found[0]), cut_square(image, found[0], size))
+
+
+def to_box(found: NDArray[np.float32]) -> Box:
+    """Plain numbers."""
+    x0, y0, x1, y1 = (float(value) for value in found)
+    return x0, y0, x1, y1
+
+
+def cut_square(image: Image.Image, found: NDArray[np.float32], size: int) -> Image.Image:
+    """A square around a box, at this size."""
+    x0, y0, x1, y1 = to_box(found)
     side = 1.4 * max(x1 - x0, y1 - y0) / 2
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     face = image.crop((round(x - side), round(y - side), round(x + side), round(y + side)))
-    return (x0, y0, x1, y1), face.resize((size, size), Image.Resampling.BILINEAR)
+    return face.resize((size, size), Image.Resampling.BILINEAR)

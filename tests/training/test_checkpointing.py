@@ -147,7 +147,7 @@ def test_the_best_epoch_of_a_stranger_is_a_file_of_his_folder(kind: str, tmp_pat
     ("figures", "best"),
     [
         pytest.param([0.9, 0.5, 0.7], 0, id="before-the-break"),
-        pytest.param([0.6, 0.5, 0.7], 2, id="after-the-break"),
+        pytest.param([0.6, 0.5, 0.7], 2, id="after-the-break", marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_remembers_its_best_epoch(

@@ -49,7 +49,9 @@ def kill_after(epoch: int, child: subprocess.Popen[bytes], run: Path) -> int:
     return int(read_info(last)["epoch"])
 
 
-@pytest.mark.parametrize(("workers", "epoch"), [(0, 0), (2, 1)], ids="{}".format)
+@pytest.mark.parametrize(
+    ("workers", "epoch"), [pytest.param(0, 0, marks=pytest.mark.slow), (2, 1)], ids="{}".format
+)
 def test_killed_and_resumed_is_as_if_nothing_had_happened(
     many_crops: Path, uninterrupted: Path, tmp_path: Path, workers: int, epoch: int
 ) -> None:

@@ -194,7 +194,7 @@ def test_workers_change_nothing(crops: Path, tmp_path: Path) -> None:
     assert_same_state(tmp_path / "0" / "model.ckpt", tmp_path / "2" / "model.ckpt")
 
 
-@pytest.mark.parametrize("weights", ["best", "last"])
+@pytest.mark.parametrize("weights", ["best", pytest.param("last", marks=pytest.mark.slow)])
 def test_a_loss_that_is_no_number_keeps_the_last_good_epoch(
     crops: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
 ) -> None:
