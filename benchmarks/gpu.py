@@ -31,9 +31,9 @@ PARTS = {
         limit_s=120,
     ),
     "train_step": Part(
-        command="benchmarks/train_step.py --batches 12 48 --rounds 3",
+        command="benchmarks/train_step.py --batches 12 48 96 --rounds 3 --data drawn",
         dry="benchmarks/train_step.py --batches 4 --backbone test_resnet --size 32 --rounds 1",
-        limit_s=240,
+        limit_s=270,
     ),
     "mining": Part(
         command="benchmarks/mining.py --device cuda",
@@ -43,6 +43,11 @@ PARTS = {
     "faces": Part(
         command="benchmarks/faces.py --drawn 1080 --device cuda",
         dry="benchmarks/faces.py --drawn 96 --rounds 1",
+        limit_s=90,
+    ),
+    "devices": Part(
+        command="benchmarks/devices.py",
+        dry="benchmarks/devices.py --side 160 --photos 16 --frames 4 --workers 0",
         limit_s=90,
     ),
     "loader": Part(

@@ -8,8 +8,9 @@ the same weights, images and device: timm's network under autocast, triplets pic
 of steps each. Gated on an equal loss in the first step, on float32 to 1e-4 and on bfloat16 to 2e-2.
 
 On a CPU with a small network; on a GPU with EfficientNet-B4 at 380 px, eager, compiled and with
-CUDA graphs, and the share of the speed that the memory's bandwidth allows. ``--data`` adds rows
-with real input: crops of that folder, decoded and augmented while the network runs.
+CUDA graphs, and the share of the speed that the memory's bandwidth allows. ``--data`` adds to each
+row what real input leaves of its speed: crops of that folder, or of portraits that are drawn first
+(``--data drawn``), decoded and augmented while the network runs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
+import os
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -35,12 +38,15 @@ from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
 from deepfake.augment.recipes import AugmentationSettings
+from deepfake.dataset.cropping import crop_media
+from deepfake.demo.portraits import write_dataset
 from deepfake.learning.crops import Sample
 from deepfake.learning.data import BatchSettings, CropDataModule
 from deepfake.learning.depthwise import DepthwiseConv2d, DepthwiseConv2dSame
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.task import EmbeddingTask, NetworkSettings, TrainingSettings
 from deepfake.learning.tuning import choose_precision
+from deepfake.records import CropSpec, Workers
 from deepfake.training.callbacks.compilation import CompileForward
 from deepfake.training.callbacks.finite import RefuseNonFinite
 from deepfake.training.callbacks.memory import MemoryFormat
@@ -175,7 +181,7 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=10 if cuda else 1, help="steps in a row")
     formats = ["32-true", "16-mixed", "bf16-mixed"]
     parser.add_argument("--precision", choices=formats, default=choose_precision("auto"))
-    parser.add_argument("--data", type=Path, help="crop folder of --size, for real input")
+    parser.add_argument("--data", type=Path, help="crop folder of --size, or the word drawn")
     parser.add_argument("--workers", type=int, default=4 if cuda else 0)
     options = parser.parse_args()
     for name in ("pytorch_lightning", "lightning_fabric"):
@@ -186,9 +192,22 @@ def main() -> None:
     bandwidth = measure_bandwidth(device) if cuda else None
     where = torch.cuda.get_device_name() if cuda else "one CPU thread"
     print(f"{options.backbone} at {options.size} px, {options.precision}, {where}")
-    for batch_size in options.batches:
-        for mode in (False, "default", "reduce-overhead") if cuda else (False,):
-            compare(batch_size, mode, options, device, bandwidth)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.data == Path("drawn"):
+            options.data = draw_crops(Path(folder), options.size, max(options.batches))
+        for batch_size in options.batches:
+            for mode in (False, "default", "reduce-overhead") if cuda else (False,):
+                compare(batch_size, mode, options, device, bandwidth)
+
+
+def draw_crops(folder: Path, size: int, batch_size: int) -> Path:
+    """A crop folder of drawn portraits, real and fake, of which a training part fills a batch."""
+    identities = max(8, 2 * -(-batch_size // 8))
+    write_dataset(folder / "portraits", identities, shots=4, size=size)
+    workers = Workers(os.cpu_count() or 1)
+    table = str(folder / "portraits" / "labels.csv")
+    crop_media(table, folder / "crops", CropSpec(size=size), workers=workers, quiet=True)
+    return folder / "crops"
 
 
 def compare(
