@@ -38,6 +38,7 @@ from deepfake.records import (
     Source,
     Status,
 )
+from deepfake.stores.objects import fetched
 
 _NO_FACE = "no_face: the detector found no face"
 _MIN_SIDE_PX = 20  # below this a frame holds no face that anybody could judge
@@ -97,8 +98,9 @@ class FaceExtractor:
         n_interpolated = 0
         try:
             with ExitStack() as stack:
+                file = stack.enter_context(fetched(source))
                 clip = stack.enter_context(
-                    open_media(source.path, source.name, self.sampling, self.max_pixels)
+                    open_media(file.path, file.name, self.sampling, self.max_pixels)
                 )
                 masks = self._open_masks(source, stack, notes)
                 searching = self if masks is None else self._everybody()

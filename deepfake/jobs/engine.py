@@ -29,6 +29,8 @@ class Block:
         folder: Where to write the files of the shard.
         kept: For inputs that have not changed since they were last worked on: the shard, by id of
             the input, that holds what came of them.
+        lost: Ids of inputs that could not be had this time, noted by whoever works on the block:
+            the same command tries them again.
     """
 
     number: int
@@ -36,6 +38,7 @@ class Block:
     inputs: Sequence[Source]
     folder: Path
     kept: Mapping[str, Path] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
 
 
 Stands = Callable[[Sequence[Source], Shard], bool]
@@ -158,7 +161,9 @@ class Job:
                 yield Block(number, number * self.block_size, inputs, aside, kept)
 
         for block in execute(work, open_blocks()) if todo else ():
-            self.folder.seal(block.number, block.folder, digests.pop(block.number))
+            # Of what could not be had, nothing is known but that.
+            read = digests.pop(block.number) | dict.fromkeys(block.lost, "")
+            self.folder.seal(block.number, block.folder, read)
             yield block.number
         self.folder.forget_old()
 
@@ -169,6 +174,26 @@ def _shorten(source: str, digest: str) -> bytes:
 
 
 def hash_inputs(sources: Sequence[Source]) -> dict[str, str]:
-    """SHA-256 of each input by id; empty for what cannot be read."""
-    # Of a copy: pathlib keeps the text of a path that was opened, and a job has a million of them.
-    return {source.id: hash_file(Path(source.path)) for source in sources}
+    """SHA-256 of each input by id; empty for what cannot be read.
+
+    Of an object of a store, the version that it was seen in: it is not read for that.
+    """
+    return {source.id: _hash_input(source) for source in sources}
+
+
+def _hash_input(source: Source) -> str:
+    if source.stored is None:
+        # Of a copy: pathlib keeps the text of a path that was opened; a job has a million of them.
+        return hash_file(Path(source.path))
+    version = source.stored.version if source.problem is None else ""
+    return version and hashlib.sha256(version.encode()).hexdigest()
+
+
+def count_bytes(source: Source) -> int | str:
+    """Size of an input, for a plan; empty where it is not known."""
+    if source.stored is not None:
+        return "" if source.stored.size is None or source.problem else source.stored.size
+    try:
+        return Path(source.path).stat().st_size  # of a copy, as above
+    except OSError:
+        return ""

@@ -10,13 +10,47 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.records import Source
+from deepfake.records import Source, StoredObject
+from deepfake.stores.address import Address, is_url
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFacts:
+    """What stores say of those of a list that lie in them.
+
+    Args:
+        base: What their names are relative to: a listed folder, or the list itself; ``None`` for a
+            list of this disk, where only addresses are objects.
+        is_listing: Whether the names came from a listing, so that each is a key as it stands.
+        sizes: In bytes, by place; -1 where unknown, and for files of this disk.
+        stamps: As of ``StoredObject``, as numbers, by place.
+        other_stores: As of ``Workers``.
+    """
+
+    base: Address | None
+    is_listing: bool
+    sizes: array[int]
+    stamps: array[int]
+    other_stores: bool
+
+    def find(self, name: str) -> Address | None:
+        """Where the object of a name lies; ``None`` for a file of this disk."""
+        if self.base is None:
+            return Address.parse(name) if is_url(name) else None
+        return self.base.below(name) if self.is_listing else self.base.join(name)
+
+    def describe(self, place: int, address: Address) -> StoredObject:
+        """What is known of an object."""
+        size = self.sizes[place]
+        stamp = f"{self.stamps[place]:016x}"
+        return StoredObject(str(address), None if size < 0 else size, stamp, self.other_stores)
 
 
 class SourceList(Sequence[Source]):
@@ -27,17 +61,23 @@ class SourceList(Sequence[Source]):
         folder: Where paths start.
         problems: Why some of them cannot be read, by place.
         prefix: What every name begins with that is no part of its path below ``folder``.
+        objects: What stores say, where some of them lie in one.
     """
 
     def __init__(
-        self, names: Iterable[bytes], folder: Path, problems: Mapping[int, str], prefix: str = ""
+        self,
+        names: Iterable[bytes],
+        folder: Path,
+        problems: Mapping[int, str],
+        prefix: str = "",
+        objects: ObjectFacts | None = None,
     ) -> None:
         text, self._ends = bytearray(), array("Q", [0])
         for name in names:
             text += os.fsencode(prefix) + name
             self._ends.append(len(text))
         self._text, self._folder, self._n_prefix = bytes(text), folder, len(prefix)
-        self._problems = dict(problems)
+        self._problems, self._objects = dict(problems), objects
         self._ids = np.fromiter(map(_hash, self._iter_names()), np.uint64, len(self))
         self._tell_apart()
 
@@ -57,8 +97,13 @@ class SourceList(Sequence[Source]):
 
     def _make(self, place: int) -> Source:
         name = os.fsdecode(self._name(place))
-        path = self._folder / name[self._n_prefix :]
-        return Source(f"{self._ids[place]:016x}", path, name, problem=self._problems.get(place))
+        identity, problem = f"{self._ids[place]:016x}", self._problems.get(place)
+        own = name[self._n_prefix :]
+        address = None if self._objects is None else self._objects.find(own)
+        if self._objects is None or address is None:
+            return Source(identity, self._folder / own, name, problem=problem)
+        stored = self._objects.describe(place, address)
+        return Source(identity, address.path, name, problem=problem, stored=stored)
 
     def _name(self, place: int) -> bytes:
         return self._text[self._ends[place] : self._ends[place + 1]]
