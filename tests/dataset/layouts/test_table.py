@@ -249,7 +249,7 @@ def test_a_table_in_a_store_says_of_objects_what_it_says_of_files(tmp_path: Path
         memory.pipe_file("/in/other.csv", b"path,label\ns3://bucket/a.jpg,1\n")
         with pytest.raises(UsageError, match=r"names s3://bucket/a.jpg, which lies in another"):
             label_sources("memory://in/other.csv")
-        with pytest.raises(UsageError, match="memory://in/none.csv: no such object"):
+        with pytest.raises(UsageError, match=r"memory://in/none.csv: no such object"):
             label_sources("memory://in/none.csv")
     assert facts(there) == facts(here)
     assert originals(there) == originals(here)
