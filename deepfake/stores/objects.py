@@ -336,3 +336,5 @@ def _open_store(scheme: str, other_stores: bool) -> Any:
         raise UsageError(
             f"{scheme}:// needs a package that is not installed: pip install {package} ({error})"
         ) from error
+    except Exception as error:  # each package wants other settings, and refuses in its own words
+        raise UsageError(f"{scheme}:// cannot be opened: {one_line(str(error))}") from error
