@@ -243,7 +243,7 @@ def _fill(
                 continue
             _, found = next(results)
             if may_come_back(source, found.reason):
-                block.lost.add(source.id)
+                block.lose(source)
             for crop in found.crops:
                 name = f"{source.id}_{crop.frame_index}_{crop.face_index}{suffix}"
                 (block.folder / CROPS_FOLDER / name).write_bytes(crop.encoded)

@@ -234,7 +234,7 @@ class ScoreBlocks:
                 for source in block.inputs:
                     score = kept.get(source.id) or next(answers)
                     if may_come_back(source, score.reason):
-                        block.lost.add(source.id)
+                        block.lose(source)
                     row = asdict(score) | {"path": source.name}
                     file.write(json.dumps(row) + "\n")
             yield block

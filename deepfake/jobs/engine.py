@@ -18,6 +18,9 @@ from deepfake.jobs.parts import WHOLE, JobPart
 from deepfake.records import Source
 
 
+_LOST_FILE = "lost.txt"  # in the folder of a block, until it is sealed
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A run of inputs whose shard is being made.
@@ -29,8 +32,6 @@ class Block:
         folder: Where to write the files of the shard.
         kept: For inputs that have not changed since they were last worked on: the shard, by id of
             the input, that holds what came of them.
-        lost: Ids of inputs that could not be had this time, noted by whoever works on the block:
-            the same command tries them again.
     """
 
     number: int
@@ -38,7 +39,14 @@ class Block:
     inputs: Sequence[Source]
     folder: Path
     kept: Mapping[str, Path] = field(default_factory=dict)
-    lost: set[str] = field(default_factory=set)
+
+    def lose(self, source: Source) -> None:
+        """Note that an input could not be had this time, so that the same command tries it again.
+
+        It is noted in the folder, for the block may be filled anywhere.
+        """
+        with (self.folder / _LOST_FILE).open("a", encoding="utf-8") as file:
+            file.write(f"{source.id}\n")
 
 
 Stands = Callable[[Sequence[Source], Shard], bool]
@@ -162,10 +170,20 @@ class Job:
 
         for block in execute(work, open_blocks()) if todo else ():
             # Of what could not be had, nothing is known but that.
-            read = digests.pop(block.number) | dict.fromkeys(block.lost, "")
+            read = digests.pop(block.number) | dict.fromkeys(_take_lost(block.folder), "")
             self.folder.seal(block.number, block.folder, read)
             yield block.number
         self.folder.forget_old()
+
+
+def _take_lost(folder: Path) -> list[str]:
+    """Ids of the inputs that are noted as lost; the note goes, it is no part of the shard."""
+    path = folder / _LOST_FILE
+    if not path.exists():
+        return []
+    lost = path.read_text(encoding="utf-8").split()
+    path.unlink()
+    return lost
 
 
 def _shorten(source: str, digest: str) -> bytes:

@@ -228,13 +228,16 @@ def test_what_could_not_be_had_is_tried_again(tmp_path: Path) -> None:
 
         def lose(blocks: Iterable[Block]) -> Iterator[Block]:
             for block in upper(blocks):
-                block.lost.update(one.id for one in block.inputs if one.name == unlucky)
+                for one in block.inputs:
+                    if one.name == unlucky:
+                        block.lose(one)
                 yield block
 
         job = Job(JobFolder(tmp_path / "job", "test"), list_sources(NAMES, tmp_path / "in"), 2)
         job.begin([f"{name}\n" for name in NAMES], {"case": "upper"})
         for _ in job.run(job.find_todo(), lose):
             pass
+        assert len(list(tmp_path.rglob("*.txt"))) == len(NAMES)
         return upper.worked
 
     assert go_on("3.txt") == NAMES
