@@ -17,7 +17,6 @@ from deepfake.jobs.folder import JobFolder, Shard, hash_file
 from deepfake.jobs.parts import WHOLE, JobPart
 from deepfake.records import Source
 
-
 _LOST_FILE = "lost.txt"  # in the folder of a block, until it is sealed
 
 
