@@ -21,6 +21,10 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _DATA_SETS = "datasets"
 
 
+class RedirectError(Exception):
+    """A server sends its reader to a store where this one does not go."""
+
+
 def is_url(name: str) -> bool:
     """Whether a name is an address instead of a path; ``Address.parse`` knows which are taken.
 

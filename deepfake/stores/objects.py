@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from deepfake.errors import MediaError, UsageError, one_line
 from deepfake.records import Source, StoredObject
-from deepfake.stores.address import Address
+from deepfake.stores.address import Address, RedirectError
 
 T = TypeVar("T")
 MAX_BYTES = 8 * 2**30
@@ -47,7 +47,9 @@ _CHUNK_BYTES = 2**20
 _MISSING = "no such object"
 _LOOKS_AT_ONCE, _LOOKS_AHEAD = 32, 4096
 _MAY_COME_BACK = ("io_error:", "timeout:", f"{CHANGED}:")
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_FINAL = (
+    FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, RedirectError,
+)  # fmt: skip
 _WAIT_AND_TRY = (408, 425, 429)  # of HTTP's 4xx; the others are answers
 
 

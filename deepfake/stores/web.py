@@ -16,13 +16,9 @@ import aiohttp
 from aiohttp.abc import ResolveResult
 from yarl import URL
 
-from deepfake.stores.address import Address
+from deepfake.stores.address import Address, RedirectError
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=20)
-
-
-class RedirectError(PermissionError):
-    """A server sends its reader where this one does not go."""
 
 
 async def make_client(other_stores: bool = False, **options: Any) -> aiohttp.ClientSession:

@@ -15,9 +15,9 @@ from deepfake.media.listed import list_sources
 from deepfake.media.objects import discover_objects
 from deepfake.records import Source
 from deepfake.stores import objects
-from deepfake.stores.address import Address
+from deepfake.stores.address import Address, RedirectError
 from deepfake.stores.objects import fetched, look
-from deepfake.stores.web import RedirectError, _Resolver
+from deepfake.stores.web import _Resolver
 from tests.stores.made_stores import BUSY, CUT, REDIRECT_PATH, SLOW, SWAP, Server, serve
 
 CONTENT = bytes(range(256)) * 400
