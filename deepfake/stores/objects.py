@@ -328,10 +328,11 @@ def _open_store(scheme: str, other_stores: bool) -> Any:
 
             options["get_client"] = partial(make_client, other_stores)
         if scheme == "s3":
-            # It tries again by itself; we do, too.
+            # Its client would try again by itself, unheard.
             retries = {"max_attempts": 1, "mode": "standard"}
+            wanted = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
             options["config_kwargs"] = {
-                "connect_timeout": 10, "read_timeout": 20, "retries": retries,
+                "connect_timeout": 10, "read_timeout": 20, "retries": retries, **wanted,
             }  # fmt: skip
         return fsspec.filesystem(scheme, **options)
     except ImportError as error:
