@@ -136,7 +136,7 @@ def read_object(address: Address, other_stores: bool = False) -> bytes:
     if found is None or found.is_folder:
         raise UsageError(f"{address}: no such object")
     stored = StoredObject(str(address), found.size, found.stamp, other_stores)
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile(buffering=0) as file:
         _fetch(stored, str(address), file)
         file.seek(0)
         return file.read()
@@ -158,7 +158,6 @@ def fetched(source: Source) -> Iterator[Source]:
         return
     with _private_file() as (file, path):
         _fetch(source.stored, source.name, file)
-        file.flush()
         yield replace(source, path=path, stored=None)
 
 
@@ -169,7 +168,8 @@ def may_come_back(source: Source, reason: str) -> bool:
 
 @contextmanager
 def _private_file() -> Iterator[tuple[BinaryIO, Path]]:
-    with tempfile.TemporaryFile(prefix="deepfake-") as file:
+    # Unbuffered: what a full disk has not taken must not be tried once more when it is closed.
+    with tempfile.TemporaryFile(prefix="deepfake-", buffering=0) as file:
         path = Path(f"/proc/self/fd/{file.fileno()}")
         if path.exists():
             yield file, path
@@ -177,7 +177,7 @@ def _private_file() -> Iterator[tuple[BinaryIO, Path]]:
     # Without /proc it has a name.
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
         path = Path(folder) / "object"
-        with path.open("w+b") as file:
+        with path.open("w+b", buffering=0) as file:
             yield file, path
 
 
@@ -216,13 +216,21 @@ def _fetch(stored: StoredObject, name: str, file: BinaryIO) -> None:
 
 def _read_ranges(store: Any, stored: StoredObject, file: BinaryIO) -> None:
     """Append what is missing, range by range; what has come stays where a later one fails."""
-    size = stored.size or 0
+    if stored.size is None:
+        raise MediaError(stored.url, "io_error", "the store does not tell its size")
+    size = stored.size
     while (start := file.tell()) < size:
         end = min(start + RANGE_BYTES, size)
         data = store.cat_file(stored.url, start=start, end=end)
         if len(data) != end - start:
             raise _CountError(f"{len(data)} bytes came, and {end - start} were asked for")
-        file.write(data)
+        _append(file, data)
+
+
+def _append(file: BinaryIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _stream(store: Any, stored: StoredObject, name: str, file: BinaryIO) -> None:
@@ -244,7 +252,7 @@ def _stream(store: Any, stored: StoredObject, name: str, file: BinaryIO) -> None
                 file.seek(0)
                 file.truncate()
             async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
-                file.write(chunk)
+                _append(file, chunk)
                 if file.tell() > MAX_BYTES:
                     detail = f"more than {MAX_BYTES} bytes came; no more are fetched"
                     raise MediaError(name, "too_large", detail)

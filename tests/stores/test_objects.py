@@ -184,6 +184,17 @@ def test_a_full_disk_is_told_at_once(source: Source, flaky: Flaky) -> None:
     assert flaky.n_reads == 1
 
 
+def test_a_copy_that_does_not_fit_is_a_reason(
+    memory: Any, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    memory.pipe_file("/photos/large.jpg", bytes(2**20))
+    url = "memory://photos/large.jpg"
+    with pytest.raises(MediaError, match="io_error: no space left for a copy in "):
+        read(list_sources([url], Address.parse(url))[0])
+    assert read(list_sources([URL], Address.parse(URL))[0]) == CONTENT
+
+
 def test_a_look_tells_object_folder_and_nothing(memory: Any) -> None:
     found = look(Address.parse(URL))
     assert found is not None
