@@ -200,7 +200,7 @@ class StoredObject:
         other_stores: As of ``Workers``.
     """
 
-    url: str
+    url: str = field(repr=False)  # it may be signed
     size: int | None
     stamp: str
     other_stores: bool = False

@@ -38,6 +38,7 @@ from deepfake.cli.score_tables import (
     write_tables,
 )
 from deepfake.errors import UsageError
+from deepfake.stores.address import hide_secrets
 
 if TYPE_CHECKING:
     from deepfake.inference.job import PredictionJob
@@ -151,7 +152,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     if not options.quiet:
         # Imports and weights take seconds; nobody shall wonder meanwhile.
         what = f"{len(sources):,} files" if len(sources) > 1 else options.input[0]
-        sys.stderr.write(f"scoring {display_name(what)} with {found[0].name} ...\n")
+        sys.stderr.write(f"scoring {hide_secrets(display_name(what))} with {found[0].name} ...\n")
         sys.stderr.flush()
     from deepfake.faces.pipeline import early_worker
 

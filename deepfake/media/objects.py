@@ -52,11 +52,11 @@ def discover_objects(url: str, other_stores: bool = False) -> Discovery:
     if found is not None and not found.is_folder:
         names = [url]
         if PurePosixPath(address.name).suffix.lower() in LIST_SUFFIXES:
-            names = list(read_names(read_object(address, other_stores), url))
+            names = list(read_names(read_object(address, other_stores), address))
         return Discovery(list_sources(names, address, other_stores), {}, address.path.parent)
     if address.is_web:
         raise UsageError(
-            f"{url}: no such object, and a web server has no folders or patterns to look into: "
+            f"{address}: no such object, and a web server has no folders or patterns to look into: "
             "name a list file or a CSV of its objects"
         )
     parts = address.key.split("/")
@@ -66,10 +66,10 @@ def discover_objects(url: str, other_stores: bool = False) -> Discovery:
         folder, pattern, prefix = address, ["**"], ""
     else:
         folder = Address(address.scheme, address.host, "/".join(parts[:fixed]))
-        pattern, prefix = parts[fixed:], f"{str(folder).rstrip('/')}/"
+        pattern, prefix = parts[fixed:], f"{folder.url.rstrip('/')}/"
     listing = _Listing(folder, pattern)
     if not (listing.found or listing.skipped):
-        raise UsageError(f"{url!r}: no such object or folder")
+        raise UsageError(f"{str(address)!r}: no such object or folder")
     if not listing.found:
         raise say_nothing_found(url, listing.skipped)
     sources = listing.make_sources(prefix, other_stores)

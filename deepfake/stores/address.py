@@ -19,6 +19,13 @@ _WEB = ("http", "https")
 # One letter is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _DATA_SETS = "datasets"
+_PASSWORD = re.compile(r"(?<=://)[^/\s@]+@")
+# Of addresses that were signed, and of what their servers call a key.
+_SECRET = re.compile(
+    r"([?&](?:[\w.-]*(?:signature|credential|token|secret|password)[\w.-]*|sig|auth"
+    r"|(?:api|access)[_-]?key(?:[_-]?id)?|key-pair-id|policy)=)[^&#\s'\"]+",
+    re.IGNORECASE,
+)
 
 
 class RedirectError(Exception):
@@ -35,7 +42,17 @@ def is_url(name: str) -> bool:
     return "://" in name and _URL.match(name) is not None
 
 
-@dataclass(frozen=True, slots=True)
+def hide_secrets(text: str) -> str:
+    """A text without what opens the addresses in it: passwords, and the values of signed queries.
+
+    Example:
+        >>> hide_secrets("https://host/a.jpg?size=2&X-Amz-Signature=0af3")
+        'https://host/a.jpg?size=2&X-Amz-Signature=...'
+    """
+    return _SECRET.sub(r"\1...", _PASSWORD.sub("...@", text))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Address:
     """Where an object, or a folder of them, lies.
 
@@ -66,7 +83,9 @@ class Address:
         scheme = found[1].lower() if found else ""
         if found is None or scheme not in SCHEMES:
             known = ", ".join(f"{name}://" for name in SCHEMES)
-            raise UsageError(f"{url}: no address that is read here; expected one of {known}")
+            raise UsageError(
+                f"{hide_secrets(url)}: no address that is read here; expected one of {known}"
+            )
         rest = found[2]
         if scheme == "memory":
             return cls(scheme, "", rest.lstrip("/"))
@@ -81,15 +100,23 @@ class Address:
         host, _, key = rest.partition("/")
         if not host:
             raise UsageError(f"{url} names no bucket, container or server")
-        if scheme in _WEB and "@" in host:
+        user, at, _ = host.rpartition("@")
+        if at and (scheme in _WEB or ":" in user):
             raise UsageError(
-                f"{scheme}://...@{host.rpartition('@')[2]}: an address with a password would stand "
-                "in tables; let fsspec's own configuration hold it"
+                f"{hide_secrets(url)}: an address with a password would stand in tables; let "
+                "fsspec's own configuration hold it"
             )
         return cls(scheme, host, key)
 
     def __str__(self) -> str:
-        """The address as one writes it."""
+        """The address for people: without the secrets of a signed one."""
+        return hide_secrets(self.url) if self.is_web else self.url
+
+    __repr__ = __str__
+
+    @property
+    def url(self) -> str:
+        """The address that can be opened."""
         return f"{self.scheme}://" + "/".join(filter(None, [self.host, self.key]))
 
     @property
@@ -100,7 +127,7 @@ class Address:
     @property
     def name(self) -> str:
         """Its last part, without a query."""
-        key = urlsplit(str(self)).path if self.is_web else self.key
+        key = urlsplit(self.url).path if self.is_web else self.key
         return posixpath.basename(key)
 
     @property
@@ -120,7 +147,7 @@ class Address:
             return Address.parse(name)
         if self.is_web:
             # Behind "./", a colon in a name is no scheme.
-            return Address.parse(urljoin(str(self), name if name[:1] == "/" else f"./{name}"))
+            return Address.parse(urljoin(self.url, name if name[:1] == "/" else f"./{name}"))
         key = name[1:] if name[:1] == "/" else posixpath.join(posixpath.dirname(self.key), name)
         # Elsewhere keys are taken literally: two slashes in a row are two.
         if {".", ".."} & set(key.split("/")):

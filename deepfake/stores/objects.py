@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from deepfake.errors import MediaError, UsageError, one_line
 from deepfake.records import Source, StoredObject
-from deepfake.stores.address import Address, RedirectError
+from deepfake.stores.address import Address, RedirectError, hide_secrets
 
 T = TypeVar("T")
 MAX_BYTES = 8 * 2**30
@@ -81,7 +81,7 @@ def look(address: Address, other_stores: bool = False) -> Look | None:
     """
     store = _open_store(address.scheme, other_stores)
     try:
-        info = _insist(partial(_ask, store, str(address)), str(address))
+        info = _insist(partial(_ask, store, address.url), str(address))
     except MediaError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
@@ -113,7 +113,7 @@ def list_folder(address: Address) -> Iterator[tuple[str, Look]]:
         MediaError: ``io_error`` if the store does not say.
     """
     store = _open_store(address.scheme, False)
-    where = str(address).rstrip("/") if address.key else str(address)
+    where = address.url.rstrip("/") if address.key else address.url
     start = str(store._strip_protocol(where)).strip("/")
     found = _insist(partial(store.find, where, detail=True), str(address))
     for path, info in found.items():
@@ -135,7 +135,7 @@ def read_object(address: Address, other_stores: bool = False) -> bytes:
     found = look(address, other_stores)
     if found is None or found.is_folder:
         raise UsageError(f"{address}: no such object")
-    stored = StoredObject(str(address), found.size, found.stamp, other_stores)
+    stored = StoredObject(address.url, found.size, found.stamp, other_stores)
     with tempfile.TemporaryFile(buffering=0) as file:
         _fetch(stored, str(address), file)
         file.seek(0)
@@ -200,7 +200,7 @@ def _fetch(stored: StoredObject, name: str, file: BinaryIO) -> None:
             if address.is_web:
                 _stream(store, stored, name, file)
             else:
-                _read_ranges(store, stored, file)
+                _read_ranges(store, stored, name, file)
         except MediaError:
             raise
         except Exception as error:
@@ -214,10 +214,10 @@ def _fetch(stored: StoredObject, name: str, file: BinaryIO) -> None:
         raise MediaError(name, CHANGED, changed)
 
 
-def _read_ranges(store: Any, stored: StoredObject, file: BinaryIO) -> None:
+def _read_ranges(store: Any, stored: StoredObject, name: str, file: BinaryIO) -> None:
     """Append what is missing, range by range; what has come stays where a later one fails."""
     if stored.size is None:
-        raise MediaError(stored.url, "io_error", "the store does not tell its size")
+        raise MediaError(name, "io_error", "the store does not tell its size")
     size = stored.size
     while (start := file.tell()) < size:
         end = min(start + RANGE_BYTES, size)
@@ -304,7 +304,7 @@ def _insist(do: Callable[[], T], name: str) -> T:
         except MediaError:
             raise
         except Exception as error:  # each store's package has exceptions of its own
-            told = one_line(str(error)) or type(error).__name__
+            told = one_line(hide_secrets(str(error))) or type(error).__name__
             if _is_final(error):
                 is_missing = isinstance(error, FileNotFoundError)
                 raise MediaError(name, "io_error", _MISSING if is_missing else told) from error
@@ -348,4 +348,6 @@ def _open_store(scheme: str, other_stores: bool) -> Any:
             f"{scheme}:// needs a package that is not installed: pip install {package} ({error})"
         ) from error
     except Exception as error:  # each package wants other settings, and refuses in its own words
-        raise UsageError(f"{scheme}:// cannot be opened: {one_line(str(error))}") from error
+        raise UsageError(
+            f"{scheme}:// cannot be opened: {one_line(hide_secrets(str(error)))}"
+        ) from error

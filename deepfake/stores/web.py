@@ -18,6 +18,8 @@ from yarl import URL
 
 from deepfake.stores.address import Address, RedirectError
 
+# Addresses of IPv6 that stand for one of IPv4: as once was usual, and of NAT64.
+_V4_AT_THE_END = (ipaddress.ip_network("::/96"), ipaddress.ip_network("64:ff9b::/96"))
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=20)
 
 
@@ -37,7 +39,7 @@ async def make_client(other_stores: bool = False, **options: Any) -> aiohttp.Cli
     ) -> None:
         target = seen.url.join(URL(seen.response.headers.get("Location", "")))
         if target.scheme not in ("http", "https"):
-            raise RedirectError(f"it redirects to {target}")
+            raise RedirectError(f"it redirects to {target.scheme}://")
         here, there = Address.parse(str(seen.url)), Address.parse(str(target))
         if here.shares_store(there):
             return
@@ -67,10 +69,17 @@ class _Resolver(aiohttp.ThreadedResolver):
         self._guarded: set[str] = set()
 
     def guard(self, host: str) -> None:
-        """Take a host for one that a redirect leads to."""
+        """Take a host for one that a redirect leads to.
+
+        Raises:
+            RedirectError: If it is in the local network, or a number in disguise: ``127.1`` and
+                ``2130706433`` are connected to without a look-up.
+        """
         try:
             _refuse_local(host, host)
         except ValueError:  # a name, no number
+            if host.replace(".", "").isdigit():
+                raise RedirectError(f"it redirects to {host}, which is no name of a host") from None
             self._guarded.add(_plain(host))
 
     async def resolve(
@@ -89,7 +98,11 @@ def _plain(host: str) -> str:
 
 def _refuse_local(number: str, host: str) -> None:
     found = ipaddress.ip_address(number.partition("%")[0])
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    address = mapped or found
-    if not address.is_global or address.is_multicast:
+    addresses = [found]
+    if isinstance(found, ipaddress.IPv6Address):
+        inside = [found.ipv4_mapped, found.sixtofour, *(found.teredo or ())]
+        if any(found in network for network in _V4_AT_THE_END):
+            inside.append(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF))
+        addresses = [one for one in inside if one is not None] or addresses
+    if any(not one.is_global or one.is_multicast for one in addresses):
         raise RedirectError(f"it redirects to {host}, which is in the local network")

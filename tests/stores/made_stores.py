@@ -158,6 +158,7 @@ class Proxy(ThreadingHTTPServer):
 
 class _Forward(BaseHTTPRequestHandler):
     server: Proxy
+    protocol_version = "HTTP/1.1"  # a client that asks before it sends a body is told to go on
 
     def _forward(self) -> None:
         fault = self.server.find_fault(self.path) if self.command == "GET" else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepfake.errors import UsageError
-from deepfake.stores.address import Address, is_url
+from deepfake.stores.address import Address, hide_secrets, is_url
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,9 @@ def test_an_address_has_parts(url: str, store: str, key: str, name: str) -> None
         ("file:///etc/passwd", "no address that is read here; expected one of s3://, gs://"),
         ("reference://x", "no address that is read here"),
         ("s3:///key", "names no bucket"),
-        ("https://me:secret@host/a.jpg", r"^https://\.\.\.@host: an address with a password"),
+        ("https://me:secret@host/a.jpg", r"^https://\.\.\.@host/a.jpg: an address with a password"),
+        ("s3://me:secret@bucket/a.jpg", r"^s3://\.\.\.@bucket/a.jpg: an address with a password"),
+        ("ftp://me:secret@host/a.jpg", r"^ftp://\.\.\.@host/a.jpg: no address"),
         ("hf://me/detector", "a data set: hf://datasets/USER/NAME.* is a checkpoint"),
         ("hf://datasets/me", "a data set"),
         ("photos/a.jpg", "no address"),
@@ -91,3 +93,22 @@ def test_no_name_leads_above_a_store_or_onto_the_disk() -> None:
 )
 def test_who_shares_a_store(one: str, other: str, same: bool) -> None:
     assert Address.parse(one).shares_store(Address.parse(other)) is same
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("X-Amz-Date=1&X-Amz-Signature=secret&v=2", "X-Amz-Date=1&X-Amz-Signature=...&v=2"),
+        ("X-Amz-Credential=secret%2Fus-east-1", "X-Amz-Credential=..."),
+        ("sv=2024&sig=secret%3D", "sv=2024&sig=..."),
+        ("Policy=secret~&Signature=secret_", "Policy=...&Signature=..."),
+        ("Key-Pair-Id=secret&auth=secret", "Key-Pair-Id=...&auth=..."),
+        ("access_token=secret&api_key=secret", "access_token=...&api_key=..."),
+        ("design=1&key=a/b.jpg", "design=1&key=a/b.jpg"),
+    ],
+)  # fmt: skip
+def test_what_a_signed_address_was_signed_with_is_not_shown(query: str, shown: str) -> None:
+    address = Address.parse(f"https://host/a.jpg?{query}")
+    assert str(address) == repr(address) == f"https://host/a.jpg?{shown}"
+    assert address.url == f"https://host/a.jpg?{query}"
+    assert hide_secrets(f"403, url='{address.url}'") == f"403, url='https://host/a.jpg?{shown}'"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from deepfake import cli
 from deepfake.errors import MediaError, UsageError
 from deepfake.media.listed import list_sources
 from deepfake.media.objects import discover_objects
@@ -113,6 +115,11 @@ def test_a_redirect_on_the_same_server_is_followed(server: Server, source: Sourc
         ("http://127.0.0.2/a.jpg", True, "redirects to 127.0.0.2, which is in the local network"),
         ("http://[::ffff:10.0.0.1]/", True, "which is in the local network"),
         ("http://169.254.169.254/latest/meta-data", True, "which is in the local network"),
+        ("http://[64:ff9b::7f00:1]/", True, "which is in the local network"),
+        ("http://[2002:a00:1::]/", True, "which is in the local network"),
+        ("http://[::7f00:1]/", True, "which is in the local network"),
+        ("http://127.1/a.jpg", True, "redirects to 127.1, which is no name of a host"),
+        ("http://2130706433/a.jpg", True, "which is no name of a host"),
         ("http://localhost/a.jpg", True, "redirects to localhost, which is in the local network"),
         ("ftp://127.0.0.1/a.jpg", True, "redirects to ftp://"),
     ],
@@ -146,3 +153,33 @@ def test_of_what_a_redirect_leads_to_every_address_must_be_public(
     found.pop()
     assert len(asyncio.run(ask("evil.example"))) == 1
     assert ipaddress.ip_address(found[0]).is_global
+
+
+def test_what_addresses_were_signed_with_is_written_nowhere(
+    server: Server, source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = []
+    for secret in ("first0", "second"):
+        names = [f"/a.jpg?v=1&X-Amz-Signature={secret}", f"gone.jpg?sig={secret}"]
+        url = f"/list.txt?token={secret}"
+        server.objects = {names[0]: CONTENT, url: "\n".join(names).encode()}
+        found = discover_objects(server.url(url)).sources
+        assert [one.name for one in found] == [
+            "/a.jpg?v=1&X-Amz-Signature=...",
+            "gone.jpg?sig=...",
+        ]
+        assert read(found[0]) == CONTENT
+        assert secret not in repr(found[0])
+        ids.append([one.id for one in found])
+        server.faults = [BUSY] * objects.TRIES
+        with pytest.raises(MediaError) as caught:
+            read(found[0])
+        assert secret not in str(caught.value)
+    assert ids[0] == ids[1]
+
+    command = [server.url(url), str(tmp_path / "crops"), "--workers", "0"]
+    assert cli.crop(command) == 4
+    assert cli.crop([server.url(f"/gone.txt?token={secret}"), str(tmp_path / "none")]) == 2
+    written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("X-Amz-Signature" in text for text in written)
+    assert not [text for text in [*written, *capsys.readouterr()] if secret in text]

@@ -137,7 +137,10 @@ def _place_of(source: Source) -> str:
 def _place_of_word(path: Path | Address, word: str) -> str:
     if isinstance(path, Path) and not is_url(word):
         return os.path.normpath((path.parent / word).absolute())
-    return str(Address.parse(word) if isinstance(path, Path) else path.join(word))
+    try:
+        return (Address.parse(word) if isinstance(path, Path) else path.join(word)).url
+    except UsageError:  # it is the place of nothing, and may be a name all the same
+        return word
 
 
 def _words_for(label: int) -> str:
