@@ -84,12 +84,12 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_read:
             return
         body = data[start:]
+        if fault == SWAP:
+            self.server.objects[self.path] = data[::-1]
         if fault in (CUT, SWAP):
             body = body[: len(body) // 2]
             self.close_connection = True
         self.wfile.write(body)
-        if fault == SWAP:
-            self.server.objects[self.path] = data[::-1]
 
 
 @contextmanager
@@ -173,6 +173,11 @@ class _Forward(BaseHTTPRequestHandler):
         status, headers, data = self.server.forward(
             self.command, self.path, body, dict(self.headers.items())
         )
+        if fault == SWAP:
+            where = self.path.partition("?")[0]
+            swapped, _, _ = self.server.forward("PUT", where, self.server.swapped, {})
+            if swapped != 200:
+                raise RuntimeError(f"the object was not swapped: {swapped}")
         self.send_response_only(status)
         length = str(len(data))
         for name, value in headers:
@@ -186,8 +191,6 @@ class _Forward(BaseHTTPRequestHandler):
             data = data[: len(data) // 2]
             self.close_connection = True
         self.wfile.write(data)
-        if fault == SWAP:
-            self.server.forward("PUT", self.path.partition("?")[0], self.server.swapped, {})
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward  # noqa: N815 - http.server's names
 

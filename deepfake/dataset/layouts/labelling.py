@@ -33,10 +33,12 @@ from deepfake.dataset.layouts.facts import (
 )
 from deepfake.dataset.layouts.table import read_table
 from deepfake.errors import UsageError
+from deepfake.jobs.folder import JOB_FILE
 from deepfake.media.discovery import FollowLinks, discover, display_name, give_ids
 from deepfake.media.objects import discover_objects
 from deepfake.records import Source
 from deepfake.stores.address import Address, is_url
+from deepfake.stores.objects import look
 
 DATA_SETS = (
     dacon.LAYOUT,
@@ -140,6 +142,12 @@ def label_sources(
         found = discover_objects(text, other_stores)
         if layout in LAYOUTS and not found.is_folder:
             raise no_folder
+        if found.is_folder and look(address.below(JOB_FILE)) is not None:
+            # Its crops would be taken for photos, and cropped once more.
+            raise UsageError(
+                f"{text} is a crop folder (it holds {JOB_FILE}); those are read from a disk alone: "
+                "copy it there"
+            )
     labelled = Labelled(found.sources, found.skipped, is_folder=found.is_folder)
     if found.is_folder and layout != NONE:
         sources = tuple(found.sources)

@@ -321,3 +321,6 @@ def test_of_a_data_set_in_a_store_no_list_would_be_read(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"'memory://in/\*/\*.mp4' is none"):
             label_sources("memory://in/*/*.mp4", layout="tree")
         assert label_sources("memory://in", layout="none").layout == "none"
+        memory.pipe_file("/in/job.json", b"{}")
+        with pytest.raises(UsageError, match="memory://in is a crop folder"):
+            label_sources("memory://in", layout="none")
