@@ -6,7 +6,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -127,7 +127,7 @@ class Proxy(ThreadingHTTPServer):
 
     Attributes:
         faults: By the end of a key, what happens to its next reads, in order.
-        swapped: What an object is replaced by after half of it was read.
+        swap: Replaces the object that is being read by another one.
     """
 
     daemon_threads = True
@@ -136,7 +136,7 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Forward)
         self.target = target
         self.faults: dict[str, list[str]] = {}
-        self.swapped = b""
+        self.swap: Callable[[], object] = lambda: None
 
     def find_fault(self, path: str) -> str:
         for end, faults in self.faults.items():
@@ -174,10 +174,7 @@ class _Forward(BaseHTTPRequestHandler):
             self.command, self.path, body, dict(self.headers.items())
         )
         if fault == SWAP:
-            where = self.path.partition("?")[0]
-            swapped, _, _ = self.server.forward("PUT", where, self.server.swapped, {})
-            if swapped != 200:
-                raise RuntimeError(f"the object was not swapped: {swapped}")
+            self.server.swap()
         self.send_response_only(status)
         length = str(len(data))
         for name, value in headers:

@@ -138,7 +138,8 @@ def test_what_is_replaced_while_it_is_read_is_a_row_and_done_again(
 ) -> None:
     name = "real/id0/000.png"
     old = (bucket.photos / name).read_bytes()
-    bucket.proxy.swapped = write_photo(tmp_path / "new.png", portrait(9, 2, 128)).read_bytes()
+    new = write_photo(tmp_path / "new.png", portrait(9, 2, 128)).read_bytes()
+    bucket.proxy.swap = lambda: bucket.store.pipe_file(f"{BUCKET}/in/{name}", new)
     bucket.proxy.faults = {"000.png": [SWAP]}
     assert crop(f"s3://{BUCKET}/in", tmp_path / "crops") == 0
     rows = {row["path"]: row for row in read_csv(tmp_path / "crops" / SOURCES_FILE, ["path"])}
