@@ -88,7 +88,8 @@ def _list_objects(names: Sequence[str], base: Base, other_stores: bool) -> Sourc
         elif isinstance(base, Path):
             problem = _find_problem(base / name)
         if isinstance(found, MediaError):
-            found, problem = Look(), found.reason
+            problem = found.reason
+            found = Look()
         elif found.is_folder:
             problem = "not_regular_file: a folder"
         sizes.append(-1 if found.size is None or found.is_folder else found.size)
