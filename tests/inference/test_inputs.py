@@ -207,7 +207,7 @@ def test_an_object_of_a_store_scores_as_its_file_does(
 def test_the_table_of_a_folder_in_a_store_is_that_of_the_folder(
     photo: Path, trained: Trained, tmp_path: Path
 ) -> None:
-    tables = []
+    tables: list[bytes] = []
     with empty_memory() as memory:
         copy_tree(photo.parent, memory, "in")
         for source in (str(photo.parent), "memory://in"):

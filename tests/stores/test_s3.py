@@ -186,7 +186,7 @@ def test_lists_tables_and_patterns_in_the_bucket(
     table.write_text(f"path,label\n{lines}")
     bucket.store.pipe_file(f"{BUCKET}/lists/labels.csv", table.read_bytes())
     (tmp_path / "in").symlink_to(bucket.photos)
-    scores = []
+    scores: list[list[bytes]] = []
     for data in (str(table), f"s3://{BUCKET}/lists/labels.csv"):
         output = tmp_path / f"report-{len(scores)}"
         command = ["--checkpoint", str(trained.checkpoint), "--data", data, "--split", "all"]
