@@ -133,13 +133,25 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
     )
+    parser.add_argument(
+        "--other-stores",
+        action="store_true",
+        help="names in a list, and redirects of a web server, may lead to other stores (s3://, "
+        "https://, ...) than the one that was named; from a list of this disk, to any",
+    )
 
 
 def choose_workers(options: argparse.Namespace) -> Workers:
     """What was chosen with ``add_extraction_options``."""
     from deepfake.records import Workers
 
-    return Workers(options.workers, options.timeout, options.max_pixels, options.detect_device)
+    return Workers(
+        options.workers,
+        options.timeout,
+        options.max_pixels,
+        options.detect_device,
+        options.other_stores,
+    )
 
 
 def default_workers() -> int:
