@@ -77,19 +77,19 @@ def write_hostile(folder: Path) -> list[str]:
     return [*sorted(path.name for path in folder.iterdir()), "gone.jpg"]
 
 
-def test_made_files(trained: Trained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", ["predict.py", pytest.param("crop.py", marks=pytest.mark.slow)])
+def test_made_files(trained: Trained, tmp_path: Path, script: str) -> None:
     (tmp_path / "media").mkdir()
     names = write_hostile(tmp_path / "media")
     listing = tmp_path / "media" / "list.txt"
     listing.write_text("\n".join(names))
-    crops, table = tmp_path / "crops", tmp_path / "scores.csv"
-    run("crop.py", 240, listing, crops, "--size", "64")
-    checkpoint = ["--checkpoint", trained.checkpoint, "--device", "cpu"]
-    run("predict.py", 240, listing, *checkpoint, "--output", table)
-    statuses = {
-        row["path"]: row["status"]
-        for row in [*check(table, names), *check(crops / SOURCES_FILE, names)]
-    }
+    output = tmp_path / "scores.csv"
+    if script == "predict.py":
+        run(script, 240, listing, "--checkpoint", trained.checkpoint, "--output", output)
+    else:
+        run(script, 240, listing, tmp_path / "crops", "--size", "64")
+        output = tmp_path / "crops" / SOURCES_FILE
+    statuses = {row["path"]: row["status"] for row in check(output, names)}
     assert statuses["good.png"] == "ok"
     refused = {name for name, status in statuses.items() if status == "unreadable"}
     expected = {"cut.jpg", "empty.jpg", "text.png", "claims-400-megapixels", "playlist.mp4"}

@@ -298,6 +298,7 @@ def test_a_leak_that_one_process_finds_ends_them_all(tmp_path: Path) -> None:
     assert "1 pairs of crops in two splits look alike" in text
 
 
+@pytest.mark.slow
 def test_batch_norm_ends_with_one_network(crops: Path, tmp_path: Path) -> None:
     # Statistics are those of each process's part; the head must fit what was saved.
     run = tmp_path / "run"

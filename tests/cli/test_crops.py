@@ -75,7 +75,7 @@ def test_a_linked_class_folder_is_cropped_with_all_links_and_missed_aloud_withou
 
 def test_crop_takes_its_preset_from_a_configuration(trained: Trained, tmp_path: Path) -> None:
     photo = str(next(trained.photos.rglob("*.png")))
-    words = ["--workers", "1", "--quiet"]
+    words = ["--workers", "0", "--quiet"]
     config = ["--config", str(ROOT / "configs/dacon.yaml")]
     assert cli.crop([photo, str(tmp_path / "a"), *config, *words]) == 0
     spec = json.loads((tmp_path / "a" / "job.json").read_text())["crop_spec"]
@@ -114,7 +114,7 @@ def test_crop_refuses(
 
 def test_crop_without_a_single_face_says_so_by_its_code(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    words = [str(tmp_path / "a.png"), str(tmp_path / "out"), "--workers", "1", "--quiet"]
+    words = [str(tmp_path / "a.png"), str(tmp_path / "out"), "--workers", "0", "--quiet"]
     assert cli.crop(words) == 4
 
 

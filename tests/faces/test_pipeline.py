@@ -35,14 +35,14 @@ def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.jpg")
     sources = discover(tmp_path).sources
     found = {}
-    for workers in (0, 1, 2):
+    for workers in (0, 2):
         results = list(iter_extractions(sources, SPEC, Workers(workers, TIMEOUT_S)))
         assert [source for source, _ in results] == list(sources)
         found[workers] = [
             (result.status, result.reason, [crop.encoded for crop in result.crops])
             for _, result in results
         ]
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[2]
     assert {status for status, _, _ in found[0]} == set(Status)
 
 

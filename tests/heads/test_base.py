@@ -11,30 +11,35 @@ import pytest
 import torch
 
 from deepfake.errors import JobError
-from deepfake.heads import HEADS, HeadName, LinearSVM, base, make_head
+from deepfake.heads import HEADS, LinearSVM, base, make_head
 from tests.made_embeddings import draw, reload
 
 _SCORE = """
 import sys, torch
 from deepfake.heads import make_empty_head
-state = torch.load(sys.argv[1], weights_only=True)
-head = make_empty_head(state, 8)
-head.load_state_dict(state)
-print(float(head(torch.full((1, 8), 0.3))[0]))
+for path in sys.argv[1:]:
+    state = torch.load(path, weights_only=True)
+    head = make_empty_head(state, 8)
+    head.load_state_dict(state)
+    print(float(head(torch.full((1, 8), 0.3))[0]))
 print([name for name in ("sklearn", "lightgbm", "pandas") if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_loading_and_scoring_import_no_scikit_learn(name: HeadName, tmp_path: Path) -> None:
-    if name == "gbm":
-        pytest.importorskip("lightgbm", reason="head gbm is fitted by LightGBM")
-    head = make_head(name, 8, 2.0).fit(*draw(40, 40))
-    torch.save(head.state_dict(), tmp_path / "head.pt")
-    command = [sys.executable, "-c", _SCORE, str(tmp_path / "head.pt")]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
-    assert float(found[0]) == float(head(torch.full((1, 8), 0.3))[0])
-    assert found[1] == "[]"
+def test_loading_and_scoring_import_no_scikit_learn(tmp_path: Path) -> None:
+    pytest.importorskip("lightgbm", reason="head gbm is fitted by LightGBM")
+    expected, paths = [], []
+    for name in HEADS:
+        head = make_head(name, 8, 2.0).fit(*draw(40, 40))
+        torch.save(head.state_dict(), tmp_path / f"{name}.pt")
+        paths.append(str(tmp_path / f"{name}.pt"))
+        expected.append(float(head(torch.full((1, 8), 0.3))[0]))
+    command = [sys.executable, "-c", _SCORE, *paths]
+    *scores, imported = subprocess.run(
+        command, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert [float(score) for score in scores] == expected
+    assert imported == "[]"
 
 
 @pytest.mark.parametrize(
