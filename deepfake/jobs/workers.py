@@ -69,11 +69,36 @@ def read_in_workers(
         for source in sources:
             yield source, read(source)
         return
-    pool: WorkerPool[T] = WorkerPool(make, workers)
+    key = pickle.dumps((make, workers))
+    pool: WorkerPool[T] = (_kept or {}).pop(key, None) or WorkerPool(make, workers)
+    is_idle = False
     try:
         yield from pool.run(iter(sources), on_progress)
+        is_idle = True
     finally:
-        pool.close()
+        if is_idle and _kept is not None:
+            _kept[key] = pool
+        else:
+            pool.close()
+
+
+_kept: dict[bytes, WorkerPool[Any]] | None = None  # idle, by what they are of; none are kept
+
+
+@contextmanager
+def kept_workers() -> Iterator[None]:
+    """Within, processes that have read their sources stay for the next ones of the same kind.
+
+    They take seconds to start: too long for who is given one short list of sources after another.
+    """
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        for pool in _kept.values():
+            pool.close()
+        _kept = None
 
 
 _spares: list[tuple[SpawnProcess, Connection]] = []  # started, and not yet of any pool

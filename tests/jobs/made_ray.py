@@ -1,0 +1,98 @@
+"""A real Ray cluster in miniature, and work that shows where it is done."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# All of it on the loopback; read while Ray is imported.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+import ray
+from ray.cluster_utils import Cluster
+
+from deepfake.jobs.engine import Block
+
+ROOT = Path(__file__).parents[2]
+_NODE = {"num_cpus": 1, "object_store_memory": 200_000_000, "node_ip_address": "127.0.0.1"}
+
+
+class Nodes:
+    """A cluster of nodes with one CPU each."""
+
+    def __init__(self) -> None:
+        head = {"include_dashboard": False, **_NODE}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+
+    @property
+    def engine(self) -> str:
+        """As ``--engine`` names it."""
+        return f"ray:{self.cluster.address}"
+
+    def add(self) -> Any:
+        """Another node."""
+        return self.cluster.add_node(**_NODE)
+
+
+@contextmanager
+def start_nodes() -> Iterator[Nodes]:
+    """A cluster of one node, to which others can be added."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        nodes = Nodes()
+        try:
+            yield nodes
+        finally:
+            ray.shutdown()
+            nodes.cluster.shutdown()
+
+
+@dataclass(frozen=True)
+class Upper:
+    """Work whose result is the content in capitals, once a file ``open`` lets it go on.
+
+    It notes the node that has begun a block in a file of the block's number.
+    """
+
+    folder: Path
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        for block in blocks:
+            if ray.is_initialized():
+                with (self.folder / str(block.number)).open("a") as file:
+                    file.write(f"{ray.get_runtime_context().get_node_id()}\n")
+            while not (self.folder / "open").exists():
+                time.sleep(0.05)
+            for source in block.inputs:
+                (block.folder / source.id).write_text(source.path.read_text().upper())
+            yield block
+
+
+def find_nodes(folder: Path) -> dict[int, list[str]]:
+    """By block the nodes that have begun it, in order."""
+    found = defaultdict(list)
+    for path in folder.iterdir():
+        if path.name.isdigit():
+            found[int(path.name)] = path.read_text().split()
+    return found
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Work that ends its process at an input named ``deadly``."""
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        for block in blocks:
+            for source in block.inputs:
+                if source.name == "deadly":
+                    os._exit(1)
+                (block.folder / source.id).touch()
+            yield block
