@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 
-.PHONY: demo test check slow gpu clean
+.PHONY: demo test check slow gpu docs clean
 
 # Remade when pyproject.toml changes. pip gets torch and torchvision as one matching pair.
 .venv/installed: pyproject.toml
@@ -28,6 +28,10 @@ slow: .venv/installed
 gpu: .venv/installed
 	$(BIN)/python benchmarks/gpu.py
 
+# The site, into site/; a broken link, anchor or name ends it.
+docs: .venv/installed
+	$(BIN)/python -m zensical build --strict --clean
+
 check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +42,4 @@ check: .venv/installed
 	$(BIN)/coverage report
 
 clean:
-	rm -rf .venv $(DEMO) .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv $(DEMO) site .cache .coverage* .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,7 +1,7 @@
 r"""Find manipulated faces in photos and videos.
 
-    >>> import deepfake                                             # doctest: +SKIP
-    >>> deepfake.predict("photo.jpg", checkpoint="model.ckpt")      # doctest: +SKIP
+    >>> import deepfake                      # doctest: +SKIP
+    >>> deepfake.predict("photo.jpg")        # doctest: +SKIP
 
     media -> frames -> faces -> crops + manifest -> unit embeddings -> triplet loss
                                                          \-> linear SVM -> p_fake

@@ -52,7 +52,7 @@ def take(url: str, files: list[Path], output: Path) -> None:
         page.goto(url)
         page.set_input_files("#files", list(map(str, files)))
         page.locator("#rows tr").nth(len(files) - 1).wait_for()
-        page.locator("#overall").wait_for(state="hidden", timeout=300_000)
+        page.locator("#overall").wait_for(state="hidden", timeout=1_800_000)
         page.screenshot(path=output, full_page=True)
         browser.close()
     sys.stdout.write(f"{output}: {output.stat().st_size:,} bytes\n")

@@ -37,11 +37,11 @@ commands, with an example of each:
              draw what the augmentations of a configuration do to crops
              deepfake show-augmentations --data crops/
   predict    score photos and videos
-             deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
+             deepfake predict photo.jpg
   serve      open a page that scores photos and videos, and an HTTP API
-             deepfake serve --checkpoint model.ckpt
+             deepfake serve
   explain    show what the score of one file rests on
-             deepfake explain clip.mp4 --checkpoint model.ckpt --output why.html
+             deepfake explain clip.mp4 --output why.html
   evaluate   measure a checkpoint on labelled data, with a report
              deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/
   calibrate  choose its limits and sigmoid anew on validation data

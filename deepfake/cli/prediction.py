@@ -66,8 +66,8 @@ changed inputs ask for and no more. What it goes on with lies in OUTPUT.job, whi
 when nothing is left to do. A file whose name begins with a dash stands behind --.
 
 examples:
-  deepfake predict photo.jpg --checkpoint model.ckpt
-  deepfake predict a.jpg b.mp4 folder/ 'more/*.jpg' --checkpoint model.ckpt
+  deepfake predict photo.jpg
+  deepfake predict a.jpg b.mp4 folder/ 'more/*.jpg'
   python predict.py photos/ --checkpoint runs/001/model.ckpt --output scores.csv
   python predict.py one.jpg --checkpoint model.ckpt --output - --device cpu
   python predict.py clip.mp4 --checkpoint model.ckpt --output clip.csv --faces frames.csv

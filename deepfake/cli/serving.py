@@ -42,10 +42,10 @@ Other machines reach it only with --host and a password (or a proxy that people 
 connection itself is not encrypted: put a proxy with TLS in front of it beyond a network you trust.
 
 examples:
-  deepfake serve --checkpoint model.ckpt
+  deepfake serve
   deepfake serve --checkpoint model.ckpt other.ckpt --port 8080 --allow-folder /footage
-  deepfake serve --checkpoint model.ckpt --keep /srv/deepfake
-  deepfake serve --checkpoint model.ckpt --host 0.0.0.0 --password-file password.txt
+  deepfake serve --keep /srv/deepfake
+  deepfake serve --host 0.0.0.0 --password-file password.txt
   curl -H "Authorization: Bearer TOKEN" -F files=@photo.jpg http://127.0.0.1:8080/api/score
 """,
     )

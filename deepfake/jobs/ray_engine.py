@@ -80,6 +80,11 @@ def _connect(address: str | None) -> None:
     """Join a cluster, or start one; at its end the process leaves it, and ends what it started."""
     if ray.is_initialized():
         return
+    if address is None:
+        # Nothing else keeps Ray from listening on the machine's other addresses, and only who can
+        # read this user's files shall give it work.
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     former = signal.getsignal(signal.SIGTERM)
     try:
         context = ray.init(address or "local", logging_level=logging.WARNING)
@@ -212,9 +217,9 @@ class _Fleet:
             names = ", ".join(one_line(source.name) for source in block.inputs[:3])
             more = f" and {len(block.inputs) - 3} more" if len(block.inputs) > 3 else ""
             raise JobError(
-                f"the Ray worker that had {names}{more} in hand ended {_MOST_LOSSES} times ({why}); "
-                "see that nodes have memory enough, or leave these inputs out, and run the same "
-                "command again to go on"
+                f"the Ray worker that had {names}{more} in hand ended {_MOST_LOSSES} times "
+                f"({why}); see that nodes have memory enough, or leave these inputs out, and run "
+                "the same command again to go on"
             )
         logger.warning("shard %05d was lost with its Ray worker and is made again", block.number)
         logger.debug("%s", why)

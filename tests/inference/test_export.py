@@ -178,11 +178,11 @@ def test_a_checkpoint_from_mid_training_is_not_exported(trained: Trained, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_snippet_of_the_readme_scores(
+def test_the_snippet_of_the_docs_scores(
     trained: Trained, checkpoint: Checkpoint, graph: bytes, tmp_path: Path
 ) -> None:
     """Runs the very lines that people will copy."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n([^`]*onnxruntime[^`]*)```", text)
     (tmp_path / "model.onnx").write_bytes(graph)
     rows = read_csv(trained.crops / "manifest.csv", ["crop"])
@@ -191,7 +191,7 @@ def test_the_snippet_of_the_readme_scores(
     namespace: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        exec(compile(snippet, "README.md", "exec"), namespace)
+        exec(compile(snippet, "models.md", "exec"), namespace)
     image = decode_crop(crop.read_bytes())[None]
     (expected,) = TorchScorer(checkpoint, torch.device("cpu"), 1).score(image)
     assert float(namespace["p_fake"][0]) == pytest.approx(expected, abs=1e-5)

@@ -215,13 +215,14 @@ def test_all_options_are_shown_on_demand(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def told_to_type() -> Iterator[list[str]]:
-    """The words after ``train`` of every command in README and docs, and of README's recipes."""
+    """The words after ``train`` of every command in README and docs, and of the recipes."""
     pages = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
     for page in pages:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for match in re.finditer(r"(?:train\.py|deepfake train) +(--[^`\n]*)", text):
             yield shlex.split(match[1])
-    table = pages[0].read_text(encoding="utf-8").split("| you want | say |")[1].split("\n\n")[0]
+    recipes = (REPO / "docs" / "train.md").read_text(encoding="utf-8")
+    table = recipes.split("| you want | say |")[1].split("\n\n")[0]
     for span in re.findall(r"`(--[^`]+)`", table):
         if not span.startswith(("--size", "--signal", "--print_config", "--help-all")):
             yield shlex.split(span)
