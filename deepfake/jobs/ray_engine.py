@@ -66,12 +66,16 @@ class RayEngine:
 
         Raises:
             UsageError: If there is no such cluster, or a node lacks the files or the packages.
-            JobError: If a block was lost again and again.
+            JobError: If a block was lost again and again, or Ray itself has failed.
         """
         _connect(self.address)
         fleet = _Fleet(self, work, blocks)
         try:
             yield from fleet.run()
+        except RayError as error:
+            raise JobError(
+                f"Ray failed ({one_line(str(error))}); run the same command again to go on"
+            ) from error
         finally:
             fleet.close()
 
@@ -212,14 +216,14 @@ class _Fleet:
 
     def _lose(self, block: Block, error: RayError) -> None:
         self._losses[block.number] += 1
-        why = one_line(str(error))
+        why = one_line(str(error), 400)
         if self._losses[block.number] == _MOST_LOSSES:
             names = ", ".join(one_line(source.name) for source in block.inputs[:3])
             more = f" and {len(block.inputs) - 3} more" if len(block.inputs) > 3 else ""
             raise JobError(
                 f"the Ray worker that had {names}{more} in hand ended {_MOST_LOSSES} times "
-                f"({why}); see that nodes have memory enough, or leave these inputs out, and run "
-                "the same command again to go on"
+                f"({why}); see that all nodes have this package and memory enough, or leave these "
+                "inputs out, and run the same command again to go on"
             )
         logger.warning("shard %05d was lost with its Ray worker and is made again", block.number)
         logger.debug("%s", why)
