@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from deepfake.jobs.engine import Block
+from deepfake.jobs.workers import Failure, read_in_workers
+from deepfake.records import Source, Workers
 
 ROOT = Path(__file__).parents[2]
 _NODE = {"num_cpus": 1, "object_store_memory": 200_000_000, "node_ip_address": "127.0.0.1"}
@@ -83,6 +86,27 @@ def find_nodes(folder: Path) -> dict[int, list[str]]:
         if path.name.isdigit():
             found[int(path.name)] = path.read_text().split()
     return found
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Work that reads inputs in processes of its own, which one named ``deadly`` kills."""
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        for block in blocks:
+            for source, answer in read_in_workers(block.inputs, make_reader, Workers(1)):
+                reason = answer.reason if isinstance(answer, Failure) else answer
+                (block.folder / source.id).write_text(reason)
+            yield block
+
+
+def make_reader() -> Callable[[Source], str]:
+    def read(source: Source) -> str:
+        if source.name == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return source.path.read_text()
+
+    return read
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,11 @@ def connect(nodes: Any) -> Executor:
     return RayEngine(nodes.engine.removeprefix("ray:"))
 
 
-def run(root: Path, inputs: Path, work: Work, execute: Executor) -> None:
+def run(
+    root: Path, inputs: Path, work: Work, execute: Executor, names: Sequence[str] = NAMES
+) -> None:
     root.mkdir(exist_ok=True)
-    job = Job(JobFolder(root, "test"), list_sources(NAMES, inputs), 2)
+    job = Job(JobFolder(root, "test"), list_sources(list(names), inputs), 2)
     job.begin([], {})
     for _ in job.run(job.find_todo(), work, execute):
         pass
@@ -214,11 +216,18 @@ def test_the_command_of_a_killed_process_goes_on(nodes: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.timeout(300)
-def test_a_block_that_ends_its_worker_each_time_is_named(
+def test_a_file_that_crashes_its_reader_is_a_row_and_one_that_ends_the_ray_worker_is_named(
     nodes: Any, inputs: Path, tmp_path: Path
 ) -> None:
-    from tests.jobs.made_ray import Deadly
+    from tests.jobs.made_ray import Deadly, Reading
 
+    names = [*NAMES[:3], "deadly", *NAMES[3:]]
+    (inputs / "deadly").touch()
+    run(tmp_path / "here", inputs, Reading(), run_here, names)
+    run(tmp_path / "there", inputs, Reading(), connect(nodes), names)
+    assert tree_hashes(tmp_path / "there") == tree_hashes(tmp_path / "here")
+    reasons = [path.read_text() for path in (tmp_path / "there" / "shards" / "00001").iterdir()]
+    assert "crashed: its worker process ended (-9)" in reasons
     (tmp_path / "job").mkdir()
     sources = list_sources(["0.txt", "deadly"], inputs)
     job = Job(JobFolder(tmp_path / "job", "test"), sources, 1)
