@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ _STATIC = Path(__file__).parent / "static"
 _REPORT_STYLE = Path(deepfake.reports.__file__).parent / "templates" / "style.css"
 _ASSETS = {
     "style.css": ("text/css", (_REPORT_STYLE, _STATIC / "style.css")),  # one look for all pages
+    "table.js": ("text/javascript", (_STATIC / "table.js",)),
     "queue.js": ("text/javascript", (_STATIC / "queue.js",)),
     "icon.svg": ("image/svg+xml", (_STATIC / "icon.svg",)),
     "file.js": ("text/javascript", (_STATIC / "file.js",)),
@@ -55,6 +56,7 @@ _SANDBOXED = {
     "style-src 'unsafe-inline'; frame-ancestors 'none'"
 }
 _JSON_BYTES = 1 << 16
+_POSITION_DIGITS = 15  # what JavaScript counts exactly
 _MEDIA = {"content-security-policy": "sandbox; default-src 'none'; frame-ancestors 'none'"}
 
 
@@ -203,7 +205,7 @@ class _Routes:
 
     async def score(self, request: Request) -> Response:
         """Score files and wait for the answers."""
-        received = await self._receive(request, request.scope["owner"])
+        received = await self._receive(request, request.scope["owner"], ("model",))
         ids = self._enqueue(received, "", is_kept=False)
         try:
             files = await _unless_gone(request, asyncio.gather(*map(self._wait_for, ids)))
@@ -216,7 +218,7 @@ class _Routes:
     async def add_files(self, request: Request) -> Response:
         """Queue files and answer at once."""
         owner = request.scope["owner"]
-        received = await self._receive(request, owner)
+        received = await self._receive(request, owner, ("model", "position"))
         ids = self._enqueue(received, owner)
         return JSONResponse({"files": [self._describe(file_id) for file_id in ids]}, 202)
 
@@ -384,7 +386,7 @@ class _Routes:
     def _count_free(self, owner: str) -> int:
         return max(0, self.server.limits.files - self.store.count_files(owner))
 
-    async def _receive(self, request: Request, owner: str) -> Received:
+    async def _receive(self, request: Request, owner: str, fields: Sequence[str]) -> Received:
         if self._uploads >= self.server.limits.at_once:
             raise UploadError(503, "too many uploads at once; try again in a moment")
         self._uploads += 1
@@ -401,12 +403,13 @@ class _Routes:
         finally:
             self._uploads -= 1
         try:
-            unknown = set(received.fields) - {"model"}
+            unknown = set(received.fields) - set(fields)
             if unknown:
                 raise UploadError(400, f"unknown field {display_name(min(unknown))!r}")
             if not received.files:
                 raise UploadError(400, "no file came; expected fields named files")
             self._choose_model(received.fields.get("model", ""))
+            _read_position(received.fields)
         except (UploadError, HTTPException):
             received.discard()
             raise
@@ -414,12 +417,24 @@ class _Routes:
 
     def _enqueue(self, received: Received, owner: str, is_kept: bool = True) -> list[str]:
         model = self._choose_model(received.fields.get("model", ""))
+        position = _read_position(received.fields)
         ids = [
-            self.store.add_upload(f.path, owner, f.name, f.sha256, model.key, is_kept)
+            self.store.add_upload(f.path, owner, f.name, f.sha256, model.key, is_kept, position)
             for f in received.files
         ]
         self.engine.wake()
         return ids
+
+
+def _read_position(fields: Mapping[str, str]) -> int | None:
+    text = fields.get("position", "")
+    if text and not (text.isdecimal() and text.isascii() and len(text) <= _POSITION_DIGITS):
+        raise HTTPException(
+            400,
+            f"position {display_name(text)!r}; expected a whole number of at most "
+            f"{_POSITION_DIGITS} digits",
+        )
+    return int(text) if text else None
 
 
 def find_allowed(text: str, allowed: tuple[Path, ...]) -> list[tuple[str, Path]]:

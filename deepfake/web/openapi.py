@@ -6,6 +6,7 @@ A test holds it against the routes and against real answers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from deepfake import __version__
@@ -26,6 +27,7 @@ _ERRORS = {
     503: "Too many uploads at once; try again in a moment.",
     507: "The server's disk is too full.",
 }
+_POSITION = "Where the files are listed; by default behind those that came before."
 _UPLOAD = (400, 408, 413, 415, 503, 507)
 
 
@@ -43,6 +45,7 @@ def make_openapi(
     answer = _ref("Answer")
     files = {"type": "object", "properties": {"files": {"type": "array", "items": answer}}}
     queued = _answer("The files, in the order they came, in state queued.", files)
+    position = {"type": "integer", "minimum": 0, "description": _POSITION}
     binary = {"type": "string", "format": "binary"}
     paths: dict[str, dict[str, Any]] = {
         "/api/score": {
@@ -61,6 +64,7 @@ def make_openapi(
                 models,
                 limits,
                 {202: queued},
+                {"position": position},
             ),
             "delete": _operation("Remove all files", {204: _answer("Nothing is left of them.")}),
         },
@@ -239,6 +243,7 @@ def _upload(
     models: Mapping[str, Model],
     limits: UploadLimits,
     answers: Mapping[int, dict[str, Any]],
+    more: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     fields = {
         "files": {
@@ -247,6 +252,7 @@ def _upload(
             "items": {"type": "string", "format": "binary", "maxLength": limits.file_bytes},
         },
         "model": _model(models),
+        **more,
     }
     schema = {"type": "object", "required": ["files"], "properties": fields}
     body = {"multipart/form-data": {"schema": schema}}
@@ -354,6 +360,7 @@ _ANSWER = {
         ),
         "id": _field("Of a queued file.", type="string"),
         "model": _field("Model of a queued file.", type="string"),
+        "position": _field("Of a queued file: where it is listed.", type="integer"),
         "state": _field("Of a queued file.", type="string", enum=[s.value for s in State]),
         "error": _field("Why a queued file has failed.", type="string"),
         "progress": _field(

@@ -35,14 +35,15 @@ CREATE TABLE IF NOT EXISTS files (
     is_kept INTEGER NOT NULL, name TEXT NOT NULL, place TEXT NOT NULL, size INTEGER NOT NULL,
     sha256 TEXT NOT NULL, model TEXT NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL,
     answer TEXT, error TEXT NOT NULL, created REAL NOT NULL, began REAL, ended REAL,
-    explanation TEXT NOT NULL, explanation_error TEXT NOT NULL, version INTEGER NOT NULL
+    explanation TEXT NOT NULL, explanation_error TEXT NOT NULL, version INTEGER NOT NULL,
+    position INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS by_owner ON files (owner, number);
 CREATE TABLE IF NOT EXISTS clock (version INTEGER NOT NULL);
 """
 _COLUMNS = (
     "id, owner, name, place, size, sha256, model, state, attempts, answer, error, created, began, "
-    "ended, explanation, explanation_error, version"
+    "ended, explanation, explanation_error, version, position"
 )
 _ORIGINAL = "original"
 
@@ -85,6 +86,7 @@ class StoredFile:
         explanation: State of its explanation.
         explanation_error: Why there is none, where that has failed.
         version: Grows with every change of any file.
+        position: Files of an owner are listed by it, those of one position as they came.
     """
 
     id: str
@@ -105,6 +107,7 @@ class StoredFile:
     explanation: State
     explanation_error: str
     version: int
+    position: int
 
 
 class Store:
@@ -126,6 +129,9 @@ class Store:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_SCHEMA)
+        if not any(row[1] == "position" for row in self._db.execute("PRAGMA table_info(files)")):
+            # The queue of an earlier version: its files are listed as they came.
+            self._db.execute("ALTER TABLE files ADD COLUMN position INTEGER NOT NULL DEFAULT 0")
         with self._change() as version:
             self._db.execute("INSERT INTO clock SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM clock)")
             # Of requests that waited for their answer, nobody is left to wait.
@@ -187,7 +193,14 @@ class Store:
         return self.files_root / file_id
 
     def add_upload(
-        self, incoming: Path, owner: str, name: str, sha256: str, model: str, is_kept: bool = True
+        self,
+        incoming: Path,
+        owner: str,
+        name: str,
+        sha256: str,
+        model: str,
+        is_kept: bool = True,
+        position: int | None = None,
     ) -> str:
         """Queue a file that was received whole.
 
@@ -198,6 +211,7 @@ class Store:
             sha256: Of the bytes.
             model: Key of the model that it is for.
             is_kept: Whether it outlives this process.
+            position: Where it is listed; by default behind all that its owner has.
 
         Returns:
             Its id.
@@ -209,7 +223,7 @@ class Store:
         size = incoming.stat().st_size
         incoming.replace(path)
         sync_folder(folder)
-        self._insert(file_id, owner, is_kept, name, "", size, sha256, model)
+        self._insert(file_id, owner, is_kept, name, "", size, sha256, model, position)
         return file_id
 
     def add_path(self, path: Path, owner: str, name: str, model: str) -> str:
@@ -217,7 +231,7 @@ class Store:
         file_id = secrets.token_hex(16)
         self.folder_of(file_id).mkdir(mode=0o700)
         place, size = path_uri(os.fspath(path)), path.stat().st_size
-        self._insert(file_id, owner, True, name, place, size, "", model)
+        self._insert(file_id, owner, True, name, place, size, "", model, None)
         return file_id
 
     def take_next(self) -> StoredFile | None:
@@ -318,10 +332,11 @@ class Store:
             return self._get(file_id)
 
     def list_files(self, owner: str, since: int = -1) -> list[StoredFile]:
-        """The files of an owner in the order they came, or those that changed since a version."""
+        """The files of an owner by their position, or those that changed since a version."""
         with self._lock:
             rows = self._db.execute(
-                f"SELECT {_COLUMNS} FROM files WHERE owner=? AND version>? ORDER BY number",
+                f"SELECT {_COLUMNS} FROM files WHERE owner=? AND version>? "
+                "ORDER BY position, number",
                 (owner, since),
             ).fetchall()
         return [self._to_file(row) for row in rows]
@@ -367,13 +382,18 @@ class Store:
         size: int,
         sha256: str,
         model: str,
+        position: int | None,
     ) -> None:
         with self._change() as version:
+            if position is None:
+                query = "SELECT COALESCE(MAX(position) + 1, 0) FROM files WHERE owner=?"
+                (position,) = self._db.execute(query, (owner,)).fetchone()
+            values = (file_id, owner, is_kept, name, place, size, sha256, model, time.time())
             self._db.execute(
-                "INSERT INTO files (id, owner, is_kept, name, place, size, sha256, model, state, "
-                "attempts, error, created, explanation, explanation_error, version) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued', 0, '', ?, 'none', '', ?)",
-                (file_id, owner, is_kept, name, place, size, sha256, model, time.time(), version),
+                "INSERT INTO files (id, owner, is_kept, name, place, size, sha256, model, created, "
+                "version, position, state, attempts, error, explanation, explanation_error) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', 0, '', 'none', '')",
+                (*values, version, position),
             )
 
     def _get(self, file_id: str) -> StoredFile | None:

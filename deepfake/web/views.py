@@ -44,6 +44,7 @@ def describe_file(file: StoredFile, engine: Engine, with_faces: bool = True) -> 
         "size": file.size,
         "sha256": file.sha256,
         "model": file.model,
+        "position": file.position,
         "state": file.state.value,
         "error": display_name(file.error),
         "explanation": file.explanation.value,

@@ -7,21 +7,25 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from tests import fakes
 
-SECONDS, FPS, SIZE = 2, 12, 192
+SECONDS, FPS, SIZE, RATE = 2, 12, 192, 16000
 
 
-def encode_video(container: str = "mp4", codec: str = "libx264") -> bytes:
-    """Half a second of grey, then two people side by side who move a little."""
+def encode_video(container: str = "mp4", codec: str = "libx264", sound: str | None = None) -> bytes:
+    """Half a second of grey, then two people side by side who move a little; or with silence."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container) as file:
         stream = file.add_stream(codec, rate=FPS)
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = 2 * SIZE, SIZE, "yuv420p"
         stream.time_base = Fraction(1, FPS)
+        if sound is not None:
+            _add_silence(file, sound)
         for number in range(SECONDS * FPS):
             people = [fakes.portrait(identity, 0, SIZE) for identity in (1, 6)]
             if number < FPS // 2:
@@ -34,3 +38,13 @@ def encode_video(container: str = "mp4", codec: str = "libx264") -> bytes:
         for packet in stream.encode(None):
             file.mux(packet)
     return buffer.getvalue()
+
+
+def _add_silence(file: OutputContainer, codec: str) -> None:
+    stream = file.add_stream(codec, rate=RATE)
+    assert isinstance(stream, AudioStream)
+    silence = np.zeros((1, SECONDS * RATE), np.float32)
+    frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = RATE, 0
+    for packet in [*stream.encode(frame), *stream.encode(None)]:
+        file.mux(packet)

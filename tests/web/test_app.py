@@ -251,6 +251,11 @@ def test_limits_and_odd_requests_are_refused_and_leave_nothing(
         assert browser.send("/api/files", []).status == 400
         assert browser.send("/api/files", [("a.png", photo)], {"model": "none"}).status == 400
         assert browser.send("/api/files", [("a.png", photo)], {"odd": "1"}).status == 400
+        for odd in ("-1", "1.5", "9" * 16):
+            refused = browser.send("/api/files", [("a.png", photo)], {"position": odd})
+            assert refused.status == 400
+            assert f"position '{odd}'; expected a whole number" in refused.json()["error"]
+        assert script.send("/api/score", [("a.png", photo)], {"position": "1"}).status == 400
         assert browser.ask("POST", "/api/files", b"x", {"Content-Type": "text/plain"}).status == 415
         assert browser.get("/api/queue?since=x").status == 400
         assert browser.ask("PUT", "/api/files").status == 405

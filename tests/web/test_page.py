@@ -12,18 +12,22 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from deepfake.media.inspection import FileFacts
+from deepfake.records import Limits, PersonScore, Result, Status
 from tests import fakes
 from tests.evaluation.browser import BROWSER
 from tests.web.made_media import SECONDS, encode_video
 from tests.web.made_server import WAIT_S, Running, running
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page, Route
 
 WINDOWS = [(1440, 900), (390, 844)]
 SCHEMES = ["light", "dark"]
@@ -78,6 +82,8 @@ FAULTS = """() => {
   return faults.map(text => text.slice(0, 200));
 }"""
 
+FOR_GOOD = "This cannot be undone."
+
 DROP = """files => {
   const transfer = new DataTransfer();
   for (const [name, data] of files) {
@@ -124,11 +130,24 @@ class Tab:
             "console", lambda m: self.complaints.append(m.text) if m.type == "error" else None
         )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.questions: list[str] = []
+        self.page.on("dialog", self._agree)
         self.page.on(
             "request",
             lambda r: None if r.url.startswith((origin, "data:")) else self.elsewhere.append(r.url),
         )
         self.page.goto(server.access.url)
+        cookies = {cookie["name"]: cookie["value"] for cookie in self.context.cookies()}
+        owner = server.store.find_owner(cookies.get(server.access.cookie, ""))
+        self.owner = owner or ""  # where a door is first to be opened, nobody
+
+    def _agree(self, dialog: Dialog) -> None:
+        self.questions.append(dialog.message)
+        dialog.accept()
+
+    def names(self) -> list[str]:
+        """Of the files that are shown, from above."""
+        return [row.inner_text() for row in self.page.locator("#rows tr:not([hidden]) th").all()]
 
     def drop(self, files: list[tuple[str, bytes]]) -> None:
         encoded = [[name, base64.b64encode(data).decode()] for name, data in files]
@@ -190,10 +209,15 @@ def test_the_first_minute(
     assert "token" not in page.url
     tab.look(tmp_path, "empty")
     video = encode_video()
+    held: list[Route] = []  # the first upload ends last
+    page.route("**/api/files", lambda r: r.continue_() if held else held.append(r))
     tab.drop([*photos, ("clip.mp4", video)])
+    page.locator("#rows a").nth(2).wait_for()
+    held[0].continue_()
+    page.unroute("**/api/files")
     tab.wait_until_done(4)
     names = page.locator("#rows th").all_inner_texts()
-    assert sorted(names) == sorted([*(name for name, _ in photos), "clip.mp4"])
+    assert names == [*(name for name, _ in photos), "clip.mp4"]
     files = {
         file["path"]: file
         for file in page.evaluate("fetch('/api/queue').then(a => a.json())")["files"]
@@ -212,8 +236,8 @@ def test_the_first_minute(
     assert page.locator("#summary").inner_text().startswith("4 files done: ")
     page.reload()
     tab.wait_until_done(4)
-    # The queue is the server's, in the order in which the files had arrived there.
-    assert page.locator("#rows th").all_inner_texts() == list(files)
+    # The queue is the server's, in the order in which the files were dropped.
+    assert page.locator("#rows th").all_inner_texts() == names == list(files)
     tab.look(tmp_path, "queue")
 
     # The file: its curve, a jump by the mouse and one by the keyboard.
@@ -260,7 +284,170 @@ def test_the_first_minute(
     assert [row["path"] for row in csv.DictReader(table)] == names
     page.get_by_role("button", name="Remove all").click()
     page.locator("#queue").wait_for(state="hidden")
+    assert tab.questions == ["Remove 4 files and their answers from the server? " + FOR_GOOD]
     tab.close()
+
+
+def put(server: Running, owner: str, name: str, p_fake: float | None, n_people: int = 0) -> str:
+    """A file with this answer in the queue, as if it had been scored."""
+    store, limits = server.store, (0.3, 0.7)
+    incoming = store.incoming / name
+    incoming.write_bytes(b"")
+    file_id = store.add_upload(incoming, owner, name, "", next(iter(server.engine.models)))
+    assert store.take_next() is not None
+    if p_fake is None:
+        result = Result(name, Status.NO_FACE, "no face was found")
+    else:
+        verdict = Limits(0.3, (0.7,)).judge(p_fake, 1)
+        people = tuple(PersonScore(n, p_fake, 1, 0, 0, 90, True) for n in range(n_people))
+        result = Result(name, Status.OK, "", (), p_fake, verdict, limits, n_people, n_people)
+        result = replace(result, people=people, n_people=n_people)
+    store.finish(file_id, asdict(result) | {"facts": asdict(FileFacts())}, "")
+    return file_id
+
+
+def test_the_list_is_sorted_and_filtered_by_keyboard_and_a_reload_leaves_it_so(
+    served: Running, chromium: Browser
+) -> None:
+    tab = Tab(chromium, served)
+    page = tab.page
+    made = {"b10.png": (0.5, 3), "a.png": (None, 0), "b9.png": (0.9, 1), "C.png": (0.1, 2)}
+    for name, (p_fake, n_people) in made.items():
+        put(served, tab.owner, name, p_fake, n_people)
+    page.reload()
+    tab.wait_until_done(4)
+    assert tab.names() == [*made]
+    said, told = page.locator("#announcement"), page.locator("#view")
+    expected = {
+        "Score": (["b9.png", "b10.png", "C.png", "a.png"], "highest first", "lowest first"),
+        "Verdict": (["b9.png", "b10.png", "C.png", "a.png"], "fake first", "real first"),
+        "People": (["b10.png", "C.png", "b9.png", "a.png"], "most first", "fewest first"),
+        "File": (["a.png", "b9.png", "b10.png", "C.png"], "from A to Z", "from Z to A"),
+    }
+    for title, (order, first, then) in expected.items():
+        head = page.get_by_role("columnheader", name=title)
+        head.get_by_role("button").focus()
+        word = {"File": "name"}.get(title, title.lower())
+        last = ["a.png"] if title != "File" else []  # what has no score is last either way
+        ways = ["ascending", "descending"] if title == "File" else ["descending", "ascending"]
+        turned = [*reversed(order[: 4 - len(last)]), *last]
+        for names, way, words in zip((order, turned), ways, (first, then), strict=True):
+            page.keyboard.press("Enter")
+            assert tab.names() == names
+            assert head.get_attribute("aria-sort") == way
+            assert page.locator("[aria-sort]").count() == 1
+            assert said.text_content() == told.inner_text() == f"Sorted by {word}, {words}."
+    page.get_by_role("columnheader", name="Score").get_by_role("button").press("Space")
+    page.get_by_label("Show").focus()
+    page.keyboard.press("ArrowDown")
+    assert tab.names() == ["b9.png"]
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowUp")
+    assert tab.names() == ["a.png"]  # without an answer
+    page.keyboard.press("Home")
+    page.get_by_label("Name contains").focus()
+    page.keyboard.type("B")
+    told.filter(has_text="2 of 4 files shown; sorted by score, highest first.").wait_for()
+    assert said.text_content() == told.inner_text()
+    page.reload()
+    tab.wait_until_done(2)
+    assert tab.names() == ["b9.png", "b10.png"]
+    assert page.locator("#rows tr").count() == 4
+    assert page.get_by_label("Name contains").input_value() == "B"
+    # What is new is seen, whatever the filter says; it comes in behind the others.
+    tab.choose("new.png", b"nothing")
+    tab.wait_until_done(5)
+    assert tab.names() == ["b9.png", "b10.png", "C.png", "a.png", "new.png"]
+    page.get_by_role("button", name="All files, as added").press("Enter")
+    assert tab.names() == [*made, "new.png"]
+    assert page.evaluate("document.activeElement.id") == "kind"
+    assert said.text_content() == "All files shown, as they were added."
+    page.get_by_role("button", name="Remove all").click()
+    page.locator("#queue").wait_for(state="hidden")
+    tab.close()
+
+
+def test_rows_stay_while_somebody_is_at_them(served: Running, chromium: Browser) -> None:
+    tab = Tab(chromium, served)
+    page = tab.page
+    put(served, tab.owner, "low.png", 0.1, 1)
+    page.reload()
+    page.get_by_role("columnheader", name="Score").get_by_role("button").click()
+    page.get_by_role("link", name="low.png").focus()
+    put(served, tab.owner, "high.png", 0.9, 1)
+    page.evaluate("poll()")
+    page.get_by_role("link", name="high.png").wait_for()
+    assert tab.names() == ["low.png", "high.png"]
+    page.get_by_label("Name contains").focus()
+    page.evaluate("poll()")
+    page.locator("#rows tr:first-child", has_text="high.png").wait_for()
+    page.get_by_role("button", name="Remove all").click()
+    page.locator("#queue").wait_for(state="hidden")
+    tab.close()
+
+
+def test_a_model_is_chosen_by_what_is_known_of_it(
+    served: Running, chromium: Browser, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = served.engine.models
+    other = replace(next(iter(models.values())), key="0" * 12, name="other", sentence="Odd faces.")
+    monkeypatch.setitem(models, other.key, other)
+    monkeypatch.setitem(served.engine._scoring, other.key, Lock())
+    tab = Tab(chromium, served)
+    page = tab.page
+    about = page.locator("#about")
+    assert about.inner_text() == "Trained by a test; nothing was measured."
+    page.get_by_label("Model").select_option("other")
+    assert about.inner_text() == "Odd faces."
+    page.reload()
+    assert about.inner_text() == "Odd faces."
+    tab.choose("a.png", photo)
+    tab.wait_until_done(1)
+    (file,) = page.evaluate("fetch('/api/queue').then(a => a.json())")["files"]
+    assert (file["model"], file["status"]) == (other.key, "ok")
+    assert page.locator("#rows th small").inner_text() == "other"
+    page.get_by_role("button", name="Remove all").click()
+    page.locator("#queue").wait_for(state="hidden")
+    tab.close()
+
+
+def test_a_connection_that_breaks_off_is_said_and_what_was_not_sent_is_sent_again(
+    served: Running, chromium: Browser, photo: bytes
+) -> None:
+    tab = Tab(chromium, served)
+    page = tab.page
+    waits = put_waiting(served, tab.owner)
+    page.goto(f"{served.access.origin}/file/{waits}")
+    tab.context.set_offline(True)
+    note = page.locator("#waiting")
+    note.filter(has_text="does not answer; is it still running? This page asks again").wait_for()
+    tab.context.set_offline(False)
+    note.filter(has_text="It is in the queue.").wait_for()
+    served.store.cancel(waits)
+    page.get_by_text("No answer: cancelled").wait_for()  # by itself
+    page.goto(served.access.origin)
+    page.get_by_role("link", name="waits.png").wait_for()
+    tab.context.set_offline(True)
+    tab.choose("a.png", photo)
+    row = page.locator("#rows tr", has_text="a.png")
+    row.filter(has_text="the connection broke off; is the server still running?").wait_for()
+    page.locator("#problem", has_text="The server does not answer").wait_for()
+    tab.context.set_offline(False)
+    row.get_by_role("button", name="Send again").click()
+    row.locator(".badge").wait_for()
+    page.locator("#problem").wait_for(state="hidden")
+    page.get_by_role("button", name="Remove all").click()
+    page.locator("#queue").wait_for(state="hidden")
+    assert all("ERR_INTERNET_DISCONNECTED" in complaint for complaint in tab.complaints)
+    tab.context.close()
+
+
+def put_waiting(server: Running, owner: str) -> str:
+    """A file that nobody has told the lanes of."""
+    incoming = server.store.incoming / "waits"
+    incoming.write_bytes(b"")
+    model = next(iter(server.engine.models))
+    return server.store.add_upload(incoming, owner, "waits.png", "", model)
 
 
 def test_without_a_mouse(served: Running, chromium: Browser, photo: bytes) -> None:
@@ -269,7 +456,7 @@ def test_without_a_mouse(served: Running, chromium: Browser, photo: bytes) -> No
     tab.choose("<b>x</b>.html", b"<script>")
     tab.wait_until_done(1)
     seen = []
-    for _ in range(12):
+    for _ in range(16):
         page.keyboard.press("Tab")
         seen.append(
             page.evaluate("document.activeElement.id || document.activeElement.textContent")
@@ -280,6 +467,7 @@ def test_without_a_mouse(served: Running, chromium: Browser, photo: bytes) -> No
         "folder",
         "evidence",
         "remove-all",
+        "Score",
         "<b>x</b>.html",
         "Remove",
     ):
@@ -303,13 +491,19 @@ def test_a_video_that_no_browser_plays_is_shown_by_its_frames(
     tab = Tab(chromium, served)
     page = tab.page
     tab.drop(
-        [("clip.avi", encode_video("avi", "mpeg4")), ("old.mp4", encode_video("mp4", "mpeg4"))]
+        [
+            ("clip.avi", encode_video("avi", "mpeg4")),
+            ("old.mp4", encode_video("mp4", "mpeg4")),
+            ("loud.mp4", encode_video("mp4", "mpeg4", sound="aac")),  # the sound can be played
+        ]
     )
-    tab.wait_until_done(2)
-    for name in ("clip.avi", "old.mp4"):
+    tab.wait_until_done(3)
+    for name in ("clip.avi", "old.mp4", "loud.mp4"):
         page.get_by_role("link", name=name).click()
         note = page.locator("#stage-note", has_text=re.compile("these are its scored frames"))
         note.wait_for()
+        page.wait_for_function("video.readyState > 1 || video.error")
+        assert page.locator("#boxes g").count() == 2
         frame = page.locator(".jump.frame").nth(3)
         frame.click()
         page.locator(f"#still[src$='/frames/{frame.get_attribute('data-frame')}']").wait_for()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def upload(store: Store, owner: str = "me", data: bytes = b"data", **facts: bool) -> str:
+def upload(store: Store, owner: str = "me", data: bytes = b"data", **facts: Any) -> str:
     incoming = store.incoming / "new"
     incoming.write_bytes(data)
     return store.add_upload(incoming, owner, "a.jpg", "f" * 64, "model", **facts)
@@ -62,6 +63,34 @@ def test_owners_see_their_own_files_and_what_has_changed(root: Path) -> None:
     assert store.count_ahead("me") == (1, 1)
     assert not store.folder_of(other).exists()
     store.close()
+
+
+def test_files_are_listed_by_position_and_begun_as_they_came(root: Path, tmp_path: Path) -> None:
+    store = Store(root)
+    first, last, middle = (upload(store, position=position) for position in (4, 9, 7))
+    tie, default = upload(store, position=7), upload(store)
+    path = tmp_path / "file"
+    path.touch()
+    behind = store.add_path(path, "me", "file", "model")
+    other = upload(store, "other")
+    order = [first, middle, tie, last, default, behind]
+    assert [file.id for file in store.list_files("me")] == order
+    assert [file.position for file in store.list_files("me")] == [4, 7, 7, 9, 10, 11]
+    assert store.get(other).position == 0  # type: ignore[union-attr]
+    assert store.take_next().id == first  # type: ignore[union-attr]
+    assert store.take_next().id == last  # type: ignore[union-attr]
+    store.close()
+
+
+def test_a_kept_queue_without_positions_is_listed_as_it_came(root: Path) -> None:
+    store = Store(root)
+    ids = [upload(store, position=position) for position in (5, 3)]
+    store._db.execute("ALTER TABLE files DROP COLUMN position")
+    store.close()
+    again = Store(root)
+    ids.append(upload(again))
+    assert [file.id for file in again.list_files("me")] == ids
+    again.close()
 
 
 def test_a_restart_goes_on_and_forgets_what_nobody_waits_for(root: Path) -> None:

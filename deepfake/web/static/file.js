@@ -9,18 +9,32 @@ const video = $("video"), still = $("still"), boxes = $("boxes");
 let faces = [], times = [], shownFrame = null, limits = null, isTurnedBack = false;
 
 async function ask(method = "GET", path = one) {
-  const answer = await fetch(path, {method});
-  const content = await answer.json();
-  if (!answer.ok) throw new Error(content.error);
+  let answer;
+  try {
+    answer = await fetch(path, {method});
+  } catch {
+    throw new Error("The server does not answer; is it still running?");
+  }
+  const content = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(content.error || `The server answered ${answer.status}.`);
   return content;
 }
 
+function write(id, text) {
+  const place = $(id);
+  if (place && place.textContent !== text) place.textContent = text;
+}
+
 if (state === "queued" || state === "running") {
+  const waits = $("waiting").textContent;
   const wait = async () => {
     try {
       const file = await ask();
       if (file.state !== state) return location.reload();
-    } catch { /* the server may come back */ }
+      write("waiting", waits);
+    } catch (error) {
+      write("waiting", `${error.message} This page asks again.`);
+    }
     setTimeout(wait, POLL_MS);
   };
   setTimeout(wait, POLL_MS);
@@ -29,7 +43,13 @@ if (state === "queued" || state === "running") {
 }
 
 async function begin() {
-  const file = await ask();
+  let file;
+  try {
+    file = await ask();
+  } catch (error) {
+    for (const place of ["stage-note", "explain-state"]) write(place, `${error.message} Load this page again.`);
+    return;
+  }
   faces = file.faces || [];
   limits = file.limits;
   times = [...new Map(faces.map(face => [face.frame_index, face.time_s]))].sort((a, b) => a[1] - b[1]);
@@ -103,13 +123,8 @@ function jump(frame, time) {
   mark(time);
   if (frames.size) {
     $("stage").scrollIntoView({block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth"});
-    say(`At ${time.toFixed(1)} s.`);
+    write("stage-note", `At ${time.toFixed(1)} s.`);
   }
-}
-
-function say(text) {
-  const note = $("stage-note");
-  if (note && note.textContent !== text) note.textContent = text;
 }
 
 // The nearest scored frame, if it is so near that faces have hardly moved since.
@@ -125,6 +140,7 @@ function nearest(time) {
 
 function followVideo() {
   const follow = () => {
+    if (video.hidden) return;
     const frame = nearest(video.currentTime), item = frames.get(frame);
     if (frame !== shownFrame) drawBoxes(frame, Boolean(item && item.dataset.turned));
     mark(video.currentTime);
@@ -134,13 +150,18 @@ function followVideo() {
   for (const event of ["timeupdate", "seeked", "loadeddata"]) video.addEventListener(event, follow);
   follow();
   const refuse = () => {
+    video.pause();
     video.hidden = true;
     still.hidden = false;
     showStill([...frames.keys()][0]);
-    say("This browser does not play the video; these are its scored frames.");
+    write("stage-note", "This browser does not play the video; these are its scored frames.");
   };
+  // Of a codec that it does not know it may play the sound alone.
+  const look = () => { if (!video.videoWidth) refuse(); };
   video.addEventListener("error", refuse);
+  video.addEventListener("loadedmetadata", look);
   if (video.error) refuse();
+  else if (video.readyState) look();
 }
 
 // The curve: a click is a time. With the keyboard, the frames and faces do the same.
@@ -182,18 +203,19 @@ const WORDS = {
 };
 
 function showExplanation(now, error) {
-  $("explain-state").textContent = now === "failed" ? `It could not be made: ${error}.` : WORDS[now];
+  write("explain-state", now === "failed" ? `It could not be made: ${error}.` : WORDS[now]);
   $("explain-button").hidden = !["none", "failed", "cancelled"].includes(now);
   $("explain-link").hidden = now !== "done";
-  if (now === "queued" || now === "running") {
-    setTimeout(async () => {
-      try {
-        const file = await ask();
-        showExplanation(file.explanation, file.explanation_error);
-      } catch {
-        showExplanation(now, error);
-      }
-    }, POLL_MS);
+  if (now === "queued" || now === "running") setTimeout(followExplanation, POLL_MS);
+}
+
+async function followExplanation() {
+  try {
+    const file = await ask();
+    showExplanation(file.explanation, file.explanation_error);
+  } catch (error) {
+    write("explain-state", error.message);
+    setTimeout(followExplanation, POLL_MS);
   }
 }
 
@@ -202,6 +224,6 @@ if ($("explain-button")) $("explain-button").addEventListener("click", async () 
     const file = await ask("POST", `${one}/explanation`);
     showExplanation(file.explanation, file.explanation_error);
   } catch (error) {
-    $("explain-state").textContent = error.message;
+    write("explain-state", error.message);
   }
 });
