@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -249,6 +249,28 @@ class Face:
     landmarks: NDArray[np.float32]
 
 
+Window = tuple[int, int, int, int]
+"""``(x0, y0, x1, y1)`` in whole pixels, ``x1`` and ``y1`` exclusive; may leave the frame."""
+
+
+class TurnedWindow(NamedTuple):
+    """A rectangle of a frame, turned around its middle; may leave the frame.
+
+    Args:
+        x0: Left edge before it is turned, in pixels; the left edge of the frame is 0.
+        y0: Upper edge.
+        x1: Right edge.
+        y1: Lower edge.
+        angle: By how much it is turned clockwise, in degrees: as much as the head that it holds.
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    angle: float
+
+
 Landmarks = Literal["five", "mesh"]
 """What is located in a face: the detector's five points, or the mesh of 468 beside them."""
 
@@ -279,14 +301,13 @@ class FaceCrop(FoundFace):
 
     Args:
         encoded: The stored file (JPEG or PNG bytes); decoding it gives the network's input.
-        window: ``(x0, y0, x1, y1)`` of the frame that the crop shows, in whole pixels, ``x1`` and
-            ``y1`` exclusive; may leave the frame.
+        window: What the crop shows of the frame; turned for an aligned crop.
         mesh: ``(468, 2)`` float32 pixels of the crop; ``None`` where it was not asked for, or
             sees no face.
     """
 
     encoded: bytes
-    window: tuple[int, int, int, int] | None = None
+    window: Window | TurnedWindow | None = None
     mesh: NDArray[np.float32] | None = None
 
 

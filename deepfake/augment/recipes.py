@@ -25,6 +25,7 @@ import numpy as np
 from deepfake.augment.face_parts import Crop, Points, blind_face, cut_out_part, hide_half
 from deepfake.augment.self_blending import blend_pattern, lower_resolution
 from deepfake.errors import UsageError
+from deepfake.media.encoding import recompress_h264
 
 # albumentations asks a server for a newer version of itself while it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -129,6 +130,21 @@ RECIPES = MappingProxyType(
 """Augmentations by name."""
 
 
+_CRF = (20, 40)  # from what video sites serve to what is hardly watched
+_MACROBLOCK_PX = 16
+
+
+def compress_as_video(image: Crop, points: Points, rng: np.random.Generator) -> Crop:
+    """Pass through H.264 as a frame of a video does: rate factor 20 to 40, colour at half size.
+
+    The blocks of the encoder begin anywhere, as they do where a face is cut out of a frame.
+    """
+    crf = int(rng.integers(_CRF[0], _CRF[1] + 1))
+    top, left = rng.integers(_MACROBLOCK_PX, size=2).tolist()
+    frame = np.pad(image, ((top, 0), (left, 0), (0, 0)), mode="edge")
+    return np.ascontiguousarray(recompress_h264(frame, crf)[top:, left:])
+
+
 @dataclass(frozen=True, slots=True)
 class Extra:
     """A change that needs more than the crop, or that no recipe has.
@@ -157,10 +173,12 @@ EXTRAS = MappingProxyType(
         "half_face": Extra(hide_half, 0.2, instead_of="face_parts"),
         # Shiohara and Yamasaki's.
         "downscale": Extra(lower_resolution, 0.3, needs_landmarks=False),
+        # What faces of videos come with, and photos do not.
+        "h264": Extra(compress_as_video, 0.5, needs_landmarks=False),
     }
 )
 """Single changes by name."""
-ExtraName = Literal["blind_face", "pattern", "face_parts", "half_face", "downscale"]
+ExtraName = Literal["blind_face", "pattern", "face_parts", "half_face", "downscale", "h264"]
 """Names of ``EXTRAS``, for the command line to check."""
 _AFTER_FIRST_STEP = MappingProxyType({"dacon": ("blind_face",)})
 """Extras after the first step of a recipe: the contest entry blackened what was compressed."""
@@ -177,8 +195,8 @@ class AugmentationSettings:
             Deepfake Detection Challenge.
         share: Share of each batch that is augmented; the contest entry's code had 8 of 28.
         extra: Single changes before the recipe, in this order: ``blind_face``, ``pattern``,
-            ``face_parts``, ``half_face``, ``downscale``; in ``dacon``, ``blind_face`` comes after
-            the compression.
+            ``face_parts``, ``half_face``, ``downscale``, ``h264``; in ``dacon``, ``blind_face``
+            comes after the compression.
 
     Raises:
         UsageError: If a share is not between 0 and 1.

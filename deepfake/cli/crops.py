@@ -52,7 +52,9 @@ examples:
     parser.add_subject("output", type=Path, metavar="CROPS", help="folder for the crops")
     parser.add_argument("--size", type=int, help="side of a crop in pixels (default: 380)")
     parser.add_argument(
-        "--preset", help="recipe: square (aspect kept), dacon (the contest entry's), dacon-train"
+        "--preset",
+        help="recipe: square (aspect kept), aligned (turned upright by the five points), "
+        "dacon (the contest entry's), dacon-train",
     )
     parser.add_argument(
         "--config", help="configuration of a training; its data.crop_preset is the preset"
@@ -68,7 +70,10 @@ examples:
         "--faces", choices=["largest", "all"], help="which faces of a frame (default: largest)"
     )
     parser.add_argument(
-        "--margin", type=float, help="margin around the face, share of its longer side (square)"
+        "--margin",
+        type=float,
+        help="margin on each side, as a share of the longer side of the face (square) or of the "
+        "template's side (aligned)",
     )
     parser.add_argument("--min-face", type=int, help="smallest face to look for, in pixels")
     parser.add_argument(
@@ -141,8 +146,10 @@ def _choose_spec(options: argparse.Namespace) -> CropSpec:
     if options.exhaustive:
         changes["search"] = "exact"
     if options.margin is not None:
-        if spec.geometry != "square":
-            raise UsageError(f"--margin is for squares; preset {spec.preset!r} has its own")
+        if spec.geometry == "entry":
+            raise UsageError(
+                f"--margin is for square and aligned crops; preset {spec.preset!r} has its own"
+            )
         changes["margins"] = (options.margin, options.margin)
     if options.jpeg_quality is not None:
         changes["jpeg_quality"] = options.jpeg_quality or None

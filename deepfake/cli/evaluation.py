@@ -347,7 +347,8 @@ def _add_split(parser: argparse.ArgumentParser, usual: str) -> None:
     parser.add_argument(
         "--split",
         choices=["train", "validation", "test", "all"],
-        help=f"which crops (default: {usual} where there are splits, else all)",
+        help=f"which crops (default: {usual} where there are splits, else all); where there are "
+        "none, one that is named is what training would make of them",
     )
 
 

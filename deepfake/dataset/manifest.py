@@ -25,7 +25,16 @@ from deepfake.jobs import folder as job_folder
 from deepfake.jobs.folder import JOB_FILE as JOB_FILE
 from deepfake.jobs.folder import RESULTS, find_wrong_results
 from deepfake.media.discovery import display_name, path_uri
-from deepfake.records import LABEL_NAMES, CropSpec, FaceCrop, Sampling, Source, Status
+from deepfake.records import (
+    LABEL_NAMES,
+    CropSpec,
+    FaceCrop,
+    Sampling,
+    Source,
+    Status,
+    TurnedWindow,
+    Window,
+)
 from deepfake.storage import Confinement
 from deepfake.tables import CsvRow, format_lines, read_csv
 
@@ -56,8 +65,9 @@ class CropRow:
         landmarks: Five points, ``x y x y ...``, in pixels.
         rotation: 0 or 180 degrees.
         original: Id of the input that a fake was made from, empty where it is not known.
-        window: What the crop shows of the frame, ``(x0, y0, x1, y1)`` in whole pixels; ``None`` in
-            tables from before this was noted.
+        window: What the crop shows of the frame: ``x0 y0 x1 y1`` in whole pixels, of an aligned
+            crop with decimals and a fifth number, the angle; ``None`` in tables from before this
+            was noted.
     """
 
     crop: str
@@ -74,7 +84,7 @@ class CropRow:
     landmarks: tuple[float, ...]
     rotation: int
     original: str = ""
-    window: tuple[int, int, int, int] | None = None
+    window: Window | TurnedWindow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +335,10 @@ def _crop_cells(row: CropRow) -> list[object]:
     known = [_label_word(row.label), row.method, row.group, row.split]
     box = [f"{value:.2f}" for value in row.box_xyxy]
     landmarks = " ".join(f"{value:.2f}" for value in row.landmarks)
-    window = " ".join(str(value) for value in row.window or ())
+    if isinstance(row.window, TurnedWindow):
+        window = "{:.2f} {:.2f} {:.2f} {:.2f} {:.4f}".format(*row.window)
+    else:
+        window = " ".join(str(value) for value in row.window or ())
     detected = [f"{row.confidence:.6f}", landmarks, row.rotation, row.original, window]
     return [*place, *known, *box, *detected]
 
@@ -340,13 +353,19 @@ def _parse_label(word: str) -> int | None:
     return LABEL_NAMES.index(word) if word else None
 
 
-def _parse_window(text: str) -> tuple[int, int, int, int] | None:
+def _parse_window(text: str) -> Window | TurnedWindow | None:
     if not text:
         return None
-    x0, y0, x1, y1 = (int(value) for value in text.split())
-    if x1 <= x0 or y1 <= y0:
+    words = text.split()
+    window: Window | TurnedWindow
+    if len(words) == len(TurnedWindow._fields):
+        window = TurnedWindow(*(_parse_number("window", word) for word in words))
+    else:
+        x0, y0, x1, y1 = (int(word) for word in words)
+        window = (x0, y0, x1, y1)
+    if window[2] <= window[0] or window[3] <= window[1]:
         raise ValueError(f"window {text!r} has no area")
-    return (x0, y0, x1, y1)
+    return window
 
 
 def _read_rows(

@@ -124,7 +124,8 @@ def read_evaluation_set(
         name: What tables call it.
         origin: What the user named.
         split: ``train``, ``validation``, ``test`` or ``all``. Crops that the checkpoint was
-            trained on are split as its training split them.
+            trained on are split as its training split them; of others without splits, a split that
+            is asked for is the one that a training makes unless it is told otherwise.
         preferred_split: What is taken without ``split`` where there are splits; else everything.
 
     Raises:
@@ -135,8 +136,14 @@ def read_evaluation_set(
     require_labels(manifest.rows)
     seen = was_trained_on(checkpoint, manifest)
     split_of_crop = {row.crop: row.split for row in manifest.rows}
+    undivided = split in SPLITS and not any(split_of_crop.values())
     if seen:
         split_of_crop = assign_split_of_crop(manifest, checkpoint)
+    elif undivided:
+        try:
+            split_of_crop = assign_split_of_crop(manifest, checkpoint)
+        except UsageError as error:
+            raise UsageError(f"{root} has no splits, and {error}: use --split all") from error
     chosen = split or (preferred_split if any(split_of_crop.values()) else ALL)
     faces = _choose_faces(manifest, split_of_crop, chosen)
     files, lost = _choose_files(root, manifest, split_of_crop, chosen)
@@ -147,6 +154,8 @@ def read_evaluation_set(
             f"LEAK: the checkpoint {use} these crops; metrics on split {chosen!r} of its own "
             "training data say nothing about new files"
         )
+    elif undivided:
+        remarks.append("the crops bring no split; divided as a training by default divides them")
     if lost:
         remarks.append(f"{lost} files without a face belong to no split and are not counted")
     digest = hashlib.sha256(f"{manifest.sha256}\n".encode())
@@ -173,8 +182,7 @@ def _choose_faces(
     if not faces:
         there = sorted({word for word in split_of_crop.values() if word})
         raise UsageError(
-            f"{manifest.root} holds no crop of split {chosen!r}; "
-            + (f"it has {', '.join(there)}" if there else "it has no splits: use --split all")
+            f"{manifest.root} holds no crop of split {chosen!r}; it has {', '.join(there)}"
         )
     return faces
 

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
 from deepfake.faces.detector import MTCNN, FaceDetector, MainFirst
-from deepfake.faces.geometry import Window, cut_window, entry_window, square_window, to_crop
+from deepfake.faces.geometry import (
+    aligned_window,
+    cut_turned,
+    cut_window,
+    entry_window,
+    square_window,
+    to_crop,
+)
 from deepfake.faces.landmarks import FaceMesh
 from deepfake.faces.masks import Masks
 from deepfake.faces.tracking import interpolate_faces
@@ -37,9 +44,12 @@ from deepfake.records import (
     Sampling,
     Source,
     Status,
+    TurnedWindow,
+    Window,
 )
 
 _NO_FACE = "no_face: the detector found no face"
+_NONE_CUT = "no_face: no face that the detector found can be cut"
 _MIN_SIDE_PX = 20  # below this a frame holds no face that anybody could judge
 # Frames that are searched together: a GPU wants many at once, memory wants few.
 _CHUNK_FRAMES = 16
@@ -94,7 +104,7 @@ class FaceExtractor:
             return Extraction(Status.UNREADABLE, source.problem)
         results: list[Extraction] = []
         notes: list[str] = []
-        n_interpolated = 0
+        n_interpolated = n_left_out = n_found = 0
         try:
             with ExitStack() as stack:
                 clip = stack.enter_context(
@@ -112,6 +122,8 @@ class FaceExtractor:
                         watch(frame, results[-1])
                     notes.append(frame.note)
                     n_interpolated += found.is_interpolated
+                    n_left_out += found.n_left_out
+                    n_found += found.n_found
                 notes.append(clip.note)
                 if masks is not None and masks.missing:
                     why = f" ({masks.problem})" if masks.problem else ""
@@ -123,6 +135,8 @@ class FaceExtractor:
             notes.append(error.reason)
         if n_interpolated:
             notes.append(f"boxes of {n_interpolated} of {len(results)} frames interpolated")
+        if n_left_out:
+            notes.append(f"{n_left_out} of {n_found} faces left out: {self._why_left_out}")
         return _combine(results, [note for note in notes if note])
 
     def _open_masks(self, source: Source, stack: ExitStack, notes: list[str]) -> Masks | None:
@@ -206,8 +220,8 @@ class FaceExtractor:
                     share = (frames[n].time_s - first.time_s) / (last.time_s - first.time_s)
                 faces = interpolate_faces(one.faces, other.faces, share)
                 if faces is not None:
-                    kept = self._keep_usable(frames[n].image, faces)
-                    between[n] = _Found(kept, one.rotation, len(faces), is_interpolated=True)
+                    usable = self._keep_usable(frames[n].image, faces, one.rotation)
+                    between[n] = replace(usable, is_interpolated=True)
         return {n: item for n, item in between.items() if item.faces}
 
     def _find(self, frames: Sequence[Frame]) -> list[_Found]:
@@ -220,22 +234,34 @@ class FaceExtractor:
                 break
             for n, image, faces in zip(large, images, self.detector.detect(images), strict=True):
                 _check_numbers(frames[n], faces)
-                # Rounded before anything is cut: the same face in another batch or on another
-                # machine may differ by 1e-5 px, which must not move a crop by a whole pixel.
-                found[n] = _Found(self._keep_usable(image, faces), rotation, n_found=len(faces))
+                usable = self._keep_usable(image, faces, rotation)
+                # What cannot be cut, the turned frame does not make unseen.
+                if usable.faces or not found[n].n_found:
+                    found[n] = usable
             large = [n for n in large if not found[n].faces]
         return found
 
     def _is_too_small(self, frame: Frame) -> bool:
         return bool(min(frame.image.shape[:2]) < self._min_side_px)
 
-    def _keep_usable(self, image: NDArray[np.uint8], faces: Sequence[Face]) -> Sequence[Face]:
+    def _keep_usable(
+        self, image: NDArray[np.uint8], faces: Sequence[Face], rotation: int
+    ) -> _Found:
+        # Rounded before anything is cut: the same face in another batch or on another machine may
+        # differ by 1e-5 px, which must not move a crop by a whole pixel.
         rounded = [
             Face(np.round(face.box_xyxy, 2), face.confidence, np.round(face.landmarks, 2))
             for face in faces
         ]
         usable = [face for face in rounded if _has_area(_window(image, face, self.spec))]
-        return usable[:1] if self.spec.faces == "largest" else usable
+        kept = usable[:1] if self.spec.faces == "largest" else usable
+        return _Found(kept, rotation, len(faces), len(faces) - len(usable))
+
+    @property
+    def _why_left_out(self) -> str:
+        if self.spec.geometry == "aligned":
+            return "their five points are not placed like a face's, or lie outside the frame"
+        return "they lie outside the frame"
 
     def _cut(self, frame: Frame, found: _Found) -> Extraction:
         spec = self.spec
@@ -247,7 +273,8 @@ class FaceExtractor:
                 f"of {self._min_side_px} px",
             )
         if not found.faces:
-            return Extraction(Status.NO_FACE, _NO_FACE, n_found=found.n_found)
+            reason = _NONE_CUT if found.n_found else _NO_FACE
+            return Extraction(Status.NO_FACE, reason, n_found=found.n_found)
         image = _turn(frame.image, found.rotation)
         windows = [_window(image, face, spec) for face in found.faces]
         meshes = self._locate(image, found.faces, windows)
@@ -270,7 +297,10 @@ class FaceExtractor:
         return Extraction(Status.OK, frame.note, crops, found.n_found, views)
 
     def _locate(
-        self, image: NDArray[np.uint8], faces: Sequence[Face], windows: Sequence[Window]
+        self,
+        image: NDArray[np.uint8],
+        faces: Sequence[Face],
+        windows: Sequence[Window | TurnedWindow],
     ) -> list[NDArray[np.float32] | None]:
         """The mesh of every face in pixels of its crop, where it is asked for and sees a face."""
         if self._mesh is None:
@@ -306,6 +336,7 @@ class _Found:
     faces: Sequence[Face] = ()
     rotation: int = 0
     n_found: int = 0
+    n_left_out: int = 0  # of those, because they cannot be cut
     is_interpolated: bool = False
 
 
@@ -361,7 +392,7 @@ def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
     if all(result.status is Status.TOO_SMALL for result in results):
         status, reason = Status.TOO_SMALL, results[0].reason
     else:
-        status, reason = Status.NO_FACE, _NO_FACE
+        status, reason = Status.NO_FACE, _NONE_CUT if n_found else _NO_FACE
     if len(results) > 1:
         reason += f", in {len(results)} frames"
     return Extraction(status, "; ".join([reason, *remarks]), n_found=n_found)
@@ -375,21 +406,26 @@ def _view(image: NDArray[np.uint8], view_px: int) -> FrameView:
     return FrameView(encode_crop(np.asarray(shrunk, np.uint8), _VIEW_QUALITY), scale)
 
 
-def _window(image: NDArray[np.uint8], face: Face, spec: CropSpec) -> tuple[int, int, int, int]:
+def _window(image: NDArray[np.uint8], face: Face, spec: CropSpec) -> Window | TurnedWindow:
     height, width = image.shape[:2]
+    if spec.geometry == "aligned":
+        return aligned_window(face.landmarks, height, width, spec.margins[0])
     if spec.geometry == "entry":
         return entry_window(face.box_xyxy, height, width, spec.margins)
     return square_window(face.box_xyxy, height, width, spec.margins[0])
 
 
-def _has_area(window: tuple[int, int, int, int]) -> bool:
-    x0, y0, x1, y1 = window
+def _has_area(window: Window | TurnedWindow) -> bool:
+    x0, y0, x1, y1 = window[:4]
     return x1 > x0 and y1 > y0
 
 
 def cut_face(image: NDArray[np.uint8], face: Face, spec: CropSpec) -> NDArray[np.uint8]:
     """Cut one face out of its frame, ``(size, size, 3)`` uint8 RGB, before any JPEG."""
-    return cut_window(image, _window(image, face, spec), spec.size, spec.interpolation)
+    window = _window(image, face, spec)
+    if isinstance(window, TurnedWindow):
+        return cut_turned(image, window, spec.size, spec.interpolation)
+    return cut_window(image, window, spec.size, spec.interpolation)
 
 
 def encode_crop(crop: NDArray[np.uint8], jpeg_quality: int | None) -> bytes:

@@ -1,6 +1,14 @@
-"""Turns a face box into a window of the frame, and a window into a crop.
+"""Turns a face, by its box or its points, into a window of the frame, and a window into a crop.
 
 Pure functions on arrays; knows no detector, no file and no ``CropSpec``.
+
+References:
+    Umeyama, "Least-Squares Estimation of Transformation Parameters Between Two Point Patterns",
+    TPAMI 1991 (the similarity).
+    Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019 (the
+    template).
+    Yan et al., "DeepfakeBench: A Comprehensive Benchmark of Deepfake Detection", NeurIPS 2023
+    (that template with a margin, for forgeries).
 """
 
 from __future__ import annotations
@@ -13,8 +21,22 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Window = tuple[int, int, int, int]
-"""``(x0, y0, x1, y1)`` in whole pixels, ``x1`` and ``y1`` exclusive; may leave the frame."""
+from deepfake.records import TurnedWindow, Window
+
+_TEMPLATE_PX = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
+TEMPLATE: NDArray[np.float64] = np.array(_TEMPLATE_PX) / 112
+"""Eyes, nose and corners of the mouth of an aligned face, ``(5, 2)``, in sides of a square."""
+# How well five points can be laid over the template: 1 is exactly; points on a line reach 0.783 at
+# most, faces in profile lie between.
+_LEAST_FIT = 0.8
+# What bicubic interpolation looks at beyond a point, and a pixel for rounding.
+_REACH_PX = 3
 
 
 def measure_box(box_xyxy: Sequence[float] | NDArray[np.float32]) -> float:
@@ -99,11 +121,51 @@ def square_window(
     return (left, top, left + side, top + side)
 
 
-def to_crop(points: NDArray[np.float32], window: Window, size: int) -> NDArray[np.float32]:
-    """Where points of a frame lie in the crop that ``cut_window`` makes of it.
+def aligned_window(
+    landmarks: NDArray[np.float32], height: int, width: int, margin_ratio: float
+) -> TurnedWindow:
+    """The window in which a face stands upright, its five points near those of the template.
 
-    Coordinates name pixel centres, as OpenCV's resize takes them: the frame's ``x`` becomes
-    ``(x - x0 + 0.5) * size / (x1 - x0) - 0.5``.
+    The similarity (turn, scale and shift, no mirroring) with the least squared distances from the
+    template. Its window may leave the frame, whose border is then repeated: moved inside, it
+    would hold the points elsewhere.
+
+    Args:
+        landmarks: ``(5, 2)``, pixels of the frame.
+        height: Of the frame, in pixels.
+        width: Of the frame, in pixels.
+        margin_ratio: Extra width on each side, as a share of the template's side.
+
+    Returns:
+        Square window, in hundredths of a pixel; without area if no similarity brings the points
+        near the template (they lie on a line or in one spot, or are mirrored), or if their middle
+        lies outside the frame.
+    """
+    # Points of a plane as complex numbers: to turn and scale is to multiply.
+    points = (landmarks.astype(np.float64) + 0.5) @ [1, 1j]
+    aims = (TEMPLATE + margin_ratio) / (1 + 2 * margin_ratio) @ [1, 1j]
+    middle = points.mean()
+    offsets, wanted = points - middle, aims - aims.mean()
+    spread, product = np.linalg.norm(offsets), np.vdot(offsets, wanted)
+    is_near = abs(product) >= _LEAST_FIT * spread * np.linalg.norm(wanted)
+    if not spread or not is_near or not (0 <= middle.real < width and 0 <= middle.imag < height):
+        return TurnedWindow(0, 0, 0, 0, 0)
+    factor = product / spread**2  # from pixels to sides of the crop
+    centre = middle + (0.5 + 0.5j - aims.mean()) / factor
+    # Rounded before anything is cut, so that what is stored of it is all of it.
+    side = round(float(1 / abs(factor)), 2)
+    left, top = (round(float(value) - side / 2, 2) for value in (centre.real, centre.imag))
+    right, bottom = round(left + side, 2), round(top + side, 2)
+    return TurnedWindow(left, top, right, bottom, round(float(-np.angle(factor, deg=True)), 4))
+
+
+def to_crop(
+    points: NDArray[np.float32], window: Window | TurnedWindow, size: int
+) -> NDArray[np.float32]:
+    """Where points of a frame lie in the crop that is cut of a window.
+
+    Coordinates name pixel centres, as OpenCV's resize takes them: in an upright window the
+    frame's ``x`` becomes ``(x - x0 + 0.5) * size / (x1 - x0) - 0.5``.
 
     Args:
         points: ``(N, 2)``, ``(x, y)`` in pixels of the frame, turned as it was when it was cut.
@@ -118,10 +180,28 @@ def to_crop(points: NDArray[np.float32], window: Window, size: int) -> NDArray[n
         >>> to_crop(corners, (20, 30, 80, 90), 120).tolist()
         [[0.5, 0.5], [118.5, 118.5]]
     """
-    x0, y0, x1, y1 = window
-    scale = np.array([size / (x1 - x0), size / (y1 - y0)], dtype=np.float32)
-    origin = np.array([x0, y0], dtype=np.float32)
-    return np.asarray((points - origin + 0.5) * scale - 0.5, dtype=np.float32)
+    affine = _affine(window, size)
+    return np.asarray(points @ affine[:, :2].T + affine[:, 2], dtype=np.float32)
+
+
+def to_frame(
+    points: NDArray[np.float32], window: Window | TurnedWindow, size: int
+) -> NDArray[np.float32]:
+    """Where points of a crop, ``(N, 2)``, lie in its frame: the inverse of ``to_crop``."""
+    affine = _affine(window, size)
+    inverse = np.linalg.inv(affine[:, :2])
+    return np.asarray((points - affine[:, 2]) @ inverse.T, dtype=np.float32)
+
+
+def _affine(window: Window | TurnedWindow, size: int) -> NDArray[np.float64]:
+    """The map from pixels of the frame to those of the crop, ``(2, 3)``."""
+    x0, y0, x1, y1 = window[:4]
+    angle = math.radians(window.angle) if isinstance(window, TurnedWindow) else 0.0
+    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    linear = turn * np.array([[size / (x1 - x0)], [size / (y1 - y0)]])
+    middle = np.array([x0 + x1, y0 + y1]) / 2
+    shift = (size - 1) / 2 - linear @ (middle - 0.5)
+    return np.asarray(np.c_[linear, shift], dtype=np.float64)
 
 
 def cut_window(
@@ -154,3 +234,51 @@ def cut_window(
     if inside.shape[:2] == (size, size):
         return inside
     return np.asarray(cv2.resize(inside, (size, size), interpolation=method), dtype=np.uint8)
+
+
+def cut_turned(
+    image: NDArray[np.uint8],
+    window: TurnedWindow,
+    size: int,
+    interpolation: Literal["linear", "auto"],
+) -> NDArray[np.uint8]:
+    """Cut a turned window out of a frame, as an upright square.
+
+    Args:
+        image: The frame, ``(H, W, 3)`` uint8 RGB.
+        window: With area; what lies outside the frame repeats its border.
+        size: Side of the result in pixels.
+        interpolation: ``linear`` is OpenCV's bilinear without low-pass; ``auto`` averages areas to
+            shrink, and turns bicubically.
+
+    Returns:
+        Crop, ``(size, size, 3)`` uint8.
+    """
+    height, width = image.shape[:2]
+    factor = max((window.x1 - window.x0) / size, 1.0)
+    # The upright part of the frame that holds the window.
+    corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float32) - 0.5
+    reached = to_frame(corners, window, size)
+    left, top = (max(math.floor(edge - _REACH_PX * factor), 0) for edge in reached.min(axis=0))
+    right, bottom = (math.ceil(edge + _REACH_PX * factor) for edge in reached.max(axis=0))
+    left, top = min(left, width - 1), min(top, height - 1)
+    right, bottom = max(min(right, width), left + 1), max(min(bottom, height), top + 1)
+    part = np.ascontiguousarray(image[top:bottom, left:right])  # the frame may be a turned view
+    affine = np.r_[_affine(window, size), [[0, 0, 1]]] @ [[1, 0, left], [0, 1, top], [0, 0, 1]]
+    if interpolation == "linear":
+        method = cv2.INTER_LINEAR
+    else:
+        method = cv2.INTER_CUBIC
+        shrunk = [max(round(side / factor), 1) for side in (right - left, bottom - top)]
+        scale_x, scale_y = (right - left) / shrunk[0], (bottom - top) / shrunk[1]
+        part = np.asarray(cv2.resize(part, shrunk, interpolation=cv2.INTER_AREA), np.uint8)
+        # Pixel centres, as in ``to_crop``.
+        affine = affine @ [
+            [scale_x, 0, (scale_x - 1) / 2],
+            [0, scale_y, (scale_y - 1) / 2],
+            [0, 0, 1],
+        ]
+    upright = cv2.warpAffine(
+        part, affine[:2], (size, size), flags=method, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(upright, dtype=np.uint8)

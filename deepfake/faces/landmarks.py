@@ -10,10 +10,10 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.resources import as_file, files
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad
 
-from deepfake.faces.geometry import cut_window
-from deepfake.records import Face
+from deepfake.faces.geometry import cut_turned, to_frame
+from deepfake.records import Face, TurnedWindow
 
 N_POINTS = 468
 INPUT_SIZE = 192
@@ -30,8 +30,6 @@ INPUT_SIZE = 192
 _WEIGHTS = "face_mesh.safetensors"
 # A quarter of the face's width on each side, as the network was trained.
 _MARGIN = 0.25
-# What is turned upright must not lose its corners.
-_TURNED_SIZE = 272  # at least INPUT_SIZE * sqrt(2)
 
 
 class _Block(nn.Module):
@@ -132,45 +130,24 @@ class FaceMesh:
         """
         if not faces:
             return np.empty((0, N_POINTS, 2), np.float32)
-        inputs, to_frame = zip(*(_cut_upright(image, face) for face in faces), strict=True)
+        windows = [_level_eyes(face) for face in faces]
+        inputs = [cut_turned(image, window, INPUT_SIZE, "auto") for window in windows]
         # (N, 192, 192, 3) uint8 -> (N, 3, 192, 192) in [0, 1]
         batch = torch.from_numpy(np.stack(inputs)).to(self.device).permute(0, 3, 1, 2) / 255
         with torch.inference_mode():
             points, log_odds = self.network(batch)
-        found = points[..., :2].cpu().numpy()
-        maps = np.stack(to_frame)  # (N, 2, 3)
-        located = found @ maps[:, :, :2].transpose(0, 2, 1) + maps[:, None, :, 2]
+        found = zip(points[..., :2].cpu().numpy(), windows, strict=True)
+        located = np.stack([to_frame(mesh, window, INPUT_SIZE) for mesh, window in found])
         located[log_odds.cpu().numpy() < 0] = np.nan
-        return np.asarray(located, np.float32)
+        return located
 
 
-def _cut_upright(
-    image: NDArray[np.uint8], face: Face
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """A face for the network, its eyes level, and the affine map from there to the frame."""
+def _level_eyes(face: Face) -> TurnedWindow:
+    """A square around a face, turned so that its eyes are level."""
     x0, y0, x1, y1 = (float(value) for value in face.box_xyxy)
-    left_eye, right_eye = face.landmarks[:2].astype(np.float64)
-    across, down = right_eye - left_eye
-    angle = np.arctan2(down, across)
+    across, down = (face.landmarks[1] - face.landmarks[0]).tolist()
     # A box that is narrow for its height is a face in profile.
-    side = max((1 + 2 * _MARGIN) * (x1 - x0), y1 - y0)
-    centre = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
-    # First a larger square without turning, which averages what must be shrunk.
-    half = side * _TURNED_SIZE / INPUT_SIZE / 2
-    left, top = (round(value) for value in centre - half)
-    extent = max(round(2 * half), 1)
-    window = (left, top, left + extent, top + extent)
-    square = cut_window(image, window, _TURNED_SIZE, "auto")
-    # Frame to square (see ``to_crop``), square to the turned input; both name pixel centres.
-    scale = _TURNED_SIZE / extent
-    shrink = np.array(
-        [[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5], [0, 0, 1]]
-    )
-    turn = np.eye(3)
-    cosine, sine = np.cos(angle), np.sin(angle)
-    turn[:2, :2] = [[cosine, sine], [-sine, cosine]]
-    turn[:2, 2] = (INPUT_SIZE - 1) / 2 - turn[:2, :2] @ (shrink @ [*centre, 1])[:2]
-    upright = cv2.warpAffine(
-        square, turn[:2], (INPUT_SIZE, INPUT_SIZE), borderMode=cv2.BORDER_REPLICATE
-    )
-    return np.asarray(upright, np.uint8), np.linalg.inv(turn @ shrink)[:2]
+    half = max((1 + 2 * _MARGIN) * (x1 - x0), y1 - y0, 1.0) / 2
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    angle = math.degrees(math.atan2(down, across))
+    return TurnedWindow(x - half, y - half, x + half, y + half, angle)

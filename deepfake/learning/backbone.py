@@ -33,6 +33,7 @@ def make_backbone(
     pretrained: bool | str = False,
     drop_path_rate: float | None = None,
     state: dict[str, Tensor] | None = None,
+    n_features: int | None = None,
 ) -> tuple[nn.Module, int]:
     """Build a timm network that takes crops of a size and answers with a vector of features.
 
@@ -43,6 +44,8 @@ def make_backbone(
         pretrained: As of ``EmbeddingModel``, without checkpoints of ours.
         drop_path_rate: Stochastic depth, for networks that know it; ``None`` keeps timm's default.
         state: Weights in timm's naming, instead of a file; ``pretrained`` names their origin.
+        n_features: As many it gave when it was trained on crops of this size, which is then not
+            tried again.
 
     Returns:
         The network, and the number of its features.
@@ -55,8 +58,12 @@ def make_backbone(
         close = get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise UsageError(f"timm knows no backbone {name!r}{hint}")
-    settings = _settings_of(_sketch(name, {}))
-    options, n_features = _choose_options(name, image_size, settings)
+    sketch = _sketch(name, {})
+    settings = _settings_of(sketch)
+    options: dict[str, Any] = {}
+    is_other = n_features != getattr(sketch, "head_hidden_size", None)
+    if n_features is None or is_other or "img_size" in settings:
+        options, n_features = _choose_options(name, image_size, settings)
     if "drop_path_rate" in settings and drop_path_rate is not None:
         options["drop_path_rate"] = drop_path_rate
     elif drop_path_rate:

@@ -150,7 +150,10 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
                 f"its network takes {hyper['image_size']} px, its crops have {recipe.crop.size} px"
             )
         _check_counts(info["counts"])
-        embedder = EmbeddingModel(**{key: hyper[key] for key in _MODEL_KINDS}, pretrained=False)
+        weight = content["state_dict"].get("embedder.projection.weight")
+        n_features = weight.shape[1] if isinstance(weight, Tensor) and weight.ndim == 2 else None
+        settings = {key: hyper[key] for key in _MODEL_KINDS}
+        embedder = EmbeddingModel(**settings, pretrained=False, n_features=n_features)
         head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
         limits, error_rates, chosen_for, faces = ALL_UNCLEAR, None, recipe, None
         if not unfinished:

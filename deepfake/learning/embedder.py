@@ -40,6 +40,7 @@ class EmbeddingModel(nn.Module):
             for the model.
         bn_momentum: Momentum of batch normalisation, in torch's sense (share of the new batch);
             ``None`` keeps timm's default.
+        n_features: Of the backbone, where it was trained before; as of ``make_backbone``.
 
     Attributes:
         initial_weights: What ``pretrained`` named; an address with the commit it led to.
@@ -64,6 +65,7 @@ class EmbeddingModel(nn.Module):
         pretrained: bool | str = False,
         drop_path_rate: float | None = None,
         bn_momentum: float | None = None,
+        n_features: int | None = None,
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -72,8 +74,9 @@ class EmbeddingModel(nn.Module):
             found = find_checkpoint(pretrained)
             pretrained, self.initial_weights = str(found.path), found.name
         own = _read_own(pretrained, backbone)
+        state = part_of(own, "backbone") or None
         self.backbone, n_features = make_backbone(
-            backbone, image_size, pretrained, drop_path_rate, part_of(own, "backbone") or None
+            backbone, image_size, pretrained, drop_path_rate, state, n_features
         )
         config: dict[str, Any] = self.backbone.pretrained_cfg  # type: ignore[assignment]
         tag = config.get("tag")

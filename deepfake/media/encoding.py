@@ -30,7 +30,7 @@ def recompress_h264(image: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
         crf: Constant rate factor, 0 (best) to 51 (worst); 23 is x264's own choice.
 
     Returns:
-        ``(H, W, 3)`` RGB; the same on one machine each time.
+        ``(H, W, 3)`` RGB; the same on one machine each time, in any process.
 
     Raises:
         ValueError: If the rate factor is out of range.

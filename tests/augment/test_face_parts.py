@@ -60,7 +60,14 @@ def covers(mask: Crop, point: Points) -> bool:
 
 @pytest.mark.parametrize("turned", [False, True], ids=["upright", "upside-down"])
 @pytest.mark.parametrize(
-    ("preset", "landmarks"), [("square", "five"), ("dacon", "five"), ("square", "mesh")]
+    ("preset", "landmarks"),
+    [
+        ("square", "five"),
+        ("dacon", "five"),
+        ("aligned", "five"),
+        ("square", "mesh"),
+        ("aligned", "mesh"),
+    ],
 )
 def test_the_eyes_of_a_crop_are_dark(
     tmp_path: Path, turned: bool, preset: str, landmarks: Landmarks

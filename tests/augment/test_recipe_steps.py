@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deepfake.augment import recipes
 from deepfake.augment.face_parts import draw_frontal_face
-from deepfake.augment.recipes import EXTRAS, RECIPES, Augmentation
+from deepfake.augment.recipes import EXTRAS, RECIPES, Augmentation, apply_extra
 from tests.chances import Floats, assert_rate, assert_uniform
 
 Crop = NDArray[np.uint8]
@@ -355,6 +356,7 @@ def differ(results: Sequence[Crop], others: Sequence[Crop]) -> list[bool]:
         ("face_parts", 0.7 * 7 / 8),  # of the winner's cut-outs, an eighth hides nothing
         ("half_face", 0.2),
         ("downscale", 0.3),
+        ("h264", 0.5),
     ],
 )
 def test_extras_happen_as_often_as_their_sources_had_them(name: str, p: float) -> None:
@@ -362,7 +364,53 @@ def test_extras_happen_as_often_as_their_sources_had_them(name: str, p: float) -
 
 
 def test_every_extra_is_measured_here() -> None:
-    assert set(EXTRAS) == {"blind_face", "pattern", "face_parts", "half_face", "downscale"}
+    names = {"blind_face", "pattern", "face_parts", "half_face", "downscale", "h264"}
+    assert set(EXTRAS) == names
+
+
+def test_h264_draws_its_rate_factor_evenly_and_its_blocks_begin_anywhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[tuple[int, int, int]] = []
+
+    def note(frame: Crop, crf: int) -> Crop:
+        drawn.append((crf, frame.shape[0], frame.shape[1]))
+        return frame
+
+    monkeypatch.setattr(recipes, "recompress_h264", note)
+    rng = np.random.default_rng(0)
+    for _ in range(600):
+        same = apply_extra("h264", TEXTURE, None, rng)
+        assert np.array_equal(same, TEXTURE)
+    factors, heights, widths = np.transpose(drawn)
+    assert set(factors) == set(range(20, 41))
+    assert set(heights) == set(widths) == set(range(64, 80))
+    assert_uniform(factors.astype(float), 20, 40, slack=0.5)
+
+
+@pytest.mark.parametrize("size", [16, 33, 64])
+def test_h264_keeps_size_and_place_and_takes_detail(size: int) -> None:
+    tiles = np.random.default_rng(0).integers(0, 200, (8, 8, 3)).astype(np.uint8)
+    large = cv2.resize(tiles, (size, size), interpolation=cv2.INTER_NEAREST)
+    crop = np.asarray(large + np.random.default_rng(1).integers(0, 40, large.shape), np.uint8)
+    before = crop.copy()
+    results = [apply_extra("h264", crop, None, np.random.default_rng(seed)) for seed in range(6)]
+    again = [apply_extra("h264", crop, None, np.random.default_rng(seed)) for seed in range(6)]
+    assert np.array_equal(results, again)
+    assert len({result.tobytes() for result in results}) == 6
+    assert {(result.shape, result.dtype) for result in results} == {(crop.shape, crop.dtype)}
+    assert np.array_equal(crop, before)
+    mean = np.mean(results, axis=0)
+    off = {(y, x): np.abs(np.roll(mean, (y, x), (0, 1)) - crop).mean() for y, x in _NEAR}
+    assert min(off, key=off.__getitem__) == (0, 0)
+    assert measure_detail(mean) < 0.8 * measure_detail(crop)
+
+
+_NEAR = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+
+
+def measure_detail(crop: NDArray[Any]) -> float:
+    return float(np.abs(cv2.Laplacian(crop.astype(np.float64), cv2.CV_64F)).mean())
 
 
 @pytest.mark.parametrize("names", [("face_parts", "half_face"), ("half_face", "face_parts")])

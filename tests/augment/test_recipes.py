@@ -167,7 +167,8 @@ def child_digest() -> str:
     """What another process computes; its import of the module is part of the test."""
     from deepfake.augment.recipes import RECIPES, Augmentation
 
-    return digest([Augmentation(recipe)(draw(), seed) for recipe in RECIPES for seed in range(20)])
+    plain = [Augmentation(recipe)(draw(), seed) for recipe in RECIPES for seed in range(20)]
+    return digest([*plain, *(Augmentation("light", ["h264"])(draw(), seed) for seed in range(6))])
 
 
 def test_another_process_gets_the_same_bytes_in_silence() -> None:

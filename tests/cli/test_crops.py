@@ -85,8 +85,11 @@ def test_crop_takes_its_preset_from_a_configuration(trained: Trained, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--preset", "dakon"], "no crop preset 'dakon'; there are square, dacon, dacon-train"),
-        (["--preset", "dacon", "--margin", "0.3"], "--margin is for squares"),
+        (["--preset", "dakon"], "no crop preset 'dakon'; there are square, aligned, dacon"),
+        (
+            ["--preset", "dacon", "--margin", "0.3"],
+            "--margin is for square and aligned crops; preset 'dacon'",
+        ),
         (["--preset", "dacon", "--config", "configs/dacon.yaml"], "both name a recipe"),
         (["--config", "configs/default.yaml"], "has no data.crop_preset"),
         (["--config", "configs/none.yaml"], "No such file"),

@@ -32,7 +32,7 @@ from deepfake.dataset.manifest import (
     require_labels,
 )
 from deepfake.errors import UsageError
-from deepfake.records import CropSpec, FaceCrop, Sampling, Source, Status
+from deepfake.records import CropSpec, FaceCrop, Sampling, Source, Status, TurnedWindow
 from deepfake.tables import read_csv
 from tests.fakes import make_face
 
@@ -73,7 +73,9 @@ def write_folder(
 
 def test_round_trip(tmp_path: Path) -> None:
     spec = CropSpec.from_preset("dacon", size=96)
-    rows = (ROW, replace(ROW, label=None, method="", split="", rotation=0, landmarks=()))
+    bare = replace(ROW, label=None, method="", split="", rotation=0, landmarks=())
+    turned = replace(ROW, window=TurnedWindow(-3.07, 0.5, 40.93, 44.5, -12.3456))
+    rows = (ROW, bare, turned)
     text = "".join(format_manifest(rows))
     manifest = read_manifest(write_folder(tmp_path, text, spec))
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -238,6 +240,9 @@ def test_an_edited_sources_table_is_named(tmp_path: Path, old: str, new: str, me
         pytest.param("face", "9" * 5000, r"csv:3: Exceeds the limit", id="endless"),
         pytest.param("window", "1 2 3", r"manifest\.csv:3: not enough values", id="window"),
         pytest.param("window", "5 0 5 9", r"window '5 0 5 9' has no area", id="empty-window"),
+        pytest.param("window", "1 2 3.5 9", r"csv:3: invalid literal .*'3.5'", id="half-pixels"),
+        pytest.param("window", "1 2 3 nan 0", r"window 'nan'; expected a finite", id="nan-window"),
+        pytest.param("window", "5 0 5 9 30", r"window .* has no area", id="empty-turned-window"),
     ],
 )
 def test_an_edited_cell_is_named(tmp_path: Path, column: str, value: str, message: str) -> None:

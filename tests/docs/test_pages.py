@@ -1,5 +1,6 @@
 """README and docs/: links lead somewhere, numbers come from their formula, the site builds."""
 
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -83,6 +84,14 @@ def test_the_reference_has_what_is_public() -> None:
     assert [name for name in dir(deepfake) if f"`{name}`" not in text] == []
 
 
+@pytest.mark.parametrize("page", ["api.md", "api-training.md"])
+def test_the_reference_names_what_exists(page: str) -> None:
+    names = re.findall(r"^::: (\S+)$", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert names
+    for name in names:
+        assert pkgutil.resolve_name(name) is not None
+
+
 def test_base_rates_come_from_their_formula() -> None:
     text = (DOCS / "reading-scores.md").read_text(encoding="utf-8")
     (f,), (t,) = re.findall(r"rates\*\*: f = (\d+) %", text), re.findall(r", t = (\d+) %\.", text)
@@ -122,10 +131,10 @@ def build_site(folder: Path) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
     )
 
 
+@pytest.mark.slow
 @needs_zensical
 def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     shutil.copytree(DOCS, tmp_path / "docs")

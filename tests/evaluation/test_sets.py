@@ -34,10 +34,28 @@ def test_without_splits_everything_counts(made: Made, tmp_path: Path) -> None:
         tmp_path / "bare", {"train": (3, 3)}, size=32, edit=lambda row: replace(row, split="")
     )
     assert read_evaluation_set(bare, made.checkpoint).split == "all"
-    with pytest.raises(UsageError, match="holds no crop of split 'test'; it has no splits"):
-        read_evaluation_set(bare, made.checkpoint, split="test")
     with pytest.raises(UsageError, match="no split 'dev'"):
         read_evaluation_set(made.crops, made.checkpoint, split="dev")
+
+
+def test_a_split_that_is_not_there_is_the_one_that_a_training_makes(
+    made: Made, tmp_path: Path
+) -> None:
+    bare = write_crop_folder(
+        tmp_path / "bare", {"train": (20, 20)}, size=32, edit=lambda row: replace(row, split="")
+    )
+    before = read_evaluation_set(bare, made.checkpoint, split="test")
+    assert before.remarks == (
+        "the crops bring no split; divided as a training by default divides them",
+    )
+    trained = load_checkpoint(write_checkpoint(tmp_path / "a.ckpt", bare))
+    after = read_evaluation_set(bare, trained)
+    assert (after.split, after.faces, after.remarks) == ("test", before.faces, ())
+    fakes = write_crop_folder(
+        tmp_path / "fakes", {"train": (0, 6)}, size=32, edit=lambda row: replace(row, split="")
+    )
+    with pytest.raises(UsageError, match=r"no splits, and cannot split 0 real .*: use --split all"):
+        read_evaluation_set(fakes, made.checkpoint, split="test")
 
 
 def test_own_training_data_is_split_as_training_split_it(tmp_path: Path) -> None:

@@ -14,14 +14,18 @@ import av
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.manifest import read_manifest
+from deepfake.demo.people import portrait_geometry
 from deepfake.errors import MediaError
+from deepfake.faces.detector import MTCNN
 from deepfake.faces.extraction import FaceExtractor, cut_face, decode_crop, encode_crop
+from deepfake.faces.geometry import TEMPLATE, to_crop
 from deepfake.media.discovery import discover
-from deepfake.records import CropSpec, Face, Frame, Sampling, Status, Workers
+from deepfake.records import CropSpec, Face, Frame, Sampling, Status, TurnedWindow, Workers
 from tests.fakes import (
     FakeDetector,
     Picture,
@@ -54,6 +58,7 @@ def extractor() -> FaceExtractor:
     [
         pytest.param(CropSpec.from_preset("square"), id="square"),
         pytest.param(CropSpec.from_preset("dacon"), id="dacon"),
+        pytest.param(CropSpec.from_preset("aligned", faces="all"), id="aligned"),
         pytest.param(
             CropSpec.from_preset("square", jpeg_quality=None, faces="all", search="exact"),
             id="png-all",
@@ -96,9 +101,10 @@ def test_crop_is_the_decoded_cut(extractor: FaceExtractor) -> None:
     np.testing.assert_array_equal(crop.face.box_xyxy, np.round(crop.face.box_xyxy, 2))
 
 
-def test_upside_down_face_gives_an_upright_crop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["square", "aligned"])
+def test_upside_down_face_gives_an_upright_crop(tmp_path: Path, preset: str) -> None:
     picture = portrait(2, 0, 256)  # one that MTCNN cannot find upside down
-    spec = replace(SMALL, jpeg_quality=None)
+    spec = CropSpec.from_preset(preset, size=64, jpeg_quality=None)
     extractor = FaceExtractor(spec)
     (upright,) = extractor.extract_frame(frame(picture)).crops
     source = make_source(write_photo(tmp_path / "turned.png", upside_down(picture)))
@@ -107,6 +113,66 @@ def test_upside_down_face_gives_an_upright_crop(tmp_path: Path) -> None:
     assert (extraction.status, turned.rotation) == (Status.OK, 180)
     assert turned.encoded == upright.encoded
     np.testing.assert_array_equal(turned.face.box_xyxy, upright.face.box_xyxy)
+    assert turned.window == upright.window
+
+
+class DetectorOfPoints:
+    """Finds faces with given points, ``(5, 2)``, in every picture."""
+
+    def __init__(self, *points: NDArray[np.float32]) -> None:
+        self.points = points
+
+    def detect(self, images: Sequence[Picture]) -> list[list[Face]]:
+        faces = [Face(np.array([20, 20, 70, 80], np.float32), 0.9, one) for one in self.points]
+        return [list(faces) for _ in images]
+
+
+def turn(picture: Picture, points: Any, degrees: float) -> tuple[Picture, NDArray[np.float32]]:
+    """A picture turned clockwise around its middle, and points of it."""
+    middle = (len(picture) - 1) / 2
+    affine = cv2.getRotationMatrix2D((middle, middle), -degrees, 1.0)
+    turned = cv2.warpAffine(
+        picture, affine, picture.shape[:2], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+    moved = points @ affine[:, :2].T + affine[:, 2]
+    return np.asarray(turned, np.uint8), moved.astype(np.float32)
+
+
+@pytest.mark.parametrize("degrees", [-35, 20])
+def test_aligned_faces_stand_upright_however_they_are_turned(degrees: float) -> None:
+    spec = CropSpec.from_preset("aligned", size=128, jpeg_quality=None)
+    picture, points = portrait(1, 0, 256), portrait_geometry(1, 0).points.astype(np.float32)
+    plain = FaceExtractor(spec, DetectorOfPoints(points)).extract_frame(frame(picture)).crops[0]
+    tilted, moved = turn(picture, points, degrees)
+    crop = FaceExtractor(spec, DetectorOfPoints(moved)).extract_frame(frame(tilted)).crops[0]
+    assert isinstance(plain.window, TurnedWindow)
+    assert isinstance(crop.window, TurnedWindow)
+    assert crop.window.angle - plain.window.angle == pytest.approx(degrees, abs=0.1)
+    assert difference(decode_crop(crop.encoded), decode_crop(plain.encoded)) < 2.5
+    # Its five points stand around those of the template, and MTCNN finds them there.
+    places = (TEMPLATE + 0.15) / 1.3 * 128 - 0.5
+    np.testing.assert_allclose(to_crop(moved, crop.window, 128), places, atol=0.06 * 128)
+    (seen,) = MTCNN(min_face=40).detect([decode_crop(crop.encoded)])[0]
+    np.testing.assert_allclose(seen.landmarks, to_crop(moved, crop.window, 128), atol=0.05 * 128)
+
+
+def test_points_that_are_no_face_are_left_out_and_said(tmp_path: Path) -> None:
+    spec = CropSpec.from_preset("aligned", size=64)
+    source = make_source(write_photo(tmp_path / "a.png", np.full((100, 100, 3), 128, np.uint8)))
+    line = np.array([[30, 30], [40, 40], [45, 45], [50, 50], [60, 60]], np.float32)
+    good = make_face((20, 20, 70, 80)).landmarks
+    why = "their five points are not placed like a face's, or lie outside the frame"
+    for unusable in (line, good + 100):
+        nothing = FaceExtractor(spec, DetectorOfPoints(unusable)).extract(source)
+        assert (nothing.status, nothing.n_found, nothing.crops) == (Status.NO_FACE, 1, ())
+        assert nothing.reason == (
+            f"no_face: no face that the detector found can be cut; 1 of 1 faces left out: {why}"
+        )
+        both = FaceExtractor(spec, DetectorOfPoints(unusable, good)).extract(source)
+        assert (both.status, len(both.crops)) == (Status.OK, 1)
+        assert both.reason == f"1 of 2 faces left out: {why}"
+    # Other crops do not go by the points.
+    assert FaceExtractor(SMALL, DetectorOfPoints(line)).extract(source).status == Status.OK
 
 
 @pytest.mark.parametrize("retry", [True, False], ids=["retry", "no-retry"])
@@ -237,7 +303,8 @@ def test_faces_outside_the_picture_do_not_count() -> None:
         (crop,) = extractor.extract_frame(frame(picture)).crops
         np.testing.assert_array_equal(crop.face.box_xyxy, inside)
         nothing = FaceExtractor(spec, FakeDetector(outside)).extract_frame(frame(picture))
-        assert nothing.status == Status.NO_FACE
+        assert (nothing.status, nothing.n_found) == (Status.NO_FACE, 1)
+        assert nothing.reason == "no_face: no face that the detector found can be cut"
 
 
 def test_a_remark_on_the_frame_stays_with_the_crops() -> None:

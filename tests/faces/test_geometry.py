@@ -11,13 +11,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deepfake.faces.geometry import (
-    Window,
+    TEMPLATE,
+    aligned_window,
     clip_box,
+    cut_turned,
     cut_window,
     entry_window,
     square_window,
     to_crop,
+    to_frame,
 )
+from deepfake.records import TurnedWindow, Window
 
 sides = st.integers(20, 300)
 ratios = st.floats(0, 1)
@@ -47,7 +51,7 @@ def brute_entry_window(
     return (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
 
 
-def has_area(window: Window) -> bool:
+def has_area(window: Window | TurnedWindow) -> bool:
     return window[2] > window[0] and window[3] > window[1]
 
 
@@ -202,3 +206,119 @@ def test_points_lie_in_the_crop_where_their_spots_do(
         rows, columns = np.mgrid[0:size, 0:size]
         assert (crop * columns).sum() / crop.sum() == pytest.approx(crop_x, abs=0.3)
         assert (crop * rows).sum() / crop.sum() == pytest.approx(crop_y, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("window", "size"),
+    [
+        pytest.param(TurnedWindow(20.25, 31.5, 100.25, 111.5, 0), 80, id="shifted"),
+        pytest.param(TurnedWindow(20.25, 31.5, 100.25, 111.5, 33), 37, id="smaller"),
+        pytest.param(TurnedWindow(30, 40, 95.5, 105.5, -120), 160, id="enlarged"),
+        pytest.param(TurnedWindow(-31.4, -20, 110.6, 122, 15), 96, id="beyond-the-border"),
+    ],
+)
+@pytest.mark.parametrize("interpolation", ["linear", "auto"])
+def test_points_lie_in_a_turned_crop_where_their_spots_do(
+    window: TurnedWindow, size: int, interpolation: Any
+) -> None:
+    points = np.array([[55.0, 60.0], [80.0, 70.0], [62.0, 95.0]], dtype=np.float32)
+    found = to_crop(points, window, size)
+    y, x = np.mgrid[0:130, 0:130]
+    rows, columns = np.mgrid[0:size, 0:size]
+    for (centre_x, centre_y), (crop_x, crop_y) in zip(points, found, strict=True):
+        spot = 250 * np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / 2 / 3**2)
+        picture = np.repeat(spot[..., None], 3, axis=2).astype(np.uint8)
+        crop = cut_turned(picture, window, size, interpolation)[..., 0].astype(float)
+        assert (crop * columns).sum() / crop.sum() == pytest.approx(crop_x, abs=0.15)
+        assert (crop * rows).sum() / crop.sum() == pytest.approx(crop_y, abs=0.15)
+    np.testing.assert_allclose(to_frame(found, window, size), points, atol=1e-3)
+
+
+def test_an_upright_window_is_the_same_turned_or_not() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 80, 3))
+    image = np.asarray(cv2.GaussianBlur(noise.astype(np.uint8), (0, 0), 3), np.uint8)
+    window = (10, 15, 70, 75)
+    points = np.array([[10, 15], [40.5, 33]], np.float32)
+    turned = TurnedWindow(*window, 0)
+    np.testing.assert_array_equal(to_crop(points, window, 33), to_crop(points, turned, 33))
+    for size in (30, 60, 120):
+        crop = cut_window(image, window, size, "auto").astype(int)
+        assert np.abs(crop - cut_turned(image, turned, size, "auto")).max() <= 2
+
+
+def test_a_turned_window_that_shrinks_averages_and_does_not_alias() -> None:
+    checks = ((np.add(*np.mgrid[0:300, 0:300]) % 2) * 255).astype(np.uint8)
+    image = np.repeat(checks[..., None], 3, axis=2)
+    window = TurnedWindow(50, 50, 250, 250, 30)
+    assert np.abs(cut_turned(image, window, 50, "auto").astype(int) - 127).max() <= 8
+    assert cut_turned(image, window, 50, "linear").std() > 30
+
+
+def test_beyond_the_frame_a_turned_window_repeats_its_border() -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[:, :30], image[:, 30:] = (200, 10, 10), (10, 10, 200)
+    crop = cut_turned(image, TurnedWindow(-100, -80, 160, 180, 10), 65, "auto")
+    assert crop.shape == (65, 65, 3)
+    corners = crop[[0, 0, -1, -1], [0, -1, 0, -1]]
+    np.testing.assert_array_equal(corners, [(200, 10, 10), (10, 10, 200)] * 2)
+
+
+def make_points(scale: float, degrees: float, x: float, y: float) -> np.ndarray:
+    """The template, so many pixels large, turned clockwise, its middle in one place."""
+    turn = np.exp(1j * np.radians(degrees))
+    points = (TEMPLATE @ [1, 1j] - (TEMPLATE @ [1, 1j]).mean()) * scale * turn + x + 1j * y
+    return np.stack([points.real, points.imag], axis=1).astype(np.float32)
+
+
+@given(
+    st.floats(20, 400), st.floats(-180, 180), st.sampled_from([0.0, 0.15, 0.5]), st.integers(0, 999)
+)
+def test_an_aligned_window_is_the_least_squares_similarity(
+    scale: float, degrees: float, margin: float, seed: int
+) -> None:
+    noise = np.random.default_rng(seed).normal(0, 0.03 * scale, (5, 2))
+    points = (make_points(scale, degrees, 500, 400) + noise).astype(np.float32)
+    window, size = aligned_window(points, 900, 1000, margin), 224
+    assert window.x1 - window.x0 == pytest.approx(window.y1 - window.y0)
+    # (a, b, c, d) of x' = a x - b y + c, y' = b x + a y + d, by the normal equations.
+    wanted = (TEMPLATE + margin) / (1 + 2 * margin) * size - 0.5
+    x, y = points.astype(np.float64).T
+    zeros, ones = np.zeros(5), np.ones(5)
+    rows = np.r_[np.c_[x, -y, ones, zeros], np.c_[y, x, zeros, ones]]
+    best = np.linalg.lstsq(rows, wanted.T.ravel(), rcond=None)[0]
+    expected = (rows @ best).reshape(2, 5).T
+    hundredth = 2 * size / (window.x1 - window.x0) / 100
+    np.testing.assert_allclose(to_crop(points, window, size), expected, atol=hundredth + 0.01)
+
+
+@pytest.mark.parametrize("degrees", [0, 20, -35, 90, 180])
+def test_the_points_of_a_face_come_to_the_places_of_the_template(degrees: float) -> None:
+    points = make_points(90, degrees, 130, 120)
+    window = aligned_window(points, 240, 260, 0.15)
+    assert (window.angle - degrees + 180) % 360 - 180 == pytest.approx(0, abs=1e-3)
+    assert window.x1 - window.x0 == pytest.approx(90 * 1.3, abs=0.02)
+    # In a square of 112 with a margin of 0.15 on each side, at half a pixel from the edge.
+    left_eye, right_eye = (np.array([38.2946, 73.5318]) + 16.8) / 145.6 * 224 - 0.5
+    eyes = to_crop(points, window, 224)[:2]
+    np.testing.assert_allclose(eyes[:, 0], [left_eye, right_eye], atol=0.05)
+    np.testing.assert_allclose(
+        eyes[:, 1], (np.array([51.6963, 51.5014]) + 16.8) / 0.65 - 0.5, atol=0.05
+    )
+
+
+@given(st.floats(0, 180), st.lists(st.floats(-40, 40), min_size=5, max_size=5))
+def test_points_on_a_line_are_no_face(degrees: float, along: list[float]) -> None:
+    turn = np.radians(degrees)
+    points = 100 + np.outer(along, [np.cos(turn), np.sin(turn)]).astype(np.float32)
+    assert not has_area(aligned_window(points, 200, 200, 0.15))
+
+
+def test_mirrored_points_and_those_outside_are_no_face() -> None:
+    face = make_points(60, 10, 100, 100)
+    assert has_area(aligned_window(face, 200, 200, 0.15))
+    mirrored = face * (-1, 1) + (200, 0)
+    assert not has_area(aligned_window(mirrored.astype(np.float32), 200, 200, 0.15))
+    for x, y in ((-3, 100), (203, 100), (100, -3), (100, 203)):
+        assert not has_area(aligned_window(make_points(60, 10, x, y), 200, 200, 0.15))
+    profile = (face - 100) * (0.15, 1) + 100  # seen from the side, the eyes are one
+    assert has_area(aligned_window(profile.astype(np.float32), 200, 200, 0.15))

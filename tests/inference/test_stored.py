@@ -19,9 +19,12 @@ from deepfake.faces.extraction import FaceExtractor
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.stored import StoredCrops
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.media.discovery import discover
 from deepfake.records import CropSpec, Workers
 from deepfake.tables import read_csv
 from tests.conftest import Trained
+from tests.evaluation.made_checkpoint import write_checkpoint
+from tests.fakes import write_portraits
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,22 @@ def test_crops_get_the_scores_of_their_photos_without_another_search(
     assert [[row[c] for c in faces] for row in tables[0]] == [
         [row[c] for c in faces] for row in tables[1]
     ]
+
+
+def test_aligned_crops_get_the_scores_of_their_photos(tmp_path: Path) -> None:
+    photos, crops = write_portraits(tmp_path / "photos", 4), tmp_path / "crops"
+    spec = CropSpec.from_preset("aligned", size=32)
+    crop_media(str(photos), crops, spec, workers=Workers(0), quiet=True)
+    checkpoint = load_checkpoint(write_checkpoint(tmp_path / "a.ckpt", crops))
+    assert checkpoint.recipe.crop == spec
+    stored = StoredCrops(crops, checkpoint)
+    one, other = (
+        [result.p_fake for result in Predictor(checkpoint, "cpu", stored=made).score(sources)]
+        for made, sources in ((None, discover(photos).sources), (stored, stored.sources))
+    )
+    assert one == other
+    assert len(set(one)) == 4
+    assert None not in one
 
 
 def test_faces_that_were_not_cropped_are_said(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deepfake.errors import UsageError
+from deepfake.learning.backbone import make_backbone
 from deepfake.learning.embedder import EmbeddingModel
 
 TINY = "test_efficientnet"
@@ -54,6 +55,23 @@ def test_every_family_takes_a_step_at_a_size_that_is_not_its_own(backbone: str, 
     after = list(model.backbone.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert all(bool(torch.isfinite(parameter).all()) for parameter in after)
+
+
+def test_a_size_that_was_trained_on_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def note(name: str, size: int, settings: set[str]) -> tuple[dict[str, Any], int]:
+        tried.append(name)
+        return {}, 7
+
+    network, n_features = make_backbone(TINY, 64)
+    monkeypatch.setattr("deepfake.learning.backbone._try_size", note)
+    again, same = make_backbone(TINY, 64, n_features=n_features)
+    assert (tried, same) == ([], n_features)
+    assert again.state_dict().keys() == network.state_dict().keys()
+    assert make_backbone(TINY, 64, n_features=n_features + 1)[1] == 7  # it gives another number
+    assert make_backbone("test_vit", 160, n_features=64)[1] == 7  # it depends on the size
+    assert tried == [TINY, "test_vit"]
 
 
 @pytest.mark.parametrize(

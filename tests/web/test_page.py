@@ -82,6 +82,9 @@ FAULTS = """() => {
   return faults.map(text => text.slice(0, 200));
 }"""
 
+LOADED = """video => video.error || video.readyState > 1
+  || new Promise(done => { video.onloadeddata = video.onerror = done; })"""
+
 FOR_GOOD = "This cannot be undone."
 
 DROP = """files => {
@@ -244,9 +247,7 @@ def test_the_first_minute(
     page.get_by_role("link", name="clip.mp4").click()
     page.locator(".jump.frame").first.wait_for()
     player = page.locator("#video")
-    player.evaluate(
-        "video => video.readyState > 1 || new Promise(done => video.onloadeddata = done)"
-    )
+    player.evaluate(LOADED)
     page.locator("#curve .now").wait_for(state="attached")
     assert page.locator("#boxes g").count() == 0  # nobody is there yet
     drawing = page.locator("#curve .chart > svg")
@@ -502,8 +503,9 @@ def test_a_video_that_no_browser_plays_is_shown_by_its_frames(
         page.get_by_role("link", name=name).click()
         note = page.locator("#stage-note", has_text=re.compile("these are its scored frames"))
         note.wait_for()
-        page.wait_for_function("video.readyState > 1 || video.error")
-        assert page.locator("#boxes g").count() == 2
+        for player in page.locator("#video").all():
+            player.evaluate(LOADED)
+        page.locator("#boxes g").nth(1).wait_for(state="attached")
         frame = page.locator(".jump.frame").nth(3)
         frame.click()
         page.locator(f"#still[src$='/frames/{frame.get_attribute('data-frame')}']").wait_for()

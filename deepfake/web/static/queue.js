@@ -62,7 +62,11 @@ function start(upload) {
     sending -= 1;
     if (request.status === 503) {          // busy for the moment
       upload.state = "waiting";
-      setTimeout(() => { waiting.unshift(upload); next(); }, RETRY_MS);
+      setTimeout(() => {
+        if (!uploads.has(upload.key)) return;    // cancelled meanwhile
+        waiting.unshift(upload);
+        next();
+      }, RETRY_MS);
     } else if (request.status === 202) {
       uploads.delete(upload.key);
       JSON.parse(request.response).files.forEach(learn);
