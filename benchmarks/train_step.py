@@ -173,7 +173,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=380 if cuda else 96)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--block", type=int, default=10 if cuda else 1, help="steps in a row")
-    parser.add_argument("--precision", choices=["32-true", "16-mixed", "bf16-mixed"])
+    formats = ["32-true", "16-mixed", "bf16-mixed"]
+    parser.add_argument("--precision", choices=formats, default=choose_precision("auto"))
     parser.add_argument("--data", type=Path, help="crop folder of --size, for real input")
     parser.add_argument("--workers", type=int, default=4 if cuda else 0)
     options = parser.parse_args()
@@ -184,7 +185,7 @@ def main() -> None:
     device = torch.device("cuda" if cuda else "cpu")
     bandwidth = measure_bandwidth(device) if cuda else None
     where = torch.cuda.get_device_name() if cuda else "one CPU thread"
-    print(f"{options.backbone} at {options.size} px, {choose_precision('auto')}, {where}")
+    print(f"{options.backbone} at {options.size} px, {options.precision}, {where}")
     for batch_size in options.batches:
         for mode in (False, "default", "reduce-overhead") if cuda else (False,):
             compare(batch_size, mode, options, device, bandwidth)
@@ -200,8 +201,7 @@ def compare(
     """One row: a batch size, eager or compiled."""
     turns = run(batch_size, mode, options, device, None)
     theirs, ours = turns.first
-    precision = options.precision or choose_precision("auto")
-    tolerance = 1e-4 if precision == "32-true" else 2e-2
+    tolerance = 1e-4 if options.precision == "32-true" else 2e-2
     if abs(theirs - ours) > tolerance:
         raise SystemExit(f"not equal: a loss of {ours:.6f} here, of {theirs:.6f} there")
     ratios = sorted(t / o for t, o in zip(turns.theirs_s, turns.ours_s, strict=True))
@@ -234,14 +234,13 @@ def run(
         optimizer=partial(torch.optim.AdamW, lr=1e-4, weight_decay=0.0),
         training=TrainingSettings(projection_l2=0.0),
     )
-    precision = options.precision or choose_precision("auto")
-    plain = None if data is not None else Plain(task.embedder, device, precision)
+    plain = None if data is not None else Plain(task.embedder, device, options.precision)
     turns = Turns(plain, options.block)
     steps = (options.rounds + 1) * options.block
     trainer = Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
-        precision=precision,
+        precision=options.precision,
         benchmark=True,
         max_epochs=1,
         limit_train_batches=steps,

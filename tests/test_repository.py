@@ -83,5 +83,19 @@ def test_the_citation_is_of_this_version() -> None:
     assert citation["cff-version"] == "1.2.0"
     assert citation["authors"] == [{"name": "The deepfake authors"}]
     assert citation["version"] == __version__
-    assert (citation["title"], citation["license"]) == (project["name"], project["license"])
+    assert citation["title"] == project["name"]
+    # Of the code; the weights in the box have terms of their own.
+    assert citation["license"] == project["license"].split(" AND ")[0]
     assert citation["keywords"] == project["keywords"]
+
+
+def test_no_merge_is_half_done() -> None:
+    # Help texts and pages parse as well with the marks of a conflict in them.
+    folders = [ROOT / name for name in ("deepfake", "configs", "docs", "tests", "experiments")]
+    folders += [ROOT / "benchmarks", ROOT / ".github"]
+    kinds = {".py", ".md", ".yaml", ".yml", ".js", ".css", ".html", ".toml"}
+    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in kinds]
+    files += [path for path in ROOT.iterdir() if path.suffix in kinds]
+    assert len(files) > 300
+    mark = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    assert [path for path in files if mark.search(path.read_text(encoding="utf-8"))] == []

@@ -133,7 +133,7 @@ def explain(argv: Sequence[str] | None = None) -> int:
         "against its check), and the nearest training faces.",
         epilog="""\
 examples:
-  deepfake explain photo.jpg --checkpoint model.ckpt --output why.html
+  deepfake explain photo.jpg --output why.html
   deepfake explain clip.mp4 --checkpoint model.ckpt --output why.html --data crops/ \\
       --embeddings report/embeddings
 """,

@@ -27,21 +27,22 @@ usage: deepfake COMMAND ...
 Find manipulated faces in photos and videos.
 
 commands, with an example of each:
+  predict    score photos and videos, by the detector in the box or one of yours
+             deepfake predict photo.jpg
+             deepfake predict photos/ --checkpoint model.ckpt --output scores.csv
+  serve      open a page that scores photos and videos, and an HTTP API
+             deepfake serve
+  explain    show what the score of one file rests on
+             deepfake explain clip.mp4 --output why.html
   crop       cut faces out of photos and videos
              deepfake crop photos/ --output crops/
-  train      train a detector on crops
-             deepfake train --data crops/
   doctor     look for leaks, duplicates and other faults in crops
              deepfake doctor --data crops/
   show-augmentations
              draw what the augmentations of a configuration do to crops
              deepfake show-augmentations --data crops/
-  predict    score photos and videos
-             deepfake predict photo.jpg
-  serve      open a page that scores photos and videos, and an HTTP API
-             deepfake serve
-  explain    show what the score of one file rests on
-             deepfake explain clip.mp4 --output why.html
+  train      train a detector on crops
+             deepfake train --data crops/
   evaluate   measure a checkpoint on labelled data, with a report
              deepfake evaluate --checkpoint model.ckpt --data crops/ --output report/
   calibrate  choose its limits and sigmoid anew on validation data
@@ -51,7 +52,7 @@ commands, with an example of each:
   merge      put together what several machines cropped or predicted with --shard
              deepfake merge part1.csv part2.csv --output scores.csv
   info       show what a checkpoint holds
-             deepfake info --checkpoint model.ckpt
+             deepfake info default
   export     write a checkpoint as ONNX graph or safetensors
              deepfake export --checkpoint model.ckpt --format onnx
   push       publish a checkpoint on a hub

@@ -43,7 +43,7 @@ connection itself is not encrypted: put a proxy with TLS in front of it beyond a
 
 examples:
   deepfake serve
-  deepfake serve --checkpoint model.ckpt other.ckpt --port 8080 --allow-folder /footage
+  deepfake serve --checkpoint default model.ckpt --port 8080 --allow-folder /footage
   deepfake serve --keep /srv/deepfake
   deepfake serve --host 0.0.0.0 --password-file password.txt
   curl -H "Authorization: Bearer TOKEN" -F files=@photo.jpg http://127.0.0.1:8080/api/score

@@ -1,6 +1,6 @@
-"""Walks the whole path once, offline: draw portraits, crop, train, evaluate, predict.
+"""Walks the whole path once, offline: draw portraits, score, crop, train, evaluate, predict.
 
-Runs the very functions behind ``deepfake crop``, ``train``, ``evaluate`` and ``predict`` and shows
+Runs the very functions behind ``deepfake predict``, ``crop``, ``train`` and ``evaluate`` and shows
 the command that would do the same.
 """
 
@@ -20,7 +20,7 @@ from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.embeddings import EmbedOptions
 from deepfake.evaluation.job import REPORT_FILE, run_evaluation
 from deepfake.inference.predictor import Predictor
-from deepfake.inference.results import count, format_scores
+from deepfake.inference.results import count, describe_results, format_scores
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.records import CropSpec, Workers
 from deepfake.reports.evaluation_page import format_report
@@ -30,6 +30,7 @@ from deepfake.training.callbacks.head import MODEL_FILE
 from deepfake.training.run import run_training
 
 _SIZE = 112
+_SHOWN = ("real/id000/00.png", "fake/id000/00.png")
 
 
 def walk(output: Path, workers: int, terminal: TextIO) -> None:
@@ -58,11 +59,19 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
     photos.mkdir(parents=True)
     tell(f"   {write_dataset(photos, identities=24, shots=5)} photos in {photos}")
 
-    tell(f"\n2. $ deepfake crop {labels} --output {crops} --size {_SIZE}")
+    tell("\n2. The detector in the box on one of them and on its swap")
+    tell("   (it learnt photographs: what it says of drawings shows how it answers, and no more)")
+    pair = [photos / name for name in _SHOWN]
+    tell(f"   $ deepfake predict {' '.join(map(str, pair))}")
+    detector = Predictor.from_checkpoint(device="cpu")
+    for line in describe_results(detector.predict(pair)):
+        tell(f"   {line.rstrip()}")
+
+    tell(f"\n3. $ deepfake crop {labels} --output {crops} --size {_SIZE}")
     spec = CropSpec.from_preset("square", size=_SIZE)
     tell(f"   {crop_media(str(labels), crops, spec, workers=Workers(workers), quiet=True)}")
 
-    tell(f"\n3. $ deepfake train --config {config} --data {crops} --run {run}")
+    tell(f"\n4. $ deepfake train --config {config} --data {crops} --run {run}")
     write_atomic(config, Path(__file__).with_name("demo.yaml").read_text())
     run_training(["--config", str(config), "--data.root", str(crops), "--run", str(run)], terminal)
 
@@ -73,9 +82,9 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
         f"metrics     {run / 'metrics.json'}"
     )
     tell(
-        "\nYour own photos next:\n"
-        f"  deepfake predict YOUR_PHOTOS --checkpoint {model} --output scores.csv\n"
-        "  (this checkpoint only knows drawings; to train on your own data:)\n"
+        "\nYour own photos and videos next:\n"
+        "  deepfake predict YOUR_PHOTOS                 # the detector in the box answers\n"
+        "To train one on your own data (the one of this demo only knows drawings):\n"
         "  deepfake crop YOUR_PHOTOS --output crops/    # with real/ and fake/ folders\n"
         "  deepfake train --data crops/"
     )
@@ -91,7 +100,7 @@ def _score_new_people(
     new.mkdir()
     write_dataset(new, identities=12, shots=4, seed=1)
     known = new / "labels.csv"
-    tell("\n4. People that nobody has seen yet, with labels")
+    tell("\n5. People that nobody has seen yet, with labels")
     command = f"deepfake evaluate --checkpoint {model} --data {known} --output {report}"
     tell(f"   $ {command}\n")
     evaluation = run_evaluation(
@@ -104,7 +113,7 @@ def _score_new_people(
     )
     tell(describe(evaluation))
 
-    tell("5. The same without labels, a wall without a face and a broken file among them")
+    tell("6. The same without labels, a wall without a face and a broken file among them")
     write_atomic(new / "broken.jpg", b"\xff\xd8 this is no photo")
     wall = np.full((240, 320, 3), 200, np.uint8)
     wall[::24], wall[:, ::48] = 150, 150

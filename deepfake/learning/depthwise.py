@@ -1,10 +1,10 @@
 """Depthwise convolutions whose gradients cost what their forward costs, on a CPU.
 
 oneDNN has fast kernels for the gradients of a depthwise convolution of 3x3 with stride 1. Others
-take a reference path that is 5 to 20 times slower, and made up a third of a training step of an
-EfficientNet. Here they are put together from what is fast: the gradient of the input of a strided
-convolution is a plain convolution of the gradient with gaps, that of a larger kernel's weights is
-taken in tiles of 3x3. Measured by ``benchmarks/train_step.py``.
+take a slow path, which is a large part of a training step of an EfficientNet. Here they are put
+together from what is fast: the gradient of the input of a strided convolution is a plain
+convolution of the gradient with gaps, that of a larger kernel's weights is taken in tiles of 3x3.
+``benchmarks/train_step.py`` measures what it gains.
 """
 
 from __future__ import annotations
@@ -122,9 +122,9 @@ def _images_gradient(
     # The gradient with gaps of stride - 1 zeros, as far in as the kernel reaches over the edge.
     side = weight.shape[-1]
     shape = [size + side - 1 for size in images.shape[-2:]]
-    spread = torch.zeros((*gradient.shape[:2], *shape), dtype=gradient.dtype).contiguous(
-        memory_format=_format_of(images)
-    )
+    spread = torch.empty(
+        (*gradient.shape[:2], *shape), dtype=gradient.dtype, memory_format=_format_of(images)
+    ).zero_()
     places = [
         slice(side - 1 - pad, side - 1 - pad + (size - 1) * stride + 1, stride)
         for pad, size in zip(padding, gradient.shape[-2:], strict=True)

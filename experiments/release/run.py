@@ -6,8 +6,9 @@ r"""The release runs: train what is not done, and print the table of what is.
 ``runs.yaml`` lists the runs; base.yaml is what they share. Each step is a public command, printed
 before it runs; a step that is done is not done again, a training that was stopped goes on. Runs are
 compared on the validation splits of the swaps and of the whole synthetic faces, on held-out real
-people and their own self-blends, and on ciplab_dev, a foreign set. ``--test NAME`` opens the test
-sets for one run, once, at the end. Words that are not listed here go to every ``train``.
+people and their own self-blends, and on ciplab_dev, a foreign set. ``--test NAME`` is the
+end: it writes what one run ships, in half precision with limits chosen anew, and opens the test
+sets for it, once. Words that are not listed here go to every ``train``.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ WEIGHTS = {
 }
 CHOOSING = ("swaps-validation", "self-blends", "synthesis-validation", "ciplab_dev")
 TESTING = ("swaps-test", "gan140k-test", "reals-test")
-BLENDED = 600  # validation reals that are blended to choose by
+SHIPPED = "default.safetensors"
+BLENDED = ("self-blends", "portraits")
+MESHED = ("train", "swaps", "no-synthesis", "portraits")
 
 
 class Study:
@@ -74,17 +77,28 @@ class Study:
             words += ["--data.root", str(crops)]
             words += ["--model.pretrained", str(self.data / "weights" / WEIGHTS[backbone])]
             command("train", *words, *more, "--run", str(folder), "--resume", "auto")
-        self.evaluate(name, "choosing", CHOOSING)
+        self.evaluate(name, "choosing", CHOOSING, "model.ckpt")
 
-    def evaluate(self, name: str, purpose: str, sets: tuple[str, ...]) -> None:
-        """Measure a finished run on some sets."""
+    def evaluate(self, name: str, purpose: str, sets: tuple[str, ...], file: str) -> None:
+        """Measure a file of a finished run on some sets."""
         run, folder = self.runs[name], self.output / "runs" / name
         if (folder / purpose / "metrics.json").exists():
             return
         crops = [str(self.crop(one, run.get("crop", []))) for one in sets]
-        checkpoint = ["--checkpoint", str(folder / "model.ckpt")]
         words = ["--output", str(folder / purpose), "--split", "all", "--data", *crops]
-        command("evaluate", *checkpoint, *words)
+        command("evaluate", "--checkpoint", str(folder / file), *words)
+
+    def test(self, name: str) -> None:
+        """Write what a run ships, and measure that on the test sets."""
+        run, folder = self.runs[name], self.output / "runs" / name
+        half, shipped = folder / "half.safetensors", folder / SHIPPED
+        if not shipped.exists():
+            words = ["--format", "safetensors", "--half", "--output", str(half)]
+            command("export", "--checkpoint", str(folder / "model.ckpt"), *words)
+            crops = self.crop(run.get("crops", "train"), run.get("crop", []))
+            words = ["--data", str(crops), "--output", str(shipped)]
+            command("calibrate", "--checkpoint", str(half), *words)
+        self.evaluate(name, "test", TESTING, SHIPPED)
 
     def crop(self, name: str, options: list[str]) -> Path:
         """Crops of a list, made where they are not there."""
@@ -93,7 +107,7 @@ class Study:
         if (crops / "manifest.csv").exists():
             return crops
         words = [str(self.source(name)), str(crops), "--size", str(SIZE), *options]
-        words += ["--landmarks", "mesh"] if name in ("train", "swaps", "no-synthesis") else []
+        words += ["--landmarks", "mesh"] if name in MESHED else []
         command("crop", *words)
         return crops
 
@@ -101,26 +115,35 @@ class Study:
         """What a set is cropped from."""
         if name == "ciplab_dev":
             return self.data / "labelled" / name
-        if name == "self-blends":
-            return self.blend()
+        if name in BLENDED:
+            return self.blend(name)
         lists = self.output / "lists"
         if not lists.exists():
             words = ["--data", str(self.data), "--output", str(lists)]
             subprocess.run([sys.executable, str(HERE / "lists.py"), *words], check=True)
         return lists / f"{name}.csv"
 
-    def blend(self) -> Path:
-        """Validation reals, each beside its own blend, both through the same JPEG."""
-        crops, folder = self.crop("train", []), self.output / "self-blends"
-        if folder.exists():
-            return folder
+    def blend(self, name: str) -> Path:
+        """Reals, each beside its own blend, both through the same JPEG, and their list.
+
+        ``self-blends``: all validation reals, to choose by. ``portraits``: the public-domain
+        portraits that are not held out, all that the twin of the release sees.
+        """
+        crops, folder = self.crop("train", []), self.output / name
+        table = folder / "list.csv"
+        if table.exists():
+            return table
         manifest = read_manifest(crops)
-        rows = [row for row in manifest.rows if row.split == "validation" and row.label == 0]
+        rows = [row for row in manifest.rows if row.label == 0 and row.split != "test"]
+        if name == "portraits":
+            rows = [row for row in rows if row.method == "faces_pd"]
+        else:
+            rows = [row for row in rows if row.split == "validation"]
         dataset = CropDataset(crops, rows, manifest.spec.size)
-        sources = dataset.blend_sources
-        # Evenly from the whole list, so that every world has its part.
-        for index in sources[:: max(len(sources) // BLENDED, 1)].tolist():
-            real, points = dataset.read(rows[index]), dataset.points(rows[index])
+        lines = ["path,label,method,group,split,original"]
+        for index in dataset.blend_sources.tolist():
+            row = rows[index]
+            real, points = dataset.read(row), dataset.points(row)
             if points is None:
                 continue
             rng = np.random.default_rng((14, index))
@@ -129,7 +152,13 @@ class Study:
                 path = folder / label / f"{index:05d}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(encode_crop(image, quality))
-        return folder
+                original = f"real/{path.name}" if label == "fake" else ""
+                group = f"{row.method}-{row.group}"
+                lines.append(
+                    f"{label}/{path.name},{label},self-blend,{group},{row.split},{original}"
+                )
+        table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return table
 
     def table(self) -> str:
         """AUC of every finished run on what chooses, as Markdown."""
@@ -177,7 +206,7 @@ def main() -> None:
     options, more = parser.parse_known_args()
     study = Study(options.data.resolve(), options.output.resolve())
     if options.test:
-        study.evaluate(options.test, "test", TESTING)
+        study.test(options.test)
         return
     for name in [] if options.table else options.only or study.runs:
         study.train(name, more)

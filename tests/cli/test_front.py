@@ -21,13 +21,13 @@ def run(*words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *("", "crop", "doctor", "train", "predict", "explain", "evaluate", "calibrate", "fit-head"),
-        *("merge", "info", "export", "push", "pull", "demo", "show-augmentations"),
-    ],
+COMMANDS = (
+    *("crop", "doctor", "train", "predict", "serve", "explain", "evaluate", "calibrate"),
+    *("fit-head", "merge", "info", "export", "push", "pull", "demo", "show-augmentations"),
 )
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_has_examples_and_imports_nothing_heavy(command: str) -> None:
     words = [command] if command else []
     code = (
@@ -41,6 +41,12 @@ def test_help_has_examples_and_imports_nothing_heavy(command: str) -> None:
     assert "HEAVY [] CODE 0" in done.stdout.replace("CODE None", "CODE 0")
     assert f"deepfake {command}".strip() in done.stdout
     assert "example" in done.stdout
+
+
+def test_help_names_every_command_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    named = re.findall(r"^  ([a-z-]+)(?:  |$)", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(named) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("script", ["crop.py", "train.py", "predict.py"])

@@ -169,3 +169,14 @@ def test_a_data_set_of_the_field(tmp_path: Path) -> None:
         "celeb-df": (4, 4),
     }
     assert "Deepfakes" in files["methods"]
+
+
+@pytest.mark.slow
+def test_many_gpus(tmp_path: Path) -> None:
+    run_page("many_gpus.md", tmp_path)
+    one, two = (
+        load_checkpoint(tmp_path / "runs" / name / "model.ckpt").embedder.state_dict()
+        for name in ("one-machine", "two-machines")
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5, msg=name)

@@ -33,15 +33,20 @@ def load(name: str) -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def parser() -> TrainParser:
+    parser = TrainParser()
+    parser.add_lightning_class_args(EmbeddingTask, "model")
+    parser.add_class_arguments(CropDataModule, "data")
+    return parser
+
+
 @pytest.mark.parametrize("run", PLAN["runs"], ids=lambda run: run["name"])
-def test_every_run_parses(run: dict[str, Any], tmp_path: Path) -> None:
+def test_every_run_parses(run: dict[str, Any], parser: TrainParser, tmp_path: Path) -> None:
     overlay, length = tmp_path / "overlay.yaml", tmp_path / "length.yaml"
     overlay.write_text(yaml.safe_dump(run.get("settings", {})))
     length.write_text(yaml.safe_dump(PLAN["lengths"][run.get("length", "short")]))
     settings = merge_configs(choose_configs([FOLDER / "base.yaml", length, overlay]))
-    parser = TrainParser()
-    parser.add_lightning_class_args(EmbeddingTask, "model")
-    parser.add_class_arguments(CropDataModule, "data")
     parts = {name: settings[name] for name in ("model", "data")}
     parsed = parser.parse_object(parts | {"data": parts["data"] | {"root": "crops"}})
     assert timm.is_model(parsed.model.backbone)
@@ -53,7 +58,7 @@ def test_names_differ_and_lists_exist() -> None:
     names = Counter(run["name"] for run in PLAN["runs"])
     assert max(names.values()) == 1
     lists = {run.get("crops", "train") for run in PLAN["runs"]}
-    assert lists <= {"train", "swaps", "synthesis"}
+    assert lists <= {"train", "swaps", "no-synthesis", "portraits"}
 
 
 @pytest.fixture
@@ -95,12 +100,17 @@ def test_held_out_people_are_in_no_training(data: Path) -> None:
     assert len(tested) == 501
     assert not trained & (tested | chosen)
     assert not tested & chosen
-    synthesis = {row["path"] for row in lists["synthesis"] if row["split"] == "train"} - trained
+    plain = {row["path"] for row in lists["no-synthesis"]}
+    synthesis = {row["path"]: row for row in lists["train"] if row["path"] not in plain}
     assert len(synthesis) == 250
-    assert not synthesis & {row["path"] for row in lists["gan140k-test"]}
-    # Sorted by name, the first of each class are trained on.
-    names = {Path(path).stem for path in synthesis}
-    assert names == {f"{n:03d}" for n in range(125)}
+    assert not synthesis.keys() & {row["path"] for row in lists["gan140k-test"]}
+    # Sorted by name, the first of each class are trained on, the last 25 of them choose.
+    places = {(Path(path).stem, row["split"]) for path, row in synthesis.items()}
+    assert places == {(f"{n:03d}", "train" if n < 100 else "validation") for n in range(125)}
+    validation = {row["path"] for row in lists["synthesis-validation"]}
+    assert validation == {path for path, row in synthesis.items() if row["split"] == "validation"}
+    fakes = [row for row in synthesis.values() if row["label"] == "fake"]
+    assert all(synthesis[row["original"]]["split"] == row["split"] for row in fakes)
 
 
 def test_the_lists_are_files(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +119,7 @@ def test_the_lists_are_files(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
     load("lists").main()
     with (tmp_path / "lists" / "train.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 1002
+    assert len(rows) == 1252
     assert {row["label"] for row in rows} == {"real", "fake"}
 
 
@@ -122,4 +132,4 @@ def test_the_table_tells_what_was_not_run(tmp_path: Path) -> None:
     }
     assert run.read_cells(report) == ["0.800 [0.750, 0.850]"] * 2
     table = run.Study(tmp_path, tmp_path).table()
-    assert table.count("not run | not run | not run") == len(PLAN["runs"])
+    assert table.count("not run | not run | not run | not run") == len(PLAN["runs"])

@@ -16,15 +16,12 @@ CROP = draw_crop(np.random.default_rng(0), 97, fake=True)
 
 def test_a_higher_rate_factor_costs_more() -> None:
     costs: list[float] = []
-    detail: list[float] = []
     for crf in (0, 23, 40, 51):
         after = recompress_h264(CROP, crf)
         assert after.shape == CROP.shape  # an odd side is kept
         assert np.array_equal(after, recompress_h264(CROP, crf))
         costs.append(float(np.abs(after.astype(float) - CROP).mean()))
-        detail.append(float(np.abs(np.diff(after.astype(float), n=2, axis=0)).mean()))
     assert 0 < costs[0] < costs[1] < costs[2] < costs[3]
-    assert detail[0] > detail[1] > detail[2] > detail[3]
     flat = np.full((32, 48, 3), (200, 60, 90), np.uint8)
     assert np.abs(recompress_h264(flat, 10).astype(int) - flat).max() <= 4
 

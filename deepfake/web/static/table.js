@@ -172,7 +172,7 @@ function arrange(items) {
   const focused = document.activeElement, ordered = [...items].sort(compare);
   let at = rows.firstElementChild;
   for (const item of ordered) {
-    const row = rowOf.get(item.key);
+    const row = findRow(item.key);   // one that was just added may not be drawn yet
     row.hidden = !isShown(item);
     if (row === at) at = at.nextElementSibling;
     else rows.insertBefore(row, at);
