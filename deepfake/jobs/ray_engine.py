@@ -19,15 +19,18 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-# Ray tells its makers how it is used, unless it is told not to before it is imported.
+# Read while Ray is imported. It tells its makers how it is used, writes about the cluster into our
+# standard output, and tries for a quarter of an hour to reach a cluster that is gone.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_SCHEDULER_EVENTS"] = "0"
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -62,7 +65,7 @@ class RayEngine:
     gpus: float = 0.0
 
     def __call__(self, work: Work, blocks: Iterator[Block]) -> Iterator[Block]:
-        """Have the work done; at most one block more than there is room for is under way.
+        """Have the work done; one block waits for room, all others that are open have a worker.
 
         Raises:
             UsageError: If there is no such cluster, or a node lacks the files or the packages.
@@ -84,6 +87,8 @@ def _connect(address: str | None) -> None:
     """Join a cluster, or start one; at its end the process leaves it, and ends what it started."""
     if ray.is_initialized():
         return
+    if address not in (None, "auto"):
+        _check_reachable(address)
     if address is None:
         # Nothing else keeps Ray from listening on the machine's other addresses, and only who can
         # read this user's files shall give it work.
@@ -93,14 +98,27 @@ def _connect(address: str | None) -> None:
     try:
         context = ray.init(address or "local", logging_level=logging.WARNING)
     except Exception as error:
-        what = f"the Ray cluster at {address} cannot be joined" if address else "Ray did not start"
+        what = _no_cluster(address) if address else "Ray did not start"
         raise UsageError(f"{what}: {one_line(str(error))}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, former)  # Ray has put its own in the place of ours
     alive = sum(node["Alive"] for node in ray.nodes())
-    page = f", dashboard at {context.dashboard_url}" if context.dashboard_url else ""
+    page = f", dashboard at http://{context.dashboard_url}" if context.dashboard_url else ""
     logger.info("Ray %s: %d nodes%s", ray.__version__, alive, page)
+
+
+def _check_reachable(address: str) -> None:
+    """Say at once what Ray says after minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UsageError(f"{_no_cluster(address)}: {error}; expected HOST:PORT or auto") from error
+
+
+def _no_cluster(address: str) -> str:
+    return f"the Ray cluster at {address} cannot be joined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +145,16 @@ class _Fleet:
 
     A worker is started for a block that nobody has, where the cluster has room for one, and ended
     when none is left for it: whoever comes to the cluster or goes, no block waits for an idle one.
+    One worker more waits for room: a node that comes is used at once, and a cluster that grows with
+    what it is asked for grows.
     """
 
     def __init__(self, engine: RayEngine, work: Work, blocks: Iterator[Block]) -> None:
         self._engine, self._blocks = engine, blocks
         options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "max_restarts": 0}
         self._actor = ray.remote(**options)(Filler)
-        self._told = (ray.put(pickle.dumps(work)), Path.cwd(), _find_versions(), engine.cpus)
+        versions = _find_versions(_name_packages())
+        self._told = (ray.put(pickle.dumps(work)), Path.cwd(), versions, engine.cpus)
         self._running: dict[Any, tuple[Block, _Worker]] = {}  # by the answer that will come
         self._again: deque[Block] = deque()
         self._losses: Counter[int] = Counter()
@@ -141,7 +162,7 @@ class _Fleet:
     def run(self) -> Iterator[Block]:
         patient_until: float | None = time.monotonic() + _PATIENCE_S
         while True:
-            is_sent = len(self._running) < self._count_places() and self._send_to_another()
+            is_sent = len(self._running) <= self._count_places() and self._send_to_another()
             if not self._running:
                 return
             answers, _ = ray.wait([*self._running], timeout=0 if is_sent else _LOOK_S)
@@ -161,10 +182,13 @@ class _Fleet:
                     yield block
 
     def _count_places(self) -> int:
-        """How many workers the cluster has room for; one at least, for nodes that may come."""
-        there = ray.cluster_resources()
+        """How many workers the nodes have room for, were there no other jobs."""
         needed = {"CPU": float(self._engine.cpus), "GPU": self._engine.gpus}
-        return max(1, *(int(there.get(name, 0) / n + 1e-9) for name, n in needed.items() if n))
+        return sum(
+            min(int(node["Resources"].get(name, 0) / n + 1e-9) for name, n in needed.items() if n)
+            for node in ray.nodes()
+            if node["Alive"]
+        )
 
     def _send_to_another(self) -> bool:
         """Start a worker for a block that nobody has; whether there was such a block."""
@@ -198,6 +222,7 @@ class _Fleet:
         Raises:
             Exception: What the work raised.
         """
+        following = None
         try:
             parts = ray.get(answer)
             following = self._find_block() or self._take_back()
@@ -205,13 +230,14 @@ class _Fleet:
                 self._send(following, worker)
             for part in parts:
                 _write(block.folder, ray.get(part))
-            if following is None:
-                worker.end()
         except RayTaskError as error:
             raise error.cause from error
         except RayError as error:
             self._lose(block, error)
             return False
+        finally:
+            if following is None:
+                worker.end()
         return True
 
     def _lose(self, block: Block, error: RayError) -> None:
@@ -306,11 +332,11 @@ class Filler:
             raise UsageError(
                 f"{node} has no folder {started_in}; run the command in one that all nodes see"
             ) from error
-        here = _find_versions()
+        here = _find_versions(versions)
         other = [name for name in versions if versions[name] != here[name]]
         if other:
             raise UsageError(
-                f"{node} has {other[0]} {here[other[0]] or 'not at all'}, the machine of the "
+                f"{node} has {other[0]} {here[other[0]]}, the machine of the "
                 f"command {versions[other[0]]}; results would differ: install the same on all"
             )
         self._stack.enter_context(kept_workers())
@@ -318,11 +344,20 @@ class Filler:
         return loaded
 
 
-def _find_versions() -> dict[str, str]:
-    """Versions of this package and of those that it cannot do without."""
+def _name_packages() -> list[str]:
+    """This package and those that it cannot do without."""
     lines = [line for line in requires("deepfake") or () if "extra ==" not in line]
-    names = [match[0] for line in lines if (match := re.match(r"[\w.-]+", line))]
-    return {name: version(name) for name in ["deepfake", *names]}
+    return ["deepfake", *(match[0] for line in lines if (match := re.match(r"[\w.-]+", line)))]
+
+
+def _find_versions(names: Iterable[str]) -> dict[str, str]:
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not at all"
+    return versions
 
 
 def _iter_parts(folder: Path) -> Iterator[_Part]:

@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-# All of it on the loopback; read while Ray is imported.
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-
 import ray
+from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
 from deepfake.jobs.engine import Block
@@ -50,6 +47,9 @@ def start_nodes() -> Iterator[Nodes]:
     """A cluster of one node, to which others can be added."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
+        # All of it on the loopback, here and in other processes.
+        patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+        patch.setenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
         nodes = Nodes()
         try:
             yield nodes

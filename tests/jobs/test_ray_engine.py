@@ -7,9 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,7 @@ from tests.fakes import tree_hashes, write_portraits
 
 ROOT = Path(__file__).parents[2]
 NAMES = [f"{number}.txt" for number in range(12)]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra deepfake[ray]"),
-]
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra deepfake[ray]")
 
 
 @pytest.fixture
@@ -72,21 +69,11 @@ def wait_until(is_so: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def run_beside(tasks: Callable[[], None], job: Callable[[], None]) -> None:
-    """Run a job while something happens to it; what fails there fails here."""
-    failures: list[BaseException] = []
-
-    def attempt() -> None:
-        try:
-            tasks()
-        except BaseException as error:  # noqa: BLE001
-            failures.append(error)
-
-    thread = threading.Thread(target=attempt)
-    thread.start()
-    job()
-    thread.join()
-    assert failures == []
+def run_beside(job: Callable[[], None], tasks: Callable[[], None]) -> None:
+    """Run a job while something happens to it; the job in a thread, as nodes start in none."""
+    done = ThreadPoolExecutor(1).submit(job)  # not waited for where the tasks fail
+    tasks()
+    done.result()
 
 
 def make_expected(tmp_path: Path, inputs: Path) -> dict[str, str]:
@@ -100,6 +87,7 @@ def make_expected(tmp_path: Path, inputs: Path) -> dict[str, str]:
     return tree_hashes(tmp_path / "here")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_any_number_of_nodes_makes_the_bytes_of_this_process(
     nodes: Any, trained: Trained, tmp_path: Path
@@ -129,6 +117,7 @@ def test_any_number_of_nodes_makes_the_bytes_of_this_process(
         assert make(tmp_path / str(n_nodes), ["--engine", nodes.engine]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_node_killed_costs_its_blocks_a_second_run_and_nothing_else(
     nodes: Any, inputs: Path, tmp_path: Path
@@ -147,7 +136,7 @@ def test_a_node_killed_costs_its_blocks_a_second_run_and_nothing_else(
         (gate / "open").touch()
 
     job = tmp_path / "job"
-    run_beside(kill_a_node, lambda: run(job, inputs, Upper(gate), connect(nodes)))
+    run_beside(lambda: run(job, inputs, Upper(gate), connect(nodes)), kill_a_node)
     assert tree_hashes(job) == expected
     found = find_nodes(gate)
     lost = [block for block, places in found.items() if places[0] == doomed.node_id]
@@ -157,6 +146,7 @@ def test_a_node_killed_costs_its_blocks_a_second_run_and_nothing_else(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_node_that_comes_gets_blocks_and_no_more_are_open_than_there_is_room_for(
     nodes: Any, inputs: Path, tmp_path: Path
@@ -189,12 +179,13 @@ def test_a_node_that_comes_gets_blocks_and_no_more_are_open_than_there_is_room_f
         (gate / "open").touch()
 
     job = tmp_path / "job"
-    run_beside(add_a_node, lambda: run(job, inputs, Upper(gate), count))
+    run_beside(lambda: run(job, inputs, Upper(gate), count), add_a_node)
     assert tree_hashes(job) == expected
     assert all(len(places) == 1 for places in find_nodes(gate).values())
-    assert most_open == 3  # of two workers, and the one whose files are being written
+    assert most_open == 4  # of two workers, one that waits for room, one that is being written
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_command_of_a_killed_process_goes_on(nodes: Any, tmp_path: Path) -> None:
     photos = write_portraits(tmp_path / "photos", 24)
@@ -215,6 +206,7 @@ def test_the_command_of_a_killed_process_goes_on(nodes: Any, tmp_path: Path) -> 
     assert {shard: shard.stat().st_ino for shard in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_file_that_crashes_its_reader_is_a_row_and_one_that_ends_the_ray_worker_is_named(
     nodes: Any, inputs: Path, tmp_path: Path
@@ -269,6 +261,7 @@ for table in ("tcp", "tcp6"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads the sockets in /proc")
 def test_ray_of_its_own_listens_on_the_loopback_alone(inputs: Path, tmp_path: Path) -> None:
@@ -283,12 +276,14 @@ def test_ray_of_its_own_listens_on_the_loopback_alone(inputs: Path, tmp_path: Pa
     assert set(done.stdout.split()) <= loopback
 
 
-def test_a_cluster_that_is_not_there_is_named() -> None:
-    code = "import sys; from deepfake import cli; sys.exit(cli.crop(sys.argv[1:]))"
-    words = [sys.executable, "-c", code, str(ROOT / "docs"), "/tmp/none", "--engine"]
-    done = subprocess.run([*words, "ray:127.0.0.1:1"], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "the Ray cluster at 127.0.0.1:1 cannot be joined" in done.stderr
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1", "127.0.0.1:99999"])
+def test_a_cluster_that_is_not_there_is_named(address: str) -> None:
+    from deepfake.jobs.ray_engine import RayEngine
+
+    with pytest.raises(
+        UsageError, match=rf"Ray cluster at {address} cannot be joined: .*HOST:PORT"
+    ):
+        next(RayEngine(address)(KeepNotes(), iter(())))
 
 
 def test_an_evaluation_by_ray_needs_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,7 +303,7 @@ def test_what_a_node_lacks_is_named(
     monkeypatch.chdir(tmp_path)
     sources = list_sources(["0.txt", "none.txt"], inputs)
     block = Block(0, 0, sources, tmp_path / "out", {sources[0].id: tmp_path / "old"})
-    versions = ray_engine._find_versions()
+    versions = ray_engine._find_versions(["deepfake", "torch"])
     work = pickle.dumps(KeepNotes())
 
     def fill(seen: list[bool], folder: Path = tmp_path, **changes: str) -> list[str]:
@@ -326,6 +321,8 @@ def test_what_a_node_lacks_is_named(
         fill([True, False], tmp_path / "elsewhere")
     with pytest.raises(UsageError, match=r"has torch .*, the machine of the command 1\.0"):
         fill([True, False], torch="1.0")
+    with pytest.raises(UsageError, match=r"has none-such not at all, the machine of the command 2"):
+        fill([True, False], **{"none-such": "2"})
 
 
 class KeepNotes:
