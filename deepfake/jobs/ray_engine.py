@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_LOSSES = 4  # of one block; nodes go, but not four times under the same one
 _LOOK_S = 2.0  # between two looks at whether there are more nodes
-_PATIENCE_S = 30.0  # with a cluster that has no room
+_PATIENCE_S = 60.0  # with a cluster that has no room
 _PART_BYTES = 2**24  # of the files of a block, together in one object of Ray's store
 _Part = list[tuple[str, bytes | None]]
 """Paths in the folder of a block with their contents; ``None`` of a folder."""
@@ -90,13 +90,12 @@ def _connect(address: str | None) -> None:
     if address not in (None, "auto"):
         _check_reachable(address)
     if address is None:
-        # Nothing else keeps Ray from listening on the machine's other addresses, and only who can
-        # read this user's files shall give it work.
+        # Nothing else keeps Ray from listening on the machine's other addresses. By itself it
+        # takes work only from who can read a token among this user's files.
         ray._private.ray_constants.ENABLE_RAY_CLUSTER = False
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     former = signal.getsignal(signal.SIGTERM)
     try:
-        context = ray.init(address or "local", logging_level=logging.WARNING)
+        context = ray.init(address or "local", logging_level=logging.ERROR)
     except Exception as error:
         what = _no_cluster(address) if address else "Ray did not start"
         raise UsageError(f"{what}: {one_line(str(error))}") from error
@@ -105,7 +104,7 @@ def _connect(address: str | None) -> None:
             signal.signal(signal.SIGTERM, former)  # Ray has put its own in the place of ours
     alive = sum(node["Alive"] for node in ray.nodes())
     page = f", dashboard at http://{context.dashboard_url}" if context.dashboard_url else ""
-    logger.info("Ray %s: %d nodes%s", ray.__version__, alive, page)
+    logger.info("Ray %s, nodes: %d%s", ray.__version__, alive, page)
 
 
 def _check_reachable(address: str) -> None:

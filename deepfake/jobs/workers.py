@@ -70,7 +70,8 @@ def read_in_workers(
             yield source, read(source)
         return
     key = pickle.dumps((make, workers))
-    pool: WorkerPool[T] = (_kept or {}).pop(key, None) or WorkerPool(make, workers)
+    kept = None if _kept is None else _kept.pop(key, None)
+    pool: WorkerPool[T] = kept or WorkerPool(make, workers)
     is_idle = False
     try:
         yield from pool.run(iter(sources), on_progress)

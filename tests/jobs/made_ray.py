@@ -37,9 +37,9 @@ class Nodes:
         """As ``--engine`` names it."""
         return f"ray:{self.cluster.address}"
 
-    def add(self) -> Any:
+    def add(self, **resources: int) -> Any:
         """Another node."""
-        return self.cluster.add_node(**_NODE)
+        return self.cluster.add_node(**{**_NODE, **resources})
 
 
 @contextmanager
@@ -86,6 +86,21 @@ def find_nodes(folder: Path) -> dict[int, list[str]]:
         if path.name.isdigit():
             found[int(path.name)] = path.read_text().split()
     return found
+
+
+@dataclass(frozen=True)
+class ShowGPUs:
+    """Work that writes down which GPUs it may use, once four processes are at it."""
+
+    folder: Path
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        for block in blocks:
+            (self.folder / str(os.getpid())).touch()
+            while len(list(self.folder.iterdir())) < 4:
+                time.sleep(0.05)
+            (block.folder / "gpus").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+            yield block
 
 
 @dataclass(frozen=True)

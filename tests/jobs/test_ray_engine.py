@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,7 +88,7 @@ def make_expected(tmp_path: Path, inputs: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_any_number_of_nodes_makes_the_bytes_of_this_process(
     nodes: Any, trained: Trained, tmp_path: Path
 ) -> None:
@@ -96,25 +96,33 @@ def test_any_number_of_nodes_makes_the_bytes_of_this_process(
     (photos / "real" / "broken.jpg").write_bytes(b"\xff\xd8 broken")
     detector = ["--checkpoint", str(trained.checkpoint), "--device", "cpu", "--quiet"]
 
-    def make(folder: Path, engine: list[str]) -> dict[str, str]:
-        folder.mkdir()
-        words = [str(photos), "--output", str(folder / "crops"), "--size", "64", "--quiet"]
+    def crop(folder: Path, engine: list[str]) -> dict[str, str]:
+        words = [str(photos), "--output", str(folder), "--size", "64", "--quiet"]
         assert cli.crop([*words, "--shard-size", "3", *engine]) == 0
+        return tree_hashes(folder)
+
+    def score(folder: Path, engine: list[str]) -> dict[str, str]:
+        folder.mkdir()
         words = [str(photos), "--output", str(folder / "scores.csv"), *detector]
         assert cli.predict([*words, "--faces", str(folder / "faces.csv"), *engine]) == 0
         words = ["--data", str(trained.crops), "--output", str(folder / "report"), *detector]
         assert cli.main(["evaluate", *words, "--resamples", "0", *engine]) == 0
-        # When a job began, and by which command.
-        for name in ("scores.csv.job/times.json", "report/report.html", "report/metrics.json"):
+        # When a job began, where, and by which command.
+        notes = ("scores.csv.job/times.json", "scores.csv.job/outputs.json")
+        for name in (*notes, "report/report.html", "report/metrics.json"):
             (folder / name).unlink()
         return tree_hashes(folder)
 
-    expected = make(tmp_path / "here", ["--workers", "1"])
-    assert len(list((tmp_path / "here" / "scores.csv.job" / "shards").iterdir())) == 12
+    crops = crop(tmp_path / "crops", ["--workers", "0"])
+    scores = score(tmp_path / "scores", ["--workers", "0"])
+    assert len(list((tmp_path / "scores" / "scores.csv.job" / "shards").iterdir())) == 12
+    by_ray = ["--engine", nodes.engine]
     for n_nodes in (1, 2, 4):
         while len(nodes.cluster.list_all_nodes()) < n_nodes:
             nodes.add()
-        assert make(tmp_path / str(n_nodes), ["--engine", nodes.engine]) == expected
+        assert crop(tmp_path / f"crops-{n_nodes}", by_ray) == crops
+        if n_nodes == 2:
+            assert score(tmp_path / f"scores-{n_nodes}", by_ray) == scores
 
 
 @pytest.mark.slow
@@ -183,6 +191,25 @@ def test_a_node_that_comes_gets_blocks_and_no_more_are_open_than_there_is_room_f
     assert tree_hashes(job) == expected
     assert all(len(places) == 1 for places in find_nodes(gate).values())
     assert most_open == 4  # of two workers, one that waits for room, one that is being written
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_as_many_workers_share_a_gpu_as_was_asked_for(
+    nodes: Any, inputs: Path, tmp_path: Path
+) -> None:
+    from deepfake.jobs.ray_engine import RayEngine
+    from tests.jobs.made_ray import ShowGPUs
+
+    nodes.add(num_cpus=5, num_gpus=2)  # which Ray takes our word for
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    engine = RayEngine(nodes.engine.removeprefix("ray:"), gpus=0.5)
+    run(tmp_path / "job", inputs, ShowGPUs(gate), engine)
+    given = [path.read_text() for path in (tmp_path / "job").rglob("gpus")]
+    assert len(given) == 6
+    assert set(given) == {"0", "1"}
+    assert len(list(gate.iterdir())) == 4
 
 
 @pytest.mark.slow
@@ -303,13 +330,13 @@ def test_what_a_node_lacks_is_named(
     monkeypatch.chdir(tmp_path)
     sources = list_sources(["0.txt", "none.txt"], inputs)
     block = Block(0, 0, sources, tmp_path / "out", {sources[0].id: tmp_path / "old"})
-    versions = ray_engine._find_versions(["deepfake", "torch"])
+    here = ray_engine._find_versions(["deepfake", "torch"])
     work = pickle.dumps(KeepNotes())
 
-    def fill(seen: list[bool], folder: Path = tmp_path, **changes: str) -> list[str]:
+    def fill(seen: list[bool], folder: Path = tmp_path, **versions: str) -> list[str]:
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         (tmp_path / "out").mkdir()
-        filler = Filler(work, folder, versions | changes, 1)
+        filler = Filler(work, folder, here | versions, 1)
         return (filler.fill_in(block, seen) / "kept").read_text().split()
 
     assert fill([True, False]) == []
@@ -321,14 +348,14 @@ def test_what_a_node_lacks_is_named(
         fill([True, False], tmp_path / "elsewhere")
     with pytest.raises(UsageError, match=r"has torch .*, the machine of the command 1\.0"):
         fill([True, False], torch="1.0")
-    with pytest.raises(UsageError, match=r"has none-such not at all, the machine of the command 2"):
-        fill([True, False], **{"none-such": "2"})
+    with pytest.raises(UsageError, match=r"has nothing not at all, the machine of the command 2"):
+        fill([True, False], nothing="2")
 
 
 class KeepNotes:
     """Work that writes down for which inputs it was given an old shard."""
 
-    def __call__(self, blocks: Iterator[Block]) -> Iterator[Block]:
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         for block in blocks:
             (block.folder / "kept").write_text("\n".join(block.kept))
             yield block
