@@ -216,7 +216,7 @@ def test_as_many_workers_share_a_gpu_as_was_asked_for(
 @pytest.mark.timeout(300)
 def test_the_command_of_a_killed_process_goes_on(nodes: Any, tmp_path: Path) -> None:
     photos = write_portraits(tmp_path / "photos", 24)
-    words = ["--size", "64", "--quiet", "--shard-size", "1"]
+    words = ["--size", "64", "--quiet", "--shard-size", "1", "--store", "tar"]
     assert cli.crop([str(photos), str(tmp_path / "here"), *words, "--workers", "1"]) == 0
     root = tmp_path / "there"
     line = [str(photos), str(root), *words, "--engine", nodes.engine]
