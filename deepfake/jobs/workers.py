@@ -367,7 +367,8 @@ class WorkerPool(Generic[T]):
                 self._replace(worker, _CANCELLED.reason, again=False)
                 yield (*job, _CANCELLED)
         for worker in [w for w in self._workers if w.is_active and time.monotonic() >= w.deadline]:
-            reason, job = f"timeout: gave no answer within {self._timeout_s:g} s", worker.job
+            limit_s = self._timeout_s if worker.ready else _START_TIMEOUT_S
+            reason, job = f"timeout: gave no answer within {limit_s:g} s", worker.job
             worker.kill()
             self._replace(worker, reason, again=False)
             if job is not None:

@@ -226,7 +226,7 @@ def test_workers_that_do_not_get_ready_in_time_are_an_error(
 ) -> None:
     serve(fakes.serve_hostile)
     monkeypatch.setattr(pool, "_START_TIMEOUT_S", 0.0)
-    with pytest.raises(JobError, match=r"did not start \(timeout"):
+    with pytest.raises(JobError, match=r"did not start \(timeout: gave no answer within 0 s"):
         list(read([hostile_source(NONE, 0)], Workers(1)))
     assert no_workers_left()
 
