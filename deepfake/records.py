@@ -168,9 +168,11 @@ class Workers:
     Args:
         processes: Worker processes; 0 works in this one, without time limit or protection from
             crashes. The results do not depend on it.
-        timeout_s: Longest time for one file in seconds.
+        timeout_s: Longest time for one file in seconds, with that of fetching it from a store.
         max_pixels: Larger photos and frames are ``unreadable``.
         detect_device: Where faces are searched for: ``cpu``, ``cuda`` or ``cuda:N``.
+        other_stores: Whether names in a list, and redirects of a web server, may lead to other
+            stores than the one that was named.
 
     Raises:
         UsageError: If the number of processes is negative.
@@ -180,10 +182,33 @@ class Workers:
     timeout_s: float = 60.0
     max_pixels: int = MAX_PIXELS
     detect_device: str = "cpu"
+    other_stores: bool = False
 
     def __post_init__(self) -> None:
         if self.processes < 0:
             raise UsageError(f"workers={self.processes}; expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object of a store, as it was seen when the job was planned.
+
+    Args:
+        url: Its address.
+        size: In bytes; ``None`` where the store does not tell.
+        stamp: What changes with its content: made of its entity tag, or of its date.
+        other_stores: As of ``Workers``.
+    """
+
+    url: str = field(repr=False)  # it may be signed
+    size: int | None
+    stamp: str
+    other_stores: bool = False
+
+    @property
+    def version(self) -> str:
+        """What stands for the hash of its content, without reading it."""
+        return f"{self.stamp} {'' if self.size is None else self.size}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +217,7 @@ class Source:
 
     Args:
         id: 16 hexadecimal digits, from the name; two sources of a job never share it.
-        path: Where to open it.
+        path: Where to open it; of an object of a store nothing can be opened before it is fetched.
         name: The path as the user knows it (relative to the input folder, or as listed); may hold
             undecodable bytes as surrogates, as ``os.fsdecode`` gives them.
         label: 1 = fake, 0 = real, ``None`` = unlabelled.
@@ -202,6 +227,7 @@ class Source:
         problem: Reason (``code: detail``) if discovery already knows that it cannot be read.
         original: Id of the source that a fake was made from, if it is among the inputs.
         mask: Photo or video that shows where a fake was forged, if the data brings one.
+        stored: The object of a store that it is; ``None`` for a file of this disk.
     """
 
     id: str
@@ -214,6 +240,7 @@ class Source:
     problem: str | None = None
     original: str | None = None
     mask: Path | None = None
+    stored: StoredObject | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,17 @@ def read_csv(
         UsageError: If the file cannot be read, is not UTF-8 text, lacks a column or names one
             twice, has an open quote, or has a row with more or fewer fields than the header.
     """
-    text = read_text(path)
+    return parse_csv(read_text(path), path, required, literal, other_names)
+
+
+def parse_csv(
+    text: str,
+    path: object,
+    required: Sequence[str],
+    literal: bool = False,
+    other_names: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> list[CsvRow]:
+    """The same of a text that is there already; ``path`` is what errors call it."""
     records = _split_records(path, text)
     if not records:
         raise UsageError(f"{path}: empty; expected a header line with {_names(required)}")
@@ -156,6 +166,15 @@ def read_text(path: Path, kind: str = "CSV file") -> str:
         raise UsageError(f"{path}: no such file; expected a {kind}") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from error
+    return decode_text(data, path)
+
+
+def decode_text(data: bytes, path: object) -> str:
+    """The text that bytes are, which must be UTF-8; ``path`` is what errors call it.
+
+    Raises:
+        UsageError: If they are not.
+    """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError(f"{path}: UTF-16 text; save it as UTF-8 ('CSV UTF-8' in Excel)")
     if b"\0" in data:
@@ -212,7 +231,7 @@ def _parse_finite(word: str) -> float:
     return number
 
 
-def _split_records(path: Path, text: str) -> list[tuple[int, list[str]]]:
+def _split_records(path: object, text: str) -> list[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     records: list[tuple[int, list[str]]] = []
     while True:
@@ -240,7 +259,7 @@ def _rename(header: list[str], other_names: Mapping[str, Sequence[str]]) -> list
     return header
 
 
-def _check_header(path: Path, line: int, header: list[str], required: Sequence[str]) -> None:
+def _check_header(path: object, line: int, header: list[str], required: Sequence[str]) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UsageError(f"{path}:{line}: column {_names(twice)} appears more than once")

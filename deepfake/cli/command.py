@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from deepfake.errors import DeepfakeError, UsageError
+from deepfake.stores.address import hide_secrets
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
@@ -144,9 +145,9 @@ def hint(word: str, known: Sequence[str]) -> str:
 
 
 def command_line(command: str, argv: Sequence[str] | None) -> str:
-    """The command as it can be pasted into a shell, for reports."""
+    """The command as it can be pasted into a shell, for reports; no secrets of addresses."""
     words = sys.argv[1:] if argv is None else argv
-    return shlex.join(["deepfake", command, *words])
+    return shlex.join(["deepfake", command, *map(hide_secrets, words)])
 
 
 def answer_code(answered: int, total: int, strict: bool, is_part: bool = False) -> int:

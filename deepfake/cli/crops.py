@@ -48,7 +48,11 @@ examples:
       then: deepfake merge part1/ part2/ ... --output crops/
 """,
     )
-    parser.add_subject("input", help="folder, photo, video, glob pattern, list file (.txt) or CSV")
+    parser.add_subject(
+        "input",
+        help="folder, photo, video, glob pattern, list file (.txt) or CSV, also in a store "
+        "(s3://bucket/photos/)",
+    )
     parser.add_subject("output", type=Path, metavar="CROPS", help="folder for the crops")
     parser.add_argument("--size", type=int, help="side of a crop in pixels (default: 380)")
     parser.add_argument(

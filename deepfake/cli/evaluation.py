@@ -184,7 +184,9 @@ def _explain(options: argparse.Namespace, command: str) -> int:
         raise UsageError(
             f"{options.input} is a crop folder; explain looks into one photo or video: name that"
         )
-    sources, _ = list_inputs(options.input, follow_links=options.follow_links)
+    sources, _ = list_inputs(
+        options.input, follow_links=options.follow_links, other_stores=options.other_stores
+    )
     if len(sources) != 1:
         raise UsageError(f"{options.input} is {len(sources):,} files; explain looks into one")
     checkpoint = load_detector(find_detector(options), options.tta)

@@ -134,14 +134,25 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
     )
+    parser.add_argument(
+        "--other-stores",
+        action="store_true",
+        help="names in a list, and redirects of a web server, may lead to other stores (s3://, "
+        "https://, ...) than the one that was named; from a list of this disk, to any",
+    )
 
 
 def choose_workers(options: argparse.Namespace) -> Workers:
     """What was chosen with ``add_extraction_options``, for work that is done in this process."""
     from deepfake.records import Workers
 
-    processes = default_workers() if options.workers is None else options.workers
-    return Workers(processes, options.timeout, options.max_pixels, options.detect_device)
+    return Workers(
+        default_workers() if options.workers is None else options.workers,
+        options.timeout,
+        options.max_pixels,
+        options.detect_device,
+        options.other_stores,
+    )
 
 
 def default_workers() -> int:

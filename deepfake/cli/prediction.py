@@ -42,6 +42,7 @@ from deepfake.cli.score_tables import (
     write_tables,
 )
 from deepfake.errors import UsageError
+from deepfake.stores.address import hide_secrets
 
 if TYPE_CHECKING:
     from deepfake.inference.job import PredictionJob
@@ -81,8 +82,8 @@ examples:
     parser.add_subject(
         "input",
         many=True,
-        help="folders, photos, videos, glob patterns, list files (.txt) or CSVs; a crop folder's "
-        "crops are scored as they are",
+        help="folders, photos, videos, glob patterns, list files (.txt) or CSVs, also in a store "
+        "(s3://bucket/photos/); a crop folder's crops are scored as they are",
     )
     add_detector_options(parser)
     parser.add_argument(
@@ -148,12 +149,15 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     if crop_folders and len(options.input) > 1:
         raise UsageError(f"{crop_folders[0]} is a crop folder: score it by itself, without others")
     if not crop_folders:
-        sources, skipped = list_inputs(options.input, follow_links=options.follow_links)
-        refuse_destroying(paths.values(), chain(read, (source.path for source in sources)))
+        sources, skipped = list_inputs(
+            options.input, follow_links=options.follow_links, other_stores=options.other_stores
+        )
+        files = (source.path for source in sources if source.stored is None)
+        refuse_destroying(paths.values(), chain(read, files))
     if not options.quiet:
         # Imports and weights take seconds; nobody shall wonder meanwhile.
         what = f"{len(sources):,} files" if len(sources) > 1 else options.input[0]
-        sys.stderr.write(f"scoring {display_name(what)} with {found[0].name} ...\n")
+        sys.stderr.write(f"scoring {hide_secrets(display_name(what))} with {found[0].name} ...\n")
         sys.stderr.flush()
     from deepfake.faces.pipeline import early_worker
 

@@ -44,7 +44,7 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
-from deepfake.jobs.engine import Block, Executor, Job, run_here
+from deepfake.jobs.engine import Block, Executor, Job, count_bytes, run_here
 from deepfake.jobs.folder import (
     RESULTS,
     Shard,
@@ -63,6 +63,7 @@ from deepfake.records import (
     Source,
     Workers,
 )
+from deepfake.stores.objects import may_come_back
 from deepfake.tables import format_lines
 
 _PACKAGES = (
@@ -89,7 +90,8 @@ def crop_media(
     """Run or resume a crop job.
 
     Args:
-        input_path: Folder, photo, glob, list file or CSV (see ``dataset.layouts``).
+        input_path: Folder, photo, glob, list file or CSV (see ``dataset.layouts``), or the address
+            of one in a store.
         output: The crop folder; new, empty, or begun with the same recipe: what has changed of
             the inputs since is done again.
         spec: The crop recipe.
@@ -114,6 +116,7 @@ def crop_media(
         layout=inputs.layout,
         follow_links=inputs.follow_links,
         require_labels=inputs.require_labels,
+        other_stores=workers.other_stores,
     )
     _announce(labelled)
     sources = labelled.sources
@@ -250,6 +253,8 @@ def _fill(
                 source_rows.append(renew_row(source_row, source))
                 continue
             _, found = next(results)
+            if may_come_back(source, found.reason):
+                block.lose(source)
             for crop in found.crops:
                 name = f"{source.id}_{crop.frame_index}_{crop.face_index}{suffix}"
                 row = make_crop_row(source, crop, name_crop(block.number, name))
@@ -300,13 +305,9 @@ def _check_space(block: Block, spec: CropSpec) -> None:
 
 
 def _plan_cells(source: Source) -> list[object]:
-    try:
-        size: object = Path(source.path).stat().st_size  # of a copy, as in ``hash_inputs``
-    except OSError:
-        size = ""
     label = "" if source.label is None else LABEL_NAMES[source.label]
     words = [display_name(word or "") for word in (source.method, source.group, source.split)]
-    return [path_uri(source.name), size, label, *words, source.original or ""]
+    return [path_uri(source.name), count_bytes(source), label, *words, source.original or ""]
 
 
 def _refuse_nesting(source: Path, output: Path) -> None:

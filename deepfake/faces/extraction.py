@@ -47,6 +47,7 @@ from deepfake.records import (
     TurnedWindow,
     Window,
 )
+from deepfake.stores.objects import fetched
 
 _NO_FACE = "no_face: the detector found no face"
 _NONE_CUT = "no_face: no face that the detector found can be cut"
@@ -107,8 +108,9 @@ class FaceExtractor:
         n_interpolated = n_left_out = n_found = 0
         try:
             with ExitStack() as stack:
+                file = stack.enter_context(fetched(source))
                 clip = stack.enter_context(
-                    open_media(source.path, source.name, self.sampling, self.max_pixels)
+                    open_media(file.path, file.name, self.sampling, self.max_pixels)
                 )
                 masks = self._open_masks(source, stack, notes)
                 searching = self if masks is None else self._everybody()

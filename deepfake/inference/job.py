@@ -20,7 +20,7 @@ from zipfile import ZipFile, ZipInfo
 from deepfake import __version__
 from deepfake.errors import JobError
 from deepfake.inference.aggregation import choose_crops
-from deepfake.jobs.engine import Block, Digest, Executor, Job, run_here
+from deepfake.jobs.engine import Block, Digest, Executor, Job, count_bytes, run_here
 from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
@@ -35,6 +35,7 @@ from deepfake.records import (
     Verdict,
 )
 from deepfake.storage import Confinement, write_atomic
+from deepfake.stores.objects import may_come_back
 from deepfake.tables import format_lines, parse_json
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class PredictionJob:
     ) -> None:
         self.folder = JobFolder(root, KIND)
         self.job = Job(self.folder, sources, choose_block_size(len(sources)), part, digest)
-        plan = format_lines(_PLAN_COLUMNS, ([path_uri(s.name), _size(s.path)] for s in sources))
+        plan = format_lines(_PLAN_COLUMNS, ([path_uri(s.name), count_bytes(s)] for s in sources))
         versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
         self.settings = {**settings, "versions": versions}
         self.job.begin(plan, self.settings, anew=anew)
@@ -236,8 +237,10 @@ class ScoreBlocks:
                 _write_crops(block.folder, own)
             with (block.folder / _ANSWERS_FILE).open("w", encoding="utf-8", newline="\n") as file:
                 for source in block.inputs:
-                    score = kept.get(source.id)
-                    row = asdict(score or next(answers)) | {"path": source.name}
+                    score = kept.get(source.id) or next(answers)
+                    if may_come_back(source, score.reason):
+                        block.lose(source)
+                    row = asdict(score) | {"path": source.name}
                     file.write(json.dumps(row) + "\n")
             yield block
 
@@ -278,13 +281,6 @@ def _read_kept_crops(block: Block) -> dict[str, dict[int, bytes]]:
         crops = _read_crops(folder)
         kept |= {source: own for source, own in crops.items() if block.kept.get(source) == folder}
     return kept
-
-
-def _size(path: Path) -> int | str:
-    try:
-        return Path(path).stat().st_size  # of a copy, as in ``hash_inputs``
-    except OSError:
-        return ""
 
 
 def read_result(item: dict[str, Any]) -> Result:

@@ -220,10 +220,11 @@ class Predictor:
         ``predict(inputs).to_frame()`` is a table of pandas.
 
         Args:
-            inputs: A path, a folder, a pattern, a list file or CSV; an array of RGB pixels,
-                ``(H, W, 3)`` uint8; a picture of Pillow; the ``bytes`` of a photo or video file; or
-                any number of these. A string is always a path. What is in memory is written into a
-                temporary folder that goes when the results end.
+            inputs: A path, a folder, a pattern, a list file or CSV, or the address of one in a
+                store (``s3://bucket/photos/``); an array of RGB pixels, ``(H, W, 3)`` uint8; a
+                picture of Pillow; the ``bytes`` of a photo or video file; or any number of these. A
+                string is always a path or an address. What is in memory is written into a temporary
+                folder that goes when the results end.
 
         Raises:
             UsageError: If an input is something else, or a folder or pattern names no file.
@@ -232,7 +233,7 @@ class Predictor:
 
     def _predict(self, inputs: Inputs) -> Iterator[Result]:
         with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
-            yield from self._score_pictured(iter_sources(inputs, Path(folder)))
+            yield from self._score_pictured(_find(inputs, folder, self.workers))
 
     def _score_pictured(self, sources: Iterable[Source]) -> Iterator[Result]:
         pictures: deque[Mapping[int, bytes]] = deque()
@@ -399,6 +400,10 @@ class Predictor:
         )
 
 
+def _find(inputs: Inputs, folder: str, workers: Workers) -> Iterator[Source]:
+    return iter_sources(inputs, Path(folder), workers.other_stores)
+
+
 def _mark_blocks(sources: Iterable[Source]) -> Iterator[tuple[Source, bool]]:
     """Each source, and whether it is the last of its block."""
     return ((source, n % LARGEST_BLOCK == 0) for n, source in enumerate(sources, start=1))
@@ -443,7 +448,7 @@ def predict(
     predictor = Predictor.from_checkpoint(checkpoint, device, workers=workers)
     found = ResultList()
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
-        sources = list(iter_sources(inputs, Path(folder)))  # all first: how many are left is asked
+        sources = list(_find(inputs, folder, workers))  # all first: how many are left is asked
         with Progress(len(sources), quiet=quiet, delay_s=_PATIENCE_S) as progress:
             predictor.watch = progress.note_frames
             for result in predictor._score_pictured(sources):

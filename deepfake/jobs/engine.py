@@ -17,6 +17,8 @@ from deepfake.jobs.folder import JobFolder, Shard, hash_file
 from deepfake.jobs.parts import WHOLE, JobPart
 from deepfake.records import Source
 
+_LOST_FILE = "lost.txt"  # in the folder of a block, until it is sealed
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -36,6 +38,14 @@ class Block:
     inputs: Sequence[Source]
     folder: Path
     kept: Mapping[str, Path] = field(default_factory=dict)
+
+    def lose(self, source: Source) -> None:
+        """Note that an input could not be had this time, so that the same command tries it again.
+
+        It is noted in the folder, for the block may be filled anywhere.
+        """
+        with (self.folder / _LOST_FILE).open("a", encoding="utf-8") as file:
+            file.write(f"{source.id}\n")
 
 
 Stands = Callable[[Sequence[Source], Shard], bool]
@@ -158,9 +168,21 @@ class Job:
                 yield Block(number, number * self.block_size, inputs, aside, kept)
 
         for block in execute(work, open_blocks()) if todo else ():
-            self.folder.seal(block.number, block.folder, digests.pop(block.number))
+            # Of what could not be had, nothing is known but that.
+            read = digests.pop(block.number) | dict.fromkeys(_take_lost(block.folder), "")
+            self.folder.seal(block.number, block.folder, read)
             yield block.number
         self.folder.forget_old()
+
+
+def _take_lost(folder: Path) -> list[str]:
+    """Ids of the inputs that are noted as lost; the note goes, it is no part of the shard."""
+    path = folder / _LOST_FILE
+    if not path.exists():
+        return []
+    lost = path.read_text(encoding="utf-8").split()
+    path.unlink()
+    return lost
 
 
 def _shorten(source: str, digest: str) -> bytes:
@@ -169,6 +191,26 @@ def _shorten(source: str, digest: str) -> bytes:
 
 
 def hash_inputs(sources: Sequence[Source]) -> dict[str, str]:
-    """SHA-256 of each input by id; empty for what cannot be read."""
-    # Of a copy: pathlib keeps the text of a path that was opened, and a job has a million of them.
-    return {source.id: hash_file(Path(source.path)) for source in sources}
+    """SHA-256 of each input by id; empty for what cannot be read.
+
+    Of an object of a store, the version that it was seen in: it is not read for that.
+    """
+    return {source.id: _hash_input(source) for source in sources}
+
+
+def _hash_input(source: Source) -> str:
+    if source.stored is None:
+        # Of a copy: pathlib keeps the text of a path that was opened; a job has a million of them.
+        return hash_file(Path(source.path))
+    version = source.stored.version if source.problem is None else ""
+    return version and hashlib.sha256(version.encode()).hexdigest()
+
+
+def count_bytes(source: Source) -> int | str:
+    """Size of an input, for a plan; empty where it is not known."""
+    if source.stored is not None:
+        return "" if source.stored.size is None or source.problem else source.stored.size
+    try:
+        return Path(source.path).stat().st_size  # of a copy, as above
+    except OSError:
+        return ""

@@ -200,7 +200,7 @@ class _Fleet:
 
     def _send(self, block: Block, worker: _Worker) -> None:
         # What cannot be read here is a row of the result; what only a node cannot read is a fault.
-        seen = [source.path.exists() for source in block.inputs]
+        seen = [source.stored is None and source.path.exists() for source in block.inputs]
         self._running[worker.actor.fill.remote(block, seen)] = block, worker
 
     def _find_block(self) -> Block | None:

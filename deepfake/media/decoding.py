@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from deepfake.media.clips import Clip
 from deepfake.media.containers import HEAD_BYTES, is_video
@@ -32,7 +32,7 @@ def open_media(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_
     with open_regular_file(path, name) as file:
         head = file.read(HEAD_BYTES)
     # Where the content is neither, the suffix chooses the words of the refusal.
-    is_called_video = path.suffix.lower() in VIDEO_SUFFIXES and not is_image(head)
+    is_called_video = PurePath(name).suffix.lower() in VIDEO_SUFFIXES and not is_image(head)
     if is_called_video or (is_video(head) and not is_image(head)):
         return open_video(path, name, sampling, max_pixels)
     return open_image(path, name, sampling, max_pixels)

@@ -8,7 +8,6 @@ holds a photo or a video all the same is counted apart. The module knows no labe
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import stat
@@ -16,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -24,6 +23,8 @@ from urllib.parse import quote
 from deepfake.errors import MediaError, UsageError
 from deepfake.media.containers import HEAD_BYTES, is_video
 from deepfake.media.files import describe_mode, is_image, open_regular_file
+from deepfake.media.listed import list_sources as list_sources
+from deepfake.media.listed import read_names
 from deepfake.media.source_list import SourceList
 from deepfake.records import Source
 
@@ -65,11 +66,13 @@ class Discovery:
             ``(link to folder)``, which leads back, have their own count, and so have those that
             hold photos or videos (``.nef (media)``; see ``count_passed_over``).
         root: The folder that names are relative to.
+        is_folder: Whether the input was a folder, whose name its names lack.
     """
 
     sources: SourceList
     skipped: dict[str, int]
     root: Path
+    is_folder: bool = False
 
 
 def discover(
@@ -77,6 +80,7 @@ def discover(
     *,
     follow_links: FollowLinks = False,
     exclude: Path | None = None,
+    other_stores: bool = False,
 ) -> Discovery:
     """Find the photos and videos that an input names.
 
@@ -89,6 +93,7 @@ def discover(
             or all with ``anywhere``. A path that is named outright, by the caller or in a list, may
             always be a link.
         exclude: A folder that is not searched: the output of the job.
+        other_stores: As of ``list_sources``.
 
     Raises:
         UsageError: If there is no such input, nothing is found in it, or a list file is not text.
@@ -98,11 +103,12 @@ def discover(
         raise UsageError("the input is empty; expected a folder, file, list file or pattern")
     path = Path(text)
     if path.is_dir():
-        return _discover_tree(text, _Walk(path, ["**"], follow_links, exclude), "")
+        found = _discover_tree(text, _Walk(path, ["**"], follow_links, exclude), "")
+        return replace(found, is_folder=True)
     if os.path.lexists(path):
         if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
-            names = _read_list(path)
-            return Discovery(list_sources(names, path.parent), {}, path.parent)
+            names = read_names(_read_list(path), path)
+            return Discovery(list_sources(names, path.parent, other_stores), {}, path.parent)
         return Discovery(list_sources([text], Path()), {}, path.parent)
     parts = path.parts
     fixed = next((i for i, part in enumerate(parts) if is_pattern(part)), len(parts))
@@ -116,25 +122,6 @@ def discover(
 def is_pattern(text: str) -> bool:
     """Whether a name may stand for many: ``*``, ``?``, ``[...]``."""
     return re.search(r"[*?[]", text) is not None
-
-
-def list_sources(names: Iterable[str], folder: Path) -> SourceList:
-    """Make every listed path a source, whether it can be read or not.
-
-    Args:
-        names: Paths, absolute or relative to ``folder``; a repeated one gets its own id.
-        folder: Where relative paths start.
-    """
-    problems: dict[int, str] = {}
-
-    def look() -> Iterator[bytes]:
-        for place, name in enumerate(names):
-            problem = _find_problem(folder / name)
-            if problem is not None:
-                problems[place] = problem
-            yield os.fsencode(name)
-
-    return SourceList(look(), folder, problems)
 
 
 def path_uri(name: str) -> str:
@@ -186,52 +173,34 @@ def give_ids(sources: Iterable[Source]) -> tuple[Source, ...]:
     return tuple(named)
 
 
-def _find_problem(path: Path) -> str | None:
+def _read_list(path: Path) -> bytes:
     try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        if path.is_symlink():
-            return "not_regular_file: broken link"
-        return "io_error: no such file"
-    except (OSError, ValueError) as error:
-        return f"io_error: {getattr(error, 'strerror', None) or error}"
-    return None if stat.S_ISREG(mode) else f"not_regular_file: {describe_mode(mode)}"
-
-
-def _read_list(path: Path) -> Iterator[str]:
-    try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: list file cannot be read ({error.strerror})") from error
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
-        raise UsageError(
-            f"{path}: list file is UTF-16 or not text; save it as UTF-8, one path per line"
-        )
-    # Bytes that are not UTF-8 are kept: they are how such a file is called.
-    lines = (line.rstrip(b"\n") for line in io.BytesIO(data.removeprefix(b"\xef\xbb\xbf")))
-    names = (os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip())
-    first = next(names, None)
-    if first is None:
-        raise UsageError(f"{path}: list file is empty; expected one path per line")
-    return chain([first], names)
 
 
 def _discover_tree(text: str, walk: _Walk, prefix: str) -> Discovery:
     walk.run()
     skipped = dict(sorted(walk.skipped.items()))
     if not walk.found:
-        counts = ", ".join(f"{n} {suffix}" for suffix, n in skipped.items())
-        raise UsageError(
-            f"{text!r}: no photo found, and no video; looked for"
-            f" {' '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
-            + (f"; passed over {counts}" if counts else "")
-            + "; files with other suffixes can be given in a list file"
-        )
+        raise say_nothing_found(text, skipped)
     walk.found.sort()
     problems = {
         n: walk.problems[name] for n, name in enumerate(walk.found) if name in walk.problems
     }
     return Discovery(SourceList(walk.found, walk.root, problems, prefix), skipped, walk.root)
+
+
+def say_nothing_found(text: str, skipped: Mapping[str, int]) -> UsageError:
+    """Of an input without photo or video: what was looked for, and what was passed over."""
+    counts = ", ".join(f"{n} {suffix}" for suffix, n in skipped.items())
+    return UsageError(
+        f"{text!r}: no photo found, and no video; looked for"
+        f" {' '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
+        + (f"; passed over {counts}" if counts else "")
+        + "; files with other suffixes can be given in a list file"
+    )
 
 
 class _Walk:
@@ -296,7 +265,7 @@ class _Walk:
         """Record an entry; if it is a folder to be entered, return its device and inode."""
         path = self.root.joinpath(*parts)
         if entry.name.startswith("."):
-            if self._matches(parts) or self._leads_on(parts):
+            if self._matches(parts) or leads_on(parts, self._pattern):
                 self.skipped["(hidden)"] += 1
             return None
         if entry.is_file(follow_symlinks=False):
@@ -322,9 +291,9 @@ class _Walk:
         identity = (status.st_dev, status.st_ino)
         if identity == self._excluded:
             return None
-        if _has_media_suffix(entry.name):
+        if has_media_suffix(entry.name):
             self._add(parts, path, problem or "not_regular_file: a folder")
-        if not self._leads_on(parts):
+        if not leads_on(parts, self._pattern):
             return None
         if is_link and problem is not None:
             # A row: what lies behind it may be a whole class.
@@ -348,10 +317,10 @@ class _Walk:
     def _add(self, parts: tuple[str, ...], path: Path, problem: str | None) -> None:
         if not self._matches(parts):
             return
-        if _has_media_suffix(parts[-1]):
+        if has_media_suffix(parts[-1]):
             self._keep("/".join(parts), problem)
         else:
-            suffix = display_name(Path(parts[-1]).suffix.lower()) or "(no suffix)"
+            suffix = name_suffix(parts[-1])
             self.skipped[suffix + (_MEDIA_MARK if problem is None and _is_media(path) else "")] += 1
 
     def _keep_folder(self, parts: Sequence[str], problem: str) -> None:
@@ -364,29 +333,37 @@ class _Walk:
             self.problems[self.found[-1]] = problem
 
     def _matches(self, parts: Sequence[str]) -> bool:
-        return _match_parts(parts, self._pattern)
-
-    def _leads_on(self, parts: Sequence[str]) -> bool:
-        """Whether a folder may hold a match."""
-        for part, wanted in zip(parts, self._pattern, strict=False):
-            if wanted == "**":
-                return True
-            if not fnmatchcase(part, wanted):
-                return False
-        return len(parts) < len(self._pattern)
+        return match_parts(parts, self._pattern)
 
 
-def _match_parts(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+def leads_on(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a folder may hold what a pattern matches."""
+    for part, wanted in zip(parts, pattern, strict=False):
+        if wanted == "**":
+            return True
+        if not fnmatchcase(part, wanted):
+            return False
+    return len(parts) < len(pattern)
+
+
+def match_parts(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the components of a path are those of a pattern; ``**`` stands for any number."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
-        return any(_match_parts(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+        return any(match_parts(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
     fits = bool(parts) and fnmatchcase(parts[0], pattern[0])
-    return fits and _match_parts(parts[1:], pattern[1:])
+    return fits and match_parts(parts[1:], pattern[1:])
 
 
-def _has_media_suffix(name: str) -> bool:
+def has_media_suffix(name: str) -> bool:
+    """Whether a file is picked up from folders and by patterns."""
     return Path(name).suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
+
+
+def name_suffix(name: str) -> str:
+    """What files like this one are counted as where they are passed over."""
+    return display_name(Path(name).suffix.lower()) or "(no suffix)"
 
 
 def _is_media(path: Path) -> bool:

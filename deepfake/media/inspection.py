@@ -40,6 +40,7 @@ from deepfake.media.provenance import (
     make_tags,
 )
 from deepfake.records import Source, Workers
+from deepfake.stores.objects import fetched
 
 _VIDEO_TYPES = {"mov": "video/mp4", "avi": "video/avi"}
 _MOST_STREAMS = 16
@@ -84,7 +85,12 @@ def inspect_files(
             if isinstance(answer, Failure):
                 answer = FileFacts(problem=answer.reason)
             # Here, so that a file which stops its worker has a hash all the same.
-            yield source, replace(answer, sha256=hash_file(source.path), n_bytes=_size(source))
+            try:
+                with fetched(source) as file:
+                    sha256, n_bytes = hash_file(file.path), _size(file)
+            except MediaError:  # the worker has told why
+                sha256, n_bytes = "", None
+            yield source, replace(answer, sha256=sha256, n_bytes=n_bytes)
 
 
 def _make_inspect(max_pixels: int) -> Callable[[Source], FileFacts]:
@@ -105,7 +111,7 @@ def inspect_file(max_pixels: int, source: Source) -> FileFacts:
     if problem:
         return FileFacts(problem=problem)
     try:
-        with open_regular_file(source.path, source.name) as file:
+        with fetched(source) as found, open_regular_file(found.path, found.name) as file:
             read = _read_image if is_image(_read_head(file)) else _read_video
             try:
                 media_type = read(file, source.name, max_pixels, facts, pairs)

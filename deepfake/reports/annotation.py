@@ -17,11 +17,12 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,12 +30,13 @@ from numpy.typing import NDArray
 
 from deepfake import __version__
 from deepfake.errors import DeepfakeError, MediaError, UsageError
-from deepfake.jobs.folder import hash_file
+from deepfake.jobs.engine import hash_inputs
 from deepfake.jobs.workers import Failure, read_in_workers
 from deepfake.media.decoding import open_media
 from deepfake.media.recording import record_video
 from deepfake.records import FaceScore, Frame, Limits, Result, Sampling, Source, Verdict, Workers
 from deepfake.storage import TEMPORARY_PREFIX, no_space_is_an_error, sync_file, sync_folder
+from deepfake.stores.objects import fetched
 
 Picture = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -105,7 +107,7 @@ def annotate_files(
         if _LEFTOVER.fullmatch(leftover.name):
             leftover.unlink()
     scored = (
-        _Annotated(**asdict(source), result=result, target=folder / _name(source, result))
+        _Annotated(**_facts(source), result=result, target=folder / _name(source, result))
         for source, result in answers
         if result.p_fake is not None
     )
@@ -131,10 +133,14 @@ def refuse_folder(folder: Path, inputs: Path) -> None:
         )
 
 
+def _facts(source: Source) -> dict[str, Any]:
+    return {one.name: getattr(source, one.name) for one in fields(source)}
+
+
 def _name(source: Source, result: Result) -> str:
     """Letters that every system knows, then a hash."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(source.name).stem).strip("._-")[:80] or "file"
-    decides = [__version__, source.id, hash_file(source.path), asdict(result)]
+    decides = [__version__, source.id, *hash_inputs([source]).values(), asdict(result)]
     return f"{stem}-{hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]}"
 
 
@@ -150,10 +156,13 @@ def _annotate(max_pixels: int, source: Source) -> Path | str:
     if there:
         return there[0]
     try:
-        with open_media(source.path, source.name, _EVERY_FRAME, max_pixels) as clip:
+        with (
+            fetched(source) as file,
+            open_media(file.path, file.name, _EVERY_FRAME, max_pixels) as clip,
+        ):
             first = list(islice(clip, 2))
             if len(first) == 1:
-                return _write_photo(source, first[0])
+                return _write_photo(source, file.path, first[0])
             return _write_video(source, chain(first, clip))
     except MediaError as error:
         return error.reason
@@ -165,9 +174,9 @@ def _targets(target: Path) -> list[Path]:
     return [target.with_name(target.name + suffix) for suffix in (".jpg", ".png", ".mp4")]
 
 
-def _write_photo(source: _Annotated, frame: Frame) -> Path:
+def _write_photo(source: _Annotated, path: Path, frame: Frame) -> Path:
     jpeg, png, _ = _targets(source.target)
-    with source.path.open("rb") as file:
+    with path.open("rb") as file:
         is_jpeg = file.read(3) == b"\xff\xd8\xff"
     drawn = draw_marks(frame.image, Marker(source.result).list_marks(frame), source.result)
     target, options = png, []

@@ -37,10 +37,12 @@ from deepfake.jobs.engine import Job, run_here
 from deepfake.jobs.folder import JobFolder
 from deepfake.media.discovery import discover
 from deepfake.records import CropSpec, Extraction, Sampling, Source, Status, Workers
+from deepfake.stores import objects
 from deepfake.tables import read_csv
 from tests.dataset.made_jobs import REPO, SHARD, SPEC, Done, begin, command, run
 from tests.fakes import run_and_die, tree_hashes, write_portraits
 from tests.jobs.made_executor import work_elsewhere
+from tests.stores.made_stores import copy_tree, empty_memory
 
 
 def test_every_input_has_one_row_and_counts_add_up(few: Path, tmp_path: Path) -> None:
@@ -349,3 +351,35 @@ def test_report_of_nothing() -> None:
     assert str(report) == (
         "1,234 inputs = 1,234 ok + 0 no_face + 0 too_small + 0 unreadable -> 1,234 crops in x"
     )
+
+
+def test_a_folder_in_a_store_becomes_the_crops_of_the_folder(
+    few_done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def results() -> dict[str, str]:
+        tree = tree_hashes(tmp_path / "crops")
+        # The seals of shards tell versions of objects in place of hashes of files.
+        return {name: found for name, found in tree.items() if not name.endswith("shard.json")}
+
+    with empty_memory() as memory:
+        copy_tree(few_done.photos, memory, "few")
+        real = memory.cat_file
+
+        def refuse(path: str, **options: Any) -> bytes:
+            if path.endswith("montage.jpg"):
+                raise PermissionError("not today")
+            data: bytes = real(path, **options)
+            return data
+
+        monkeypatch.setattr(memory, "cat_file", refuse)
+        monkeypatch.setattr(objects, "_open_store", lambda scheme, other_stores: memory)
+        assert run("memory://few", tmp_path / "crops").statuses["unreadable"] == 2
+        rows = read_csv(tmp_path / "crops" / SOURCES_FILE, SOURCE_COLUMNS)
+        assert [row["reason"] for row in rows if row["path"] == "real/montage.jpg"] == [
+            "io_error: not today"
+        ]
+        monkeypatch.setattr(memory, "cat_file", real)
+        run("memory://few", tmp_path / "crops")
+        assert results().items() < few_done.tree.items()
+        assert len(few_done.tree) - len(results()) == len(list(tmp_path.rglob("shard.json")))
+        assert run("memory://few", tmp_path / "crops").was_finished

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 import deepfake
-from deepfake import Predictor
+from deepfake import Predictor, cli
 from deepfake.dataset.manifest import JOB_FILE
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.inference.inputs import iter_sources
 from deepfake.media.discovery import list_sources
 from deepfake.records import Result, Status, Workers
 from tests.conftest import Trained
+from tests.stores.made_stores import copy_tree, empty_memory, serve
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +186,35 @@ def test_sources_of_files_are_named_as_before(tmp_path: Path) -> None:
     (source,) = iter_sources("gone.png", tmp_path)
     assert source == list_sources(["gone.png"], Path())[0]
     assert Result(source.name, Status.UNREADABLE, source.problem or "").reason.startswith("io_er")
+
+
+def test_an_object_of_a_store_scores_as_its_file_does(
+    photo: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    (here,) = predictor.predict(photo)
+    with empty_memory() as memory, serve() as server:
+        memory.pipe_file("/in/a.png", photo.read_bytes())
+        server.objects["/b.png"] = photo.read_bytes()
+        given = ["memory://in", server.url("/b.png"), "memory://in/gone.png", "memory://in/*.png"]
+        # One by one: scores of batches of several differ in their last bits.
+        found = [one for name in given for one in predictor.predict(name)]
+    there, by_web, gone, matched = found
+    assert [one.path for one in found] == ["memory://in/a.png", *given[1:3], "memory://in/a.png"]
+    assert replace(there, path=here.path) == replace(by_web, path=here.path) == here
+    assert matched == there
+    assert (gone.status, gone.reason) == (Status.UNREADABLE, "io_error: no such object")
+
+
+def test_the_table_of_a_folder_in_a_store_is_that_of_the_folder(
+    photo: Path, trained: Trained, tmp_path: Path
+) -> None:
+    tables: list[bytes] = []
+    with empty_memory() as memory:
+        copy_tree(photo.parent, memory, "in")
+        for source in (str(photo.parent), "memory://in"):
+            command = [source, "--checkpoint", str(trained.checkpoint), "--device", "cpu"]
+            output = tmp_path / f"{len(tables)}.csv"
+            command += ["--output", str(output), "--quiet", "--workers", "0"]
+            assert cli.predict(command) == 0
+            tables.append(output.read_bytes())
+    assert tables[0] == tables[1]

@@ -9,16 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from deepfake.jobs.engine import Block, Executor, Job, hash_inputs, run_here
+from deepfake.jobs.engine import Block, Executor, Job, count_bytes, hash_inputs, run_here
 from deepfake.jobs.folder import JobFolder, read_shard
 from deepfake.jobs.parts import JobPart
 from deepfake.media.discovery import list_sources
-from deepfake.records import Source
+from deepfake.records import Source, StoredObject
 from tests.jobs.made_executor import work_elsewhere
 
 NAMES = [f"{number}.txt" for number in range(7)]
@@ -217,3 +217,48 @@ def test_killed_at_any_instant_the_result_is_the_same(tmp_path: Path) -> None:
         child.wait()
         run(root, tmp_path / "in", NAMES)
         assert tree(root) == tree(tmp_path / "clean")
+
+
+def test_what_could_not_be_had_is_tried_again(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    (tmp_path / "job").mkdir()
+
+    def go_on(unlucky: str) -> list[str]:
+        upper = Upper()
+
+        def lose(blocks: Iterable[Block]) -> Iterator[Block]:
+            for block in upper(blocks):
+                for one in block.inputs:
+                    if one.name == unlucky:
+                        block.lose(one)
+                yield block
+
+        job = Job(JobFolder(tmp_path / "job", "test"), list_sources(NAMES, tmp_path / "in"), 2)
+        job.begin([f"{name}\n" for name in NAMES], {"case": "upper"})
+        for _ in job.run(job.find_todo(), lose):
+            pass
+        assert len(list(tmp_path.rglob("*.txt"))) == len(NAMES)
+        return upper.worked
+
+    assert go_on("3.txt") == NAMES
+    # Its neighbour in the block is used again.
+    assert go_on("3.txt") == ["3.txt"]
+    assert go_on("") == ["3.txt"]
+    assert go_on("") == []
+    run(tmp_path / "clean", tmp_path / "in", NAMES)
+    assert tree(tmp_path / "job") == tree(tmp_path / "clean")
+
+
+def test_an_object_of_a_store_is_known_by_its_version(tmp_path: Path) -> None:
+    seen = StoredObject("s3://bucket/a.jpg", 7, "0123456789abcdef")
+    one = replace(list_sources(["a.jpg"], tmp_path)[0], problem=None, stored=seen)
+    versions = [
+        seen, replace(seen, size=8), replace(seen, stamp="1" * 16), replace(seen, size=None),
+    ]  # fmt: skip
+    digests = [hash_inputs([replace(one, stored=version)])[one.id] for version in versions]
+    assert len(set(digests)) == 4
+    assert "" not in digests
+    moved = replace(one, stored=replace(seen, url="s3://copy/a.jpg"))
+    assert hash_inputs([moved]) == hash_inputs([one])
+    assert hash_inputs([replace(one, problem="io_error: no such object")]) == {one.id: ""}
+    assert [count_bytes(replace(one, stored=version)) for version in versions] == [7, 8, 7, ""]

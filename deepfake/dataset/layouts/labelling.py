@@ -33,8 +33,12 @@ from deepfake.dataset.layouts.facts import (
 )
 from deepfake.dataset.layouts.table import read_table
 from deepfake.errors import UsageError
+from deepfake.jobs.folder import JOB_FILE
 from deepfake.media.discovery import FollowLinks, discover, display_name, give_ids
+from deepfake.media.objects import discover_objects
 from deepfake.records import Source
+from deepfake.stores.address import Address, is_url
+from deepfake.stores.objects import look
 
 DATA_SETS = (
     dacon.LAYOUT,
@@ -75,6 +79,7 @@ class Labelled:
         duplicates: Rows of a table that repeat the path of an earlier row.
         layout: Name of the layout that was taken; ``csv`` for a table, ``none`` for no labels.
         notes: What a user must know about labels and splits.
+        is_folder: Whether the input was a folder, whose name the names of its files lack.
     """
 
     sources: Sequence[Source]
@@ -82,6 +87,7 @@ class Labelled:
     duplicates: int = 0
     layout: str = NONE
     notes: tuple[str, ...] = ()
+    is_folder: bool = False
 
 
 def label_sources(
@@ -92,39 +98,66 @@ def label_sources(
     exclude: Path | None = None,
     require_labels: bool = False,
     keep_duplicates: bool = False,
+    other_stores: bool = False,
 ) -> Labelled:
     """Find the photos and videos of an input and what it says about them.
 
     A **table** (``.csv``) is read as ``read_table`` says, a **folder** as one of ``LAYOUTS`` says.
     ``auto`` takes the one data set whose folders and names it finds, else the plain tree if there
     is a ``real/`` or ``fake/``, else no labels. **Lists, patterns and single files** carry none.
+    Of a folder in a store only the names of its objects are seen, so it is the plain tree or none.
 
     Args:
-        input: Table, folder, list file, pattern or single file, see ``discover``.
+        input: Table, folder, list file, pattern or single file, see ``discover``; or the address of
+            one in a store, see ``discover_objects``.
         layout: ``auto``, a name of ``LAYOUTS``, or ``none`` for no labels.
         follow_links: Follow symbolic links that stay inside the folder.
         exclude: A folder that is not searched: the output of the job.
         require_labels: Every source must have a label, as training needs.
         keep_duplicates: Keep rows that repeat a path, as one answer per row needs.
+        other_stores: As of ``list_sources``.
 
     Raises:
         UsageError: If nothing is found, the folder does not fit its layout or fits two, a label
             or split is unknown, contradictory or (where required) missing, or the table is not
             well formed.
     """
-    path = Path(input)
-    is_folder = path.is_dir()
+    text = os.fspath(input)
+    address = Address.parse(text) if is_url(text) else None
+    path = Path(text) if address is None else address.path
     if layout not in (AUTO, NONE, *LAYOUTS):
         raise UsageError(f"no layout {layout!r}; there are {AUTO}, {', '.join(LAYOUTS)}, {NONE}")
-    if layout in LAYOUTS and not is_folder:
-        raise UsageError(f"the layout {layout} is a kind of folder, and {str(path)!r} is none")
-    if path.suffix.lower() == ".csv" and not is_folder:
-        return _label_table(path, require_labels, keep_duplicates)
-    found = discover(input, follow_links=follow_links, exclude=exclude)
-    labelled = Labelled(found.sources, found.skipped)
-    if is_folder and layout != NONE:
+    no_folder = UsageError(f"the layout {layout} is a kind of folder, and {text!r} is none")
+    if layout in LAYOUTS and address is None and not path.is_dir():
+        raise no_folder
+    if path.suffix.lower() == ".csv" and not (path.is_dir() or text.endswith("/")):
+        if layout in LAYOUTS:
+            raise no_folder
+        return _label_table(address or path, require_labels, keep_duplicates, other_stores)
+    if address is None:
+        found = discover(
+            input, follow_links=follow_links, exclude=exclude, other_stores=other_stores
+        )
+    else:
+        found = discover_objects(text, other_stores)
+        if layout in LAYOUTS and not found.is_folder:
+            raise no_folder
+        if found.is_folder and look(address.below(JOB_FILE)) is not None:
+            # Its crops would be taken for photos, and cropped once more.
+            raise UsageError(
+                f"{text} is a crop folder (it holds {JOB_FILE}); those are read from a disk alone: "
+                "copy it there"
+            )
+    labelled = Labelled(found.sources, found.skipped, is_folder=found.is_folder)
+    if found.is_folder and layout != NONE:
         sources = tuple(found.sources)
-        chosen = LAYOUTS[layout] if layout != AUTO else _recognise(path, sources)
+        chosen = LAYOUTS[layout] if layout != AUTO else _recognise(path, sources, address is None)
+        if address is not None and chosen not in (None, tree.LAYOUT):
+            raise UsageError(
+                f"{text} is read by its names alone, and the layout {chosen.name if chosen else ''}"
+                " also by lists that lie in it: copy it to a disk, list its objects in a CSV with"
+                " the columns path,label, or say --layout tree or none"
+            )
         if chosen is not None:
             labelled = _label_folder(Tree(path, sources), labelled, chosen)
     if require_labels:
@@ -137,6 +170,7 @@ def list_inputs(
     *,
     follow_links: FollowLinks = False,
     with_folder: bool = False,
+    other_stores: bool = False,
 ) -> tuple[Sequence[Source], dict[str, int]]:
     """The inputs of a prediction: every file of a folder, every line of a list or table.
 
@@ -147,6 +181,7 @@ def list_inputs(
         follow_links: As of ``label_sources``.
         with_folder: Name the files of a folder with the folder before them, as it is always done
             where there are several inputs.
+        other_stores: As of ``label_sources``.
 
     Returns:
         The sources, and the files of folders that were passed over, by suffix.
@@ -158,18 +193,25 @@ def list_inputs(
     sources: list[Source] = []
     skipped = Counter[str]()
     for one in several:
-        found = label_sources(one, layout=NONE, follow_links=follow_links, keep_duplicates=True)
+        found = label_sources(
+            one,
+            layout=NONE,
+            follow_links=follow_links,
+            keep_duplicates=True,
+            other_stores=other_stores,
+        )
         skipped.update(found.skipped)
         if len(several) == 1 and not with_folder:
             return found.sources, found.skipped  # a million of them are held once
-        is_named = Path(one).is_dir()
-        folder = f"{os.fspath(one).rstrip(os.sep)}/" if is_named else ""
+        folder = f"{os.fspath(one).rstrip(os.sep)}/" if found.is_folder else ""
         sources += [replace(source, name=folder + source.name) for source in found.sources]
     return give_ids(sources), dict(sorted(skipped.items()))
 
 
-def _label_table(path: Path, require_labels: bool, keep_duplicates: bool) -> Labelled:
-    sources, duplicates, unlinked = read_table(path, require_labels, keep_duplicates)
+def _label_table(
+    path: Path | Address, require_labels: bool, keep_duplicates: bool, other_stores: bool
+) -> Labelled:
+    sources, duplicates, unlinked = read_table(path, require_labels, keep_duplicates, other_stores)
     return Labelled(sources, {}, duplicates, "csv", tuple(_note([], unlinked, sources)))
 
 
@@ -213,7 +255,7 @@ def _note(strays: Sequence[Source], unlinked: int, sources: Sequence[Source]) ->
         )
 
 
-def _recognise(root: Path, sources: Sequence[Source]) -> Layout | None:
+def _recognise(root: Path, sources: Sequence[Source], is_here: bool) -> Layout | None:
     # What cannot be opened has no say in what kind of tree this is.
     seen = Tree(root, tuple(source for source in sources if source.problem is None))
     fitting = [layout for layout in DATA_SETS if layout.recognise(seen)]
@@ -226,7 +268,7 @@ def _recognise(root: Path, sources: Sequence[Source]) -> Layout | None:
         return fitting[0]
     folders = sorted({tuple(get_folders(source)) for source in seen.sources})
     _refuse_depth(root, folders)
-    if not tree.holds_both(seen):
+    if is_here and not tree.holds_both(seen):
         # A tree of both classes is whole, wherever it lies.
         _refuse_inside(root, folders)
     return tree.LAYOUT if tree.recognise(seen) else None

@@ -15,9 +15,12 @@ from typing import TypeVar
 
 from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS, normalise
 from deepfake.errors import UsageError
-from deepfake.media.discovery import display_name, list_sources
+from deepfake.media.discovery import display_name
+from deepfake.media.listed import Base, list_sources
 from deepfake.records import LABEL_NAMES, Source
-from deepfake.tables import CsvRow, read_csv
+from deepfake.stores.address import Address, is_url
+from deepfake.stores.objects import read_object
+from deepfake.tables import CsvRow, decode_text, parse_csv, read_text
 
 T = TypeVar("T")
 PATH_NAMES = ("filename", "file_name", "filepath", "file_path", "file", "image_path", "video_path")
@@ -28,7 +31,10 @@ _OTHER_NAMES = {"path": PATH_NAMES} | dict.fromkeys(
 
 
 def read_table(
-    path: Path, require_labels: bool, keep_duplicates: bool
+    path: Path | Address,
+    require_labels: bool,
+    keep_duplicates: bool,
+    other_stores: bool = False,
 ) -> tuple[tuple[Source, ...], int, int]:
     """Read a table of inputs.
 
@@ -39,9 +45,10 @@ def read_table(
     that of its original. On a real row it says nothing.
 
     Args:
-        path: The CSV.
+        path: The CSV, also one in a store: its paths name objects of that store.
         require_labels: Every row must have a label.
         keep_duplicates: Keep rows that repeat a path, as one answer per row needs.
+        other_stores: As of ``list_sources``.
 
     Returns:
         The sources, how many rows repeat a path, and how many fakes name an original that is not
@@ -51,7 +58,12 @@ def read_table(
         UsageError: If the table is not well formed, or a row is in doubt or contradicts another.
     """
     required = ("path", "label") if require_labels else ("path",)
-    rows = read_csv(path, required, other_names=_OTHER_NAMES)
+    base: Base
+    if isinstance(path, Path):
+        base, text = path.parent, read_text(path)
+    else:
+        base, text = path, decode_text(read_object(path, other_stores), path)
+    rows = parse_csv(text, path, required, other_names=_OTHER_NAMES)
     if not rows:
         raise UsageError(f"{path}: no rows below the header; expected one per photo")
     for row in rows:
@@ -62,7 +74,7 @@ def read_table(
     seen: dict[str, tuple[CsvRow, Source]] = {}
     kept: list[tuple[CsvRow, Source]] = []
     duplicates = 0
-    listed = list_sources([row["path"] for row in rows], path.parent)
+    listed = list_sources([row["path"] for row in rows], base, other_stores)
     for row, source in zip(rows, listed, strict=True):
         source = replace(
             source,
@@ -72,7 +84,7 @@ def read_table(
             method=row.get("method").strip() or None,
         )
         # `a.jpg`, `./a.jpg` and the absolute path are one file.
-        place = os.path.normpath(source.path.absolute())
+        place = _place_of(source)
         if place in seen:
             _check_agreement(path, seen[place], (row, source))
             duplicates += 1
@@ -86,20 +98,20 @@ def read_table(
 
 
 def _link_originals(
-    path: Path, rows: Sequence[tuple[CsvRow, Source]]
+    path: Path | Address, rows: Sequence[tuple[CsvRow, Source]]
 ) -> tuple[tuple[Source, ...], int]:
     reals: dict[str, set[str]] = defaultdict(set)
     groups = {source.id: source.group or source.id for _, source in rows}
     for _, source in rows:
         if source.label == 0:
-            reals[os.path.normpath(source.path.absolute())].add(source.id)
+            reals[_place_of(source)].add(source.id)
             reals[PurePosixPath(source.name).stem].add(source.id)
     sources = []
     unlinked = 0
     for row, source in rows:
         word = row.get("original").strip()
         if word and source.label == 1:
-            found = reals.get(os.path.normpath((path.parent / word).absolute())) or reals.get(word)
+            found = reals.get(_place_of_word(path, word)) or reals.get(word)
             if found and len(found) > 1:
                 raise UsageError(
                     f"{path}:{row.line}: original {display_name(word)!r} could be any of"
@@ -115,13 +127,34 @@ def _link_originals(
     return tuple(sources), unlinked
 
 
+def _place_of(source: Source) -> str:
+    """What the same file or object has in common, however it is called."""
+    if source.stored is not None:
+        return source.stored.url
+    return os.path.normpath(source.path.absolute())
+
+
+def _place_of_word(path: Path | Address, word: str) -> str:
+    if isinstance(path, Path) and not is_url(word):
+        return os.path.normpath((path.parent / word).absolute())
+    try:
+        return (Address.parse(word) if isinstance(path, Path) else path.join(word)).url
+    except UsageError:  # it is the place of nothing, and may be a name all the same
+        return word
+
+
 def _words_for(label: int) -> str:
     words = (word for word, value in LABEL_WORDS.items() if value == label)
     return f"{LABEL_NAMES[label]} ({', '.join(words)})"
 
 
 def _parse(
-    path: Path, row: CsvRow, column: str, words: Mapping[str, T], known: str, required: bool = False
+    path: Path | Address,
+    row: CsvRow,
+    column: str,
+    words: Mapping[str, T],
+    known: str,
+    required: bool = False,
 ) -> T | None:
     word = row.get(column).strip()
     if (word or required) and word.lower() not in words:
@@ -130,7 +163,7 @@ def _parse(
 
 
 def _check_agreement(
-    path: Path, first: tuple[CsvRow, Source], second: tuple[CsvRow, Source]
+    path: Path | Address, first: tuple[CsvRow, Source], second: tuple[CsvRow, Source]
 ) -> None:
     for column in ("label", "split", "group", "method"):
         values = [getattr(source, column) for _, source in (first, second)]

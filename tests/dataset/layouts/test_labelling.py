@@ -12,6 +12,7 @@ import pytest
 from deepfake.dataset.layouts.labelling import label_sources, list_inputs
 from deepfake.errors import UsageError
 from tests.dataset.layouts.made_trees import facts, touch, write_table
+from tests.stores.made_stores import copy_tree, empty_memory
 
 
 def test_what_cannot_be_read_does_not_upset_a_labelled_tree(
@@ -296,3 +297,30 @@ def test_layouts_are_of_folders(tmp_path: Path) -> None:
         UsageError, match=r"no layout 'faces'; there are auto, tree, dacon, .*, none"
     ):
         label_sources(tmp_path, layout="faces")
+
+
+def test_a_plain_tree_in_a_store_is_read_like_one_of_this_disk(tmp_path: Path) -> None:
+    touch(tmp_path, "train/real/id1/a.jpg", "train/fake/id1/b.png", "test/fake/c.mp4", "x.md")
+    with empty_memory() as memory:
+        copy_tree(tmp_path, memory, "in")
+        there = label_sources("memory://in")
+        assert list_inputs(["memory://in", "memory://in/x.md"])[0][0].name == (
+            "memory://in/test/fake/c.mp4"
+        )
+    here = label_sources(tmp_path)
+    assert facts(there) == facts(here)
+    assert (there.layout, there.skipped, there.notes) == ("tree", here.skipped, here.notes)
+
+
+def test_of_a_data_set_in_a_store_no_list_would_be_read(tmp_path: Path) -> None:
+    with empty_memory() as memory:
+        memory.pipe_file("/in/Celeb-real/id0_0000.mp4", b"")
+        memory.pipe_file("/in/Celeb-synthesis/id0_id1_0000.mp4", b"")
+        with pytest.raises(UsageError, match="the layout celeb-df also by lists that lie in it"):
+            label_sources("memory://in")
+        with pytest.raises(UsageError, match=r"'memory://in/\*/\*.mp4' is none"):
+            label_sources("memory://in/*/*.mp4", layout="tree")
+        assert label_sources("memory://in", layout="none").layout == "none"
+        memory.pipe_file("/in/job.json", b"{}")
+        with pytest.raises(UsageError, match="memory://in is a crop folder"):
+            label_sources("memory://in", layout="none")

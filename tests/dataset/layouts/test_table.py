@@ -10,6 +10,7 @@ from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS
 from deepfake.dataset.layouts.labelling import label_sources
 from deepfake.errors import UsageError
 from tests.dataset.layouts.made_trees import facts, originals, touch, write_table
+from tests.stores.made_stores import copy_tree, empty_memory
 
 
 def test_reads_a_table(tmp_path: Path) -> None:
@@ -232,3 +233,26 @@ def test_a_stem_that_several_reals_have_is_no_name(tmp_path: Path) -> None:
     table = write_table(tmp_path, "path,label,original\n1/a.jpg,0,\n2/a.jpg,0,\nc.jpg,1,a\n")
     with pytest.raises(UsageError, match=r":4: original 'a' could be any of 2 real files"):
         label_sources(table)
+
+
+def test_a_table_in_a_store_says_of_objects_what_it_says_of_files(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "d/b.jpg", "c.jpg")
+    rows = "d/b.jpg,fake,,a\na.jpg,real,p1,\n./a.jpg,real,p1,\nc.jpg,fake,,d/../a.jpg\n"
+    table = write_table(tmp_path, f"path,label,group,original\n{rows}gone.jpg,1,,\n")
+    here = label_sources(table)
+    with empty_memory() as memory:
+        copy_tree(tmp_path, memory, "in")
+        there = label_sources(f"memory://in/{table.name}")
+        memory.pipe_file("/in/bad.csv", b"path,label\na.jpg,2\n")
+        with pytest.raises(UsageError, match=r"memory://in/bad.csv:2: label '2'"):
+            label_sources("memory://in/bad.csv")
+        memory.pipe_file("/in/other.csv", b"path,label\ns3://bucket/a.jpg,1\n")
+        with pytest.raises(UsageError, match=r"names s3://bucket/a.jpg, which lies in another"):
+            label_sources("memory://in/other.csv")
+        with pytest.raises(UsageError, match=r"memory://in/none.csv: no such object"):
+            label_sources("memory://in/none.csv")
+    assert facts(there) == facts(here)
+    assert originals(there) == originals(here)
+    assert (there.duplicates, there.notes, there.layout) == (1, here.notes, "csv")
+    assert [one.stored is not None for one in there.sources] == [True] * 4
+    assert there.sources[-1].problem == "io_error: no such object"

@@ -1,0 +1,210 @@
+"""An S3 server on this machine, and jobs on what lies in it: the bytes of the same local job.
+
+Between the two stands a proxy that cuts, delays and refuses reads, or has an object replaced while
+it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from deepfake import cli
+from deepfake.dataset.manifest import SOURCES_FILE
+from deepfake.evaluation.job import FACES_FILE, FILES_FILE
+from deepfake.media.discovery import discover
+from deepfake.media.objects import discover_objects
+from deepfake.stores import objects
+from deepfake.stores.address import Address
+from deepfake.tables import read_csv
+from tests.conftest import Trained
+from tests.fakes import portrait, tree_hashes, write_photo, write_portraits
+from tests.stores.made_stores import BUSY, CUT, SLOW, SWAP, Proxy, stand_before
+
+pytestmark = pytest.mark.slow
+REPO = Path(__file__).resolve().parents[2]
+BUCKET = "photos"
+
+
+class Bucket(NamedTuple):
+    """The same photos on this disk and in ``s3://photos/in``, and what stands before that."""
+
+    photos: Path
+    proxy: Proxy
+    store: Any
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Proxy]:
+    moto = pytest.importorskip("moto.server", reason="the extra dev has it")
+    pytest.importorskip("s3fs", reason="the extra dev has it")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    with stand_before(port) as proxy, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "made")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "up")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        objects._open_store.cache_clear()
+        yield proxy
+        objects._open_store.cache_clear()
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def bucket(s3: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
+    photos = write_portraits(tmp_path_factory.mktemp("s3") / "in", 12)
+    (photos / "fake" / "broken.jpg").write_bytes(b"\xff\xd8 broken")
+    (photos / "notes.md").write_text("no photo")
+    store = objects._open_store("s3", False)
+    store.mkdir(BUCKET)
+    store.mkdir("others")
+    for path in sorted(photos.rglob("*")):
+        if path.is_file():
+            store.pipe_file(f"{BUCKET}/in/{path.relative_to(photos).as_posix()}", path.read_bytes())
+    return Bucket(photos, s3, store)
+
+
+@pytest.fixture(scope="module")
+def local(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    output = tmp_path_factory.mktemp("local") / "crops"
+    assert crop(bucket.photos, output) == 0
+    return results_of(output)
+
+
+def words(source: object, output: Path) -> list[str]:
+    return f"{source} {output} --size 64 --quiet --shard-size 3 --workers 2".split()
+
+
+def crop(source: object, output: Path) -> int:
+    return cli.crop(words(source, output))
+
+
+def results_of(output: Path) -> dict[str, str]:
+    """All that a job has made; the seals of its shards tell versions in place of hashes."""
+    tree = tree_hashes(output)
+    return {name: found for name, found in tree.items() if not name.endswith("shard.json")}
+
+
+def test_the_server_and_the_disk_list_alike(bucket: Bucket) -> None:
+    here, there = discover(bucket.photos), discover_objects(f"s3://{BUCKET}/in")
+    assert [(one.id, one.name) for one in there.sources] == [
+        (one.id, one.name) for one in here.sources
+    ]
+    assert there.skipped == here.skipped
+    looks = [objects.look(Address.parse(f"s3://{BUCKET}/in/{one.name}")) for one in there.sources]
+    assert [(one.stored.size, one.stored.stamp) for one in there.sources if one.stored] == [
+        (one.size, one.stamp) for one in looks if one
+    ]
+
+
+def test_the_crops_are_those_of_the_local_job_whatever_the_server_does(
+    bucket: Bucket, local: dict[str, str], tmp_path: Path
+) -> None:
+    bucket.proxy.faults = {"000.png": [BUSY], "003.png": [CUT, CUT], "006.png": [CUT, SLOW]}
+    assert crop(f"s3://{BUCKET}/in/", tmp_path / "crops") == 0
+    assert not any(bucket.proxy.faults.values())
+    assert results_of(tmp_path / "crops") == local
+
+
+def test_killed_and_run_again_it_ends_alike_and_leaves_no_copies(
+    bucket: Bucket, local: dict[str, str], tmp_path: Path
+) -> None:
+    bucket.proxy.faults = {".png": [SLOW] * 6}
+    output, copies = tmp_path / "crops", tmp_path / "tmp"
+    copies.mkdir()
+    command = [sys.executable, "crop.py", *words(f"s3://{BUCKET}/in", output)]
+    environment = os.environ | {"TMPDIR": str(copies)}
+    job = subprocess.Popen(command, cwd=REPO, env=environment)
+    while not list(output.glob("shards/*")) and job.poll() is None:
+        time.sleep(0.05)
+    job.kill()
+    job.wait()
+    assert crop(f"s3://{BUCKET}/in", output) == 0
+    assert results_of(output) == local
+    assert not [path for path in copies.rglob("*") if path.is_file()]
+
+
+def test_what_is_replaced_while_it_is_read_is_a_row_and_done_again(
+    bucket: Bucket, local: dict[str, str], tmp_path: Path
+) -> None:
+    name = "real/id0/000.png"
+    old = (bucket.photos / name).read_bytes()
+    new = write_photo(tmp_path / "new.png", portrait(9, 2, 128)).read_bytes()
+    bucket.proxy.swap = lambda: bucket.store.pipe_file(f"{BUCKET}/in/{name}", new)
+    bucket.proxy.faults = {"000.png": [SWAP]}
+    assert crop(f"s3://{BUCKET}/in", tmp_path / "crops") == 0
+    rows = {row["path"]: row for row in read_csv(tmp_path / "crops" / SOURCES_FILE, ["path"])}
+    assert rows[name]["status"] == "unreadable"
+    assert rows[name]["reason"].startswith("changed: it is not what it was when the job")
+    bucket.store.pipe_file(f"{BUCKET}/in/{name}", old)
+    assert crop(f"s3://{BUCKET}/in", tmp_path / "crops") == 0
+    assert results_of(tmp_path / "crops") == local
+
+
+def test_a_store_that_is_out_for_long_costs_rows_until_it_is_back(
+    bucket: Bucket, local: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objects, "PAUSE_S", 0.0)
+    bucket.proxy.faults = {"000.png": [BUSY] * 1000}
+    command = [*words(f"s3://{BUCKET}/in", tmp_path / "crops"), "--workers", "0"]
+    assert cli.crop(command) == 0
+    rows = {row["path"]: row for row in read_csv(tmp_path / "crops" / SOURCES_FILE, ["path"])}
+    assert rows["real/id0/000.png"]["reason"].startswith("io_error: ")
+    assert rows["real/id0/000.png"]["reason"].endswith("; 5 tries failed")
+    bucket.proxy.faults = {}
+    assert cli.crop(command) == 0
+    assert results_of(tmp_path / "crops") == local
+
+
+def test_the_table_of_predict_is_that_of_the_local_job(
+    bucket: Bucket, trained: Trained, tmp_path: Path
+) -> None:
+    bucket.proxy.faults = {"001.png": [CUT]}
+    for source, name in ((bucket.photos, "here"), (f"s3://{BUCKET}/in/", "there")):
+        output = tmp_path / f"{name}.csv"
+        command = [str(source), "--checkpoint", str(trained.checkpoint), "--output", str(output)]
+        assert cli.predict([*command, "--quiet", "--device", "cpu", "--workers", "2"]) == 0
+    assert (tmp_path / "there.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
+
+
+def test_lists_tables_and_patterns_in_the_bucket(
+    bucket: Bucket, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [path.relative_to(bucket.photos).as_posix() for path in bucket.photos.rglob("*.png")]
+    lines = "".join(f"../in/{name},{name.partition('/')[0]}\n" for name in sorted(names))
+    table = tmp_path / "lists" / "labels.csv"
+    table.parent.mkdir()
+    table.write_text(f"path,label\n{lines}")
+    bucket.store.pipe_file(f"{BUCKET}/lists/labels.csv", table.read_bytes())
+    (tmp_path / "in").symlink_to(bucket.photos)
+    scores: list[list[bytes]] = []
+    for data in (str(table), f"s3://{BUCKET}/lists/labels.csv"):
+        output = tmp_path / f"report-{len(scores)}"
+        command = ["--checkpoint", str(trained.checkpoint), "--data", data, "--split", "all"]
+        command += ["--resamples", "0", "--output", str(output), "--quiet", "--device", "cpu"]
+        assert cli.evaluate([*command, "--workers", "1"]) == 0
+        scores.append([(output / name).read_bytes() for name in (FILES_FILE, FACES_FILE)])
+    assert scores[0] == scores[1]
+
+    bucket.store.pipe_file(f"{BUCKET}/lists/bad.txt", b"s3://others/secret.jpg\n")
+    assert crop(f"s3://{BUCKET}/lists/bad.txt", tmp_path / "bad") == 2
+    assert "lies in another store; --other-stores allows that" in capsys.readouterr().err
+    pattern = f"s3://{BUCKET}/in/real/*/*.png"
+    assert len(discover_objects(pattern).sources) == 6
+
+
+def test_one_object_is_explained(bucket: Bucket, trained: Trained, tmp_path: Path) -> None:
+    page = tmp_path / "why.html"
+    command = [f"s3://{BUCKET}/in/real/id0/000.png", "--checkpoint", str(trained.checkpoint)]
+    command += ["--output", str(page), "--device", "cpu", "--workers", "1", "--top-frames", "1"]
+    assert cli.explain([*command, "--quiet"]) == 0
+    assert "s3://photos/in/real/id0/000.png" in page.read_text(encoding="utf-8")
