@@ -233,7 +233,7 @@ def decode_needed(path: Path, gop: int) -> int:
             container.seek(round(start / 30 / (stream.time_base or 1)), stream=stream)
             for frame in container.decode(stream):
                 count += 1
-                if frame.pts is None or float(frame.pts * frame.time_base) * 30 > last - 0.5:
+                if frame.time is None or frame.time * 30 > last - 0.5:
                     break
     return count
 

@@ -177,10 +177,11 @@ def fill_page(page: str, results: dict[str, dict[str, Any]]) -> str:
     """
     blocks = {name: show_part(result) for name, result in results.items()}
     for name, block in (blocks | {"goals": show_goals(results)}).items():
-        place = re.compile(rf"(<!-- figures: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        if len(place.findall(page)) != 1:
+        begin, end = f"<!-- figures: {name} -->\n", "<!-- end -->"
+        if page.count(begin) != 1:
             raise SystemExit(f"the page has not one place for the figures of {name}")
-        page = place.sub(lambda found, text=block: f"{found[1]}\n{text}\n\n{found[2]}", page)
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n{block}\n\n{end}{rest.partition(end)[2]}"
     return page
 
 
