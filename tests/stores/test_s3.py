@@ -223,8 +223,13 @@ def fetch_tree(bucket: Bucket, key: str, folder: Path) -> dict[str, str]:
 
 
 def test_crops_are_uploaded_whole_whatever_the_server_does(
-    bucket: Bucket, local: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bucket: Bucket,
+    local: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(objects, "PAUSE_S", 0.0)
     bucket.proxy.faults = {}
     bucket.proxy.write_faults = {
         "manifest.csv": [BUSY, CUT], "sources.csv": [SPOIL], "job.json": [SLOW, SPOIL],

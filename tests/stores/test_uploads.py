@@ -118,7 +118,7 @@ def test_a_write_that_fails_or_comes_out_wrong_is_done_again(store: Flaky, folde
 @pytest.mark.parametrize(
     ("fault", "problem"),
     [
-        (b"x", "another content came than was sent; 5 tries failed"),
+        (b"x", "what lies there is not what was sent; 5 tries failed"),
         (TimeoutError("Slow Down"), "Slow Down; 5 tries failed"),
         (PermissionError("Access Denied"), r"memory://out/crops/a was not written \(Access Denied"),
         (FileNotFoundError("no bucket"), "there is no memory://"),
@@ -131,6 +131,23 @@ def test_what_stays_wrong_is_told_with_what_to_do(
     store.faults = {"a": [fault] * objects.TRIES}
     with pytest.raises(JobError, match=rf"{problem}.*run the same command again to go on"):
         upload_file(tmp_path / "a", FOLDER.below("a"))
+
+
+def test_what_a_store_does_not_give_out_is_sent_again(
+    store: Flaky, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, address = folder / "job.json", FOLDER.below("job.json")
+    store.pipe_file("/out/crops/job.json", path.read_bytes())
+    real = Flaky.cat_file
+
+    def refuse(flaky: Flaky, url: str, **part: int) -> bytes:
+        if "put job.json" not in flaky.log:
+            raise OSError("Expected checksum zG1MMA== did not match")
+        return real(flaky, url, **part)
+
+    monkeypatch.setattr(Flaky, "cat_file", refuse)
+    assert upload_file(path, address)
+    assert not upload_file(path, address)
 
 
 def test_a_folder_is_sent_with_its_last_file_last_and_not_twice(store: Flaky, folder: Path) -> None:
