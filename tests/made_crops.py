@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.dataset.crop_folder import KIND
+from deepfake.dataset.crop_store import STORE, StoreKind, name_crop, write_crops
 from deepfake.dataset.manifest import (
     JOB_FILE,
     MANIFEST_FILE,
@@ -24,6 +26,7 @@ from deepfake.dataset.manifest import (
     read_manifest,
 )
 from deepfake.faces.extraction import encode_crop
+from deepfake.jobs.folder import JobFolder
 from deepfake.records import CropSpec, Sampling
 from deepfake.storage import write_atomic
 
@@ -64,6 +67,7 @@ def write_crop_folder(
     originals: bool = False,
     seed: int = 0,
     edit: Edit = lambda row: row,
+    store: StoreKind = "folder",
 ) -> Path:
     """Write a folder as ``crop.py`` leaves it.
 
@@ -77,26 +81,34 @@ def write_crop_folder(
         originals: The n-th fake of a split names its n-th real as its original.
         seed: Other seed, other pictures.
         edit: Changes rows before they are written, e.g. empties their split.
+        store: How the crops lie there.
     """
     spec = CropSpec(preset=preset, size=size, jpeg_quality=jpeg_quality)
     rng = np.random.default_rng(seed)
-    crops = Path("shards") / "00000" / "crops"
-    (root / crops).mkdir(parents=True)
+    folder = JobFolder(root, KIND)
+    folder.folder_of(0).parent.mkdir(parents=True)
+    shard = folder.open_block(0)
     rows = []
-    for split, numbers in counts.items():
-        for label, number in enumerate(numbers):
-            for i in range(number):
-                source = _make_id(seed, split, label, i)
-                file = crops / f"{source}_0_0{spec.suffix}"
-                picture = draw_crop(rng, size, fake=label == 1)
-                (root / file).write_bytes(encode_crop(picture, jpeg_quality))
-                group = f"{split}-{i // group_size}"
-                row = _make_row(file, source, label, group, split, size)
-                if originals and label:
-                    row = replace(row, original=_make_id(seed, split, 0, i))
-                rows.append(edit(row))
+    with write_crops(shard, store) as writer:
+        for split, numbers in counts.items():
+            for label, number in enumerate(numbers):
+                for i in range(number):
+                    source = _make_id(seed, split, label, i)
+                    crop = name_crop(0, f"{source}_0_0{spec.suffix}")
+                    picture = draw_crop(rng, size, fake=label == 1)
+                    group = f"{split}-{i // group_size}"
+                    row = _make_row(crop, source, label, group, split, size)
+                    if originals and label:
+                        row = replace(row, original=_make_id(seed, split, 0, i))
+                    writer.add(row, encode_crop(picture, jpeg_quality))
+                    rows.append(edit(row))
+    if store == "tar":
+        folder.seal(0, shard, {})
+    else:
+        shard.replace(folder.folder_of(0))  # as from before there were checksums
     write_tables(root, rows)
     job = {
+        STORE: store,
         "crop_spec": spec.to_dict(),
         "sampling": Sampling().to_dict(),
         "versions": {"deepfake": "0"},
@@ -121,10 +133,10 @@ def _make_id(seed: int, split: str, label: int, number: int) -> str:
     return hashlib.sha1(f"{seed}-{split}-{label}-{number}".encode()).hexdigest()[:16]
 
 
-def _make_row(file: Path, source: str, label: int, group: str, split: str, size: int) -> CropRow:
+def _make_row(crop: str, source: str, label: int, group: str, split: str, size: int) -> CropRow:
     side = float(max(size, 64))  # of the face in its photo, where it is large enough
     return CropRow(
-        crop=file.as_posix(),
+        crop=crop,
         source=source,
         frame=0,
         time_s=0.0,

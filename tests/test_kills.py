@@ -89,9 +89,11 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_crop(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", ["folder", "tar"])
+def test_crop(store: str, photos: Path, tmp_path: Path) -> None:
+    kept = ["--store", store, *WORKERS]
     kill_again_and_again(
-        lambda place: ["crop", photos, place / "crops", "--size", "64", *WORKERS],
+        lambda place: ["crop", photos, place / "crops", "--size", "64", *kept],
         lambda place: tree_hashes(place / "crops"),
         tmp_path,
     )

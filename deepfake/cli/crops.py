@@ -99,6 +99,12 @@ examples:
     parser.add_argument(
         "--jpeg-quality", type=int, help="quality of the stored crops; 0 stores PNG (default: 95)"
     )
+    parser.add_argument(
+        "--store",
+        choices=["folder", "tar"],
+        default="folder",
+        help="tar: the crops of a shard in one file, as WebDataset reads it (default: folder)",
+    )
     add_media_options(parser)
     add_shard_option(parser)
     add_job_option(parser)
@@ -126,6 +132,7 @@ def _crop(options: argparse.Namespace) -> int:
         sampling=choose_sampling(options, Sampling()),
         division=Division(part, options.shard_size),
         landmarks=options.landmarks,
+        store=options.store,
         quiet=options.quiet,
     )
     if report.was_finished:

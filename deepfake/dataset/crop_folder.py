@@ -1,17 +1,16 @@
-"""A finished crop folder: the tables of its shards as one, and the checksums of its crops.
+"""A finished crop folder: the tables of its shards as one, their damage, and the face meshes.
 
-Knows neither how crops are made nor who makes them.
+Knows neither how crops are made nor who makes them, nor how they lie on disk (``crop_store``).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ from deepfake.storage import exclusive, no_space_is_an_error, write_stream
 from deepfake.tables import read_csv
 
 KIND = "crop"
-CROPS_FOLDER = "crops"
 MESH_FILE = "mesh.safetensors"
 """Of a shard: the face mesh of each crop that has one, by the name of the crop's file."""
 
@@ -115,47 +113,6 @@ def _join(columns: Sequence[str], tables: Iterable[Path]) -> Iterator[bytes]:
     yield (",".join(columns) + "\n").encode()
     for table in tables:
         yield table.read_bytes().split(b"\n", 1)[1]
-
-
-def read_digests(root: Path, crops: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of crops as they were written, by name; empty where the folder knows of none.
-
-    Raises:
-        UsageError: If a shard has lost its checksums.
-    """
-    if RESULTS not in read_job(root):
-        return {}  # made before there were checksums
-    digests: dict[str, str] = {}
-    for folder in sorted({PurePosixPath(crop).parent.parent for crop in crops}):
-        shard = read_seal(root / folder)
-        if shard is None:
-            raise UsageError(f"{root / folder} is damaged; run the crop command again to mend it")
-        digests |= {f"{folder}/{file}": digest for file, digest in shard.files.items()}
-    return digests
-
-
-def read_crop_file(path: Path, written: str | None) -> bytes:
-    """The bytes of a stored crop.
-
-    Args:
-        path: Its file.
-        written: Its SHA-256 when it was written, as of ``read_digests``; ``None``: nobody knows.
-
-    Raises:
-        JobError: If it cannot be read, or is not as it was written.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise JobError(
-            f"crop {path} cannot be read ({error}); run the crop command again to mend it"
-        ) from error
-    if written is not None and hashlib.sha256(data).hexdigest() != written:
-        raise JobError(
-            f"crop {path} is not as it was written (its checksum is another); run the crop "
-            "command again to mend it"
-        )
-    return data
 
 
 def find_damaged_shards(root: Path) -> list[str]:

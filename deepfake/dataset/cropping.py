@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from deepfake import __version__
 from deepfake.dataset.class_counts import ClassCounts
 from deepfake.dataset.crop_folder import (
-    CROPS_FOLDER,
     CropReport,
     MeshFiles,
     open_crop_folder,
     write_meshes,
     write_tables,
 )
+from deepfake.dataset.crop_store import STORE, CropWriter, StoreKind, name_crop, write_crops
 from deepfake.dataset.layouts.labelling import InputOptions, Labelled, label_sources
 from deepfake.dataset.manifest import (
     JOB_FILE,
@@ -47,10 +47,8 @@ from deepfake.faces.pipeline import check_detect_device, iter_extractions
 from deepfake.jobs.engine import Block, Job, count_bytes
 from deepfake.jobs.folder import (
     RESULTS,
-    SHARDS_FOLDER,
     Shard,
     find_wrong_results,
-    link_or_copy,
     read_job,
 )
 from deepfake.jobs.parts import Division, choose_block_size
@@ -85,6 +83,7 @@ def crop_media(
     sampling: Sampling = Sampling(),  # noqa: B008 - frozen
     division: Division = Division(),  # noqa: B008 - frozen
     landmarks: Landmarks = "five",
+    store: StoreKind = "folder",
     quiet: bool = False,
 ) -> CropReport:
     """Run or resume a crop job.
@@ -100,6 +99,7 @@ def crop_media(
         sampling: Which frames of a video or animation are cropped.
         division: Which part of the job is done, and how many inputs make a shard.
         landmarks: ``mesh`` writes the points of the face mesh beside the detector's five.
+        store: ``tar`` puts the crops of a shard into one file, which WebDataset reads.
         quiet: Show no progress.
 
     Raises:
@@ -122,11 +122,11 @@ def crop_media(
         block_size = division.block_size or choose_block_size(len(sources))
         job = Job(folder, sources, block_size, division.part)
         plan = format_lines(_PLAN_COLUMNS, map(_plan_cells, sources), ("method", "group"))
-        job.begin(plan, _describe(spec, sampling, landmarks))
+        job.begin(plan, _describe(spec, sampling, landmarks, store))
         todo = job.find_todo(_stands)
         done = job.count_inputs() - sum(len(job.inputs_of(block)) for block in todo)
         with Progress(job.count_inputs(), done, quiet) as progress:
-            work = CropBlocks(spec, sampling, workers, landmarks)
+            work = CropBlocks(spec, sampling, workers, landmarks, store)
             for block in job.run(todo, work):
                 progress.advance(len(job.inputs_of(block)))
         report = write_tables(folder, job.blocks)
@@ -139,14 +139,18 @@ def crop_media(
     )
 
 
-def _describe(spec: CropSpec, sampling: Sampling, landmarks: Landmarks) -> dict[str, Any]:
-    """All that decides what is made of an input."""
+def _describe(
+    spec: CropSpec, sampling: Sampling, landmarks: Landmarks, store: StoreKind
+) -> dict[str, Any]:
+    """All that decides what is made of an input, and how it is stored."""
     versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
     return {
         "crop_spec": spec.to_dict(),
         "sampling": sampling.to_dict(),
         "landmarks": landmarks,
         "versions": versions,
+        # Folders from before there was a choice go on.
+        **({STORE: store} if store != "folder" else {}),
     }
 
 
@@ -180,12 +184,14 @@ class CropBlocks:
         sampling: Which frames of a video or animation are cropped.
         workers: How many processes do it.
         landmarks: ``mesh`` writes the points of the face mesh beside the detector's five.
+        store: As of ``crop_media``.
     """
 
     spec: CropSpec
     sampling: Sampling
     workers: Workers
     landmarks: Landmarks = "five"
+    store: StoreKind = "folder"
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """See ``deepfake.jobs.engine.Work``."""
@@ -207,7 +213,7 @@ class CropBlocks:
                 _check_space(block, self.spec)
                 fresh = len(block.inputs) - len(block.kept)
                 found = islice(chain(ahead[:fresh], extractions), fresh)
-                _fill(block, self.spec.suffix, found, self.landmarks)
+                _fill(block, self.spec.suffix, found, self.landmarks, self.store)
                 ahead = ahead[fresh:]
                 yield block
                 if not flying:
@@ -219,26 +225,28 @@ def _fill(
     suffix: str,
     results: Iterator[tuple[Source, Extraction]],
     landmarks: Landmarks,
+    store: StoreKind,
 ) -> None:
     """Write crops and tables of a block, those of unchanged inputs from the shard of old."""
-    (block.folder / CROPS_FOLDER).mkdir()
     kept = _read_kept(block)
     old_meshes = MeshFiles()
     source_rows: list[SourceRow] = []
     meshes: dict[str, NDArray[np.float32]] = {}
 
-    def make_rows() -> Iterator[CropRow]:
+    def make_rows(writer: CropWriter) -> Iterator[CropRow]:
         for source in block.inputs:
             if source.id in kept:
                 source_row, crop_rows = kept[source.id]
+                old = block.kept[source.id]
                 for row in crop_rows:
-                    name = PurePosixPath(row.crop).name
-                    old = block.kept[source.id] / CROPS_FOLDER / name
-                    link_or_copy(old, block.folder / CROPS_FOLDER / name)
-                    mesh = old_meshes.read(old)
+                    place = PurePosixPath(row.crop)
+                    name = place.name
+                    kept_row = renew_row(replace(row, crop=name_crop(block.number, name)), source)
+                    writer.keep(kept_row, old)
+                    mesh = old_meshes.read(old / place.parent.name / name)
                     if mesh is not None:
                         meshes[name] = mesh
-                    yield renew_row(replace(row, crop=_name_crop(block, name)), source)
+                    yield kept_row
                 source_rows.append(renew_row(source_row, source))
                 continue
             _, found = next(results)
@@ -246,22 +254,19 @@ def _fill(
                 block.lose(source)
             for crop in found.crops:
                 name = f"{source.id}_{crop.frame_index}_{crop.face_index}{suffix}"
-                (block.folder / CROPS_FOLDER / name).write_bytes(crop.encoded)
+                row = make_crop_row(source, crop, name_crop(block.number, name))
+                writer.add(row, crop.encoded)
                 if crop.mesh is not None:
                     meshes[name] = crop.mesh
-                yield make_crop_row(source, crop, _name_crop(block, name))
+                yield row
             source_rows.append(
                 make_source_row(source, found.status, found.reason, len(found.crops))
             )
 
-    write_rows(block.folder, make_rows(), source_rows)
+    with write_crops(block.folder, store) as writer:
+        write_rows(block.folder, make_rows(writer), source_rows)
     if landmarks == "mesh":
         write_meshes(block.folder, meshes)
-
-
-def _name_crop(block: Block, name: str) -> str:
-    """A crop of a block, as the manifest calls it."""
-    return f"{SHARDS_FOLDER}/{block.number:05d}/{CROPS_FOLDER}/{name}"
 
 
 def _read_kept(block: Block) -> dict[str, tuple[SourceRow, list[CropRow]]]:

@@ -111,6 +111,8 @@ MANIFEST_COLUMNS = tuple(
     )
 )
 SOURCE_COLUMNS = tuple(field.name for field in fields(SourceRow))
+_NUMBERS = ("time_s", "x0", "y0", "x1", "y1", "confidence")
+_LISTS = ("landmarks", "window")
 _TEXTS = ("crop", "path", "reason", "method", "group", "split")
 
 
@@ -151,6 +153,18 @@ def make_crop_row(source: Source, crop: FaceCrop, file: str) -> CropRow:
         window=crop.window,
         **_tell(source),
     )
+
+
+def describe_crop(row: CropRow) -> dict[str, Any]:
+    """A row of ``manifest.csv`` as plain types: its columns, with the digits that they have there.
+
+    ``label`` is 1 for fake, 0 for real, ``None`` where it is not known; ``landmarks`` and
+    ``window`` are lists.
+    """
+    cells: dict[str, Any] = dict(zip(MANIFEST_COLUMNS, _crop_cells(row), strict=True))
+    numbers = {name: float(cells[name]) for name in _NUMBERS}
+    lists = {name: [float(word) for word in cells[name].split()] for name in _LISTS}
+    return {**cells, **numbers, **lists, "label": row.label}
 
 
 def make_source_row(source: Source, status: Status, reason: str, faces: int) -> SourceRow:

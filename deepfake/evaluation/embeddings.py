@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from deepfake.dataset.crop_folder import read_digests
+from deepfake.dataset.crop_store import CropStore
 from deepfake.dataset.manifest import CropRow
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.inference.backend import choose_devices
 from deepfake.inference.scoring import CPU_FACES
 from deepfake.jobs.engine import Block, Job
-from deepfake.jobs.folder import JobFolder, hash_file, read_shard
+from deepfake.jobs.folder import JobFolder, read_shard
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.crops import CropDataset, Sample, require_unit
@@ -291,12 +291,12 @@ def embed_once(
     name = hashlib.sha256(f"{dataset.name}/{dataset.split}".encode()).hexdigest()
     root = cache / f"{network[:16]}-{name[:16]}{change_name and f'-{change_name}'}"
     rows = {row.crop: row for row in dataset.faces}
-    known = read_digests(dataset.root, rows)
-    sources = tuple(Source(crop, dataset.root / crop, crop) for crop in rows)
+    store = CropStore(dataset.root, rows)
+    sources = tuple(Source(crop, store.file_of(crop), crop) for crop in rows)
 
     def digest(inputs: Sequence[Source]) -> dict[str, str]:
         # As they were written; a crop that is not so any more is an error where it is read.
-        return {one.id: known.get(one.id) or hash_file(one.path) for one in inputs}
+        return {one.id: store.digest(one.id) for one in inputs}
 
     with no_space_is_an_error(root):
         root.mkdir(parents=True, exist_ok=True)

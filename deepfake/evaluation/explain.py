@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.dataset.crop_store import read_if_whole
 from deepfake.dataset.manifest import CropRow, read_manifest
 from deepfake.evaluation.embeddings import EmbedOptions, embed_once
 from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set, was_trained_on
@@ -430,7 +431,6 @@ def find_neighbours(
     found = []
     for place in nearest:
         row = reference.faces[place]
-        path = reference.root / row.crop
-        encoded = path.read_bytes() if path.is_file() else None
+        encoded = read_if_whole(reference.root, row.crop)
         found.append(Neighbour(row, float(similarity[place]), encoded))
     return tuple(found)

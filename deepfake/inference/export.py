@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepfake import __version__
+from deepfake.dataset.crop_store import CropStore
 from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
@@ -251,8 +252,9 @@ def _read_crops(folder: Path, size: int) -> NDArray[np.uint8]:
         )
     if not manifest.rows:
         raise UsageError(f"{folder} holds no crops")
-    rows = manifest.rows[:: -(-len(manifest.rows) // _REAL_CROPS)]
-    return np.stack([decode_crop((manifest.root / row.crop).read_bytes()) for row in rows])
+    crops = [row.crop for row in manifest.rows[:: -(-len(manifest.rows) // _REAL_CROPS)]]
+    store = CropStore(folder, crops)
+    return np.stack([decode_crop(store.read(crop)) for crop in crops])
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
-from deepfake.dataset.crop_folder import read_crop_file, read_digests
+from deepfake.dataset.crop_store import CropStore
 from deepfake.dataset.manifest import (
     JOB_FILE,
     TABLES,
@@ -38,7 +38,6 @@ from deepfake.records import (
     Status,
     list_differences,
 )
-from deepfake.storage import Confinement
 
 
 class StoredCrops:
@@ -53,7 +52,7 @@ class StoredCrops:
         UsageError: If it is no finished crop folder, or was cut by another recipe.
 
     Attributes:
-        sources: One per input of the crop job, in its order; ``path`` is its first crop.
+        sources: One per input of the crop job, in its order; ``path`` holds its first crop.
         sampling: Which frames of videos were cropped.
         files: All files that are read.
     """
@@ -66,27 +65,27 @@ class StoredCrops:
         self.root, self.sampling = root, manifest.sampling
         fewer = manifest.spec.faces == "largest" != faces_per_frame
         self._note = "only the largest face of each frame was cropped" if fewer else ""
-        self._inside = Confinement(root)
-        self._digests = read_digests(root, [row.crop for row in manifest.rows])
+        crops = [row.crop for row in manifest.rows]
+        self._store = CropStore(root, crops)
         self._sources = {row.id: row for row in read_sources(root)}
         self._crops: dict[str, list[CropRow]] = defaultdict(list)
         for row in manifest.rows:
             self._crops[row.source].append(row)
         self.sources = tuple(map(self._make_source, self._sources.values()))
-        names = (JOB_FILE, *TABLES, *(row.crop for row in manifest.rows))
-        self.files = tuple(root / name for name in names)
+        tables = (root / name for name in (JOB_FILE, *TABLES))
+        self.files = (*tables, *dict.fromkeys(map(self._store.file_of, crops)))
 
     @property
     def n_crops(self) -> int:
         """How many crops there are."""
-        return len(self._digests)
+        return sum(map(len, self._crops.values()))
 
     def digest(self, sources: Sequence[Source]) -> dict[str, str]:
         """What the folder holds of each file, as ``deepfake.jobs.engine.Digest``."""
         told = {}
         for source in sources:
             rows = self._crops[source.id]
-            content = (self._sources[source.id], rows, [self._digests.get(r.crop) for r in rows])
+            content = (self._sources[source.id], rows, [self._store.digest(r.crop) for r in rows])
             told[source.id] = hashlib.sha256(repr(content).encode()).hexdigest()
         return told
 
@@ -105,10 +104,10 @@ class StoredCrops:
     def _make_source(self, row: SourceRow) -> Source:
         name = os.fsdecode(unquote_to_bytes(row.path_uri))
         crops = self._crops[row.id]
-        return Source(row.id, self.root / (crops[0].crop if crops else TABLES[-1]), name)
+        path = self._store.file_of(crops[0].crop) if crops else self.root / TABLES[-1]
+        return Source(row.id, path, name)
 
     def _read(self, row: CropRow) -> FaceCrop:
-        encoded = read_crop_file(self._inside.path_of(row.crop), self._digests.get(row.crop))
         landmarks = np.array(row.landmarks, np.float32).reshape(-1, 2)
         return FaceCrop(
             frame_index=row.frame,
@@ -116,7 +115,7 @@ class StoredCrops:
             face_index=row.face,
             face=Face(np.array(row.box_xyxy, np.float32), row.confidence, landmarks),
             rotation=row.rotation,
-            encoded=encoded,
+            encoded=self._store.read(row.crop),
             window=row.window,
         )
 

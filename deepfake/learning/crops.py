@@ -21,7 +21,8 @@ from deepfake.augment.face_parts import POINT_COUNTS, Crop, Points, face_area
 from deepfake.augment.recipes import Augmentation, AugmentationSettings, sample_seed
 from deepfake.augment.self_blending import self_blend
 from deepfake.augment.sheet import Example
-from deepfake.dataset.crop_folder import MeshFiles, read_crop_file, read_digests
+from deepfake.dataset.crop_folder import MeshFiles
+from deepfake.dataset.crop_store import CropStore
 from deepfake.dataset.manifest import CropRow, require_labels
 from deepfake.errors import JobError, MediaError
 from deepfake.faces.extraction import decode_crop
@@ -70,7 +71,7 @@ class CropDataset(Dataset[Sample]):
         self.root, self.rows, self.size, self.seed = root, rows, size, seed
         self.augmentation = augmentation
         self._inside = Confinement(root)
-        self._digests = read_digests(root, [row.crop for row in rows])
+        self._store = CropStore(root, (row.crop for row in rows))
         self._pipeline: Augmentation | None = None
         self._meshes = MeshFiles()
 
@@ -108,10 +109,9 @@ class CropDataset(Dataset[Sample]):
         """The pixels of one crop, ``(S, S, 3)`` uint8 RGB.
 
         Raises:
-            JobError: If the file is missing, damaged or of another size.
+            JobError: If it is missing, damaged or of another size.
         """
-        path = self._inside.path_of(row.crop)
-        data = read_crop_file(path, self._digests.get(row.crop))
+        path, data = self.root / row.crop, self._store.read(row.crop)
         try:
             image = decode_crop(data, str(path))
         except MediaError as error:

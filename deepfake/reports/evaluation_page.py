@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.dataset.crop_store import read_if_whole
 from deepfake.error_rates import RATES
 from deepfake.evaluation.evaluate import OVERALL, Evaluation, ScoredRows
 from deepfake.metrics import METRICS
@@ -112,7 +113,7 @@ def find_mistakes(evaluation: Evaluation, label: int) -> list[dict[str, Any]]:
         dataset = predictions.dataset
         faces = zip(predictions.p_fake, dataset.faces, strict=True)
         _, top = max((pair for pair in faces if pair[1].source == file.id), key=lambda p: p[0])
-        path = dataset.root / top.crop
-        thumbnail = embed_thumbnail(path.read_bytes()) if path.is_file() else None
+        crop = read_if_whole(dataset.root, top.crop)
+        thumbnail = None if crop is None else embed_thumbnail(crop)
         shown.append({"file": file, "p_fake": p_fake, "set": dataset.name, "thumbnail": thumbnail})
     return shown

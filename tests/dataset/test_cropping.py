@@ -20,6 +20,7 @@ import pytest
 
 from deepfake.dataset import cropping
 from deepfake.dataset.crop_folder import KIND, CropReport
+from deepfake.dataset.crop_store import StoreKind
 from deepfake.dataset.cropping import CropBlocks
 from deepfake.dataset.manifest import (
     JOB_FILE,
@@ -133,14 +134,16 @@ def kill_at(process: subprocess.Popen[bytes], ready: Callable[[], bool], delay_s
     return running
 
 
-def kill_and_resume(done: Done, output: Path, workers: int, kills: int, seed: int) -> None:
+def kill_and_resume(
+    done: Done, output: Path, workers: int, kills: int, seed: int, store: StoreKind = "folder"
+) -> None:
     rng = random.Random(seed)
     n_shards = 10
     killed = 0
     for number in range(kills):
         goal = number * n_shards // kills
         process = subprocess.Popen(
-            command(done.photos, output, workers),
+            [*command(done.photos, output, workers), "--store", store],
             cwd=REPO,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -152,7 +155,7 @@ def kill_and_resume(done: Done, output: Path, workers: int, kills: int, seed: in
         )
     assert killed > 0
     # The last run does not have to have as many workers as the first.
-    run(done.photos, output)
+    run(done.photos, output, store=store)
     assert tree_hashes(output) == done.tree
 
 
@@ -163,6 +166,15 @@ def test_killed_twice_and_resumed_is_the_same(many_done: Done, tmp_path: Path) -
 @pytest.mark.slow
 def test_killed_ten_times_and_resumed_is_the_same(many_done: Done, tmp_path: Path) -> None:
     kill_and_resume(many_done, tmp_path / "crops", workers=1, kills=10, seed=1)
+
+
+@pytest.mark.slow
+def test_killed_while_it_writes_tars_and_resumed_is_the_same(
+    many_done: Done, tmp_path: Path
+) -> None:
+    run(many_done.photos, tmp_path / "clean", store="tar")
+    clean = Done(many_done.photos, tree_hashes(tmp_path / "clean"))
+    kill_and_resume(clean, tmp_path / "crops", workers=1, kills=10, seed=2, store="tar")
 
 
 def test_killed_before_any_change_and_resumed_is_the_same(

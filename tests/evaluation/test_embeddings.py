@@ -33,7 +33,7 @@ from deepfake.storage import exclusive
 from tests.evaluation.conftest import CPU, Made
 from tests.fakes import tree_hashes
 from tests.jobs.made_executor import work_elsewhere
-from tests.made_crops import draw_crop
+from tests.made_crops import draw_crop, write_crop_folder
 
 
 @pytest.fixture
@@ -114,6 +114,20 @@ def test_fewer_crops_in_other_blocks_are_not_embedded_again(
     again = embed_once(data, made.checkpoint, tmp_path, CPU)
     np.testing.assert_allclose(again.vectors, first.vectors, atol=1e-6)
     assert embedded == [data.faces[0].crop]
+
+
+def test_crops_in_a_tar_are_embedded_alike(made: Made, tmp_path: Path, embedded: list[str]) -> None:
+    counts = {"train": (8, 8), "validation": (12, 12), "test": (10, 10)}
+    tar = write_crop_folder(tmp_path / "tar", counts, size=32, store="tar")
+    data = read_evaluation_set(tar, made.checkpoint)
+    found = embed_once(data, made.checkpoint, tmp_path / "kept", CPU)
+    folder = read_evaluation_set(made.crops, made.checkpoint)
+    assert same(found, embed_once(folder, made.checkpoint, tmp_path / "other", CPU))
+    embedded.clear()
+    # A crop is known by its bytes, wherever it lies.
+    there = replace(data, root=made.crops)
+    assert same(embed_once(there, made.checkpoint, tmp_path / "kept", CPU), found)
+    assert embedded == []
 
 
 def test_two_at_once_are_refused(made: Made, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from tests.evaluation.browser import BROWSER, probe
 from tests.evaluation.conftest import Files, Made, explain_made
 from tests.evaluation.made_checkpoint import BACKBONE, DIM
 from tests.fakes import portrait
-from tests.made_crops import draw_crop
+from tests.made_crops import draw_crop, write_crop_folder
 
 SIDE = 64
 
@@ -257,6 +257,8 @@ def test_neighbours_are_the_nearest_by_cosine(made: Made, tmp_path: Path) -> Non
     assert [item.row for item in near] == [reference.faces[place] for place in order]
     assert near[0].similarity == pytest.approx(1)
     assert near[0].encoded == (made.crops / reference.faces[3].crop).read_bytes()
+    tar = write_crop_folder(tmp_path / "tar", {"train": (8, 8)}, size=32, store="tar")
+    assert find_neighbours(known[3], replace(reference, root=tar), known, 4) == near
     gone = find_neighbours(known[3], replace(reference, root=tmp_path), known, 1)
     assert gone[0].encoded is None
 

@@ -170,6 +170,15 @@ def test_crops_must_fit_the_checkpoint(trained: Trained, tmp_path: Path) -> None
     assert not output.exists()
 
 
+def test_crops_in_a_tar_are_compared_too(tmp_path: Path) -> None:
+    counts = {"train": (3, 3)}
+    folder = write_crop_folder(tmp_path / "folder", counts, size=32)
+    tar = write_crop_folder(tmp_path / "tar", counts, size=32, store="tar")
+    crops = export._read_crops(tar, 32)
+    assert crops.shape == (6, 32, 32, 3)
+    assert np.array_equal(crops, export._read_crops(folder, 32))
+
+
 def test_a_checkpoint_from_mid_training_is_not_exported(trained: Trained, tmp_path: Path) -> None:
     last = trained.run / "checkpoints" / "last.ckpt"
     for kind, suffix in (("onnx", ".onnx"), ("safetensors", ".safetensors")):

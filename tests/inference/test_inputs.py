@@ -196,7 +196,8 @@ def test_an_object_of_a_store_scores_as_its_file_does(
         memory.pipe_file("/in/a.png", photo.read_bytes())
         server.objects["/b.png"] = photo.read_bytes()
         given = ["memory://in", server.url("/b.png"), "memory://in/gone.png", "memory://in/*.png"]
-        found = list(predictor.predict(given))
+        # One by one: scores of batches of several differ in their last bits.
+        found = [one for name in given for one in predictor.predict(name)]
     there, by_web, gone, matched = found
     assert [one.path for one in found] == ["memory://in/a.png", *given[1:3], "memory://in/a.png"]
     assert replace(there, path=here.path) == replace(by_web, path=here.path) == here

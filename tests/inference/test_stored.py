@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -79,6 +79,26 @@ def test_crops_get_the_scores_of_their_photos_without_another_search(
     assert [[row[c] for c in faces] for row in tables[0]] == [
         [row[c] for c in faces] for row in tables[1]
     ]
+
+
+def test_crops_in_a_tar_get_the_same_answers(
+    photos: Path, crops: Path, checkpoint: Checkpoint, trained: Trained, tmp_path: Path
+) -> None:
+    tar, recipe = tmp_path / "tar", checkpoint.recipe
+    options: dict[str, Any] = {"workers": Workers(0), "sampling": recipe.sampling, "quiet": True}
+    crop_media(str(photos), tar, recipe.crop, store="tar", **options)
+    tables = []
+    for number, root in enumerate((crops, tar)):
+        names = [tmp_path / f"{number}.csv", tmp_path / f"faces{number}.csv"]
+        assert predict(root, trained, names[0], "--faces", names[1]) == 0
+        tables.append([name.read_bytes() for name in names])
+    assert tables[0] == tables[1]
+    files = next(tar.glob("shards/*/crops.tar"))
+    (tmp_path / "link.csv").symlink_to(files)
+    assert predict(tar, trained, tmp_path / "link.csv", "--overwrite") == 2
+    stored = StoredCrops(tar, checkpoint)
+    assert stored.n_crops == 5
+    assert {path for path in stored.files if path.suffix == ".tar"} <= {*tar.rglob("*.tar")}
 
 
 def test_aligned_crops_get_the_scores_of_their_photos(tmp_path: Path) -> None:

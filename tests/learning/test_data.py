@@ -354,6 +354,28 @@ def test_processes_and_a_resume_see_the_same_batches(
             assert batches(rank, world, epoch, done=2) == parts[rank][2:]
 
 
+@pytest.fixture(scope="module")
+def tarred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The crops of ``grouped`` in a tar."""
+    folder = tmp_path_factory.mktemp("tarred") / "crops"
+    return write_crop_folder(folder, COUNTS, size=32, group_size=3, originals=True, store="tar")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [*SAMPLINGS.values(), {"balance": True, "self_blend": 0.5}],
+    ids=[*SAMPLINGS, "blends"],
+)
+def test_crops_in_a_tar_make_the_same_batches(
+    grouped: Path, tarred: Path, options: dict[str, Any]
+) -> None:
+    files, tar = (make(root, batch_size=6, share=0.5, **options) for root in (grouped, tarred))
+    batches = stream(files.train_dataloader())
+    assert len(batches) > 6
+    assert stream(tar.train_dataloader()) == batches
+    assert stream(tar.val_dataloader()) == stream(files.val_dataloader())
+
+
 @pytest.mark.parametrize(
     ("edit", "options"),
     [

@@ -42,8 +42,21 @@ def run(crops: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_data(crops: Path) -> CropDataModule:
-    return CropDataModule(str(crops), batch_size=8)
+def make_data(crops: Path, num_workers: int = 0) -> CropDataModule:
+    return CropDataModule(str(crops), batch_size=8, num_workers=num_workers)
+
+
+def test_crops_in_a_tar_train_the_same_weights(crops: Path, tmp_path: Path) -> None:
+    """Read by a loader process."""
+    tar = write_crop_folder(tmp_path / "tar", COUNTS, size=32, store="tar")
+    states = []
+    for data in (make_data(crops), make_data(tar, num_workers=1)):
+        task = make_task(dropout=0.1)
+        make_trainer(tmp_path).fit(task, datamodule=data)
+        states.append(task.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value), name
 
 
 def test_a_finished_model_comes_back_with_head_and_limits(run: Path) -> None:
