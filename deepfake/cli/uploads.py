@@ -78,14 +78,15 @@ def _uploading(options: argparse.Namespace, names: Sequence[str], anew: bool) ->
     with no_space_is_an_error(job):
         job.mkdir(parents=True, exist_ok=True)
         with exclusive(job):
-            _claim(job, targets, getattr(options, "overwrite", False))
+            claims = _Claims(job)
+            claims.add(targets, getattr(options, "overwrite", False))
             for name, target in targets.items():
                 setattr(options, name, job / target.name)
             if anew:
                 options.overwrite = True
             yield
             for target in targets.values():
-                _upload(job / target.name, target, getattr(options, "quiet", False))
+                _upload(job / target.name, target, claims, getattr(options, "quiet", False))
 
 
 def _check_targets(targets: dict[str, Address], job: Path | None) -> None:
@@ -102,38 +103,69 @@ def _check_targets(targets: dict[str, Address], job: Path | None) -> None:
         raise UsageError("two outputs have the same name; every one needs its own")
 
 
-def _claim(job: Path, targets: dict[str, Address], overwrite: bool) -> None:
-    """Remember whose these objects are; refuse those that are somebody else's."""
-    from deepfake.storage import Confinement, write_atomic
-    from deepfake.stores.objects import look
-    from deepfake.tables import parse_json
+class _Claims:
+    """Which objects a job has made, or will make: it replaces and removes no others.
 
-    path = Confinement(job).path_of(_CLAIMS_FILE)
-    try:
-        claims = set(parse_json(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        claims = set()
-    for name, target in targets.items():
-        found = None if str(target) in claims else look(target)
-        if found is not None and (found.is_folder or not overwrite):
-            advice = "" if found.is_folder else " or pass --overwrite"
-            raise UsageError(
-                f"--{name} {target} exists, and {job} has not made it; name another one{advice}"
-            )
-    claims |= {str(target) for target in targets.values()}
-    write_atomic(path, json.dumps(sorted(claims), indent=1) + "\n")
+    Args:
+        job: Its folder.
+    """
+
+    def __init__(self, job: Path) -> None:
+        from deepfake.storage import Confinement
+        from deepfake.tables import parse_json
+
+        self._job, self._path = job, Confinement(job).path_of(_CLAIMS_FILE)
+        self._names: dict[str, list[str]] = {}
+        try:
+            content = parse_json(self._path.read_text(encoding="utf-8"))
+            self._names = {str(target): list(map(str, names)) for target, names in content.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            pass  # nobody has claimed anything
+
+    def add(self, targets: dict[str, Address], overwrite: bool) -> None:
+        """Claim the outputs of options, unless they are somebody else's.
+
+        Raises:
+            UsageError: If one is.
+        """
+        from deepfake.stores.objects import look
+
+        for name, target in targets.items():
+            found = None if str(target) in self._names else look(target)
+            if found is not None and (found.is_folder or not overwrite):
+                advice = "" if found.is_folder else " or pass --overwrite"
+                raise UsageError(
+                    f"--{name} {target} exists, and {self._job} has not made it; name another "
+                    f"one{advice}"
+                )
+        for target in targets.values():
+            self.note(target, self.names_below(target))
+
+    def names_below(self, folder: Address) -> list[str]:
+        """What was, or may have been, sent below an address."""
+        return self._names.get(str(folder), [])
+
+    def note(self, target: Address, names: Sequence[str]) -> None:
+        """Remember what is sent below an address; nothing where it is a file."""
+        from deepfake.storage import write_atomic
+
+        self._names[str(target)] = sorted(names)
+        write_atomic(self._path, json.dumps(self._names, indent=1, sort_keys=True) + "\n")
 
 
-def _upload(path: Path, target: Address, quiet: bool) -> None:
+def _upload(path: Path, target: Address, claims: _Claims, quiet: bool) -> None:
     from deepfake.progress import Progress
     from deepfake.stores.uploads import upload_file, upload_folder
 
     if not path.is_dir():
         n_files, n_sent = 1, int(upload_file(path, target))
     else:
-        names = _list_files(path)
+        names, old = _list_files(path), claims.names_below(target)
+        claims.note(target, list({*old, *names}))
         with Progress(len(names), quiet=quiet) as progress:
-            n_files, n_sent = len(names), upload_folder(path, target, names, progress.advance)
+            n_sent = upload_folder(path, target, names, old, progress.advance)
+        claims.note(target, names)
+        n_files = len(names)
     there = f", {n_files - n_sent:,} lay there already" if n_sent < n_files else ""
     sys.stderr.write(f"uploaded: {target} ({n_sent:,} files sent{there})\n")
 

@@ -126,13 +126,20 @@ def look_at_all(
 def list_folder(address: Address) -> Iterator[tuple[str, Look]]:
     """Every object below a folder, at any depth, with its key from there; in any order.
 
+    Where there is no such folder, there is none.
+
     Raises:
         MediaError: ``io_error`` if the store does not say.
     """
     store = open_store(address.scheme, False)
     where = address.url.rstrip("/") if address.key else address.url
     start = str(store._strip_protocol(where)).strip("/")
-    found = insist(partial(store.find, where, detail=True), str(address))
+    try:
+        found = insist(partial(store.find, where, detail=True), str(address))
+    except MediaError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return
+        raise
     for path, info in found.items():
         whole = path.lstrip("/")
         name = whole.removeprefix(f"{start}/") if start else whole

@@ -7,7 +7,7 @@ doing the same again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -78,16 +78,16 @@ def upload_folder(
     folder: Path,
     address: Address,
     names: Sequence[str],
+    old: Collection[str] = (),
     advance: Callable[[int], None] = lambda n: None,
 ) -> int:
-    """Have the files of a folder as objects below an address, and no other objects there.
-
-    Those that are not among them are removed at the end: they belong to an earlier state.
+    """Have the files of a folder as objects below an address.
 
     Args:
         folder: Where the files lie.
-        address: Of the folder in the store; it belongs to this job alone.
+        address: Of the folder in the store.
         names: Of the files, relative to the folder. The last one is sent when all others are there.
+        old: Names that the folder had before; those it has no more are removed at the end.
         advance: Told how many more are there.
 
     Returns:
@@ -108,7 +108,7 @@ def upload_folder(
                 for is_sent in threads.map(put, some):
                     n_sent += is_sent
                     advance(1)
-        for name in sorted(there.keys() - set(names)):
+        for name in sorted(there.keys() & set(old) - set(names)):
             _remove(address.below(name))
     return n_sent
 

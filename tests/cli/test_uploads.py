@@ -94,6 +94,27 @@ def test_a_folder_goes_without_locks_and_leftovers_its_seal_last(
     assert sent[-1] == "job.json"
 
 
+def test_what_is_no_more_in_a_folder_goes_and_what_others_put_there_stays(
+    memory: Any, tmp_path: Path
+) -> None:
+    def work(*names: str) -> Any:
+        def make(options: argparse.Namespace) -> int:
+            options.output.mkdir(exist_ok=True)
+            for path in options.output.iterdir():
+                path.unlink()
+            for one in names:
+                (options.output / one).write_text(one)
+            return 0
+
+        return make
+
+    for names in (("a.jpg", "job.json"), ("b.jpg", "job.json")):
+        with_uploads(work(*names), name(tmp_path, output="memory://out/crops"), "output")
+        memory.pipe_file("/out/crops/README", b"somebody else's")
+    there = [f"/out/crops/{one}" for one in ("README", "b.jpg", "job.json")]
+    assert sorted(memory.find("/out")) == there
+
+
 def test_somebody_elses_object_is_replaced_only_where_that_is_asked_for(
     memory: Any, tmp_path: Path
 ) -> None:

@@ -152,7 +152,7 @@ def test_what_a_store_does_not_give_out_is_sent_again(
 
 def test_a_folder_is_sent_with_its_last_file_last_and_not_twice(store: Flaky, folder: Path) -> None:
     told: list[int] = []
-    assert upload_folder(folder, FOLDER, NAMES, told.append) == 4
+    assert upload_folder(folder, FOLDER, NAMES, advance=told.append) == 4
     assert there(store) == files_of(folder)
     assert [line for line in store.log if "put" in line][-1] == "put job.json"
     assert sum(told) == 4
@@ -172,15 +172,15 @@ def test_a_stopped_upload_goes_on_and_shows_no_whole_before(store: Flaky, folder
 def test_what_belongs_to_an_earlier_state_goes_when_the_new_one_is_there(
     store: Flaky, folder: Path
 ) -> None:
+    old = ["shards/old.jpg", "shards/gone.jpg", "job.json"]
     store.pipe_file("/out/crops/shards/old.jpg", b"old")
-    store.pipe_file("/out/crops2/a.jpg", b"another folder")
+    store.pipe_file("/out/crops/shards/other.jpg", b"somebody else's")
     store.faults = {"job.json": [PermissionError("Access Denied")]}
     with pytest.raises(JobError, match="Access Denied"):
-        upload_folder(folder, FOLDER, NAMES)
+        upload_folder(folder, FOLDER, NAMES, old)
     assert "shards/old.jpg" in there(store)
-    upload_folder(folder, FOLDER, NAMES)
-    assert there(store) == files_of(folder)
-    assert store._store.cat_file("/out/crops2/a.jpg") == b"another folder"
+    upload_folder(folder, FOLDER, NAMES, old)
+    assert there(store) == files_of(folder) | {"shards/other.jpg": b"somebody else's"}
 
 
 @pytest.mark.parametrize(
