@@ -12,7 +12,6 @@ from pathlib import Path
 from deepfake.errors import CheckpointError, MediaError
 from deepfake.learning import hub
 from deepfake.stores.address import Address, is_url
-from deepfake.stores.objects import download
 
 DEFAULT = "default"
 """The model that speaks where nobody names one."""
@@ -105,6 +104,8 @@ def _fetch(address: Address) -> Path:
             f"{address} is signed, and a checkpoint is written down by its name: fetch the file "
             "and name that"
         )
+    from deepfake.stores.objects import download  # it takes time, and --help asks for the names
+
     folder = tempfile.TemporaryDirectory(prefix="deepfake-")
     atexit.register(folder.cleanup)
     path = Path(folder.name) / address.path.name
