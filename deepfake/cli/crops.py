@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from deepfake.cli.command import EXIT_FAILED, EXIT_OK, Parser, answer_code, run
 from deepfake.cli.options import (
+    add_engine_options,
     add_media_options,
     add_shard_option,
+    choose_engine,
     choose_part,
     choose_sampling,
-    choose_workers,
     default_workers,
 )
 from deepfake.cli.uploads import add_job_option, place, with_uploads
@@ -106,6 +107,7 @@ examples:
         help="tar: the crops of a shard in one file, as WebDataset reads it (default: folder)",
     )
     add_media_options(parser)
+    add_engine_options(parser)
     add_shard_option(parser)
     add_job_option(parser)
     parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
@@ -122,18 +124,19 @@ def _crop(options: argparse.Namespace) -> int:
     from deepfake.media.discovery import count_passed_over
     from deepfake.records import Sampling, Status
 
-    part = choose_part(options)
+    part, engine = choose_part(options), choose_engine(options)
     report = crop_media(
         options.input,
         options.output,
         _choose_spec(options),
         inputs=InputOptions(options.layout, options.follow_links, options.require_labels),
-        workers=choose_workers(options),
+        workers=engine.workers,
         sampling=choose_sampling(options, Sampling()),
         division=Division(part, options.shard_size),
         landmarks=options.landmarks,
         store=options.store,
         quiet=options.quiet,
+        execute=engine.execute,
     )
     if report.was_finished:
         sys.stdout.write(f"{options.output} was finished already; nothing was left to do\n")

@@ -19,10 +19,12 @@ from deepfake.cli.options import (
     CHECKPOINT,
     add_aggregation,
     add_detector_options,
+    add_engine_options,
     add_evidence_options,
     add_extraction_options,
     add_faces_per_frame,
     add_media_options,
+    choose_engine,
     choose_sampling,
     choose_workers,
     find_detector,
@@ -81,6 +83,7 @@ examples:
         help="bootstrap resamples behind each interval; 0 for none",
     )
     _add_scoring_options(parser)
+    add_engine_options(parser)
     add_job_option(parser)
     evaluate_ = partial(_evaluate, command=command_line("evaluate", argv))
     return run(
@@ -90,11 +93,15 @@ examples:
 
 
 def _evaluate(options: argparse.Namespace, command: str) -> int:
+    from deepfake.evaluation.embeddings import EmbedOptions
     from deepfake.evaluation.job import EvaluationOptions, run_evaluation
     from deepfake.learning.ensemble import load_detector
     from deepfake.reports.evaluation_page import format_report
     from deepfake.reports.evaluation_text import describe
 
+    engine = choose_engine(options)
+    if not engine.is_here and options.output is None:
+        raise UsageError("--engine ray needs --output, a folder that all nodes see")
     checkpoint = load_detector(find_detector(options), options.tta)
     evaluation = run_evaluation(
         checkpoint,
@@ -106,10 +113,11 @@ def _evaluate(options: argparse.Namespace, command: str) -> int:
             n_resamples=options.resamples,
             corruptions=options.corruptions,
         ),
-        _choose_embedding(options),
-        choose_workers(options),
+        EmbedOptions(engine.device, options.batch_size, engine.workers.processes, options.quiet),
+        engine.workers,
         render=format_report,
         command=command,
+        execute=engine.execute,
     )
     rates = checkpoint.error_rates
     if rates is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from deepfake.errors import UsageError
 from deepfake.learning.checkpoint_names import DEFAULT
 
 if TYPE_CHECKING:
+    from deepfake.jobs.engine import Executor
     from deepfake.jobs.parts import JobPart
     from deepfake.learning.checkpoint_names import NamedCheckpoint
     from deepfake.records import Sampling, Workers
@@ -143,11 +144,11 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
 
 
 def choose_workers(options: argparse.Namespace) -> Workers:
-    """What was chosen with ``add_extraction_options``."""
+    """What was chosen with ``add_extraction_options``, for work that is done in this process."""
     from deepfake.records import Workers
 
     return Workers(
-        options.workers,
+        default_workers() if options.workers is None else options.workers,
         options.timeout,
         options.max_pixels,
         options.detect_device,
@@ -159,6 +160,91 @@ def default_workers() -> int:
     """The cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands whose job another engine can do; after ``add_extraction_options``."""
+    engine = parser.add_argument_group("where the work is done")
+    engine.add_argument(
+        "--engine",
+        default="local",
+        metavar="E",
+        help="local; ray:ADDRESS, a Ray cluster (HOST:PORT or auto) whose nodes see the same "
+        "files; or ray, one of its own on this machine (default %(default)s)",
+    )
+    engine.add_argument(
+        "--gpus-per-worker",
+        type=positive,
+        metavar="G",
+        help="GPUs of each Ray worker, or a part of one, such as 0.5; it has as many CPUs as "
+        "--workers (with Ray 1 by default) and takes one shard after another (default: no GPU)",
+    )
+    parser.set_defaults(workers=None)  # another default for each engine
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Who does the work of a job.
+
+    Args:
+        execute: Has it done.
+        workers: How each who does it reads media.
+        device: Where each runs the network.
+        is_here: Whether it is done in this process.
+    """
+
+    execute: Executor
+    workers: Workers
+    device: str
+    is_here: bool
+
+
+def choose_engine(options: argparse.Namespace) -> Engine:
+    """What was chosen with ``add_engine_options``."""
+    kind, colon, address = options.engine.partition(":")
+    if options.engine == "local":
+        if options.gpus_per_worker is not None:
+            raise UsageError("--gpus-per-worker is for --engine ray; --device names a GPU of here")
+        from deepfake.jobs.engine import run_here
+
+        device = getattr(options, "device", "cpu")
+        return Engine(run_here, choose_workers(options), device, is_here=True)
+    if kind != "ray" or bool(colon) != bool(address):
+        raise UsageError(f"--engine {options.engine!r}; expected local, ray or ray:ADDRESS")
+    if "://" in address:
+        raise UsageError(
+            f"--engine {options.engine}: Ray's client is not supported; give HOST:PORT of the "
+            "cluster, or run the command on one of its nodes with --engine ray:auto"
+        )
+    return _choose_ray(options, address)
+
+
+def _choose_ray(options: argparse.Namespace, address: str) -> Engine:
+    workers = replace(
+        choose_workers(options), processes=1 if options.workers is None else options.workers
+    )
+    if workers.processes < 1:
+        raise UsageError(
+            "--workers 0 has no process that may crash; with --engine ray give 1 or more"
+        )
+    usual = "cpu" if options.gpus_per_worker is None else "cuda"
+    for name in ("device", "detect_device"):
+        if getattr(options, name, "auto") not in ("auto", "cpu", usual):
+            raise UsageError(
+                f"--{name.replace('_', '-')} {getattr(options, name)}: with --engine ray it is "
+                "cpu, or with --gpus-per-worker cuda, the GPU that Ray gives a worker"
+            )
+    if getattr(options, "devices", None) is not None:
+        raise UsageError("--devices is for --engine local; with ray it is --gpus-per-worker")
+    try:
+        from deepfake.jobs.ray_engine import RayEngine
+    except ImportError as error:
+        raise UsageError(
+            f"--engine ray needs Ray, not installed here ({error}): pip install 'deepfake[ray]'"
+        ) from error
+    execute = RayEngine(address or None, workers.processes, options.gpus_per_worker or 0.0)
+    device = getattr(options, "device", "auto")
+    return Engine(execute, workers, usual if device == "auto" else device, is_here=False)
 
 
 def add_strict_option(parser: argparse.ArgumentParser) -> None:

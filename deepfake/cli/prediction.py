@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
+    Engine,
     add_aggregation,
     add_detector_options,
+    add_engine_options,
     add_evidence_options,
     add_faces_per_frame,
     add_media_options,
     add_shard_option,
+    choose_engine,
     choose_part,
     choose_sampling,
     choose_workers,
@@ -121,6 +125,7 @@ examples:
         "--batch-size", type=count, default=32, help="faces that are scored together"
     )
     add_media_options(parser)
+    add_engine_options(parser)
     add_shard_option(parser)
     add_job_option(parser)
     command = command_line("predict", argv)
@@ -133,7 +138,7 @@ examples:
 
 
 def _predict(options: argparse.Namespace, command: str) -> int:
-    part = choose_part(options)
+    part, engine = choose_part(options), choose_engine(options)
     _refuse_for_a_part(options, part)
     _refuse_on_pages_and_copies(options)
     paths = choose_paths(options, options.report)
@@ -164,7 +169,8 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         sys.stderr.flush()
     from deepfake.faces.pipeline import early_worker
 
-    early = nullcontext() if crop_folders else early_worker(choose_workers(options))
+    starts_one = engine.is_here and not crop_folders
+    early = early_worker(engine.workers) if starts_one else nullcontext()
     with early, _hold_job(options.output) as root:
         from deepfake.inference.job import PredictionJob
         from deepfake.learning.ensemble import load_detector
@@ -176,13 +182,13 @@ def _predict(options: argparse.Namespace, command: str) -> int:
             refuse_destroying(paths.values(), [*read, *stored.files])
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)
-        predictor = _make_predictor(options, checkpoint, sources, root, stored)
+        predictor = _make_predictor(options, engine, checkpoint, sources, root, stored)
         settings = _describe_job(options, predictor)
         digest = None if stored is None else stored.digest
         job = PredictionJob(root, sources, settings, part, options.overwrite, digest)
         was_finished, before = job.is_finished, outputs.hash_files()
         outputs.claim()
-        _answer(job, predictor, options)
+        _answer(job, predictor, options, engine)
         totals, lines = write_tables(options, outputs, sample, job.answers, job.settings)
         if options.report is not None:
             page = _report_on(predictor, sources, job, options, command)
@@ -281,6 +287,7 @@ def _open_crops(options: argparse.Namespace, checkpoint: Checkpoint) -> StoredCr
 
 def _make_predictor(
     options: argparse.Namespace,
+    engine: Engine,
     checkpoint: Checkpoint,
     sources: Sequence[Source],
     root: Path,
@@ -298,20 +305,29 @@ def _make_predictor(
     if backend == "auto" and (root / JOB_FILE).exists():
         # A job that goes on does so with what it was begun with.
         backend = read_job(root).get("backend", "auto")
-    elif backend == "auto" and options.shard is not None:
+    elif backend == "auto" and (options.shard is not None or not engine.is_here):
         backend = "torch"  # machines that share a job may not have the same packages
-    return Predictor(
+    workers = choose_workers(options)
+    device: str | list[str] = engine.device
+    if not engine.is_here:  # nor need this machine have the GPUs of the others
+        workers, device = replace(workers, detect_device="cpu"), "cpu"
+    elif options.devices is not None:
+        device = parse_devices(options.devices)
+    predictor = Predictor(
         checkpoint,
-        device=options.device if options.devices is None else parse_devices(options.devices),
+        device=device,
         batch_size=options.batch_size,
         sampling=sampling,
         aggregation=options.aggregate,
         faces_per_frame=options.faces_per_frame,
         backend=backend,
         expected_faces=n_faces,
-        workers=choose_workers(options),
+        workers=workers,
         stored=stored,
     )
+    if not engine.is_here:
+        predictor.elsewhere = {"device": engine.device, "workers": engine.workers}
+    return predictor
 
 
 def _describe_job(options: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
@@ -328,7 +344,9 @@ def _describe_job(options: argparse.Namespace, predictor: Predictor) -> dict[str
     }
 
 
-def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespace) -> None:
+def _answer(
+    job: PredictionJob, predictor: Predictor, options: argparse.Namespace, engine: Engine
+) -> None:
     """Answer what has no answer yet; on standard output as they come."""
     from deepfake.inference.results import describe_results, format_scores
     from deepfake.progress import Progress
@@ -336,7 +354,8 @@ def _answer(job: PredictionJob, predictor: Predictor, options: argparse.Namespac
     answered = job.count_answered()
     with Progress(job.job.count_inputs(), answered, options.quiet) as progress:
         predictor.watch = progress.note_frames
-        answers = job.run(predictor, progress.advance, options.report is not None)
+        keep_crops = options.report is not None
+        answers = job.run(predictor, progress.advance, keep_crops, engine.execute)
         if options.output == "-":
             sys.stdout.writelines(format_scores(answers))
         elif options.output is None:

@@ -44,7 +44,7 @@ from deepfake.dataset.manifest import (
 )
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import check_detect_device, iter_extractions
-from deepfake.jobs.engine import Block, Job, count_bytes
+from deepfake.jobs.engine import Block, Executor, Job, count_bytes, run_here
 from deepfake.jobs.folder import (
     RESULTS,
     Shard,
@@ -85,6 +85,7 @@ def crop_media(
     landmarks: Landmarks = "five",
     store: StoreKind = "folder",
     quiet: bool = False,
+    execute: Executor = run_here,
 ) -> CropReport:
     """Run or resume a crop job.
 
@@ -101,12 +102,14 @@ def crop_media(
         landmarks: ``mesh`` writes the points of the face mesh beside the detector's five.
         store: ``tar`` puts the crops of a shard into one file, which WebDataset reads.
         quiet: Show no progress.
+        execute: Who does the work.
 
     Raises:
         UsageError: If the input or output is not usable, or the output was begun by another job.
         JobError: If the disk is full or workers do not start.
     """
-    check_detect_device(workers.detect_device)
+    if execute is run_here:  # elsewhere there may be one that is not here
+        check_detect_device(workers.detect_device)
     _refuse_nesting(Path(input_path), output)
     labelled = label_sources(
         input_path,
@@ -127,7 +130,7 @@ def crop_media(
         done = job.count_inputs() - sum(len(job.inputs_of(block)) for block in todo)
         with Progress(job.count_inputs(), done, quiet) as progress:
             work = CropBlocks(spec, sampling, workers, landmarks, store)
-            for block in job.run(todo, work):
+            for block in job.run(todo, work, execute):
                 progress.advance(len(job.inputs_of(block)))
         report = write_tables(folder, job.blocks)
         was_finished = not todo and before == _read_finished(output)

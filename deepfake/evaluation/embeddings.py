@@ -23,7 +23,7 @@ from deepfake.dataset.manifest import CropRow
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.inference.backend import choose_devices
 from deepfake.inference.scoring import CPU_FACES
-from deepfake.jobs.engine import Block, Job
+from deepfake.jobs.engine import Block, Executor, Job, run_here
 from deepfake.jobs.folder import JobFolder, read_shard
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.checkpoint import Checkpoint
@@ -267,6 +267,7 @@ def embed_once(
     options: EmbedOptions = EmbedOptions(),
     change: Change | None = None,
     change_name: str = "",
+    execute: Executor = run_here,
 ) -> Embeddings:
     """Embed a data set, as far as no earlier call has done it and kept it.
 
@@ -280,6 +281,7 @@ def embed_once(
         options: As of ``embed_crops``.
         change: As of ``embed_crops``.
         change_name: Of the change, for the name of the job's folder.
+        execute: Who does the work of a job that is kept.
 
     Raises:
         UsageError: If another process works on the same job, or its folder holds anything else.
@@ -314,7 +316,7 @@ def embed_once(
             left = sum(len(job.inputs_of(block)) for block in todo)
             work = EmbedBlocks(dataset.root, rows, checkpoint, options, change)
             with Progress(len(rows), len(rows) - left, options.quiet, "crop") as progress:
-                for block in job.run(todo, work):
+                for block in job.run(todo, work, execute):
                     progress.advance(len(job.inputs_of(block)))
             shards = [_read_shard(job.folder.folder_of(block)) for block in job.blocks]
     return _join(shards, checkpoint)

@@ -37,6 +37,7 @@ from deepfake.evaluation.sets import (
     read_evaluation_set,
 )
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
+from deepfake.jobs.engine import Executor, run_here
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.records import Policy, Workers
 from deepfake.storage import LOCK_NAMES, Confinement, exclusive, write_atomic
@@ -88,6 +89,7 @@ def run_evaluation(
     workers: Workers = Workers(processes=0),  # noqa: B008 - frozen
     render: Renderer | None = None,
     command: str = "",
+    execute: Executor = run_here,
 ) -> Evaluation:
     """Evaluate a checkpoint on one or more data sets.
 
@@ -103,6 +105,7 @@ def run_evaluation(
         workers: How media are read.
         render: Makes ``report.html``, where there is an output folder.
         command: The command line, for the record.
+        execute: Who crops, and who embeds where there is an output folder.
 
     Raises:
         UsageError: If data or output are not usable.
@@ -121,14 +124,16 @@ def run_evaluation(
         sets: list[EvaluationSet] = []
         for name, origin in _name_sets(data).items():
             crops = folder / _CROPS / name
-            root = open_crops(origin, checkpoint, crops, workers, embed_options.quiet)
+            root = open_crops(origin, checkpoint, crops, workers, embed_options.quiet, execute)
             sets.append(read_evaluation_set(root, checkpoint, name, origin, options.split))
 
         def predict(change: Change | None = None, change_name: str = "") -> list[Predictions]:
             cache = None if output is None else output / _EMBEDDINGS
             predictions = []
             for one in sets:
-                embeddings = embed_once(one, checkpoint, cache, embed_options, change, change_name)
+                embeddings = embed_once(
+                    one, checkpoint, cache, embed_options, change, change_name, execute
+                )
                 predictions.append(predict_set(one, embeddings, checkpoint.head, aggregation))
             return predictions
 

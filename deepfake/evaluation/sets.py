@@ -30,6 +30,7 @@ from deepfake.dataset.splits import SPLITS
 from deepfake.errors import UsageError
 from deepfake.faces.pipeline import check_detect_device
 from deepfake.inference.stored import require_same_recipe
+from deepfake.jobs.engine import Executor, run_here
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.data import CropDataModule, SplitSettings
 from deepfake.records import Workers
@@ -75,6 +76,7 @@ def open_crops(
     crops: Path,
     workers: Workers = Workers(processes=0),  # noqa: B008 - frozen
     quiet: bool = True,
+    execute: Executor = run_here,
 ) -> Path:
     """The crop folder of a data set; labelled media is cropped into one first.
 
@@ -84,11 +86,13 @@ def open_crops(
         crops: New folder for the crops of media, or one that was begun by the same job.
         workers: How media are read.
         quiet: Show no progress.
+        execute: Who crops.
 
     Raises:
         UsageError: If there are no labels, nothing is found, or there is no such device.
     """
-    check_detect_device(workers.detect_device)
+    if execute is run_here:  # elsewhere there may be one that is not here
+        check_detect_device(workers.detect_device)
     if is_crop_folder(data):
         return Path(data)
     crop_media(
@@ -99,6 +103,7 @@ def open_crops(
         sampling=checkpoint.recipe.sampling,
         inputs=InputOptions(require_labels=True),
         quiet=quiet,
+        execute=execute,
     )
     return crops
 

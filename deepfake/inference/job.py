@@ -20,7 +20,7 @@ from zipfile import ZipFile, ZipInfo
 from deepfake import __version__
 from deepfake.errors import JobError
 from deepfake.inference.aggregation import choose_crops
-from deepfake.jobs.engine import Block, Digest, Job, count_bytes
+from deepfake.jobs.engine import Block, Digest, Executor, Job, count_bytes, run_here
 from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
@@ -100,7 +100,11 @@ class PredictionJob:
         return not self.todo
 
     def run(
-        self, predictor: Scores, advance: Callable[[int], None], keep_crops: bool = False
+        self,
+        predictor: Scores,
+        advance: Callable[[int], None],
+        keep_crops: bool = False,
+        execute: Executor = run_here,
     ) -> Iterator[Result]:
         """Answer what has no answer yet, and keep it before anybody sees it.
 
@@ -108,9 +112,10 @@ class PredictionJob:
             predictor: Scores the files.
             advance: Told how many more inputs have their answer.
             keep_crops: Also keep the most suspicious crop of each person, for ``read_crops``.
+            execute: Who does the work.
         """
         waiting, done = deque(self.todo), set[int]()
-        sealed = self.job.run(self.todo, ScoreBlocks(predictor, keep_crops))
+        sealed = self.job.run(self.todo, ScoreBlocks(predictor, keep_crops), execute)
         with closing(sealed):
             for number in sealed:
                 advance(len(self.job.inputs_of(number)))

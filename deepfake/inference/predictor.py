@@ -92,6 +92,7 @@ class Predictor:
 
     Attributes:
         watch: Told how far it is within a file; for a bar of progress.
+        elsewhere: Settings, by the names of the arguments, that are others where it is pickled to.
 
     Raises:
         UsageError: If the device does not exist, the backend is not installed, or a setting is
@@ -130,6 +131,7 @@ class Predictor:
         self.sampling = sampling or checkpoint.recipe.sampling
         self.stored = stored
         self.watch: WatchFrames | None = None
+        self.elsewhere: Mapping[str, Any] = {}
         self._scorers = make_scorers(checkpoint, self.devices, backend, batch_size, expected_faces)
 
     @classmethod
@@ -203,7 +205,8 @@ class Predictor:
         # Elsewhere a model in the box, or one of a hub, may lie under another path.
         found = [NamedCheckpoint(one.path, one.name) for one in members]
         names = [one.path if one.is_own_file else one.name for one in found]
-        return _load_again, (names, self.checkpoint.tta, self.checkpoint.sha256, settings)
+        told = (names, self.checkpoint.tta, self.checkpoint.sha256, {**settings, **self.elsewhere})
+        return _load_again, told
 
     @property
     def backend(self) -> Backend:

@@ -69,11 +69,37 @@ def read_in_workers(
         for source in sources:
             yield source, read(source)
         return
-    pool: WorkerPool[T] = WorkerPool(make, workers)
+    key = pickle.dumps((make, workers))
+    kept = None if _kept is None else _kept.pop(key, None)
+    pool: WorkerPool[T] = kept or WorkerPool(make, workers)
+    is_idle = False
     try:
         yield from pool.run(iter(sources), on_progress)
+        is_idle = True
     finally:
-        pool.close()
+        if is_idle and _kept is not None:
+            _kept[key] = pool
+        else:
+            pool.close()
+
+
+_kept: dict[bytes, WorkerPool[Any]] | None = None  # idle, by what they are of; none are kept
+
+
+@contextmanager
+def kept_workers() -> Iterator[None]:
+    """Within, processes that have read their sources stay for the next ones of the same kind.
+
+    They take seconds to start: too long for who is given one short list of sources after another.
+    """
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        for pool in _kept.values():
+            pool.close()
+        _kept = None
 
 
 _spares: list[tuple[SpawnProcess, Connection]] = []  # started, and not yet of any pool
@@ -341,7 +367,8 @@ class WorkerPool(Generic[T]):
                 self._replace(worker, _CANCELLED.reason, again=False)
                 yield (*job, _CANCELLED)
         for worker in [w for w in self._workers if w.is_active and time.monotonic() >= w.deadline]:
-            reason, job = f"timeout: gave no answer within {self._timeout_s:g} s", worker.job
+            limit_s = self._timeout_s if worker.ready else _START_TIMEOUT_S
+            reason, job = f"timeout: gave no answer within {limit_s:g} s", worker.job
             worker.kill()
             self._replace(worker, reason, again=False)
             if job is not None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,42 @@ def test_frames_are_chosen_in_one_way(
         code = int(stop.code or 0)
     assert code == 2
     assert re.search("not allowed with|expected a whole number above 0", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--engine spark", "--engine 'spark'; expected local, ray or ray:ADDRESS"),
+        ("--engine ray:", "--engine 'ray:'; expected local, ray or ray:ADDRESS"),
+        ("--engine ray:ray://a:1", "Ray's client is not supported; give HOST:PORT"),
+        ("--engine ray --workers 0", "with --engine ray give 1 or more"),
+        ("--engine ray --detect-device cuda", "--detect-device cuda: with --engine ray it is cpu"),
+        ("--engine ray --device cuda", "--device cuda: with --engine ray it is cpu, or with"),
+        ("--engine ray --gpus-per-worker 1 --device mps", "--device mps: with --engine ray it is"),
+        ("--engine ray --devices 2", "--devices is for --engine local"),
+        ("--gpus-per-worker 1", "--gpus-per-worker is for --engine ray"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused_before_any_work(
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = tmp_path / "s.csv"
+    assert cli.predict(["photos", "--output", str(scores), *words.split()]) == 2
+    assert message in capsys.readouterr().err
+    if "--device" not in words:
+        assert cli.crop(["photos", str(tmp_path / "crops"), *words.split()]) == 2
+        assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_ray_its_engine_is_refused_with_the_way_to_get_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "deepfake.jobs.ray_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    assert cli.crop([str(tmp_path), str(tmp_path / "crops"), "--engine", "ray"]) == 2
+    assert "pip install 'deepfake[ray]'" in capsys.readouterr().err
+    words = ["--checkpoint", "m", "--data", "d", "--engine", "ray"]
+    assert cli.main(["evaluate", *words]) == 2
+    assert "pip install 'deepfake[ray]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

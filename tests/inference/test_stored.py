@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
 
 from deepfake import cli
 from deepfake.dataset.cropping import crop_media
@@ -225,6 +226,14 @@ def test_a_predictor_of_stored_crops_can_be_sent_elsewhere(
     results = [list(one.score(stored.sources)) for one in (predictor, again)]
     assert results[0] == results[1]
     assert np.isfinite([one.p_fake for one in results[0] if one.p_fake is not None]).all()
+
+
+def test_elsewhere_a_predictor_may_have_other_settings(trained: Trained) -> None:
+    predictor = Predictor.from_checkpoint(trained.checkpoint, "cpu", backend="torch")
+    predictor.elsewhere = {"workers": Workers(3, max_pixels=9), "device": "meta"}
+    again = pickle.loads(pickle.dumps(predictor))
+    assert (again.workers, again.devices) == (Workers(3, max_pixels=9), (torch.device("meta"),))
+    assert (predictor.workers, predictor.devices) == (Workers(0), (torch.device("cpu"),))
 
 
 def test_a_checkpoint_that_has_changed_since_is_refused_elsewhere(

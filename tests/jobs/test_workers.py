@@ -17,6 +17,7 @@ from deepfake.jobs import workers as pool
 from deepfake.jobs.workers import (
     Failure,
     WorkerPool,
+    kept_workers,
     read_in_workers,
     spare_worker,
     tell_progress,
@@ -173,6 +174,28 @@ def test_looks_a_bounded_way_ahead(serve: Callable[[Any], None], workers: int) -
     assert no_workers_left()
 
 
+def test_idle_workers_are_kept_for_the_next_sources_of_their_kind(
+    serve: Callable[[Any], None], tmp_path: Path
+) -> None:
+    serve(fakes.serve_hostile)
+
+    def find_process(limits: Workers) -> str:
+        ((_, result),) = read([hostile_source(NONE, 0)], limits)
+        return str(result.reason.split()[1])
+
+    with kept_workers():
+        first = find_process(Workers(1, TIMEOUT_S))
+        results = read(endless([]), Workers(1, TIMEOUT_S))
+        assert next(results)[1].reason.split()[1] == first
+        results.close()  # with a source in hand: nobody else shall get its answer
+        assert no_workers_left()
+        second = find_process(Workers(1, TIMEOUT_S))
+        assert find_process(Workers(1, TIMEOUT_S + 1)) not in (first, second)
+        assert find_process(Workers(1, TIMEOUT_S)) == second != first
+    assert no_workers_left()
+    assert find_process(Workers(1, TIMEOUT_S)) != second
+
+
 def test_no_sources_no_results(serve: Callable[[Any], None]) -> None:
     serve(fakes.serve_hostile)
     assert list(read([], Workers(1))) == []
@@ -203,7 +226,7 @@ def test_workers_that_do_not_get_ready_in_time_are_an_error(
 ) -> None:
     serve(fakes.serve_hostile)
     monkeypatch.setattr(pool, "_START_TIMEOUT_S", 0.0)
-    with pytest.raises(JobError, match=r"did not start \(timeout"):
+    with pytest.raises(JobError, match=r"did not start \(timeout: gave no answer within 0 s"):
         list(read([hostile_source(NONE, 0)], Workers(1)))
     assert no_workers_left()
 

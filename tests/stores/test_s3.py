@@ -232,7 +232,7 @@ def test_crops_are_uploaded_whole_whatever_the_server_does(
     monkeypatch.setattr(objects, "PAUSE_S", 0.0)
     bucket.proxy.faults = {}
     bucket.proxy.write_faults = {
-        "manifest.csv": [BUSY, CUT], "sources.csv": [SPOIL], "job.json": [SLOW, SPOIL],
+        "manifest.csv": [BUSY, CUT, SLOW], "sources.csv": [SPOIL], "job.json": [SPOIL],
     }  # fmt: skip
     bucket.proxy.written.clear()
     command = [*words(bucket.photos, OUT), "--job", str(tmp_path / "job")]
