@@ -99,6 +99,8 @@ def _check_targets(targets: dict[str, Address], job: Path | None) -> None:
                 f"--{name} {target} lies in a store: name a folder of this disk with --job, where "
                 "it is made before it is uploaded"
             )
+        if job.exists() and not job.is_dir():
+            raise UsageError(f"--job {job} is a file; name a folder, or one that is to be made")
     if len({target.name for target in targets.values()}) < len(targets):
         raise UsageError("two outputs have the same name; every one needs its own")
 

@@ -158,3 +158,9 @@ def test_what_cannot_be_uploaded_is_refused_before_any_work(
     with pytest.raises(UsageError, match=problem):
         with_uploads(make("x"), options, *outputs)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_job_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "job").write_text("x")
+    with pytest.raises(UsageError, match="job is a file; name a folder"):
+        with_uploads(make("x"), name(tmp_path / "job", output="memory://out/a.csv"), "output")
