@@ -133,20 +133,36 @@ def test_killed_and_run_again_it_ends_alike_and_leaves_no_copies(
     assert not [path for path in copies.rglob("*") if path.is_file()]
 
 
+def test_ray_reads_on_its_nodes_what_is_replaced_is_a_row_and_done_again(
+    bucket: Bucket, local: dict[str, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra deepfake[ray]")
+    from tests.jobs.made_ray import start_nodes
+
+    with start_nodes() as nodes:
+        nodes.add(num_cpus=2)  # as many as ``words`` has workers
+        check_replaced(bucket, local, tmp_path, "--engine", nodes.engine)
+
+
 def test_what_is_replaced_while_it_is_read_is_a_row_and_done_again(
     bucket: Bucket, local: dict[str, str], tmp_path: Path
 ) -> None:
+    check_replaced(bucket, local, tmp_path)
+
+
+def check_replaced(bucket: Bucket, local: dict[str, str], tmp_path: Path, *engine: str) -> None:
+    command = [*words(f"s3://{BUCKET}/in", tmp_path / "crops"), *engine]
     name = "real/id0/000.png"
     old = (bucket.photos / name).read_bytes()
     new = write_photo(tmp_path / "new.png", portrait(9, 2, 128)).read_bytes()
     bucket.proxy.swap = lambda: bucket.store.pipe_file(f"{BUCKET}/in/{name}", new)
-    bucket.proxy.faults = {"000.png": [SWAP]}
-    assert crop(f"s3://{BUCKET}/in", tmp_path / "crops") == 0
+    bucket.proxy.faults = {"000.png": [SWAP], "003.png": [CUT]}
+    assert cli.crop(command) == 0
     rows = {row["path"]: row for row in read_csv(tmp_path / "crops" / SOURCES_FILE, ["path"])}
     assert rows[name]["status"] == "unreadable"
     assert rows[name]["reason"].startswith("changed: it is not what it was when the job")
     bucket.store.pipe_file(f"{BUCKET}/in/{name}", old)
-    assert crop(f"s3://{BUCKET}/in", tmp_path / "crops") == 0
+    assert cli.crop(command) == 0
     assert results_of(tmp_path / "crops") == local
 
 
