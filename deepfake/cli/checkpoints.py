@@ -18,6 +18,7 @@ from typing import Any
 
 from deepfake.cli.command import EXIT_OK, Parser, run
 from deepfake.cli.options import CHECKPOINT, refuse_existing, refuse_missing_folder
+from deepfake.cli.uploads import add_job_option, place, with_uploads
 from deepfake.errors import UsageError
 
 _SCREEN_WIDTH, _SCREEN_LINES = 80, 24
@@ -118,7 +119,7 @@ examples:
     parser.add_argument("--format", choices=["onnx", "safetensors"], required=True)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=place,
         help="file to write (default: beside a checkpoint that is named by its path, else here)",
     )
     parser.add_argument(
@@ -131,7 +132,11 @@ examples:
         "on; scores move in the fourth digit",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
-    return run(lambda: _export(parser.parse_args(argv)), "nothing was written")
+    add_job_option(parser)
+    return run(
+        lambda: with_uploads(_export, parser.parse_args(argv), "output", anew=True),
+        "nothing was written",
+    )
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -15,11 +15,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from deepfake.errors import DeepfakeError, UsageError
-from deepfake.stores.address import hide_secrets
+from deepfake.stores.address import hide_secrets, is_url
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
@@ -35,6 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
+        self.register("type", Path, _path)
         self._subjects: dict[str, Any] = {}
 
     def add_subject(self, option: str, many: bool = False, **settings: Any) -> None:
@@ -110,6 +112,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Two lines instead of the whole usage."""
         self.exit(EXIT_USAGE, f"error: {message}\ntry: {self.prog} --help\n")
+
+
+def _path(text: str) -> Path:
+    """A path, whose slashes would hide that it was an address."""
+    if is_url(text):
+        raise argparse.ArgumentTypeError(
+            f"{hide_secrets(text)} lies in a store, and this is a file or folder of a disk: copy "
+            "it there and name the copy; or write to a disk, and copy what was written"
+        )
+    return Path(text)
 
 
 class _BareWord(str):

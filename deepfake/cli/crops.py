@@ -23,6 +23,7 @@ from deepfake.cli.options import (
     choose_sampling,
     default_workers,
 )
+from deepfake.cli.uploads import add_job_option, place, with_uploads
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,12 @@ examples:
         help="folder, photo, video, glob pattern, list file (.txt) or CSV, also in a store "
         "(s3://bucket/photos/)",
     )
-    parser.add_subject("output", type=Path, metavar="CROPS", help="folder for the crops")
+    parser.add_subject(
+        "output",
+        type=place,
+        metavar="CROPS",
+        help="folder for the crops, also in a store (s3://bucket/crops, with --job)",
+    )
     parser.add_argument("--size", type=int, help="side of a crop in pixels (default: 380)")
     parser.add_argument(
         "--preset",
@@ -103,8 +109,12 @@ examples:
     add_media_options(parser)
     add_engine_options(parser)
     add_shard_option(parser)
+    add_job_option(parser)
     parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
-    return run(lambda: _crop(parser.parse_args(argv)), "run the same command again to go on")
+    return run(
+        lambda: with_uploads(_crop, parser.parse_args(argv), "output"),
+        "run the same command again to go on",
+    )
 
 
 def _crop(options: argparse.Namespace) -> int:

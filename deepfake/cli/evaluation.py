@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from deepfake.cli.options import (
     refuse_existing,
     refuse_missing_folder,
 )
+from deepfake.cli.uploads import add_job_option, place, with_uploads
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ examples:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=place,
         help="folder for report.html, metrics.json, tables, embeddings; may be that of an earlier "
         "evaluation, whose embeddings are used again",
     )
@@ -82,9 +84,11 @@ examples:
     )
     _add_scoring_options(parser)
     add_engine_options(parser)
-    command = command_line("evaluate", argv)
+    add_job_option(parser)
+    evaluate_ = partial(_evaluate, command=command_line("evaluate", argv))
     return run(
-        lambda: _evaluate(parser.parse_args(argv), command), "run the same command again to go on"
+        lambda: with_uploads(evaluate_, parser.parse_args(argv), "output"),
+        "run the same command again to go on",
     )
 
 
@@ -140,7 +144,7 @@ examples:
     )
     parser.add_subject("input", help="photo or video")
     add_detector_options(parser)
-    parser.add_argument("--output", type=Path, required=True, help="HTML page to write")
+    parser.add_argument("--output", type=place, required=True, help="HTML page to write")
     add_evidence_options(parser)
     parser.add_argument("--data", type=Path, help="crop folder to find similar faces in")
     parser.add_argument(
@@ -156,8 +160,12 @@ examples:
     _add_device(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a page that exists")
     add_media_options(parser)
-    command = command_line("explain", argv)
-    return run(lambda: _explain(parser.parse_args(argv), command), "nothing was written")
+    add_job_option(parser)
+    explain_ = partial(_explain, command=command_line("explain", argv))
+    return run(
+        lambda: with_uploads(explain_, parser.parse_args(argv), "output", anew=True),
+        "nothing was written",
+    )
 
 
 def _explain(options: argparse.Namespace, command: str) -> int:
@@ -259,7 +267,10 @@ examples:
     )
     _add_split(parser, "validation")
     _add_scoring_options(parser, may_overwrite=True)
-    return run(lambda: _calibrate(parser.parse_args(argv)), "nothing was written")
+    return run(
+        lambda: with_uploads(_calibrate, parser.parse_args(argv), "output", anew=True),
+        "nothing was written",
+    )
 
 
 def _calibrate(options: argparse.Namespace) -> int:
@@ -306,7 +317,10 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
     )
     _add_error_rates(parser)
     _add_scoring_options(parser, may_overwrite=True)
-    return run(lambda: _fit_head(parser.parse_args(argv)), "nothing was written")
+    return run(
+        lambda: with_uploads(_fit_head, parser.parse_args(argv), "output", anew=True),
+        "nothing was written",
+    )
 
 
 def _fit_head(options: argparse.Namespace) -> int:
@@ -329,8 +343,9 @@ def _add_derivation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", **CHECKPOINT)
     parser.add_argument("--data", required=True, help="crop folder or labelled media")
     parser.add_argument(
-        "--output", type=Path, required=True, help="the new checkpoint: .ckpt or .safetensors"
+        "--output", type=place, required=True, help="the new checkpoint: .ckpt or .safetensors"
     )
+    add_job_option(parser)
 
 
 def _add_error_rates(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,9 @@ from deepfake.cli.score_tables import (
     job_folder,
     read_sample,
     write_tables,
+    write_with_uploads,
 )
+from deepfake.cli.uploads import add_job_option
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
@@ -50,12 +52,20 @@ examples:
     )
     add_table_options(parser)
     add_strict_option(parser)
-    return run(lambda: _merge(parser.parse_args(argv)), "run the same command again to go on")
+    add_job_option(parser)
+    return run(
+        lambda: write_with_uploads(_merge, _name_output(parser.parse_args(argv))),
+        "run the same command again to go on",
+    )
+
+
+def _name_output(options: argparse.Namespace) -> argparse.Namespace:
+    if options.output is None:
+        options.output = str(options.parts.pop(0))
+    return options
 
 
 def _merge(options: argparse.Namespace) -> int:
-    if options.output is None:
-        options.output = str(options.parts.pop(0))
     if not options.parts:
         raise UsageError("name the parts to put together, and the --output to write")
     for path in options.parts:

@@ -27,8 +27,9 @@ Number = TypeVar("Number", int, float)
 CHECKPOINT: dict[str, Any] = {
     "default": DEFAULT,
     "metavar": "MODEL",
-    "help": "model.ckpt of a run, its .safetensors, the name of a model in the box, or "
-    f"hf://USER/REPO[@REVISION] (default: {DEFAULT}, the one in the box)",
+    "help": "model.ckpt of a run, its .safetensors, the name of a model in the box, "
+    "hf://USER/REPO[@REVISION], or the address of a file in a store (s3://bucket/model.ckpt) "
+    f"(default: {DEFAULT}, the one in the box)",
 }
 """Settings of ``--checkpoint``, the same for all commands."""
 

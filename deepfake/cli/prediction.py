@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,9 @@ from deepfake.cli.score_tables import (
     job_folder,
     read_sample,
     write_tables,
+    write_with_uploads,
 )
+from deepfake.cli.uploads import add_job_option, place
 from deepfake.errors import UsageError
 from deepfake.stores.address import hide_secrets
 
@@ -88,11 +91,12 @@ examples:
     add_detector_options(parser)
     parser.add_argument(
         "--output",
-        help="table to write: .csv, .parquet, .json or .jsonl; - for CSV on standard output "
-        "(default: a line for each input is printed, and nothing is written)",
+        help="table to write: .csv, .parquet, .json or .jsonl, also in a store "
+        "(s3://bucket/scores.csv, with --job); - for CSV on standard output (default: a line for "
+        "each input is printed, and nothing is written)",
     )
     parser.add_argument(
-        "--report", type=Path, help="also write an HTML page with faces and scores over time"
+        "--report", type=place, help="also write an HTML page with faces and scores over time"
     )
     add_evidence_options(parser)
     parser.add_argument(
@@ -123,9 +127,13 @@ examples:
     add_media_options(parser)
     add_engine_options(parser)
     add_shard_option(parser)
+    add_job_option(parser)
     command = command_line("predict", argv)
     return run(
-        lambda: _predict(parser.parse_args(argv), command), "run the same command again to go on"
+        lambda: write_with_uploads(
+            partial(_predict, command=command), parser.parse_args(argv), "report"
+        ),
+        "run the same command again to go on",
     )
 
 
@@ -214,6 +222,11 @@ def _refuse_for_a_part(options: argparse.Namespace, part: JobPart | None) -> Non
         return
     if is_streamed(options):
         raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
+    if options.job is not None:
+        raise UsageError(
+            "--shard makes a part, which deepfake merge reads from a disk with its job: name a "
+            "file of a disk as --output, and an address as the one of deepfake merge"
+        )
     if options.submission is not None:
         raise UsageError("--submission is filled from all parts: give it to deepfake merge")
     if options.report is not None:
@@ -232,7 +245,7 @@ def _refuse_on_pages_and_copies(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _hold_job(output: str | None) -> Iterator[Path]:
+def _hold_job(output: str | Path | None) -> Iterator[Path]:
     """The folder of the job of an output, held by this process alone."""
     from deepfake.storage import exclusive, no_space_is_an_error
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepfake.cli.options import refuse_missing_folder
+from deepfake.cli.uploads import place, with_uploads
 from deepfake.errors import UsageError
+from deepfake.stores.address import is_url
 
 if TYPE_CHECKING:
     from deepfake.inference.outputs import Outputs
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from deepfake.records import Result
 
 _JOB_SUFFIX = ".job"
+_SUBMISSION_FILE = "submission.csv"
 _LEVELS: dict[str, Level] = {"faces": "face", "output": "file"}
 """What the tables of an option have a row for."""
 
@@ -38,7 +41,7 @@ def is_streamed(options: argparse.Namespace) -> bool:
 def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Which tables are written beside the one of scores."""
     parser.add_argument(
-        "--faces", type=Path, help="also write a table with a row per face, as of --output"
+        "--faces", type=place, help="also write a table with a row per face, as of --output"
     )
     parser.add_argument(
         "--submission", type=Path, help="sample of a contest, to be filled with our scores"
@@ -50,7 +53,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
         help="its columns: the one that names files, the one to fill (default: found by name)",
     )
     parser.add_argument(
-        "--submission-output", type=Path, help="filled sample (default: submission.csv by OUTPUT)"
+        "--submission-output", type=place, help="filled sample (default: submission.csv by OUTPUT)"
     )
     parser.add_argument(
         "--submission-value",
@@ -67,6 +70,16 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace output files that exist")
 
 
+def write_with_uploads(
+    work: Callable[[argparse.Namespace], int], options: argparse.Namespace, *more: str
+) -> int:
+    """``with_uploads`` of all tables; ``more`` are options that name other outputs."""
+    is_beside = options.submission is not None and options.submission_output is None
+    if is_beside and options.output is not None and is_url(options.output):
+        options.submission_output = f"{options.output.rpartition('/')[0]}/{_SUBMISSION_FILE}"
+    return with_uploads(work, options, "output", "faces", "submission_output", *more)
+
+
 def choose_paths(options: argparse.Namespace, report: Path | None = None) -> dict[str, Path]:
     """All files that will be written; refuse before any work what could not be written after."""
     from deepfake.inference.formats import check_format
@@ -78,7 +91,7 @@ def choose_paths(options: argparse.Namespace, report: Path | None = None) -> dic
         outputs["report"] = report
     if options.submission is not None:
         beside = Path() if is_streamed(options) else Path(options.output).parent
-        outputs["submission"] = options.submission_output or beside / "submission.csv"
+        outputs["submission"] = options.submission_output or beside / _SUBMISSION_FILE
         if outputs["submission"].resolve() == options.submission.resolve():
             raise UsageError(
                 f"the submission would replace its sample {options.submission}; name another file "

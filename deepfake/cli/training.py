@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deepfake.cli.command import EXIT_OK, EXIT_USAGE, Parser, run
 from deepfake.errors import UsageError
+from deepfake.stores.address import hide_secrets, is_url
 
 _TRAIN_HELP = """\
 usage: deepfake train --data CROPS [--config NAME ...] [options]
@@ -47,6 +48,7 @@ the most used options, with the defaults of the recommended recipe (in a YAML fi
   --print_config            print every setting as YAML, to be run again, and stop
   --help-all                every option there is
 """
+_PLACES = ("--config", "--data.root", "--resume", "--run")
 _OTHER_COMMANDS = {
     "validate": "deepfake evaluate --checkpoint MODEL --data CROPS",
     "test": "deepfake evaluate --checkpoint MODEL --data CROPS",
@@ -74,7 +76,21 @@ def _train(arguments: Sequence[str]) -> int:
     same = {"--help-all": "--help", "--data": "--data.root"}
     parts = [word.partition("=") for word in arguments]
     words = [same.get(name, name) + sep + value for name, sep, value in parts]
+    _refuse_addresses(words)
     return run_training(words, sys.stdout)
+
+
+def _refuse_addresses(words: Sequence[str]) -> None:
+    """Refuse what would be looked for as a file; other options may well hold an address."""
+    option = ""
+    for word in words:
+        name, _, value = word.partition("=")
+        option, value = (name, value) if name.startswith("--") else (option, word)
+        if option in _PLACES and is_url(value):
+            raise UsageError(
+                f"{option} {hide_secrets(value)} lies in a store, and train works on a disk: copy "
+                "crops there before, and its run folder to the store after"
+            )
 
 
 def show_augmentations(argv: Sequence[str] | None = None) -> int:

@@ -1,13 +1,17 @@
-"""What a checkpoint may be called: a file, a model in the box, or an address on a hub."""
+"""What a checkpoint may be called: a file, a model in the box, or an address."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from deepfake.errors import CheckpointError
+from deepfake.errors import CheckpointError, MediaError
 from deepfake.learning import hub
+from deepfake.stores.address import Address, is_url
 
 DEFAULT = "default"
 """The model that speaks where nobody names one."""
@@ -38,7 +42,8 @@ class NamedCheckpoint:
         if self.is_own_file:
             return self.path.with_suffix(suffix)
         word = self.name.removeprefix(hub.SCHEME).split("@")[0].split("/")[-1]
-        return Path(f"{word}{suffix}")
+        is_file = is_url(self.name) and not self.name.startswith(hub.SCHEME)
+        return Path(word).with_suffix(suffix) if is_file else Path(f"{word}{suffix}")
 
 
 CheckpointName = str | os.PathLike[str] | NamedCheckpoint
@@ -49,12 +54,14 @@ def find_checkpoint(name: CheckpointName) -> NamedCheckpoint:
 
     Args:
         name: A path; ``default`` or another name without suffix of a model in the box (a file that
-            is called so is ``./default``); or ``hf://USER/REPO[@REVISION]``, which is fetched into
-            the cache of the hub's client. At its first time its licence and card are told. What was
+            is called so is ``./default``); ``hf://USER/REPO[@REVISION]``, which is fetched into
+            the cache of the hub's client (at its first time its licence and card are told); or the
+            address of a file in a store, of which this process has a copy until it ends. What was
             found before stays as it is.
 
     Raises:
-        CheckpointError: If there is no model of that name in the box.
+        CheckpointError: If there is no model of that name in the box, or a store does not give the
+            file.
         UsageError: If an address leads nowhere.
     """
     if isinstance(name, NamedCheckpoint):
@@ -66,13 +73,16 @@ def find_checkpoint(name: CheckpointName) -> NamedCheckpoint:
         if fetched.is_new:
             hub.logger.info("fetched %s", fetched.describe())
         return NamedCheckpoint(fetched.path, str(fetched.address))
-    path = Path(name)
+    address = Address.parse(name) if is_url(name) else None
+    path = Path(name) if address is None else address.path
     if path.suffix.lower() == _GRAPH_SUFFIX:
         raise CheckpointError(
             f"{name} is a graph for programs without this package, as deepfake export writes it; "
             f"name the checkpoint that it was made of, as {path.with_suffix('.ckpt')}: where the "
             "graph lies beside it, scoring on a CPU takes it by itself"
         )
+    if address is not None:
+        return NamedCheckpoint(_fetch(address), str(address))
     if path.suffix or path.name != name:
         return NamedCheckpoint(path, name)
     shipped = list_shipped()
@@ -85,6 +95,25 @@ def find_checkpoint(name: CheckpointName) -> NamedCheckpoint:
         f"{', '.join(sorted(shipped)) or 'none'}; name the model.ckpt of a run, its .safetensors, "
         "or hf://USER/REPO"
     )
+
+
+@cache
+def _fetch(address: Address) -> Path:
+    if str(address) != address.url:
+        raise CheckpointError(
+            f"{address} is signed, and a checkpoint is written down by its name: fetch the file "
+            "and name that"
+        )
+    from deepfake.stores.objects import download  # it takes time, and --help asks for the names
+
+    folder = tempfile.TemporaryDirectory(prefix="deepfake-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / address.path.name
+    try:
+        download(address, path)
+    except MediaError as error:
+        raise CheckpointError(f"checkpoint {error}") from error
+    return path
 
 
 def list_shipped() -> dict[str, Path]:

@@ -7,10 +7,12 @@ the job was planned. Knows no photo and no job.
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import multiprocessing
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +23,7 @@ from datetime import datetime
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from deepfake.errors import MediaError, UsageError, one_line
 from deepfake.records import Source, StoredObject
@@ -44,6 +46,7 @@ _STAMPS = (
 )  # fmt: skip
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 _CHUNK_BYTES = 2**20
+_MD5 = re.compile("[0-9a-f]{32}")
 _MISSING = "no such object"
 _LOOKS_AT_ONCE, _LOOKS_AHEAD = 32, 4096
 _MAY_COME_BACK = ("io_error:", "timeout:", f"{CHANGED}:")
@@ -61,15 +64,29 @@ class Look:
         is_folder: Whether it is a folder; it has neither size nor stamp.
         size: As of ``StoredObject``.
         stamp: As of ``StoredObject``.
+        md5: Of its content, where the store tells that; else empty, or of something else.
     """
 
     is_folder: bool = False
     size: int | None = None
     stamp: str = ""
+    md5: str = ""
 
 
-class _CountError(OSError):
-    """Fewer or more bytes came than were asked for."""
+class Sink(Protocol):
+    """What takes the bytes of an object: a file, or what computes on them."""
+
+    def tell(self) -> int:
+        """How many it has taken."""
+        ...
+
+    def write(self, data: memoryview, /) -> int:
+        """Take some; returns how many were taken."""
+        ...
+
+
+class CountError(OSError):
+    """Fewer, more or other bytes came than were asked for, or sent."""
 
 
 def look(address: Address, other_stores: bool = False) -> Look | None:
@@ -79,9 +96,9 @@ def look(address: Address, other_stores: bool = False) -> Look | None:
         MediaError: ``io_error`` if the store does not say.
         UsageError: If the package that speaks with such a store is missing.
     """
-    store = _open_store(address.scheme, other_stores)
+    store = open_store(address.scheme, other_stores)
     try:
-        info = _insist(partial(_ask, store, address.url), str(address))
+        info = insist(partial(_ask, store, address.url), str(address))
     except MediaError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
@@ -109,13 +126,20 @@ def look_at_all(
 def list_folder(address: Address) -> Iterator[tuple[str, Look]]:
     """Every object below a folder, at any depth, with its key from there; in any order.
 
+    Where there is no such folder, there is none.
+
     Raises:
         MediaError: ``io_error`` if the store does not say.
     """
-    store = _open_store(address.scheme, False)
+    store = open_store(address.scheme, False)
     where = address.url.rstrip("/") if address.key else address.url
     start = str(store._strip_protocol(where)).strip("/")
-    found = _insist(partial(store.find, where, detail=True), str(address))
+    try:
+        found = insist(partial(store.find, where, detail=True), str(address))
+    except MediaError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return
+        raise
     for path, info in found.items():
         whole = path.lstrip("/")
         name = whole.removeprefix(f"{start}/") if start else whole
@@ -130,16 +154,32 @@ def read_object(address: Address, other_stores: bool = False) -> bytes:
 
     Raises:
         UsageError: If there is none.
-        MediaError: ``io_error`` or ``too_large`` if it cannot be had.
+        MediaError: ``io_error`` or ``too_large`` if it cannot be had, ``changed`` if it was
+            replaced meanwhile.
     """
+    with tempfile.TemporaryFile(buffering=0) as file:
+        _fetch(_find(address, other_stores), str(address), file)
+        file.seek(0)
+        return file.read()
+
+
+def download(address: Address, path: Path) -> None:
+    """Copy an object into a new file.
+
+    Raises:
+        UsageError: If there is none.
+        MediaError: As of ``read_object``.
+    """
+    stored = _find(address, False)
+    with path.open("xb", buffering=0) as file:
+        _fetch(stored, str(address), file)
+
+
+def _find(address: Address, other_stores: bool) -> StoredObject:
     found = look(address, other_stores)
     if found is None or found.is_folder:
         raise UsageError(f"{address}: no such object")
-    stored = StoredObject(address.url, found.size, found.stamp, other_stores)
-    with tempfile.TemporaryFile(buffering=0) as file:
-        _fetch(stored, str(address), file)
-        file.seek(0)
-        return file.read()
+    return StoredObject(address.url, found.size, found.stamp, other_stores)
 
 
 @contextmanager
@@ -187,7 +227,7 @@ def _fetch(stored: StoredObject, name: str, file: BinaryIO) -> None:
         raise MediaError(name, "io_error", "memory:// is of one process; use 0 workers")
     if (stored.size or 0) > MAX_BYTES:
         raise MediaError(name, "too_large", f"{stored.size} bytes; at most {MAX_BYTES} are fetched")
-    store = _open_store(address.scheme, stored.other_stores)
+    store = open_store(address.scheme, stored.other_stores)
 
     def is_changed() -> bool:
         now = look(address, stored.other_stores)
@@ -199,8 +239,10 @@ def _fetch(stored: StoredObject, name: str, file: BinaryIO) -> None:
         try:
             if address.is_web:
                 _stream(store, stored, name, file)
+            elif stored.size is None:
+                raise MediaError(name, "io_error", "the store does not tell its size")
             else:
-                _read_ranges(store, stored, name, file)
+                read_ranges(store, stored.url, stored.size, file)
         except MediaError:
             raise
         except Exception as error:
@@ -209,25 +251,22 @@ def _fetch(stored: StoredObject, name: str, file: BinaryIO) -> None:
                 raise MediaError(name, CHANGED, changed) from error
             raise
 
-    _insist(read_on, name)
+    insist(read_on, name)
     if is_changed():
         raise MediaError(name, CHANGED, changed)
 
 
-def _read_ranges(store: Any, stored: StoredObject, name: str, file: BinaryIO) -> None:
+def read_ranges(store: Any, url: str, size: int, file: Sink) -> None:
     """Append what is missing, range by range; what has come stays where a later one fails."""
-    if stored.size is None:
-        raise MediaError(name, "io_error", "the store does not tell its size")
-    size = stored.size
     while (start := file.tell()) < size:
         end = min(start + RANGE_BYTES, size)
-        data = store.cat_file(stored.url, start=start, end=end)
+        data = store.cat_file(url, start=start, end=end)
         if len(data) != end - start:
-            raise _CountError(f"{len(data)} bytes came, and {end - start} were asked for")
+            raise CountError(f"{len(data)} bytes came, and {end - start} were asked for")
         _append(file, data)
 
 
-def _append(file: BinaryIO, data: bytes) -> None:
+def _append(file: Sink, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
@@ -262,7 +301,7 @@ def _stream(store: Any, stored: StoredObject, name: str, file: BinaryIO) -> None
             came = file.tell()
             file.seek(0)
             file.truncate()
-            raise _CountError(f"{came} bytes came, or more, of an object of {stored.size}")
+            raise CountError(f"{came} bytes came, or more, of an object of {stored.size}")
 
     sync(store.loop, read)
 
@@ -293,11 +332,24 @@ def _read_info(info: dict[str, Any]) -> Look:
     if isinstance(seen, datetime):
         seen = seen.timestamp()
     digest = hashlib.sha1(str(seen).encode(), usedforsecurity=False).hexdigest()[:16]
-    return Look(size=info.get("size"), stamp=digest)
+    return Look(size=info.get("size"), stamp=digest, md5=_read_md5(info))
 
 
-def _insist(do: Callable[[], T], name: str) -> T:
-    """Do it, some more times if it fails in passing."""
+def _read_md5(info: dict[str, Any]) -> str:
+    """MD5 of the content: of S3 the tag of what came in one request and is not encrypted by key."""
+    if info.get("md5Hash"):
+        return base64.b64decode(info["md5Hash"]).hex()
+    tag = str(info.get("ETag") or "").strip('"')
+    return tag if _MD5.fullmatch(tag) else ""
+
+
+def insist(do: Callable[[], T], name: str) -> T:
+    """Do it, some more times if it fails in passing.
+
+    Raises:
+        MediaError: ``io_error`` if it fails each time, or at once where that would be in vain; the
+            words are the store's.
+    """
     for left in reversed(range(TRIES)):
         try:
             return do()
@@ -325,7 +377,16 @@ def _is_final(error: Exception) -> bool:
 
 
 @cache
-def _open_store(scheme: str, other_stores: bool) -> Any:
+def open_store(scheme: str, other_stores: bool) -> Any:
+    """What speaks with stores of a kind, for this process.
+
+    Args:
+        scheme: As of ``Address``.
+        other_stores: As of ``Workers``.
+
+    Raises:
+        UsageError: If the package that speaks with such a store is missing, or refuses.
+    """
     package = _PACKAGES.get(scheme, "'deepfake[remote]'")
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepfake.cli.command import run
+from deepfake.cli.command import Parser, command_line, run
 from deepfake.errors import DeepfakeError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +31,25 @@ def test_failures_are_one_line_and_a_code(
 
     assert run(fail, "advice") == code
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_a_file_of_a_disk_is_not_named_by_an_address(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="deepfake x")
+    parser.add_argument("--page", type=Path)
+    parser.add_subject("data", type=Path)
+    assert parser.parse_args(["a/b", "--page", "c//d"]).page == Path("c/d")
+    for words in (["a", "--page", "s3://b/page.html"], ["s3://b/crops"]):
+        with pytest.raises(SystemExit) as caught:
+            parser.parse_args(words)
+        assert caught.value.code == 2
+        assert "lies in a store, and this is a file or folder of a disk" in capsys.readouterr().err
+
+
+def test_a_command_is_told_without_the_secrets_of_its_addresses() -> None:
+    words = ["https://h/a.jpg?sig=secret", "--output", "a b.csv"]
+    assert command_line("predict", words) == (
+        "deepfake predict 'https://h/a.jpg?sig=...' --output 'a b.csv'"
+    )
 
 
 MAIN = "import sys; from deepfake.cli import main; sys.exit(main())"

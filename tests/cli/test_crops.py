@@ -12,7 +12,9 @@ from deepfake.dataset.layouts.labelling import LAYOUTS
 from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.splits import assign_splits
 from tests.conftest import Trained
+from tests.fakes import tree_hashes
 from tests.made_crops import write_crop_folder
+from tests.stores.made_stores import empty_memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +42,29 @@ def test_crop_ends_with_counts_that_add_up(
     told = capsys.readouterr().out
     assert told.startswith(f"{tmp_path / 'crops'} was finished already; nothing was left to do\n")
     assert told.endswith(line)
+
+
+def test_crops_in_a_store_are_those_of_the_job(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, options = tmp_path / "job", ["--size", "64", "--workers", "0", "--quiet"]
+    with empty_memory() as memory:
+        words = ["memory://in", "memory://out/crops", *options, "--job", str(job)]
+        for number, path in enumerate(sorted(trained.photos.rglob("*.png"))[:2]):
+            memory.pipe_file(f"/in/{number}.png", path.read_bytes())
+            for is_again in (False, True):
+                assert cli.crop(words) == 0
+                told = capsys.readouterr().err
+                assert ("uploaded: memory://out/crops (0 files sent, " in told) is is_again
+        copy = tmp_path / "copy"
+        for path in memory.find("/out/crops"):
+            target = copy / path.removeprefix("/out/crops/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(memory.cat_file(path))
+        assert tree_hashes(copy) == tree_hashes(job / "crops")
+        assert cli.crop(["memory://in", str(copy), *options]) == 0
+    assert "was finished already; nothing was left to do" in capsys.readouterr().out
+    assert read_manifest(copy).rows
 
 
 def test_with_strict_a_medium_that_was_passed_over_is_no_success(

@@ -56,6 +56,21 @@ def test_train_without_crops_fails_at_once(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--data", "s3://b/crops"],
+        ["--data.root=s3://b/crops"],
+        ["--data", "x", "--run", "s3://b/1"],
+    ],
+)
+def test_train_does_not_look_for_an_address_on_the_disk(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.train(words) == 2
+    assert "lies in a store, and train works on a disk: copy" in capsys.readouterr().err
+
+
 def test_a_wrong_value_is_not_called_a_misspelling(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.train(["--data.root", "x", "--model.image_size", "abc"]) == 2
     error = capsys.readouterr().err

@@ -372,7 +372,7 @@ def test_a_folder_in_a_store_becomes_the_crops_of_the_folder(
             return data
 
         monkeypatch.setattr(memory, "cat_file", refuse)
-        monkeypatch.setattr(objects, "_open_store", lambda scheme, other_stores: memory)
+        monkeypatch.setattr(objects, "open_store", lambda scheme, other_stores: memory)
         assert run("memory://few", tmp_path / "crops").statuses["unreadable"] == 2
         rows = read_csv(tmp_path / "crops" / SOURCES_FILE, SOURCE_COLUMNS)
         assert [row["reason"] for row in rows if row["path"] == "real/montage.jpg"] == [

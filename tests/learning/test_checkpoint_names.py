@@ -17,6 +17,7 @@ from deepfake.learning.checkpoint import load_checkpoint, read_info, to_safetens
 from deepfake.learning.checkpoint_names import NamedCheckpoint, find_checkpoint, list_shipped
 from deepfake.learning.embedder import EmbeddingModel
 from tests.conftest import Trained
+from tests.stores.made_stores import empty_memory
 
 
 @pytest.fixture
@@ -96,6 +97,35 @@ def test_what_is_made_of_a_model_in_the_box_lies_in_the_working_folder() -> None
     assert boxed.suggest_output(".onnx") == Path("default.onnx")
     fetched = NamedCheckpoint(Path("/cache/x/model.safetensors"), "hf://ann/de.tector@0123")
     assert fetched.suggest_output(".onnx") == Path("de.tector.onnx")
+
+
+def test_a_checkpoint_in_a_store_is_copied_once_and_read_like_a_file(trained: Trained) -> None:
+    with empty_memory() as memory:
+        memory.pipe_file("/models/some.ckpt", trained.checkpoint.read_bytes())
+        found = find_checkpoint("memory://models/some.ckpt")
+        assert find_checkpoint("memory://models/some.ckpt") == found
+        assert found.name == "memory://models/some.ckpt"
+        assert not found.is_own_file
+        assert found.suggest_output(".onnx") == Path("some.onnx")
+        loaded = load_checkpoint(found)
+        assert loaded.sha256 == load_checkpoint(trained.checkpoint).sha256
+        memory.pipe_file("/models/code.ckpt", pickle.dumps(print, 2))
+        with pytest.raises(CheckpointError, match="it was not opened, because it could run code"):
+            load_checkpoint("memory://models/code.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("memory://models/gone.ckpt", "memory://models/gone.ckpt: no such object"),
+        ("memory://models/model.onnx", "is a graph for programs without this package"),
+        ("https://h/a.ckpt?sig=secret", r"https://h/a.ckpt\?sig=\.\.\. is signed, and .* fetch"),
+        ("ftp://host/a.ckpt", "no address that is read here"),
+    ],
+)
+def test_an_address_that_leads_to_no_checkpoint_is_refused(address: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        find_checkpoint(address)
 
 
 def test_a_training_starts_from_a_model_in_the_box(box: Path) -> None:

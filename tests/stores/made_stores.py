@@ -15,9 +15,9 @@ from typing import Any
 
 import fsspec
 
-BUSY, CUT, SLOW, SWAP = "busy", "cut", "slow", "swap"
-"""What the server does to a GET: 503, half of the bytes and then nothing, half a second of silence,
-half of the bytes of what is then another object."""
+BUSY, CUT, SLOW, SWAP, SPOIL = "busy", "cut", "slow", "swap", "spoil"
+"""What a server does to a GET: 503, half of the bytes and then nothing, half a second of silence,
+half of the bytes of what is then another object; ``SPOIL`` is of writes."""
 REDIRECT_PATH = "/elsewhere"
 """Answered with 302 where there is a target."""
 
@@ -120,13 +120,16 @@ def copy_tree(folder: Path, memory: Any, root: str) -> None:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Stands before an S3 server and does the same to the reads of some objects.
+    """Stands before an S3 server and does the same to the reads and writes of some objects.
 
     Args:
         target: Port of that server.
 
     Attributes:
         faults: By the end of a key, what happens to its next reads, in order.
+        write_faults: The same of writes: 503, half of the bytes taken and no answer, half a second
+            of silence, a bit of it turned over.
+        written: Keys that were written, in order.
         swap: Replaces the object that is being read by another one.
     """
 
@@ -136,10 +139,13 @@ class Proxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Forward)
         self.target = target
         self.faults: dict[str, list[str]] = {}
+        self.write_faults: dict[str, list[str]] = {}
+        self.written: list[str] = []
         self.swap: Callable[[], object] = lambda: None
 
-    def find_fault(self, path: str) -> str:
-        for end, faults in self.faults.items():
+    def find_fault(self, method: str, path: str) -> str:
+        of_method = {"GET": self.faults, "PUT": self.write_faults}.get(method, {})
+        for end, faults in of_method.items():
             if path.partition("?")[0].endswith(end) and faults:
                 return faults.pop(0)
         return ""
@@ -161,7 +167,13 @@ class _Forward(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # a client that asks before it sends a body is told to go on
 
     def _forward(self) -> None:
-        fault = self.server.find_fault(self.path) if self.command == "GET" else ""
+        fault = self.server.find_fault(self.command, self.path)
+        length = int(self.headers.get("Content-Length", 0))
+        if self.command == "PUT" and fault == CUT:
+            self.rfile.read(length // 2)
+            self.close_connection = True
+            return
+        body = self.rfile.read(length)
         if fault == BUSY:
             self.send_response(503)
             self.send_header("Content-Length", "0")
@@ -169,20 +181,24 @@ class _Forward(BaseHTTPRequestHandler):
             return
         if fault == SLOW:
             time.sleep(0.5)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if fault == SPOIL:
+            middle = len(body) // 2
+            body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
         status, headers, data = self.server.forward(
             self.command, self.path, body, dict(self.headers.items())
         )
         if fault == SWAP:
             self.server.swap()
+        if self.command == "PUT" and status == 200:
+            self.server.written.append(self.path.partition("?")[0])
         self.send_response_only(status)
-        length = str(len(data))
+        told = str(len(data))
         for name, value in headers:
             if name.lower() == "content-length":
-                length = value  # of a HEAD
+                told = value  # of a HEAD
             elif name.lower() not in ("transfer-encoding", "connection"):
                 self.send_header(name, value)
-        self.send_header("Content-Length", length)
+        self.send_header("Content-Length", told)
         self.end_headers()
         if fault in (CUT, SWAP):
             data = data[: len(data) // 2]

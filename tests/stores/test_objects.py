@@ -58,7 +58,7 @@ class Flaky:
 def flaky(memory: Any, source: Source, monkeypatch: pytest.MonkeyPatch) -> Flaky:
     store = Flaky(memory, [])
     monkeypatch.setattr(objects, "PAUSE_S", 0.0)
-    monkeypatch.setattr(objects, "_open_store", lambda scheme, other_stores: store)
+    monkeypatch.setattr(objects, "open_store", lambda scheme, other_stores: store)
     return store
 
 
@@ -228,4 +228,4 @@ def test_a_store_whose_package_is_missing_says_which(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(fsspec, "filesystem", refuse)
     with pytest.raises(UsageError, match=r"s3:// needs a package .*: pip install s3fs"):
-        objects._open_store.__wrapped__("s3", False)
+        objects.open_store.__wrapped__("s3", False)

@@ -26,7 +26,7 @@ from deepfake.stores.address import Address
 from deepfake.tables import read_csv
 from tests.conftest import Trained
 from tests.fakes import portrait, tree_hashes, write_photo, write_portraits
-from tests.stores.made_stores import BUSY, CUT, SLOW, SWAP, Proxy, stand_before
+from tests.stores.made_stores import BUSY, CUT, SLOW, SPOIL, SWAP, Proxy, stand_before
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
@@ -53,9 +53,9 @@ def s3() -> Iterator[Proxy]:
         patch.setenv("AWS_ACCESS_KEY_ID", "made")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "up")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        objects._open_store.cache_clear()
+        objects.open_store.cache_clear()
         yield proxy
-        objects._open_store.cache_clear()
+        objects.open_store.cache_clear()
     server.stop()
 
 
@@ -64,7 +64,7 @@ def bucket(s3: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Bucket:
     photos = write_portraits(tmp_path_factory.mktemp("s3") / "in", 12)
     (photos / "fake" / "broken.jpg").write_bytes(b"\xff\xd8 broken")
     (photos / "notes.md").write_text("no photo")
-    store = objects._open_store("s3", False)
+    store = objects.open_store("s3", False)
     store.mkdir(BUCKET)
     store.mkdir("others")
     for path in sorted(photos.rglob("*")):
@@ -80,7 +80,7 @@ def local(bucket: Bucket, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return results_of(output)
 
 
-def words(source: object, output: Path) -> list[str]:
+def words(source: object, output: object) -> list[str]:
     return f"{source} {output} --size 64 --quiet --shard-size 3 --workers 2".split()
 
 
@@ -133,20 +133,36 @@ def test_killed_and_run_again_it_ends_alike_and_leaves_no_copies(
     assert not [path for path in copies.rglob("*") if path.is_file()]
 
 
+def test_ray_reads_on_its_nodes_what_is_replaced_is_a_row_and_done_again(
+    bucket: Bucket, local: dict[str, str], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra deepfake[ray]")
+    from tests.jobs.made_ray import start_nodes
+
+    with start_nodes() as nodes:
+        nodes.add(num_cpus=2)  # as many as ``words`` has workers
+        check_replaced(bucket, local, tmp_path, "--engine", nodes.engine)
+
+
 def test_what_is_replaced_while_it_is_read_is_a_row_and_done_again(
     bucket: Bucket, local: dict[str, str], tmp_path: Path
 ) -> None:
+    check_replaced(bucket, local, tmp_path)
+
+
+def check_replaced(bucket: Bucket, local: dict[str, str], tmp_path: Path, *engine: str) -> None:
+    command = [*words(f"s3://{BUCKET}/in", tmp_path / "crops"), *engine]
     name = "real/id0/000.png"
     old = (bucket.photos / name).read_bytes()
     new = write_photo(tmp_path / "new.png", portrait(9, 2, 128)).read_bytes()
     bucket.proxy.swap = lambda: bucket.store.pipe_file(f"{BUCKET}/in/{name}", new)
-    bucket.proxy.faults = {"000.png": [SWAP]}
-    assert crop(f"s3://{BUCKET}/in", tmp_path / "crops") == 0
+    bucket.proxy.faults = {"000.png": [SWAP], "003.png": [CUT]}
+    assert cli.crop(command) == 0
     rows = {row["path"]: row for row in read_csv(tmp_path / "crops" / SOURCES_FILE, ["path"])}
     assert rows[name]["status"] == "unreadable"
     assert rows[name]["reason"].startswith("changed: it is not what it was when the job")
     bucket.store.pipe_file(f"{BUCKET}/in/{name}", old)
-    assert crop(f"s3://{BUCKET}/in", tmp_path / "crops") == 0
+    assert cli.crop(command) == 0
     assert results_of(tmp_path / "crops") == local
 
 
@@ -208,3 +224,84 @@ def test_one_object_is_explained(bucket: Bucket, trained: Trained, tmp_path: Pat
     command += ["--output", str(page), "--device", "cpu", "--workers", "1", "--top-frames", "1"]
     assert cli.explain([*command, "--quiet"]) == 0
     assert "s3://photos/in/real/id0/000.png" in page.read_text(encoding="utf-8")
+
+
+OUT = f"s3://{BUCKET}/out"
+
+
+def fetch_tree(bucket: Bucket, key: str, folder: Path) -> dict[str, str]:
+    """What lies below a key, copied to this disk."""
+    for path in bucket.store.find(f"{BUCKET}/{key}"):
+        target = folder / path.removeprefix(f"{BUCKET}/{key}/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(bucket.store.cat_file(path))
+    return results_of(folder)
+
+
+def test_crops_are_uploaded_whole_whatever_the_server_does(
+    bucket: Bucket,
+    local: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(objects, "PAUSE_S", 0.0)
+    bucket.proxy.faults = {}
+    bucket.proxy.write_faults = {
+        "manifest.csv": [BUSY, CUT, SLOW], "sources.csv": [SPOIL], "job.json": [SPOIL],
+    }  # fmt: skip
+    bucket.proxy.written.clear()
+    command = [*words(bucket.photos, OUT), "--job", str(tmp_path / "job")]
+    assert cli.crop(command) == 0
+    assert not any(bucket.proxy.write_faults.values())
+    assert fetch_tree(bucket, "out", tmp_path / "copy") == local
+    seal = f"/{BUCKET}/out/job.json"
+    assert bucket.proxy.written[-2:] == [seal, seal]  # the first one was spoiled
+    assert seal not in bucket.proxy.written[:-2]
+    # It is a crop folder like any other.
+    assert crop(bucket.photos, tmp_path / "copy") == 0
+    assert "nothing was left to do" in capsys.readouterr().out
+
+
+def test_an_upload_that_was_killed_goes_on_with_the_same_command(
+    bucket: Bucket, local: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bucket.proxy.write_faults = {".jpg": [SLOW] * 40}
+    bucket.proxy.written.clear()
+    options = [*words(bucket.photos, f"s3://{BUCKET}/killed"), "--job", str(tmp_path / "job")]
+    job = subprocess.Popen([sys.executable, "crop.py", *options], cwd=REPO)
+    while not bucket.proxy.written and job.poll() is None:
+        time.sleep(0.02)
+    job.kill()
+    job.wait()
+    there = bucket.store.find(f"{BUCKET}/killed")
+    assert there
+    assert not [path for path in there if path.endswith("job.json")]
+    bucket.proxy.write_faults = {}
+    assert cli.crop(options) == 0
+    assert "lay there already" in capsys.readouterr().err
+    assert fetch_tree(bucket, "killed", tmp_path / "copy") == local
+
+
+def test_scores_and_reports_by_a_checkpoint_in_the_bucket_lie_in_the_bucket(
+    bucket: Bucket, trained: Trained, tmp_path: Path
+) -> None:
+    bucket.proxy.faults, bucket.proxy.write_faults = {}, {"scores.csv": [CUT, BUSY]}
+    model = f"s3://{BUCKET}/models/model.ckpt"
+    bucket.store.pipe_file(model, trained.checkpoint.read_bytes())
+    common = ["--quiet", "--device", "cpu", "--workers", "1"]
+    here = [str(bucket.photos), "--checkpoint", str(trained.checkpoint), *common]
+    assert cli.predict([*here, "--output", str(tmp_path / "here.csv")]) == 0
+    job, output = str(tmp_path / "job"), f"s3://{BUCKET}/tables/scores.csv"
+    there = [f"s3://{BUCKET}/in", "--checkpoint", model, *common, "--output", output]
+    assert cli.predict([*there, "--job", job]) == 0
+    assert not any(bucket.proxy.write_faults.values())
+    assert bucket.store.cat_file(output) == (tmp_path / "here.csv").read_bytes()
+
+    report = f"s3://{BUCKET}/report"
+    command = ["--checkpoint", model, "--data", f"s3://{BUCKET}/in", "--split", "all", *common]
+    command += ["--resamples", "0", "--output", report, "--job", job]
+    assert cli.evaluate(command) == 0
+    for name in (FILES_FILE, "report.html"):
+        made = (tmp_path / "job" / "report" / name).read_bytes()
+        assert bucket.store.cat_file(f"{report}/{name}") == made
