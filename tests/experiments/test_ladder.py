@@ -24,6 +24,8 @@ REPO = Path(__file__).resolve().parents[2]
 RUNGS = ladder.choose_rungs(None)
 SCORED = ["10-frozen-backbone", "18-lightgbm"]
 LARGE = [rung for rung in RUNGS if rung.split("-")[0] in ("02", "03", "04", "13", "14")]
+# Each differs from a rung that is tried in one number or one head.
+LIKE_ANOTHER = ["16-margin-0.5", "17-margin-1.5", "21-rbf-svm", "22-logistic"]
 SMOKE = REPO / "configs" / "smoke.yaml"
 GAP = REPO / "experiments" / "gap"
 
@@ -73,7 +75,14 @@ def take_a_step(crops: Path, run: Path, rung: str, *more: str) -> None:
     assert read_info(run / "model.ckpt")["limits"] is not None
 
 
-@pytest.mark.parametrize("rung", [rung for rung in RUNGS if rung not in LARGE])
+@pytest.mark.parametrize(
+    "rung",
+    [
+        pytest.param(rung, marks=pytest.mark.slow) if rung in LIKE_ANOTHER else rung
+        for rung in RUNGS
+        if rung not in LARGE
+    ],
+)
 def test_every_rung_takes_a_step(
     crops: Path, tmp_path: Path, rung: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def test_a_signal_at_any_step_loses_nothing(
         assert_same_run(straight, resumed)
 
 
+@pytest.mark.slow
 def test_stopped_twice_in_its_own_folder(
     many_crops: Path, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
