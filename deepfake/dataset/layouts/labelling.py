@@ -157,7 +157,8 @@ def label_sources(
             raise UsageError(
                 f"{shown} is read by its names alone, and the layout "
                 f"{chosen.name if chosen else ''} also by lists that lie in it: copy it to a disk, "
-                "list its objects in a CSV with the columns path,label, or say --layout tree or none"
+                "list its objects in a CSV with the columns path,label, or say --layout tree or "
+                "none"
             )
         if chosen is not None:
             labelled = _label_folder(Tree(path, sources), labelled, chosen)
