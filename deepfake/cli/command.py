@@ -111,7 +111,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Two lines instead of the whole usage."""
-        self.exit(EXIT_USAGE, f"error: {message}\ntry: {self.prog} --help\n")
+        self.exit(EXIT_USAGE, f"error: {hide_secrets(message)}\ntry: {self.prog} --help\n")
 
 
 def _path(text: str) -> Path:
@@ -189,7 +189,7 @@ def run(job: Callable[[], int], advice: str) -> int:
         # The reader of our output has gone (``| head``); there is nobody left to tell.
         return EXIT_FAILED
     except OSError as error:
-        sys.stderr.write(f"error: {error}\n")
+        _tell(error)
         return EXIT_FAILED
 
 
@@ -216,14 +216,19 @@ def _attempt(job: Callable[[], int], advice: str) -> int:
     try:
         return job()
     except UsageError as error:
-        sys.stderr.write(f"error: {error}\n")
+        _tell(error)
         return EXIT_USAGE
     except DeepfakeError as error:
-        sys.stderr.write(f"error: {error}\n")
+        _tell(error)
         return EXIT_FAILED
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted; {advice}\n")
         return EXIT_INTERRUPTED
+
+
+def _tell(error: Exception) -> None:
+    # Whatever names an input may name a signed address.
+    sys.stderr.write(f"error: {hide_secrets(str(error))}\n")
 
 
 def _flush_output() -> None:

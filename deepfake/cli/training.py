@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepfake.cli.command import EXIT_OK, EXIT_USAGE, Parser, run
+from deepfake.cli.uploads import add_job_option, with_uploads
 from deepfake.errors import UsageError
 from deepfake.stores.address import hide_secrets, is_url
 
@@ -29,7 +30,8 @@ the most used options, with the defaults of the recommended recipe (in a YAML fi
   --config NAME             recipe: default, dacon (the contest entry's), or a file of yours;
                             cpu, ddp, smoke add to a recipe. May be repeated; later ones win
   --data CROPS              crop folder (required; its key is data.root)
-  --run FOLDER              folder of this run (the next free number in runs/)
+  --run FOLDER              folder of this run (the next free number in runs/), also in a store
+                            (s3://bucket/runs/001, with --job DIR, where it is made)
   --resume RUN              go on from the last checkpoint of a run's folder, or from a .ckpt file;
                             auto goes on in --run, if it was begun
   --weights best|last       epoch that the final model is made of: best has the highest validation
@@ -48,7 +50,7 @@ the most used options, with the defaults of the recommended recipe (in a YAML fi
   --print_config            print every setting as YAML, to be run again, and stop
   --help-all                every option there is
 """
-_PLACES = ("--config", "--data.root", "--resume", "--run")
+_PLACES = ("--config", "--data.root", "--resume")
 _OTHER_COMMANDS = {
     "validate": "deepfake evaluate --checkpoint MODEL --data CROPS",
     "test": "deepfake evaluate --checkpoint MODEL --data CROPS",
@@ -70,6 +72,7 @@ def _train(arguments: Sequence[str]) -> int:
         arguments = arguments[1:]
     elif arguments[0] in _OTHER_COMMANDS:
         raise UsageError(f"train only trains; use: {_OTHER_COMMANDS[arguments[0]]}")
+    from deepfake.training.folder import is_first
     from deepfake.training.run import run_training
 
     # A crop folder has one name in all commands; here it is also a key of the configuration.
@@ -77,7 +80,17 @@ def _train(arguments: Sequence[str]) -> int:
     parts = [word.partition("=") for word in arguments]
     words = [same.get(name, name) + sep + value for name, sep, value in parts]
     _refuse_addresses(words)
-    return run_training(words, sys.stdout)
+    parser = Parser(prog="deepfake train", add_help=False)
+    parser.add_argument("--run")
+    add_job_option(parser)
+    options, others = parser.parse_known_args(words)
+    if options.job is None and not is_url(options.run or ""):
+        return run_training(words, sys.stdout)
+
+    def work(options: argparse.Namespace) -> int:
+        return run_training([*others, "--run", str(options.run)], sys.stdout)
+
+    return with_uploads(work, options, "run", leads=is_first())
 
 
 def _refuse_addresses(words: Sequence[str]) -> None:
@@ -88,8 +101,8 @@ def _refuse_addresses(words: Sequence[str]) -> None:
         option, value = (name, value) if name.startswith("--") else (option, word)
         if option in _PLACES and is_url(value):
             raise UsageError(
-                f"{option} {hide_secrets(value)} lies in a store, and train works on a disk: copy "
-                "crops there before, and its run folder to the store after"
+                f"{option} {hide_secrets(value)} lies in a store, and train reads from a disk: "
+                "copy it there and name the copy"
             )
 
 

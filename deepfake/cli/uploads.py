@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deepfake.errors import UsageError
 from deepfake.stores.address import Address, is_url
 
+_SIGNALS = 128  # exit codes from here on
 _CLAIMS_FILE = ".uploads.json"  # no output is called so
 
 
@@ -39,54 +39,58 @@ def with_uploads(
     options: argparse.Namespace,
     *names: str,
     anew: bool = False,
+    leads: bool = True,
 ) -> int:
     """Do the work of a command, and upload what it made for a store.
 
     Args:
-        work: Makes the outputs, and returns the exit code.
+        work: Makes the outputs, and returns the exit code; that of a signal says that it did not.
         options: Of the command; for ``work``, addresses of outputs are paths in ``--job``.
         names: Of the options that name outputs.
         anew: The work is done from the start each time, and replaces what it left in ``--job``.
+        leads: Whether this is the process, of several that do the work together, that uploads.
 
     Raises:
         UsageError: If there is no such folder, or somebody else's object would be replaced.
         JobError: If an output cannot be uploaded.
     """
-    with _uploading(options, names, anew):
+    targets = _find_targets(options, names)
+    for name, target in targets.items():
+        setattr(options, name, options.job / target.name)
+    if not targets or not leads:
         return work(options)
-
-
-@contextmanager
-def _uploading(options: argparse.Namespace, names: Sequence[str], anew: bool) -> Iterator[None]:
-    targets = {}
-    for name in names:
-        value = getattr(options, name)
-        if isinstance(value, str) and is_url(value):
-            targets[name] = Address.parse(value.rstrip("/"))
-    if not targets:
-        if options.job is not None:
-            raise UsageError(
-                "--job is where outputs for a store are made, and none is named: --"
-                f"{names[0]} s3://BUCKET/NAME"
-            )
-        yield
-        return
     from deepfake.storage import exclusive, no_space_is_an_error
 
-    _check_targets(targets, options.job)
     job: Path = options.job
     with no_space_is_an_error(job):
         job.mkdir(parents=True, exist_ok=True)
         with exclusive(job):
             claims = _Claims(job)
             claims.add(targets, getattr(options, "overwrite", False))
-            for name, target in targets.items():
-                setattr(options, name, job / target.name)
             if anew:
                 options.overwrite = True
-            yield
-            for target in targets.values():
-                _upload(job / target.name, target, claims, getattr(options, "quiet", False))
+            code = work(options)
+            if code < _SIGNALS:
+                for target in targets.values():
+                    _upload(job / target.name, target, claims, getattr(options, "quiet", False))
+    return code
+
+
+def _find_targets(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Address]:
+    """Outputs in a store, by the options that name them."""
+    targets = {}
+    for name in names:
+        value = getattr(options, name)
+        if isinstance(value, str) and is_url(value):
+            targets[name] = Address.parse(value.rstrip("/"))
+    if targets:
+        _check_targets(targets, options.job)
+    elif options.job is not None:
+        raise UsageError(
+            "--job is where outputs for a store are made, and none is named: --"
+            f"{names[0]} s3://BUCKET/NAME"
+        )
+    return targets
 
 
 def _check_targets(targets: dict[str, Address], job: Path | None) -> None:

@@ -41,6 +41,7 @@ from deepfake.jobs.engine import Executor, run_here
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.records import Policy, Workers
 from deepfake.storage import LOCK_NAMES, Confinement, exclusive, write_atomic
+from deepfake.stores.address import Address, is_url
 
 METRICS_FILE = "metrics.json"
 FILES_FILE = "predictions.csv"
@@ -219,7 +220,8 @@ def _name_sets(data: Sequence[str]) -> dict[str, str]:
     """A short name for each data set: the last part of its path, numbered if need be."""
     names: dict[str, str] = {}
     for origin in data:
-        stem = Path(origin).resolve().name.removesuffix(".csv") or "data"
+        place = Address.parse(origin).path if is_url(origin) else Path(origin).resolve()
+        stem = place.name.removesuffix(".csv") or "data"
         name, number = stem, 1
         while name in names or name == OVERALL:
             number += 1

@@ -34,6 +34,7 @@ from deepfake.jobs.engine import Executor, run_here
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.data import CropDataModule, SplitSettings
 from deepfake.records import Workers
+from deepfake.stores.address import hide_secrets
 
 ALL = "all"
 
@@ -162,7 +163,7 @@ def read_evaluation_set(
     digest.update("\n".join(row.crop for row in faces).encode())
     return EvaluationSet(
         name=name or root.name,
-        origin=origin or str(root),
+        origin=hide_secrets(origin) or str(root),
         root=root,
         split=chosen,
         faces=faces,

@@ -33,6 +33,20 @@ def test_failures_are_one_line_and_a_code(
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+def test_an_error_is_told_without_the_secrets_of_addresses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> int:
+        raise UsageError("https://h/list.txt?sig=secret is 2 files")
+
+    assert run(fail, "advice") == 2
+    with pytest.raises(SystemExit):
+        Parser(prog="deepfake x").parse_args(["https://h/list.txt?sig=secret"])
+    told = capsys.readouterr().err
+    assert "https://h/list.txt?sig=... is 2 files" in told
+    assert "secret" not in told
+
+
 def test_a_file_of_a_disk_is_not_named_by_an_address(capsys: pytest.CaptureFixture[str]) -> None:
     parser = Parser(prog="deepfake x")
     parser.add_argument("--page", type=Path)

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from deepfake import cli
 from tests.conftest import Trained
+from tests.stores.made_stores import empty_memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,14 +64,46 @@ def test_train_without_crops_fails_at_once(
     [
         ["--data", "s3://b/crops"],
         ["--data.root=s3://b/crops"],
-        ["--data", "x", "--run", "s3://b/1"],
+        ["--data", "x", "--resume", "gs://b"],
     ],
 )
 def test_train_does_not_look_for_an_address_on_the_disk(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.train(words) == 2
-    assert "lies in a store, and train works on a disk: copy" in capsys.readouterr().err
+    assert "lies in a store, and train reads from a disk: copy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_run_in_a_store_is_made_in_the_job_and_uploaded_by_the_first_process(
+    rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[str]] = []
+    codes = iter([143, 0])
+
+    def train(words: Sequence[str], output: Any) -> int:
+        given.append(list(words))
+        run = Path(words[-1])
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "model.ckpt").write_text("weights")
+        return next(codes)
+
+    monkeypatch.setattr("deepfake.training.run.run_training", train)
+    monkeypatch.setenv("RANK", rank)
+    words = ["--data", "crops", "--run", "memory://runs/001", "--trainer.max_epochs", "2"]
+    words += ["--job", str(tmp_path / "job"), "--resume", "auto"]
+    with empty_memory() as memory:
+        assert cli.train(words) == 143  # stopped
+        assert not memory.find("/runs")
+        assert cli.train(words) == 0
+        assert memory.find("/runs") == (["/runs/001/model.ckpt"] if rank == "0" else [])
+    passed = ["--data.root", "crops", "--trainer.max_epochs", "2", "--resume", "auto"]
+    assert given == [[*passed, "--run", str(tmp_path / "job" / "001")]] * 2
+
+
+def test_a_run_in_a_store_needs_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.train(["--data", "crops", "--run", "s3://b/runs/001"]) == 2
+    assert "--run s3://b/runs/001 lies in a store: name a folder" in capsys.readouterr().err
 
 
 def test_a_wrong_value_is_not_called_a_misspelling(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,25 @@ NO_RESAMPLES = EvaluationOptions(n_resamples=0)
 FILES = ["embeddings", "faces.csv", "metrics.json", "predictions.csv", "report.html"]
 
 
+def test_what_an_address_was_signed_with_is_written_nowhere(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def open_crops(data: str, *_: Any) -> Path:
+        asked.append(data)
+        return made.crops
+
+    monkeypatch.setattr("deepfake.evaluation.job.open_crops", open_crops)
+    url = "https://host/lists/labels.csv?sig=topsecret"
+    options = words(made, "--data", url, "--output", tmp_path, "--resamples", 0)
+    assert cli.main(["evaluate", *options]) == 0
+    assert asked == [url]
+    texts = [path.read_text() for path in tmp_path.glob("*.*")]
+    assert any("https://host/lists/labels.csv?sig=..." in text for text in texts)
+    assert not [text for text in [*texts, *capsys.readouterr()] if "topsecret" in text]
+
+
 def test_evaluate_writes_everything(
     made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ import pytest
 from deepfake import cli
 from deepfake.dataset.manifest import SOURCES_FILE
 from deepfake.evaluation.job import FACES_FILE, FILES_FILE
+from deepfake.learning.checkpoint import read_info
 from deepfake.media.discovery import discover
 from deepfake.media.objects import discover_objects
 from deepfake.stores import objects
@@ -305,3 +306,19 @@ def test_scores_and_reports_by_a_checkpoint_in_the_bucket_lie_in_the_bucket(
     for name in (FILES_FILE, "report.html"):
         made = (tmp_path / "job" / "report" / name).read_bytes()
         assert bucket.store.cat_file(f"{report}/{name}") == made
+
+
+def test_a_run_lies_in_the_bucket_when_it_has_come_to_its_end(
+    bucket: Bucket, trained: Trained, tmp_path: Path
+) -> None:
+    bucket.proxy.write_faults = {"model.ckpt": [CUT]}
+    weights = f"s3://{BUCKET}/models/weights.ckpt"
+    bucket.store.pipe_file(weights, trained.checkpoint.read_bytes())
+    command = ["--config", "default", "--config", "smoke", "--data", str(trained.crops)]
+    command += ["--model.pretrained", weights, "--run", f"s3://{BUCKET}/runs/001"]
+    assert cli.train([*command, "--job", str(tmp_path), "--resume", "auto"]) == 0
+    assert not any(bucket.proxy.write_faults.values())
+    assert fetch_tree(bucket, "runs/001", tmp_path / "copy").items() <= (
+        tree_hashes(tmp_path / "001").items()
+    )
+    assert read_info(f"s3://{BUCKET}/runs/001/model.ckpt")["initial_weights"] == weights

@@ -125,9 +125,10 @@ def label_sources(
     text = os.fspath(input)
     address = Address.parse(text) if is_url(text) else None
     path = Path(text) if address is None else address.path
+    shown = text if address is None else str(address)
     if layout not in (AUTO, NONE, *LAYOUTS):
         raise UsageError(f"no layout {layout!r}; there are {AUTO}, {', '.join(LAYOUTS)}, {NONE}")
-    no_folder = UsageError(f"the layout {layout} is a kind of folder, and {text!r} is none")
+    no_folder = UsageError(f"the layout {layout} is a kind of folder, and {shown!r} is none")
     if layout in LAYOUTS and address is None and not path.is_dir():
         raise no_folder
     if path.suffix.lower() == ".csv" and not (path.is_dir() or text.endswith("/")):
@@ -145,8 +146,8 @@ def label_sources(
         if found.is_folder and look(address.below(JOB_FILE)) is not None:
             # Its crops would be taken for photos, and cropped once more.
             raise UsageError(
-                f"{text} is a crop folder (it holds {JOB_FILE}); those are read from a disk alone: "
-                "copy it there"
+                f"{shown} is a crop folder (it holds {JOB_FILE}); those are read from a disk "
+                "alone: copy it there"
             )
     labelled = Labelled(found.sources, found.skipped, is_folder=found.is_folder)
     if found.is_folder and layout != NONE:
@@ -154,9 +155,10 @@ def label_sources(
         chosen = LAYOUTS[layout] if layout != AUTO else _recognise(path, sources, address is None)
         if address is not None and chosen not in (None, tree.LAYOUT):
             raise UsageError(
-                f"{text} is read by its names alone, and the layout {chosen.name if chosen else ''}"
-                " also by lists that lie in it: copy it to a disk, list its objects in a CSV with"
-                " the columns path,label, or say --layout tree or none"
+                f"{shown} is read by its names alone, and the layout "
+                f"{chosen.name if chosen else ''} also by lists that lie in it: copy it to a disk, "
+                "list its objects in a CSV with the columns path,label, or say --layout tree or "
+                "none"
             )
         if chosen is not None:
             labelled = _label_folder(Tree(path, sources), labelled, chosen)
