@@ -189,7 +189,8 @@ def show_part(result: dict[str, Any]) -> str:
     """What a part printed, as it is, and under which circumstances."""
     words = [f"{result['date']}, {result['seconds']:.0f} s, {describe_others(result)}."]
     if result["rc"] != 0:
-        words.append(f"**It failed** (exit code {result['rc']}).")
+        last = result["errors"][-1:] or ["no word"]
+        words.append(f"**It failed** (exit code {result['rc']}: {last[0]}).")
     lines = [line.rstrip() for line in result["output"]]
     if lines and lines[0].startswith("| "):
         return "\n".join([*lines, "", *words])

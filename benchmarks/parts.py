@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 _KEPT_LINES = 200
@@ -46,14 +46,14 @@ def run_part(command: list[str], limit_s: float, dry: bool = False) -> dict[str,
     started_s = time.monotonic()
     timed_out = False
     # A file, not a pipe: whatever lives on could keep a pipe open, and this would wait for it.
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=errors,
             start_new_session=True,
         )
         try:
@@ -63,16 +63,21 @@ def run_part(command: list[str], limit_s: float, dry: bool = False) -> dict[str,
         finally:
             kill_group(process.pid)
             process.wait()
-        output.seek(0)
-        lines = output.read().decode(errors="replace").splitlines()
+        printed, complained = _read_lines(output), _read_lines(errors)
     return {
         "command": ["python", *command],
         "rc": process.returncode,
         "timed_out": timed_out,
         "limit_s": limit_s,
         "seconds": round(time.monotonic() - started_s, 1),
-        "output": lines[-_KEPT_LINES:],
+        "output": printed,
+        "errors": complained,
     }
+
+
+def _read_lines(file: IO[bytes]) -> list[str]:
+    file.seek(0)
+    return file.read().decode(errors="replace").splitlines()[-_KEPT_LINES:]
 
 
 def kill_group(leader: int) -> None:

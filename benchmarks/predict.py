@@ -44,6 +44,7 @@ from deepfake.dataset.manifest import Manifest
 from deepfake.error_rates import ErrorRates
 from deepfake.evaluation.calibration import Calibration
 from deepfake.faces.extraction import FaceExtractor, decode_crop
+from deepfake.faces.geometry import measure_box
 from deepfake.faces.quality import TrainingFaces
 from deepfake.heads.linear import LinearSVM
 from deepfake.inference.export import export_checkpoint
@@ -134,7 +135,9 @@ class PlainLoop:
     spent: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        embedder = load_checkpoint(self.checkpoint).embedder
+        checkpoint = load_checkpoint(self.checkpoint)
+        embedder = checkpoint.embedder
+        self.smallest_px = checkpoint.recipe.aggregation.min_face_px
         self.detector = REFERENCE(min_face_size=20, keep_all=True)
         self.backbone = embedder.resolved_backbone.split(".")[0]
         self.size = embedder.image_size
@@ -168,7 +171,12 @@ class PlainLoop:
         return float(self.machine.predict_proba(embedding.numpy().astype(np.float64))[0, 1])
 
     def _find(self, image: Image.Image) -> list[tuple[Box, NDArray[np.uint8]]]:
-        found = cut_faces(self.detector, image, self.size)
+        # Ours scores no smaller ones, so neither does it.
+        found = [
+            (box, crop)
+            for box, crop in cut_faces(self.detector, image, self.size)
+            if measure_box(box) >= self.smallest_px
+        ]
         chosen = found if self.faces == "all" else found[:1]
         return [(box, np.asarray(crop)) for box, crop in chosen]
 

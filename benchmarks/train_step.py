@@ -287,7 +287,7 @@ def run(
             str(data),
             batch_size,
             AugmentationSettings("light", share=1.0),
-            BatchSettings(balance=True),
+            BatchSettings(balance=True, steps_per_epoch=steps),
             num_workers=options.workers,
         )
         trainer.fit(task, datamodule=crops)

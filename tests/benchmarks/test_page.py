@@ -72,10 +72,10 @@ def test_what_was_run_on_this_code_is_not_run_again(
 def test_a_part_that_fails_is_said_and_run_again(
     one: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "PARTS", {"one": Part("-c raise(SystemExit(3))", 60)})
+    monkeypatch.setattr(page, "PARTS", {"one": Part("-c raise(SystemExit('why'))", 60)})
     assert page.main(one) == 1
     written = (tmp_path / "page.md").read_text()
-    assert "**It failed** (exit code 3)." in written
+    assert "**It failed** (exit code 1: why)." in written
     assert "| speed | not measured | 2 |  |" in written
     monkeypatch.setattr(page, "PARTS", {"one": Part("-c print('ratio\\x20x2')", 60)})
     assert page.main(one) == 0
