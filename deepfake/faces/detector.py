@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -74,6 +74,9 @@ _CPU = _Portions(frame_px=1, tile_px=208, rnet=32, onet=16)
 _GPU = _Portions(frame_px=1 << 25, tile_px=1 << 16, rnet=1 << 13, onet=1 << 11)
 
 
+SearchMode = Literal["exact", "main", "main-first"]
+
+
 class FaceDetector(Protocol):
     """Anything that finds faces in frames."""
 
@@ -93,6 +96,8 @@ class MTCNN:
             coarse to fine and stops once a certain face is larger than anything finer levels can
             hold; on a GPU the levels that this saves cost less than the stops. Where it stops, the
             box is of the same face, but may differ from exact mode's by some percent of its side.
+            ``main-first`` finds every face, the largest with the box that ``main`` gives it: for
+            who has trained on that one alone, and scores whoever else is in the image.
         device: Where frames are shrunk and the networks run.
         min_face_ratio: Smallest face as a share of the shorter side of the image; the larger of the
             two limits counts.
@@ -106,7 +111,7 @@ class MTCNN:
         min_face: int = 20,
         factor: float = 0.709,
         thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
-        mode: Literal["exact", "main"] = "exact",
+        mode: SearchMode = "exact",
         device: str | torch.device = "cpu",
         min_face_ratio: float = 0.0,
     ) -> None:
@@ -114,8 +119,8 @@ class MTCNN:
             raise ValueError(f"min_face={min_face}; expected {CELL} pixels or more")
         if not 0 < factor < 1:
             raise ValueError(f"factor={factor}; expected a ratio between 0 and 1")
-        if mode not in ("exact", "main"):
-            raise ValueError(f"mode={mode!r}; expected 'exact' or 'main'")
+        if mode not in get_args(SearchMode):
+            raise ValueError(f"mode={mode!r}; expected one of {', '.join(get_args(SearchMode))}")
         self.min_face = min_face
         self.min_face_ratio = min_face_ratio
         self.factor = factor
@@ -141,8 +146,9 @@ class MTCNN:
                 differ. On a GPU, frames of one size are worth handing over together.
 
         Returns:
-            One list per image, largest box first (in mode ``main`` that one alone); empty where
-            there is no face, or where the image is smaller than the smallest face.
+            One list per image, largest box first (in mode ``main`` that one alone, in mode
+            ``main-first`` the box of mode ``main``); empty where there is no face, or where the
+            image is smaller than the smallest face.
 
         Raises:
             ValueError: If an image is not ``(H, W, 3)`` uint8.
@@ -178,27 +184,45 @@ class MTCNN:
         return scales
 
     def _search(self, tables: Tables, scales: list[float]) -> list[list[Face]]:
-        if self.mode == "main" and len(tables) == 1:
-            return [self._find_main(tables, scales[::-1])]
-        faces = self._run_onet(tables, self._run_rnet(tables, [self._run_pnet(tables, scales)]))
-        return [found[:1] for found in faces] if self.mode == "main" else faces
+        levels, memory, rest = list[Boxes](), RectangleMemory(), scales
+        main: list[Face] = []
+        if self.mode != "exact" and len(tables) == 1:
+            main, rest = self._find_main(tables, scales[::-1], levels, memory)
+            if self.mode == "main" or not rest:
+                return [main[:1] if self.mode == "main" else main]
+        levels.append(self._run_pnet(tables, rest))
+        faces = self._run_onet(tables, self._run_rnet(tables, levels, memory if main else None))
+        if self.mode == "main":
+            return [found[:1] for found in faces]
+        return [put_first(main, found) for found in faces] if main else faces
 
-    def _find_main(self, table: Tables, scales: list[float]) -> list[Face]:
+    def _find_main(
+        self, table: Tables, scales: list[float], levels: list[Boxes], memory: RectangleMemory
+    ) -> tuple[list[Face], list[float]]:
         """The largest face of one frame, or none, from the coarsest scale to the finest.
 
         Once what is as good as a face is larger than anything that finer pyramid levels can hold,
         those of them that may still move its box are searched around it alone (and around others
         of nearly its size), and ONet looks there alone. Where the search does not stop early it has
         seen what mode ``exact`` sees.
+
+        Args:
+            table: Of the frame.
+            scales: Of its pyramid levels.
+            levels: Gets what PNet says of each level that is searched as a whole.
+            memory: Gets what RNet says.
+
+        Returns:
+            That face and the scales of the levels that are not in ``levels``; without any of those,
+            all faces.
         """
         half = -(-len(scales) // 2)
-        batch, finer, levels = scales[:half], scales[half:], list[Boxes]()
-        memory = RectangleMemory()
+        batch, finer = scales[:half], scales[half:]
         while True:
             levels.append(self._run_pnet(table, batch))
             candidates = self._run_rnet(table, levels, memory)
             if not finer:
-                return self._run_onet(table, candidates)[0][:1]
+                return self._run_onet(table, candidates)[0], []
             batch = finer[:_LEVELS_A_STEP]
             likely = _likely_faces(candidates)
             if len(likely):
@@ -212,7 +236,7 @@ class MTCNN:
                         candidates = self._run_rnet(table, seen, memory)
                     faces = self._run_onet(table, candidates.inside(likely))[0][:1]
                     if faces and faces[0].confidence > _CERTAIN:
-                        return faces
+                        return faces, finer
                 batch = rivals or batch
             finer = finer[len(batch) :]
 
@@ -292,34 +316,14 @@ class MTCNN:
         return faces
 
 
-class MainFirst:
-    """The largest face as a search for it alone finds it, then all others of the image.
-
-    Training usually cuts that one alone, and ``MTCNN`` finds it, in mode ``main``, with a box that
-    may differ from exact mode's: here it is the same, whoever else is in the image.
-
-    Args:
-        main: Finds the largest face.
-        every: Finds all of them.
-    """
-
-    def __init__(self, main: FaceDetector, every: FaceDetector) -> None:
-        self.main, self.every = main, every
-
-    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Face]]:
-        """Find the faces of every image: the main one first, the others by size."""
-        found = zip(self.main.detect(images), self.every.detect(images), strict=True)
-        return [[*main, *_others(main, every)] for main, every in found]
-
-
-def _others(main: Sequence[Face], every: Sequence[Face]) -> list[Face]:
-    """The faces that are none of the main ones."""
+def put_first(main: Sequence[Face], every: Sequence[Face]) -> list[Face]:
+    """The main faces with their own boxes, then those of all that are none of them."""
     faces = [*main, *every]
     # The main ones stand their ground, whatever their probability.
     strength = [2.0] * len(main) + [face.confidence for face in every]
     rows = [[*face.box_xyxy, score] for face, score in zip(faces, strength, strict=True)]
     kept = suppress_contained(np.array(rows, np.float32).reshape(-1, 5), _CONTAINED)
-    return [faces[i] for i in sorted(kept) if i >= len(main)]
+    return [*main, *(faces[i] for i in sorted(kept) if i >= len(main))]
 
 
 @contextmanager

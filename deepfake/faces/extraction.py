@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
-from deepfake.faces.detector import MTCNN, FaceDetector, MainFirst
+from deepfake.faces.detector import MTCNN, FaceDetector, SearchMode
 from deepfake.faces.geometry import (
     aligned_window,
     cut_turned,
@@ -316,19 +315,17 @@ class FaceExtractor:
 
 
 def _make_detector(spec: CropSpec, device: str) -> FaceDetector:
-    def make(mode: Literal["exact", "main"]) -> MTCNN:
-        return MTCNN(
-            min_face=spec.min_face,
-            factor=spec.factor,
-            thresholds=spec.thresholds,
-            mode=mode,
-            device=device,
-            min_face_ratio=spec.min_face_ratio,
-        )
-
-    if spec.faces == "all" and spec.search == "main":
-        return MainFirst(make("main"), make("exact"))
-    return make(spec.search)
+    mode: SearchMode = spec.search
+    if spec.faces == "all" and mode == "main":
+        mode = "main-first"
+    return MTCNN(
+        min_face=spec.min_face,
+        factor=spec.factor,
+        thresholds=spec.thresholds,
+        mode=mode,
+        device=device,
+        min_face_ratio=spec.min_face_ratio,
+    )
 
 
 @dataclass(frozen=True, slots=True)

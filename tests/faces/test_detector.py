@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from facenet_pytorch.models.utils import detect_face
 
 from deepfake.faces import detector as cascade
 from deepfake.faces import pyramid
-from deepfake.faces.detector import MTCNN, MainFirst
+from deepfake.faces.detector import MTCNN, put_first
 from deepfake.faces.networks import BoxNetwork
 from deepfake.media.images import read_image
 from deepfake.records import Face
@@ -415,18 +414,29 @@ def test_main_mode_weighs_two_faces_of_nearly_one_size() -> None:
 def test_the_main_face_comes_first_and_once() -> None:
     near, other = make_face((10, 10, 62, 70)), make_face((80, 10, 120, 50))
     main, crossing = make_face((10, 8, 60, 70)), make_face((45, 10, 105, 70))
-
-    class Fixed:
-        def __init__(self, *faces: Face) -> None:
-            self.faces = faces
-
-        def detect(self, images: Sequence[Picture]) -> list[list[Face]]:
-            return [list(self.faces) for _ in images]
-
-    picture = np.zeros((200, 200, 3), np.uint8)
-    found = MainFirst(Fixed(main), Fixed(crossing, near, other)).detect([picture] * 2)
     # The same face a little otherwise goes, the cheek beside it stays.
-    assert found == [[main, crossing, other]] * 2
-    assert MainFirst(Fixed(), Fixed(near)).detect([picture]) == [[near]]
-    assert MainFirst(Fixed(main), Fixed()).detect([picture]) == [[main]]
-    assert MainFirst(Fixed(), Fixed()).detect([picture]) == [[]]
+    assert put_first([main], [crossing, near, other]) == [main, crossing, other]
+    assert put_first([], [near]) == [near]
+    assert put_first([main], []) == [main]
+    assert put_first([], []) == []
+
+
+def test_main_first_is_the_box_of_main_and_the_others_of_exact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = np.pad(portrait(2, 0, 200), ((0, 200), (0, 0), (0, 0)))
+    picture = np.hstack([portrait(0, 0, 400), small])
+    (main,), (exact,) = MTCNN(mode="main").detect([picture]), ours(DEFAULT).detect([picture])
+    assert len(exact) >= 2
+    detector = MTCNN(mode="main-first")
+    found, searched = levels_searched(detector, picture, monkeypatch)
+    # No level is searched twice, although the search for the main face stops before the last.
+    assert searched == len(detector._pyramid_scales(*picture.shape[:2]))
+    np.testing.assert_array_equal(found[0].box_xyxy, main[0].box_xyxy)
+    assert len(found) == len(exact)
+    for one, other in zip(found[1:], exact[1:], strict=True):
+        np.testing.assert_allclose(one.box_xyxy, other.box_xyxy, atol=0.01)
+
+
+def test_main_first_of_an_image_without_a_face_is_nothing() -> None:
+    assert MTCNN(mode="main-first").detect([np.zeros((200, 200, 3), np.uint8)]) == [[]]
