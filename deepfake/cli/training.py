@@ -87,6 +87,9 @@ def _train(arguments: Sequence[str]) -> int:
     if options.job is None and not is_url(options.run or ""):
         return run_training(words, sys.stdout)
 
+    if any(word.startswith("--print_config") for word in others):
+        return run_training(others, sys.stdout)  # it makes nothing, and asks no store
+
     def work(options: argparse.Namespace) -> int:
         return run_training([*others, "--run", str(options.run)], sys.stdout)
 
