@@ -176,7 +176,7 @@ def fill_page(page: str, results: dict[str, dict[str, Any]]) -> str:
         SystemExit: If a part has no place in the page.
     """
     blocks = {name: show_part(result) for name, result in results.items()}
-    for name, block in (blocks | {"goals": show_goals(results)}).items():
+    for name, block in (blocks | {"goals": show_goals(results, page)}).items():
         begin, end = f"<!-- figures: {name} -->\n", "<!-- end -->"
         if page.count(begin) != 1:
             raise SystemExit(f"the page has not one place for the figures of {name}")
@@ -197,10 +197,14 @@ def show_part(result: dict[str, Any]) -> str:
     return "\n".join(["```text", *lines, "```", "", *words])
 
 
-def show_goals(results: dict[str, dict[str, Any]]) -> str:
-    """A row a goal, and the machine."""
+def show_goals(results: dict[str, dict[str, Any]], page: str) -> str:
+    """A row a goal, that of the page where its part was not run since, and the machine."""
     rows = ["| what, against what | reached | goal | |", "|---|---|---|---|"]
     for goal in GOALS:
+        before = re.search(rf"^\| {re.escape(goal.words)} \|.*", page, re.MULTILINE)
+        if goal.part not in results and before:
+            rows.append(before[0])
+            continue
         figure = find_figure(goal, results)
         cells = ("not measured", "") if figure is None else (f"{figure:g}", judge(goal, figure))
         bound = f"{'at most ' if goal.at_most else ''}{goal.bound:g}"

@@ -82,6 +82,12 @@ def test_a_part_that_fails_is_said_and_run_again(
     assert "| speed | 2 | 2 | met |" in (tmp_path / "page.md").read_text()
 
 
+def test_what_was_not_run_since_stays_on_the_page(one: list[str], tmp_path: Path) -> None:
+    page.main(one)
+    before = (tmp_path / "page.md").read_text()
+    assert fill_page(before, {}) == before
+
+
 def test_a_part_without_a_place_is_refused() -> None:
     with pytest.raises(SystemExit, match="not one place for the figures of two"):
         fill_page(PAGE, {"two": result("x")})
