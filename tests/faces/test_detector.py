@@ -233,7 +233,9 @@ def test_refuses_what_is_no_picture(image: Picture) -> None:
         pytest.param({"min_face": 11}, "min_face=11; expected 12 pixels or more", id="min-face"),
         pytest.param({"factor": 1.0}, "factor=1.0; expected a ratio", id="factor-1"),
         pytest.param({"factor": 0}, "factor=0; expected a ratio", id="factor-0"),
-        pytest.param({"mode": "fast"}, "mode='fast'; expected one of exact, main, main-first", id="mode"),
+        pytest.param(
+            {"mode": "fast"}, "mode='fast'; expected one of exact, main, main-first", id="mode"
+        ),
     ],
 )
 def test_refuses_settings(options: dict[str, object], message: str) -> None:
