@@ -99,3 +99,10 @@ def test_no_merge_is_half_done() -> None:
     assert len(files) > 300
     mark = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
     assert [path for path in files if mark.search(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.data
+def test_no_page_names_where_somebody_keeps_the_data(shared_media: Path) -> None:
+    # Figures are copied from what programs print, paths included.
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        assert str(shared_media.resolve()) not in page.read_text(encoding="utf-8"), page
