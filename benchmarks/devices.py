@@ -57,8 +57,11 @@ def main() -> None:
 
 def ways(device: str) -> list[tuple[str, str]]:
     """Where the network runs, and where the search; the CPU alone first."""
+    if device == "cpu":
+        return [("cpu", "cpu")]
     found = [("cpu", "cpu"), (device, "cpu")]
-    return [*found, (device, device)] if device.startswith("cuda") else found[:1]
+    # The search runs on CPUs and on CUDA alone.
+    return [*found, (device, device)] if device.startswith("cuda") else found
 
 
 def score(
