@@ -60,6 +60,39 @@ examples:
         metavar="CROPS",
         help="folder for the crops, also in a store (s3://bucket/crops, with --job)",
     )
+    _add_recipe_options(parser)
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        help="how the folder is arranged: auto, tree, dacon, faceforensics, dfd, celeb-df, dfdc, "
+        "deeper-forensics, wild-deepfake, dffd, none (no labels)",
+    )
+    parser.add_argument("--require-labels", action="store_true", help="refuse input without labels")
+    parser.add_argument(
+        "--landmarks",
+        choices=["five", "mesh"],
+        default="five",
+        help="mesh stores 468 points of each face, too, for self-blending (4 kB a crop)",
+    )
+    parser.add_argument(
+        "--store",
+        choices=["folder", "tar"],
+        default="folder",
+        help="tar: the crops of a shard in one file, as WebDataset reads it (default: folder)",
+    )
+    add_media_options(parser)
+    add_engine_options(parser)
+    add_shard_option(parser)
+    add_job_option(parser)
+    parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
+    return run(
+        lambda: with_uploads(_crop, parser.parse_args(argv), "output"),
+        "run the same command again to go on",
+    )
+
+
+def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    """How faces are found and cut; ``_choose_spec`` reads them."""
     parser.add_argument("--size", type=int, help="side of a crop in pixels (default: 380)")
     parser.add_argument(
         "--preset",
@@ -69,13 +102,6 @@ examples:
     parser.add_argument(
         "--config", help="configuration of a training; its data.crop_preset is the preset"
     )
-    parser.add_argument(
-        "--layout",
-        default="auto",
-        help="how the folder is arranged: auto, tree, dacon, faceforensics, dfd, celeb-df, dfdc, "
-        "deeper-forensics, wild-deepfake, dffd, none (no labels)",
-    )
-    parser.add_argument("--require-labels", action="store_true", help="refuse input without labels")
     parser.add_argument(
         "--faces", choices=["largest", "all"], help="which faces of a frame (default: largest)"
     )
@@ -92,28 +118,7 @@ examples:
         help="search every scale even where the largest face is certain (slower)",
     )
     parser.add_argument(
-        "--landmarks",
-        choices=["five", "mesh"],
-        default="five",
-        help="mesh stores 468 points of each face, too, for self-blending (4 kB a crop)",
-    )
-    parser.add_argument(
         "--jpeg-quality", type=int, help="quality of the stored crops; 0 stores PNG (default: 95)"
-    )
-    parser.add_argument(
-        "--store",
-        choices=["folder", "tar"],
-        default="folder",
-        help="tar: the crops of a shard in one file, as WebDataset reads it (default: folder)",
-    )
-    add_media_options(parser)
-    add_engine_options(parser)
-    add_shard_option(parser)
-    add_job_option(parser)
-    parser.add_argument("--shard-size", type=int, help=argparse.SUPPRESS)
-    return run(
-        lambda: with_uploads(_crop, parser.parse_args(argv), "output"),
-        "run the same command again to go on",
     )
 
 
