@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,8 +14,11 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 import yaml
 
+from deepfake.learning.checkpoint_file import KEY, read_content
+from deepfake.learning.checkpoint_names import DEFAULT, list_shipped
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
 from deepfake.training.parser import TrainParser
@@ -133,3 +138,19 @@ def test_the_table_tells_what_was_not_run(tmp_path: Path) -> None:
     assert run.read_cells(report) == ["0.800 [0.750, 0.850]"] * 2
     table = run.Study(tmp_path, tmp_path).table()
     assert table.count("not run | not run | not run | not run") == len(PLAN["runs"])
+
+
+def test_what_ships_names_no_folder_of_a_machine(tmp_path: Path) -> None:
+    shipped = list_shipped()[DEFAULT]
+    before = read_content(shipped)
+    text = json.dumps({key: value for key, value in before.items() if key != "state_dict"})
+    assert not re.findall(r"(?<![\w.:/$}])/[\w.-]+/[\w./-]+", text)
+    file = tmp_path / "copy.safetensors"
+    file.write_bytes(shipped.read_bytes())
+    load("run").forget_places(file, {"$DEEPFAKE_DATA": "elsewhere"})
+    after = read_content(file)
+    assert "$DEEPFAKE_DATA" in text
+    assert "$DEEPFAKE_DATA" not in str(after[KEY])
+    assert all(
+        torch.equal(after["state_dict"][name], v) for name, v in before["state_dict"].items()
+    )
