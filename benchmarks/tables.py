@@ -134,7 +134,7 @@ def hash_tables(folder: Path) -> str:
 def run_stage(stage: str, folder: Path) -> None:
     """Prints the most bytes that the process had, and seconds."""
     os.chdir(folder)
-    os.fsync = lambda descriptor: None
+    os.fsync = lambda fd: None
     peak, ended = 0, Event()
 
     def look() -> None:

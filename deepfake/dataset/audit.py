@@ -142,7 +142,9 @@ def _audit_groups(manifest: Manifest, splits: Sequence[str]) -> Issue:
         return Issue("ok", "groups", f"none of {total} stands in two splits")
 
     def show(group: str) -> str:
-        places = Counter(splits[row] or NO_SPLIT for row in np.flatnonzero(groups == group))
+        places = Counter(
+            splits[row] or NO_SPLIT for row in np.flatnonzero(groups == group).tolist()
+        )
         counts = ", ".join(f"{count:,} {split}" for split, count in places.items())
         return f"{group} ({counts})"
 

@@ -158,8 +158,9 @@ class PackedRows(Sequence[Row], Generic[Row]):
         if not column.kind.is_shared:
             return kept
         # Without rows there is no word, and nothing to take.
-        words: NDArray[Any] = np.array([*column.words, ""], TEXTS)
-        return words[kept]
+        words = np.array([*column.words, ""], TEXTS)
+        texts: NDArray[Any] = words[kept]
+        return texts
 
 
 def number_texts(*columns: NDArray[Any]) -> tuple[list[Codes], NDArray[Any]]:
