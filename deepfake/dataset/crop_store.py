@@ -20,20 +20,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tarfile
 import weakref
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
+import numpy as np
+
 from deepfake.dataset.manifest import CropRow, describe_crop, read_job
 from deepfake.errors import JobError, UsageError
 from deepfake.jobs.folder import RESULTS, SHARDS_FOLDER, hash_file, link_or_copy, read_seal
 from deepfake.storage import Confinement
-from deepfake.tables import CsvRow, format_lines, read_csv
+from deepfake.tables import CsvRow, format_lines, iter_csv
 
 StoreKind = Literal["folder", "tar"]
 STORE = "store"
@@ -43,6 +45,7 @@ _CROPS_FOLDER, _TAR_FILE, _INDEX_FILE = "crops", "crops.tar", "crops.csv"
 _INDEX_COLUMNS = ("crop", "offset", "bytes", "sha256")
 _MOST_OPEN = 32  # of a store; a process has a few of them, and may have 256 files open at least
 _TAR_BLOCK = 512
+_DIGEST_BYTES = 32
 
 
 def name_crop(shard: int, file: str) -> str:
@@ -82,7 +85,8 @@ def write_crops(shard: Path, store: StoreKind) -> Iterator[CropWriter]:
         yield _TarWriter(file, index)
         file.write(bytes(2 * _TAR_BLOCK))  # the end of an archive
     with (shard / _INDEX_FILE).open("w", encoding="utf-8", newline="\n") as table:
-        table.writelines(format_lines(_INDEX_COLUMNS, ((name, *place) for name, place in index)))
+        rows = ((name, one.offset, one.n_bytes, one.sha256.hex()) for name, one in index)
+        table.writelines(format_lines(_INDEX_COLUMNS, rows))
 
 
 class _Place(NamedTuple):
@@ -90,7 +94,7 @@ class _Place(NamedTuple):
 
     offset: int
     n_bytes: int
-    sha256: str
+    sha256: bytes
 
 
 class _FileWriter:
@@ -113,7 +117,7 @@ class _TarWriter:
     def add(self, row: CropRow, encoded: bytes) -> None:
         name = _file_name(row)
         offset = self._append(name, encoded)
-        digest = hashlib.sha256(encoded).hexdigest()
+        digest = hashlib.sha256(encoded).digest()
         self._index.append((name, _Place(offset, len(encoded), digest)))
         text = json.dumps(describe_crop(row))
         self._append(f"{PurePosixPath(name).stem}.json", text.encode())
@@ -172,16 +176,12 @@ class CropStore:
             _require_pread()
         self._root, self._inside = root, Confinement(root)
         self._tars = _OpenTars(self._inside) if kind == "tar" else None
-        self._digests: dict[str, str] = {}
-        self._places: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, _KnownCrops] = {}
         if self._tars is None and RESULTS not in job:
             return  # made before there were checksums
-        of_shard: dict[str, list[str]] = defaultdict(list)
-        for crop in crops:
-            of_shard[_shard_of(crop)].append(crop)
-        for shard in sorted(of_shard):
+        for shard in sorted({_shard_of(crop) for crop in crops}):
             try:
-                self._learn(shard, of_shard[shard])
+                self._known[shard] = self._learn(shard)
             except UsageError:
                 if not allow_damage:
                     raise
@@ -200,8 +200,8 @@ class CropStore:
             raise JobError(
                 f"crop {path} cannot be read ({error}); run the crop command again to mend it"
             ) from error
-        written = self._digests.get(crop)
-        if written is not None and hashlib.sha256(data).hexdigest() != written:
+        known = self._find(crop)
+        if known is not None and hashlib.sha256(data).digest() != known.sha256:
             raise JobError(
                 f"crop {path} is not as it was written (its checksum is another); run the crop "
                 "command again to mend it"
@@ -217,17 +217,19 @@ class CropStore:
         """
         if self._tars is None:
             return self._inside.path_of(crop).read_bytes()
-        if crop not in self._places:
+        known = self._find(crop)
+        if known is None:
             raise OSError(f"{_shard_of(crop)}/{_INDEX_FILE} does not list it, or is damaged")
-        return self._tars.read(_tar_of(crop), *self._places[crop])
+        return self._tars.read(_tar_of(crop), known.offset, known.n_bytes)
 
     def digest(self, crop: str) -> str:
         """SHA-256 of a crop as it was written, or, where nobody knows, as it is.
 
         Empty where it cannot be read.
         """
-        if crop in self._digests:
-            return self._digests[crop]
+        known = self._find(crop)
+        if known is not None:
+            return known.sha256.hex()
         try:
             return hashlib.sha256(self.read_unchecked(crop)).hexdigest()
         except OSError:
@@ -237,28 +239,50 @@ class CropStore:
         """The file on the disk that holds a crop."""
         return self._root / (crop if self._tars is None else _tar_of(crop))
 
-    def _learn(self, shard: str, crops: Iterable[str]) -> None:
-        """Take note of what a shard says of its crops."""
+    def _find(self, crop: str) -> _Place | None:
+        """What the shard of a crop says of it."""
+        known = self._known.get(_shard_of(crop))
+        return None if known is None else known.find(PurePosixPath(crop).name)
+
+    def _learn(self, shard: str) -> _KnownCrops:
+        """What a shard says of its crops."""
         folder = self._root / shard
         seal = read_seal(folder)
         if seal is None:
             raise UsageError(f"{folder} is damaged; run the crop command again to mend it")
         if self._tars is None:
-            for crop in crops:
-                name = PurePosixPath(crop).name
-                written = seal.files.get(f"{_CROPS_FOLDER}/{name}")
-                if written is not None:
-                    self._digests[crop] = written
-            return
+            return _KnownCrops(
+                {
+                    PurePosixPath(name).name: _Place(0, 0, _parse_digest(written))
+                    for name, written in seal.files.items()
+                    if name.startswith(f"{_CROPS_FOLDER}/")
+                }
+            )
         path = self._inside.path_of(f"{shard}/{_INDEX_FILE}")
         if hash_file(path) != seal.files.get(_INDEX_FILE):
             raise UsageError(f"{path} is damaged; run the crop command again to mend it")
-        places = _read_index(folder)
-        for crop in crops:
-            place = places.get(PurePosixPath(crop).name)
-            if place is not None:
-                self._digests[crop] = place.sha256
-                self._places[crop] = (place.offset, place.n_bytes)
+        return _KnownCrops(_read_index(folder))
+
+
+class _KnownCrops:
+    """What a shard says of its crops, in some 80 bytes each: there may be ten million."""
+
+    def __init__(self, places: Mapping[str, _Place]) -> None:
+        names = sorted(places, key=os.fsencode)
+        self._names = np.array([os.fsencode(name) for name in names] or [b""])
+        kept = [places[name] for name in names]
+        self._offsets = np.array([place.offset for place in kept], np.int64)
+        self._sizes = np.array([place.n_bytes for place in kept], np.int64)
+        self._digests = b"".join(place.sha256 for place in kept)
+
+    def find(self, name: str) -> _Place | None:
+        """Where a crop lies, by the name of its file; ``None`` if it is not known."""
+        encoded = os.fsencode(name)
+        place = int(np.searchsorted(self._names, encoded))
+        if place >= len(self._offsets) or self._names[place] != encoded:
+            return None
+        digest = self._digests[place * _DIGEST_BYTES : (place + 1) * _DIGEST_BYTES]
+        return _Place(int(self._offsets[place]), int(self._sizes[place]), digest)
 
 
 def read_if_whole(root: Path, crop: str) -> bytes | None:
@@ -280,17 +304,23 @@ def _tar_of(crop: str) -> str:
 def _read_index(shard: Path) -> dict[str, _Place]:
     """Where in the tar of a shard each crop lies, by the name of its file."""
     path = shard / _INDEX_FILE
-    return {row["crop"]: _parse_place(path, row) for row in read_csv(path, _INDEX_COLUMNS)}
+    return {row["crop"]: _parse_place(path, row) for row in iter_csv(path, _INDEX_COLUMNS)}
 
 
 def _parse_place(path: Path, row: CsvRow) -> _Place:
     try:
-        place = _Place(int(row["offset"]), int(row["bytes"]), row["sha256"])
-        if min(place.offset, place.n_bytes) < 0:
+        place = _Place(int(row["offset"]), int(row["bytes"]), _parse_digest(row["sha256"]))
+        if not (0 <= place.offset < 2**63 and 0 <= place.n_bytes < 2**63):
             raise ValueError(f"offset {place.offset}, bytes {place.n_bytes}; expected counts")
     except ValueError as error:
         raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error
     return place
+
+
+def _parse_digest(word: str) -> bytes:
+    if not re.fullmatch("[0-9a-f]{64}", word):
+        raise ValueError(f"sha256 {word!r:.80}; expected 64 hexadecimal digits")
+    return bytes.fromhex(word)
 
 
 class _OpenTars:
