@@ -41,6 +41,8 @@ from deepfake.tables import CsvRow, format_lines, read_csv
 MANIFEST_FILE = "manifest.csv"
 SOURCES_FILE = "sources.csv"
 TABLES = (MANIFEST_FILE, SOURCES_FILE)
+STORE = "store"
+"""Setting of a crop job: ``folder`` or ``tar``; one without it is of files."""
 ParsedRow = TypeVar("ParsedRow")
 Row = TypeVar("Row", "CropRow", "SourceRow")
 _LABEL_ADVICE = "crop from real/ and fake/ folders or from a CSV with path,label"

@@ -15,13 +15,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from deepfake.dataset.crop_mirror import find_crops
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.layouts.labelling import InputOptions
 from deepfake.dataset.manifest import (
     CropRow,
     Manifest,
     SourceRow,
-    is_crop_folder,
     read_manifest,
     read_sources,
     require_labels,
@@ -94,8 +94,9 @@ def open_crops(
     """
     if execute is run_here:  # elsewhere there may be one that is not here
         check_detect_device(workers.detect_device)
-    if is_crop_folder(data):
-        return Path(data)
+    folder = find_crops(data)
+    if folder is not None:
+        return folder
     crop_media(
         data,
         crops,
