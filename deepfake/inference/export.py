@@ -35,8 +35,8 @@ from deepfake.learning.checkpoint import (
     SAFETENSORS_SUFFIX,
     Checkpoint,
     load_checkpoint,
-    to_safetensors,
 )
+from deepfake.learning.checkpoint_copy import to_safetensors
 from deepfake.storage import write_atomic
 
 ExportFormat = Literal["onnx", "safetensors"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +16,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -27,18 +25,17 @@ from deepfake.error_rates import ErrorRates
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.faces.quality import TrainingFaces
 from deepfake.heads import Head, make_empty_head
+from deepfake.learning.checkpoint_copy import encode_safetensors
 from deepfake.learning.checkpoint_file import FORMAT as FORMAT
 from deepfake.learning.checkpoint_file import KEY as KEY
 from deepfake.learning.checkpoint_file import SAFETENSORS_SUFFIX as SAFETENSORS_SUFFIX
-from deepfake.learning.checkpoint_file import compute_digest, part_of, read_content, seal
+from deepfake.learning.checkpoint_file import part_of, read_content, seal
 from deepfake.learning.checkpoint_names import DEFAULT, CheckpointName, find_checkpoint
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import ALL_UNCLEAR, LABEL_NAMES, Limits, Recipe
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
-_PARTS = ("embedder", "head", "quality")
-_HALVED = ("embedder.backbone.", "embedder.projection.")
 _TRAINING_ONLY = ("optimizer_states", "lr_schedulers", "callbacks", "deepfake_run")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
@@ -249,59 +246,12 @@ def derive_checkpoint(
     for name, value in head.state_dict().items():
         state[f"head.{name}"] = value.clone()
     if output.suffix.lower() == SAFETENSORS_SUFFIX:
-        write_atomic(output, _encode_safetensors(content))
+        write_atomic(output, encode_safetensors(content))
         return
     seal(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(output, buffer.getvalue())
-
-
-def to_safetensors(path: Path, half: bool = False) -> bytes:
-    """The same checkpoint as the bytes of a ``.safetensors`` file.
-
-    It holds the network, the head and all that the checkpoint remembers, but nothing that
-    only training needs. The header carries a digest of all of it, because this format, unlike the
-    archive of a ``.ckpt``, has no checksums of its own.
-
-    Args:
-        path: The file.
-        half: Keep the network's matrices and filters in half precision, half the bytes. They are
-            float32 again when they are loaded, rounded to 11 bits; head, biases, normalisation and
-            statistics stay as they are.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged, not ours, or tries to run code, or a
-            number is too large for half precision.
-    """
-    content = read_content(path)
-    if half:
-        content["state_dict"] = _halve(path, content["state_dict"])
-    return _encode_safetensors(content)
-
-
-def _halve(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    halved = dict(state)
-    for name, value in state.items():
-        if name.startswith(_HALVED) and value.is_floating_point() and value.ndim >= 2:
-            halved[name] = value.half()
-            if not bool(torch.isfinite(halved[name]).all()):
-                raise CheckpointError(f"{path}: {name} does not fit into half precision")
-    return halved
-
-
-def _encode_safetensors(content: dict[str, Any]) -> bytes:
-    state = {
-        key: value.contiguous()
-        for key, value in content["state_dict"].items()
-        if key.startswith(tuple(f"{part}." for part in _PARTS))
-    }
-    ours = {name: value for name, value in content[KEY].items() if name != "sha256"}
-    kept = {key: content.get(key) for key in ("hyper_parameters", "epoch", "global_step")}
-    text = json.dumps({KEY: ours} | kept)
-    header = json.dumps({"sha256": compute_digest(text, state), "content": text})
-    data: bytes = safetensors.torch.save(state, metadata={KEY: header})
-    return data
 
 
 def _info_of(content: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,10 @@
     access      who may ask: token or password, sessions, Host and Origin, headers of every answer
     views       an answer as the API and the pages show it
     evidence    an answer as a zip
-    openapi     the API in words for machines
-    app         the routes
+    completion  waits for files that lanes work on
+    openapi     operations of the API, and its description for machines
+    routes/     what is answered, a resource a file
+    app         all routes behind the guard
     server      all of it behind one socket
 
 Everything that a client sends is hostile: names are shown and never opened, bytes are decoded in

@@ -29,8 +29,8 @@ from deepfake.learning.checkpoint import (
     Checkpoint,
     load_checkpoint,
     read_info,
-    to_safetensors,
 )
+from deepfake.learning.checkpoint_copy import to_safetensors
 from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation, Sampling, Verdict
 from deepfake.thresholds import choose_limits

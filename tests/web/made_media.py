@@ -1,4 +1,4 @@
-"""A short video of drawn people, as a phone or a browser would write it."""
+"""A short video of drawn people, as a phone or a browser would write it; and two pages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from av.video.stream import VideoStream
 from tests import fakes
 
 SECONDS, FPS, SIZE, RATE = 2, 12, 192, 16000
+
+HTML = b"<!DOCTYPE html><script>alert(1)</script>"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
 
 def encode_video(container: str = "mp4", codec: str = "libx264", sound: str | None = None) -> bytes:
