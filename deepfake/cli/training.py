@@ -32,7 +32,8 @@ the most used options, with the defaults of the recommended recipe (in a YAML fi
                             cpu, ddp, smoke add to a recipe. May be repeated; later ones win
   --data CROPS              crop folder (required; its key is data.root), also in a store
                             (s3://bucket/crops, with --cache DIR)
-  --cache DIR               where crops from a store are kept; --cache-gb N of them (default 100)
+  --cache DIR               folder for copies of crops from a store
+  --data.cache_gb N         billions of bytes of crops in it, at most (default 100)
   --run FOLDER              folder of this run (the next free number in runs/), also in a store
                             (s3://bucket/runs/001, with --job DIR, where it is made)
   --resume RUN              go on from the last checkpoint of a run's folder, or from a .ckpt file;

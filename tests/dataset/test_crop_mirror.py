@@ -411,7 +411,6 @@ def test_commands_say_how_a_crop_folder_in_a_store_is_read(
             [URL, "--engine", "ray:h:1", "--output", "x.csv", *cache],
             "reads crops from a disk that all nodes see",
         ),
-        (cli.train, ["--data", URL], "name a folder of this disk with --cache"),
     ):
         assert run(words) == 2
         assert problem in capsys.readouterr().err
