@@ -25,6 +25,7 @@ from deepfake.cli.options import (
     add_extraction_options,
     add_faces_per_frame,
     add_media_options,
+    add_tta_option,
     choose_engine,
     choose_sampling,
     choose_workers,
@@ -39,6 +40,7 @@ from deepfake.errors import UsageError
 if TYPE_CHECKING:
     from deepfake.evaluation.embeddings import EmbedOptions
     from deepfake.evaluation.refit import Refit
+    from deepfake.learning.checkpoint import Checkpoint
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
@@ -259,9 +261,11 @@ def calibrate(argv: Sequence[str] | None = None) -> int:
 examples:
   deepfake calibrate --checkpoint model.ckpt --data crops/ --output strict.ckpt --max-fpr 0.01
   deepfake calibrate --checkpoint model.ckpt --data photos/ --output rare.ckpt --prevalence 0.02
+  deepfake calibrate --checkpoint model.ckpt --data crops/ --output mirrored.ckpt --tta flip
 """,
     )
     _add_derivation(parser)
+    add_tta_option(parser)
     _add_error_rates(parser)
     parser.add_argument(
         "--prevalence",
@@ -280,9 +284,11 @@ examples:
 def _calibrate(options: argparse.Namespace) -> int:
     _check_output(options)
     from deepfake.evaluation.refit import calibrate_checkpoint
+    from deepfake.learning.ensemble import load_detector
 
     return _derive(
         options,
+        load_detector(options.checkpoint, options.tta),
         calibrate_checkpoint,
         split=options.split,
         max_fpr=options.max_fpr,
@@ -330,11 +336,12 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
 def _fit_head(options: argparse.Namespace) -> int:
     _check_output(options)
     from deepfake.evaluation.refit import fit_new_head
+    from deepfake.learning.checkpoint import load_checkpoint
 
     return _derive(
         options,
+        load_checkpoint(options.checkpoint, require_head=False),
         fit_new_head,
-        require_head=False,
         head=options.head,
         C=options.C,
         max_fpr=options.max_fpr,
@@ -402,15 +409,13 @@ def _check_output(options: argparse.Namespace) -> None:
 
 def _derive(
     options: argparse.Namespace,
+    checkpoint: Checkpoint,
     refit: Callable[..., Refit],
-    require_head: bool = True,
     **settings: object,
 ) -> int:
     """Make a new checkpoint out of ``--checkpoint``, and show what has changed."""
     from deepfake.evaluation.sets import open_crops
-    from deepfake.learning.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(options.checkpoint, require_head)
     workers = choose_workers(options)
     open_crop_folders(options, [options.data])
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:

@@ -41,10 +41,16 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     several = {"nargs": "+", "action": "extend", "default": None}
     help_ = f"{CHECKPOINT['help']}; of several, which must cut faces alike, the mean p_fake counts"
     parser.add_argument("--checkpoint", **CHECKPOINT | several | {"help": help_})
+    add_tta_option(parser)
+
+
+def add_tta_option(parser: argparse.ArgumentParser) -> None:
+    """How often a detector looks at each face."""
     parser.add_argument(
         "--tta",
-        choices=["flip"],
-        help="also look at each face in a mirror, for twice the time; the mean p_fake counts",
+        choices=["flip", "none"],
+        help="flip: look at each face in a mirror, too, for twice the time; the mean p_fake counts "
+        "(default: as the limits of the checkpoint were chosen, usually none)",
     )
 
 

@@ -31,7 +31,7 @@ from deepfake.errors import JobError, UsageError
 from deepfake.jobs.folder import RESULTS, JobFolder, hash_file, read_seal
 from deepfake.records import Status
 from deepfake.storage import exclusive, no_space_is_an_error, write_stream
-from deepfake.tables import read_csv
+from deepfake.tables import iter_csv
 
 KIND = "crop"
 MESH_FILE = "mesh.safetensors"
@@ -101,7 +101,7 @@ def write_tables(folder: JobFolder, blocks: Sequence[int]) -> CropReport:
     statuses: Counter[str] = Counter()
     crops = 0
     for shard in shards:
-        for row in read_csv(shard / SOURCES_FILE, SOURCE_COLUMNS):
+        for row in iter_csv(shard / SOURCES_FILE, SOURCE_COLUMNS):
             statuses[row["status"]] += 1
             crops += int(row["faces"])
     for name, columns in ((SOURCES_FILE, SOURCE_COLUMNS), (MANIFEST_FILE, MANIFEST_COLUMNS)):

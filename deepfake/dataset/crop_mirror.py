@@ -34,6 +34,7 @@ from deepfake.dataset.crop_index import (
     TAR_FILE,
     Place,
     format_index,
+    parse_digest,
     read_index,
     shard_of,
     tar_of,
@@ -172,7 +173,7 @@ class CropMirror:
         self._cache, self._packs = cache, packs
         self._wrong: set[str] = set()
 
-    def read(self, crop: str, offset: int, n_bytes: int, sha256: str) -> bytes:
+    def read(self, crop: str, place: Place) -> bytes:
         """A crop, by what the index of its shard says of it.
 
         Raises:
@@ -183,17 +184,17 @@ class CropMirror:
         pack = self._packs.get(shard)
         if pack is None:
             raise OSError(f"there is no {self.address.below(tar_of(crop))}")
-        data = self._cache.read(pack.name, offset, n_bytes)
+        data = self._cache.read(pack.name, place.offset, place.n_bytes)
         if data is None and self._fetch(shard, pack):
-            data = self._cache.read(pack.name, offset, n_bytes)
-        if data is not None and _hash(data) != sha256:
+            data = self._cache.read(pack.name, place.offset, place.n_bytes)
+        if data is not None and _hash(data) != place.sha256:
             self._cache.forget(pack.name)  # damaged on this disk
             data = None
         if data is None:
-            name, offset = (tar_of(crop), offset) if pack.is_tar else (crop, 0)
+            name, offset = (tar_of(crop), place.offset) if pack.is_tar else (crop, 0)
             with _failing(self.address.below(name)):
-                data = read_part(self.address.below(name), offset, n_bytes)
-            if _hash(data) != sha256:
+                data = read_part(self.address.below(name), offset, place.n_bytes)
+            if _hash(data) != place.sha256:
                 raise OSError("it is not as it was written: its checksum is another")
         return data
 
@@ -279,8 +280,8 @@ def _failing(address: Address) -> Iterator[None]:
         ) from error
 
 
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _hash(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _open(address: Address, cache: Path, limit: int, in_order: bool) -> CropMirror:
@@ -288,7 +289,7 @@ def _open(address: Address, cache: Path, limit: int, in_order: bool) -> CropMirr
         from deepfake.dataset.object_cache import ObjectCache
     except ImportError as error:
         raise UsageError("this system has no file locks (fcntl), which --cache needs") from error
-    root = cache / f"{address.name or address.host}-{_hash(str(address).encode())[:12]}"
+    root = cache / f"{address.name or address.host}-{_hash(str(address).encode()).hex()[:12]}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         copies = ObjectCache(cache / _COPIES_FOLDER, limit, in_order)
@@ -351,12 +352,13 @@ def _describe_files(folder: Path, shard: str, there: Mapping[str, Look]) -> _Pac
         kind, _, name = path.partition("/")
         seen = there.get(f"{shard}/{path}")
         if kind == CROPS_FOLDER and seen is not None:
-            places[name] = Place(offset, seen.size or 0, sha256)
+            places[name] = Place(offset, seen.size or 0, parse_digest(sha256))
             offset += places[name].n_bytes
     text = "".join(format_index(places.items()))
-    if hash_file(folder / INDEX_FILE) != _hash(text.encode()):  # another job may be reading it
+    name = _hash(text.encode()).hex()
+    if hash_file(folder / INDEX_FILE) != name:  # another job may be reading it
         write_atomic(folder / INDEX_FILE, text)
-    return _Pack(_hash(text.encode()), offset, is_tar=False)
+    return _Pack(name, offset, is_tar=False)
 
 
 def _copy_file(root: Path, address: Address, name: str, seen: Look | None = None) -> None:

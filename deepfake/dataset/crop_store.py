@@ -22,7 +22,6 @@ import json
 import os
 import tarfile
 import weakref
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -33,8 +32,10 @@ from deepfake.dataset.crop_index import (
     CROPS_FOLDER,
     INDEX_FILE,
     TAR_FILE,
+    KnownCrops,
     Place,
     format_index,
+    parse_digest,
     read_index,
     shard_of,
     tar_of,
@@ -111,7 +112,7 @@ class _TarWriter:
     def add(self, row: CropRow, encoded: bytes) -> None:
         name = _file_name(row)
         offset = self._append(name, encoded)
-        digest = hashlib.sha256(encoded).hexdigest()
+        digest = hashlib.sha256(encoded).digest()
         self._index.append((name, Place(offset, len(encoded), digest)))
         text = json.dumps(describe_crop(row))
         self._append(f"{PurePosixPath(name).stem}.json", text.encode())
@@ -172,16 +173,12 @@ class CropStore:
         self._tars, self._mirror = _OpenTars(self._inside), find_mirror(root)
         self._is_of_files = kind == "folder"
         self._has_index = not self._is_of_files or self._mirror is not None
-        self._digests: dict[str, str] = {}
-        self._places: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, KnownCrops] = {}
         if not self._has_index and RESULTS not in job:
             return  # made before there were checksums
-        of_shard: dict[str, list[str]] = defaultdict(list)
-        for crop in crops:
-            of_shard[shard_of(crop)].append(crop)
-        for shard in sorted(of_shard):
+        for shard in sorted({shard_of(crop) for crop in crops}):
             try:
-                self._learn(shard, of_shard[shard])
+                self._known[shard] = self._learn(shard)
             except UsageError:
                 if not allow_damage:
                     raise
@@ -200,8 +197,8 @@ class CropStore:
             raise JobError(
                 f"crop {path} cannot be read ({error}); run the crop command again to mend it"
             ) from error
-        written = self._digests.get(crop)
-        if written is not None and hashlib.sha256(data).hexdigest() != written:
+        known = self._find(crop)
+        if known is not None and hashlib.sha256(data).digest() != known.sha256:
             raise JobError(
                 f"crop {path} is not as it was written (its checksum is another); run the crop "
                 "command again to mend it"
@@ -218,19 +215,21 @@ class CropStore:
         """
         if not self._has_index:
             return self._inside.path_of(crop).read_bytes()
-        if crop not in self._places:
+        known = self._find(crop)
+        if known is None:
             raise OSError(f"{shard_of(crop)}/{INDEX_FILE} does not list it, or is damaged")
         if self._mirror is not None:
-            return self._mirror.read(crop, *self._places[crop], self._digests[crop])
-        return self._tars.read(tar_of(crop), *self._places[crop])
+            return self._mirror.read(crop, known)
+        return self._tars.read(tar_of(crop), known.offset, known.n_bytes)
 
     def digest(self, crop: str) -> str:
         """SHA-256 of a crop as it was written, or, where nobody knows, as it is.
 
         Empty where it cannot be read.
         """
-        if crop in self._digests:
-            return self._digests[crop]
+        known = self._find(crop)
+        if known is not None:
+            return known.sha256.hex()
         try:
             return hashlib.sha256(self.read_unchecked(crop)).hexdigest()
         except OSError:
@@ -240,29 +239,30 @@ class CropStore:
         """The file on the disk that holds a crop."""
         return self._root / (crop if self._is_of_files else tar_of(crop))
 
-    def _learn(self, shard: str, crops: Iterable[str]) -> None:
-        """Take note of what a shard says of its crops."""
+    def _find(self, crop: str) -> Place | None:
+        """What the shard of a crop says of it."""
+        known = self._known.get(shard_of(crop))
+        return None if known is None else known.find(PurePosixPath(crop).name)
+
+    def _learn(self, shard: str) -> KnownCrops:
+        """What a shard says of its crops."""
         folder = self._root / shard
         seal = read_seal(folder)
         if seal is None:
             raise UsageError(f"{folder} is damaged; run the crop command again to mend it")
         if not self._has_index:
-            for crop in crops:
-                name = PurePosixPath(crop).name
-                written = seal.files.get(f"{CROPS_FOLDER}/{name}")
-                if written is not None:
-                    self._digests[crop] = written
-            return
+            return KnownCrops(
+                {
+                    PurePosixPath(name).name: Place(0, 0, parse_digest(written))
+                    for name, written in seal.files.items()
+                    if name.startswith(f"{CROPS_FOLDER}/")
+                }
+            )
         path = self._inside.path_of(f"{shard}/{INDEX_FILE}")
         # Of files in a store it is the mirror's own.
         if not self._is_of_files and hash_file(path) != seal.files.get(INDEX_FILE):
             raise UsageError(f"{path} is damaged; run the crop command again to mend it")
-        places = read_index(folder)
-        for crop in crops:
-            place = places.get(PurePosixPath(crop).name)
-            if place is not None:
-                self._digests[crop] = place.sha256
-                self._places[crop] = (place.offset, place.n_bytes)
+        return KnownCrops(read_index(folder))
 
 
 def read_if_whole(root: Path, crop: str) -> bytes | None:

@@ -36,9 +36,10 @@ from deepfake.evaluation.sets import (
     read_evaluation_set,
     was_trained_on,
 )
-from deepfake.heads import Head, HeadName, make_head
-from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
+from deepfake.heads import Head, HeadName, MeanHead, make_head
+from deepfake.learning.checkpoint import Checkpoint, Tta, derive_checkpoint
 from deepfake.learning.crops import CropDataset, measure_training_faces
+from deepfake.learning.ensemble import count_looks
 from deepfake.metrics import Summary, format_metric, summarise
 from deepfake.records import EVEN_ODDS, LABEL_NAMES, Aggregation, Limits, Recipe
 from deepfake.tables import align
@@ -97,7 +98,8 @@ def calibrate_checkpoint(
     Unlike a training, which must end with a checkpoint, it refuses what the data cannot carry.
 
     Args:
-        checkpoint: The old one.
+        checkpoint: The old one; with a mirrored look it is calibrated for that, and the new one
+            looks so, too.
         root: Crop folder of the validation set.
         output: The new one.
         origin: What the user named as data.
@@ -118,7 +120,8 @@ def calibrate_checkpoint(
     dataset = read_evaluation_set(root, checkpoint, "", origin, split, "validation")
     _refuse_training_crops(dataset, checkpoint)
     embeddings = embed_crops(root, dataset.faces, checkpoint, options)
-    head = copy.deepcopy(checkpoint.head)
+    saved = checkpoint.members[0] if checkpoint.members else checkpoint
+    head = copy.deepcopy(saved.head)
     calibration = calibrate(
         head,
         dataset.faces,
@@ -128,17 +131,18 @@ def calibrate_checkpoint(
         max_fnr,
         prevalence,
         f"{dataset.name} ({dataset.split})",
+        checkpoint.tta,
     )
     _refuse_what_is_not_measured(calibration.error_rates, dataset, head)
     aggregation = checkpoint.recipe.aggregation
     before, after = (
         {"calibration": file_rows(predict_set(dataset, embeddings, one.eval(), aggregation))}
-        for one in (checkpoint.head, head)
+        for one in (checkpoint.head, _repeat(head, checkpoint.tta))
     )
     result = _compare(checkpoint, output, calibration, before, after)
     event = {"what": "calibrate", **_describe(dataset)}
     event |= {"max_fpr": max_fpr, "max_fnr": max_fnr, "prevalence": prevalence}
-    derive_checkpoint(checkpoint, output, head, _changes(calibration, result), event)
+    derive_checkpoint(saved, output, head, _changes(calibration, result), event)
     return result
 
 
@@ -211,6 +215,10 @@ def fit_new_head(
     faces = measure_training_faces(CropDataset(root, learnt, checkpoint.recipe.crop.size))
     derive_checkpoint(checkpoint, output, fitted, changes, event, faces)
     return result
+
+
+def _repeat(head: Head, tta: Tta) -> Head:
+    return MeanHead([head] * count_looks(tta)) if tta != "none" else head
 
 
 def _has_head(checkpoint: Checkpoint) -> bool:

@@ -7,6 +7,7 @@ so there is one path from here on. Knows no metric.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class EvaluationSet:
     root: Path
     split: str
     faces: tuple[CropRow, ...]
-    files: tuple[SourceRow, ...]
+    files: Sequence[SourceRow]
     manifest_sha256: str
     sha256: str
     remarks: tuple[str, ...]
@@ -191,7 +192,7 @@ def _choose_faces(
 
 def _choose_files(
     root: Path, manifest: Manifest, split_of_crop: dict[str, str], chosen: str
-) -> tuple[tuple[SourceRow, ...], int]:
+) -> tuple[Sequence[SourceRow], int]:
     """The files of a split, and how many belong to none because nothing says to which."""
     files = read_sources(root)
     if chosen == ALL:

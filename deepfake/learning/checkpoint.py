@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,10 @@ _OPTIONAL_PACKAGES = ("lightgbm",)
 _MODEL_KINDS = {"backbone": str, "image_size": int, "embedding_dim": int, "dropout": float}
 
 
+Tta = Literal["flip", "none"]
+"""Test-time augmentation: ``flip`` looks at every face in a mirror, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A trained detector, ready to score.
@@ -61,8 +65,11 @@ class Checkpoint:
         training_faces: What faces it has learnt from; ``None`` without a head.
         info: Everything else that it remembers: provenance, counts, versions, configuration.
         sha256: Of the file.
+        chosen_tta: How often each face was looked at when the limits were chosen: ``flip``, also
+            in a mirror; ``none``, once.
         members: Those that this one is the mean of, where it is (``learning.ensemble``).
-        tta: Whether each face is also looked at in a mirror: ``flip``.
+        tta: How often this one looks. A file gives a network that looks once: ``load_detector``
+            makes it look as its limits want.
     """
 
     path: Path
@@ -76,14 +83,29 @@ class Checkpoint:
     training_faces: TrainingFaces | None
     info: dict[str, Any]
     sha256: str
+    chosen_tta: Tta = "none"
     members: tuple[Checkpoint, ...] = ()
-    tta: str | None = None
+    tta: Tta = "none"
 
     @property
-    def averages(self) -> list[str]:
-        """What its score is the mean of, in words; empty where it is one look of one network."""
-        several = [f"{len(self.members)} checkpoints"] if len(self.members) > 1 else []
-        return several + (["a mirrored look"] if self.tta else [])
+    def differences(self) -> list[str]:
+        """In what its looks differ from those that its limits were chosen for, in words."""
+        several = len(self.members) > 1
+        found = [f"averaged over {len(self.members)} checkpoints"] if several else []
+        if self.tta != self.chosen_tta:
+            found.append(f"{'averaged over' if self.tta == 'flip' else 'without'} a mirrored look")
+        return found
+
+
+def check_tta(tta: str) -> Tta:
+    """The same, if it is one.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    if tta not in get_args(Tta):
+        raise UsageError(f"tta={tta!r}; expected {' or '.join(get_args(Tta))}")
+    return cast(Tta, tta)
 
 
 def describe_versions() -> dict[str, str]:
@@ -153,9 +175,12 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
         embedder = EmbeddingModel(**settings, pretrained=False, n_features=n_features)
         head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
         limits, error_rates, chosen_for, faces = ALL_UNCLEAR, None, recipe, None
+        chosen_tta: Tta = "none"
         if not unfinished:
             limits, error_rates = read_verdict(path, info)
-            chosen_for = Recipe.from_dict({"crop": info["recipe"]["crop"], **info["chosen_for"]})
+            scored = dict(info["chosen_for"])
+            chosen_tta = check_tta(scored.pop("tta", "none"))
+            chosen_for = Recipe.from_dict({"crop": info["recipe"]["crop"], **scored})
             arrays = part_of(content["state_dict"], "quality").items()
             faces = TrainingFaces.from_parts(
                 {name: tensor.numpy() for name, tensor in arrays}, info["quality"]
@@ -174,6 +199,7 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
         limits=limits,
         error_rates=error_rates,
         chosen_for=chosen_for,
+        chosen_tta=chosen_tta,
         training_faces=faces,
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),

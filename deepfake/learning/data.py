@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
@@ -18,7 +19,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 from deepfake.augment.recipes import EXTRAS, AugmentationSettings
 from deepfake.dataset.audit import audit_look_alikes, audit_splits, raise_issues
 from deepfake.dataset.crop_mirror import CACHE_GB, open_crops
-from deepfake.dataset.manifest import CropRow, Manifest, read_manifest
+from deepfake.dataset.crop_store import CropStore
+from deepfake.dataset.manifest import CropRow, CropRows, Manifest, read_manifest
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
 from deepfake.dataset.splits import SPLITS, assign_splits
 from deepfake.errors import UsageError
@@ -197,7 +199,7 @@ class CropDataModule(LightningDataModule):
             dataset.labels,
             self.seed,
             self.batches.balance,
-            [row.group for row in dataset.rows],
+            [*dataset.rows.values("group")] if self.batches.per_group > 1 else None,
             self.batches.per_group,
             dataset.originals if self.is_paired else None,
             self.batches.self_blend,
@@ -283,23 +285,27 @@ class CropDataModule(LightningDataModule):
             )
         return manifest
 
-    def _make_dataset(self, manifest: Manifest, rows: Sequence[CropRow]) -> CropDataset:
-        return CropDataset(self.root, rows, manifest.spec.size, self.seed, self.augmentation)
+    def _make_dataset(
+        self, manifest: Manifest, rows: Sequence[CropRow], store: CropStore | None = None
+    ) -> CropDataset:
+        size = manifest.spec.size
+        return CropDataset(self.root, rows, size, self.seed, self.augmentation, store)
 
     def _divide(self, manifest: Manifest, look: bool) -> None:
         """Fill the data sets of the splits, and refuse what nothing can be learnt from."""
         splits = assign_splits(manifest.rows, self.split.by, self.split.shares, self.seed)
-        given = [row.split for row in manifest.rows]
+        given = [*manifest.rows.values("split")]
         if any(given) and splits != given and self.split.by == "auto":
             logger.info("%s brings no validation split; one was drawn from train", self.root)
         counts: dict[str, dict[str, int]] = {}
+        store = CropStore(self.root, manifest.rows.values("crop"))
         for split in SPLITS:
-            rows = [row for row, own in zip(manifest.rows, splits, strict=True) if own == split]
-            number = Counter(row.label for row in rows)
+            rows = manifest.rows.choose(np.flatnonzero([own == split for own in splits]))
+            number = Counter(rows.values("label"))
             counts[split] = {word: number[label] for label, word in enumerate(LABEL_NAMES)}
             if split == "train":
                 rows = self._repeat(rows)
-            self.datasets[split] = self._make_dataset(manifest, rows)
+            self.datasets[split] = self._make_dataset(manifest, rows, store)
         train, paired = self.datasets["train"], self.batches.paired
         if paired:
             self.is_paired = choose_pairs(
@@ -316,16 +322,20 @@ class CropDataModule(LightningDataModule):
             self._audit_look_alikes(manifest, splits)
         self.description = DataDescription(manifest, counts)
 
-    def _repeat(self, rows: list[CropRow]) -> list[CropRow]:
+    def _repeat(self, rows: CropRows) -> CropRows:
         times = self.batches.repeat
-        unknown = times.keys() - {row.method for row in rows}
+        if not times:
+            return rows
+        methods = [*rows.values("method")]
+        unknown = times.keys() - set(methods)
         if unknown:
-            there = sorted({row.method for row in rows if row.method})
+            there = sorted(set(methods) - {""})
             raise UsageError(
                 f"data.batches.repeat names {', '.join(sorted(unknown))}, but the training crops "
                 f"in {self.root} are of {', '.join(there) or 'no method'}"
             )
-        return [row for row in rows for _ in range(times.get(row.method, 1))]
+        each = np.array([times.get(method, 1) for method in methods], np.int64)
+        return rows.choose(np.repeat(np.arange(len(rows)), each))
 
     def _check_landmarks(self) -> None:
         """Refuse settings that ask for what the training crops do not bring."""

@@ -1,7 +1,10 @@
 """The local page and the HTTP API: uploads in, the answers of the shared engine out.
 
     folder      the private folder of a server: locked, swept, emptied
-    store       the queue on disk: files, their states and answers, who they belong to
+    database    the SQLite file: transactions, and a count of changes
+    sessions    who comes with which cookie
+    queue       which files there are: their states and answers, whom they belong to
+    store       queue and sessions on disk, with a folder for each file
     engine      lanes that take files from the queue: killable processes, one scorer a model
     frames      frames that are kept while a file is searched, for the page
     uploads     multipart bodies, streamed to disk within limits

@@ -35,7 +35,7 @@ class Server:
     """What all routes share.
 
     Args:
-        store: The queue.
+        store: The queue, and its files.
         engine: Works on it.
         access: How the server is reached.
         limits: What clients may send.
@@ -51,7 +51,7 @@ class Server:
 
 def make_app(server: Server) -> Guard:
     """The whole application, behind its guard."""
-    engine, completions = server.engine, Completions(server.store)
+    engine, completions = server.engine, Completions(server.store.queue)
     operations = [
         *SubmissionRoutes(engine, completions, server.limits, server.allowed).operations(),
         *QueueRoutes(engine).operations(),
@@ -80,7 +80,7 @@ def make_app(server: Server) -> Guard:
             ClientDisconnect: _answer_nobody,
         },
     )
-    return Guard(app, server.access, server.store)
+    return Guard(app, server.access, server.store.sessions)
 
 
 def _answer_http_error(request: Request, error: Exception) -> Response:

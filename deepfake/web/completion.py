@@ -7,18 +7,18 @@ from collections import defaultdict
 
 from starlette.exceptions import HTTPException
 
-from deepfake.web.store import ENDED, Store, StoredFile
+from deepfake.web.queue import ENDED, Queue, StoredFile
 
 
 class Completions:
     """Who waits for which file.
 
     Args:
-        store: The queue.
+        queue: Has them.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[str, list[asyncio.Future[None]]] = defaultdict(list)
 
@@ -40,7 +40,7 @@ class Completions:
         while True:
             future = asyncio.get_running_loop().create_future()
             self._waiting[file_id].append(future)
-            file = self._store.get(file_id)
+            file = self._queue.get(file_id)
             if file is None:
                 raise HTTPException(410, "the file was removed while it waited")
             if file.state in ENDED:

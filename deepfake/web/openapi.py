@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from deepfake import __version__
 from deepfake.records import Status, Verdict
-from deepfake.web.store import State
+from deepfake.web.queue import State
 
 ANSWER = {"$ref": "#/components/schemas/Answer"}
 """One file."""

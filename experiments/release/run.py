@@ -99,7 +99,7 @@ class Study:
             words = ["--format", "safetensors", "--half", "--output", str(half)]
             command("export", "--checkpoint", str(folder / "model.ckpt"), *words)
             crops = self.crop(run.get("crops", "train"), run.get("crop", []))
-            words = ["--data", str(crops), "--output", str(shipped)]
+            words = ["--data", str(crops), "--output", str(shipped), *run.get("calibrate", [])]
             command("calibrate", "--checkpoint", str(half), *words)
         self.evaluate(name, "test", TESTING, SHIPPED)
 

@@ -76,14 +76,14 @@ def test_what_is_known_of_it(members: list[Checkpoint]) -> None:
     assert detector.limits.real == pytest.approx(0.3)
     assert detector.limits.fake == pytest.approx((0.7, 0.75, 0.8))
     assert detector.error_rates is None
-    assert detector.averages == ["2 checkpoints", "a mirrored look"]
+    assert detector.differences == ["averaged over 2 checkpoints", "averaged over a mirrored look"]
     assert detector.name == f"{members[0].name} + {members[1].name} (flip)"
     assert detector.info["counts"]["train"] == {"real": 2, "fake": 2}
     assert detector.recipe == members[0].recipe
     every = [*members, combine(members), combine(members[::-1]), combine(members[:1], "flip")]
     assert len({one.sha256 for one in [*every, detector]}) == 6
     assert combine(members[:1]) is members[0]
-    assert members[0].averages == []
+    assert members[0].differences == []
 
 
 def test_evaluate_measures_the_mean(crops: Path, members: list[Checkpoint], tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_refuses_what_makes_no_mean(members: list[Checkpoint]) -> None:
         combine([first, second, first])
     with pytest.raises(UsageError, match="no checkpoint is named"):
         load_detector([])
-    with pytest.raises(UsageError, match="tta='mirror'; expected flip"):
+    with pytest.raises(UsageError, match="tta='mirror'; expected flip or none"):
         combine([first], "mirror")  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="there is no such file"):
         load_detector([first.path, Path("no.ckpt")])

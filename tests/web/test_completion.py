@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from deepfake.web.completion import Completions
-from deepfake.web.store import State, Store, StoredFile
+from deepfake.web.queue import State, StoredFile
+from deepfake.web.store import Store
+from tests.web.made_store import upload
 
 
 @pytest.fixture
@@ -18,15 +21,13 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
-def wait_while(store: Store, change: str) -> StoredFile:
+def wait_while(store: Store, change: Callable[[str], None]) -> StoredFile:
     """Wait for a file that a lane changes, or that it has changed before."""
-    (store.incoming / "new").touch()
-    file_id = store.add_upload(store.incoming / "new", "me", "a.jpg", "", "model")
-    completions = Completions(store)
+    file_id, completions = upload(store), Completions(store.queue)
     completions.announce(file_id)  # nobody listens yet
 
     def work() -> None:
-        getattr(store, change)(file_id)
+        change(file_id)
         completions.announce(file_id)
 
     async def wait() -> StoredFile:
@@ -51,9 +52,9 @@ def wait_while(store: Store, change: str) -> StoredFile:
 
 
 def test_a_file_that_has_ended_wakes_all_who_wait(store: Store) -> None:
-    assert wait_while(store, "cancel").state is State.CANCELLED
+    assert wait_while(store, store.queue.cancel).state is State.CANCELLED
 
 
 def test_a_file_that_is_removed_is_waited_for_no_longer(store: Store) -> None:
     with pytest.raises(HTTPException, match="the file was removed while it waited"):
-        wait_while(store, "remove")
+        wait_while(store, store.remove)

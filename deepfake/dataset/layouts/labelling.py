@@ -256,10 +256,13 @@ def _note(strays: Sequence[Source], unlinked: int, sources: Sequence[Source]) ->
         )
     if unlinked:
         yield f"{unlinked:,} fakes name an original that is not among the inputs"
-    divided = [source for source in sources if source.split is not None]
-    groups = [source.group or source.id for source in divided]
-    if leaks := find_split_groups(groups, [source.split or "" for source in divided]):
-        shown = ", ".join(display_name(group) for group in leaks[:3])
+    divided = [
+        (display_name(source.group or source.id), source.split)
+        for source in sources
+        if source.split is not None
+    ]
+    if leaks := find_split_groups([group for group, _ in divided], [split for _, split in divided]):
+        shown = ", ".join(leaks[:3])
         yield (
             f"the split leaks: {len(leaks):,} groups stand in more than one part ({shown});"
             " training refuses it unless data.split.by is group or data.split.allow_leak true"

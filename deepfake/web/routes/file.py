@@ -15,7 +15,8 @@ from deepfake.web.answers import explanation_path
 from deepfake.web.engine import Engine
 from deepfake.web.evidence import pack_evidence
 from deepfake.web.openapi import ANSWER, BINARY, Operation, response
-from deepfake.web.store import ENDED, State, Store, StoredFile
+from deepfake.web.queue import ENDED, State, StoredFile
+from deepfake.web.store import Store
 from deepfake.web.views import describe_file
 
 ONE_FILE = "/api/files/{file_id}"
@@ -100,7 +101,7 @@ class FileRoutes:
         file = find_file(request, self.store)
         if file.answer is None or not file.answer["faces"]:
             raise HTTPException(409, "there is no score that could be explained")
-        self.store.set_explanation(file.id, State.QUEUED)
+        self.store.queue.set_explanation(file.id, State.QUEUED)
         self.engine.wake()
         return JSONResponse(describe_queued(file.id, self.engine), 202)
 
@@ -119,7 +120,7 @@ def find_file(request: Request, store: Store) -> StoredFile:
     Raises:
         HTTPException: If there is none, or it is somebody else's: both look the same.
     """
-    file = store.get(request.path_params["file_id"])
+    file = store.queue.get(request.path_params["file_id"])
     if file is None or file.owner != request.scope["owner"]:
         raise HTTPException(404, "there is no such file")
     return file
@@ -131,7 +132,7 @@ def describe_queued(file_id: str, engine: Engine) -> dict[str, Any]:
     Raises:
         HTTPException: If it was removed meanwhile.
     """
-    file = engine.store.get(file_id)
+    file = engine.store.queue.get(file_id)
     if file is None:
         raise HTTPException(410, "the file was removed")
     return describe_file(file, engine, with_faces=False)

@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 
 from deepfake.web.engine import Engine, Model
 from deepfake.web.openapi import ANSWER, MODEL, Operation, response
+from deepfake.web.queue import ENDED
 from deepfake.web.routes.file import EVIDENCE, send_evidence
-from deepfake.web.store import ENDED
 from deepfake.web.views import describe_file
 
 _EVERY_VERSION = -1
@@ -46,7 +46,7 @@ class QueueRoutes:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.store = engine, engine.store
+        self.engine, self._queue = engine, engine.store.queue
 
     def operations(self) -> list[Operation]:
         """What can be asked of all files together."""
@@ -59,7 +59,7 @@ class QueueRoutes:
             Operation(
                 "GET",
                 "/api/queue",
-                self.queue,
+                self.changes,
                 "What has changed in the queue",
                 {200: response(changed, _QUEUE)},
                 (400,),
@@ -87,24 +87,24 @@ class QueueRoutes:
 
     async def remove_all(self, request: Request) -> Response:
         """Forget all files of this client."""
-        for file in reversed(self.store.list_files(request.scope["owner"])):
+        for file in reversed(self._queue.list_files(request.scope["owner"])):
             await asyncio.to_thread(self.engine.remove, file.id)
         return Response(status_code=204)
 
-    async def queue(self, request: Request) -> Response:
+    async def changes(self, request: Request) -> Response:
         """The files of this client that have changed since a version."""
         owner = request.scope["owner"]
         try:
             since = int(request.query_params.get("since", _EVERY_VERSION))
         except ValueError:
             raise HTTPException(400, "since is a version, a whole number") from None
-        version = self.store.version()
-        files = self.store.list_files(owner, since)
-        running = [file for file in self.store.list_running(owner) if file not in files]
-        mine, ahead = self.store.count_ahead(owner)
+        version = self._queue.version()
+        files = self._queue.list_files(owner, since)
+        running = [file for file in self._queue.list_running(owner) if file not in files]
+        mine, ahead = self._queue.count_ahead(owner)
         answer = {
             "version": version,
-            "n_files": self.store.count_files(owner),
+            "n_files": self._queue.count_files(owner),
             "n_waiting": mine,
             "n_ahead": ahead,
             "time_left_s": self.engine.time_left_s(owner),
@@ -114,7 +114,7 @@ class QueueRoutes:
 
     async def cancel_all(self, request: Request) -> Response:
         """Give up all files that have no answer yet."""
-        files = self.store.list_files(request.scope["owner"])
+        files = self._queue.list_files(request.scope["owner"])
         waiting = [file.id for file in files if file.state not in ENDED]
         # Those that wait first: else one after the other would be begun.
         for file_id in reversed(waiting):
@@ -123,7 +123,7 @@ class QueueRoutes:
 
     async def evidence(self, request: Request) -> Response:
         """The evidence of all files of this client as one zip."""
-        return await send_evidence(self.store.list_files(request.scope["owner"]), self.engine)
+        return await send_evidence(self._queue.list_files(request.scope["owner"]), self.engine)
 
     async def models(self, request: Request) -> Response:
         """Which models there are."""

@@ -176,7 +176,7 @@ class SubmissionRoutes:
         return models[key] if key else next(iter(models.values()))
 
     def _count_free(self, owner: str) -> int:
-        return max(0, self.limits.files - self.store.count_files(owner))
+        return max(0, self.limits.files - self.store.queue.count_files(owner))
 
     # Their bodies, for the description
 

@@ -130,7 +130,7 @@ def test_a_link_that_comes_later_is_not_followed(
     secret = fakes.write_photo(tmp_path / "secret.png", fakes.portrait(4))
     trap = fakes.write_photo(allowed_folder / "trap" / "a.png", fakes.portrait(5))
     browser = served.browser()
-    owner = served.store.find_owner(browser.headers["Cookie"].partition("=")[2])
+    owner = served.store.sessions.find_owner(browser.headers["Cookie"].partition("=")[2])
     assert owner is not None
     (model,) = served.engine.models
     trap.unlink()
