@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.audit import audit_splits, raise_issues
 from deepfake.dataset.columns import number_texts
+from deepfake.dataset.crop_mirror import find_crops
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.layouts.labelling import InputOptions
 from deepfake.dataset.manifest import (
     CropRows,
     Manifest,
     SourceRows,
-    is_crop_folder,
     read_manifest,
     read_sources,
     require_labels,
@@ -97,8 +97,9 @@ def open_crops(
     """
     if execute is run_here:  # elsewhere there may be one that is not here
         check_detect_device(workers.detect_device)
-    if is_crop_folder(data):
-        return Path(data)
+    folder = find_crops(data)
+    if folder is not None:
+        return folder
     crop_media(
         data,
         crops,
