@@ -26,9 +26,10 @@ import cv2
 import numpy as np
 
 from deepfake.dataset.crop_folder import KIND, write_tables
-from deepfake.dataset.crop_store import STORE, CropStore, StoreKind, name_crop, write_crops
+from deepfake.dataset.crop_store import CropStore, StoreKind, name_crop, write_crops
 from deepfake.dataset.manifest import (
-    CropRow,
+    STORE,
+    CropRows,
     make_crop_row,
     make_source_row,
     read_manifest,
@@ -138,7 +139,7 @@ def describe(root: Path, kind: StoreKind, wrote_s: float, opened_s: float) -> st
     )
 
 
-def check_equal(roots: dict[StoreKind, Path]) -> tuple[CropRow, ...]:
+def check_equal(roots: dict[StoreKind, Path]) -> CropRows:
     """The rows that both stores have, and the bytes of whose crops are the same."""
     manifests = [read_manifest(root) for root in roots.values()]
     if len({manifest.sha256 for manifest in manifests}) > 1:
@@ -151,9 +152,7 @@ def check_equal(roots: dict[StoreKind, Path]) -> tuple[CropRow, ...]:
     return rows
 
 
-def compare(
-    roots: dict[StoreKind, Path], rows: tuple[CropRow, ...], options: argparse.Namespace
-) -> None:
+def compare(roots: dict[StoreKind, Path], rows: CropRows, options: argparse.Namespace) -> None:
     """A line for each order and each thing that is read."""
     number = min(options.reads, len(rows))
     shuffled = random.Random(0).sample(range(len(rows)), number)
@@ -185,9 +184,7 @@ def compare(
             )
 
 
-def make_reader(
-    what: str, root: Path, rows: tuple[CropRow, ...], size: int
-) -> Callable[[int], object]:
+def make_reader(what: str, root: Path, rows: CropRows, size: int) -> Callable[[int], object]:
     """Reads a crop of a store, by its row."""
     if what == "samples":
         return CropDataset(root, rows, size).__getitem__

@@ -1,16 +1,8 @@
 """Peak memory of ``crop`` and ``predict`` on 100, 1,000 and 10,000 photos: it must not grow.
 
     python benchmarks/memory.py [--limit 1000] [--workers 2] [--checkpoint model.ckpt]
-    python benchmarks/memory.py --rows 1000 10000 100000 1000000 [--checkpoint model.ckpt]
 
-With ``--rows``, of the jobs alone: ``crop`` and ``predict`` themselves, each a process without
-workers, on so many inputs (a list of names that lead to few small files), with a made-up answer for
-each instead of detector and network. It prints the largest anonymous memory of the process, which
-nothing else can have while it runs (the pages of torch's libraries, which the kernel may drop, are
-not in it), how that grew for each input since the row before, and inputs a second, which must not
-fall.
-
-Without, real processes on links to a few small photos. Every 100 ms the proportional set sizes of a
+Real processes on links to a few small photos. Every 100 ms the proportional set sizes of a
 command and all its workers are added up (Linux only); beside the largest sum stands the largest
 resident size of any single process, as the system counted it. Without a checkpoint, a tiny one is
 trained on drawn portraits first.
@@ -24,10 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,18 +51,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--size", type=int, default=320, help="longer side of a photo in pixels")
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--rows", type=int, nargs="+", help="of the job alone, on so many inputs")
-    parser.add_argument("--one-job", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one_job:
-        job, listing, output = options.one_job
-        run_one_job(job, options.checkpoint, listing, output)
-        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if options.rows:
-            measure_rows(options.rows, options.checkpoint or train(folder / "trained"), folder)
-            return
         pool = collect(options.photos, folder / "pool", options.size)
         checkpoint = options.checkpoint or train(folder / "trained")
         peaks: dict[str, list[int]] = {"crop": [], "predict": []}
@@ -102,86 +84,6 @@ def main() -> None:
             f"{job}: {counts[0]:,} -> {counts[-1]:,} photos, x{figures[-1] / figures[0]:.3f} "
             f"({growth / 1e6:+.1f} MB, {each:+,.0f} bytes a photo)"
         )
-
-
-def measure_rows(counts: Sequence[int], checkpoint: Path, folder: Path) -> None:
-    """Print memory and rate of jobs of so many inputs, each a process of its own."""
-    pool = folder / "pool"
-    pool.mkdir()
-    for number in range(1000):
-        (pool / f"{number:03d}.jpg").write_bytes(b"no photo: nobody looks at it")
-        (folder / f"{number:03d}").symlink_to("pool")
-    print(f"{'job':<8} {'inputs':>10} {'peak MB':>9} {'bytes an input':>15} {'inputs/s':>9}")
-    for job in ("crop", "predict"):
-        before: tuple[int, float] | None = None
-        for count in counts:
-            listing = folder / f"{count}.txt"
-            names = (f"{number // 1000:03d}/{number % 1000:03d}.jpg\n" for number in range(count))
-            listing.write_text("".join(names))
-            words = [sys.executable, __file__, "--checkpoint", str(checkpoint), "--one-job"]
-            words += [job, str(listing), str(folder / f"{job}{count}.csv")]
-            told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
-            peak, seconds = map(float, told.splitlines()[-1].split())
-            each = f"{(peak - before[1]) / (count - before[0]):,.0f}" if before else ""
-            before = count, peak
-            print(
-                f"{job:<8} {count:>10,} {peak / 1e6:>9,.0f} {each:>15} {count / seconds:>9,.0f}",
-                flush=True,
-            )
-
-
-def run_one_job(job: str, checkpoint: Path, listing: str, output: str) -> None:
-    """Crop or predict with made-up answers; prints the most bytes it had, and seconds."""
-    from deepfake import cli
-    from deepfake.dataset import cropping
-    from deepfake.records import Extraction, FaceScore, Result, Source, Status
-
-    def extract(sources: Iterable[Source], *_: object) -> Iterator[tuple[Source, Extraction]]:
-        yield from ((source, Extraction(Status.NO_FACE)) for source in sources)
-
-    def score(
-        predictor: object, blocks: Iterator[Sequence[Source]], keep: object
-    ) -> Iterator[list[Result]]:
-        box = (1.0, 2.0, 30.0, 40.0)
-        faces = (FaceScore(0, 0.0, 0, box, 0.99, 0.25),)
-        for block in blocks:
-            yield [
-                Result(source.name, Status.OK, p_fake=0.25, n_faces=1, box_xyxy=box, faces=faces)
-                for source in block
-            ]
-
-    words = [listing, "--quiet", "--workers", "0"]
-    if job == "crop":
-        cropping.iter_extractions = extract  # type: ignore[attr-defined, assignment]
-        words += [output]
-    else:
-        from deepfake.inference.predictor import Predictor
-
-        Predictor.score_blocks = score  # type: ignore[method-assign, assignment]
-        words += ["--output", output, "--faces", f"{output}.jsonl", "--checkpoint", str(checkpoint)]
-        words += ["--backend", "torch", "--device", "cpu"]
-    peak, ended = 0, Event()
-
-    def look() -> None:
-        nonlocal peak
-        while not ended.wait(0.02):
-            peak = max(peak, anonymous_bytes())
-
-    looker = Thread(target=look)
-    looker.start()
-    start = time.monotonic()
-    code = getattr(cli, job)(words)
-    seconds = time.monotonic() - start
-    ended.set()
-    looker.join()
-    print(peak, seconds)
-    raise SystemExit(0 if job == "crop" and code == cli.EXIT_NO_ANSWER else code)
-
-
-def anonymous_bytes() -> int:
-    """Bytes of this process that are of no file (Linux only)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
 def watch(

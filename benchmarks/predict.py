@@ -40,7 +40,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from benchmarks.photos import Box, collect, cut_faces, find_photos, open_photo
-from deepfake.dataset.manifest import Manifest
+from deepfake.dataset.manifest import Manifest, pack_crops
 from deepfake.error_rates import ErrorRates
 from deepfake.evaluation.calibration import Calibration
 from deepfake.faces.extraction import FaceExtractor, decode_crop
@@ -224,7 +224,7 @@ def write_checkpoint(path: Path, backbone: str, size: int) -> Path:
     task = EmbeddingTask(backbone, size, network=NetworkSettings(drop_path_rate=None))
     task.set_head(LinearSVM().fit(*made_embeddings()))
     spec = CropSpec(size=size, min_face=20, min_face_ratio=0.0, rotate_retry=False)
-    crops = Manifest(Path(), (), spec, Sampling(), versions={}, sha256="")
+    crops = Manifest(Path(), pack_crops([]), spec, Sampling(), versions={}, sha256="")
     counts = {"train": {"real": 200, "fake": 200}}
     task.info = make_info(crops, task.embedder, counts, seed=0, configuration="")
     unknown = [Estimate(math.nan, "made by a benchmark")] * 5

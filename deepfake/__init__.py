@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deepfake.inference.predictor import Predictor, predict
-    from deepfake.records import Result
+    from deepfake.result import Result
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "Result", "__version__", "predict"]
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(predictor, name)
     if name == "Result":
-        from deepfake.records import Result
+        from deepfake.result import Result
 
         return Result
     raise AttributeError(f"module 'deepfake' has no attribute {name!r}")

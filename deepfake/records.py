@@ -7,14 +7,10 @@ file that people read. Boxes are ``(x0, y0, x1, y1)`` in pixels of their frame.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +26,16 @@ from deepfake.recipe import Policy as Policy
 from deepfake.recipe import Recipe as Recipe
 from deepfake.recipe import Sampling as Sampling
 from deepfake.recipe import list_differences as list_differences
-
-if TYPE_CHECKING:
-    import pandas as pd
+from deepfake.result import FaceQuality as FaceQuality
+from deepfake.result import FaceScore as FaceScore
+from deepfake.result import PersonScore as PersonScore
+from deepfake.result import Result as Result
+from deepfake.result import Status as Status
+from deepfake.result import load_renderer as load_renderer
+from deepfake.verdict import ALL_UNCLEAR as ALL_UNCLEAR
+from deepfake.verdict import EVEN_ODDS as EVEN_ODDS
+from deepfake.verdict import Limits as Limits
+from deepfake.verdict import Verdict as Verdict
 
 LABEL_NAMES = ("real", "fake")
 """Index = label: ``LABEL_NAMES[1] == "fake"``."""
@@ -40,106 +43,6 @@ LABEL_NAMES = ("real", "fake")
 
 MAX_PIXELS = 100_000_000
 """Larger photos and frames are not decoded, unless asked for."""
-
-
-class Status(StrEnum):
-    """What became of one input. There is exactly one per input, always."""
-
-    OK = "ok"
-    NO_FACE = "no_face"
-    TOO_SMALL = "too_small"
-    UNREADABLE = "unreadable"
-
-
-_ROUNDING = 1e-9
-
-
-class Verdict(StrEnum):
-    """The decision on a file that has a score."""
-
-    REAL = "real"
-    UNCLEAR = "unclear"
-    FAKE = "fake"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The two limits of the verdict: real up to the one, fake from the other, unclear between.
-
-    Args:
-        real: Highest ``p_fake`` that means real.
-        fake: Lowest ``p_fake`` that means fake, for files of 1, 2, ... people who count; the last
-            one holds for more.
-
-    Where the two are equal nothing is unclear: the score itself means fake. Beyond 0 or 1, by less
-    than rounding, a limit is one that no score reaches.
-
-    Raises:
-        UsageError: If there is no limit for fakes, one is no probability, or they cross.
-    """
-
-    real: float
-    fake: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not self.fake:
-            raise UsageError("limits need a limit for fakes")
-        for limit in (self.real, *self.fake):
-            if not -_ROUNDING <= limit <= 1 + _ROUNDING:  # true for NaN, too
-                raise UsageError(f"the limit {limit:g} is no probability")
-        rising = (self.real, *self.fake)
-        if any(low > high for low, high in pairwise(rising)):
-            raise UsageError(
-                f"the limits cross: real up to {self.real:g}, fake from "
-                f"{', '.join(f'{limit:g}' for limit in self.fake)}; expected rising numbers"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types only."""
-        return {"real": self.real, "fake": list(self.fake)}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> Self:
-        """Rebuild from ``to_dict``, without trust.
-
-        Raises:
-            UsageError: If a limit is missing, unknown, of the wrong kind, no probability, or they
-                cross.
-        """
-        known = isinstance(values, dict) and set(values) == {"real", "fake"}
-        if not known or not isinstance(values["fake"], list):
-            raise UsageError(f"limits {values!r:.200}; expected real and fake, a list")
-        for limit in (values["real"], *values["fake"]):
-            if not isinstance(limit, float):
-                raise UsageError(f"the limit {limit!r:.80} is no number")
-        return cls(values["real"], tuple(values["fake"]))
-
-    def of_fake(self, n_people: int = 1) -> float:
-        """Lowest ``p_fake`` that means fake in a file of so many people who count."""
-        return self.fake[min(max(n_people, 1), len(self.fake)) - 1]
-
-    def judge(self, p_fake: float, n_people: int = 1) -> Verdict:
-        """The verdict on a file.
-
-        Args:
-            p_fake: Score of the file.
-            n_people: How many people count in it: the most suspicious of many is suspicious
-                by chance more often than one is. 0: nobody can be judged, and it is unclear.
-        """
-        if not n_people:
-            return Verdict.UNCLEAR
-        if p_fake >= self.of_fake(n_people):
-            return Verdict.FAKE
-        return Verdict.REAL if p_fake <= self.real else Verdict.UNCLEAR
-
-
-ALL_UNCLEAR = Limits(math.nextafter(0, -1), (math.nextafter(1, 2),))
-"""Of who knows nothing: no score is real, none is fake."""
-
-
-EVEN_ODDS = 0.5
-"""Where a hard 0 or 1 is asked for (accuracy, a contest's labels): a calibrated score at or above
-it is likelier a fake than not. Verdicts go by ``Limits``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,161 +271,3 @@ class Extraction:
     crops: tuple[FaceCrop, ...] = ()
     n_found: int = 0
     views: Mapping[int, FrameView] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class FaceQuality:
-    """What is known of a face crop besides its score.
-
-    Args:
-        size_px: Shorter side of the face's box in pixels of its frame.
-        sharpness: Variance of the Laplacian of the crop's grey levels; ``None`` where unknown, as
-            in all that follow.
-        brightness: Mean grey level of the crop, 0 to 255.
-        distance: From the training faces, as of ``FaceSpace.distances``; about 1 for one of them.
-    """
-
-    size_px: float
-    sharpness: float | None = None
-    brightness: float | None = None
-    distance: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FaceScore:
-    """The score of one face crop, for the per-face table.
-
-    Args:
-        frame_index: Frame of the file.
-        time_s: Time of that frame in seconds.
-        face_index: 0 = largest face of the frame.
-        box_xyxy: Its box in pixels of the frame.
-        confidence: The detector's.
-        p_fake: Its score.
-        person: Faces of one person across the frames share a number, from 0.
-        quality: Of its crop, where known.
-        rotation: 0, or 180 if the face was only found in the frame turned upside down; its box
-            then refers to the turned frame.
-    """
-
-    frame_index: int
-    time_s: float
-    face_index: int
-    box_xyxy: tuple[float, float, float, float]
-    confidence: float
-    p_fake: float
-    person: int = 0
-    quality: FaceQuality | None = None
-    rotation: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PersonScore:
-    """The score of one person of a file: their faces across its frames.
-
-    Args:
-        person: Number of the person, as in ``FaceScore``.
-        p_fake: Score over their faces.
-        n_faces: How many of their faces were scored.
-        first_s: Time of the first of them in seconds.
-        last_s: Time of the last.
-        size_px: Shorter side of their largest box in pixels of its frame.
-        counts: Whether this person may decide the file.
-        remark: Why not; empty if they may.
-        frame_index: Frame of their most suspicious face.
-        face_index: Which face of that frame it is.
-    """
-
-    person: int
-    p_fake: float
-    n_faces: int
-    first_s: float
-    last_s: float
-    size_px: float
-    counts: bool
-    remark: str = ""
-    frame_index: int = 0
-    face_index: int = 0
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Result:
-    """The answer for one input file, or an honest status where there is none.
-
-    It shows itself: as a line in a terminal, with the faces in a notebook.
-
-    Args:
-        path: The input as the user named it.
-        status: ``ok`` if and only if ``p_fake`` is a number.
-        reason: Why there is no answer; empty if there is one.
-        remarks: What a reader of the answer must know.
-        p_fake: Probability of fake in [0, 1], or ``None``.
-        verdict: What the limits make of it, and unclear where the face that decided is unlike the
-            training faces; ``None`` without a score.
-        limits: The two that were applied, of real and of fake, the latter for this number of
-            people; ``None`` without a score.
-        n_found: Number of faces that the detector found.
-        n_faces: Number of faces that were scored.
-        n_too_small: Number of faces that were found and too small to be scored.
-        n_people: Number of people who count.
-        box_xyxy: Box of the face that decided, in pixels of its frame.
-        quality: Of the face that decided, where known.
-        faces: Score of every face.
-        people: Score of every person.
-    """
-
-    path: str
-    status: Status
-    reason: str = ""
-    remarks: tuple[str, ...] = ()
-    p_fake: float | None = None
-    verdict: Verdict | None = None
-    limits: tuple[float, float] | None = None
-    n_found: int = 0
-    n_faces: int = 0
-    n_too_small: int = 0
-    n_people: int = 0
-    box_xyxy: tuple[float, float, float, float] | None = None
-    quality: FaceQuality | None = None
-    faces: tuple[FaceScore, ...] = ()
-    people: tuple[PersonScore, ...] = ()
-
-    def __str__(self) -> str:
-        """Verdict or status, score, file, people and remarks on one line."""
-        line: str = load_renderer().describe_result(self)
-        return line
-
-    def __repr__(self) -> str:
-        return f"<Result {self}>"
-
-    def _repr_html_(self) -> str:
-        """For notebooks: thumbnails, verdict and people, self-contained."""
-        html: str = load_renderer().format_cell([self])
-        return html
-
-    def to_frame(self, level: Literal["file", "face"] = "file") -> pd.DataFrame:
-        """A table of pandas: a row for the file, or one for each of its faces."""
-        return load_renderer().make_frame([self], level)
-
-    def save_html(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
-        """Write a page that holds everything it shows.
-
-        Raises:
-            UsageError: If the file exists and nobody asked to replace it.
-        """
-        page: Path = load_renderer().save_page([self], Path(path), overwrite)
-        return page
-
-    def show(self) -> None:
-        """Show it in the notebook, elsewhere as a page in a browser."""
-        load_renderer().show([self])
-
-
-def load_renderer() -> ModuleType:
-    """What shows results; imported only when one is to be shown.
-
-    The one place where a lower room looks up at ``deepfake.reports``.
-    """
-    from deepfake.reports import result_page
-
-    return result_page

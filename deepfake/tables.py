@@ -25,6 +25,7 @@ from deepfake.errors import UsageError
 # Spreadsheets take a cell for a formula that begins so, in East Asian width as well. Apostrophes in
 # front are part of the pattern: each text has a form of its own, and can be had back.
 _FORMULA = re.compile("'*[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
+_CSV = "CSV file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,26 @@ def read_csv(
         UsageError: If the file cannot be read, is not UTF-8 text, lacks a column or names one
             twice, has an open quote, or has a row with more or fewer fields than the header.
     """
-    return parse_csv(read_text(path), path, required, literal, other_names)
+    return list(iter_csv(path, required, literal, other_names))
+
+
+def iter_csv(
+    path: Path,
+    required: Sequence[str],
+    literal: bool = False,
+    other_names: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Iterator[CsvRow]:
+    """The same row by row, in the memory of one; a wrong row is found when its turn comes."""
+    _refuse_device(path, _CSV)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            yield from _iter_rows(lines, path, required, literal, other_names)
+    except UsageError:
+        raise
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            read_text(path)  # says where
+        raise _explain_unreadable(path, _CSV, error) from error
 
 
 def parse_csv(
@@ -126,28 +146,12 @@ def parse_csv(
     required: Sequence[str],
     literal: bool = False,
     other_names: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> list[CsvRow]:
+) -> Iterator[CsvRow]:
     """The same of a text that is there already; ``path`` is what errors call it."""
-    records = _split_records(path, text)
-    if not records:
-        raise UsageError(f"{path}: empty; expected a header line with {_names(required)}")
-    line, header = records[0]
-    header = _rename([name.strip() for name in header], other_names)
-    _check_header(path, line, header, required)
-    for line, fields in records[1:]:
-        if len(fields) != len(header):
-            raise UsageError(
-                f"{path}:{line}: {len(fields)} fields where the header has {len(header)}"
-                f" ({_names(header)}): {_shorten(fields)}; quote fields that contain commas"
-            )
-    restore = str if literal else unshield
-    return [
-        CsvRow(line, dict(zip(header, map(restore, fields), strict=True)))
-        for line, fields in records[1:]
-    ]
+    return _iter_rows(io.StringIO(text, newline=""), path, required, literal, other_names)
 
 
-def read_text(path: Path, kind: str = "CSV file") -> str:
+def read_text(path: Path, kind: str = _CSV) -> str:
     """Read a text file that must be UTF-8.
 
     Args:
@@ -157,16 +161,24 @@ def read_text(path: Path, kind: str = "CSV file") -> str:
     Raises:
         UsageError: If it cannot be read or is not UTF-8 text.
     """
+    _refuse_device(path, kind)
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise _explain_unreadable(path, kind, error) from error
+    return decode_text(data, path)
+
+
+def _refuse_device(path: Path, kind: str) -> None:
     # A fifo or device would block or never end.
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: not a regular file; expected a {kind}")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; expected a {kind}") from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from error
-    return decode_text(data, path)
+
+
+def _explain_unreadable(path: Path, kind: str, error: Exception) -> UsageError:
+    if isinstance(error, FileNotFoundError):
+        return UsageError(f"{path}: no such file; expected a {kind}")
+    return UsageError(f"{path}: cannot be read ({error})")
 
 
 def decode_text(data: bytes, path: object) -> str:
@@ -231,22 +243,47 @@ def _parse_finite(word: str) -> float:
     return number
 
 
-def _split_records(path: object, text: str) -> list[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    records: list[tuple[int, list[str]]] = []
+def _iter_rows(
+    lines: Iterable[str],
+    path: object,
+    required: Sequence[str],
+    literal: bool,
+    other_names: Mapping[str, Sequence[str]],
+) -> Iterator[CsvRow]:
+    records = _iter_records(path, lines)
+    first = next(records, None)
+    if first is None:
+        raise UsageError(f"{path}: empty; expected a header line with {_names(required)}")
+    line, header = first
+    header = _rename([name.strip() for name in header], other_names)
+    _check_header(path, line, header, required)
+    restore = str if literal else unshield
+    for line, fields in records:
+        if len(fields) != len(header):
+            raise UsageError(
+                f"{path}:{line}: {len(fields)} fields where the header has {len(header)}"
+                f" ({_names(header)}): {_shorten(fields)}; quote fields that contain commas"
+            )
+        yield CsvRow(line, dict(zip(header, map(restore, fields), strict=True)))
+
+
+def _iter_records(path: object, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(lines, strict=True)
     while True:
         line = reader.line_num + 1
         try:
             fields = next(reader)
         except StopIteration:
-            return records
+            return
         except csv.Error as error:
             raise UsageError(
                 f"{path}:{line}: {error}; a quote in a quoted field is written twice and every"
                 " quoted field must be closed"
             ) from error
+        if any("\0" in field for field in fields):
+            raise UsageError(f"{path}:{line}: NUL byte; expected a text file in UTF-8")
         if len(fields) > 1 or any(field.strip() for field in fields):
-            records.append((line, fields))
+            yield line, fields
 
 
 def _rename(header: list[str], other_names: Mapping[str, Sequence[str]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 import pytest
@@ -12,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepfake.errors import UsageError
-from deepfake.tables import CsvRow, format_table, parse_json, read_csv, shield, unshield
+from deepfake.tables import (
+    CsvRow,
+    format_table,
+    iter_csv,
+    parse_json,
+    read_csv,
+    shield,
+    unshield,
+)
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 # A spreadsheet of the field computes what begins so.
@@ -114,12 +123,21 @@ def test_refuses_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UsageError, match="not a regular file"):
         read_csv(tmp_path / "fifo.csv", ())
 
-    def deny(path: Path) -> bytes:
+    path = write(tmp_path, b"path\n")
+
+    def deny(path: Path, *_: object, **__: object) -> IO[str]:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr(Path, "open", deny)
     with pytest.raises(UsageError, match=r"cannot be read .*Permission denied"):
-        read_csv(write(tmp_path, b"path\n"), ())
+        read_csv(path, ())
+
+
+def test_rows_are_read_when_their_turn_comes(tmp_path: Path) -> None:
+    rows = iter_csv(write(tmp_path, b"path,label\na,real\nb\n"), ("path",))
+    assert next(rows)["path"] == "a"
+    with pytest.raises(UsageError, match=":3: 1 fields where the header has 2"):
+        next(rows)
 
 
 @given(st.lists(st.tuples(NAMES, NAMES), min_size=1))

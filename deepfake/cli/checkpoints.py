@@ -199,7 +199,8 @@ def _push(options: argparse.Namespace) -> int:
             f"--card {options.card} names no licence: begin it with three lines, ---, license: "
             "NAME and ---, so that whoever fetches the model knows what they may do"
         )
-    from deepfake.learning.checkpoint import load_checkpoint, to_safetensors
+    from deepfake.learning.checkpoint import load_checkpoint
+    from deepfake.learning.checkpoint_copy import to_safetensors
 
     data = to_safetensors(load_checkpoint(options.checkpoint).path, options.half)
     published = publish(address, data, card, options.public)

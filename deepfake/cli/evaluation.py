@@ -18,16 +18,19 @@ from deepfake.cli.command import EXIT_OK, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
     CHECKPOINT,
     add_aggregation,
+    add_cache_options,
     add_detector_options,
     add_engine_options,
     add_evidence_options,
     add_extraction_options,
     add_faces_per_frame,
     add_media_options,
+    add_tta_option,
     choose_engine,
     choose_sampling,
     choose_workers,
     find_detector,
+    open_crop_folders,
     refuse_existing,
     refuse_missing_folder,
 )
@@ -37,6 +40,7 @@ from deepfake.errors import UsageError
 if TYPE_CHECKING:
     from deepfake.evaluation.embeddings import EmbedOptions
     from deepfake.evaluation.refit import Refit
+    from deepfake.learning.checkpoint import Checkpoint
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
@@ -46,9 +50,9 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
         description="Measure a checkpoint on labelled crops or media: metrics at face, person and\n"
         "file level with 95 % intervals, and how often its verdicts are wrong, right or unclear.",
         epilog="""\
-DATA is a crop folder, or labelled media: a folder with real/ and fake/ at any depth, or a CSV
-with path,label[,group,split,method,original]. Media is cropped by the checkpoint's own recipe
-first. Several give a table across data sets.
+DATA is a crop folder, also in a store (s3://bucket/crops, with --cache), or labelled media: a
+folder with real/ and fake/ at any depth, or a CSV with path,label[,group,split,method,original].
+Media is cropped by the checkpoint's own recipe first. Several give a table across data sets.
 
 examples:
   deepfake evaluate --checkpoint runs/001/model.ckpt --data crops/
@@ -84,6 +88,7 @@ examples:
     )
     _add_scoring_options(parser)
     add_engine_options(parser)
+    add_cache_options(parser)
     add_job_option(parser)
     evaluate_ = partial(_evaluate, command=command_line("evaluate", argv))
     return run(
@@ -102,6 +107,7 @@ def _evaluate(options: argparse.Namespace, command: str) -> int:
     engine = choose_engine(options)
     if not engine.is_here and options.output is None:
         raise UsageError("--engine ray needs --output, a folder that all nodes see")
+    open_crop_folders(options, options.data)
     checkpoint = load_detector(find_detector(options), options.tta)
     evaluation = run_evaluation(
         checkpoint,
@@ -255,9 +261,11 @@ def calibrate(argv: Sequence[str] | None = None) -> int:
 examples:
   deepfake calibrate --checkpoint model.ckpt --data crops/ --output strict.ckpt --max-fpr 0.01
   deepfake calibrate --checkpoint model.ckpt --data photos/ --output rare.ckpt --prevalence 0.02
+  deepfake calibrate --checkpoint model.ckpt --data crops/ --output mirrored.ckpt --tta flip
 """,
     )
     _add_derivation(parser)
+    add_tta_option(parser)
     _add_error_rates(parser)
     parser.add_argument(
         "--prevalence",
@@ -276,9 +284,11 @@ examples:
 def _calibrate(options: argparse.Namespace) -> int:
     _check_output(options)
     from deepfake.evaluation.refit import calibrate_checkpoint
+    from deepfake.learning.ensemble import load_detector
 
     return _derive(
         options,
+        load_detector(options.checkpoint, options.tta),
         calibrate_checkpoint,
         split=options.split,
         max_fpr=options.max_fpr,
@@ -326,11 +336,12 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
 def _fit_head(options: argparse.Namespace) -> int:
     _check_output(options)
     from deepfake.evaluation.refit import fit_new_head
+    from deepfake.learning.checkpoint import load_checkpoint
 
     return _derive(
         options,
+        load_checkpoint(options.checkpoint, require_head=False),
         fit_new_head,
-        require_head=False,
         head=options.head,
         C=options.C,
         max_fpr=options.max_fpr,
@@ -345,6 +356,7 @@ def _add_derivation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=place, required=True, help="the new checkpoint: .ckpt or .safetensors"
     )
+    add_cache_options(parser)
     add_job_option(parser)
 
 
@@ -397,16 +409,15 @@ def _check_output(options: argparse.Namespace) -> None:
 
 def _derive(
     options: argparse.Namespace,
+    checkpoint: Checkpoint,
     refit: Callable[..., Refit],
-    require_head: bool = True,
     **settings: object,
 ) -> int:
     """Make a new checkpoint out of ``--checkpoint``, and show what has changed."""
     from deepfake.evaluation.sets import open_crops
-    from deepfake.learning.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(options.checkpoint, require_head)
     workers = choose_workers(options)
+    open_crop_folders(options, [options.data])
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
         crops = Path(folder) / "crops"
         root = open_crops(options.data, checkpoint, crops, workers, options.quiet)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -20,6 +19,7 @@ from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line,
 from deepfake.cli.options import (
     Engine,
     add_aggregation,
+    add_cache_options,
     add_detector_options,
     add_engine_options,
     add_evidence_options,
@@ -32,13 +32,14 @@ from deepfake.cli.options import (
     choose_workers,
     count,
     find_detector,
+    open_crop_folders,
     refuse_missing_folder,
 )
 from deepfake.cli.score_tables import (
     add_table_options,
     choose_paths,
+    hold_job,
     is_streamed,
-    job_folder,
     read_sample,
     write_tables,
     write_with_uploads,
@@ -56,13 +57,7 @@ if TYPE_CHECKING:
     from deepfake.records import Source
 
 
-def predict(argv: Sequence[str] | None = None) -> int:
-    """Score photos and videos: ``python predict.py INPUT --checkpoint FILE --output FILE``."""
-    parser = Parser(
-        prog="deepfake predict",
-        description="Score photos and videos: one line per file, in input order; with --output\n"
-        "a table that goes on where it was stopped.",
-        epilog="""\
+_EPILOG = """\
 A file without an answer has a status (no_face, too_small, unreadable), a reason and an empty
 p_fake; it is never guessed and never left out. Without --output nothing is written. With it, killed
 at any instant, the same command goes on where it stopped; run when it is finished, it does what
@@ -80,15 +75,43 @@ examples:
       --submission sample_submission.csv
   python predict.py photos/ --checkpoint model.ckpt --output part2.csv --shard 2/4
       then: deepfake merge part1.csv part2.csv ... --output scores.csv
-""",
+"""
+
+
+def predict(argv: Sequence[str] | None = None) -> int:
+    """Score photos and videos: ``python predict.py INPUT --checkpoint FILE --output FILE``."""
+    parser = Parser(
+        prog="deepfake predict",
+        description="Score photos and videos: one line per file, in input order; with --output\n"
+        "a table that goes on where it was stopped.",
+        epilog=_EPILOG,
     )
     parser.add_subject(
         "input",
         many=True,
         help="folders, photos, videos, glob patterns, list files (.txt) or CSVs, also in a store "
-        "(s3://bucket/photos/); a crop folder's crops are scored as they are",
+        "(s3://bucket/photos/); or a crop folder, whose crops are scored as they are",
     )
     add_detector_options(parser)
+    _add_output_options(parser)
+    add_aggregation(parser)
+    add_faces_per_frame(parser)
+    _add_network_options(parser)
+    add_media_options(parser)
+    add_engine_options(parser)
+    add_shard_option(parser)
+    add_cache_options(parser)
+    add_job_option(parser)
+    command = command_line("predict", argv)
+    return run(
+        lambda: write_with_uploads(
+            partial(_predict, command=command), parser.parse_args(argv), "report"
+        ),
+        "run the same command again to go on",
+    )
+
+
+def _add_output_options(parser: Parser) -> None:
     parser.add_argument(
         "--output",
         help="table to write: .csv, .parquet, .json or .jsonl, also in a store "
@@ -107,8 +130,9 @@ examples:
         "people and scores drawn in; videos whole, as MP4 without sound",
     )
     add_table_options(parser)
-    add_aggregation(parser)
-    add_faces_per_frame(parser)
+
+
+def _add_network_options(parser: Parser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     where.add_argument(
@@ -124,17 +148,6 @@ examples:
     parser.add_argument(
         "--batch-size", type=count, default=32, help="faces that are scored together"
     )
-    add_media_options(parser)
-    add_engine_options(parser)
-    add_shard_option(parser)
-    add_job_option(parser)
-    command = command_line("predict", argv)
-    return run(
-        lambda: write_with_uploads(
-            partial(_predict, command=command), parser.parse_args(argv), "report"
-        ),
-        "run the same command again to go on",
-    )
 
 
 def _predict(options: argparse.Namespace, command: str) -> int:
@@ -143,40 +156,28 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     _refuse_on_pages_and_copies(options)
     paths = choose_paths(options, options.report)
     sample = read_sample(options)
-    from deepfake.dataset.layouts.labelling import list_inputs
-    from deepfake.dataset.manifest import is_crop_folder
     from deepfake.inference.outputs import Outputs, refuse_destroying
-    from deepfake.media.discovery import count_passed_over, display_name
+    from deepfake.media.discovery import count_passed_over
 
     found = find_detector(options)
     read = [*(one.path for one in found), *([sample.path] if sample else [])]
     stored: StoredCrops | None = None
-    sources: Sequence[Source] = ()
-    skipped: dict[str, int] = {}
-    crop_folders = [one for one in options.input if is_crop_folder(one)]
-    if crop_folders and len(options.input) > 1:
-        raise UsageError(f"{crop_folders[0]} is a crop folder: score it by itself, without others")
-    if not crop_folders:
-        sources, skipped = list_inputs(
-            options.input, follow_links=options.follow_links, other_stores=options.other_stores
-        )
+    listed = _list_inputs(options)
+    sources, skipped = listed or ((), {})
+    if listed is not None:
         files = (source.path for source in sources if source.stored is None)
         refuse_destroying(paths.values(), chain(read, files))
-    if not options.quiet:
-        # Imports and weights take seconds; nobody shall wonder meanwhile.
-        what = f"{len(sources):,} files" if len(sources) > 1 else options.input[0]
-        sys.stderr.write(f"scoring {hide_secrets(display_name(what))} with {found[0].name} ...\n")
-        sys.stderr.flush()
+    _announce(options, len(sources), found[0].name)
     from deepfake.faces.pipeline import early_worker
 
-    starts_one = engine.is_here and not crop_folders
+    starts_one = engine.is_here and listed is not None
     early = early_worker(engine.workers) if starts_one else nullcontext()
-    with early, _hold_job(options.output) as root:
+    with early, hold_job(options.output) as root:
         from deepfake.inference.job import PredictionJob
         from deepfake.learning.ensemble import load_detector
 
         checkpoint = load_detector(found, options.tta)
-        if crop_folders:
+        if listed is None:
             stored = _open_crops(options, checkpoint)
             sources = stored.sources
             refuse_destroying(paths.values(), [*read, *stored.files])
@@ -199,8 +200,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     if predictor.policy_remark:
         lines.append(predictor.policy_remark)
     if skipped:
-        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
-        lines[0] += f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
+        lines[0] += _describe_skipped(skipped)
     if was_finished:
         written += [] if options.annotate is None else [options.annotate]
         shown = ", ".join(map(str, written))
@@ -215,6 +215,40 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         return EXIT_FAILED
     expected = totals.inputs + count_passed_over(skipped)
     return answer_code(totals.answers, expected, options.strict, part is not None)
+
+
+def _list_inputs(options: argparse.Namespace) -> tuple[Sequence[Source], dict[str, int]] | None:
+    """What is scored, and what was passed over, by kind.
+
+    ``None`` for a crop folder: it can only be opened with the checkpoint that scores it.
+    """
+    from deepfake.dataset.crop_mirror import find_crops
+    from deepfake.dataset.layouts.labelling import list_inputs
+
+    open_crop_folders(options, options.input)
+    crop_folders = [one for one in options.input if find_crops(one) is not None]
+    if not crop_folders:
+        return list_inputs(
+            options.input, follow_links=options.follow_links, other_stores=options.other_stores
+        )
+    if len(options.input) > 1:
+        raise UsageError(f"{crop_folders[0]} is a crop folder: score it by itself, without others")
+    return None
+
+
+def _announce(options: argparse.Namespace, n_files: int, checkpoint: str) -> None:
+    """Imports and weights take seconds; nobody shall wonder meanwhile."""
+    from deepfake.media.discovery import display_name
+
+    if not options.quiet:
+        what = f"{n_files:,} files" if n_files > 1 else options.input[0]
+        sys.stderr.write(f"scoring {hide_secrets(display_name(what))} with {checkpoint} ...\n")
+        sys.stderr.flush()
+
+
+def _describe_skipped(skipped: Mapping[str, int]) -> str:
+    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(skipped.items()))
+    return f"; {sum(skipped.values()):,} files of other kinds skipped ({kinds})"
 
 
 def _refuse_for_a_part(options: argparse.Namespace, part: JobPart | None) -> None:
@@ -244,43 +278,22 @@ def _refuse_on_pages_and_copies(options: argparse.Namespace) -> None:
             refuse_folder(options.annotate, Path(one))
 
 
-@contextmanager
-def _hold_job(output: str | Path | None) -> Iterator[Path]:
-    """The folder of the job of an output, held by this process alone."""
-    from deepfake.storage import exclusive, no_space_is_an_error
-
-    if output in (None, "-"):
-        # What goes to standard output has no place for its job, and cannot go on either.
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-        return
-    root = job_folder(Path(output))
-    if root.is_symlink() or (root.exists() and not root.is_dir()):
-        raise UsageError(f"{root} is in the way: {output} keeps what it goes on with there")
-    with no_space_is_an_error(root):
-        root.mkdir(exist_ok=True)
-        try:
-            with exclusive(root):
-                yield root
-        finally:
-            with suppress(OSError):
-                root.rmdir()  # only where nothing was begun
-
-
 def _open_crops(options: argparse.Namespace, checkpoint: Checkpoint) -> StoredCrops:
     """The crop folder that is scored as it is; refuse what was asked of its photos and videos."""
+    from deepfake.dataset.crop_mirror import find_crops
     from deepfake.inference.stored import StoredCrops
 
     wanted = options.faces_per_frame or checkpoint.recipe.aggregation.faces_per_frame
-    folder = Path(options.input[0])
+    folder = find_crops(options.input[0])
+    assert folder is not None
     stored = StoredCrops(folder, checkpoint, wanted)
     asked = [name for name in ("annotate", "follow_links") if getattr(options, name)]
     if choose_sampling(options, stored.sampling) != stored.sampling:
         asked.append("frames, fps, every, keyframes, max-frames or detect-every other than cropped")
     if asked:
         raise UsageError(
-            f"{folder} is a crop folder, whose crops are scored as they are; --{asked[0]} "
-            "needs the photos and videos themselves"
+            f"{options.input[0]} is a crop folder, whose crops are scored as they are; "
+            f"--{asked[0]} needs the photos and videos themselves"
         )
     return stored
 

@@ -6,7 +6,9 @@ Knows which files are written; nothing of how a score comes about.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,29 @@ _LEVELS: dict[str, Level] = {"faces": "face", "output": "file"}
 def job_folder(output: Path) -> Path:
     """Where the job of a table lies."""
     return output.with_name(f"{output.name}{_JOB_SUFFIX}")
+
+
+@contextmanager
+def hold_job(output: str | Path | None) -> Iterator[Path]:
+    """The folder of the job of an output, held by this process alone."""
+    from deepfake.storage import exclusive, no_space_is_an_error
+
+    if output in (None, "-"):
+        # What goes to standard output has no place for its job, and cannot go on either.
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    root = job_folder(Path(output))
+    if root.is_symlink() or (root.exists() and not root.is_dir()):
+        raise UsageError(f"{root} is in the way: {output} keeps what it goes on with there")
+    with no_space_is_an_error(root):
+        root.mkdir(exist_ok=True)
+        try:
+            with exclusive(root):
+                yield root
+        finally:
+            with suppress(OSError):
+                root.rmdir()  # only where nothing was begun
 
 
 def is_streamed(options: argparse.Namespace) -> bool:

@@ -8,12 +8,16 @@ every metric is too good. Every split that is used needs both classes. Knows no 
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from deepfake.dataset.class_counts import NO_SPLIT, label_word
+from deepfake.dataset.columns import TEXTS, number_texts
 from deepfake.dataset.duplicates import MAX_DISTANCE
 from deepfake.dataset.manifest import Manifest, name_crops, read_sources
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
@@ -99,7 +103,7 @@ def audit_splits(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
 
 def _audit_classes(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
     """Splits that lack a class, or have far less of one."""
-    labels = [row.label for row in manifest.rows]
+    labels = [*manifest.rows.values("label")]
     if None in labels or not set(splits) <= set(SPLITS):
         return []
     counts = Counter(zip(splits, labels, strict=True))
@@ -131,17 +135,17 @@ def _audit_classes(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
 
 
 def _audit_groups(manifest: Manifest, splits: Sequence[str]) -> Issue:
-    groups = [row.group for row in manifest.rows]
+    groups = manifest.rows.texts("group")
     leaks = find_split_groups(groups, splits)
-    total = f"{len(set(groups)):,}"
+    total = f"{len(np.unique(groups)):,}"
     if not leaks:
         return Issue("ok", "groups", f"none of {total} stands in two splits")
-    places: dict[str, Counter[str]] = defaultdict(Counter)
-    for group, split in zip(groups, splits, strict=True):
-        places[group][split or NO_SPLIT] += 1
 
     def show(group: str) -> str:
-        counts = ", ".join(f"{count:,} {split}" for split, count in places[group].items())
+        places = Counter(
+            splits[row] or NO_SPLIT for row in np.flatnonzero(groups == group).tolist()
+        )
+        counts = ", ".join(f"{count:,} {split}" for split, count in places.items())
         return f"{group} ({counts})"
 
     return Issue(
@@ -156,13 +160,13 @@ def _audit_groups(manifest: Manifest, splits: Sequence[str]) -> Issue:
 
 def _audit_originals(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
     rows = manifest.rows
-    pairs = find_split_pairs([row.source for row in rows], [row.original for row in rows], splits)
-    if not pairs:
+    pairs = find_split_pairs(rows.texts("source"), rows.texts("original"), splits)
+    if not len(pairs):
         return []
-    names = _name_crops(manifest)
+    names = _name_crops(manifest, pairs[:EXAMPLES].ravel().tolist())
 
-    def show(pair: tuple[int, int]) -> str:
-        fake, real = pair
+    def show(pair: NDArray[np.int64]) -> str:
+        fake, real = pair.tolist()
         return f"{splits[fake]} {names[fake]} was made from {splits[real]} {names[real]}"
 
     message = f"{len(pairs):,} fake crops stand in another split than their original"
@@ -188,7 +192,7 @@ def audit_look_alikes(manifest: Manifest, splits: Sequence[str], hashes: Percept
         return Issue("warning", kind, message)
     if not pairs:
         return Issue("ok", kind, f"none across splits ({compared})")
-    names = _name_crops(manifest)
+    names = _name_crops(manifest, [row for _, *two in pairs[:EXAMPLES] for row in two])
 
     def name(row: int) -> str:
         return f"{splits[row]} {names[row]} ({label_word(rows[row].label)})"
@@ -207,21 +211,26 @@ def audit_look_alikes(manifest: Manifest, splits: Sequence[str], hashes: Percept
     )
 
 
-def _name_crops(manifest: Manifest) -> list[str]:
-    return name_crops(manifest.rows, read_sources(manifest.root))
+def _name_crops(manifest: Manifest, places: Sequence[int]) -> dict[int, str]:
+    return name_crops(manifest.rows, read_sources(manifest.root), places)
 
 
-def find_split_groups(groups: Sequence[str], splits: Sequence[str]) -> list[str]:
+def find_split_groups(groups: Sequence[str] | NDArray[Any], splits: Sequence[str]) -> list[str]:
     """Groups that stand in more than one split, sorted; empty if all is well."""
-    seen: dict[str, set[str]] = defaultdict(set)
-    for group, split in zip(groups, splits, strict=True):
-        seen[group].add(split)
-    return sorted(group for group, where in seen.items() if len(where) > 1)
+    (of_row,), names = number_texts(np.asarray(groups, TEXTS))
+    if not len(of_row):
+        return []
+    split_of_row = _number_splits(splits)
+    first = np.zeros(len(names), np.int64)
+    first[of_row] = split_of_row
+    return [*names[np.unique(of_row[first[of_row] != split_of_row])].tolist()]
 
 
 def find_split_pairs(
-    sources: Sequence[str], originals: Sequence[str], splits: Sequence[str]
-) -> list[tuple[int, int]]:
+    sources: Sequence[str] | NDArray[Any],
+    originals: Sequence[str] | NDArray[Any],
+    splits: Sequence[str],
+) -> NDArray[np.int64]:
     """Fakes whose original stands in another split.
 
     Args:
@@ -230,24 +239,39 @@ def find_split_pairs(
         splits: Split of each row.
 
     Returns:
-        Row of the fake and a row of its original, in order, a pair for each such fake.
+        ``(M, 2)``: row of the fake and the first row of its original in another split, in order, a
+        pair for each such fake.
 
     Example:
-        >>> find_split_pairs(["r", "f", "g"], ["", "r", "r"], ["train", "train", "test"])
-        [(2, 0)]
+        >>> find_split_pairs(["r", "f", "g"], ["", "r", "r"], ["train", "train", "test"]).tolist()
+        [[2, 0]]
     """
-    places: dict[str, dict[str, int]] = defaultdict(dict)
-    for row, (source, split) in enumerate(zip(sources, splits, strict=True)):
-        places[source].setdefault(split, row)
-    pairs = []
-    for row, (original, split) in enumerate(zip(originals, splits, strict=True)):
-        elsewhere = [there for there in places.get(original, {}) if there != split]
-        if elsewhere:
-            pairs.append((row, places[original][elsewhere[0]]))
-    return pairs
+    (source, original), _ = number_texts(np.asarray(sources, TEXTS), np.asarray(originals, TEXTS))
+    if not len(source):
+        return np.empty((0, 2), np.int64)
+    split = _number_splits(splits)
+    # Of each input its first row, and its first row in another split than that one's.
+    first = np.full(max(source.max(), original.max()) + 1, -1, np.int64)
+    second = first.copy()
+    own, places = np.unique(source, return_index=True)
+    first[own] = places
+    apart = np.flatnonzero(split[first[source]] != split)
+    own, places = np.unique(source[apart], return_index=True)
+    second[own] = apart[places]
+    real = first[original]
+    real = np.where((real >= 0) & (split[real] == split), second[original], real)
+    fakes = np.flatnonzero(real >= 0)
+    return np.stack([fakes, real[fakes]], axis=1)
 
 
-def show_some(found: Sequence[T], show: Callable[[T], str] = str) -> tuple[str, ...]:
+def _number_splits(splits: Sequence[str]) -> NDArray[np.int64]:
+    numbers = {split: number for number, split in enumerate(dict.fromkeys(splits))}
+    return np.fromiter(map(numbers.__getitem__, splits), np.int64, len(splits))
+
+
+def show_some(
+    found: Sequence[T] | NDArray[Any], show: Callable[[Any], str] = str
+) -> tuple[str, ...]:
     """The first few, in words, and how many more there are."""
     shown = tuple(show(one) for one in found[:EXAMPLES])
     rest = len(found) - len(shown)

@@ -22,32 +22,39 @@ import json
 import os
 import tarfile
 import weakref
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
-from deepfake.dataset.manifest import CropRow, describe_crop, read_job
+from deepfake.dataset.crop_index import (
+    CROPS_FOLDER,
+    INDEX_FILE,
+    TAR_FILE,
+    KnownCrops,
+    Place,
+    format_index,
+    parse_digest,
+    read_index,
+    shard_of,
+    tar_of,
+)
+from deepfake.dataset.crop_mirror import find_mirror
+from deepfake.dataset.manifest import STORE, CropRow, describe_crop, read_job
 from deepfake.errors import JobError, UsageError
 from deepfake.jobs.folder import RESULTS, SHARDS_FOLDER, hash_file, link_or_copy, read_seal
 from deepfake.storage import Confinement
-from deepfake.tables import CsvRow, format_lines, read_csv
 
 StoreKind = Literal["folder", "tar"]
-STORE = "store"
-"""Setting of a crop job; one without it is of files."""
 _KINDS = ("folder", "tar")
-_CROPS_FOLDER, _TAR_FILE, _INDEX_FILE = "crops", "crops.tar", "crops.csv"
-_INDEX_COLUMNS = ("crop", "offset", "bytes", "sha256")
 _MOST_OPEN = 32  # of a store; a process has a few of them, and may have 256 files open at least
 _TAR_BLOCK = 512
 
 
 def name_crop(shard: int, file: str) -> str:
     """A crop of a shard, as the manifest calls it."""
-    return f"{SHARDS_FOLDER}/{shard:05d}/{_CROPS_FOLDER}/{file}"
+    return f"{SHARDS_FOLDER}/{shard:05d}/{CROPS_FOLDER}/{file}"
 
 
 # Writing
@@ -73,24 +80,16 @@ def write_crops(shard: Path, store: StoreKind) -> Iterator[CropWriter]:
         UsageError: If tars cannot be read on this system.
     """
     if store == "folder":
-        (shard / _CROPS_FOLDER).mkdir()
-        yield _FileWriter(shard / _CROPS_FOLDER)
+        (shard / CROPS_FOLDER).mkdir()
+        yield _FileWriter(shard / CROPS_FOLDER)
         return
     _require_pread()
-    index: list[tuple[str, _Place]] = []
-    with (shard / _TAR_FILE).open("wb") as file:
+    index: list[tuple[str, Place]] = []
+    with (shard / TAR_FILE).open("wb") as file:
         yield _TarWriter(file, index)
         file.write(bytes(2 * _TAR_BLOCK))  # the end of an archive
-    with (shard / _INDEX_FILE).open("w", encoding="utf-8", newline="\n") as table:
-        table.writelines(format_lines(_INDEX_COLUMNS, ((name, *place) for name, place in index)))
-
-
-class _Place(NamedTuple):
-    """Where in its tar the bytes of a crop lie."""
-
-    offset: int
-    n_bytes: int
-    sha256: str
+    with (shard / INDEX_FILE).open("w", encoding="utf-8", newline="\n") as table:
+        table.writelines(format_index(index))
 
 
 class _FileWriter:
@@ -102,31 +101,31 @@ class _FileWriter:
 
     def keep(self, row: CropRow, shard: Path) -> None:
         name = _file_name(row)
-        link_or_copy(shard / _CROPS_FOLDER / name, self._folder / name)
+        link_or_copy(shard / CROPS_FOLDER / name, self._folder / name)
 
 
 class _TarWriter:
-    def __init__(self, file: BinaryIO, index: list[tuple[str, _Place]]) -> None:
+    def __init__(self, file: BinaryIO, index: list[tuple[str, Place]]) -> None:
         self._file, self._index = file, index
-        self._kept: dict[Path, dict[str, _Place]] = {}
+        self._kept: dict[Path, dict[str, Place]] = {}
 
     def add(self, row: CropRow, encoded: bytes) -> None:
         name = _file_name(row)
         offset = self._append(name, encoded)
-        digest = hashlib.sha256(encoded).hexdigest()
-        self._index.append((name, _Place(offset, len(encoded), digest)))
+        digest = hashlib.sha256(encoded).digest()
+        self._index.append((name, Place(offset, len(encoded), digest)))
         text = json.dumps(describe_crop(row))
         self._append(f"{PurePosixPath(name).stem}.json", text.encode())
 
     def keep(self, row: CropRow, shard: Path) -> None:
         if shard not in self._kept:
-            self._kept[shard] = _read_index(shard)
+            self._kept[shard] = read_index(shard)
         name = _file_name(row)
         place = self._kept[shard].get(name)
         if place is None:
-            raise UsageError(f"{shard / _INDEX_FILE} does not list {name}; was the table edited?")
+            raise UsageError(f"{shard / INDEX_FILE} does not list {name}; was the table edited?")
         # Opened for each: a block may keep crops of as many shards as it has inputs.
-        self.add(row, _OpenTar(shard / _TAR_FILE).read(place.offset, place.n_bytes))
+        self.add(row, _OpenTar(shard / TAR_FILE).read(place.offset, place.n_bytes))
 
     def _append(self, name: str, data: bytes) -> int:
         """Write a member; where its content begins."""
@@ -171,17 +170,15 @@ class CropStore:
         if kind == "tar":
             _require_pread()
         self._root, self._inside = root, Confinement(root)
-        self._tars = _OpenTars(self._inside) if kind == "tar" else None
-        self._digests: dict[str, str] = {}
-        self._places: dict[str, tuple[int, int]] = {}
-        if self._tars is None and RESULTS not in job:
+        self._tars, self._mirror = _OpenTars(self._inside), find_mirror(root)
+        self._is_of_files = kind == "folder"
+        self._has_index = not self._is_of_files or self._mirror is not None
+        self._known: dict[str, KnownCrops] = {}
+        if not self._has_index and RESULTS not in job:
             return  # made before there were checksums
-        of_shard: dict[str, list[str]] = defaultdict(list)
-        for crop in crops:
-            of_shard[_shard_of(crop)].append(crop)
-        for shard in sorted(of_shard):
+        for shard in sorted({shard_of(crop) for crop in crops}):
             try:
-                self._learn(shard, of_shard[shard])
+                self._known[shard] = self._learn(shard)
             except UsageError:
                 if not allow_damage:
                     raise
@@ -193,15 +190,15 @@ class CropStore:
             JobError: If they cannot be read, or are others.
             UsageError: If its name, or a link, leads out of the folder.
         """
-        path = self._root / crop
+        path = self._mirror.address.below(crop) if self._mirror else self._root / crop
         try:
             data = self.read_unchecked(crop)
         except OSError as error:
             raise JobError(
                 f"crop {path} cannot be read ({error}); run the crop command again to mend it"
             ) from error
-        written = self._digests.get(crop)
-        if written is not None and hashlib.sha256(data).hexdigest() != written:
+        known = self._find(crop)
+        if known is not None and hashlib.sha256(data).digest() != known.sha256:
             raise JobError(
                 f"crop {path} is not as it was written (its checksum is another); run the crop "
                 "command again to mend it"
@@ -213,21 +210,26 @@ class CropStore:
 
         Raises:
             OSError: If they cannot be read.
+            JobError: If a store does not give them.
             UsageError: If its name, or a link, leads out of the folder.
         """
-        if self._tars is None:
+        if not self._has_index:
             return self._inside.path_of(crop).read_bytes()
-        if crop not in self._places:
-            raise OSError(f"{_shard_of(crop)}/{_INDEX_FILE} does not list it, or is damaged")
-        return self._tars.read(_tar_of(crop), *self._places[crop])
+        known = self._find(crop)
+        if known is None:
+            raise OSError(f"{shard_of(crop)}/{INDEX_FILE} does not list it, or is damaged")
+        if self._mirror is not None:
+            return self._mirror.read(crop, known)
+        return self._tars.read(tar_of(crop), known.offset, known.n_bytes)
 
     def digest(self, crop: str) -> str:
         """SHA-256 of a crop as it was written, or, where nobody knows, as it is.
 
         Empty where it cannot be read.
         """
-        if crop in self._digests:
-            return self._digests[crop]
+        known = self._find(crop)
+        if known is not None:
+            return known.sha256.hex()
         try:
             return hashlib.sha256(self.read_unchecked(crop)).hexdigest()
         except OSError:
@@ -235,30 +237,32 @@ class CropStore:
 
     def file_of(self, crop: str) -> Path:
         """The file on the disk that holds a crop."""
-        return self._root / (crop if self._tars is None else _tar_of(crop))
+        return self._root / (crop if self._is_of_files else tar_of(crop))
 
-    def _learn(self, shard: str, crops: Iterable[str]) -> None:
-        """Take note of what a shard says of its crops."""
+    def _find(self, crop: str) -> Place | None:
+        """What the shard of a crop says of it."""
+        known = self._known.get(shard_of(crop))
+        return None if known is None else known.find(PurePosixPath(crop).name)
+
+    def _learn(self, shard: str) -> KnownCrops:
+        """What a shard says of its crops."""
         folder = self._root / shard
         seal = read_seal(folder)
         if seal is None:
             raise UsageError(f"{folder} is damaged; run the crop command again to mend it")
-        if self._tars is None:
-            for crop in crops:
-                name = PurePosixPath(crop).name
-                written = seal.files.get(f"{_CROPS_FOLDER}/{name}")
-                if written is not None:
-                    self._digests[crop] = written
-            return
-        path = self._inside.path_of(f"{shard}/{_INDEX_FILE}")
-        if hash_file(path) != seal.files.get(_INDEX_FILE):
+        if not self._has_index:
+            return KnownCrops(
+                {
+                    PurePosixPath(name).name: Place(0, 0, parse_digest(written))
+                    for name, written in seal.files.items()
+                    if name.startswith(f"{CROPS_FOLDER}/")
+                }
+            )
+        path = self._inside.path_of(f"{shard}/{INDEX_FILE}")
+        # Of files in a store it is the mirror's own.
+        if not self._is_of_files and hash_file(path) != seal.files.get(INDEX_FILE):
             raise UsageError(f"{path} is damaged; run the crop command again to mend it")
-        places = _read_index(folder)
-        for crop in crops:
-            place = places.get(PurePosixPath(crop).name)
-            if place is not None:
-                self._digests[crop] = place.sha256
-                self._places[crop] = (place.offset, place.n_bytes)
+        return KnownCrops(read_index(folder))
 
 
 def read_if_whole(root: Path, crop: str) -> bytes | None:
@@ -267,30 +271,6 @@ def read_if_whole(root: Path, crop: str) -> bytes | None:
         return CropStore(root, [crop]).read(crop)
     except (JobError, UsageError):
         return None
-
-
-def _shard_of(crop: str) -> str:
-    return PurePosixPath(crop).parent.parent.as_posix()
-
-
-def _tar_of(crop: str) -> str:
-    return f"{_shard_of(crop)}/{_TAR_FILE}"
-
-
-def _read_index(shard: Path) -> dict[str, _Place]:
-    """Where in the tar of a shard each crop lies, by the name of its file."""
-    path = shard / _INDEX_FILE
-    return {row["crop"]: _parse_place(path, row) for row in read_csv(path, _INDEX_COLUMNS)}
-
-
-def _parse_place(path: Path, row: CsvRow) -> _Place:
-    try:
-        place = _Place(int(row["offset"]), int(row["bytes"]), row["sha256"])
-        if min(place.offset, place.n_bytes) < 0:
-            raise ValueError(f"offset {place.offset}, bytes {place.n_bytes}; expected counts")
-    except ValueError as error:
-        raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error
-    return place
 
 
 class _OpenTars:

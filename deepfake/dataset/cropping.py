@@ -29,10 +29,11 @@ from deepfake.dataset.crop_folder import (
     write_meshes,
     write_tables,
 )
-from deepfake.dataset.crop_store import STORE, CropWriter, StoreKind, name_crop, write_crops
+from deepfake.dataset.crop_store import CropWriter, StoreKind, name_crop, write_crops
 from deepfake.dataset.layouts.labelling import InputOptions, Labelled, label_sources
 from deepfake.dataset.manifest import (
     JOB_FILE,
+    STORE,
     CropRow,
     SourceRow,
     make_crop_row,
@@ -170,9 +171,13 @@ def _announce(labelled: Labelled) -> None:
     if labelled.layout == "none":
         logger.info("layout none: no labels for %s inputs", f"{len(labelled.sources):,}")
     else:
-        rows = [(one.label, one.method or "", one.split or "") for one in labelled.sources]
-        groups = {one.group or one.id for one in labelled.sources}
-        seen = f"{len(rows):,} inputs in {len(groups):,} groups"
+        sources = labelled.sources
+        rows = ((one.label, one.method or "", one.split or "") for one in sources)
+        # By hash: there may be as many groups as inputs.
+        groups = np.unique(
+            np.fromiter((hash(one.group or one.id) for one in sources), np.int64, len(sources))
+        )
+        seen = f"{len(sources):,} inputs in {len(groups):,} groups"
         logger.info("layout %s: %s\n%s", labelled.layout, seen, ClassCounts.count(rows))
     for note in labelled.notes:
         logger.warning("%s", note)

@@ -6,7 +6,7 @@ read once; nothing is written. Knows no network.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +16,13 @@ import numpy as np
 
 from deepfake.dataset.audit import Issue, Severity, audit_look_alikes, audit_splits
 from deepfake.dataset.class_counts import LABEL_WORDS, NO_SPLIT, ClassCounts, label_word
-from deepfake.dataset.manifest import CropRow, read_manifest, read_sources, require_labels
+from deepfake.dataset.columns import number_texts
+from deepfake.dataset.manifest import CropRows, read_manifest, read_sources, require_labels
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
 from deepfake.dataset.quality import audit_quality
 from deepfake.dataset.splits import SPLITS, assign_splits
 from deepfake.errors import UsageError
-from deepfake.faces.geometry import measure_box
+from deepfake.faces.geometry import measure_boxes
 from deepfake.records import Status
 from deepfake.tables import align
 
@@ -33,7 +34,7 @@ class Report:
     """What the audit of a folder came to; ``str()`` is for people, ``to_dict`` for machines.
 
     Args:
-        root: The crop folder.
+        root: The crop folder, or its address.
         n_inputs: Number of inputs of the crop job.
         size: Side of a crop in pixels.
         preset: Name of its recipe.
@@ -45,7 +46,7 @@ class Report:
         issues: All that was looked at, in a fixed order.
     """
 
-    root: Path
+    root: Path | str
     n_inputs: int
     size: int
     preset: str
@@ -184,18 +185,23 @@ def examine(
         raise UsageError(f"{root} holds no crops: no input had a face; see its sources.csv")
     splits, origin = _choose_splits(rows, split, seed)
     hashes = PerceptualHashes.compute(manifest, threads, quiet)
-    lost = (source for source in sources if source.status != Status.OK.value)
+    lost = np.flatnonzero([status != Status.OK.value for status in sources.values("status")])
+    reasons = sources.choose(lost).values("reason")
     return Report(
         root=root,
         n_inputs=len(sources),
         size=manifest.spec.size,
         preset=manifest.spec.preset,
         counts=ClassCounts.count(
-            (row.label, row.method, split) for row, split in zip(rows, splits, strict=True)
+            zip(rows.values("label"), rows.values("method"), splits, strict=True)
         ),
         groups=_count_groups(rows, splits),
-        statuses=dict(Counter((label_word(source.label), source.status) for source in sources)),
-        reasons=dict(Counter(source.reason.partition(":")[0] for source in lost).most_common()),
+        statuses=dict(
+            Counter(
+                zip(map(label_word, sources.values("label")), sources.values("status"), strict=True)
+            )
+        ),
+        reasons=dict(Counter(reason.partition(":")[0] for reason in reasons).most_common()),
         face_sizes=_measure_faces(rows),
         issues=(
             origin,
@@ -206,9 +212,9 @@ def examine(
     )
 
 
-def _choose_splits(rows: Sequence[CropRow], mode: str, seed: int) -> tuple[list[str], Issue]:
+def _choose_splits(rows: CropRows, mode: str, seed: int) -> tuple[list[str], Issue]:
     """The splits that training would take, or those of the data where it would refuse; an issue."""
-    given = [row.split for row in rows]
+    given = [*rows.values("split")]
     kind = "labels"
     try:
         require_labels(rows)
@@ -224,18 +230,22 @@ def _choose_splits(rows: Sequence[CropRow], mode: str, seed: int) -> tuple[list[
     return splits, Issue("ok", kind, message)
 
 
-def _count_groups(rows: Sequence[CropRow], splits: Sequence[str]) -> dict[str, int]:
-    groups: dict[str, set[str]] = defaultdict(set)
-    for row, split in zip(rows, splits, strict=True):
-        groups[split or NO_SPLIT].add(row.group)
-    return {split: len(groups[split]) for split in (*SPLITS, NO_SPLIT) if split in groups}
+def _count_groups(rows: CropRows, splits: Sequence[str]) -> dict[str, int]:
+    (group,), _ = number_texts(rows.texts("group"))
+    names = (*SPLITS, NO_SPLIT)
+    n_kinds = len(names) + 1  # the last is of splits that nobody knows
+    numbers = {name: number for number, name in enumerate((*SPLITS, ""))}
+    split = np.fromiter((numbers.get(one, len(names)) for one in splits), np.int64, len(splits))
+    counts = np.bincount(np.unique(group * n_kinds + split) % n_kinds, minlength=n_kinds).tolist()
+    return {name: count for name, count in zip(names, counts, strict=False) if count}
 
 
-def _measure_faces(rows: Sequence[CropRow]) -> dict[str, tuple[float, ...]]:
-    sizes: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        sizes[label_word(row.label)].append(measure_box(row.box_xyxy))
-    return {
-        label: tuple(float(value) for value in np.quantile(sizes[label], _QUANTILES))
-        for label in sorted(sizes, key=LABEL_WORDS.index)
-    }
+def _measure_faces(rows: CropRows) -> dict[str, tuple[float, ...]]:
+    sizes, labels = measure_boxes(rows.kept("box_xyxy")), rows.kept("label")
+    found = {}
+    for label in (0, 1, None):
+        own = sizes[labels == (-1 if label is None else label)]
+        if len(own):
+            values = np.quantile(own, _QUANTILES).tolist()
+            found[label_word(label)] = tuple(values)
+    return found

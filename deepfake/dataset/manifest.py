@@ -7,10 +7,8 @@ compared byte for byte. Knows no image and no network.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
@@ -20,10 +18,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.dataset.columns import COUNT, NUMBER, TEXT, WORD, ColumnKind, PackedRows
 from deepfake.errors import UsageError
 from deepfake.jobs import folder as job_folder
 from deepfake.jobs.folder import JOB_FILE as JOB_FILE
-from deepfake.jobs.folder import RESULTS, find_wrong_results
+from deepfake.jobs.folder import RESULTS, find_wrong_results, hash_file
 from deepfake.media.discovery import display_name, path_uri
 from deepfake.records import (
     LABEL_NAMES,
@@ -36,13 +35,26 @@ from deepfake.records import (
     Window,
 )
 from deepfake.storage import Confinement
-from deepfake.tables import CsvRow, format_lines, read_csv
+from deepfake.tables import CsvRow, format_lines, iter_csv
 
 MANIFEST_FILE = "manifest.csv"
 SOURCES_FILE = "sources.csv"
 TABLES = (MANIFEST_FILE, SOURCES_FILE)
-ParsedRow = TypeVar("ParsedRow")
+STORE = "store"
+"""Setting of a crop job: ``folder`` or ``tar``; one without it is of files."""
 Row = TypeVar("Row", "CropRow", "SourceRow")
+
+
+def _keep_label(label: int | None) -> int:
+    return -1 if label is None else label
+
+
+def _give_label(kept: int) -> int | None:
+    return None if kept < 0 else kept
+
+
+LABEL = ColumnKind(np.dtype(np.int8), _keep_label, _give_label)
+"""Of a column of labels; -1 is kept for one that is not known."""
 _LABEL_ADVICE = "crop from real/ and fake/ folders or from a CSV with path,label"
 
 
@@ -104,6 +116,8 @@ class SourceRow:
     original: str = ""
 
 
+CropRows = PackedRows[CropRow]
+SourceRows = PackedRows[SourceRow]
 MANIFEST_COLUMNS = tuple(
     chain.from_iterable(
         ("x0", "y0", "x1", "y1") if field.name == "box_xyxy" else (field.name,)
@@ -130,7 +144,7 @@ class Manifest:
     """
 
     root: Path
-    rows: tuple[CropRow, ...]
+    rows: CropRows
     spec: CropSpec
     sampling: Sampling
     versions: dict[str, str]
@@ -240,12 +254,12 @@ def read_manifest(root: Path) -> Manifest:
     confinement = Confinement(root)
     for row in rows:
         confinement.path_of(row.crop)
-    digest = hashlib.sha256((root / MANIFEST_FILE).read_bytes()).hexdigest()
+    digest = hash_file(root / MANIFEST_FILE)
     spec, sampling = CropSpec.from_dict(job["crop_spec"]), Sampling.from_dict(job["sampling"])
     return Manifest(root, rows, spec, sampling, job["versions"], digest)
 
 
-def read_sources(root: Path) -> tuple[SourceRow, ...]:
+def read_sources(root: Path) -> SourceRows:
     """Read and check ``sources.csv`` of a finished crop folder.
 
     Raises:
@@ -271,19 +285,29 @@ def _check_tables(root: Path, job: Mapping[str, Any], wanted: str) -> None:
         )
 
 
-def read_crop_rows(folder: Path) -> tuple[CropRow, ...]:
+def read_crop_rows(folder: Path) -> CropRows:
     """The rows of the manifest in a crop folder or shard.
 
     Raises:
         UsageError: If the table is missing or damaged.
     """
     # Without window: an old table.
-    return _read_rows(folder / MANIFEST_FILE, MANIFEST_COLUMNS[:-1], _parse_crop_row)
+    return pack_crops(_iter_rows(folder / MANIFEST_FILE, MANIFEST_COLUMNS[:-1], _parse_crop_row))
 
 
-def read_source_rows(folder: Path) -> tuple[SourceRow, ...]:
+def read_source_rows(folder: Path) -> SourceRows:
     """The rows of ``sources.csv`` in a crop folder or shard; raises as ``read_crop_rows``."""
-    return _read_rows(folder / SOURCES_FILE, SOURCE_COLUMNS, _parse_source_row)
+    return pack_sources(_iter_rows(folder / SOURCES_FILE, SOURCE_COLUMNS, _parse_source_row))
+
+
+def pack_crops(rows: Iterable[CropRow]) -> CropRows:
+    """Crops in columns; those that are so already as they are."""
+    return CropRows.pack(CropRow, _CROP_KINDS, rows)
+
+
+def pack_sources(rows: Iterable[SourceRow]) -> SourceRows:
+    """The same for inputs."""
+    return SourceRows.pack(SourceRow, _SOURCE_KINDS, rows)
 
 
 def require_labels(rows: Sequence[CropRow]) -> NDArray[np.int64]:
@@ -292,13 +316,15 @@ def require_labels(rows: Sequence[CropRow]) -> NDArray[np.int64]:
     Raises:
         UsageError: If a crop has none; it names the first one.
     """
-    unlabelled = [row.crop for row in rows if row.label is None]
-    if unlabelled:
+    packed = pack_crops(rows)
+    labels = packed.kept("label").astype(np.int64)
+    unlabelled = np.flatnonzero(labels < 0)
+    if len(unlabelled):
         raise UsageError(
-            f"{len(unlabelled):,} of {len(rows):,} crops have no label, such as {unlabelled[0]};"
-            f" {_LABEL_ADVICE}"
+            f"{len(unlabelled):,} of {len(rows):,} crops have no label, such as"
+            f" {packed[int(unlabelled[0])].crop}; {_LABEL_ADVICE}"
         )
-    return np.array([row.label for row in rows], np.int64)
+    return labels
 
 
 def require_label(row: CropRow | SourceRow) -> int:
@@ -313,17 +339,20 @@ def require_label(row: CropRow | SourceRow) -> int:
     return row.label
 
 
-def name_crops(rows: Sequence[CropRow], sources: Sequence[SourceRow]) -> list[str]:
-    """What a person knows a crop by: the path of its input, and its frame."""
-    paths = {source.id: source.path for source in sources}
-    frames: dict[str, set[int]] = defaultdict(set)
+def name_crops(rows: CropRows, sources: SourceRows, places: Sequence[int]) -> dict[int, str]:
+    """What a person knows some crops by: the path of their input, and their frame."""
+    ids = {rows[place].source for place in places}
+    paths = {source.id: source.path for source in sources if source.id in ids}
+    frames: dict[str, set[int]] = {id: set() for id in ids}
     for row in rows:
-        frames[row.source].add(row.frame)
-    return [
-        paths.get(row.source, row.crop)
-        + (f" frame {row.frame}" if len(frames[row.source]) > 1 or row.frame else "")
-        for row in rows
-    ]
+        if row.source in ids:
+            frames[row.source].add(row.frame)
+
+    def name(row: CropRow) -> str:
+        numbered = len(frames[row.source]) > 1 or row.frame
+        return paths.get(row.source, row.crop) + (f" frame {row.frame}" if numbered else "")
+
+    return {place: name(rows[place]) for place in places}
 
 
 def read_job(root: Path) -> dict[str, Any]:
@@ -367,6 +396,14 @@ def _parse_label(word: str) -> int | None:
     return LABEL_NAMES.index(word) if word else None
 
 
+def _write_numbers(numbers: Iterable[float] | None) -> str:
+    return " ".join(map(str, numbers or ()))
+
+
+def _parse_points(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split()))
+
+
 def _parse_window(text: str) -> Window | TurnedWindow | None:
     if not text:
         return None
@@ -382,16 +419,36 @@ def _parse_window(text: str) -> Window | TurnedWindow | None:
     return window
 
 
-def _read_rows(
-    path: Path, columns: Sequence[str], parse: Callable[[CsvRow], ParsedRow]
-) -> tuple[ParsedRow, ...]:
-    rows = []
-    for row in read_csv(path, columns):
+_BOX = ColumnKind(np.dtype(np.float64), decode=tuple)
+# Of any length, and of a few digits, which as text take less than numbers do.
+_POINTS = replace(TEXT, encode=_write_numbers, decode=_parse_points)
+_WINDOW = replace(TEXT, encode=_write_numbers, decode=_parse_window)
+_OF_BOTH = {"label": LABEL, "method": WORD, "split": WORD}
+_CROP_KINDS = (
+    {field.name: TEXT for field in fields(CropRow)}
+    | _OF_BOTH
+    | {
+        **dict.fromkeys(("frame", "face", "rotation"), COUNT),
+        **dict.fromkeys(("time_s", "confidence"), NUMBER),
+        **{"box_xyxy": _BOX, "landmarks": _POINTS, "window": _WINDOW},
+    }
+)
+_SOURCE_KINDS = (
+    {field.name: TEXT for field in fields(SourceRow)}
+    | _OF_BOTH
+    | {
+        "status": WORD,
+        "faces": COUNT,
+    }
+)
+
+
+def _iter_rows(path: Path, columns: Sequence[str], parse: Callable[[CsvRow], Row]) -> Iterator[Row]:
+    for row in iter_csv(path, columns):
         try:
-            rows.append(parse(row))
+            yield parse(row)
         except ValueError as error:
             raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error
-    return tuple(rows)
 
 
 def _parse_source_row(row: CsvRow) -> SourceRow:

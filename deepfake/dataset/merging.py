@@ -32,8 +32,8 @@ def merge_crops(output: Path, parts: Sequence[Path]) -> CropReport:
         read_job(part)
     joined = join_parts(parts, KIND, TABLES)
     with open_crop_folder(output) as merged:
-        plan = joined.plan.read_text(encoding="utf-8").splitlines(keepends=True)
-        merged.begin(plan, joined.settings)
+        with joined.plan.open(encoding="utf-8", newline="") as plan:
+            merged.begin(plan, joined.settings)
         merged.drop_beyond(len(joined.shards))
         for theirs, block in joined.shards:
             seals = [folder.folder_of(block) / SEAL_FILE for folder in (merged, theirs)]

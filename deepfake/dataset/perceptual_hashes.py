@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import cv2
@@ -40,8 +41,8 @@ class PerceptualHashes:
 
     Args:
         store: The crops.
-        files: Their names.
-        digests: Digest of the file, empty where it is missing.
+        files: Their names, ``(N,)`` texts.
+        digests: SHA-1 of the file, ``(N,)`` bytes, empty where it is missing.
         hashes: Perceptual hash, ``(N,)``; of no meaning where there is no content.
         has_content: Whether the crop can be read and is not of one colour, ``(N,)``.
         sizes: Bytes of the file, ``(N,)``.
@@ -50,8 +51,8 @@ class PerceptualHashes:
     """
 
     store: CropStore
-    files: list[str]
-    digests: list[bytes]
+    files: NDArray[Any]
+    digests: NDArray[np.bytes_]
     hashes: NDArray[np.uint64]
     has_content: NDArray[np.bool_]
     sizes: NDArray[np.int64]
@@ -69,24 +70,24 @@ class PerceptualHashes:
             threads: How many read; ``None`` takes a few more than there are CPUs.
             quiet: Show no progress.
         """
-        files, scale = [row.crop for row in manifest.rows], _choose_scale(manifest.spec.size)
-        store = CropStore(manifest.root, files, allow_damage=True)
+        rows, scale = manifest.rows, _choose_scale(manifest.spec.size)
+        store = CropStore(manifest.root, rows.values("crop"), allow_damage=True)
         read = partial(_read_crop, store, scale, manifest.spec.size)
+        n_rows, problems = len(rows), dict[int, str]()
+        digests, has_content = np.zeros(n_rows, "S20"), np.zeros(n_rows, bool)
+        hashes, sizes = np.zeros(n_rows, np.uint64), np.zeros(n_rows, np.int64)
         with ThreadPoolExecutor(threads) as pool:
             # In chunks: a pool takes all the work that it is given into its queue at once.
-            chunks = (files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK))
+            files = rows.values("crop")
+            chunks = iter(lambda: [*islice(files, _CHUNK)], [])
             results = (crop for chunk in chunks for crop in pool.map(read, chunk))
-            crops = list(track(results, len(files), unit="crop", quiet=quiet))
-        return cls(
-            store=store,
-            files=files,
-            digests=[crop.digest for crop in crops],
-            hashes=np.array([crop.hashed or 0 for crop in crops], np.uint64),
-            has_content=np.array([crop.hashed is not None for crop in crops], bool),
-            sizes=np.array([crop.n_bytes for crop in crops], np.int64),
-            problems={row: crop.problem for row, crop in enumerate(crops) if crop.problem},
-            scale=scale,
-        )
+            for row, crop in enumerate(track(results, n_rows, unit="crop", quiet=quiet)):
+                digests[row], sizes[row] = crop.digest, crop.n_bytes
+                hashes[row], has_content[row] = crop.hashed or 0, crop.hashed is not None
+                if crop.problem:
+                    problems[row] = crop.problem
+        names = rows.texts("crop")
+        return cls(store, names, digests, hashes, has_content, sizes, problems, scale)
 
     def find_look_alikes(
         self, splits: Sequence[str], limit: int = 10_000

@@ -6,17 +6,20 @@ gives the class away. Every issue is for people to read: training does not ask. 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deepfake.dataset.audit import Issue, show_some
+from deepfake.dataset.audit import EXAMPLES, Issue, show_some
 from deepfake.dataset.class_counts import label_word
+from deepfake.dataset.columns import number_texts
 from deepfake.dataset.crop_folder import find_damaged_shards
-from deepfake.dataset.manifest import CropRow, Manifest, SourceRow, name_crops
+from deepfake.dataset.manifest import CropRows, Manifest, SourceRows, name_crops
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
-from deepfake.faces.geometry import measure_box
+from deepfake.faces.geometry import measure_boxes
 from deepfake.metrics import compute_auc
 from deepfake.records import Status
 
@@ -26,7 +29,7 @@ _MIN_TELLING = 20  # crops of a class; with fewer, an area under the curve means
 
 def audit_quality(
     manifest: Manifest,
-    sources: Sequence[SourceRow],
+    sources: SourceRows,
     splits: Sequence[str],
     hashes: PerceptualHashes,
 ) -> list[Issue]:
@@ -40,7 +43,7 @@ def audit_quality(
     """
     rows = manifest.rows
     return [
-        *_audit_duplicates(rows, splits, hashes, name_crops(rows, sources)),
+        *_audit_duplicates(rows, sources, splits, hashes),
         *_audit_files(manifest, hashes),
         _audit_group_sizes(rows),
         _audit_losses(sources),
@@ -50,44 +53,70 @@ def audit_quality(
 
 
 def _audit_duplicates(
-    rows: Sequence[CropRow], splits: Sequence[str], hashes: PerceptualHashes, names: Sequence[str]
+    rows: CropRows, sources: SourceRows, splits: Sequence[str], hashes: PerceptualHashes
 ) -> list[Issue]:
     """Crops that are the same byte for byte."""
-    same: dict[bytes, list[int]] = defaultdict(list)
-    for row, digest in enumerate(hashes.digests):
-        if digest:
-            same[digest].append(row)
-    sets = [found for found in same.values() if len(found) > 1]
+    sets = [found.tolist() for found in _find_repeats(hashes.digests) if hashes.digests[found[0]]]
     if not sets:
         return [Issue("ok", "duplicates", "no two crops are the same bytes")]
 
-    def show(same: Sequence[int]) -> str:
-        return " = ".join(f"{names[row]} ({label_word(rows[row].label)})" for row in same[:3])
+    def show_sets(found: Sequence[Sequence[int]]) -> tuple[str, ...]:
+        shown = [row for same in found[:EXAMPLES] for row in same[:3]]
+        names = name_crops(rows, sources, shown)
 
+        def show(same: Sequence[int]) -> str:
+            return " = ".join(f"{names[row]} ({label_word(rows[row].label)})" for row in same[:3])
+
+        return show_some(found, show)
+
+    labels = rows.kept("label")
     issues = []
     if across := [found for found in sets if len({splits[row] for row in found}) > 1]:
         message = f"{len(across):,} sets of identical crops stand in two splits"
-        issues.append(Issue("leak", "duplicates", message, examples=show_some(across, show)))
-    if torn := [found for found in sets if len({rows[row].label for row in found}) > 1]:
+        issues.append(Issue("leak", "duplicates", message, examples=show_sets(across)))
+    if torn := [found for found in sets if len({labels[row] for row in found}) > 1]:
         message = f"{len(torn):,} sets of identical crops are called both real and fake"
-        issues.append(Issue("warning", "labels", message, examples=show_some(torn, show)))
+        issues.append(Issue("warning", "labels", message, examples=show_sets(torn)))
     spare = sum(len(found) - 1 for found in sets)
     message = f"{spare:,} crops repeat another one byte for byte"
-    return [*issues, Issue("note", "duplicates", message, examples=show_some(sets, show))]
+    return [*issues, Issue("note", "duplicates", message, examples=show_sets(sets))]
+
+
+def _find_repeats(values: NDArray[Any]) -> list[NDArray[np.int64]]:
+    """The rows of each value that more than one row has, in order of their first."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    starts = np.flatnonzero(is_first)
+    ends = np.append(starts[1:], len(order))
+    several = ends - starts > 1
+    sets = [order[start:end] for start, end in zip(starts[several], ends[several], strict=True)]
+    return sorted(sets, key=lambda found: int(found[0]))
+
+
+def _list_repeated(rows: CropRows) -> list[str]:
+    """Crops, and faces of a frame, that have two rows."""
+    (source,), _ = number_texts(rows.texts("source"))
+    places = np.stack([source, rows.kept("frame"), rows.kept("face")], axis=1)
+    _, face = np.unique(places, axis=0, return_inverse=True)
+    found = [(int(same[0]), 0) for same in _find_repeats(rows.texts("crop"))]
+    found += [(int(same[0]), 1) for same in _find_repeats(face.reshape(-1))]
+    names = []
+    for place, is_face in sorted(found):
+        row = rows[place]
+        face_name = f"frame {row.frame}, face {row.face} of {row.source}"
+        names.append(face_name if is_face else row.crop)
+    return names
 
 
 def _audit_files(manifest: Manifest, hashes: PerceptualHashes) -> list[Issue]:
     """Shards that are not as they were written, rows that repeat, crops that are of no use."""
-    named = Counter(
-        name
-        for row in manifest.rows
-        for name in (row.crop, f"frame {row.frame}, face {row.face} of {row.source}")
-    )
     problems = hashes.problems
     issues = []
     for kind, what, found in (
         ("shards", "shards are not as they were written", find_damaged_shards(manifest.root)),
-        ("rows", "crops have two rows", [name for name, count in named.items() if count > 1]),
+        ("rows", "crops have two rows", _list_repeated(manifest.rows)),
         ("files", "crops cannot be read", [f"{hashes.files[i]}: {problems[i]}" for i in problems]),
     ):
         if found:
@@ -101,16 +130,18 @@ def _audit_files(manifest: Manifest, hashes: PerceptualHashes) -> list[Issue]:
     return issues
 
 
-def _audit_group_sizes(rows: Sequence[CropRow]) -> Issue:
-    inputs: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        inputs[row.group].add(row.source)
-    single = sum(len(found) == 1 for found in inputs.values())
+def _audit_group_sizes(rows: CropRows) -> Issue:
+    (group,), _ = number_texts(rows.texts("group"))
+    (source,), sources = number_texts(rows.texts("source"))
+    inputs = np.bincount(np.unique(group * len(sources) + source) // len(sources))
+    single = int((inputs == 1).sum())
     if single == len(inputs) > 1:
         message = "every group holds one input"
         remedy = "if several show one person, metrics will be too good: name groups in a CSV"
         return Issue("warning", "group sizes", message, remedy)
-    largest, size = Counter(row.group for row in rows).most_common(1)[0]
+    sizes = np.bincount(group)
+    first = int(np.flatnonzero(sizes[group] == sizes.max())[0])
+    largest, size = rows[first].group, int(sizes.max())
     message = (
         f"{single:,} of {len(inputs):,} hold one input; the largest, {largest}, has"
         f" {100 * size / len(rows):.0f} % of the crops"
@@ -120,10 +151,11 @@ def _audit_group_sizes(rows: Sequence[CropRow]) -> Issue:
     return Issue("ok", "group sizes", message)
 
 
-def _audit_losses(sources: Sequence[SourceRow]) -> Issue:
+def _audit_losses(sources: SourceRows) -> Issue:
     """Inputs that gave no crop: many, or many more of one class."""
-    totals = Counter(source.label for source in sources)
-    lost = Counter(source.label for source in sources if source.status != Status.OK.value)
+    totals = Counter(sources.values("label"))
+    told = zip(sources.values("label"), sources.values("status"), strict=True)
+    lost = Counter(label for label, status in told if status != Status.OK.value)
     if not lost.total():
         return Issue("ok", "losses", "every input gave a crop")
     share = lost.total() / len(sources)
@@ -140,15 +172,16 @@ def _audit_losses(sources: Sequence[SourceRow]) -> Issue:
     return Issue("note", "losses", message)
 
 
-def _audit_sizes(rows: Sequence[CropRow], hashes: PerceptualHashes) -> list[Issue]:
+def _audit_sizes(rows: CropRows, hashes: PerceptualHashes) -> list[Issue]:
     """Whether a size, which is not the face, tells the classes apart."""
-    known = [i for i, row in enumerate(rows) if row.label is not None]
-    labels = np.array([rows[i].label for i in known], np.int64)
+    labels = rows.kept("label").astype(np.int64)
+    known = np.flatnonzero(labels >= 0)
+    labels = labels[known]
     if min(np.bincount(labels, minlength=2)) < _MIN_TELLING:
         return []
     issues = []
     for kind, values in (
-        ("face size", np.array([measure_box(rows[i].box_xyxy) for i in known])),
+        ("face size", measure_boxes(rows.kept("box_xyxy")[known])),
         ("file size", hashes.sizes[known].astype(np.float64)),
     ):
         auc = compute_auc(labels, values)
@@ -164,13 +197,21 @@ def _audit_sizes(rows: Sequence[CropRow], hashes: PerceptualHashes) -> list[Issu
     return issues
 
 
-def _count_originals(rows: Sequence[CropRow], sources: Sequence[SourceRow]) -> list[Issue]:
+def _count_originals(rows: CropRows, sources: SourceRows) -> list[Issue]:
     """How many fakes can be paired with the real input that they were made from."""
-    fakes = [source for source in sources if source.label == 1]
-    linked = sum(bool(source.original) for source in fakes)
-    if not linked:
+    is_fake = sources.kept("label") == 1
+    ids, originals = (sources.texts(name)[is_fake] for name in ("id", "original"))
+    is_linked = originals != ""
+    if not is_linked.any():
         return []
-    cropped = {row.source for row in rows}
-    both = sum(source.id in cropped and source.original in cropped for source in fakes)
-    message = f"{linked:,} of {len(fakes):,} fakes name their original; {both:,} have crops of both"
+    (cropped, fakes, reals), texts = number_texts(
+        rows.texts("source"), ids[is_linked], originals[is_linked]
+    )
+    is_cropped = np.zeros(len(texts), bool)
+    is_cropped[cropped] = True
+    both = is_cropped[fakes] & is_cropped[reals]
+    message = (
+        f"{is_linked.sum():,} of {len(ids):,} fakes name their original; {both.sum():,} have crops"
+        " of both"
+    )
     return [Issue("note", "originals", message)]

@@ -13,22 +13,26 @@ Knows labels and group names only, no image.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import CropRow, require_labels
+from deepfake.dataset.columns import TEXTS, number_texts
+from deepfake.dataset.manifest import CropRow, CropRows, pack_crops, require_labels
 from deepfake.errors import UsageError
 
 SPLITS = ("train", "validation", "test")
+Numbers = NDArray[np.int64]
 
 
 def split_by_group(
-    groups: Sequence[str],
-    labels: Sequence[int],
+    groups: Sequence[str] | NDArray[Any],
+    labels: Sequence[int] | NDArray[np.int64],
     shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
     seed: int = 0,
 ) -> list[str]:
@@ -58,15 +62,16 @@ def split_by_group(
     """
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise UsageError(f"split shares {shares}; expected three numbers >= 0 that sum to 1")
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for group, label in zip(groups, labels, strict=True):
-        counts[group][label] += 1
-    totals = np.sum(list(counts.values()), axis=0) if counts else np.zeros(2)
+    if len(groups) != len(labels):
+        raise ValueError(f"{len(groups)} groups but {len(labels)} labels")
+    (of_row,), names = number_texts(np.asarray(groups, TEXTS))
+    counts = np.bincount(2 * of_row + np.asarray(labels, np.int64), minlength=2 * len(names))
+    counts = counts.reshape(-1, 2)
+    totals = counts.sum(axis=0)
     if totals.min() == 0:
         raise UsageError(f"cannot split {totals[0]:.0f} real and {totals[1]:.0f} fake crops")
-    names = sorted(counts)
     order = np.random.default_rng(seed).permutation(len(names))
-    by_size = sorted((names[i] for i in order), key=lambda name: -sum(counts[name]))
+    by_size = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
     chosen = _share_out(by_size, counts, shares, {})
     given = _count_splits(chosen, counts)
     if _lacks_class(given, shares):
@@ -79,62 +84,64 @@ def split_by_group(
                 f"{len(names)} groups; every split needs both classes: bring more groups, other "
                 "shares, or a 'split' column"
             )
-    return [SPLITS[chosen[group]] for group in groups]
+    return [SPLITS[number] for number in chosen[of_row].tolist()]
 
 
 def _share_out(
-    by_size: Sequence[str],
-    counts: Mapping[str, Sequence[int]],
-    shares: Sequence[float],
-    core: Mapping[str, int],
-) -> dict[str, int]:
-    """Number of the split of every group; those of the core have theirs."""
-    chosen = dict(core)
-    wanted = np.outer(shares, np.sum(list(counts.values()), axis=0))
-    given = _count_splits(chosen, counts)
-    for name in by_size:
-        if name in chosen:
-            continue
-        count = np.array(counts[name])
-        missing = (wanted - given) / np.maximum(wanted, 1e-9)
-        # A split that still lacks a whole class comes before one that only lacks numbers.
-        starved = ((given == 0) & (count > 0)).any(axis=1) & (np.array(shares) > 0)
-        need = (missing * (count > 0)).sum(axis=1) + 1e3 * starved * np.array(shares)
-        target = int(np.argmax(np.where(np.array(shares) > 0, need, -np.inf)))
-        chosen[name] = target
-        given[target] += count
+    by_size: Numbers, counts: Numbers, shares: Sequence[float], core: Mapping[int, int]
+) -> NDArray[np.int8]:
+    """Number of the split of every group, ``(G,)``; those of the core have theirs."""
+    chosen = np.full(len(counts), -1, np.int8)
+    for group, split in core.items():
+        chosen[group] = split
+    wanted = np.outer(shares, counts.sum(axis=0)).tolist()
+    given = _count_splits(chosen, counts).tolist()
+    # Plain numbers: there may be as many groups as rows.
+    open_splits = [number for number, share in enumerate(shares) if share > 0]
+    ordered = by_size[chosen[by_size] < 0]
+    for group, count in zip(ordered.tolist(), counts[ordered].tolist(), strict=True):
+        target, most = -1, 0.0
+        for split in open_splits:
+            need, starved = 0.0, False
+            for there, goal, own in zip(given[split], wanted[split], count, strict=True):
+                if own > 0:
+                    need += (goal - there) / max(goal, 1e-9)
+                    starved = starved or there == 0
+            # A split that still lacks a whole class comes before one that only lacks numbers.
+            need += 1e3 * shares[split] if starved else 0.0
+            if target < 0 or need > most:
+                target, most = split, need
+        chosen[group] = target
+        given[target] = [there + own for there, own in zip(given[target], count, strict=True)]
     return chosen
 
 
-def _find_core(
-    by_size: Sequence[str], counts: Mapping[str, Sequence[int]], shares: Sequence[float]
-) -> dict[str, int]:
+def _find_core(by_size: Numbers, counts: Numbers, shares: Sequence[float]) -> dict[int, int]:
     """For every split a group of both classes, or one of each: without these no division works.
 
     Small groups, so that the large ones can still go where numbers are missing; empty if there
     are too few.
     """
-    small_first = by_size[::-1]
-    both = [[name] for name in small_first if min(counts[name]) > 0]
-    reals, fakes = (
-        [name for name in small_first if counts[name][1 - label] == 0] for label in (0, 1)
-    )
     largest_first = sorted((i for i in range(3) if shares[i] > 0), key=lambda i: -shares[i])
-    parts = (both + [list(pair) for pair in zip(reals, fakes, strict=False)])[: len(largest_first)]
+
+    def find_small(holds: NDArray[np.bool_]) -> Iterator[int]:
+        return islice((group for group in by_size[::-1].tolist() if holds[group]), 3)
+
+    both = [[group] for group in find_small(counts.min(axis=1) > 0)]
+    reals, fakes = (find_small(counts[:, 1 - label] == 0) for label in (0, 1))
+    pairs = [list(pair) for pair in zip(reals, fakes, strict=False)]
+    parts = (both + pairs)[: len(largest_first)]
     if len(parts) < len(largest_first):
         return {}
-    parts.sort(key=lambda part: -sum(sum(counts[name]) for name in part))
-    return {name: split for split, part in zip(largest_first, parts, strict=True) for name in part}
+    parts.sort(key=lambda part: -int(counts[part].sum()))
+    return {
+        group: split for split, part in zip(largest_first, parts, strict=True) for group in part
+    }
 
 
-def _count_splits(
-    chosen: Mapping[str, int], counts: Mapping[str, Sequence[int]]
-) -> NDArray[np.float64]:
-    """Real and fake crops of each split, ``(3, 2)``."""
-    given = np.zeros((3, 2))
-    for name, split in chosen.items():
-        given[split] += counts[name]
-    return given
+def _count_splits(chosen: NDArray[np.int8], counts: Numbers) -> NDArray[np.float64]:
+    """Real and fake crops of each split, ``(3, 2)``; groups of -1 are in none."""
+    return np.array([counts[chosen == split].sum(axis=0) for split in range(3)], np.float64)
 
 
 def _lacks_class(given: NDArray[np.float64], shares: Sequence[float]) -> bool:
@@ -164,16 +171,17 @@ def assign_splits(
         UsageError: If crops have no label, only some have a split or one of another name, or the
             groups cannot be divided.
     """
-    labels = require_labels(rows).tolist()
+    packed = pack_crops(rows)
+    labels = require_labels(packed)
 
-    def divide(places: Sequence[int], shares: tuple[float, float, float]) -> list[str]:
-        groups = _tie_originals([rows[i] for i in places])
-        return split_by_group(groups, [labels[i] for i in places], shares, seed)
+    def divide(places: Numbers, shares: tuple[float, float, float]) -> list[str]:
+        groups = _tie_originals(packed.choose(places))
+        return split_by_group(groups, labels[places], shares, seed)
 
-    given = [row.split for row in rows]
+    given = [*packed.values("split")]
     counts = Counter(given)
     if mode == "group" or (mode == "auto" and counts[""] == len(given)):
-        return divide(range(len(given)), shares)
+        return divide(np.arange(len(given)), shares)
     if counts[""]:
         raise UsageError(
             f"{counts['']} of {len(given)} crops have no split; fill the split column, or set"
@@ -184,25 +192,33 @@ def assign_splits(
         raise UsageError(f"the manifest names a split {unknown!r}; there are {', '.join(SPLITS)}")
     if mode == "given" or counts["validation"] or not counts["train"]:
         return given
-    train = [i for i, split in enumerate(given) if split == "train"]
+    train = np.flatnonzero([split == "train" for split in given])
     share = shares[1] / (shares[0] + shares[1])
     splits = list(given)
-    for i, split in zip(train, divide(train, (1 - share, share, 0.0)), strict=True):
+    divided = divide(train, (1 - share, share, 0.0))
+    for i, split in zip(train.tolist(), divided, strict=True):
         splits[i] = split
     return splits
 
 
-def _tie_originals(rows: Sequence[CropRow]) -> list[str]:
+def _tie_originals(rows: CropRows) -> NDArray[Any]:
     """Groups, those joined that show one input or were made from it, be it there or not."""
-    homes: dict[str, str] = {}
-    ties = {(row.group, row.group) for row in rows}
-    for name, group in chain(
-        ((row.source, row.group) for row in rows), ((row.original, row.group) for row in rows)
-    ):
-        if name:
-            ties.add((group, homes.setdefault(name, group)))
-    names = join_identities(ties)
-    return [names[row.group] for row in rows]
+    (group,), groups = number_texts(rows.texts("group"))
+    (source, original), names = number_texts(rows.texts("source"), rows.texts("original"))
+    named = np.concatenate([source, original])
+    beside = np.concatenate([group, group])
+    is_named = names[named] != ""
+    named, beside = named[is_named], beside[is_named]
+    own, places = np.unique(named, return_index=True)
+    home = np.zeros(len(names), np.int64)  # the group where an input is first named
+    home[own] = beside[places]
+    ties = np.stack([home[named], beside], axis=1)
+    ties = np.unique(ties[ties[:, 0] != ties[:, 1]], axis=0)
+    # Most groups have no tie, and keep their name.
+    joined = groups.copy()
+    for name, whole in join_identities(groups[ties].tolist()).items():
+        joined[bisect_left(groups, name)] = whole
+    return joined[group]
 
 
 def join_identities(ties: Iterable[Sequence[str]]) -> dict[str, str]:

@@ -20,6 +20,8 @@ from deepfake.evaluation.bootstrap import bootstrap_metrics, measure_verdicts
 from deepfake.evaluation.predictions import score_files
 from deepfake.heads import Head
 from deepfake.heads.calibration import compute_prevalence_shift, cross_fit
+from deepfake.learning.checkpoint import Tta
+from deepfake.learning.ensemble import count_looks
 from deepfake.records import EVEN_ODDS, Limits, Recipe
 from deepfake.thresholds import choose_limits
 
@@ -32,11 +34,13 @@ class Calibration:
         limits: Of the verdict.
         error_rates: What they were chosen for, and reach.
         recipe: Of the files that they were chosen on.
+        tta: How often each face was looked at.
     """
 
     limits: Limits
     error_rates: ErrorRates
     recipe: Recipe
+    tta: Tta = "none"
 
     def to_info(self) -> dict[str, Any]:
         """What a checkpoint remembers of it, in plain types."""
@@ -46,6 +50,7 @@ class Calibration:
             "chosen_for": {
                 "sampling": self.recipe.sampling.to_dict(),
                 "aggregation": self.recipe.aggregation.to_dict(),
+                "tta": self.tta,
             },
         }
 
@@ -59,18 +64,23 @@ def calibrate(
     max_fnr: float = MAX_ERROR_RATE,
     prevalence: float | None = None,
     origin: str = "the validation split",
+    tta: Tta = "none",
 ) -> Calibration:
     """Fit the sigmoid of a head and choose the limits, on rows that nothing was fitted on.
+
+    The sigmoid is fitted on every look at a face, the limits on the mean of its looks.
 
     Args:
         head: Its classifier is fitted; gets the sigmoid of all rows.
         faces: ``N`` labelled rows of a manifest.
-        vectors: ``(N, D)`` their embeddings.
+        vectors: ``(N, looks * D)`` their embeddings, as ``EnsembleEmbedder`` joins those of a
+            face's looks.
         recipe: How their frames were sampled, and how the faces of a file make its score.
         max_fpr: Highest share of real files that are called fake.
         max_fnr: Highest share of fake files that are called real.
         prevalence: Share of fakes where it will be used; by default that of these rows.
         origin: Which rows they are, for the record.
+        tta: How often each face was looked at.
 
     Raises:
         ValueError: If a rate is out of range, or a number is not finite.
@@ -78,13 +88,21 @@ def calibrate(
         UsageError: If a row has no label.
     """
     labels = require_labels(faces)
-    head.calibrate(vectors, labels)
+    n_looks = count_looks(tta)
+    # One row a look; each is of unit norm by itself.
+    looks = np.concatenate(np.split(vectors * np.float32(n_looks**0.5), n_looks, axis=1))
+    head.calibrate(looks, np.tile(labels, n_looks))
     shift, before = 0.0, float(labels.mean())
     if prevalence is not None:
         shift = compute_prevalence_shift(before, prevalence)
         head.shift_prevalence(before, prevalence)
-    groups_of_faces = [row.group for row in faces]
-    p_fake = cross_fit(head.compute_decisions(vectors), labels, groups_of_faces, shift)
+    p_of_look = cross_fit(
+        head.compute_decisions(looks),
+        np.tile(labels, n_looks),
+        [row.group for row in faces] * n_looks,
+        shift,
+    )
+    p_fake = p_of_look.reshape(n_looks, -1).mean(axis=0)
     files, _ = score_files(faces, p_fake, recipe.aggregation)
     label_of = {row.source: label for row, label in zip(faces, labels.tolist(), strict=True)}
     group_of = {row.source: row.group for row in faces}
@@ -117,4 +135,4 @@ def calibrate(
         **rates,
         origin=origin,
     )
-    return Calibration(limits, error_rates, recipe)
+    return Calibration(limits, error_rates, recipe, tta)

@@ -32,13 +32,14 @@ from deepfake.evaluation.predictions import predict_set
 from deepfake.evaluation.sets import (
     ALL,
     EvaluationSet,
-    assign_split_of_crop,
+    divide_as_trained,
     read_evaluation_set,
     was_trained_on,
 )
-from deepfake.heads import Head, HeadName, make_head
-from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
+from deepfake.heads import Head, HeadName, MeanHead, make_head
+from deepfake.learning.checkpoint import Checkpoint, Tta, derive_checkpoint
 from deepfake.learning.crops import CropDataset, measure_training_faces
+from deepfake.learning.ensemble import count_looks
 from deepfake.metrics import Summary, format_metric, summarise
 from deepfake.records import EVEN_ODDS, LABEL_NAMES, Aggregation, Limits, Recipe
 from deepfake.tables import align
@@ -97,7 +98,8 @@ def calibrate_checkpoint(
     Unlike a training, which must end with a checkpoint, it refuses what the data cannot carry.
 
     Args:
-        checkpoint: The old one.
+        checkpoint: The old one; with a mirrored look it is calibrated for that, and the new one
+            looks so, too.
         root: Crop folder of the validation set.
         output: The new one.
         origin: What the user named as data.
@@ -118,7 +120,8 @@ def calibrate_checkpoint(
     dataset = read_evaluation_set(root, checkpoint, "", origin, split, "validation")
     _refuse_training_crops(dataset, checkpoint)
     embeddings = embed_crops(root, dataset.faces, checkpoint, options)
-    head = copy.deepcopy(checkpoint.head)
+    saved = checkpoint.members[0] if checkpoint.members else checkpoint
+    head = copy.deepcopy(saved.head)
     calibration = calibrate(
         head,
         dataset.faces,
@@ -128,17 +131,18 @@ def calibrate_checkpoint(
         max_fnr,
         prevalence,
         f"{dataset.name} ({dataset.split})",
+        checkpoint.tta,
     )
     _refuse_what_is_not_measured(calibration.error_rates, dataset, head)
     aggregation = checkpoint.recipe.aggregation
     before, after = (
         {"calibration": file_rows(predict_set(dataset, embeddings, one.eval(), aggregation))}
-        for one in (checkpoint.head, head)
+        for one in (checkpoint.head, _repeat(head, checkpoint.tta))
     )
     result = _compare(checkpoint, output, calibration, before, after)
     event = {"what": "calibrate", **_describe(dataset)}
     event |= {"max_fpr": max_fpr, "max_fnr": max_fnr, "prevalence": prevalence}
-    derive_checkpoint(checkpoint, output, head, _changes(calibration, result), event)
+    derive_checkpoint(saved, output, head, _changes(calibration, result), event)
     return result
 
 
@@ -179,8 +183,7 @@ def fit_new_head(
         raise UsageError(f"C={C:g}; expected an inverse strength of regularisation above 0")
     _check_rates(max_fpr, max_fnr)
     dataset = read_evaluation_set(root, checkpoint, "", origin, ALL)
-    split_of_crop = assign_split_of_crop(read_manifest(root), checkpoint)
-    split_of_row = np.array([split_of_crop[row.crop] for row in dataset.faces])
+    split_of_row = np.array(divide_as_trained(read_manifest(root), checkpoint))
     train, validation = split_of_row == "train", split_of_row == "validation"
     fitted = make_head(head, checkpoint.head.embedding_dim, C)
     fitted.check_fit(int(train.sum()))
@@ -188,7 +191,7 @@ def fit_new_head(
     fitted.fit_classifier(embeddings.vectors[train], dataset.labels[train])
     calibration = calibrate(
         fitted,
-        [row for row, inside in zip(dataset.faces, validation, strict=True) if inside],
+        dataset.faces.choose(np.flatnonzero(validation)),
         embeddings.vectors[validation],
         _recipe_of(checkpoint, root),
         max_fpr,
@@ -207,10 +210,14 @@ def fit_new_head(
     changes |= {"head": head, "recipe": checkpoint.recipe.to_dict()}
     if not before:
         changes["weights"] = f"epoch {checkpoint.info['epoch']} (mid-training)"
-    learnt = [row for row, inside in zip(dataset.faces, train, strict=True) if inside]
+    learnt = dataset.faces.choose(np.flatnonzero(train))
     faces = measure_training_faces(CropDataset(root, learnt, checkpoint.recipe.crop.size))
     derive_checkpoint(checkpoint, output, fitted, changes, event, faces)
     return result
+
+
+def _repeat(head: Head, tta: Tta) -> Head:
+    return MeanHead([head] * count_looks(tta)) if tta != "none" else head
 
 
 def _has_head(checkpoint: Checkpoint) -> bool:
@@ -275,11 +282,11 @@ def _score_splits(
     scored = {}
     for split in SPLITS:
         mask = split_of_row == split
-        faces = tuple(row for row, inside in zip(dataset.faces, mask, strict=True) if inside)
-        ids = {row.source for row in faces}
-        files = tuple(file for file in dataset.files if file.id in ids)
-        part = replace(dataset, faces=faces, files=files)
-        if faces:
+        faces = dataset.faces.choose(np.flatnonzero(mask))
+        ids = set(faces.values("source"))
+        own = np.flatnonzero([id in ids for id in dataset.files.values("id")])
+        part = replace(dataset, faces=faces, files=dataset.files.choose(own))
+        if len(faces):
             predictions = predict_set(part, embeddings.where(mask), head.eval(), aggregation)
             scored[split] = file_rows(predictions)
     return scored

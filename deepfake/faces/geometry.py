@@ -45,6 +45,12 @@ def measure_box(box_xyxy: Sequence[float] | NDArray[np.float32]) -> float:
     return min(x1 - x0, y1 - y0)
 
 
+def measure_boxes(boxes_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same of many, ``(N, 4)`` to ``(N,)``."""
+    x0, y0, x1, y1 = boxes_xyxy.reshape(-1, 4).T
+    return np.minimum(x1 - x0, y1 - y0)
+
+
 def clip_box(box_xyxy: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     """Cut a box at the borders of a ``height`` x ``width`` frame.
 

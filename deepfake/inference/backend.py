@@ -156,7 +156,7 @@ def _find_graph(
     """The graph to score with and words on where it is from; ``None`` where torch shall score."""
     try:
         require("onnxruntime")
-        if not checkpoint.members:  # a mean of several has no file that one could lie beside
+        if not checkpoint.differences:  # else there is no file that one could lie beside
             beside = checkpoint.path.with_suffix(ONNX_SUFFIX)
             graph = _read_graph(beside, checkpoint)
             if graph is not None:

@@ -34,9 +34,9 @@ from deepfake.learning.checkpoint import (
     KEY,
     SAFETENSORS_SUFFIX,
     Checkpoint,
-    load_checkpoint,
-    to_safetensors,
 )
+from deepfake.learning.checkpoint_copy import to_safetensors
+from deepfake.learning.ensemble import load_detector
 from deepfake.storage import write_atomic
 
 ExportFormat = Literal["onnx", "safetensors"]
@@ -86,7 +86,7 @@ def export_checkpoint(
         UsageError: If packages are missing, or the crops do not fit.
         JobError: If the network cannot be exported, or the result is not equal.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_detector(path)
     if export_format == "safetensors":
         if output.suffix.lower() != SAFETENSORS_SUFFIX:
             raise UsageError(f"{output}: the name must end in {SAFETENSORS_SUFFIX} to be read back")

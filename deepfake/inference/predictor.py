@@ -29,9 +29,9 @@ from deepfake.inference.results import PicturedResult, ResultList, Results
 from deepfake.inference.scoring import Backend, Scorer
 from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
-from deepfake.learning.checkpoint import Checkpoint
+from deepfake.learning.checkpoint import Checkpoint, Tta
 from deepfake.learning.checkpoint_names import CheckpointName, NamedCheckpoint
-from deepfake.learning.ensemble import Tta, load_detector
+from deepfake.learning.ensemble import load_detector
 from deepfake.progress import Progress
 from deepfake.records import (
     Extraction,
@@ -150,7 +150,8 @@ class Predictor:
         """Load a checkpoint: by default the one in the box, else as ``find_checkpoint`` finds it.
 
         Several are scored as one, and with ``tta="flip"`` each face is also looked at in a mirror:
-        the mean of what they say (``load_detector``).
+        the mean of what they say (``load_detector``). By default a checkpoint looks as it did when
+        its limits were chosen.
 
         Raises:
             CheckpointError: If the file is missing, damaged, not ours or unfinished.
@@ -178,10 +179,9 @@ class Predictor:
         chosen = self.checkpoint.chosen_for
         others = list_differences(self.sampling, chosen.sampling)
         others += list_differences(self.aggregation, chosen.aggregation)
-        averages = [f"averaged over {text}" for text in self.checkpoint.averages]
         if not is_clip:  # a photo is one frame, however clips are sampled and frames aggregated
             others = [text for text in others if text.startswith(_OF_ONE_FRAME)]
-        others = averages + others
+        others = self.checkpoint.differences + others
         if not others:
             return ""
         return (

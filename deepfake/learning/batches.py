@@ -19,6 +19,8 @@ from torch.utils.data import DistributedSampler
 
 from deepfake.errors import UsageError
 
+_CHUNK = 1 << 16  # places of a pass that are Python numbers at a time
+
 
 class SampleKey(NamedTuple):
     """Names one sample of one epoch.
@@ -260,8 +262,10 @@ class EpochBatches(DistributedSampler[list[SampleKey]]):
         number, place = divmod(begin + first * self.batch_size, length)
         while True:
             rows, blends = self.order.arrange(number)[place:], self.order.is_blend[place:]
-            for row, blend in zip(rows.tolist(), blends.tolist(), strict=True):
-                yield number, row, blend
+            for start in range(0, len(rows), _CHUNK):
+                some = slice(start, start + _CHUNK)
+                for row, blend in zip(rows[some].tolist(), blends[some].tolist(), strict=True):
+                    yield number, row, blend
             number, place = number + 1, 0
 
 

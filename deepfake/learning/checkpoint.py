@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -27,23 +25,26 @@ from deepfake.error_rates import ErrorRates
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.faces.quality import TrainingFaces
 from deepfake.heads import Head, make_empty_head
+from deepfake.learning.checkpoint_copy import encode_safetensors
 from deepfake.learning.checkpoint_file import FORMAT as FORMAT
 from deepfake.learning.checkpoint_file import KEY as KEY
 from deepfake.learning.checkpoint_file import SAFETENSORS_SUFFIX as SAFETENSORS_SUFFIX
-from deepfake.learning.checkpoint_file import compute_digest, part_of, read_content, seal
+from deepfake.learning.checkpoint_file import part_of, read_content, seal
 from deepfake.learning.checkpoint_names import DEFAULT, CheckpointName, find_checkpoint
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.records import ALL_UNCLEAR, LABEL_NAMES, Limits, Recipe
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
-_PARTS = ("embedder", "head", "quality")
-_HALVED = ("embedder.backbone.", "embedder.projection.")
 _TRAINING_ONLY = ("optimizer_states", "lr_schedulers", "callbacks", "deepfake_run")
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _OPTIONAL_PACKAGES = ("lightgbm",)
 _MODEL_KINDS = {"backbone": str, "image_size": int, "embedding_dim": int, "dropout": float}
+
+
+Tta = Literal["flip", "none"]
+"""Test-time augmentation: ``flip`` looks at every face in a mirror, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,11 @@ class Checkpoint:
         training_faces: What faces it has learnt from; ``None`` without a head.
         info: Everything else that it remembers: provenance, counts, versions, configuration.
         sha256: Of the file.
+        chosen_tta: How often each face was looked at when the limits were chosen: ``flip``, also
+            in a mirror; ``none``, once.
         members: Those that this one is the mean of, where it is (``learning.ensemble``).
-        tta: Whether each face is also looked at in a mirror: ``flip``.
+        tta: How often this one looks. A file gives a network that looks once: ``load_detector``
+            makes it look as its limits want.
     """
 
     path: Path
@@ -79,14 +83,29 @@ class Checkpoint:
     training_faces: TrainingFaces | None
     info: dict[str, Any]
     sha256: str
+    chosen_tta: Tta = "none"
     members: tuple[Checkpoint, ...] = ()
-    tta: str | None = None
+    tta: Tta = "none"
 
     @property
-    def averages(self) -> list[str]:
-        """What its score is the mean of, in words; empty where it is one look of one network."""
-        several = [f"{len(self.members)} checkpoints"] if len(self.members) > 1 else []
-        return several + (["a mirrored look"] if self.tta else [])
+    def differences(self) -> list[str]:
+        """In what its looks differ from those that its limits were chosen for, in words."""
+        several = len(self.members) > 1
+        found = [f"averaged over {len(self.members)} checkpoints"] if several else []
+        if self.tta != self.chosen_tta:
+            found.append(f"{'averaged over' if self.tta == 'flip' else 'without'} a mirrored look")
+        return found
+
+
+def check_tta(tta: str) -> Tta:
+    """The same, if it is one.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    if tta not in get_args(Tta):
+        raise UsageError(f"tta={tta!r}; expected {' or '.join(get_args(Tta))}")
+    return cast(Tta, tta)
 
 
 def describe_versions() -> dict[str, str]:
@@ -156,9 +175,12 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
         embedder = EmbeddingModel(**settings, pretrained=False, n_features=n_features)
         head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
         limits, error_rates, chosen_for, faces = ALL_UNCLEAR, None, recipe, None
+        chosen_tta: Tta = "none"
         if not unfinished:
             limits, error_rates = read_verdict(path, info)
-            chosen_for = Recipe.from_dict({"crop": info["recipe"]["crop"], **info["chosen_for"]})
+            scored = dict(info["chosen_for"])
+            chosen_tta = check_tta(scored.pop("tta", "none"))
+            chosen_for = Recipe.from_dict({"crop": info["recipe"]["crop"], **scored})
             arrays = part_of(content["state_dict"], "quality").items()
             faces = TrainingFaces.from_parts(
                 {name: tensor.numpy() for name, tensor in arrays}, info["quality"]
@@ -177,6 +199,7 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
         limits=limits,
         error_rates=error_rates,
         chosen_for=chosen_for,
+        chosen_tta=chosen_tta,
         training_faces=faces,
         info=info,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -249,59 +272,12 @@ def derive_checkpoint(
     for name, value in head.state_dict().items():
         state[f"head.{name}"] = value.clone()
     if output.suffix.lower() == SAFETENSORS_SUFFIX:
-        write_atomic(output, _encode_safetensors(content))
+        write_atomic(output, encode_safetensors(content))
         return
     seal(content)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomic(output, buffer.getvalue())
-
-
-def to_safetensors(path: Path, half: bool = False) -> bytes:
-    """The same checkpoint as the bytes of a ``.safetensors`` file.
-
-    It holds the network, the head and all that the checkpoint remembers, but nothing that
-    only training needs. The header carries a digest of all of it, because this format, unlike the
-    archive of a ``.ckpt``, has no checksums of its own.
-
-    Args:
-        path: The file.
-        half: Keep the network's matrices and filters in half precision, half the bytes. They are
-            float32 again when they are loaded, rounded to 11 bits; head, biases, normalisation and
-            statistics stay as they are.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged, not ours, or tries to run code, or a
-            number is too large for half precision.
-    """
-    content = read_content(path)
-    if half:
-        content["state_dict"] = _halve(path, content["state_dict"])
-    return _encode_safetensors(content)
-
-
-def _halve(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    halved = dict(state)
-    for name, value in state.items():
-        if name.startswith(_HALVED) and value.is_floating_point() and value.ndim >= 2:
-            halved[name] = value.half()
-            if not bool(torch.isfinite(halved[name]).all()):
-                raise CheckpointError(f"{path}: {name} does not fit into half precision")
-    return halved
-
-
-def _encode_safetensors(content: dict[str, Any]) -> bytes:
-    state = {
-        key: value.contiguous()
-        for key, value in content["state_dict"].items()
-        if key.startswith(tuple(f"{part}." for part in _PARTS))
-    }
-    ours = {name: value for name, value in content[KEY].items() if name != "sha256"}
-    kept = {key: content.get(key) for key in ("hyper_parameters", "epoch", "global_step")}
-    text = json.dumps({KEY: ours} | kept)
-    header = json.dumps({"sha256": compute_digest(text, state), "content": text})
-    data: bytes = safetensors.torch.save(state, metadata={KEY: header})
-    return data
 
 
 def _info_of(content: dict[str, Any]) -> dict[str, Any]:

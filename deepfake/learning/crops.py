@@ -22,8 +22,9 @@ from deepfake.augment.recipes import Augmentation, AugmentationSettings, sample_
 from deepfake.augment.self_blending import self_blend
 from deepfake.augment.sheet import Example
 from deepfake.dataset.crop_folder import MeshFiles
+from deepfake.dataset.crop_mirror import find_mirror
 from deepfake.dataset.crop_store import CropStore
-from deepfake.dataset.manifest import CropRow, require_labels
+from deepfake.dataset.manifest import CropRow, pack_crops, require_labels
 from deepfake.errors import JobError, MediaError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.geometry import to_crop
@@ -58,6 +59,7 @@ class CropDataset(Dataset[Sample]):
         size: Side S of the crops in pixels.
         seed: Seed of the augmentation.
         augmentation: What happens to a crop whose key asks for it.
+        store: Where the crops are read, if it is there already.
     """
 
     def __init__(
@@ -67,13 +69,14 @@ class CropDataset(Dataset[Sample]):
         size: int,
         seed: int = 0,
         augmentation: AugmentationSettings = AugmentationSettings(),  # noqa: B008 - frozen
+        store: CropStore | None = None,
     ) -> None:
-        self.root, self.rows, self.size, self.seed = root, rows, size, seed
+        self.root, self.rows, self.size, self.seed = root, pack_crops(rows), size, seed
         self.augmentation = augmentation
         self._inside = Confinement(root)
-        self._store = CropStore(root, (row.crop for row in rows))
+        self._store = store or CropStore(root, self.rows.values("crop"))
         self._pipeline: Augmentation | None = None
-        self._meshes = MeshFiles()
+        self._meshes = MeshFiles(find_mirror(root))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -157,8 +160,8 @@ class CropDataset(Dataset[Sample]):
     def blend_sources(self) -> NDArray[np.int64]:
         """Rows of the reals whose landmarks span a face, ``(N,)``: those that can be blended."""
         found = []
-        for number, row in enumerate(self.rows):
-            points = self._manifest_points(row) if row.label == 0 else None
+        for number in np.flatnonzero(self.rows.kept("label") == 0).tolist():
+            points = self._manifest_points(self.rows[number])
             if points is not None and face_area(points) >= _SMALLEST_FACE * self.size**2:
                 found.append(number)
         return np.array(found, np.int64)
@@ -192,8 +195,8 @@ def measure_training_faces(dataset: CropDataset) -> TrainingFaces:
     rows = dataset.rows[:: -(-len(dataset.rows) // _MOST_MEASURED) or 1]
     return TrainingFaces.fit(
         (dataset.read(row) for row in rows),
-        [row.box_xyxy for row in rows],
-        [row.group for row in rows],
+        [*rows.values("box_xyxy")],
+        [*rows.values("group")],
     )
 
 

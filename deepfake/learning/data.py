@@ -9,16 +9,18 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, DistributedSampler
 
 from deepfake.augment.recipes import EXTRAS, AugmentationSettings
 from deepfake.dataset.audit import audit_look_alikes, audit_splits, raise_issues
-from deepfake.dataset.manifest import CropRow, Manifest, read_manifest
+from deepfake.dataset.crop_mirror import CACHE_GB, open_crops
+from deepfake.dataset.crop_store import CropStore
+from deepfake.dataset.manifest import CropRow, CropRows, Manifest, read_manifest
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
 from deepfake.dataset.splits import SPLITS, assign_splits
 from deepfake.errors import UsageError
@@ -118,7 +120,7 @@ class CropDataModule(LightningDataModule):
     """A crop folder, split and batched.
 
     Args:
-        root: Crop folder, as ``crop.py`` wrote it.
+        root: Crop folder, as ``crop.py`` wrote it, also in a store.
         batch_size: Crops per step, over all processes together.
         augmentation: What happens to training crops, and to how many of a batch.
         batches: Which crops come together in a training batch.
@@ -126,6 +128,8 @@ class CropDataModule(LightningDataModule):
         crop_preset: Refuse crops of another preset; ``crop.py --config`` reads it too.
         num_workers: Loader processes.
         seed: Seed of order, augmentation and split.
+        cache: Folder for copies of crops that lie in a store.
+        cache_gb: Billions of bytes of crops that it may hold.
 
     Attributes:
         datasets: The crops of each split, once it is set up; ``predict`` holds all of them.
@@ -143,6 +147,8 @@ class CropDataModule(LightningDataModule):
         crop_preset: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        cache: str | None = None,
+        cache_gb: float = CACHE_GB,
     ) -> None:
         super().__init__()
         if batch_size < 2:
@@ -152,7 +158,7 @@ class CropDataModule(LightningDataModule):
             raise UsageError(
                 f"data.batch_size={batch_size} is odd; data.batches.{name} needs pairs"
             )
-        self.root, self.batch_size = Path(root), batch_size
+        self.root, self.batch_size = open_crops(root, cache, cache_gb), batch_size
         self.augmentation, self.batches, self.split = augmentation, batches, split
         self.crop_preset, self.num_workers, self.seed = crop_preset, num_workers, seed
         self.is_paired = False
@@ -193,7 +199,7 @@ class CropDataModule(LightningDataModule):
             dataset.labels,
             self.seed,
             self.batches.balance,
-            [row.group for row in dataset.rows],
+            [*dataset.rows.values("group")] if self.batches.per_group > 1 else None,
             self.batches.per_group,
             dataset.originals if self.is_paired else None,
             self.batches.self_blend,
@@ -279,23 +285,27 @@ class CropDataModule(LightningDataModule):
             )
         return manifest
 
-    def _make_dataset(self, manifest: Manifest, rows: Sequence[CropRow]) -> CropDataset:
-        return CropDataset(self.root, rows, manifest.spec.size, self.seed, self.augmentation)
+    def _make_dataset(
+        self, manifest: Manifest, rows: Sequence[CropRow], store: CropStore | None = None
+    ) -> CropDataset:
+        size = manifest.spec.size
+        return CropDataset(self.root, rows, size, self.seed, self.augmentation, store)
 
     def _divide(self, manifest: Manifest, look: bool) -> None:
         """Fill the data sets of the splits, and refuse what nothing can be learnt from."""
         splits = assign_splits(manifest.rows, self.split.by, self.split.shares, self.seed)
-        given = [row.split for row in manifest.rows]
+        given = [*manifest.rows.values("split")]
         if any(given) and splits != given and self.split.by == "auto":
             logger.info("%s brings no validation split; one was drawn from train", self.root)
         counts: dict[str, dict[str, int]] = {}
+        store = CropStore(self.root, manifest.rows.values("crop"))
         for split in SPLITS:
-            rows = [row for row, own in zip(manifest.rows, splits, strict=True) if own == split]
-            number = Counter(row.label for row in rows)
+            rows = manifest.rows.choose(np.flatnonzero([own == split for own in splits]))
+            number = Counter(rows.values("label"))
             counts[split] = {word: number[label] for label, word in enumerate(LABEL_NAMES)}
             if split == "train":
                 rows = self._repeat(rows)
-            self.datasets[split] = self._make_dataset(manifest, rows)
+            self.datasets[split] = self._make_dataset(manifest, rows, store)
         train, paired = self.datasets["train"], self.batches.paired
         if paired:
             self.is_paired = choose_pairs(
@@ -312,16 +322,20 @@ class CropDataModule(LightningDataModule):
             self._audit_look_alikes(manifest, splits)
         self.description = DataDescription(manifest, counts)
 
-    def _repeat(self, rows: list[CropRow]) -> list[CropRow]:
+    def _repeat(self, rows: CropRows) -> CropRows:
         times = self.batches.repeat
-        unknown = times.keys() - {row.method for row in rows}
+        if not times:
+            return rows
+        methods = [*rows.values("method")]
+        unknown = times.keys() - set(methods)
         if unknown:
-            there = sorted({row.method for row in rows if row.method})
+            there = sorted(set(methods) - {""})
             raise UsageError(
                 f"data.batches.repeat names {', '.join(sorted(unknown))}, but the training crops "
                 f"in {self.root} are of {', '.join(there) or 'no method'}"
             )
-        return [row for row in rows for _ in range(times.get(row.method, 1))]
+        each = np.array([times.get(method, 1) for method in methods], np.int64)
+        return rows.choose(np.repeat(np.arange(len(rows)), each))
 
     def _check_landmarks(self) -> None:
         """Refuse settings that ask for what the training crops do not bring."""

@@ -1,7 +1,8 @@
 """Several checkpoints, or two looks at each face, as one detector: the mean of their ``p_fake``.
 
 What comes out is a ``Checkpoint`` like any other, so that all that scores, measures and explains
-takes it. Its limits are the mean of its members': nobody has measured what they reach together.
+takes it. One that looks as its limits were chosen for keeps them with what they reach. Of others
+the limits are the mean of their members': nobody has measured what they reach together.
 """
 
 from __future__ import annotations
@@ -12,19 +13,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deepfake.errors import UsageError
 from deepfake.heads import MeanHead
-from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.learning.checkpoint import Checkpoint, Tta, check_tta, load_checkpoint
 from deepfake.learning.checkpoint_names import CheckpointName, NamedCheckpoint
 from deepfake.records import Limits, list_differences
-
-Tta = Literal["flip"]
-"""Test-time augmentation: every face is also looked at in a mirror."""
 
 
 class EnsembleEmbedder(nn.Module):
@@ -35,16 +33,16 @@ class EnsembleEmbedder(nn.Module):
         tta: ``flip`` puts that of the mirrored crop behind each.
     """
 
-    def __init__(self, members: Sequence[nn.Module], tta: Tta | None = None) -> None:
+    def __init__(self, members: Sequence[nn.Module], tta: Tta = "none") -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.tta = tta
         # Kept in the state: the same networks with other looks are another network.
-        self.register_buffer("n_looks", torch.tensor(1 if tta is None else 2))
+        self.register_buffer("n_looks", torch.tensor(count_looks(tta)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed a batch, ``(B, 3, S, S)`` to ``(B, looks * sum of D)``."""
-        looks = [images] if self.tta is None else [images, images.flip(-1)]
+        looks = [images] if self.tta == "none" else [images, images.flip(-1)]
         vectors = [member(look) for member in self.members for look in looks]
         joined: Tensor = torch.cat(vectors, dim=1) / len(vectors) ** 0.5
         return joined
@@ -57,7 +55,7 @@ def load_detector(
 
     Args:
         names: As of ``load_checkpoint``, or several of them.
-        tta: As of ``EnsembleEmbedder``.
+        tta: As of ``combine``.
 
     Raises:
         CheckpointError: As of ``load_checkpoint``.
@@ -72,21 +70,30 @@ def combine(checkpoints: Sequence[Checkpoint], tta: Tta | None = None) -> Checkp
     """One detector of several; the recipe, provenance and training faces are the first's.
 
     Args:
-        checkpoints: Finished ones; a single one without ``tta`` comes back as it is.
-        tta: As of ``EnsembleEmbedder``.
+        checkpoints: Finished ones; a single one that looks once comes back as it is.
+        tta: ``flip``, a mirrored look as well; ``none``; by default what the limits were chosen
+            for, of several those of all.
 
     Raises:
         UsageError: If there is none, they cut faces otherwise, or one comes twice.
     """
-    if tta not in (None, "flip"):
-        raise UsageError(f"tta={tta!r}; expected flip or nothing")
     if not checkpoints:
         raise UsageError("no checkpoint is named")
     first = checkpoints[0]
     _check_members(checkpoints)
-    if len(checkpoints) == 1 and tta is None:
+    check_tta(tta or "none")
+    if tta is None:
+        alike = {one.chosen_tta for one in checkpoints} == {first.chosen_tta}
+        tta = first.chosen_tta if alike else "none"
+    as_chosen = len(checkpoints) == 1 and tta == first.chosen_tta
+    if as_chosen and tta == "none":
         return first
-    n_looks = 1 if tta is None else 2
+    head = MeanHead([one.head for one in checkpoints for _ in range(count_looks(tta))]).eval()
+    # What scores needs its forward, its state and no more.
+    embedder: Any = EnsembleEmbedder([one.embedder for one in checkpoints], tta).eval()
+    members = tuple(checkpoints)
+    if as_chosen:
+        return replace(first, embedder=embedder, head=head, members=members, tta=tta)
     limits = _average([one.limits for one in checkpoints])
     known = {
         "backbone": " + ".join(str(one.info["backbone"]) for one in checkpoints),
@@ -98,17 +105,21 @@ def combine(checkpoints: Sequence[Checkpoint], tta: Tta | None = None) -> Checkp
     identity = json.dumps([[one.sha256 for one in checkpoints], tta])
     return replace(
         first,
-        name=" + ".join(one.name for one in checkpoints) + (f" ({tta})" if tta else ""),
-        # What scores needs its forward, its state and no more.
-        embedder=EnsembleEmbedder([one.embedder for one in checkpoints], tta).eval(),  # type: ignore[arg-type]
-        head=MeanHead([one.head for one in checkpoints for _ in range(n_looks)]).eval(),
+        name=" + ".join(one.name for one in checkpoints) + (" (flip)" if tta == "flip" else ""),
+        embedder=embedder,
+        head=head,
         limits=limits,
         error_rates=None,
         info=first.info | known,
         sha256=hashlib.sha256(identity.encode()).hexdigest(),
-        members=tuple(checkpoints),
+        members=members,
         tta=tta,
     )
+
+
+def count_looks(tta: Tta) -> int:
+    """How often a face passes a network."""
+    return 2 if tta == "flip" else 1
 
 
 def _check_members(checkpoints: Sequence[Checkpoint]) -> None:

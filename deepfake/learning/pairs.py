@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import CropRow
+from deepfake.dataset.columns import number_texts
+from deepfake.dataset.manifest import CropRow, pack_crops
 from deepfake.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -23,20 +24,25 @@ def find_originals(rows: Sequence[CropRow]) -> NDArray[np.int64]:
 
     Of several crops of the original, that of the nearest frame, and of the same face of it.
     """
-    reals: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        if row.label == 0:
-            reals.setdefault(row.source, []).append(number)
-
-    def find(row: CropRow) -> int:
-        candidates = reals.get(row.original, []) if row.label == 1 else []
-        return min(
-            candidates,
-            key=lambda n: (abs(rows[n].frame - row.frame), rows[n].face != row.face),
-            default=-1,
-        )
-
-    return np.array([find(row) for row in rows], dtype=np.int64)
+    packed = pack_crops(rows)
+    labels = packed.kept("label")
+    (source, original), texts = number_texts(packed.texts("source"), packed.texts("original"))
+    frames, faces = packed.kept("frame"), packed.kept("face")
+    reals = np.flatnonzero(labels == 0)
+    reals = reals[np.argsort(source[reals], kind="stable")]  # those of an input, in their order
+    starts, ends = (
+        np.searchsorted(source[reals], np.arange(len(texts)), side) for side in ("left", "right")
+    )
+    found = np.full(len(packed), -1, np.int64)
+    for fake in np.flatnonzero((labels == 1) & (starts[original] < ends[original])).tolist():
+        place = original[fake]
+        candidates = reals[starts[place] : ends[place]]
+        apart = np.abs(frames[candidates] - frames[fake])
+        # The nearest frame, then the same face, then the first row.
+        nearest = candidates[apart == apart.min()]
+        same = nearest[faces[nearest] == faces[fake]]
+        found[fake] = same[0] if len(same) else nearest[0]
+    return found
 
 
 def choose_pairs(

@@ -1,6 +1,6 @@
 """How results of Python show themselves: a line of a terminal, a notebook's cell, a page, a table.
 
-The one door through which ``deepfake.records`` and ``deepfake.inference`` look up, while they run:
+The one door through which ``deepfake.result`` and ``deepfake.inference`` look up, while they run:
 see the import contracts. Computes no score.
 """
 

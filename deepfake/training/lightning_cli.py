@@ -8,7 +8,6 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -18,7 +17,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from deepfake.dataset.manifest import read_job
+from deepfake.dataset.crop_mirror import check_cache, peek_job
 from deepfake.errors import UsageError
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
@@ -168,7 +167,9 @@ class TrainCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """What fails for certain fails before a network is built or weights are fetched."""
-        read_job(Path(self.config.data.root))
+        data = self.config.data
+        check_cache(data.root, data.cache, data.cache_gb)
+        peek_job(data.root)
         trainer = self.config.trainer
         resume, goes_on = find_start(
             self.config.resume, self.config.run, trainer.max_epochs, trainer.max_steps

@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepfake.errors import UsageError
-from deepfake.web.store import Store
+from deepfake.web.sessions import Sessions
 
 API_OWNER = "api"
 """Whom files belong to that come with the secret itself instead of a session."""
@@ -143,11 +143,11 @@ class Guard:
     Args:
         app: Answers the others; ``scope["owner"]`` tells it whom it answers.
         access: How the server is reached.
-        store: Has the sessions.
+        sessions: Who has come in before.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, store: Store) -> None:
-        self._app, self._access, self._store = app, access, store
+    def __init__(self, app: ASGIApp, access: Access, sessions: Sessions) -> None:
+        self._app, self._access, self._sessions = app, access, sessions
         self._guessing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -184,7 +184,7 @@ class Guard:
             return _refuse(request, 401, "the token is wrong")
         if self._access.is_password and request.url.path == _LOGIN:
             return await self._login(request)
-        owner = self._store.find_owner(request.cookies.get(self._access.cookie, ""))
+        owner = self._sessions.find_owner(request.cookies.get(self._access.cookie, ""))
         if owner is not None:
             if request.method not in _SAFE and not _is_same_origin(request.headers):
                 return _refuse(request, 403, "only the page itself may ask for this")
@@ -193,7 +193,7 @@ class Guard:
         token = request.query_params.get("token")
         if token is not None and not self._access.is_password and request.url.path == "/":
             if self._access.is_secret(token):
-                key, request.scope["owner"] = self._store.open_session()
+                key, request.scope["owner"] = self._sessions.open()
                 return _Greeting(self._app, self._cookie_of(key))
             return _refuse(request, 401, "the token in the address is wrong")
         if self._access.is_password and request.method == "GET" and request.url.path == "/":
@@ -221,7 +221,7 @@ class Guard:
         given = parse_qs(body.decode("utf-8", "replace")).get("password", [""])[0]
         if not await self._check(given):
             return _door("Password", "This password is wrong.", form=True, status=401)
-        key, _ = self._store.open_session()
+        key, _ = self._sessions.open()
         response = RedirectResponse("/", 303)
         response.headers["set-cookie"] = self._cookie_of(key)
         return response

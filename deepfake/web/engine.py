@@ -31,7 +31,8 @@ from deepfake.reports.explain_page import format_explanation
 from deepfake.storage import write_atomic
 from deepfake.web.answers import explanation_path, keep_answer
 from deepfake.web.frames import FramesSoFar, make_reader, read_views
-from deepfake.web.store import State, Store, StoredFile
+from deepfake.web.queue import State, StoredFile
+from deepfake.web.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Engine:
     """All lanes of one server.
 
     Args:
-        store: The queue.
+        store: The queue, and its files.
         models: By key; the first is the default.
         on_ended: Told, from another thread, the id of each file that has ended.
     """
@@ -122,7 +123,7 @@ class Engine:
         """Wait for the next file; ``None`` when the server stops."""
         with self._news:
             while not self._is_stopping:
-                file = self.store.take_next()
+                file = self.store.queue.take_next()
                 if file is not None:
                     return file
                 self._news.wait()
@@ -130,7 +131,7 @@ class Engine:
 
     def cancel(self, file_id: str) -> None:
         """Give up a file, whether it waits or is worked on."""
-        self.store.cancel(file_id)
+        self.store.queue.cancel(file_id)
         for lane in self._lanes:
             lane.give_up(file_id)
         self.on_ended(file_id)
@@ -149,7 +150,7 @@ class Engine:
 
     def time_left_s(self, owner: str) -> float | None:
         """About how long the last file of an owner will take, if anything is known of that."""
-        _, ahead = self.store.count_ahead(owner)
+        _, ahead = self.store.queue.count_ahead(owner)
         if not ahead or not self._durations:
             return None
         return fmean(self._durations) * ahead / min(self.n_lanes, ahead)
@@ -226,7 +227,7 @@ class _Lane:
             else:
                 self._explain(file)
         except _StoppedError:
-            store.put_back(file.id)
+            store.queue.put_back(file.id)
         except (DeepfakeError, OSError) as error:
             self._fail(file.id, is_score, one_line(str(error)))
         # Whatever it is: a lane that ends would leave its file, and others, waiting for ever.
@@ -236,9 +237,9 @@ class _Lane:
 
     def _fail(self, file_id: str, is_score: bool, problem: str) -> None:
         if is_score:
-            self.engine.store.fail(file_id, problem)
+            self.engine.store.queue.fail(file_id, problem)
         else:
-            self.engine.store.set_explanation(file_id, State.FAILED, problem)
+            self.engine.store.queue.set_explanation(file_id, State.FAILED, problem)
 
     def _score(self, file: StoredFile) -> None:
         model = self._model_of(file)
@@ -249,7 +250,7 @@ class _Lane:
         facts = replace(facts, sha256=sha256, n_bytes=file.size)
         result = self.engine.score(model, source, extraction)
         answer = keep_answer(folder, result, extraction, facts)
-        self.engine.store.finish(file.id, answer, sha256)
+        self.engine.store.queue.finish(file.id, answer, sha256)
 
     def _explain(self, file: StoredFile) -> None:
         model = self._model_of(file)
@@ -259,7 +260,7 @@ class _Lane:
         facts = replace(facts, sha256=file.sha256, n_bytes=file.size)
         page = self.engine.explain(model, source, extraction, facts, file, folder)
         write_atomic(explanation_path(folder), page)
-        self.engine.store.set_explanation(file.id, State.DONE)
+        self.engine.store.queue.set_explanation(file.id, State.DONE)
 
     def _read(self, model: Model, source: Source) -> tuple[Extraction, FileFacts]:
         """Have the worker process cut the faces out and inspect the file, within its limits.
@@ -308,7 +309,7 @@ class _Lane:
         return self._pool
 
     def _is_wanted(self, file_id: str) -> bool:
-        file = self.engine.store.get(file_id)
+        file = self.engine.store.queue.get(file_id)
         return file is not None and State.RUNNING in (file.state, file.explanation)
 
     def _model_of(self, file: StoredFile) -> Model:

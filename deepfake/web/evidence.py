@@ -35,7 +35,8 @@ from deepfake.web.answers import (
 )
 from deepfake.web.engine import Model, describe_provenance
 from deepfake.web.frames import list_frames
-from deepfake.web.store import Store, StoredFile
+from deepfake.web.queue import StoredFile
+from deepfake.web.store import Store
 
 _FILE_COLUMNS = ("path", "sha256", "bytes", "model", "state", "error", "received_utc", "ended_utc")
 _TABLES = (".csv", ".parquet") if find_spec("pyarrow") else (".csv",)

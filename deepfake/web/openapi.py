@@ -1,19 +1,29 @@
-"""The API in words for machines: an OpenAPI 3.1 description of what ``app`` answers.
+"""The API in words for machines: an OpenAPI 3.1 description, made of what is answered.
 
-A test holds it against the routes and against real answers.
+An ``Operation`` is one method of one path, with what answers it. Routes and description are both
+made of the same operations; a test holds the description against real answers. Knows no queue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from deepfake import __version__
 from deepfake.records import Status, Verdict
-from deepfake.web.engine import Model
-from deepfake.web.store import State
-from deepfake.web.uploads import UploadLimits
+from deepfake.web.queue import State
+
+ANSWER = {"$ref": "#/components/schemas/Answer"}
+"""One file."""
+MODEL = {"$ref": "#/components/schemas/Model"}
+"""One model."""
+BINARY = {"type": "string", "format": "binary"}
+"""Bytes of a file."""
 
 _ERRORS = {
     400: "The request is not as it must be; error says what was expected.",
@@ -27,173 +37,79 @@ _ERRORS = {
     503: "Too many uploads at once; try again in a moment.",
     507: "The server's disk is too full.",
 }
-_POSITION = "Where the files are listed; by default behind those that came before."
-_UPLOAD = (400, 408, 413, 415, 503, 507)
+_OF_THE_GUARD = (401, 403)
 
 
-def make_openapi(
-    models: Mapping[str, Model], limits: UploadLimits, has_folders: bool
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path: what answers it, and how the API describes it.
+
+    Args:
+        method: Of HTTP.
+        path: As Starlette reads it; the description has its parameters by name.
+        handler: Answers it.
+        summary: What it does, in a few words.
+        responses: By status, made by ``response``.
+        errors: Statuses of refusals, besides those of the guard.
+        description: What else a caller must know.
+        body: Content of the request, by media type.
+        query: Parameters of the query.
+    """
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    handler: Callable[[Request], Awaitable[Response]]
+    summary: str
+    responses: Mapping[int, dict[str, Any]]
+    errors: tuple[int, ...] = ()
+    description: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    query: tuple[dict[str, Any], ...] = ()
+
+    def make_route(self) -> Route:
+        """What Starlette answers it by."""
+        return Route(self.path, self.handler, methods=[self.method])
+
+    def describe(self) -> dict[str, Any]:
+        """The operation object of OpenAPI."""
+        codes = sorted({*self.errors, *_OF_THE_GUARD})
+        error = {"$ref": "#/components/schemas/Error"}
+        refused = {code: response(_ERRORS[code], error) for code in codes}
+        responses = dict(self.responses) | refused
+        in_path = [_PARAMETERS[name] for name in self.make_route().param_convertors]
+        return {
+            "summary": self.summary,
+            "description": self.description,
+            "responses": {str(code): answer for code, answer in responses.items()},
+            **({"requestBody": {"required": True, "content": self.body}} if self.body else {}),
+            "parameters": [*in_path, *self.query],
+        }
+
+
+def response(
+    description: str, schema: dict[str, Any] | None = None, kind: str = "application/json"
 ) -> dict[str, Any]:
+    """A response object of OpenAPI.
+
+    Args:
+        description: What comes back.
+        schema: Of its body; ``None`` where it has none.
+        kind: Media type of the body.
+    """
+    content = {} if schema is None else {"content": {kind: {"schema": schema}}}
+    return {"description": description} | content
+
+
+def make_openapi(operations: Iterable[Operation]) -> dict[str, Any]:
     """The description of one server.
 
     Args:
-        models: That requests may name.
-        limits: Of what clients may send.
-        has_folders: Whether some folders may be named by path.
+        operations: All of them, in the order in which they are described.
     """
-    one = "/api/files/{file_id}"
-    answer = _ref("Answer")
-    files = {"type": "object", "properties": {"files": {"type": "array", "items": answer}}}
-    queued = _answer("The files, in the order they came, in state queued.", files)
-    position = {"type": "integer", "minimum": 0, "description": _POSITION}
-    binary = {"type": "string", "format": "binary"}
-    paths: dict[str, dict[str, Any]] = {
-        "/api/score": {
-            "post": _upload(
-                "Score files",
-                "Answers when all have their answer, in the order they came; nothing is kept.",
-                models,
-                limits,
-                {200: _answer("One object a file.", files)},
-            )
-        },
-        "/api/files": {
-            "post": _upload(
-                "Queue files",
-                "Answers at once; ask for each file, or for the queue, later.",
-                models,
-                limits,
-                {202: queued},
-                {"position": position},
-            ),
-            "delete": _operation("Remove all files", {204: _answer("Nothing is left of them.")}),
-        },
-        "/api/paths": {
-            "post": _operation(
-                "Queue a file, or a folder, of the server",
-                {202: queued},
-                (400, 403, 404, 413),
-                "It must lie under a folder given with --allow-folder"
-                + ("." if has_folders else "; this server was given none."),
-                body=_json(
-                    {
-                        "type": "object",
-                        "required": ["path"],
-                        "properties": {"path": {"type": "string"}, "model": _model(models)},
-                    }
-                ),
-            )
-        },
-        "/api/queue": {
-            "get": _operation(
-                "What has changed in the queue",
-                {
-                    200: _answer(
-                        "Files that changed since then, or are worked on, without their faces.",
-                        {
-                            "type": "object",
-                            "properties": {
-                                "version": {"type": "integer"},
-                                "n_files": {"type": "integer"},
-                                "n_waiting": {"type": "integer"},
-                                "n_ahead": {"type": "integer"},
-                                "time_left_s": {"type": ["number", "null"]},
-                                "files": {"type": "array", "items": answer},
-                            },
-                        },
-                    )
-                },
-                (400,),
-                parameters=[
-                    {
-                        "name": "since",
-                        "in": "query",
-                        "schema": {"type": "integer", "default": -1},
-                        "description": "The version of an earlier answer.",
-                    }
-                ],
-            )
-        },
-        "/api/cancel": {
-            "post": _operation(
-                "Cancel all files that wait or are worked on",
-                {
-                    200: _answer(
-                        "How many.",
-                        {"type": "object", "properties": {"n_cancelled": {"type": "integer"}}},
-                    )
-                },
-            )
-        },
-        "/api/evidence": {
-            "get": _operation(
-                "The evidence of all files",
-                {200: _answer("Tables, page, crops, hashes.", binary, "application/zip")},
-                (409,),
-            )
-        },
-        "/api/models": {
-            "get": _operation(
-                "The models of this server",
-                {
-                    200: _answer(
-                        "The first is the default.",
-                        {
-                            "type": "object",
-                            "properties": {"models": {"type": "array", "items": _ref("Model")}},
-                        },
-                    )
-                },
-            )
-        },
-        one: {
-            "get": _operation("One file", {200: _answer("Its state and answer.", answer)}, (404,)),
-            "delete": _operation("Remove one file", {204: _answer("Nothing is left.")}, (404,)),
-        },
-        f"{one}/cancel": {
-            "post": _operation("Cancel one file", {200: _answer("Its state.", answer)}, (404,))
-        },
-        f"{one}/evidence": {
-            "get": _operation(
-                "The evidence of one file",
-                {200: _answer("Tables, page, crops, hashes.", binary, "application/zip")},
-                (404, 409),
-            )
-        },
-        f"{one}/explanation": {
-            "post": _operation(
-                "Ask for an explanation",
-                {202: _answer("Its state; explanation says how far it is.", answer)},
-                (404, 409),
-                "Saliency maps of the most suspicious faces, and whether they pass their check.",
-            ),
-            "get": _operation(
-                "The page of the explanation",
-                {
-                    200: _answer(
-                        "One page that needs nothing else.", {"type": "string"}, "text/html"
-                    )
-                },
-                (404,),
-            ),
-        },
-        f"{one}/thumbnail": {"get": _image("The face that decided, or the first frame")},
-        f"{one}/frames/{{index}}": {
-            "get": _image("A frame with a face, upright as it was searched")
-        },
-        f"{one}/crops/{{index}}/{{face}}": {"get": _image("A face as the network saw it")},
-        f"{one}/media": {
-            "get": _operation(
-                "The video itself",
-                {200: _answer("If browsers may play it.", binary, "video/*")},
-                (404,),
-            )
-        },
-    }
-    for path, methods in paths.items():
-        for operation in methods.values():
-            names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-            operation.setdefault("parameters", [])[:0] = [_PARAMETERS[name] for name in names]
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        path = operation.make_route().path_format
+        paths.setdefault(path, {})[operation.method.lower()] = operation.describe()
     return {
         "openapi": "3.1.0",
         "info": {
@@ -214,73 +130,6 @@ def make_openapi(
             "schemas": {"Answer": _ANSWER, "Model": _MODEL, "Error": _ERROR},
         },
     }
-
-
-def _operation(
-    summary: str,
-    answers: Mapping[int, dict[str, Any]],
-    errors: tuple[int, ...] = (),
-    description: str = "",
-    body: dict[str, Any] | None = None,
-    parameters: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    refused = {code: _answer(_ERRORS[code], _ref("Error")) for code in sorted({*errors, 401, 403})}
-    operation: dict[str, Any] = {
-        "summary": summary,
-        "description": description,
-        "responses": {str(code): answer for code, answer in (dict(answers) | refused).items()},
-    }
-    if parameters is not None:
-        operation["parameters"] = parameters
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": body}
-    return operation
-
-
-def _upload(
-    summary: str,
-    description: str,
-    models: Mapping[str, Model],
-    limits: UploadLimits,
-    answers: Mapping[int, dict[str, Any]],
-    more: Mapping[str, dict[str, Any]] = MappingProxyType({}),
-) -> dict[str, Any]:
-    fields = {
-        "files": {
-            "type": "array",
-            "maxItems": limits.files,
-            "items": {"type": "string", "format": "binary", "maxLength": limits.file_bytes},
-        },
-        "model": _model(models),
-        **more,
-    }
-    schema = {"type": "object", "required": ["files"], "properties": fields}
-    body = {"multipart/form-data": {"schema": schema}}
-    return _operation(summary, answers, _UPLOAD, description, body)
-
-
-def _answer(
-    description: str, schema: dict[str, Any] | None = None, kind: str = "application/json"
-) -> dict[str, Any]:
-    content = {} if schema is None else {"content": {kind: {"schema": schema}}}
-    return {"description": description} | content
-
-
-def _image(summary: str) -> dict[str, Any]:
-    picture = _answer("JPEG or PNG.", {"type": "string", "format": "binary"}, "image/*")
-    return _operation(summary, {200: picture}, (404,))
-
-
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
-
-
-def _model(models: Mapping[str, Model]) -> dict[str, Any]:
-    return {"type": "string", "enum": list(models), "default": next(iter(models))}
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _path_parameter(name: str, kind: str, description: str) -> dict[str, Any]:

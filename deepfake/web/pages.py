@@ -15,7 +15,7 @@ from deepfake.reports.charts import Series, draw_lines, time_axes
 from deepfake.reports.page import render
 from deepfake.web.answers import load_answer, load_facts
 from deepfake.web.frames import KeptFrame, list_frames
-from deepfake.web.store import State, StoredFile
+from deepfake.web.queue import State, StoredFile
 from deepfake.web.views import find_media_type
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from deepfake.web.answers import (
 )
 from deepfake.web.engine import Engine
 from deepfake.web.frames import list_frames
-from deepfake.web.store import State, StoredFile
+from deepfake.web.queue import State, StoredFile
 
 _PLAYED = {"mov": "video/mp4", "matroska": "video/webm", "ogg": "video/ogg"}
 """What a browser may play, if it knows the codec inside; it says so if not."""

@@ -12,7 +12,8 @@ import yaml
 
 from deepfake import __version__, cli
 from deepfake.learning import checkpoint_names
-from deepfake.learning.checkpoint import load_checkpoint, to_safetensors
+from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.learning.checkpoint_copy import to_safetensors
 from deepfake.records import Aggregation
 from tests.conftest import Trained
 from tests.made_hub import TOKEN, Hub, Repository, running_hub, use_hub

@@ -13,7 +13,8 @@ from deepfake import cli
 from deepfake.errors import UsageError
 from deepfake.inference.results import describe_results
 from deepfake.learning import checkpoint_names
-from deepfake.learning.checkpoint import read_info, to_safetensors
+from deepfake.learning.checkpoint import read_info
+from deepfake.learning.checkpoint_copy import to_safetensors
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.tables import CsvRow, read_csv
 from tests.cli.conftest import predict

@@ -60,18 +60,19 @@ def test_train_without_crops_fails_at_once(
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "problem"),
     [
-        ["--data", "s3://b/crops"],
-        ["--data.root=s3://b/crops"],
-        ["--data", "x", "--resume", "gs://b"],
+        (["--data", "s3://b/crops"], "s3://b/crops lies in a store: name a folder of this disk"),
+        (["--data.root=https://b/c", "--cache", "x"], "https://b/c: a web server has no folders"),
+        (["--data", "x", "--resume", "gs://b"], "and train reads it from a disk: copy"),
+        (["--data", "x", "--config=gs://b"], "and train reads it from a disk: copy"),
     ],
 )
 def test_train_does_not_look_for_an_address_on_the_disk(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.train(words) == 2
-    assert "lies in a store, and train reads from a disk: copy" in capsys.readouterr().err
+    assert problem in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -404,16 +404,21 @@ def reseal(root: Path, lines: list[str]) -> None:
     (shard / "shard.json").write_text(json.dumps(sealed))
 
 
-@pytest.mark.parametrize("place", ["-1,5", "1,-5", "x,5", "1,"])
+ZEROS = "0" * 64
+
+
+@pytest.mark.parametrize(
+    "place", [f"-1,5,{ZEROS}", f"1,-5,{ZEROS}", f"x,5,{ZEROS}", f"1,,{ZEROS}", "1,5,0"]
+)
 def test_an_index_of_nonsense_is_refused(place: str, crops: Path) -> None:
-    reseal(crops, [f"{Path(names_of(crops)[0]).name},{place},0"])
+    reseal(crops, [f"{Path(names_of(crops)[0]).name},{place}"])
     with pytest.raises(UsageError, match=r"crops\.csv:2: .*; was the table edited\?"):
         CropStore(crops, names_of(crops))
 
 
 def test_a_place_beyond_the_end_takes_no_memory(crops: Path) -> None:
     name = names_of(crops)[0]
-    reseal(crops, [f"{Path(name).name},512,{2**50},0"])
+    reseal(crops, [f"{Path(name).name},512,{2**50},{ZEROS}"])
     with pytest.raises(JobError, match=r"crops\.tar ends at \d+, before"):
         CropStore(crops, [name]).read(name)
     other = names_of(crops)[1]
@@ -424,8 +429,8 @@ def test_a_place_beyond_the_end_takes_no_memory(crops: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "error", "message"),
     [
-        ("{name},512,1125899906842624,0", OSError, r"crops\.tar ends at \d+, before"),
-        ("other,512,5,0", UsageError, r"crops\.csv does not list \w+\.jpg; was the table edited"),
+        ("{name},512,1125899906842624", OSError, r"crops\.tar ends at \d+, before"),
+        ("other,512,5", UsageError, r"crops\.csv does not list \w+\.jpg; was the table edited"),
     ],
     ids=["beyond the end", "not listed"],
 )
@@ -433,7 +438,7 @@ def test_crops_are_not_kept_by_an_index_of_nonsense(
     line: str, error: type[Exception], message: str, crops: Path, tmp_path: Path
 ) -> None:
     row = read_manifest(crops).rows[0]
-    reseal(crops, [line.format(name=Path(row.crop).name)])
+    reseal(crops, [f"{line.format(name=Path(row.crop).name)},{ZEROS}"])
     with pytest.raises(error, match=message), write_crops(tmp_path, "tar") as writer:
         writer.keep(row, crops / "shards" / "00000")
 

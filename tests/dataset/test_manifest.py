@@ -25,6 +25,7 @@ from deepfake.dataset.manifest import (
     format_sources,
     make_crop_row,
     make_source_row,
+    pack_crops,
     read_job,
     read_manifest,
     read_source_rows,
@@ -79,7 +80,9 @@ def test_round_trip(tmp_path: Path) -> None:
     text = "".join(format_manifest(rows))
     manifest = read_manifest(write_folder(tmp_path, text, spec))
     digest = hashlib.sha256(text.encode()).hexdigest()
-    assert manifest == Manifest(tmp_path, rows, spec, Sampling(), {"torch": "2"}, digest)
+    assert manifest == Manifest(
+        tmp_path, pack_crops(rows), spec, Sampling(), {"torch": "2"}, digest
+    )
 
 
 @pytest.mark.parametrize(

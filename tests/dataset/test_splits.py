@@ -178,7 +178,7 @@ def test_refuses_too_few_groups(rows: Rows, message: str) -> None:
 
 
 def test_rows_and_labels_must_match() -> None:
-    with pytest.raises(ValueError, match=r"argument 2 is shorter"):
+    with pytest.raises(ValueError, match="2 groups but 1 labels"):
         split_by_group(["a", "b"], [0])
 
 
@@ -299,13 +299,13 @@ def apart(n: int) -> dict[str, Any]:
 def test_a_fake_is_drawn_with_its_original(seed: int, given: str, mode: str) -> None:
     rows = apart(20)
     splits = assign_splits(make_rows(**rows, given=[given] * 40), mode, seed=seed)
-    assert find_split_pairs(rows["sources"], rows["originals"], splits) == []
+    assert not len(find_split_pairs(rows["sources"], rows["originals"], splits))
     assert splits[::2] == splits[1::2]
     drawn = {"train", "validation"} if given and mode == "auto" else set(SPLITS)
     assert set(splits) == drawn
     without = rows | {"originals": [""] * 40}
     untied = assign_splits(make_rows(**without, given=[""] * 40), seed=seed)
-    assert find_split_pairs(rows["sources"], rows["originals"], untied)
+    assert len(find_split_pairs(rows["sources"], rows["originals"], untied))
 
 
 def test_fakes_of_one_original_stay_together_even_without_it() -> None:

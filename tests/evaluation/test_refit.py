@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from deepfake.learning.checkpoint import (
     Checkpoint,
     load_checkpoint,
     read_info,
-    to_safetensors,
 )
+from deepfake.learning.checkpoint_copy import to_safetensors
+from deepfake.learning.ensemble import combine, load_detector
 from deepfake.learning.task import EmbeddingTask
 from deepfake.records import Aggregation, Sampling, Verdict
 from deepfake.thresholds import choose_limits
@@ -107,6 +109,53 @@ def test_calibrate_holds_both_error_rates(made: Made, tmp_path: Path) -> None:
     changed = {"limits", "error_rates", "chosen_for", "metrics", "history"}
     for key in set(old) - changed:
         assert info[key] == old[key], key
+
+
+def test_calibrate_for_a_mirrored_look(made: Made, files: Files, tmp_path: Path) -> None:
+    output = tmp_path / "new.ckpt"
+    mirrored = combine([made.checkpoint], "flip")
+    calibrate_checkpoint(mirrored, made.crops, output, **LOOSE)
+    assert_same_network(made.path, output)
+    saved, new = load_checkpoint(output), load_detector(output)
+    assert read_info(output)["chosen_for"]["tta"] == "flip"
+    assert (saved.tta, saved.chosen_tta, new.tta) == ("none", "flip", "flip")
+    assert (new.sha256, new.name, new.limits) == (saved.sha256, saved.name, saved.limits)
+    assert new.error_rates == saved.error_rates is not None
+    assert saved.info["history"][0]["from_sha256"] == made.checkpoint.sha256
+
+    # Every look is a row of its own for the sigmoid, their mean is the score.
+    data = read_evaluation_set(made.crops, new, split="validation")
+    vectors = embed_crops(made.crops, data.faces, mirrored, CPU).vectors
+    looks = np.split(vectors * np.float32(2**0.5), 2, axis=1)
+    assert np.abs(looks[0] - looks[1]).max() > 1e-4
+    decisions = made.checkpoint.head.compute_decisions(np.concatenate(looks))
+    labels, scores = scores_of(new, made.crops, "validation")
+    slope, offset = fit_sigmoid(decisions, np.tile(labels, 2))
+    each = 1 / (1 + np.exp(slope * decisions + offset))
+    np.testing.assert_allclose(scores, (each[:24] + each[24:]) / 2, atol=1e-6)
+    groups = [row.group for row in data.faces] * 2
+    held_out = cross_fit(decisions, np.tile(labels, 2), groups).reshape(2, 24).mean(axis=0)
+    assert new.limits == choose_limits(held_out[labels == 0], labels, held_out, 0.25, 0.25).limits
+
+    # It looks so wherever nobody says otherwise, and who says otherwise is told.
+    usual, once = (Predictor.from_checkpoint(output, "cpu", tta=tta) for tta in (None, "none"))
+    assert usual.policy_remark == ""
+    assert once.policy_remark.startswith(
+        "limits were chosen on files scored otherwise (without a mirrored look)"
+    )
+    for predictor in (usual, once):
+        again = pickle.loads(pickle.dumps(predictor)).checkpoint
+        assert (again.tta, again.sha256) == (predictor.checkpoint.tta, predictor.checkpoint.sha256)
+    assert usual.checkpoint.sha256 != once.checkpoint.sha256
+    p_usual, p_once, p_before = (
+        next(iter(one.predict([str(files.photo)]))).p_fake
+        for one in (usual, once, Predictor(saved, "cpu"))
+    )
+    assert p_once == p_before != p_usual
+    assert combine([saved, made.checkpoint]).tta == "none"
+    third = tmp_path / "third.ckpt"
+    fit_new_head(saved, made.crops, third, **LOOSE)
+    assert load_checkpoint(third).chosen_tta == "none"
 
 
 def test_prevalence_moves_scores_and_limits_alike(made: Made, tmp_path: Path) -> None:

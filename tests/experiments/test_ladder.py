@@ -250,10 +250,17 @@ def test_finished_runs_make_the_table_of_a_call_until_an_overlay_changes(
 
 
 def test_a_failed_run_is_said(
-    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    crops: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    base = tmp_path / "base.yaml"
-    base.write_text("model:\n  backbone: no_such_net\n  pretrained: false\n")
-    options = argparse.Namespace(base=base, data=crops, overlays=ladder.ABLATIONS, more=[])
+    # What a training says of a wrong setting is tried elsewhere.
+    stub = (
+        "import sys\nsys.stderr.write('so much\\nerror: timm knows no backbone\\n')\nsys.exit(2)\n"
+    )
+    (tmp_path / "train.py").write_text(stub)
+    monkeypatch.setattr(ladder, "REPO", tmp_path)
+    options = argparse.Namespace(base=None, data=crops, overlays=ladder.ABLATIONS, more=[])
     assert not ladder.train(options, "05-triplet", 0, tmp_path / "out" / "seed-0")
     assert "failed with exit code 2: error: timm knows no backbone" in capsys.readouterr().out

@@ -71,7 +71,7 @@ def test_holds_everything_that_a_prediction_needs(run: Run) -> None:
     limits = Limits.from_dict(ours["limits"])
     assert 0 <= limits.real <= limits.of_fake() <= 1
     assert ErrorRates.from_dict(ours["error_rates"]).origin == "the validation split"
-    assert set(ours["chosen_for"]) == {"sampling", "aggregation"}
+    assert set(ours["chosen_for"]) == {"sampling", "aggregation", "tta"}
     assert ours["labels"] == {0: "real", 1: "fake"}
     assert ours["counts"] == {
         split: {"real": real, "fake": fake} for split, (real, fake) in COUNTS.items()
@@ -276,6 +276,7 @@ def test_settings_beside_the_tensors_are_sealed_too(run: Run, tmp_path: Path) ->
         pytest.param(put(KEY, "error_rates", None), "error rates do not fit", id="no-rates"),
         pytest.param(put(KEY, "chosen_for", {}), "has the parts crop, sampling", id="chosen"),
         pytest.param(put(KEY, "chosen_for", 7), "does not fit this version", id="chosen-kind"),
+        pytest.param(put(KEY, "chosen_for", {"tta": "no"}), "tta='no'; expected", id="looks"),
         pytest.param(
             put(KEY, "counts", {"train": {"real": -1, "fake": 2}}), "counts of crops", id="counts"
         ),

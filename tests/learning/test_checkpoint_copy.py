@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 from deepfake.errors import CheckpointError
 from deepfake.learning.checkpoint import (
     KEY,
     load_checkpoint,
     read_info,
-    to_safetensors,
 )
+from deepfake.learning.checkpoint_copy import to_safetensors
 from tests.learning.made_checkpoints import (
     Content,
     Run,
@@ -71,6 +72,36 @@ def test_the_copy_is_the_same_checkpoint(run: Run, tmp_path: Path) -> None:
     assert copy.limits == original.limits
     assert copy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert to_safetensors(path) == path.read_bytes() == to_safetensors(run.model)
+
+
+def test_the_copy_names_no_folder_of_its_maker(run: Run, tmp_path: Path) -> None:
+    configuration = (
+        "model:\n  pretrained: /home/ada/w/lite0.safetensors\n"
+        "data:\n  root:\n  - C:\\Users\\ada\\crops\n  - s3://bucket/crops\n  - crops/one\n"
+    )
+
+    def place(content: Content) -> None:
+        content[KEY] |= {
+            "configuration": configuration,
+            "initial_weights": "/home/ada/w/lite0.safetensors",
+            "history": [{"what": "calibrate", "data": "/home/ada/crops", "unset": "/"}],
+        }
+
+    source = altered(run, tmp_path / "model.ckpt", place)
+    copy = tmp_path / "model.safetensors"
+    copy.write_bytes(to_safetensors(source))
+    assert b"/ada/" in source.read_bytes()
+    assert b"/ada/" not in copy.read_bytes()
+    info = read_info(copy)
+    assert info["initial_weights"] == "lite0.safetensors"
+    assert info["history"] == [{"what": "calibrate", "data": "crops", "unset": "/"}]
+    settings = yaml.safe_load(info["configuration"])
+    assert settings["model"]["pretrained"] == "lite0.safetensors"
+    assert settings["data"]["root"] == ["crops", "s3://bucket/crops", "crops/one"]
+    assert to_safetensors(copy) == copy.read_bytes()
+    unreadable = altered(run, tmp_path / "odd.ckpt", put(KEY, "configuration", "{"))
+    with pytest.raises(CheckpointError, match="the configuration in the checkpoint is no YAML"):
+        to_safetensors(unreadable)
 
 
 def test_the_copy_leaves_behind_what_only_training_needs(run: Run, tmp_path: Path) -> None:

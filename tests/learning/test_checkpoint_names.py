@@ -13,7 +13,8 @@ import torch
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.inference.predictor import Predictor
 from deepfake.learning import checkpoint_names
-from deepfake.learning.checkpoint import load_checkpoint, read_info, to_safetensors
+from deepfake.learning.checkpoint import load_checkpoint, read_info
+from deepfake.learning.checkpoint_copy import to_safetensors
 from deepfake.learning.checkpoint_names import NamedCheckpoint, find_checkpoint, list_shipped
 from deepfake.learning.embedder import EmbeddingModel
 from tests.conftest import Trained

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from deepfake.errors import UsageError
-from deepfake.learning.checkpoint import load_checkpoint, to_safetensors
+from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.learning.checkpoint_copy import to_safetensors
 from deepfake.learning.checkpoint_file import FORMAT, KEY, seal
 from deepfake.learning.embedder import EmbeddingModel
 from tests.conftest import Trained

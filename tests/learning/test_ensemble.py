@@ -16,7 +16,7 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.evaluation.embeddings import EmbedOptions
 from deepfake.evaluation.job import EvaluationOptions, run_evaluation
-from deepfake.evaluation.sets import assign_split_of_crop, read_evaluation_set, was_trained_on
+from deepfake.evaluation.sets import divide_as_trained, read_evaluation_set, was_trained_on
 from deepfake.inference.backend import make_scorers
 from deepfake.inference.export import compare, make_crops, make_graph
 from deepfake.inference.predictor import Predictor
@@ -76,14 +76,14 @@ def test_what_is_known_of_it(members: list[Checkpoint]) -> None:
     assert detector.limits.real == pytest.approx(0.3)
     assert detector.limits.fake == pytest.approx((0.7, 0.75, 0.8))
     assert detector.error_rates is None
-    assert detector.averages == ["2 checkpoints", "a mirrored look"]
+    assert detector.differences == ["averaged over 2 checkpoints", "averaged over a mirrored look"]
     assert detector.name == f"{members[0].name} + {members[1].name} (flip)"
     assert detector.info["counts"]["train"] == {"real": 2, "fake": 2}
     assert detector.recipe == members[0].recipe
     every = [*members, combine(members), combine(members[::-1]), combine(members[:1], "flip")]
     assert len({one.sha256 for one in [*every, detector]}) == 6
     assert combine(members[:1]) is members[0]
-    assert members[0].averages == []
+    assert members[0].differences == []
 
 
 def test_evaluate_measures_the_mean(crops: Path, members: list[Checkpoint], tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_refuses_what_makes_no_mean(members: list[Checkpoint]) -> None:
         combine([first, second, first])
     with pytest.raises(UsageError, match="no checkpoint is named"):
         load_detector([])
-    with pytest.raises(UsageError, match="tta='mirror'; expected flip"):
+    with pytest.raises(UsageError, match="tta='mirror'; expected flip or none"):
         combine([first], "mirror")  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="there is no such file"):
         load_detector([first.path, Path("no.ckpt")])
@@ -172,11 +172,11 @@ def test_members_that_divided_the_same_crops_otherwise_are_not_evaluated_on_them
     first, second = (load_checkpoint(path) for path in paths)
     twin = replace(first, sha256="another head")
     manifest = read_manifest(crops)
-    expected = assign_split_of_crop(manifest, first)
-    assert assign_split_of_crop(manifest, combine([first, twin])) == expected
+    expected = divide_as_trained(manifest, first)
+    assert divide_as_trained(manifest, combine([first, twin])) == expected
     other = replace(second, info=second.info | {"seed": 7})
     with pytest.raises(UsageError, match=r"1\.ckpt and .*2\.ckpt divided the crops in"):
-        assign_split_of_crop(manifest, combine([first, other]))
+        divide_as_trained(manifest, combine([first, other]))
 
 
 def test_a_graph_beside_one_of_them_is_not_asked(

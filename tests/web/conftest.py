@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from deepfake import cli
 from tests import fakes
 from tests.evaluation.made_checkpoint import write_checkpoint
+from tests.web.made_media import encode_photo
 from tests.web.made_server import InlinePool, Running, running
 
 
@@ -48,9 +47,7 @@ def served(
 @pytest.fixture(scope="session")
 def photo() -> bytes:
     """A drawn portrait as a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(fakes.portrait(3)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_photo(fakes.portrait(3))
 
 
 @pytest.fixture

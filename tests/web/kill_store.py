@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from deepfake.web.store import State, Store
+from deepfake.web.queue import State
+from deepfake.web.store import Store
 from tests.fakes import run_and_die
+from tests.web.made_store import upload
 
 OWNERS = ("one", "two")
 
@@ -15,23 +17,17 @@ def work(root: Path) -> None:
     """Two people upload, one file is answered."""
     store = Store(root)
     for owner in OWNERS:
-        upload(store, owner)
-    taken = store.take_next()
+        upload(store, owner, owner.encode())
+    taken = store.queue.take_next()
     assert taken is not None
-    store.finish(taken.id, {"owner": taken.owner}, "")
+    store.queue.finish(taken.id, {"owner": taken.owner}, "")
     store.close()
-
-
-def upload(store: Store, owner: str) -> None:
-    incoming = store.incoming / "new"
-    incoming.write_bytes(owner.encode())
-    store.add_upload(incoming, owner, "a.jpg", "f" * 64, "model")
 
 
 def look(root: Path) -> None:
     """Every file is whole and its owner's, and there is nothing else."""
     store = Store(root)
-    files = [file for owner in OWNERS for file in store.list_files(owner)]
+    files = [file for owner in OWNERS for file in store.queue.list_files(owner)]
     for file in files:
         assert file.path.read_bytes() == file.owner.encode()
         assert file.answer in (None, {"owner": file.owner})

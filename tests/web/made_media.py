@@ -1,4 +1,4 @@
-"""A short video of drawn people, as a phone or a browser would write it."""
+"""Photos and a short video of drawn people, as phones and browsers write them; and two pages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.video.stream import VideoStream
+from PIL import Image
 
 from tests import fakes
 
 SECONDS, FPS, SIZE, RATE = 2, 12, 192, 16000
+
+HTML = b"<!DOCTYPE html><script>alert(1)</script>"
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+
+
+def encode_photo(picture: fakes.Picture) -> bytes:
+    """As a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def encode_video(container: str = "mp4", codec: str = "libx264", sound: str | None = None) -> bytes:

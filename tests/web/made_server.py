@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from deepfake.inference.predictor import Predictor
 from deepfake.jobs.workers import Failure
 from deepfake.media.inspection import FileFacts
-from deepfake.records import Source, Workers
+from deepfake.records import Limits, PersonScore, Result, Source, Status, Workers
 from deepfake.web import frames
 from deepfake.web.access import Access
 from deepfake.web.app import Server, make_app
@@ -168,6 +168,30 @@ class Running:
         assert answer.status == 200
         cookie = answer.headers["set-cookie"].partition(";")[0]
         return Client(self.port, {"Cookie": cookie, "Origin": self.access.origin})
+
+    def put(self, owner: str, name: str, p_fake: float | None, n_people: int = 0) -> str:
+        """A file with this answer in the queue, as if it had been scored."""
+        store, limits = self.store, (0.3, 0.7)
+        incoming = store.incoming / name
+        incoming.write_bytes(b"")
+        file_id = store.add_upload(incoming, owner, name, "", next(iter(self.engine.models)))
+        assert store.queue.take_next() is not None
+        if p_fake is None:
+            result = Result(name, Status.NO_FACE, "no face was found")
+        else:
+            verdict = Limits(0.3, (0.7,)).judge(p_fake, 1)
+            people = tuple(PersonScore(n, p_fake, 1, 0, 0, 90, True) for n in range(n_people))
+            result = Result(name, Status.OK, "", (), p_fake, verdict, limits, n_people, n_people)
+            result = replace(result, people=people, n_people=n_people)
+        store.queue.finish(file_id, asdict(result) | {"facts": asdict(FileFacts())}, "")
+        return file_id
+
+    def put_waiting(self, owner: str) -> str:
+        """A file that nobody has told the lanes of."""
+        incoming = self.store.incoming / "waits"
+        incoming.write_bytes(b"")
+        model = next(iter(self.engine.models))
+        return self.store.add_upload(incoming, owner, "waits.png", "", model)
 
 
 @contextmanager

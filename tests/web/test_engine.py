@@ -12,8 +12,9 @@ import pytest
 from deepfake.inference.predictor import Predictor
 from deepfake.records import Workers
 from deepfake.web.engine import Engine
+from deepfake.web.queue import State, StoredFile
 from deepfake.web.server import name_models
-from deepfake.web.store import State, Store, StoredFile
+from deepfake.web.store import Store
 from tests.web.made_server import wait_until
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -44,7 +45,7 @@ def upload(engine: Engine, data: bytes, name: str = "a.png") -> str:
 
 def ended(engine: Engine, file_id: str) -> StoredFile:
     def look() -> StoredFile | None:
-        file = engine.store.get(file_id)
+        file = engine.store.queue.get(file_id)
         assert file is not None
         return file if file.state in (State.DONE, State.FAILED, State.CANCELLED) else None
 
@@ -108,7 +109,7 @@ def test_what_a_stopped_server_had_in_hand_is_scored_by_the_next(
         (lane,) = engine._lanes
         wait_until(lambda: lane.file_id is not None)
     store = Store(tmp_path / "private")
-    states = [file.state for file in store.list_files("me")]
+    states = [file.state for file in store.queue.list_files("me")]
     store.close()
     assert State.RUNNING not in states
     with working(tmp_path / "private", checkpoint) as engine:

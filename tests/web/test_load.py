@@ -1,6 +1,6 @@
 """The server as a process of its own under load, and killed: nothing is lost, nothing is mixed up.
 
-Short forms of all of this run by default in ``test_app`` and ``test_store``.
+Short forms of all of this run by default in ``routes`` and ``test_store``.
 """
 
 from __future__ import annotations

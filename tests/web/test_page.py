@@ -5,182 +5,33 @@ Skipped where there is no Chromium; in CI its absence fails.
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 import os
 import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from deepfake.media.inspection import FileFacts
-from deepfake.records import Limits, PersonScore, Result, Status
 from tests import fakes
-from tests.evaluation.browser import BROWSER
-from tests.web.made_media import SECONDS, encode_video
-from tests.web.made_server import WAIT_S, Running, running
+from tests.web.made_media import SECONDS, encode_photo, encode_video
+from tests.web.made_server import Running, running
+from tests.web.tab import LOADED, Tab, open_browser
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Dialog, Page, Route
-
-WINDOWS = [(1440, 900), (390, 844)]
-SCHEMES = ["light", "dark"]
-
-# Contrast of every text with what it stands on, as WCAG computes it; the least one, and its text.
-CONTRAST = """() => {
-  const parse = text => text.match(/[\\d.]+/g).map(Number);
-  const light = rgb => rgb.slice(0, 3).map(v => v / 255)
-    .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
-  const ground = element => {
-    for (let at = element; at; at = at.parentElement) {
-      const color = parse(getComputedStyle(at).backgroundColor);
-      if (color.length < 4 || color[3] === 1) return color;
-    }
-    return [255, 255, 255];
-  };
-  let least = [99, ""];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.textContent.trim() || element.closest("svg, .stage, .hidden, noscript")
-      || !element.checkVisibility()) continue;
-    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (ratio < least[0]) least = [ratio, walker.currentNode.textContent.trim()];
-  }
-  return least;
-}"""
-
-# What cannot be hit with a finger, has no name, or leaves the window.
-FAULTS = """() => {
-  const faults = [], shown = e => e.checkVisibility() && e.getBoundingClientRect().width > 2;
-  for (const e of document.querySelectorAll("a, button, input, select, label")) {
-    if (!shown(e) || e.classList.contains("skip")) continue;
-    const box = e.getBoundingClientRect(), inline = getComputedStyle(e).display === "inline";
-    if (!inline && (box.width < 24 || box.height < 24)) faults.push("small: " + e.outerHTML);
-    const name = e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.length;
-    if (!name && !e.querySelector("img[alt]")) faults.push("nameless: " + e.outerHTML);
-  }
-  for (const e of document.querySelectorAll("input, select, progress, video, img"))
-    if (!(e.labels && e.labels.length) && !e.hasAttribute("aria-label") && !e.hasAttribute("alt"))
-      faults.push("no label: " + e.outerHTML);
-  for (const e of document.querySelectorAll("main *")) {
-    const right = e.getBoundingClientRect().right, free = e.closest(".strip, svg, pre, .hidden");
-    if (e.checkVisibility() && !free && right > innerWidth + 1)
-      faults.push("too wide: " + e.outerHTML);
-  }
-  if (document.scrollingElement.scrollWidth > innerWidth) faults.push("scrolls sideways");
-  if (!document.querySelector("h1")) faults.push("no heading");
-  if (!document.documentElement.lang) faults.push("no language");
-  return faults.map(text => text.slice(0, 200));
-}"""
-
-LOADED = """video => video.error || video.readyState > 1
-  || new Promise(done => { video.onloadeddata = video.onerror = done; })"""
+    from playwright.sync_api import Browser, Page, Route
 
 FOR_GOOD = "This cannot be undone."
-
-DROP = """files => {
-  const transfer = new DataTransfer();
-  for (const [name, data] of files) {
-    const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0));
-    transfer.items.add(new File([bytes], name));
-  }
-  return transfer;
-}"""
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        skip("playwright is not installed")
-    if BROWSER is None:
-        skip("there is no Chromium on this machine")
-    # Chromium's sandbox refuses root, and only root.
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=options)
+    with open_browser() as browser:
         yield browser
-        browser.close()
-
-
-def skip(reason: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(f"{reason}, and in CI the page must be tested")
-    pytest.skip(reason)
-
-
-class Tab:
-    """A page of a browser of its own, with all that it complains of and asks for."""
-
-    def __init__(self, browser: Browser, server: Running) -> None:
-        self.context = browser.new_context(viewport={"width": 1440, "height": 900})
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(1000 * WAIT_S)
-        self.complaints: list[str] = []
-        self.elsewhere: list[str] = []
-        origin = server.access.origin
-        self.page.on(
-            "console", lambda m: self.complaints.append(m.text) if m.type == "error" else None
-        )
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.questions: list[str] = []
-        self.page.on("dialog", self._agree)
-        self.page.on(
-            "request",
-            lambda r: None if r.url.startswith((origin, "data:")) else self.elsewhere.append(r.url),
-        )
-        self.page.goto(server.access.url)
-        cookies = {cookie["name"]: cookie["value"] for cookie in self.context.cookies()}
-        owner = server.store.find_owner(cookies.get(server.access.cookie, ""))
-        self.owner = owner or ""  # where a door is first to be opened, nobody
-
-    def _agree(self, dialog: Dialog) -> None:
-        self.questions.append(dialog.message)
-        dialog.accept()
-
-    def names(self) -> list[str]:
-        """Of the files that are shown, from above."""
-        return [row.inner_text() for row in self.page.locator("#rows tr:not([hidden]) th").all()]
-
-    def drop(self, files: list[tuple[str, bytes]]) -> None:
-        encoded = [[name, base64.b64encode(data).decode()] for name, data in files]
-        transfer = self.page.evaluate_handle(DROP, encoded)
-        self.page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
-
-    def choose(self, name: str, data: bytes) -> None:
-        """With the field, not by a drop."""
-        self.page.set_input_files("#files", {"name": name, "mimeType": "", "buffer": data})
-
-    def wait_until_done(self, n_files: int) -> None:
-        self.page.locator("#rows tr").nth(n_files - 1).wait_for()
-        self.page.locator("#overall").wait_for(state="hidden")
-
-    def look(self, folder: Path, name: str) -> None:
-        """What everybody must be able to see and hit, in both windows and both schemes."""
-        for width, height in WINDOWS:
-            self.page.set_viewport_size({"width": width, "height": height})
-            for scheme in SCHEMES:
-                self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-                assert self.page.evaluate(FAULTS) == []
-                ratio, text = self.page.evaluate(CONTRAST)
-                assert ratio >= 4.5, (name, width, scheme, text)
-                self.page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
-        self.page.set_viewport_size({"width": 1440, "height": 900})
-
-    def close(self) -> None:
-        assert self.complaints == []
-        assert self.elsewhere == []
-        self.context.close()
 
 
 @pytest.fixture
@@ -193,15 +44,7 @@ def photos() -> list[tuple[str, bytes]]:
     ]
     if all(path.is_file() for path in real):
         return [(path.name, path.read_bytes()) for path in real]
-    return [(f"drawn{n}.png", png(fakes.portrait(n))) for n in range(3)]
-
-
-def png(picture: fakes.Picture) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
+    return [(f"drawn{n}.png", encode_photo(fakes.portrait(n))) for n in range(3)]
 
 
 def test_the_first_minute(
@@ -221,6 +64,25 @@ def test_the_first_minute(
     tab.wait_until_done(4)
     names = page.locator("#rows th").all_inner_texts()
     assert names == [*(name for name, _ in photos), "clip.mp4"]
+    check_rows(tab, names)
+    tab.look(tmp_path, "queue")
+    page.get_by_role("link", name="clip.mp4").click()
+    page.locator(".jump.frame").first.wait_for()
+    page.locator("#video").evaluate(LOADED)
+    jump_by_mouse(page)
+    jump_by_keyboard(page)
+    tab.look(tmp_path, "file")
+    page.get_by_role("link", name="All files").click()
+    check_evidence(page, names)
+    page.get_by_role("button", name="Remove all").click()
+    page.locator("#queue").wait_for(state="hidden")
+    assert tab.questions == ["Remove 4 files and their answers from the server? " + FOR_GOOD]
+    tab.close()
+
+
+def check_rows(tab: Tab, names: list[str]) -> None:
+    """Each row shows what the API says, and a reload shows the same rows."""
+    page = tab.page
     files = {
         file["path"]: file
         for file in page.evaluate("fetch('/api/queue').then(a => a.json())")["files"]
@@ -241,13 +103,10 @@ def test_the_first_minute(
     tab.wait_until_done(4)
     # The queue is the server's, in the order in which the files were dropped.
     assert page.locator("#rows th").all_inner_texts() == names == list(files)
-    tab.look(tmp_path, "queue")
 
-    # The file: its curve, a jump by the mouse and one by the keyboard.
-    page.get_by_role("link", name="clip.mp4").click()
-    page.locator(".jump.frame").first.wait_for()
-    player = page.locator("#video")
-    player.evaluate(LOADED)
+
+def jump_by_mouse(page: Page) -> None:
+    """On the curve, to a second in which both people are seen."""
     page.locator("#curve .now").wait_for(state="attached")
     assert page.locator("#boxes g").count() == 0  # nobody is there yet
     drawing = page.locator("#curve .chart > svg")
@@ -261,9 +120,14 @@ def test_the_first_minute(
     x = (left + (right - left) * wanted / last) / 360 * box["width"]
     drawing.click(position={"x": x, "y": box["height"] / 2})
     page.locator("#stage-note", has_text="At 1.5 s.").wait_for()
+    player = page.locator("#video")
     assert player.evaluate("video => video.currentTime") == pytest.approx(wanted, abs=0.02)
     assert page.locator("#boxes g").count() == 2  # both people
     assert page.locator(".jump[data-current]").count() > 0
+
+
+def jump_by_keyboard(page: Page) -> None:
+    """From frame to frame; what is at hand is outlined."""
     page.locator(".jump.frame").first.focus()
     page.keyboard.press("Tab")
     jump = page.locator(".jump.frame").nth(1)
@@ -271,40 +135,19 @@ def test_the_first_minute(
     page.keyboard.press("Enter")
     time_s = float(jump.get_attribute("data-time") or "nan")
     page.locator("#stage-note", has_text=f"At {time_s:.1f} s.").wait_for()
+    player = page.locator("#video")
     assert player.evaluate("video => video.currentTime") == pytest.approx(time_s, abs=0.02)
     assert 0 < time_s < SECONDS
     assert outline != "none"
-    tab.look(tmp_path, "file")
 
-    # The evidence of all, as a file on the disk.
-    page.get_by_role("link", name="All files").click()
+
+def check_evidence(page: Page, names: list[str]) -> None:
+    """Of all files, as a file on the disk."""
     with page.expect_download() as download:
         page.get_by_role("link", name="Evidence of all").click()
     with zipfile.ZipFile(download.value.path()) as archive:
         table = archive.read("scores.csv").decode().splitlines()
     assert [row["path"] for row in csv.DictReader(table)] == names
-    page.get_by_role("button", name="Remove all").click()
-    page.locator("#queue").wait_for(state="hidden")
-    assert tab.questions == ["Remove 4 files and their answers from the server? " + FOR_GOOD]
-    tab.close()
-
-
-def put(server: Running, owner: str, name: str, p_fake: float | None, n_people: int = 0) -> str:
-    """A file with this answer in the queue, as if it had been scored."""
-    store, limits = server.store, (0.3, 0.7)
-    incoming = store.incoming / name
-    incoming.write_bytes(b"")
-    file_id = store.add_upload(incoming, owner, name, "", next(iter(server.engine.models)))
-    assert store.take_next() is not None
-    if p_fake is None:
-        result = Result(name, Status.NO_FACE, "no face was found")
-    else:
-        verdict = Limits(0.3, (0.7,)).judge(p_fake, 1)
-        people = tuple(PersonScore(n, p_fake, 1, 0, 0, 90, True) for n in range(n_people))
-        result = Result(name, Status.OK, "", (), p_fake, verdict, limits, n_people, n_people)
-        result = replace(result, people=people, n_people=n_people)
-    store.finish(file_id, asdict(result) | {"facts": asdict(FileFacts())}, "")
-    return file_id
 
 
 def test_the_list_is_sorted_and_filtered_by_keyboard_and_a_reload_leaves_it_so(
@@ -314,7 +157,7 @@ def test_the_list_is_sorted_and_filtered_by_keyboard_and_a_reload_leaves_it_so(
     page = tab.page
     made = {"b10.png": (0.5, 3), "a.png": (None, 0), "b9.png": (0.9, 1), "C.png": (0.1, 2)}
     for name, (p_fake, n_people) in made.items():
-        put(served, tab.owner, name, p_fake, n_people)
+        served.put(tab.owner, name, p_fake, n_people)
     page.reload()
     tab.wait_until_done(4)
     assert tab.names() == [*made]
@@ -371,11 +214,11 @@ def test_the_list_is_sorted_and_filtered_by_keyboard_and_a_reload_leaves_it_so(
 def test_rows_stay_while_somebody_is_at_them(served: Running, chromium: Browser) -> None:
     tab = Tab(chromium, served)
     page = tab.page
-    put(served, tab.owner, "low.png", 0.1, 1)
+    served.put(tab.owner, "low.png", 0.1, 1)
     page.reload()
     page.get_by_role("columnheader", name="Score").get_by_role("button").click()
     page.get_by_role("link", name="low.png").focus()
-    put(served, tab.owner, "high.png", 0.9, 1)
+    served.put(tab.owner, "high.png", 0.9, 1)
     page.evaluate("poll()")
     page.get_by_role("link", name="high.png").wait_for()
     assert tab.names() == ["low.png", "high.png"]
@@ -417,14 +260,14 @@ def test_a_connection_that_breaks_off_is_said_and_what_was_not_sent_is_sent_agai
 ) -> None:
     tab = Tab(chromium, served)
     page = tab.page
-    waits = put_waiting(served, tab.owner)
+    waits = served.put_waiting(tab.owner)
     page.goto(f"{served.access.origin}/file/{waits}")
     tab.context.set_offline(True)
     note = page.locator("#waiting")
     note.filter(has_text="does not answer; is it still running? This page asks again").wait_for()
     tab.context.set_offline(False)
     note.filter(has_text="It is in the queue.").wait_for()
-    served.store.cancel(waits)
+    served.store.queue.cancel(waits)
     page.get_by_text("No answer: cancelled").wait_for()  # by itself
     page.goto(served.access.origin)
     page.get_by_role("link", name="waits.png").wait_for()
@@ -441,14 +284,6 @@ def test_a_connection_that_breaks_off_is_said_and_what_was_not_sent_is_sent_agai
     page.locator("#queue").wait_for(state="hidden")
     assert all("ERR_INTERNET_DISCONNECTED" in complaint for complaint in tab.complaints)
     tab.context.close()
-
-
-def put_waiting(server: Running, owner: str) -> str:
-    """A file that nobody has told the lanes of."""
-    incoming = server.store.incoming / "waits"
-    incoming.write_bytes(b"")
-    model = next(iter(server.engine.models))
-    return server.store.add_upload(incoming, owner, "waits.png", "", model)
 
 
 def test_without_a_mouse(served: Running, chromium: Browser, photo: bytes) -> None:

@@ -6,21 +6,27 @@ no input.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from deepfake.dataset.columns import PackedRows
 from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS, normalise
+from deepfake.dataset.layouts.labelled_sources import KINDS, LabelledSources, ToldRow
 from deepfake.errors import UsageError
 from deepfake.media.discovery import display_name
 from deepfake.media.listed import Base, list_sources
 from deepfake.records import LABEL_NAMES, Source
 from deepfake.stores.address import Address, is_url
 from deepfake.stores.objects import read_object
-from deepfake.tables import CsvRow, decode_text, parse_csv, read_text
+from deepfake.tables import CsvRow, decode_text, iter_csv, parse_csv
 
 T = TypeVar("T")
 PATH_NAMES = ("filename", "file_name", "filepath", "file_path", "file", "image_path", "video_path")
@@ -35,7 +41,7 @@ def read_table(
     require_labels: bool,
     keep_duplicates: bool,
     other_stores: bool = False,
-) -> tuple[tuple[Source, ...], int, int]:
+) -> tuple[LabelledSources, int, int]:
     """Read a table of inputs.
 
     It has the columns ``path`` (or one of ``PATH_NAMES``) and ``label`` and may have ``group``,
@@ -59,72 +65,131 @@ def read_table(
     """
     required = ("path", "label") if require_labels else ("path",)
     base: Base
+    rows: Callable[[], Iterator[CsvRow]]
     if isinstance(path, Path):
-        base, text = path.parent, read_text(path)
+        base, rows = path.parent, partial(iter_csv, path, required, other_names=_OTHER_NAMES)
     else:
         base, text = path, decode_text(read_object(path, other_stores), path)
-    rows = parse_csv(text, path, required, other_names=_OTHER_NAMES)
-    if not rows:
+        rows = partial(parse_csv, text, path, required, other_names=_OTHER_NAMES)
+    # Read twice rather than held: a table may have ten million rows.
+    told = PackedRows.pack(ToldRow, KINDS, (_read_row(path, row, require_labels) for row in rows()))
+    if not len(told):
         raise UsageError(f"{path}: no rows below the header; expected one per photo")
-    for row in rows:
-        if not row["path"].strip():
-            raise UsageError(f"{path}:{row.line}: empty path")
+    sources = list_sources((row["path"] for row in rows()), base, other_stores)
+    # `a.jpg`, `./a.jpg` and the absolute path are one file.
+    places = np.fromiter((_hash(_place_of(source)) for source in sources), np.uint64, len(told))
+    kept = np.arange(len(told))
+    repeats = _find_repeats(path, rows, sources, told, places)
+    if not keep_duplicates:
+        kept = np.setdiff1d(kept, repeats)
+    told, unlinked = _link_originals(path, sources, told.choose(kept), kept, places[kept])
+    return LabelledSources(sources, told, kept), len(repeats), unlinked
 
+
+def _read_row(path: Path | Address, row: CsvRow, require_labels: bool) -> ToldRow:
+    if not row["path"].strip():
+        raise UsageError(f"{path}:{row.line}: empty path")
     labels = f"{_words_for(0)} or {_words_for(1)}"
-    seen: dict[str, tuple[CsvRow, Source]] = {}
-    kept: list[tuple[CsvRow, Source]] = []
-    duplicates = 0
-    listed = list_sources([row["path"] for row in rows], base, other_stores)
-    for row, source in zip(rows, listed, strict=True):
-        source = replace(
-            source,
-            label=_parse(path, row, "label", LABEL_WORDS, labels, require_labels),
-            split=_parse(path, row, "split", SPLIT_WORDS, ", ".join(SPLIT_WORDS)),
-            group=normalise(row.get("group").strip()) or None,
-            method=row.get("method").strip() or None,
-        )
-        # `a.jpg`, `./a.jpg` and the absolute path are one file.
-        place = _place_of(source)
-        if place in seen:
-            _check_agreement(path, seen[place], (row, source))
-            duplicates += 1
-            if not keep_duplicates:
-                continue
-        else:
-            seen[place] = (row, source)
-        kept.append((row, source))
-    sources, unlinked = _link_originals(path, kept)
-    return sources, duplicates, unlinked
+    return ToldRow(
+        line=row.line,
+        label=_parse(path, row, "label", LABEL_WORDS, labels, require_labels),
+        split=_parse(path, row, "split", SPLIT_WORDS, ", ".join(SPLIT_WORDS)) or "",
+        method=row.get("method").strip(),
+        group=normalise(row.get("group").strip()),
+        original=row.get("original").strip(),
+    )
+
+
+def _find_repeats(
+    path: Path | Address,
+    rows: Callable[[], Iterator[CsvRow]],
+    sources: Sequence[Source],
+    told: PackedRows[ToldRow],
+    places: NDArray[np.uint64],
+) -> list[int]:
+    """Rows whose file an earlier one has named; they must say the same of it."""
+    _, number, count = np.unique(places, return_inverse=True, return_counts=True)
+    seen: dict[str, int] = {}
+    repeats = []
+    for row in np.flatnonzero(count[number] > 1).tolist():
+        first = seen.setdefault(_place_of(sources[row]), row)
+        if first != row:
+            _check_agreement(path, rows, sources[row].name, told[first], told[row])
+            repeats.append(row)
+    return repeats
 
 
 def _link_originals(
-    path: Path | Address, rows: Sequence[tuple[CsvRow, Source]]
-) -> tuple[tuple[Source, ...], int]:
-    reals: dict[str, set[str]] = defaultdict(set)
-    groups = {source.id: source.group or source.id for _, source in rows}
-    for _, source in rows:
-        if source.label == 0:
-            reals[_place_of(source)].add(source.id)
-            reals[PurePosixPath(source.name).stem].add(source.id)
-    sources = []
+    path: Path | Address,
+    sources: Sequence[Source],
+    told: PackedRows[ToldRow],
+    kept: NDArray[np.int64],
+    places: NDArray[np.uint64],
+) -> tuple[PackedRows[ToldRow], int]:
+    """The same rows with the ids of their originals, and how many are not among them."""
+    is_fake = told.kept("label") == 1
+    if not (is_fake & (told.texts("original") != "")).any():
+        return PackedRows.pack(ToldRow, KINDS, (replace(row, original="") for row in told)), 0
+    reals = _Reals(sources, kept, places, np.flatnonzero(told.kept("label") == 0))
     unlinked = 0
-    for row, source in rows:
-        word = row.get("original").strip()
-        if word and source.label == 1:
-            found = reals.get(_place_of_word(path, word)) or reals.get(word)
-            if found and len(found) > 1:
-                raise UsageError(
-                    f"{path}:{row.line}: original {display_name(word)!r} could be any of"
-                    f" {len(found)} real files of that name; give its path"
-                )
-            unlinked += not found
-            if found:
-                original = min(found)
-                # A fake of no group of its own must not stand apart from what it was made from.
-                group = source.group or groups[original]
-                source = replace(source, original=original, group=group)
-        sources.append(source)
-    return tuple(sources), unlinked
+
+    def link() -> Iterator[ToldRow]:
+        nonlocal unlinked
+        for row in told:
+            word, row = row.original, replace(row, original="")
+            if word and row.label == 1:
+                found = reals.find(_place_of_word(path, word)) or reals.find(word)
+                if len(found) > 1:
+                    raise UsageError(
+                        f"{path}:{row.line}: original {display_name(word)!r} could be any of"
+                        f" {len(found)} real files of that name; give its path"
+                    )
+                unlinked += not found
+                for original in found:
+                    # A fake of no group of its own must not stand apart from what it was made
+                    # from.
+                    identity = sources[int(kept[original])].id
+                    group = row.group or told[original].group or identity
+                    row = replace(row, original=identity, group=group)
+            yield row
+
+    return PackedRows.pack(ToldRow, KINDS, link()), unlinked
+
+
+class _Reals:
+    """The real files of a table, to be found by their place, or by their name without suffix."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        kept: NDArray[np.int64],
+        places: NDArray[np.uint64],
+        rows: NDArray[np.int64],
+    ) -> None:
+        self._sources, self._kept = sources, kept
+        stems = (_hash(self._stem_of(row)) for row in rows.tolist())
+        hashes = np.concatenate([places[rows], np.fromiter(stems, np.uint64, len(rows))])
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._rows = hashes[order], np.concatenate([rows, rows])[order]
+
+    def find(self, text: str) -> list[int]:
+        """Rows of that place or name, each once."""
+        key = np.uint64(_hash(text))
+        start, end = (np.searchsorted(self._hashes, key, side) for side in ("left", "right"))
+        rows = np.unique(self._rows[start:end]).tolist()
+        # Another text may have the same hash.
+        return [row for row in rows if text in (self._stem_of(row), self._place_of(row))]
+
+    def _stem_of(self, row: int) -> str:
+        return PurePosixPath(self._sources[int(self._kept[row])].name).stem
+
+    def _place_of(self, row: int) -> str:
+        return _place_of(self._sources[int(self._kept[row])])
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.blake2b(os.fsencode(text), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 def _place_of(source: Source) -> str:
@@ -163,16 +228,21 @@ def _parse(
 
 
 def _check_agreement(
-    path: Path | Address, first: tuple[CsvRow, Source], second: tuple[CsvRow, Source]
+    path: Path | Address,
+    rows: Callable[[], Iterator[CsvRow]],
+    name: str,
+    first: ToldRow,
+    second: ToldRow,
 ) -> None:
     for column in ("label", "split", "group", "method"):
-        values = [getattr(source, column) for _, source in (first, second)]
-        if values[0] != values[1]:
-            lines = " and ".join(
-                f"line {row.line} says {row.get(column) or 'nothing'!r}"
-                for row, _ in (first, second)
-            )
+        if getattr(first, column) != getattr(second, column):
+            words = {
+                row.line: row.get(column) or "nothing"
+                for row in rows()
+                if row.line in (first.line, second.line)
+            }
+            lines = " and ".join(f"line {line} says {word!r}" for line, word in words.items())
             raise UsageError(
-                f"{path}:{second[0].line}: {display_name(second[1].name)!r} is listed twice with"
-                f" another {column}: {lines}; remove one"
+                f"{path}:{second.line}: {display_name(name)!r} is listed twice with another"
+                f" {column}: {lines}; remove one"
             )

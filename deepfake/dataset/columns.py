@@ -1,0 +1,206 @@
+"""Rows of a table in columns: ten million of them have to fit beside what works on them.
+
+A row as a Python object takes some kilobytes; here its numbers take eight bytes each, a text its
+length, and a text that many rows share four bytes. Rows are made when they are asked for. Knows no
+file and no meaning of a column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic, Self, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Row = TypeVar("Row")
+Codes = NDArray[np.int64]
+"""``(N,)`` numbers that stand for texts: equal ones are equal, and a lower one sorts before."""
+_CHUNK = 4096  # rows that are Python objects at a time
+TEXTS = np.dtypes.StringDType()
+"""Of arrays of texts."""
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnKind:
+    """How the values of a column are kept.
+
+    Args:
+        dtype: Of the array.
+        encode: What is kept of a value.
+        decode: The value again, of what is kept.
+        is_shared: Keep each different text once, and its number in the rows.
+    """
+
+    dtype: Any
+    encode: Callable[[Any], Any] = _same
+    decode: Callable[[Any], Any] = _same
+    is_shared: bool = False
+
+
+TEXT = ColumnKind(TEXTS)
+"""Texts of which most rows have their own."""
+WORD = ColumnKind(np.dtype(np.int32), is_shared=True)
+"""Texts of which there are few."""
+COUNT = ColumnKind(np.dtype(np.int64))
+NUMBER = ColumnKind(np.dtype(np.float64))
+
+
+class Column:
+    """The values of one column.
+
+    Args:
+        kind: How they are kept.
+        values: What is kept, an item a row along the first axis.
+        words: The texts that ``values`` are numbers of, where they are shared.
+    """
+
+    def __init__(self, kind: ColumnKind, values: NDArray[Any], words: Sequence[str] = ()) -> None:
+        self.kind, self.values, self.words = kind, values, words
+
+    def __getitem__(self, place: int) -> Any:
+        value = self.values[place].tolist() if self.kind.dtype != TEXTS else self.values[place]
+        return self.words[value] if self.kind.is_shared else self.kind.decode(value)
+
+    def take(self, places: NDArray[np.int64] | slice) -> Iterator[Any]:
+        """The values of some rows."""
+        kept = self.values[places].tolist()
+        return map(self.words.__getitem__ if self.kind.is_shared else self.kind.decode, kept)
+
+
+class PackedRows(Sequence[Row], Generic[Row]):
+    """Rows of one class, kept in columns.
+
+    Args:
+        make: The class; takes the columns in order.
+        columns: By name.
+        places: Which rows of the columns these are, in order; by default all.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Row],
+        columns: Mapping[str, Column],
+        places: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._make, self._columns, self._places = make, columns, places
+
+    @classmethod
+    def pack(
+        cls, make: Callable[..., Row], kinds: Mapping[str, ColumnKind], rows: Iterable[Row]
+    ) -> Self:
+        """Take rows as they come; of one that is packed already nothing is copied."""
+        if isinstance(rows, cls):
+            return rows
+        packers = {name: _Packer(kind) for name, kind in kinds.items()}
+        waiting = iter(rows)
+        while chunk := [*islice(waiting, _CHUNK)]:
+            for name, packer in packers.items():
+                packer.add([getattr(row, name) for row in chunk])
+        return cls(make, {name: packers.pop(name).finish() for name in kinds})
+
+    def __len__(self) -> int:
+        if self._places is not None:
+            return len(self._places)
+        return len(next(iter(self._columns.values())).values)
+
+    def __iter__(self) -> Iterator[Row]:
+        for start in range(0, len(self), _CHUNK):
+            some = slice(start, start + _CHUNK)
+            places = some if self._places is None else self._places[some]
+            cells = (column.take(places) for column in self._columns.values())
+            yield from map(self._make, *cells)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> PackedRows[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | PackedRows[Row]:
+        """A row, or a part of them."""
+        if isinstance(place, slice):
+            return self.choose(np.arange(len(self), dtype=np.int64)[place])
+        if not -len(self) <= place < len(self):
+            raise IndexError(f"row {place} of {len(self)}")
+        own = place % len(self) if self._places is None else int(self._places[place])
+        return self._make(*(column[own] for column in self._columns.values()))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PackedRows | tuple) or len(other) != len(self):
+            return False
+        return all(one == theirs for one, theirs in zip(self, other, strict=True))
+
+    def choose(self, places: NDArray[np.int64]) -> PackedRows[Row]:
+        """Some rows, in this order, without copying them."""
+        own = places if self._places is None else self._places[places]
+        return PackedRows(self._make, self._columns, own)
+
+    def kept(self, name: str) -> NDArray[Any]:
+        """What is kept of a column, see its kind; an item a row along the first axis."""
+        values = self._columns[name].values
+        return values if self._places is None else values[self._places]
+
+    def values(self, name: str) -> Iterator[Any]:
+        """The values of a column, row by row; those of a shared text are one object."""
+        column = self._columns[name]
+        for start in range(0, len(self), _CHUNK):
+            some = slice(start, start + _CHUNK)
+            yield from column.take(some if self._places is None else self._places[some])
+
+    def texts(self, name: str) -> NDArray[Any]:
+        """The texts of a column, ``(N,)`` of numpy's variable width."""
+        column, kept = self._columns[name], self.kept(name)
+        if not column.kind.is_shared:
+            return kept
+        # Without rows there is no word, and nothing to take.
+        words = np.array([*column.words, ""], TEXTS)
+        texts: NDArray[Any] = words[kept]
+        return texts
+
+
+def number_texts(*columns: NDArray[Any]) -> tuple[list[Codes], NDArray[Any]]:
+    """Numbers for texts, to find and join by: ``np.searchsorted`` of two arrays of texts fails.
+
+    Args:
+        columns: ``(N,)`` texts each, of any length.
+
+    Returns:
+        The numbers of each column, the same for the same text of all of them, and the texts by
+        number, sorted.
+
+    Example:
+        >>> (numbers,), texts = number_texts(np.array(["b", "a", "b"], TEXTS))
+        >>> numbers.tolist(), texts.tolist()
+        ([1, 0, 1], ['a', 'b'])
+    """
+    texts, numbers = np.unique(np.concatenate(columns), return_inverse=True)
+    ends = np.cumsum([len(column) for column in columns])[:-1]
+    return np.split(numbers.reshape(-1).astype(np.int64), ends), texts
+
+
+class _Packer:
+    """Puts a column together, some rows at a time."""
+
+    def __init__(self, kind: ColumnKind) -> None:
+        self._kind = kind
+        self._parts: list[NDArray[Any]] = []
+        self._numbers: dict[str, int] = {}
+
+    def add(self, values: Sequence[Any]) -> None:
+        if self._kind.is_shared:
+            numbers = self._numbers
+            kept = [numbers.setdefault(value, len(numbers)) for value in values]
+        else:
+            kept = [*map(self._kind.encode, values)]
+        self._parts.append(np.array(kept, self._kind.dtype))
+
+    def finish(self) -> Column:
+        empty = np.empty(0, self._kind.dtype)
+        values = np.concatenate(self._parts) if self._parts else empty
+        self._parts.clear()
+        return Column(self._kind, values, tuple(self._numbers))

@@ -1,0 +1,279 @@
+"""Files that come in: uploads, and paths of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from deepfake.errors import UsageError
+from deepfake.media.discovery import discover, display_name
+from deepfake.web.completion import Completions
+from deepfake.web.engine import Engine, Model
+from deepfake.web.openapi import ANSWER, BINARY, Operation, response
+from deepfake.web.routes.file import describe_queued
+from deepfake.web.uploads import Received, UploadError, UploadLimits, receive
+from deepfake.web.views import describe_score
+
+_JSON_BYTES = 1 << 16
+_POSITION_DIGITS = 15  # what JavaScript counts exactly
+_UPLOAD_ERRORS = (400, 408, 413, 415, 503, 507)
+_FILES = {"type": "object", "properties": {"files": {"type": "array", "items": ANSWER}}}
+_POSITION = {
+    "type": "integer",
+    "minimum": 0,
+    "description": "Where the files are listed; by default behind those that came before.",
+}
+
+
+class SubmissionRoutes:
+    """Routes that files come in by.
+
+    Args:
+        engine: Works on them.
+        completions: Tells when it has.
+        limits: What clients may send.
+        allowed: Folders whose files may be named by their path.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        completions: Completions,
+        limits: UploadLimits,
+        allowed: tuple[Path, ...],
+    ) -> None:
+        self.engine, self.store = engine, engine.store
+        self.completions, self.limits, self.allowed = completions, limits, allowed
+        self._uploads = 0
+
+    def operations(self) -> list[Operation]:
+        """How files come in."""
+        queued = {202: response("The files, in the order they came, in state queued.", _FILES)}
+        under = "It must lie under a folder given with --allow-folder"
+        none = "; this server was given none."
+        return [
+            Operation(
+                "POST",
+                "/api/score",
+                self.score,
+                "Score files",
+                {200: response("One object a file.", _FILES)},
+                _UPLOAD_ERRORS,
+                "Answers when all have their answer, in the order they came; nothing is kept.",
+                self._describe_form(),
+            ),
+            Operation(
+                "POST",
+                "/api/files",
+                self.add_files,
+                "Queue files",
+                queued,
+                _UPLOAD_ERRORS,
+                "Answers at once; ask for each file, or for the queue, later.",
+                self._describe_form({"position": _POSITION}),
+            ),
+            Operation(
+                "POST",
+                "/api/paths",
+                self.add_path,
+                "Queue a file, or a folder, of the server",
+                queued,
+                (400, 403, 404, 413),
+                under + ("." if self.allowed else none),
+                self._describe_path(),
+            ),
+        ]
+
+    async def score(self, request: Request) -> Response:
+        """Score files and wait for the answers."""
+        received = await self._receive(request, request.scope["owner"], ("model",))
+        ids = self._enqueue(received, "", is_kept=False)
+        try:
+            waiting = asyncio.gather(*map(self.completions.wait_for, ids))
+            files = await _unless_gone(request, waiting)
+            answer = {"files": [describe_score(file) for file in files]}
+        finally:
+            for file_id in ids:
+                await asyncio.to_thread(self.engine.remove, file_id)
+        return JSONResponse(answer)
+
+    async def add_files(self, request: Request) -> Response:
+        """Queue files and answer at once."""
+        owner = request.scope["owner"]
+        received = await self._receive(request, owner, ("model", "position"))
+        return self._answer_queued(self._enqueue(received, owner))
+
+    async def add_path(self, request: Request) -> Response:
+        """Queue a file, or all of a folder, that lies under an allowed folder."""
+        text, key = await _read_path(request)
+        model = self._choose_model(key)
+        owner = request.scope["owner"]
+        found = await asyncio.to_thread(find_allowed, text, self.allowed)
+        free = self._count_free(owner)
+        if len(found) > free:
+            raise HTTPException(413, f"{len(found)} files, and {free} may still be queued")
+        ids = [self.store.add_path(path, owner, name, model.key) for name, path in found]
+        self.engine.wake()
+        return self._answer_queued(ids)
+
+    async def _receive(self, request: Request, owner: str, fields: Sequence[str]) -> Received:
+        if self._uploads >= self.limits.at_once:
+            raise UploadError(503, "too many uploads at once; try again in a moment")
+        self._uploads += 1
+        try:
+            length = request.headers.get("content-length", "")
+            received = await receive(
+                request.headers.get("content-type", ""),
+                int(length) if length.isdecimal() else None,
+                request.stream(),
+                self.store.incoming,
+                self.limits,
+                self._count_free(owner),
+            )
+        finally:
+            self._uploads -= 1
+        try:
+            self._check(received, fields)
+        except (UploadError, HTTPException):
+            received.discard()
+            raise
+        return received
+
+    def _check(self, received: Received, fields: Sequence[str]) -> None:
+        unknown = set(received.fields) - set(fields)
+        if unknown:
+            raise UploadError(400, f"unknown field {display_name(min(unknown))!r}")
+        if not received.files:
+            raise UploadError(400, "no file came; expected fields named files")
+        self._choose_model(received.fields.get("model", ""))
+        _read_position(received.fields)
+
+    def _enqueue(self, received: Received, owner: str, is_kept: bool = True) -> list[str]:
+        model = self._choose_model(received.fields.get("model", ""))
+        position = _read_position(received.fields)
+        ids = [
+            self.store.add_upload(f.path, owner, f.name, f.sha256, model.key, is_kept, position)
+            for f in received.files
+        ]
+        self.engine.wake()
+        return ids
+
+    def _answer_queued(self, ids: Sequence[str]) -> Response:
+        return JSONResponse({"files": [describe_queued(one, self.engine) for one in ids]}, 202)
+
+    def _choose_model(self, key: str) -> Model:
+        models = self.engine.models
+        if key and key not in models:
+            raise HTTPException(400, f"no model {display_name(key)}; there are {', '.join(models)}")
+        return models[key] if key else next(iter(models.values()))
+
+    def _count_free(self, owner: str) -> int:
+        return max(0, self.limits.files - self.store.queue.count_files(owner))
+
+    # Their bodies, for the description
+
+    def _describe_form(
+        self, more: Mapping[str, dict[str, Any]] = MappingProxyType({})
+    ) -> dict[str, Any]:
+        one = BINARY | {"maxLength": self.limits.file_bytes}
+        fields = {
+            "files": {"type": "array", "maxItems": self.limits.files, "items": one},
+            "model": self._describe_model(),
+            **more,
+        }
+        schema = {"type": "object", "required": ["files"], "properties": fields}
+        return {"multipart/form-data": {"schema": schema}}
+
+    def _describe_path(self) -> dict[str, Any]:
+        fields = {"path": {"type": "string"}, "model": self._describe_model()}
+        schema = {"type": "object", "required": ["path"], "properties": fields}
+        return {"application/json": {"schema": schema}}
+
+    def _describe_model(self) -> dict[str, Any]:
+        keys = list(self.engine.models)
+        return {"type": "string", "enum": keys, "default": keys[0]}
+
+
+def _read_position(fields: Mapping[str, str]) -> int | None:
+    text = fields.get("position", "")
+    if text and not (text.isdecimal() and text.isascii() and len(text) <= _POSITION_DIGITS):
+        raise HTTPException(
+            400,
+            f"position {display_name(text)!r}; expected a whole number of at most "
+            f"{_POSITION_DIGITS} digits",
+        )
+    return int(text) if text else None
+
+
+async def _read_path(request: Request) -> tuple[str, str]:
+    """The path that a request names, and the key of its model; empty for the default."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _JSON_BYTES:
+            raise HTTPException(413, f"the request has more than {_JSON_BYTES} bytes")
+    try:
+        asked = json.loads(body)
+        text, model = asked["path"], asked.get("model", "")
+        if not isinstance(text, str) or not isinstance(model, str):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise HTTPException(400, 'expected JSON like {"path": "/folder/photo.jpg"}') from None
+    return text, model
+
+
+def find_allowed(text: str, allowed: tuple[Path, ...]) -> list[tuple[str, Path]]:
+    """The files that a path from a client names: itself, or all photos and videos of the folder.
+
+    Args:
+        text: From the client.
+        allowed: Folders, resolved; nothing outside of them is opened, whatever links say.
+
+    Raises:
+        HTTPException: If the path leads out of them, or to nothing.
+    """
+    try:
+        path = Path(text).resolve(strict=True)
+        inside = any(path.is_relative_to(folder) for folder in allowed)
+    except (OSError, ValueError, RuntimeError):
+        inside = False
+    if not inside:
+        # The same words for what is missing: nobody shall learn what lies elsewhere.
+        where = ", ".join(map(str, allowed)) or "none: start the server with --allow-folder"
+        raise HTTPException(403, f"no file or folder that may be opened; allowed is {where}")
+    try:
+        sources = discover(path).sources if path.is_dir() else ()
+    except UsageError as error:
+        raise HTTPException(404, str(error)) from None
+    if path.is_dir():
+        return [(s.name, s.path.resolve()) for s in sources if s.problem is None]
+    if not path.is_file():
+        raise HTTPException(400, "this is neither a file nor a folder")
+    return [(path.name, path)]
+
+
+async def _unless_gone(request: Request, work: asyncio.Future[Any]) -> Any:
+    """Wait for work, unless the client goes away."""
+
+    async def hear() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    gone = asyncio.ensure_future(hear())
+    try:
+        await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        gone.cancel()
+        work.cancel()
+        await asyncio.gather(gone, work, return_exceptions=True)

@@ -1,0 +1,42 @@
+"""Sessions: who comes with which cookie. Knows no HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+
+from deepfake.web.database import Database
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS sessions (key TEXT PRIMARY KEY, owner TEXT NOT NULL, created REAL);"
+)
+
+
+class Sessions:
+    """All sessions of one server; of their keys only hashes are kept.
+
+    Args:
+        database: Keeps them.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.create(_SCHEMA)
+
+    def open(self) -> tuple[str, str]:
+        """Begin a session: its secret key, which only its client knows, and its owner."""
+        key, owner = secrets.token_urlsafe(32), secrets.token_hex(16)
+        values = (_hash(key), owner, time.time())
+        with self._database.change():
+            self._database.execute("INSERT INTO sessions VALUES (?, ?, ?)", values)
+        return key, owner
+
+    def find_owner(self, key: str) -> str | None:
+        """Whose session a key opens."""
+        rows = self._database.execute("SELECT owner FROM sessions WHERE key=?", (_hash(key),))
+        return str(rows[0][0]) if rows else None
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
