@@ -213,10 +213,12 @@ def compare_odd(folder: Path) -> None:
     for source in videos:
         try:
             with av.open(str(source.path)) as container:
-                frames = [_pyav_rgb(frame) for frame in container.decode(video=0)]
+                stream = container.streams.best("video")
+                decoded = [] if stream is None else container.decode(stream)
+                frames = [np.rot90(_pyav_rgb(one), one.rotation // 90) for one in decoded]
             with open_video(source.path, source.name, Sampling(frames=6)) as clip:
                 found = [(frame.index, frame.image) for frame in clip]
-        except (av.error.FFmpegError, IndexError, MediaError):
+        except (av.error.FFmpegError, MediaError):
             continue  # it holds no video, or none that can be decoded to its end
         count += 1
         asked = [index for index, _ in found]
