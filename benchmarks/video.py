@@ -214,7 +214,9 @@ def compare_odd(folder: Path) -> None:
         try:
             with av.open(str(source.path)) as container:
                 stream = container.streams.best("video")
-                decoded = [] if stream is None else container.decode(stream)
+                if not isinstance(stream, av.VideoStream):
+                    continue
+                decoded = container.decode(stream)
                 frames = [np.rot90(_pyav_rgb(one), one.rotation // 90) for one in decoded]
             with open_video(source.path, source.name, Sampling(frames=6)) as clip:
                 found = [(frame.index, frame.image) for frame in clip]
