@@ -125,9 +125,13 @@ def predict_set(
         head: Embeddings to probabilities, in evaluation mode.
         aggregation: How the faces of a file make its score.
     """
-    vectors = torch.from_numpy(embeddings.vectors)
+    vectors = embeddings.vectors
     with torch.inference_mode():  # some at a time: a head works in float64
-        p_fake = torch.cat([head(some) for some in vectors.split(_CHUNK)]).numpy()
+        parts = [
+            head(torch.from_numpy(vectors[start : start + _CHUNK]))
+            for start in range(0, max(len(vectors), 1), _CHUNK)
+        ]
+    p_fake = torch.cat(parts).numpy()
     files, people = score_files(dataset.faces, p_fake, aggregation)
     return Predictions(dataset, embeddings, p_fake, people, files)
 
