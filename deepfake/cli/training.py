@@ -36,8 +36,9 @@ the most used options, with the defaults of the recommended recipe (in a YAML fi
   --data.cache_gb N         billions of bytes of crops in it, at most (default 100)
   --run FOLDER              folder of this run (the next free number in runs/), also in a store
                             (s3://bucket/runs/001, with --job DIR, where it is made)
-  --resume RUN              go on from the last checkpoint of a run's folder, or from a .ckpt file;
-                            auto goes on in --run, if it was begun
+  --resume RUN              go on from the last checkpoint of a run's folder, also of one in a store
+                            (with --job DIR), or from a .ckpt file; auto goes on in --run, if it
+                            was begun
   --weights best|last       epoch that the final model is made of: best has the highest validation
                             AUC (default best)
   --seed_everything N       the one seed: order, augmentation, split, dropout, initial weights
@@ -54,7 +55,7 @@ the most used options, with the defaults of the recommended recipe (in a YAML fi
   --print_config            print every setting as YAML, to be run again, and stop
   --help-all                every option there is
 """
-_PLACES = ("--config", "--resume")
+_PLACES = ("--config",)
 _SAME = {
     "--help-all": "--help",
     "--data": "--data.root",
@@ -83,25 +84,49 @@ def _train(arguments: Sequence[str]) -> int:
         arguments = arguments[1:]
     elif arguments[0] in _OTHER_COMMANDS:
         raise UsageError(f"train only trains; use: {_OTHER_COMMANDS[arguments[0]]}")
-    from deepfake.training.folder import is_first
     from deepfake.training.run import run_training
 
     parts = [word.partition("=") for word in arguments]
     words = [_SAME.get(name, name) + sep + value for name, sep, value in parts]
     _refuse_addresses(words)
     parser = Parser(prog="deepfake train", add_help=False)
-    parser.add_argument("--run")
+    for name in ("--run", "--resume"):
+        parser.add_argument(name)
     add_job_option(parser)
     options, others = parser.parse_known_args(words)
-    if options.job is None and not is_url(options.run or ""):
+    if options.job is None and not is_url(options.run or "") and not is_url(options.resume or ""):
         return run_training(words, sys.stdout)
-
     if any(word.startswith("--print_config") for word in others):
         return run_training(others, sys.stdout)  # it makes nothing, and asks no store
+    return _train_with_stores(options, others)
+
+
+def _train_with_stores(options: argparse.Namespace, others: Sequence[str]) -> int:
+    """Train where the run's folder, or that of the run to go on from, lies in a store."""
+    from deepfake.training.folder import is_first
+    from deepfake.training.run import run_training
+    from deepfake.training.stored_run import fetch_run
+
+    is_fetched = is_url(options.resume or "")
+    if is_fetched and options.job is None:
+        raise UsageError(
+            f"--resume {hide_secrets(options.resume)} lies in a store: name a folder of this disk "
+            "with --job, where its checkpoints are copied to"
+        )
 
     def work(options: argparse.Namespace) -> int:
-        return run_training([*others, "--run", str(options.run)], sys.stdout)
+        words = [*others]
+        if options.run is not None:
+            words += ["--run", str(options.run)]
+        if is_fetched:
+            words += ["--resume", str(fetch_run(options.resume, options.job))]
+        elif options.resume is not None:
+            words += ["--resume", options.resume]
+        return run_training(words, sys.stdout, options.publish)
 
+    if is_fetched and not is_url(options.run or ""):
+        options.publish = None
+        return work(options)  # nothing is uploaded
     return with_uploads(work, options, "run", leads=is_first())
 
 

@@ -17,7 +17,6 @@ Only a store that this process was told of is asked: what lies in a folder opens
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import tempfile
@@ -42,19 +41,17 @@ from deepfake.dataset.crop_index import (
 from deepfake.dataset.manifest import JOB_FILE, STORE, TABLES, is_crop_folder, read_job
 from deepfake.errors import JobError, MediaError, UsageError
 from deepfake.jobs.folder import SEAL_FILE, SHARDS_FOLDER, hash_file, read_seal
-from deepfake.progress import Progress
-from deepfake.storage import TEMPORARY_PREFIX, alone, no_space_is_an_error, write_atomic
+from deepfake.jobs.mirroring import copy_changed, copy_object_to
+from deepfake.storage import alone, no_space_is_an_error, write_atomic
 from deepfake.stores.address import Address, is_url
 from deepfake.stores.objects import (
     Look,
     copy_object,
-    download,
     list_folder,
     look,
     read_part,
     write_all,
 )
-from deepfake.tables import parse_json
 
 if TYPE_CHECKING:
     from deepfake.dataset.object_cache import ObjectCache
@@ -62,9 +59,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 CACHE_GB = 100.0
 """Of crops in a cache, unless another number is given."""
-_COPIES_FOLDER, _SEEN_FILE = "shards", ".objects.json"
+_COPIES_FOLDER = "shards"
 _AT_ONCE = 16
-_SILENT_S = 2.0
 _SEAL = re.compile(rf"({SHARDS_FOLDER}/\d{{5,}})/{re.escape(SEAL_FILE)}")  # leads nowhere else
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -127,7 +123,7 @@ def peek_job(root: str) -> dict[str, Any]:
         return read_job(Path(root))
     address = Address.parse(root.rstrip("/"))
     with _failing(address), tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
-        _copy_file(Path(folder), address, JOB_FILE)
+        copy_object_to(Path(folder), address, JOB_FILE)
         return read_job(Path(folder))
 
 
@@ -206,7 +202,7 @@ class CropMirror:
         """
         if hash_file(self.root / name) != sha256:
             with _failing(self.address.below(name)):
-                _copy_file(self.root, self.address, name)
+                copy_object_to(self.root, self.address, name)
 
     def _fetch(self, shard: str, pack: _Pack) -> bool:
         if shard in self._wrong:
@@ -314,19 +310,9 @@ def _copy_tables(address: Address, root: Path) -> dict[str, _Pack]:
         raise UsageError(f"{address} is not a crop folder (no {JOB_FILE})")
     there = dict(list_folder(address))
     shards = sorted(found[1] for name in there if (found := _SEAL.fullmatch(name)))
-    known = _read_seen(root)
     wanted = [JOB_FILE, *TABLES, *(f"{shard}/{SEAL_FILE}" for shard in shards)]
     wanted += [f"{shard}/{INDEX_FILE}" for shard in shards]
-    seen = {name: [there[name].size, there[name].stamp] for name in wanted if name in there}
-    todo = [n for n, told in seen.items() if known.get(n) != told or not (root / n).is_file()]
-    copy = partial(_copy_file, root, address)
-    with (
-        Progress(len(todo), delay_s=_SILENT_S) as progress,
-        ThreadPoolExecutor(_AT_ONCE, "deepfake-mirror") as threads,
-    ):
-        for _ in threads.map(copy, todo, (there[name] for name in todo)):
-            progress.advance(1)
-    write_atomic(root / _SEEN_FILE, json.dumps(seen, indent=1, sort_keys=True) + "\n")
+    copy_changed(address, root, {name: there[name] for name in wanted if name in there})
     make = _describe_tar if read_job(root).get(STORE) == "tar" else _describe_files
     packs = {shard: make(root / shard, shard, there) for shard in shards}
     return {shard: pack for shard, pack in packs.items() if pack is not None}
@@ -359,21 +345,3 @@ def _describe_files(folder: Path, shard: str, there: Mapping[str, Look]) -> _Pac
     if hash_file(folder / INDEX_FILE) != name:  # another job may be reading it
         write_atomic(folder / INDEX_FILE, text)
     return _Pack(name, offset, is_tar=False)
-
-
-def _copy_file(root: Path, address: Address, name: str, seen: Look | None = None) -> None:
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    temporary.unlink(missing_ok=True)
-    download(address.below(name), temporary, seen)
-    temporary.replace(path)
-
-
-def _read_seen(root: Path) -> dict[str, Any]:
-    """What the store said of the objects that were copied before."""
-    try:
-        content = parse_json((root / _SEEN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

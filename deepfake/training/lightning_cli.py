@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -38,10 +39,12 @@ from deepfake.training.callbacks.run_record import RunRecord
 from deepfake.training.checkpointing import AtomicCheckpointIO, make_checkpoints
 from deepfake.training.folder import CHECKPOINTS, LAST, claim_folder, find_start
 from deepfake.training.parser import TrainParser, resolve_configs
+from deepfake.training.stored_run import list_kept
 
 logger = logging.getLogger(__name__)
 
 
+Publish = Callable[[Sequence[str]], None]
 _CALLBACKS = {
     "average": AverageWeights,
     "freeze": FreezeBackbone,
@@ -119,6 +122,7 @@ class TrainCLI(LightningCLI):
 
     Args:
         arguments: Words of the command line.
+        publish: Told the names of the checkpoints in the run's folder when the last one is written.
 
     Attributes:
         folder: Of the run.
@@ -126,7 +130,8 @@ class TrainCLI(LightningCLI):
         configuration: Every setting, as YAML that runs again as it is.
     """
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, arguments: list[str], publish: Publish | None = None) -> None:
+        self._publish = publish
         super().__init__(
             EmbeddingTask,
             CropDataModule,
@@ -210,7 +215,7 @@ class TrainCLI(LightningCLI):
             logger.info("precision: %s", options["precision"])
         if trainer.benchmark is None and not trainer.deterministic:
             options["benchmark"] = True  # all batches have one shape
-        plugins = [*_as_list(trainer.plugins), AtomicCheckpointIO()]
+        plugins = [*_as_list(trainer.plugins), AtomicCheckpointIO(self._publish_checkpoints)]
         if SLURMEnvironment.detect() and not any(
             isinstance(plugin, SLURMEnvironment) for plugin in plugins
         ):
@@ -223,6 +228,10 @@ class TrainCLI(LightningCLI):
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
             # A device that is not there, settings that do not go together.
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _publish_checkpoints(self) -> None:
+        if self._publish is not None:
+            self._publish(list_kept(self.folder))
 
     def _make_callbacks(self, shows_progress: bool) -> list[Callback]:
         trainer = self.config_init.trainer

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,8 @@ from tests.made_crops import write_crop_folder
 from tests.stores.made_stores import BUSY, CUT, SLOW, SWAP, Proxy
 from tests.training.made_runs import (
     MIDWAY,
+    REPO,
+    SMOKE,
     TWO,
     assert_same_run,
     assert_same_state,
@@ -164,6 +169,32 @@ def test_stopped_in_mid_epoch_it_goes_on_as_if_nothing_had_happened(
     elsewhere = [*MIDWAY, *cached(tmp_path / "another", folders["tar"], 0.3)]
     train(url("tar"), tmp_path / "run", *elsewhere, "--resume", str(stopped))
     assert_same_run(local, tmp_path / "run")
+
+
+def test_a_run_that_was_killed_goes_on_elsewhere_from_what_lies_in_the_bucket(
+    folders: dict[StoreKind, Path], local: Path, store: Any, proxy: Proxy, tmp_path: Path
+) -> None:
+    proxy.write_faults = {"last.ckpt": [CUT, BUSY]}
+    words = [sys.executable, str(REPO / "train.py"), *SMOKE, *MIDWAY, "--data", url("tar")]
+    first = [*words, *cached(tmp_path / "cache", folders["tar"]), "--job", str(tmp_path / "one")]
+    first += ["--run", f"s3://{BUCKET}/runs/001", "--trainer.max_epochs", "2"]
+    log = tmp_path / "killed.log"
+    last = f"{BUCKET}/runs/001/checkpoints/last.ckpt"
+    with log.open("wb") as output:
+        child = subprocess.Popen(first, stdout=output, stderr=output, start_new_session=True)
+    try:
+        wait_until(child, lambda: f"/{last}" in proxy.written, log)
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    shutil.rmtree(tmp_path / "one")
+    assert not store.exists(f"{BUCKET}/runs/001/model.ckpt")
+    second = [*SMOKE, *MIDWAY, "--data", url("tar"), *cached(tmp_path / "new", folders["tar"])]
+    second += ["--resume", f"s3://{BUCKET}/runs/001", "--run", f"s3://{BUCKET}/runs/002"]
+    assert cli.train([*second, "--job", str(tmp_path / "two")]) == 0
+    assert_same_run(local, tmp_path / "two" / "002")
+    there = {path.rsplit("/", 1)[-1] for path in store.find(f"{BUCKET}/runs/002")}
+    assert {"model.ckpt", "last.ckpt", "metrics.csv"} <= there
 
 
 def test_two_processes_of_a_training_share_a_cache(
