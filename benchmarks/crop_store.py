@@ -26,8 +26,9 @@ import cv2
 import numpy as np
 
 from deepfake.dataset.crop_folder import KIND, write_tables
-from deepfake.dataset.crop_store import STORE, CropStore, StoreKind, name_crop, write_crops
+from deepfake.dataset.crop_store import CropStore, StoreKind, name_crop, write_crops
 from deepfake.dataset.manifest import (
+    STORE,
     CropRows,
     make_crop_row,
     make_source_row,

@@ -94,7 +94,7 @@ def compare_bootstrap(n_rows: int, n_resamples: int, rounds: int) -> bool:
         own.append((time.process_time() - begin) / n_resamples)
         begin = time.process_time()
         slow = []
-        for count in counts[:LOOP_RESAMPLES]:
+        for count in resample_groups(int(groups[-1]) + 1, LOOP_RESAMPLES):
             rows = np.repeat(np.arange(n_rows), count[groups])
             slow.append(ask_scikit_learn(labels[rows], scores[rows]))
         loop.append((time.process_time() - begin) / LOOP_RESAMPLES)

@@ -154,6 +154,13 @@ def no_space_is_an_error(target: Path) -> Iterator[None]:
 
 
 @contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder for a moment; whoever else wants it waits."""
+    with FileLock(folder / LOCK_NAMES[0], poll_interval=0.01):
+        yield
+
+
+@contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a folder for this run alone; a dead owner's lock is void by itself.
 

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.dataset.crop_folder import KIND
-from deepfake.dataset.crop_store import STORE, StoreKind, name_crop, write_crops
+from deepfake.dataset.crop_store import StoreKind, name_crop, write_crops
 from deepfake.dataset.manifest import (
     JOB_FILE,
     MANIFEST_FILE,
     SOURCES_FILE,
+    STORE,
     CropRow,
     SourceRow,
     format_manifest,
@@ -68,6 +69,7 @@ def write_crop_folder(
     seed: int = 0,
     edit: Edit = lambda row: row,
     store: StoreKind = "folder",
+    n_shards: int = 0,
 ) -> Path:
     """Write a folder as ``crop.py`` leaves it.
 
@@ -82,30 +84,38 @@ def write_crop_folder(
         seed: Other seed, other pictures.
         edit: Changes rows before they are written, e.g. empties their split.
         store: How the crops lie there.
+        n_shards: Among how many shards they are divided; 0 is one, which has no checksums, as from
+            before there were some, unless it is a tar.
     """
     spec = CropSpec(preset=preset, size=size, jpeg_quality=jpeg_quality)
     rng = np.random.default_rng(seed)
     folder = JobFolder(root, KIND)
     folder.folder_of(0).parent.mkdir(parents=True)
-    shard = folder.open_block(0)
+    wanted = [
+        (split, label, i)
+        for split, numbers in counts.items()
+        for label, number in enumerate(numbers)
+        for i in range(number)
+    ]
     rows = []
-    with write_crops(shard, store) as writer:
-        for split, numbers in counts.items():
-            for label, number in enumerate(numbers):
-                for i in range(number):
-                    source = _make_id(seed, split, label, i)
-                    crop = name_crop(0, f"{source}_0_0{spec.suffix}")
-                    picture = draw_crop(rng, size, fake=label == 1)
-                    group = f"{split}-{i // group_size}"
-                    row = _make_row(crop, source, label, group, split, size)
-                    if originals and label:
-                        row = replace(row, original=_make_id(seed, split, 0, i))
-                    writer.add(row, encode_crop(picture, jpeg_quality))
-                    rows.append(edit(row))
-    if store == "tar":
-        folder.seal(0, shard, {})
-    else:
-        shard.replace(folder.folder_of(0))  # as from before there were checksums
+    per_shard = -(-len(wanted) // (n_shards or 1))
+    for block, start in enumerate(range(0, len(wanted), per_shard)):
+        shard = folder.open_block(block)
+        with write_crops(shard, store) as writer:
+            for split, label, i in wanted[start : start + per_shard]:
+                source = _make_id(seed, split, label, i)
+                crop = name_crop(block, f"{source}_0_0{spec.suffix}")
+                picture = draw_crop(rng, size, fake=label == 1)
+                group = f"{split}-{i // group_size}"
+                row = _make_row(crop, source, label, group, split, size)
+                if originals and label:
+                    row = replace(row, original=_make_id(seed, split, 0, i))
+                writer.add(row, encode_crop(picture, jpeg_quality))
+                rows.append(edit(row))
+        if n_shards or store == "tar":
+            folder.seal(block, shard, {})
+        else:
+            shard.replace(folder.folder_of(block))
     write_tables(root, rows)
     job = {
         STORE: store,

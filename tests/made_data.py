@@ -32,7 +32,7 @@ def make_data(root: Path | str, **options: Any) -> CropDataModule:
     return CropDataModule(str(root), **settings)
 
 
-def make(root: Path, **options: Any) -> CropDataModule:
+def make(root: Path | str, **options: Any) -> CropDataModule:
     data = make_data(root, **options)
     data.setup()
     return data

@@ -10,11 +10,11 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepfake.cli.command import EXIT_FAILED, EXIT_OK, Parser, answer_code, run
 from deepfake.cli.options import (
+    add_cache_options,
     add_engine_options,
     add_media_options,
     add_shard_option,
@@ -22,6 +22,7 @@ from deepfake.cli.options import (
     choose_part,
     choose_sampling,
     default_workers,
+    open_crop_folder,
 )
 from deepfake.cli.uploads import add_job_option, place, with_uploads
 from deepfake.errors import UsageError
@@ -208,7 +209,9 @@ examples:
   deepfake doctor --data crops/ --split group --seed 7
 """,
     )
-    parser.add_subject("data", type=Path, metavar="CROPS", help="folder that crop wrote")
+    parser.add_subject(
+        "data", metavar="CROPS", help="folder that crop wrote, also in a store (s3://bucket/crops)"
+    )
     parser.add_argument(
         "--allow-leak", action="store_true", help="exit with 0 in spite of a leak, and warn"
     )
@@ -222,6 +225,7 @@ examples:
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads")
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_cache_options(parser)
     return run(lambda: _doctor(parser.parse_args(argv)), "nothing was written")
 
 
@@ -229,12 +233,13 @@ def _doctor(options: argparse.Namespace) -> int:
     from deepfake.dataset.doctor import examine
 
     report = examine(
-        options.data,
+        open_crop_folder(options, options.data),
         split=options.split,
         seed=options.seed,
         threads=options.workers,
         quiet=options.quiet,
     )
+    report = replace(report, root=options.data)  # not where it is mirrored
     text = json.dumps(report.to_dict(), indent=2) if options.json else str(report)
     sys.stdout.write(f"{text}\n")
     if report.damaged or report.unfit:

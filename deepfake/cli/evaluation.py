@@ -18,6 +18,7 @@ from deepfake.cli.command import EXIT_OK, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
     CHECKPOINT,
     add_aggregation,
+    add_cache_options,
     add_detector_options,
     add_engine_options,
     add_evidence_options,
@@ -29,6 +30,7 @@ from deepfake.cli.options import (
     choose_sampling,
     choose_workers,
     find_detector,
+    open_crop_folders,
     refuse_existing,
     refuse_missing_folder,
 )
@@ -48,9 +50,9 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
         description="Measure a checkpoint on labelled crops or media: metrics at face, person and\n"
         "file level with 95 % intervals, and how often its verdicts are wrong, right or unclear.",
         epilog="""\
-DATA is a crop folder, or labelled media: a folder with real/ and fake/ at any depth, or a CSV
-with path,label[,group,split,method,original]. Media is cropped by the checkpoint's own recipe
-first. Several give a table across data sets.
+DATA is a crop folder, also in a store (s3://bucket/crops, with --cache), or labelled media: a
+folder with real/ and fake/ at any depth, or a CSV with path,label[,group,split,method,original].
+Media is cropped by the checkpoint's own recipe first. Several give a table across data sets.
 
 examples:
   deepfake evaluate --checkpoint runs/001/model.ckpt --data crops/
@@ -86,6 +88,7 @@ examples:
     )
     _add_scoring_options(parser)
     add_engine_options(parser)
+    add_cache_options(parser)
     add_job_option(parser)
     evaluate_ = partial(_evaluate, command=command_line("evaluate", argv))
     return run(
@@ -104,6 +107,7 @@ def _evaluate(options: argparse.Namespace, command: str) -> int:
     engine = choose_engine(options)
     if not engine.is_here and options.output is None:
         raise UsageError("--engine ray needs --output, a folder that all nodes see")
+    open_crop_folders(options, options.data)
     checkpoint = load_detector(find_detector(options), options.tta)
     evaluation = run_evaluation(
         checkpoint,
@@ -352,6 +356,7 @@ def _add_derivation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=place, required=True, help="the new checkpoint: .ckpt or .safetensors"
     )
+    add_cache_options(parser)
     add_job_option(parser)
 
 
@@ -412,6 +417,7 @@ def _derive(
     from deepfake.evaluation.sets import open_crops
 
     workers = choose_workers(options)
+    open_crop_folders(options, [options.data])
     with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
         crops = Path(folder) / "crops"
         root = open_crops(options.data, checkpoint, crops, workers, options.quiet)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint_names import DEFAULT
+from deepfake.stores.address import is_url
 
 if TYPE_CHECKING:
     from deepfake.jobs.engine import Executor
@@ -251,6 +253,53 @@ def _choose_ray(options: argparse.Namespace, address: str) -> Engine:
     execute = RayEngine(address or None, workers.processes, options.gpus_per_worker or 0.0)
     device = getattr(options, "device", "auto")
     return Engine(execute, workers, usual if device == "auto" else device, is_here=False)
+
+
+def add_cache_options(parser: argparse.ArgumentParser) -> None:
+    """Of commands that read crops, which may lie in a store."""
+    cache = parser.add_argument_group("crop folders in a store (s3://bucket/crops)")
+    cache.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="where their tables and crops are kept while they are read, and for the next time",
+    )
+    cache.add_argument(
+        "--cache-gb",
+        type=positive,
+        metavar="N",
+        help="billions of bytes of crops in it, at most "
+        "(default 100); what finds no room is read crop by crop",
+    )
+
+
+def open_crop_folder(options: argparse.Namespace, data: str, in_order: bool = True) -> Path:
+    """Where the crop folder ``data`` lies on this disk, with what ``add_cache_options`` took."""
+    from deepfake.dataset.crop_mirror import CACHE_GB, open_crops
+
+    return open_crops(data, options.cache, options.cache_gb or CACHE_GB, in_order)
+
+
+def open_crop_folders(options: argparse.Namespace, inputs: Sequence[str]) -> None:
+    """Have those inputs that are crop folders in a store found by ``find_crops``.
+
+    Raises:
+        UsageError: If there are none, and yet a cache was named.
+    """
+    if options.cache is None:
+        return
+    from deepfake.dataset.crop_mirror import is_stored
+
+    found = [name for name in inputs if is_url(name) and is_stored(name)]
+    if not found:
+        raise UsageError("--cache is for crop folders in a store, and none of the inputs is one")
+    if getattr(options, "engine", "local") != "local":
+        raise UsageError(
+            f"--engine {options.engine} reads crops from a disk that all nodes see: copy "
+            f"{found[0]} there, or leave --engine out"
+        )
+    for name in found:
+        open_crop_folder(options, name)
 
 
 def add_strict_option(parser: argparse.ArgumentParser) -> None:

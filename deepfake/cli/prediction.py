@@ -19,6 +19,7 @@ from deepfake.cli.command import EXIT_FAILED, Parser, answer_code, command_line,
 from deepfake.cli.options import (
     Engine,
     add_aggregation,
+    add_cache_options,
     add_detector_options,
     add_engine_options,
     add_evidence_options,
@@ -31,6 +32,7 @@ from deepfake.cli.options import (
     choose_workers,
     count,
     find_detector,
+    open_crop_folders,
     refuse_missing_folder,
 )
 from deepfake.cli.score_tables import (
@@ -88,7 +90,7 @@ def predict(argv: Sequence[str] | None = None) -> int:
         "input",
         many=True,
         help="folders, photos, videos, glob patterns, list files (.txt) or CSVs, also in a store "
-        "(s3://bucket/photos/); a crop folder's crops are scored as they are",
+        "(s3://bucket/photos/); or a crop folder, whose crops are scored as they are",
     )
     add_detector_options(parser)
     _add_output_options(parser)
@@ -98,6 +100,7 @@ def predict(argv: Sequence[str] | None = None) -> int:
     add_media_options(parser)
     add_engine_options(parser)
     add_shard_option(parser)
+    add_cache_options(parser)
     add_job_option(parser)
     command = command_line("predict", argv)
     return run(
@@ -219,10 +222,11 @@ def _list_inputs(options: argparse.Namespace) -> tuple[Sequence[Source], dict[st
 
     ``None`` for a crop folder: it can only be opened with the checkpoint that scores it.
     """
+    from deepfake.dataset.crop_mirror import find_crops
     from deepfake.dataset.layouts.labelling import list_inputs
-    from deepfake.dataset.manifest import is_crop_folder
 
-    crop_folders = [one for one in options.input if is_crop_folder(one)]
+    open_crop_folders(options, options.input)
+    crop_folders = [one for one in options.input if find_crops(one) is not None]
     if not crop_folders:
         return list_inputs(
             options.input, follow_links=options.follow_links, other_stores=options.other_stores
@@ -276,18 +280,20 @@ def _refuse_on_pages_and_copies(options: argparse.Namespace) -> None:
 
 def _open_crops(options: argparse.Namespace, checkpoint: Checkpoint) -> StoredCrops:
     """The crop folder that is scored as it is; refuse what was asked of its photos and videos."""
+    from deepfake.dataset.crop_mirror import find_crops
     from deepfake.inference.stored import StoredCrops
 
     wanted = options.faces_per_frame or checkpoint.recipe.aggregation.faces_per_frame
-    folder = Path(options.input[0])
+    folder = find_crops(options.input[0])
+    assert folder is not None
     stored = StoredCrops(folder, checkpoint, wanted)
     asked = [name for name in ("annotate", "follow_links") if getattr(options, name)]
     if choose_sampling(options, stored.sampling) != stored.sampling:
         asked.append("frames, fps, every, keyframes, max-frames or detect-every other than cropped")
     if asked:
         raise UsageError(
-            f"{folder} is a crop folder, whose crops are scored as they are; --{asked[0]} "
-            "needs the photos and videos themselves"
+            f"{options.input[0]} is a crop folder, whose crops are scored as they are; "
+            f"--{asked[0]} needs the photos and videos themselves"
         )
     return stored
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepfake.cli.command import EXIT_OK, EXIT_USAGE, Parser, run
+from deepfake.cli.options import add_cache_options, open_crop_folder
 from deepfake.cli.uploads import add_job_option, with_uploads
 from deepfake.errors import UsageError
 from deepfake.stores.address import hide_secrets, is_url
@@ -29,11 +30,15 @@ examples:
 the most used options, with the defaults of the recommended recipe (in a YAML file: no dashes):
   --config NAME             recipe: default, dacon (the contest entry's), or a file of yours;
                             cpu, ddp, smoke add to a recipe. May be repeated; later ones win
-  --data CROPS              crop folder (required; its key is data.root)
+  --data CROPS              crop folder (required; its key is data.root), also in a store
+                            (s3://bucket/crops, with --cache DIR)
+  --cache DIR               folder for copies of crops from a store
+  --data.cache_gb N         billions of bytes of crops in it, at most (default 100)
   --run FOLDER              folder of this run (the next free number in runs/), also in a store
                             (s3://bucket/runs/001, with --job DIR, where it is made)
-  --resume RUN              go on from the last checkpoint of a run's folder, or from a .ckpt file;
-                            auto goes on in --run, if it was begun
+  --resume RUN              go on from the last checkpoint of a run's folder, also of one in a store
+                            (with --job DIR), or from a .ckpt file; auto goes on in --run, if it
+                            was begun
   --weights best|last       epoch that the final model is made of: best has the highest validation
                             AUC (default best)
   --seed_everything N       the one seed: order, augmentation, split, dropout, initial weights
@@ -50,7 +55,14 @@ the most used options, with the defaults of the recommended recipe (in a YAML fi
   --print_config            print every setting as YAML, to be run again, and stop
   --help-all                every option there is
 """
-_PLACES = ("--config", "--data.root", "--resume")
+_PLACES = ("--config",)
+_SAME = {
+    "--help-all": "--help",
+    "--data": "--data.root",
+    "--cache": "--data.cache",
+    "--cache-gb": "--data.cache_gb",
+}
+"""Names that are the same in all commands; here they are also keys of the configuration."""
 _OTHER_COMMANDS = {
     "validate": "deepfake evaluate --checkpoint MODEL --data CROPS",
     "test": "deepfake evaluate --checkpoint MODEL --data CROPS",
@@ -72,27 +84,49 @@ def _train(arguments: Sequence[str]) -> int:
         arguments = arguments[1:]
     elif arguments[0] in _OTHER_COMMANDS:
         raise UsageError(f"train only trains; use: {_OTHER_COMMANDS[arguments[0]]}")
-    from deepfake.training.folder import is_first
     from deepfake.training.run import run_training
 
-    # A crop folder has one name in all commands; here it is also a key of the configuration.
-    same = {"--help-all": "--help", "--data": "--data.root"}
     parts = [word.partition("=") for word in arguments]
-    words = [same.get(name, name) + sep + value for name, sep, value in parts]
+    words = [_SAME.get(name, name) + sep + value for name, sep, value in parts]
     _refuse_addresses(words)
     parser = Parser(prog="deepfake train", add_help=False)
-    parser.add_argument("--run")
+    for name in ("--run", "--resume"):
+        parser.add_argument(name)
     add_job_option(parser)
     options, others = parser.parse_known_args(words)
-    if options.job is None and not is_url(options.run or ""):
+    if options.job is None and not is_url(options.run or "") and not is_url(options.resume or ""):
         return run_training(words, sys.stdout)
-
     if any(word.startswith("--print_config") for word in others):
         return run_training(others, sys.stdout)  # it makes nothing, and asks no store
+    return _train_with_stores(options, others)
+
+
+def _train_with_stores(options: argparse.Namespace, others: Sequence[str]) -> int:
+    """Train where the run's folder, or that of the run to go on from, lies in a store."""
+    from deepfake.training.folder import is_first
+    from deepfake.training.run import run_training
+    from deepfake.training.stored_run import fetch_run
+
+    is_fetched = is_url(options.resume or "")
+    if is_fetched and options.job is None:
+        raise UsageError(
+            f"--resume {hide_secrets(options.resume)} lies in a store: name a folder of this disk "
+            "with --job, where its checkpoints are copied to"
+        )
 
     def work(options: argparse.Namespace) -> int:
-        return run_training([*others, "--run", str(options.run)], sys.stdout)
+        words = [*others]
+        if options.run is not None:
+            words += ["--run", str(options.run)]
+        if is_fetched:
+            words += ["--resume", str(fetch_run(options.resume, options.job))]
+        elif options.resume is not None:
+            words += ["--resume", options.resume]
+        return run_training(words, sys.stdout, options.publish)
 
+    if is_fetched and not is_url(options.run or ""):
+        options.publish = None
+        return work(options)  # nothing is uploaded
     return with_uploads(work, options, "run", leads=is_first())
 
 
@@ -104,7 +138,7 @@ def _refuse_addresses(words: Sequence[str]) -> None:
         option, value = (name, value) if name.startswith("--") else (option, word)
         if option in _PLACES and is_url(value):
             raise UsageError(
-                f"{option} {hide_secrets(value)} lies in a store, and train reads from a disk: "
+                f"{option} {hide_secrets(value)} lies in a store, and train reads it from a disk: "
                 "copy it there and name the copy"
             )
 
@@ -130,6 +164,7 @@ examples:
     parser.add_argument("--columns", type=int, default=10, metavar="N", help="crops to draw on")
     parser.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="only these rows")
     parser.add_argument("--seed", type=int, default=0, help="of the choice and of what happens")
+    add_cache_options(parser)
     return run(lambda: _show_augmentations(parser.parse_args(argv)), "nothing was written")
 
 
@@ -138,7 +173,8 @@ def _show_augmentations(options: argparse.Namespace) -> int:
     from deepfake.storage import write_atomic
     from deepfake.training.run import read_data_module
 
-    data = read_data_module(options.config, options.data, options.seed, any_preset=True)
+    root = open_crop_folder(options, options.data, in_order=False)
+    data = read_data_module(options.config, str(root), options.seed, any_preset=True)
     dataset = data.datasets["train"]
     chosen = alternate_classes(dataset.labels, options.columns, data.seed)
     examples = [dataset.example(index) for index in chosen]

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
-from deepfake.errors import UsageError
+from deepfake.errors import JobError, UsageError
 from deepfake.stores.address import Address, is_url
 
+logger = logging.getLogger(__name__)
 _SIGNALS = 128  # exit codes from here on
 _CLAIMS_FILE = ".uploads.json"  # no output is called so
 
@@ -45,7 +48,8 @@ def with_uploads(
 
     Args:
         work: Makes the outputs, and returns the exit code; that of a signal says that it did not.
-        options: Of the command; for ``work``, addresses of outputs are paths in ``--job``.
+        options: Of the command; for ``work``, addresses of outputs are paths in ``--job``, and
+            ``publish`` uploads files of the one output, which is a folder, before its end.
         names: Of the options that name outputs.
         anew: The work is done from the start each time, and replaces what it left in ``--job``.
         leads: Whether this is the process, of several that do the work together, that uploads.
@@ -55,6 +59,7 @@ def with_uploads(
         JobError: If an output cannot be uploaded.
     """
     targets = _find_targets(options, names)
+    options.publish = None
     for name, target in targets.items():
         setattr(options, name, options.job / target.name)
     if not targets or not leads:
@@ -69,6 +74,9 @@ def with_uploads(
             claims.add(targets, getattr(options, "overwrite", False))
             if anew:
                 options.overwrite = True
+            if len(targets) == 1:
+                (target,) = targets.values()
+                options.publish = partial(_publish, job / target.name, target, claims)
             code = work(options)
             if code < _SIGNALS:
                 for target in targets.values():
@@ -174,6 +182,22 @@ def _upload(path: Path, target: Address, claims: _Claims, quiet: bool) -> None:
         n_files = len(names)
     there = f", {n_files - n_sent:,} lay there already" if n_sent < n_files else ""
     sys.stderr.write(f"uploaded: {target} ({n_sent:,} files sent{there})\n")
+
+
+def _publish(folder: Path, target: Address, claims: _Claims, names: Sequence[str]) -> None:
+    """Upload some files of a folder; those that it had below the same folder and has no more go."""
+    from deepfake.stores.uploads import upload_folder
+
+    places = {PurePosixPath(name).parent for name in names}
+    old = claims.names_below(target)
+    gone = {one for one in old if PurePosixPath(one).parent in places} - set(names)
+    claims.note(target, list({*old, *names}))
+    try:
+        upload_folder(folder, target, names, gone)
+    except JobError as error:
+        logger.warning("%s", error)  # there will be another time, at the latest the end
+        return
+    claims.note(target, list({*old, *names} - gone))
 
 
 def _list_files(folder: Path) -> list[str]:

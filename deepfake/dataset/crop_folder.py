@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from deepfake.dataset.crop_mirror import CropMirror, find_mirror
 from deepfake.dataset.manifest import (
     MANIFEST_COLUMNS,
     MANIFEST_FILE,
@@ -116,9 +117,12 @@ def _join(columns: Sequence[str], tables: Iterable[Path]) -> Iterator[bytes]:
 
 
 def find_damaged_shards(root: Path) -> list[str]:
-    """Shards of a finished crop folder that are not as they were written."""
+    """Shards of a finished crop folder that are not as they were written.
+
+    Of one in a store none is known to be: its files come, and are compared, when they are read.
+    """
     job, folder = read_job(root), JobFolder(root, KIND)
-    if RESULTS not in job:
+    if RESULTS not in job or find_mirror(root) is not None:
         return []
     blocks = range(-(-job.get("inputs", 0) // job.get("block_size", 1)))
     with ThreadPoolExecutor() as pool:
@@ -137,14 +141,19 @@ def write_meshes(shard: Path, meshes: Mapping[str, NDArray[np.float32]]) -> None
 
 
 class MeshFiles:
-    """Face meshes of crops, read from their shards when they are asked for."""
+    """Face meshes of crops, read from their shards when they are asked for.
 
-    def __init__(self) -> None:
+    Args:
+        mirror: Of their folder, if it lies in a store.
+    """
+
+    def __init__(self, mirror: CropMirror | None = None) -> None:
+        self._mirror = mirror
         self._opened: dict[Path, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """For loader processes, which open the files themselves."""
-        return {"_opened": {}}
+        return {"_mirror": self._mirror, "_opened": {}}
 
     def read(self, crop: Path) -> NDArray[np.float32] | None:
         """The mesh of one crop, ``(468, 2)`` in its pixels; ``None`` where none is stored.
@@ -157,19 +166,21 @@ class MeshFiles:
         """
         shard = crop.parent.parent
         if shard not in self._opened:
-            self._opened[shard] = _open_meshes(shard)
+            self._opened[shard] = _open_meshes(shard, self._mirror)
         meshes = self._opened[shard]
         if meshes is None or crop.name not in meshes.keys():  # noqa: SIM118 - no mapping
             return None
         return np.asarray(meshes.get_tensor(crop.name), np.float32)
 
 
-def _open_meshes(shard: Path) -> Any:
+def _open_meshes(shard: Path, mirror: CropMirror | None) -> Any:
     """A shard's meshes, checked; ``None`` if it was written without."""
     seal, path = read_seal(shard), shard / MESH_FILE
     written = None if seal is None else seal.files.get(MESH_FILE)
     if written is None:
         return None
+    if mirror is not None:
+        mirror.bring(path.relative_to(mirror.root).as_posix(), written)
     if path.is_symlink() or hash_file(path) != written:  # no shard of ours has links
         raise JobError(
             f"{path} is not as it was written (its checksum is another); run the crop command "

@@ -20,37 +20,41 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tarfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
-import numpy as np
-
-from deepfake.dataset.manifest import CropRow, describe_crop, read_job
+from deepfake.dataset.crop_index import (
+    CROPS_FOLDER,
+    INDEX_FILE,
+    TAR_FILE,
+    KnownCrops,
+    Place,
+    format_index,
+    parse_digest,
+    read_index,
+    shard_of,
+    tar_of,
+)
+from deepfake.dataset.crop_mirror import find_mirror
+from deepfake.dataset.manifest import STORE, CropRow, describe_crop, read_job
 from deepfake.errors import JobError, UsageError
 from deepfake.jobs.folder import RESULTS, SHARDS_FOLDER, hash_file, link_or_copy, read_seal
 from deepfake.storage import Confinement
-from deepfake.tables import CsvRow, format_lines, iter_csv
 
 StoreKind = Literal["folder", "tar"]
-STORE = "store"
-"""Setting of a crop job; one without it is of files."""
 _KINDS = ("folder", "tar")
-_CROPS_FOLDER, _TAR_FILE, _INDEX_FILE = "crops", "crops.tar", "crops.csv"
-_INDEX_COLUMNS = ("crop", "offset", "bytes", "sha256")
 _MOST_OPEN = 32  # of a store; a process has a few of them, and may have 256 files open at least
 _TAR_BLOCK = 512
-_DIGEST_BYTES = 32
 
 
 def name_crop(shard: int, file: str) -> str:
     """A crop of a shard, as the manifest calls it."""
-    return f"{SHARDS_FOLDER}/{shard:05d}/{_CROPS_FOLDER}/{file}"
+    return f"{SHARDS_FOLDER}/{shard:05d}/{CROPS_FOLDER}/{file}"
 
 
 # Writing
@@ -76,25 +80,16 @@ def write_crops(shard: Path, store: StoreKind) -> Iterator[CropWriter]:
         UsageError: If tars cannot be read on this system.
     """
     if store == "folder":
-        (shard / _CROPS_FOLDER).mkdir()
-        yield _FileWriter(shard / _CROPS_FOLDER)
+        (shard / CROPS_FOLDER).mkdir()
+        yield _FileWriter(shard / CROPS_FOLDER)
         return
     _require_pread()
-    index: list[tuple[str, _Place]] = []
-    with (shard / _TAR_FILE).open("wb") as file:
+    index: list[tuple[str, Place]] = []
+    with (shard / TAR_FILE).open("wb") as file:
         yield _TarWriter(file, index)
         file.write(bytes(2 * _TAR_BLOCK))  # the end of an archive
-    with (shard / _INDEX_FILE).open("w", encoding="utf-8", newline="\n") as table:
-        rows = ((name, one.offset, one.n_bytes, one.sha256.hex()) for name, one in index)
-        table.writelines(format_lines(_INDEX_COLUMNS, rows))
-
-
-class _Place(NamedTuple):
-    """Where in its tar the bytes of a crop lie."""
-
-    offset: int
-    n_bytes: int
-    sha256: bytes
+    with (shard / INDEX_FILE).open("w", encoding="utf-8", newline="\n") as table:
+        table.writelines(format_index(index))
 
 
 class _FileWriter:
@@ -106,31 +101,31 @@ class _FileWriter:
 
     def keep(self, row: CropRow, shard: Path) -> None:
         name = _file_name(row)
-        link_or_copy(shard / _CROPS_FOLDER / name, self._folder / name)
+        link_or_copy(shard / CROPS_FOLDER / name, self._folder / name)
 
 
 class _TarWriter:
-    def __init__(self, file: BinaryIO, index: list[tuple[str, _Place]]) -> None:
+    def __init__(self, file: BinaryIO, index: list[tuple[str, Place]]) -> None:
         self._file, self._index = file, index
-        self._kept: dict[Path, dict[str, _Place]] = {}
+        self._kept: dict[Path, dict[str, Place]] = {}
 
     def add(self, row: CropRow, encoded: bytes) -> None:
         name = _file_name(row)
         offset = self._append(name, encoded)
         digest = hashlib.sha256(encoded).digest()
-        self._index.append((name, _Place(offset, len(encoded), digest)))
+        self._index.append((name, Place(offset, len(encoded), digest)))
         text = json.dumps(describe_crop(row))
         self._append(f"{PurePosixPath(name).stem}.json", text.encode())
 
     def keep(self, row: CropRow, shard: Path) -> None:
         if shard not in self._kept:
-            self._kept[shard] = _read_index(shard)
+            self._kept[shard] = read_index(shard)
         name = _file_name(row)
         place = self._kept[shard].get(name)
         if place is None:
-            raise UsageError(f"{shard / _INDEX_FILE} does not list {name}; was the table edited?")
+            raise UsageError(f"{shard / INDEX_FILE} does not list {name}; was the table edited?")
         # Opened for each: a block may keep crops of as many shards as it has inputs.
-        self.add(row, _OpenTar(shard / _TAR_FILE).read(place.offset, place.n_bytes))
+        self.add(row, _OpenTar(shard / TAR_FILE).read(place.offset, place.n_bytes))
 
     def _append(self, name: str, data: bytes) -> int:
         """Write a member; where its content begins."""
@@ -175,11 +170,13 @@ class CropStore:
         if kind == "tar":
             _require_pread()
         self._root, self._inside = root, Confinement(root)
-        self._tars = _OpenTars(self._inside) if kind == "tar" else None
-        self._known: dict[str, _KnownCrops] = {}
-        if self._tars is None and RESULTS not in job:
+        self._tars, self._mirror = _OpenTars(self._inside), find_mirror(root)
+        self._is_of_files = kind == "folder"
+        self._has_index = not self._is_of_files or self._mirror is not None
+        self._known: dict[str, KnownCrops] = {}
+        if not self._has_index and RESULTS not in job:
             return  # made before there were checksums
-        for shard in sorted({_shard_of(crop) for crop in crops}):
+        for shard in sorted({shard_of(crop) for crop in crops}):
             try:
                 self._known[shard] = self._learn(shard)
             except UsageError:
@@ -193,7 +190,7 @@ class CropStore:
             JobError: If they cannot be read, or are others.
             UsageError: If its name, or a link, leads out of the folder.
         """
-        path = self._root / crop
+        path = self._mirror.address.below(crop) if self._mirror else self._root / crop
         try:
             data = self.read_unchecked(crop)
         except OSError as error:
@@ -213,14 +210,17 @@ class CropStore:
 
         Raises:
             OSError: If they cannot be read.
+            JobError: If a store does not give them.
             UsageError: If its name, or a link, leads out of the folder.
         """
-        if self._tars is None:
+        if not self._has_index:
             return self._inside.path_of(crop).read_bytes()
         known = self._find(crop)
         if known is None:
-            raise OSError(f"{_shard_of(crop)}/{_INDEX_FILE} does not list it, or is damaged")
-        return self._tars.read(_tar_of(crop), known.offset, known.n_bytes)
+            raise OSError(f"{shard_of(crop)}/{INDEX_FILE} does not list it, or is damaged")
+        if self._mirror is not None:
+            return self._mirror.read(crop, known)
+        return self._tars.read(tar_of(crop), known.offset, known.n_bytes)
 
     def digest(self, crop: str) -> str:
         """SHA-256 of a crop as it was written, or, where nobody knows, as it is.
@@ -237,52 +237,32 @@ class CropStore:
 
     def file_of(self, crop: str) -> Path:
         """The file on the disk that holds a crop."""
-        return self._root / (crop if self._tars is None else _tar_of(crop))
+        return self._root / (crop if self._is_of_files else tar_of(crop))
 
-    def _find(self, crop: str) -> _Place | None:
+    def _find(self, crop: str) -> Place | None:
         """What the shard of a crop says of it."""
-        known = self._known.get(_shard_of(crop))
+        known = self._known.get(shard_of(crop))
         return None if known is None else known.find(PurePosixPath(crop).name)
 
-    def _learn(self, shard: str) -> _KnownCrops:
+    def _learn(self, shard: str) -> KnownCrops:
         """What a shard says of its crops."""
         folder = self._root / shard
         seal = read_seal(folder)
         if seal is None:
             raise UsageError(f"{folder} is damaged; run the crop command again to mend it")
-        if self._tars is None:
-            return _KnownCrops(
+        if not self._has_index:
+            return KnownCrops(
                 {
-                    PurePosixPath(name).name: _Place(0, 0, _parse_digest(written))
+                    PurePosixPath(name).name: Place(0, 0, parse_digest(written))
                     for name, written in seal.files.items()
-                    if name.startswith(f"{_CROPS_FOLDER}/")
+                    if name.startswith(f"{CROPS_FOLDER}/")
                 }
             )
-        path = self._inside.path_of(f"{shard}/{_INDEX_FILE}")
-        if hash_file(path) != seal.files.get(_INDEX_FILE):
+        path = self._inside.path_of(f"{shard}/{INDEX_FILE}")
+        # Of files in a store it is the mirror's own.
+        if not self._is_of_files and hash_file(path) != seal.files.get(INDEX_FILE):
             raise UsageError(f"{path} is damaged; run the crop command again to mend it")
-        return _KnownCrops(_read_index(folder))
-
-
-class _KnownCrops:
-    """What a shard says of its crops, in some 80 bytes each: there may be ten million."""
-
-    def __init__(self, places: Mapping[str, _Place]) -> None:
-        names = sorted(places, key=os.fsencode)
-        self._names = np.array([os.fsencode(name) for name in names] or [b""])
-        kept = [places[name] for name in names]
-        self._offsets = np.array([place.offset for place in kept], np.int64)
-        self._sizes = np.array([place.n_bytes for place in kept], np.int64)
-        self._digests = b"".join(place.sha256 for place in kept)
-
-    def find(self, name: str) -> _Place | None:
-        """Where a crop lies, by the name of its file; ``None`` if it is not known."""
-        encoded = os.fsencode(name)
-        place = int(np.searchsorted(self._names, encoded))
-        if place >= len(self._offsets) or self._names[place] != encoded:
-            return None
-        digest = self._digests[place * _DIGEST_BYTES : (place + 1) * _DIGEST_BYTES]
-        return _Place(int(self._offsets[place]), int(self._sizes[place]), digest)
+        return KnownCrops(read_index(folder))
 
 
 def read_if_whole(root: Path, crop: str) -> bytes | None:
@@ -291,36 +271,6 @@ def read_if_whole(root: Path, crop: str) -> bytes | None:
         return CropStore(root, [crop]).read(crop)
     except (JobError, UsageError):
         return None
-
-
-def _shard_of(crop: str) -> str:
-    return PurePosixPath(crop).parent.parent.as_posix()
-
-
-def _tar_of(crop: str) -> str:
-    return f"{_shard_of(crop)}/{_TAR_FILE}"
-
-
-def _read_index(shard: Path) -> dict[str, _Place]:
-    """Where in the tar of a shard each crop lies, by the name of its file."""
-    path = shard / _INDEX_FILE
-    return {row["crop"]: _parse_place(path, row) for row in iter_csv(path, _INDEX_COLUMNS)}
-
-
-def _parse_place(path: Path, row: CsvRow) -> _Place:
-    try:
-        place = _Place(int(row["offset"]), int(row["bytes"]), _parse_digest(row["sha256"]))
-        if not (0 <= place.offset < 2**63 and 0 <= place.n_bytes < 2**63):
-            raise ValueError(f"offset {place.offset}, bytes {place.n_bytes}; expected counts")
-    except ValueError as error:
-        raise UsageError(f"{path}:{row.line}: {error}; was the table edited?") from error
-    return place
-
-
-def _parse_digest(word: str) -> bytes:
-    if not re.fullmatch("[0-9a-f]{64}", word):
-        raise ValueError(f"sha256 {word!r:.80}; expected 64 hexadecimal digits")
-    return bytes.fromhex(word)
 
 
 class _OpenTars:

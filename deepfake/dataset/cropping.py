@@ -29,10 +29,11 @@ from deepfake.dataset.crop_folder import (
     write_meshes,
     write_tables,
 )
-from deepfake.dataset.crop_store import STORE, CropWriter, StoreKind, name_crop, write_crops
+from deepfake.dataset.crop_store import CropWriter, StoreKind, name_crop, write_crops
 from deepfake.dataset.layouts.labelling import InputOptions, Labelled, label_sources
 from deepfake.dataset.manifest import (
     JOB_FILE,
+    STORE,
     CropRow,
     SourceRow,
     make_crop_row,

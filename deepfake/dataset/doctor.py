@@ -34,7 +34,7 @@ class Report:
     """What the audit of a folder came to; ``str()`` is for people, ``to_dict`` for machines.
 
     Args:
-        root: The crop folder.
+        root: The crop folder, or its address.
         n_inputs: Number of inputs of the crop job.
         size: Side of a crop in pixels.
         preset: Name of its recipe.
@@ -46,7 +46,7 @@ class Report:
         issues: All that was looked at, in a fixed order.
     """
 
-    root: Path
+    root: Path | str
     n_inputs: int
     size: int
     preset: str

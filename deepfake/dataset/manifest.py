@@ -40,6 +40,8 @@ from deepfake.tables import CsvRow, format_lines, iter_csv
 MANIFEST_FILE = "manifest.csv"
 SOURCES_FILE = "sources.csv"
 TABLES = (MANIFEST_FILE, SOURCES_FILE)
+STORE = "store"
+"""Setting of a crop job: ``folder`` or ``tar``; one without it is of files."""
 Row = TypeVar("Row", "CropRow", "SourceRow")
 
 

@@ -12,13 +12,15 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.dataset.columns import TEXTS, number_texts
 from deepfake.metrics import (
     CALIBRATION_BINS,
     METRICS,
@@ -45,7 +47,7 @@ _LOG_LOSS_EPSILON = float(np.finfo(np.float64).eps)  # as scikit-learn clips
 def bootstrap_metrics(
     y_true: Labels,
     y_score: Scores,
-    groups: Sequence[str] | NDArray[np.str_],
+    groups: Sequence[str] | NDArray[Any],
     threshold: float,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
@@ -89,7 +91,7 @@ def bootstrap_metrics(
 
 def bootstrap_share(
     hits: NDArray[np.bool_],
-    groups: Sequence[str] | NDArray[np.str_],
+    groups: Sequence[str] | NDArray[Any],
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
@@ -125,7 +127,7 @@ def bootstrap_share(
 def measure_verdicts(
     y_true: Labels,
     verdicts: Sequence[Verdict] | NDArray[np.str_],
-    groups: Sequence[str] | NDArray[np.str_],
+    groups: Sequence[str] | NDArray[Any],
     n_resamples: int = N_RESAMPLES,
 ) -> dict[str, Estimate]:
     """How often verdicts are wrong, right, or none: the names of ``RATES``, with intervals.
@@ -136,7 +138,7 @@ def measure_verdicts(
         groups: ``(N,)``, what was drawn from the world together.
         n_resamples: Of the bootstrap; 0 gives no intervals.
     """
-    said, names = np.array(verdicts, dtype=np.str_), np.asarray(groups, dtype=np.str_)
+    said, names = np.asarray(verdicts, dtype=np.str_), np.asarray(groups, TEXTS)
     real, fake = y_true == 0, y_true == 1
 
     def share(verdict: Verdict, of: NDArray[np.bool_]) -> Estimate:
@@ -150,16 +152,16 @@ def measure_verdicts(
     }
 
 
-def _chunks(counts: Counts, width: int) -> Iterator[Counts]:
-    """A few resamples at a time, each of which takes ``width`` cells."""
-    step = max(1, _CELLS // width)
-    for start in range(0, len(counts), step):
-        yield counts[start : start + step]
+def _chunks(counts: Iterable[Counts], width: int) -> Iterator[Counts]:
+    """A few resamples at a time, ``(R, groups)``, each of which takes ``width`` cells."""
+    waiting = iter(counts)
+    while part := [*islice(waiting, max(1, _CELLS // width))]:
+        yield np.stack(part)
 
 
-def _number_groups(groups: Sequence[str] | NDArray[np.str_]) -> tuple[int, NDArray[np.intp]]:
+def _number_groups(groups: Sequence[str] | NDArray[Any]) -> tuple[int, NDArray[np.int64]]:
     """How many groups there are, and the number of each row's."""
-    names, numbers = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    (numbers,), names = number_texts(np.asarray(groups, TEXTS))
     return len(names), numbers
 
 
@@ -167,20 +169,19 @@ def _too_few(n_groups: int) -> str:
     return f"no interval: {n_groups} groups, {_MIN_GROUPS} are needed"
 
 
-def resample_groups(n_groups: int, n_resamples: int, seed: int = 0) -> Counts:
-    """How often each group is in each resample, ``(n_resamples, n_groups)``."""
+def resample_groups(n_groups: int, n_resamples: int, seed: int = 0) -> Iterator[Counts]:
+    """How often each group is in each resample, ``(groups,)``; one at a time, for all are many."""
     rng = np.random.default_rng(seed)
-    counts = np.empty((n_resamples, n_groups), dtype=np.int32)
-    for count in counts:
-        count[:] = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups)
-    return counts
+    for _ in range(n_resamples):
+        drawn = np.bincount(rng.integers(0, n_groups, n_groups), minlength=n_groups)
+        yield drawn.astype(np.int32)
 
 
 def resample_metrics(
     y_true: Labels,
     y_score: Scores,
     group_of_row: NDArray[np.integer[Any]],
-    counts: Counts,
+    counts: Iterable[Counts],
     threshold: float,
 ) -> dict[str, Floats]:
     """Every metric of every resample, ``(R,)`` each; ``nan`` where a resample lacks a class.
@@ -188,8 +189,8 @@ def resample_metrics(
     Args:
         y_true: ``(N,)``.
         y_score: ``(N,)``, finite, in [0, 1].
-        group_of_row: ``(N,)``, column of ``counts`` of each row.
-        counts: ``(R, groups)``, the weight of each group's rows.
+        group_of_row: ``(N,)``, number of each row's group.
+        counts: ``(groups,)`` of each resample, the weight of each group's rows.
         threshold: Of the metrics that need one.
     """
     parts: dict[str, list[Floats]] = {name: [] for name in METRICS}
@@ -206,16 +207,18 @@ def _weigh(
     y_true: Labels,
     y_score: Scores,
     group_of_row: NDArray[np.integer[Any]],
-    counts: Counts,
+    counts: Iterable[Counts],
     threshold: float,
 ) -> Iterator[Resamples]:
     """The weighted counts of a few resamples at a time."""
-    sums = _sum_by_group(y_true, y_score, group_of_row, counts.shape[1], threshold)
     order = np.argsort(-y_score, kind="stable")
     # A threshold can only stand between two different scores: ends of runs of equal ones, (U,).
     ends = np.append(np.flatnonzero(np.diff(y_score[order])), len(order) - 1)
     columns, is_fake = group_of_row[order], (y_true[order] == 1).astype(np.int32)
+    sums: Floats | None = None
     for part in _chunks(counts, len(order)):
+        if sums is None:
+            sums = _sum_by_group(y_true, y_score, group_of_row, part.shape[1], threshold)
         weights = part.take(columns, axis=1)  # (R, N)
         fakes_above = np.cumsum(weights * is_fake, axis=1, dtype=np.int32)[:, ends]
         reals_above = np.cumsum(weights, axis=1, dtype=np.int32)[:, ends] - fakes_above

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from deepfake.dataset.crop_store import CropStore
-from deepfake.dataset.manifest import CropRow
+from deepfake.dataset.manifest import CropRow, CropRows
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.inference.backend import choose_devices
 from deepfake.inference.scoring import CPU_FACES
@@ -96,11 +97,13 @@ def embed_crops(
     """
     dataset = _ChangedCrops(root, rows, checkpoint.recipe.crop.size, change)
     with Progress(len(rows), quiet=options.quiet, unit="crop") as progress:
-        parts = []
-        for part in _iter_embeddings(dataset, [range(len(rows))], checkpoint, options):
-            parts.append(part)
-            progress.advance(len(part.sharpness))
-    return _join(parts, checkpoint)
+
+        def embed() -> Iterator[Embeddings]:
+            for part in _iter_embeddings(dataset, [range(len(rows))], checkpoint, options):
+                yield part
+                progress.advance(len(part.sharpness))
+
+        return _join(embed(), len(rows), checkpoint)
 
 
 def _iter_embeddings(
@@ -140,11 +143,18 @@ class _Once(Sampler[list[SampleKey]]):
         return self._batches
 
 
-def _join(parts: Sequence[Embeddings], checkpoint: Checkpoint) -> Embeddings:
-    width = checkpoint.head.embedding_dim
-    vectors = [np.zeros((0, width), np.float32), *(part.vectors for part in parts)]
-    sharpness = [np.zeros(0, np.float32), *(part.sharpness for part in parts)]
-    return Embeddings(np.concatenate(vectors), np.concatenate(sharpness))
+def _join(parts: Iterable[Embeddings], n_rows: int, checkpoint: Checkpoint) -> Embeddings:
+    """Parts of so many rows as one, which is held once."""
+    vectors = np.empty((n_rows, checkpoint.head.embedding_dim), np.float32)
+    sharpness = np.empty(n_rows, np.float32)
+    start = 0
+    for part in parts:
+        end = start + len(part.sharpness)
+        vectors[start:end], sharpness[start:end] = part.vectors, part.sharpness
+        start = end
+    if start != n_rows:
+        raise ValueError(f"{start} embeddings of {n_rows} crops")
+    return Embeddings(vectors, sharpness)
 
 
 def measure_sharpness(images: Tensor) -> Tensor:
@@ -198,29 +208,29 @@ class EmbedBlocks:
 
     Args:
         root: The crop folder.
-        rows: Rows of its manifest, by their crop, which is the id of an input.
+        rows: Rows of its manifest, one an input.
         checkpoint: Has the network.
         options: As of ``embed_crops``.
         change: As of ``embed_crops``.
     """
 
     root: Path
-    rows: Mapping[str, CropRow]
+    rows: CropRows
     checkpoint: Checkpoint
     options: EmbedOptions
     change: Change | None
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """See ``deepfake.jobs.engine.Work``."""
-        places = {crop: place for place, crop in enumerate(self.rows)}
         size = self.checkpoint.recipe.crop.size
-        dataset = _ChangedCrops(self.root, list(self.rows.values()), size, self.change)
+        dataset = _ChangedCrops(self.root, self.rows, size, self.change)
         flying: deque[tuple[Block, list[int]]] = deque()
 
         def find_fresh() -> Iterator[list[int]]:
             for block in blocks:
-                fresh = [source for source in block.inputs if source.id not in block.kept]
-                flying.append((block, [places[source.id] for source in fresh]))
+                numbered = enumerate(block.inputs, start=block.first)
+                fresh = [place for place, source in numbered if source.id not in block.kept]
+                flying.append((block, fresh))
                 yield flying[-1][1]
 
         waiting: list[Embeddings] = []
@@ -236,7 +246,7 @@ class EmbedBlocks:
 
     def _fill(self, block: Block, fresh: Sequence[Embeddings]) -> Block:
         """Write the arrays of a block, those of unchanged crops from the shards of old."""
-        computed = _join(fresh, self.checkpoint)
+        computed = _join(fresh, sum(len(one.sharpness) for one in fresh), self.checkpoint)
         new = zip(computed.vectors, computed.sharpness, strict=True)
         kept: dict[str, tuple[NDArray[np.float32], np.float32]] = {}
         for folder in set(block.kept.values()):
@@ -251,6 +261,28 @@ class EmbedBlocks:
         np.save(block.folder / _VECTORS_FILE, np.stack([vector for vector, _ in rows]))
         np.save(block.folder / _SHARPNESS_FILE, np.stack([value for _, value in rows]))
         return block
+
+
+class _CropsAsSources(Sequence[Source]):
+    """Crops as the inputs of a job, made when they are asked for; their names are their ids."""
+
+    def __init__(self, rows: CropRows, store: CropStore) -> None:
+        self._rows, self._store = rows, store
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Source: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Source]: ...
+    def __getitem__(self, place: int | slice) -> Source | list[Source]:
+        if isinstance(place, slice):
+            return [self._make(crop) for crop in self._rows[place].values("crop")]
+        return self._make(self._rows[place].crop)
+
+    def _make(self, crop: str) -> Source:
+        return Source(crop, self._store.file_of(crop), crop)
 
 
 def _read_shard(folder: Path) -> Embeddings:
@@ -292,9 +324,9 @@ def embed_once(
     network = hash_network(checkpoint)
     name = hashlib.sha256(f"{dataset.name}/{dataset.split}".encode()).hexdigest()
     root = cache / f"{network[:16]}-{name[:16]}{change_name and f'-{change_name}'}"
-    rows = {row.crop: row for row in dataset.faces}
-    store = CropStore(dataset.root, rows)
-    sources = tuple(Source(crop, store.file_of(crop), crop) for crop in rows)
+    rows = dataset.faces
+    store = CropStore(dataset.root, rows.values("crop"))
+    sources = _CropsAsSources(rows, store)
 
     def digest(inputs: Sequence[Source]) -> dict[str, str]:
         # As they were written; a crop that is not so any more is an error where it is read.
@@ -305,7 +337,7 @@ def embed_once(
         with exclusive(root):
             job = Job(JobFolder(root, KIND), sources, _BLOCK_SIZE, digest=digest)
             job.begin(
-                (f"{crop}\n" for crop in rows),
+                (f"{crop}\n" for crop in rows.values("crop")),
                 {
                     "network_sha256": network,
                     "change": change_name,
@@ -318,8 +350,8 @@ def embed_once(
             with Progress(len(rows), len(rows) - left, options.quiet, "crop") as progress:
                 for block in job.run(todo, work, execute):
                     progress.advance(len(job.inputs_of(block)))
-            shards = [_read_shard(job.folder.folder_of(block)) for block in job.blocks]
-    return _join(shards, checkpoint)
+            shards = (_read_shard(job.folder.folder_of(block)) for block in job.blocks)
+            return _join(shards, len(rows), checkpoint)
 
 
 def hash_network(checkpoint: Checkpoint) -> str:

@@ -6,16 +6,17 @@ Verdicts are judged by the limits of the checkpoint, always; metrics that need a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import require_labels
+from deepfake.dataset.columns import COUNT, NUMBER, TEXT, TEXTS, WORD, PackedRows
+from deepfake.dataset.manifest import SourceRow, require_labels
 from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_metrics, measure_verdicts
-from deepfake.evaluation.predictions import Predictions
+from deepfake.evaluation.predictions import Predictions, ScoredFile
 from deepfake.evaluation.slices import Slicing, compute_slices
 from deepfake.metrics import NAN, Estimate
 from deepfake.records import EVEN_ODDS, Aggregation, Limits, Status, Verdict
@@ -28,7 +29,6 @@ ROBUSTNESS_METRICS = ("auc", "accuracy")
 """What is followed along a corruption."""
 OVERALL = "all together"
 UNNAMED = "(not named)"
-_Row = tuple[int, float, str, str, int]  # label, p_fake, group, method, people
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class ScoredRows:
 
     labels: NDArray[np.int64]
     p_fake: NDArray[np.float64]
-    groups: NDArray[np.str_]
-    methods: NDArray[np.str_]
-    datasets: NDArray[np.str_]
+    groups: NDArray[Any]
+    methods: NDArray[Any]
+    datasets: NDArray[Any]
     n_people: NDArray[np.int64]
 
     def where(self, mask: NDArray[np.bool_]) -> ScoredRows:
@@ -281,48 +281,70 @@ def _face_rows(predictions: Predictions) -> ScoredRows:
 
 def _person_rows(predictions: Predictions) -> ScoredRows:
     """The people of the labelled files that have a score."""
-    rows = [
-        (file.label, person.p_fake, file.group, file.method, int(person.counts))
-        for file in predictions.dataset.files
-        if file.label is not None and file.id in predictions.files
-        for person in predictions.files[file.id].people
-    ]
-    return _make_rows(rows, predictions.dataset.name)
+    return _make_rows(
+        (
+            _Row(label, person.p_fake, file.group, file.method, int(person.counts))
+            for file, label, score in _iter_scored(predictions)
+            for person in score.people
+        ),
+        predictions.dataset.name,
+    )
 
 
-def _list_faces(predictions: Predictions) -> list[_Row]:
-    faces = predictions.dataset.faces
-    columns = zip(require_labels(faces).tolist(), predictions.p_fake.tolist(), faces, strict=True)
-    return [(label, p_fake, face.group, face.method, 1) for label, p_fake, face in columns]
+def _list_faces(predictions: Predictions) -> Iterator[_Row]:
+    faces, p_fake = predictions.dataset.faces, predictions.p_fake
+    labels = require_labels(faces)
+    for place, (group, method) in enumerate(
+        zip(faces.values("group"), faces.values("method"), strict=True)
+    ):
+        yield _Row(int(labels[place]), float(p_fake[place]), group, method, 1)
 
 
 def file_rows(predictions: Predictions) -> ScoredRows:
     """The labelled files that have a score."""
-    rows = [
+    return _make_rows(
         (
-            file.label,
-            predictions.files[file.id].p_fake,
-            file.group,
-            file.method,
-            predictions.files[file.id].n_people,
-        )
-        for file in predictions.dataset.files
-        if file.label is not None and file.id in predictions.files
-    ]
-    return _make_rows(rows, predictions.dataset.name)
+            _Row(label, score.p_fake, file.group, file.method, score.n_people)
+            for file, label, score in _iter_scored(predictions)
+        ),
+        predictions.dataset.name,
+    )
+
+
+def _iter_scored(predictions: Predictions) -> Iterator[tuple[SourceRow, int, ScoredFile]]:
+    """The labelled files that have a score, with both."""
+    for file in predictions.dataset.files:
+        score = None if file.label is None else predictions.files.get(file.id)
+        if file.label is not None and score is not None:
+            yield file, file.label, score
 
 
 _LEVEL_ROWS = {"file": file_rows, "person": _person_rows, "face": _face_rows}
 
 
-def _make_rows(rows: Sequence[_Row], dataset: str) -> ScoredRows:
+class _Row(NamedTuple):
+    label: int
+    p_fake: float
+    group: str
+    method: str
+    n_people: int
+
+
+_KINDS = {"label": COUNT, "p_fake": NUMBER, "group": TEXT, "method": WORD, "n_people": COUNT}
+
+
+def _make_rows(rows: Iterable[_Row], dataset: str) -> ScoredRows:
+    named = (
+        row._replace(group=f"{dataset}/{row.group}", method=row.method or UNNAMED) for row in rows
+    )
+    packed = PackedRows.pack(_Row, _KINDS, named)
     return ScoredRows(
-        labels=np.array([row[0] for row in rows], dtype=np.int64),
-        p_fake=np.array([row[1] for row in rows], dtype=np.float64),
-        groups=np.array([f"{dataset}/{row[2]}" for row in rows], dtype=np.str_),
-        methods=np.array([row[3] or UNNAMED for row in rows], dtype=np.str_),
-        datasets=np.array([dataset] * len(rows), dtype=np.str_),
-        n_people=np.array([row[4] for row in rows], dtype=np.int64),
+        labels=packed.kept("label"),
+        p_fake=packed.kept("p_fake"),
+        groups=packed.texts("group"),
+        methods=packed.texts("method"),
+        datasets=np.full(len(packed), dataset, TEXTS),
+        n_people=packed.kept("n_people"),
     )
 
 
@@ -361,7 +383,9 @@ def _compute_level(rows: ScoredRows, limits: Limits, n_resamples: int) -> LevelM
     methods = {}
     for method in sorted(set(rows.methods[fakes].tolist())):
         own = fakes & (rows.methods == method)
-        beside = ~fakes & np.isin(rows.datasets, rows.datasets[own])
+        beside = np.zeros(len(fakes), bool)
+        for name in set(rows.datasets[own].tolist()):
+            beside |= ~fakes & (rows.datasets == name)
         mask = own | beside
         methods[method] = overall if mask.all() else compute(mask)
     return LevelMetrics(rows, overall, datasets, methods)

@@ -40,7 +40,7 @@ from deepfake.evaluation.tables import format_predictions, format_scored_faces, 
 from deepfake.jobs.engine import Executor, run_here
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.records import Policy, Workers
-from deepfake.storage import LOCK_NAMES, Confinement, exclusive, write_atomic
+from deepfake.storage import LOCK_NAMES, Confinement, exclusive, write_atomic, write_stream
 from deepfake.stores.address import Address, is_url
 
 METRICS_FILE = "metrics.json"
@@ -173,8 +173,11 @@ def _write(
     evaluation: Evaluation, output: Path, provenance: dict[str, Any], render: Renderer | None
 ) -> None:
     result = json.dumps(to_json(evaluation, provenance), indent=2) + "\n"
-    write_atomic(output / FILES_FILE, format_predictions(evaluation))
-    write_atomic(output / FACES_FILE, format_scored_faces(evaluation))
+    for name, lines in (
+        (FILES_FILE, format_predictions(evaluation)),
+        (FACES_FILE, format_scored_faces(evaluation)),
+    ):
+        write_stream(output / name, (line.encode() for line in lines))
     if render is not None:
         write_atomic(output / REPORT_FILE, render(evaluation, provenance))
     write_atomic(output / METRICS_FILE, result)

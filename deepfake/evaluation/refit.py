@@ -32,7 +32,7 @@ from deepfake.evaluation.predictions import predict_set
 from deepfake.evaluation.sets import (
     ALL,
     EvaluationSet,
-    assign_split_of_crop,
+    divide_as_trained,
     read_evaluation_set,
     was_trained_on,
 )
@@ -183,8 +183,7 @@ def fit_new_head(
         raise UsageError(f"C={C:g}; expected an inverse strength of regularisation above 0")
     _check_rates(max_fpr, max_fnr)
     dataset = read_evaluation_set(root, checkpoint, "", origin, ALL)
-    split_of_crop = assign_split_of_crop(read_manifest(root), checkpoint)
-    split_of_row = np.array([split_of_crop[row.crop] for row in dataset.faces])
+    split_of_row = np.array(divide_as_trained(read_manifest(root), checkpoint))
     train, validation = split_of_row == "train", split_of_row == "validation"
     fitted = make_head(head, checkpoint.head.embedding_dim, C)
     fitted.check_fit(int(train.sum()))
@@ -192,7 +191,7 @@ def fit_new_head(
     fitted.fit_classifier(embeddings.vectors[train], dataset.labels[train])
     calibration = calibrate(
         fitted,
-        [row for row, inside in zip(dataset.faces, validation, strict=True) if inside],
+        dataset.faces.choose(np.flatnonzero(validation)),
         embeddings.vectors[validation],
         _recipe_of(checkpoint, root),
         max_fpr,
@@ -211,7 +210,7 @@ def fit_new_head(
     changes |= {"head": head, "recipe": checkpoint.recipe.to_dict()}
     if not before:
         changes["weights"] = f"epoch {checkpoint.info['epoch']} (mid-training)"
-    learnt = [row for row, inside in zip(dataset.faces, train, strict=True) if inside]
+    learnt = dataset.faces.choose(np.flatnonzero(train))
     faces = measure_training_faces(CropDataset(root, learnt, checkpoint.recipe.crop.size))
     derive_checkpoint(checkpoint, output, fitted, changes, event, faces)
     return result
@@ -283,11 +282,11 @@ def _score_splits(
     scored = {}
     for split in SPLITS:
         mask = split_of_row == split
-        faces = tuple(row for row, inside in zip(dataset.faces, mask, strict=True) if inside)
-        ids = {row.source for row in faces}
-        files = tuple(file for file in dataset.files if file.id in ids)
-        part = replace(dataset, faces=faces, files=files)
-        if faces:
+        faces = dataset.faces.choose(np.flatnonzero(mask))
+        ids = set(faces.values("source"))
+        own = np.flatnonzero([id in ids for id in dataset.files.values("id")])
+        part = replace(dataset, faces=faces, files=dataset.files.choose(own))
+        if len(faces):
             predictions = predict_set(part, embeddings.where(mask), head.eval(), aggregation)
             scored[split] = file_rows(predictions)
     return scored

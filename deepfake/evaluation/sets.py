@@ -16,24 +16,26 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from deepfake.dataset.audit import audit_splits, raise_issues
+from deepfake.dataset.columns import number_texts
+from deepfake.dataset.crop_mirror import find_crops
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.layouts.labelling import InputOptions
 from deepfake.dataset.manifest import (
-    CropRow,
+    CropRows,
     Manifest,
-    SourceRow,
-    is_crop_folder,
+    SourceRows,
     read_manifest,
     read_sources,
     require_labels,
 )
-from deepfake.dataset.splits import SPLITS
+from deepfake.dataset.splits import SPLITS, assign_splits
 from deepfake.errors import UsageError
 from deepfake.faces.pipeline import check_detect_device
 from deepfake.inference.stored import require_same_recipe
 from deepfake.jobs.engine import Executor, run_here
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.data import CropDataModule, SplitSettings
+from deepfake.learning.data import SplitSettings
 from deepfake.records import Workers
 from deepfake.stores.address import hide_secrets
 
@@ -60,8 +62,8 @@ class EvaluationSet:
     origin: str
     root: Path
     split: str
-    faces: tuple[CropRow, ...]
-    files: Sequence[SourceRow]
+    faces: CropRows
+    files: SourceRows
     manifest_sha256: str
     sha256: str
     remarks: tuple[str, ...]
@@ -95,8 +97,9 @@ def open_crops(
     """
     if execute is run_here:  # elsewhere there may be one that is not here
         check_detect_device(workers.detect_device)
-    if is_crop_folder(data):
-        return Path(data)
+    folder = find_crops(data)
+    if folder is not None:
+        return folder
     crop_media(
         data,
         crops,
@@ -137,18 +140,18 @@ def read_evaluation_set(
     require_same_recipe(manifest, checkpoint)
     require_labels(manifest.rows)
     seen = was_trained_on(checkpoint, manifest)
-    split_of_crop = {row.crop: row.split for row in manifest.rows}
-    undivided = split in SPLITS and not any(split_of_crop.values())
+    splits = [*manifest.rows.values("split")]
+    undivided = split in SPLITS and not any(splits)
     if seen:
-        split_of_crop = assign_split_of_crop(manifest, checkpoint)
+        splits = divide_as_trained(manifest, checkpoint)
     elif undivided:
         try:
-            split_of_crop = assign_split_of_crop(manifest, checkpoint)
+            splits = divide_as_trained(manifest, checkpoint)
         except UsageError as error:
             raise UsageError(f"{root} has no splits, and {error}: use --split all") from error
-    chosen = split or (preferred_split if any(split_of_crop.values()) else ALL)
-    faces = _choose_faces(manifest, split_of_crop, chosen)
-    files, lost = _choose_files(root, manifest, split_of_crop, chosen)
+    chosen = split or (preferred_split if any(splits) else ALL)
+    faces = _choose_faces(manifest, splits, chosen)
+    files, lost = _choose_files(root, manifest, splits, chosen)
     remarks = []
     if seen and chosen != "test":
         use = "chose its limits on" if chosen == "validation" else "learnt from"
@@ -161,7 +164,8 @@ def read_evaluation_set(
     if lost:
         remarks.append(f"{lost} files without a face belong to no split and are not counted")
     digest = hashlib.sha256(f"{manifest.sha256}\n".encode())
-    digest.update("\n".join(row.crop for row in faces).encode())
+    for place, crop in enumerate(faces.values("crop")):
+        digest.update(f"\n{crop}".encode() if place else crop.encode())
     return EvaluationSet(
         name=name or root.name,
         origin=hide_secrets(origin) or str(root),
@@ -175,14 +179,15 @@ def read_evaluation_set(
     )
 
 
-def _choose_faces(
-    manifest: Manifest, split_of_crop: dict[str, str], chosen: str
-) -> tuple[CropRow, ...]:
+def _choose_faces(manifest: Manifest, splits: Sequence[str], chosen: str) -> CropRows:
     if chosen not in (*SPLITS, ALL):
         raise UsageError(f"no split {chosen!r}; there are {', '.join(SPLITS)} and {ALL}")
-    faces = tuple(row for row in manifest.rows if chosen in (ALL, split_of_crop[row.crop]))
-    if not faces:
-        there = sorted({word for word in split_of_crop.values() if word})
+    if chosen == ALL:
+        faces = manifest.rows
+    else:
+        faces = manifest.rows.choose(np.flatnonzero([split == chosen for split in splits]))
+    if not len(faces):
+        there = sorted({word for word in splits if word})
         raise UsageError(
             f"{manifest.root} holds no crop of split {chosen!r}; it has {', '.join(there)}"
         )
@@ -190,21 +195,31 @@ def _choose_faces(
 
 
 def _choose_files(
-    root: Path, manifest: Manifest, split_of_crop: dict[str, str], chosen: str
-) -> tuple[Sequence[SourceRow], int]:
+    root: Path, manifest: Manifest, splits: Sequence[str], chosen: str
+) -> tuple[SourceRows, int]:
     """The files of a split, and how many belong to none because nothing says to which."""
     files = read_sources(root)
     if chosen == ALL:
         return files, 0
-    by_source = {row.source: split_of_crop[row.crop] for row in manifest.rows}
-    by_group = {row.group: split_of_crop[row.crop] for row in manifest.rows}
-    splits = [
-        by_source.get(file.id) or file.split or by_group.get(file.group, "") for file in files
+    # By their crops, by what the data say, or by others of their group.
+    by_source = _carry(manifest.rows.texts("source"), splits, files.texts("id"))
+    by_group = _carry(manifest.rows.texts("group"), splits, files.texts("group"))
+    found = [
+        own or given or beside
+        for own, given, beside in zip(by_source, files.values("split"), by_group, strict=True)
     ]
     return (
-        tuple(file for file, split in zip(files, splits, strict=True) if split == chosen),
-        sum(not split for split in splits),
+        files.choose(np.flatnonzero([split == chosen for split in found])),
+        sum(not split for split in found),
     )
+
+
+def _carry(names: NDArray[Any], values: Sequence[str], wanted: NDArray[Any]) -> list[str]:
+    """For each wanted name the value of the last row of that name, empty where there is none."""
+    (number, asked), _ = number_texts(names, wanted)
+    last = np.full(max(number.max(initial=0), asked.max(initial=0)) + 1, -1, np.int64)
+    last[number] = np.arange(len(number))
+    return [values[row] if row >= 0 else "" for row in last[asked].tolist()]
 
 
 def was_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:
@@ -223,18 +238,18 @@ def read_data_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def assign_split_of_crop(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, str]:
-    """Split of each crop: as the manifest says, else by group, as training divides.
+def divide_as_trained(manifest: Manifest, checkpoint: Checkpoint) -> list[str]:
+    """Split of each row: as the manifest says, else by group, as training divides.
 
     Crops that the checkpoint was trained on are divided as its own training did it.
 
     Raises:
-        UsageError: If they cannot be divided so that every split has both classes, or the members
-            of an ensemble have divided them otherwise.
+        UsageError: If they cannot be divided so that every split has both classes, something leaks
+            from one into another, or the members of an ensemble have divided them otherwise.
     """
     trained_on = [one for one in checkpoint.members if was_trained_on(one, manifest)]
     if trained_on:
-        first, *others = [assign_split_of_crop(manifest, one) for one in trained_on]
+        first, *others = [divide_as_trained(manifest, one) for one in trained_on]
         if any(other != first for other in others):
             names = " and ".join(one.name for one in trained_on)
             raise UsageError(
@@ -242,13 +257,12 @@ def assign_split_of_crop(manifest: Manifest, checkpoint: Checkpoint) -> dict[str
                 "has taught another; evaluate them on other crops"
             )
         return first
-    settings: dict[str, Any] = {}
+    split, seed = SplitSettings(), 0
     if was_trained_on(checkpoint, manifest):
-        split = read_data_settings(checkpoint).get("split")
-        if isinstance(split, dict):
-            kept = {key: split[key] for key in ("by", "shares") if key in split}
-            settings["split"] = SplitSettings(**kept)
-        settings["seed"] = int(checkpoint.info.get("seed", 0))
-    data = CropDataModule(str(manifest.root), **settings)
-    data.setup()
-    return {row.crop: split for split in SPLITS for row in data.datasets[split].rows}
+        told = read_data_settings(checkpoint).get("split")
+        if isinstance(told, dict):
+            split = SplitSettings(**{key: told[key] for key in ("by", "shares") if key in told})
+        seed = int(checkpoint.info.get("seed", 0))
+    splits = assign_splits(manifest.rows, split.by, split.shares, seed)
+    raise_issues(audit_splits(manifest, splits))
+    return splits

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.dataset.columns import TEXTS
 from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_share
 from deepfake.evaluation.predictions import Predictions
 from deepfake.metrics import Estimate
@@ -72,15 +73,19 @@ def compute_slices(
         limits: Of the verdict on one face; the checkpoint's.
         n_resamples: Of the bootstrap.
     """
-    faces = [face for one in sets for face in one.dataset.faces]
-    boxes = np.array([face.box_xyxy for face in faces], dtype=np.float64).reshape(-1, 4)
+    boxes = np.concatenate([one.dataset.faces.kept("box_xyxy").reshape(-1, 4) for one in sets])
     sizes = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     sharpness = np.concatenate([one.embeddings.sharpness for one in sets]).astype(np.float64)
     scores = np.concatenate([one.p_fake for one in sets])
     called_fake = scores >= limits.of_fake()
     called_real = ~called_fake & (scores <= limits.real)
     is_fake = np.concatenate([one.dataset.labels for one in sets]) == 1
-    groups = np.array([f"{one.dataset.name}/{f.group}" for one in sets for f in one.dataset.faces])
+    groups = np.concatenate(
+        [
+            np.add(np.array(f"{one.dataset.name}/", TEXTS), one.dataset.faces.texts("group"))
+            for one in sets
+        ]
+    )
 
     def compute_slice(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> Slice:
         reals, fakes = mask & ~is_fake, mask & is_fake

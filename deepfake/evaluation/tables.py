@@ -6,16 +6,20 @@ Computes no metric.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from itertools import chain
 from typing import Any
 
-from deepfake.dataset.manifest import SourceRow
+import numpy as np
+
+from deepfake.dataset.columns import number_texts
+from deepfake.dataset.manifest import SourceRow, require_label
 from deepfake.evaluation.evaluate import Evaluation
 from deepfake.evaluation.predictions import Predictions
 from deepfake.metrics import Estimate
 from deepfake.records import LABEL_NAMES, Limits, Verdict
-from deepfake.tables import format_table
+from deepfake.tables import format_lines
 
 _TEXTS = ("dataset", "path", "reason", "method", "group")
 
@@ -82,17 +86,15 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def format_predictions(evaluation: Evaluation) -> str:
-    """``predictions.csv``: a row per file; without a score ``p_fake`` is empty.
+def format_predictions(evaluation: Evaluation) -> Iterator[str]:
+    """Lines of ``predictions.csv``: a row per file; without a score ``p_fake`` is empty.
 
     ``correct`` is empty, too, where the verdict is unclear.
     """
     return _format(
-        [
-            _file_row(predictions, file, evaluation.limits)
-            for predictions in evaluation.sets
-            for file in predictions.dataset.files
-        ]
+        _file_row(predictions, file, evaluation.limits)
+        for predictions in evaluation.sets
+        for file in predictions.dataset.files
     )
 
 
@@ -117,23 +119,26 @@ def _file_row(predictions: Predictions, file: SourceRow, limits: Limits) -> dict
     }
 
 
-def format_scored_faces(evaluation: Evaluation) -> str:
-    """``faces.csv``: a row per face."""
-    return _format([row for one in evaluation.sets for row in _face_rows(one)])
+def format_scored_faces(evaluation: Evaluation) -> Iterator[str]:
+    """Lines of ``faces.csv``: a row per face."""
+    return _format(row for one in evaluation.sets for row in _face_rows(one))
 
 
-def _face_rows(predictions: Predictions) -> list[dict[str, object]]:
-    dataset, labels = predictions.dataset, predictions.dataset.labels
-    paths = {file.id: file.path for file in dataset.files}
-    return [
-        {
+def _face_rows(predictions: Predictions) -> Iterator[dict[str, object]]:
+    dataset = predictions.dataset
+    (source, id), _ = number_texts(dataset.faces.texts("source"), dataset.files.texts("id"))
+    file_of_source = np.full(max(source.max(), id.max()) + 1, -1, np.int64)
+    file_of_source[id] = np.arange(len(id))
+    for place, face in enumerate(dataset.faces):
+        file = int(file_of_source[source[place]])
+        yield {
             "dataset": dataset.name,
-            "path": paths.get(face.source, ""),
+            "path": dataset.files[file].path if file >= 0 else "",
             "frame": face.frame,
             "time_s": f"{face.time_s:.6f}",
             "face": face.face,
             "person": "" if predictions.people[place] is None else predictions.people[place],
-            "label": LABEL_NAMES[labels[place]],
+            "label": LABEL_NAMES[require_label(face)],
             "method": face.method,
             "group": face.group,
             "p_fake": f"{predictions.p_fake[place]:.6f}",
@@ -142,10 +147,10 @@ def _face_rows(predictions: Predictions) -> list[dict[str, object]]:
             **dict(zip(("x0", "y0", "x1", "y1"), map("{:.2f}".format, face.box_xyxy), strict=True)),
             "crop": face.crop,
         }
-        for place, face in enumerate(dataset.faces)
-    ]
 
 
-def _format(rows: Sequence[Mapping[str, object]]) -> str:
-    """A table of one row or more; no data set is without files and faces."""
-    return format_table(list(rows[0]), (row.values() for row in rows), _TEXTS)
+def _format(rows: Iterator[Mapping[str, object]]) -> Iterator[str]:
+    """Lines of one row or more; no data set is without files and faces."""
+    first = next(rows)
+    cells = (row.values() for row in chain([first], rows))
+    return format_lines(list(first), cells, _TEXTS)

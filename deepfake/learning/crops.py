@@ -22,6 +22,7 @@ from deepfake.augment.recipes import Augmentation, AugmentationSettings, sample_
 from deepfake.augment.self_blending import self_blend
 from deepfake.augment.sheet import Example
 from deepfake.dataset.crop_folder import MeshFiles
+from deepfake.dataset.crop_mirror import find_mirror
 from deepfake.dataset.crop_store import CropStore
 from deepfake.dataset.manifest import CropRow, pack_crops, require_labels
 from deepfake.errors import JobError, MediaError
@@ -75,7 +76,7 @@ class CropDataset(Dataset[Sample]):
         self._inside = Confinement(root)
         self._store = store or CropStore(root, self.rows.values("crop"))
         self._pipeline: Augmentation | None = None
-        self._meshes = MeshFiles()
+        self._meshes = MeshFiles(find_mirror(root))
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from deepfake.augment.recipes import EXTRAS, AugmentationSettings
 from deepfake.dataset.audit import audit_look_alikes, audit_splits, raise_issues
+from deepfake.dataset.crop_mirror import CACHE_GB, open_crops
 from deepfake.dataset.crop_store import CropStore
 from deepfake.dataset.manifest import CropRow, CropRows, Manifest, read_manifest
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
@@ -120,7 +120,7 @@ class CropDataModule(LightningDataModule):
     """A crop folder, split and batched.
 
     Args:
-        root: Crop folder, as ``crop.py`` wrote it.
+        root: Crop folder, as ``crop.py`` wrote it, also in a store.
         batch_size: Crops per step, over all processes together.
         augmentation: What happens to training crops, and to how many of a batch.
         batches: Which crops come together in a training batch.
@@ -128,6 +128,8 @@ class CropDataModule(LightningDataModule):
         crop_preset: Refuse crops of another preset; ``crop.py --config`` reads it too.
         num_workers: Loader processes.
         seed: Seed of order, augmentation and split.
+        cache: Folder for copies of crops that lie in a store.
+        cache_gb: Billions of bytes of crops that it may hold.
 
     Attributes:
         datasets: The crops of each split, once it is set up; ``predict`` holds all of them.
@@ -145,6 +147,8 @@ class CropDataModule(LightningDataModule):
         crop_preset: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        cache: str | None = None,
+        cache_gb: float = CACHE_GB,
     ) -> None:
         super().__init__()
         if batch_size < 2:
@@ -154,7 +158,7 @@ class CropDataModule(LightningDataModule):
             raise UsageError(
                 f"data.batch_size={batch_size} is odd; data.batches.{name} needs pairs"
             )
-        self.root, self.batch_size = Path(root), batch_size
+        self.root, self.batch_size = open_crops(root, cache, cache_gb), batch_size
         self.augmentation, self.batches, self.split = augmentation, batches, split
         self.crop_preset, self.num_workers, self.seed = crop_preset, num_workers, seed
         self.is_paired = False

@@ -11,6 +11,7 @@ import base64
 import errno
 import hashlib
 import multiprocessing
+import os
 import random
 import re
 import tempfile
@@ -163,23 +164,53 @@ def read_object(address: Address, other_stores: bool = False) -> bytes:
         return file.read()
 
 
-def download(address: Address, path: Path) -> None:
+def download(address: Address, path: Path, seen: Look | None = None) -> None:
     """Copy an object into a new file.
+
+    Args:
+        address: Of the object.
+        path: Of the file.
+        seen: What it was when it was looked at; by default it is looked at now.
 
     Raises:
         UsageError: If there is none.
         MediaError: As of ``read_object``.
     """
-    stored = _find(address, False)
     with path.open("xb", buffering=0) as file:
-        _fetch(stored, str(address), file)
+        copy_object(address, file, seen)
+
+
+def copy_object(address: Address, file: BinaryIO, seen: Look | None = None) -> None:
+    """Write an object into an unbuffered file, from its beginning; see ``download``."""
+    stored = _find(address, False) if seen is None else _describe(address, seen, False)
+    _fetch(stored, str(address), file)
+
+
+def read_part(address: Address, offset: int, n_bytes: int) -> bytes:
+    """Some bytes of an object.
+
+    Raises:
+        MediaError: ``io_error`` if it cannot be had, or ends before them.
+    """
+    store = open_store(address.scheme, False)
+
+    def ask() -> bytes:
+        data: bytes = store.cat_file(address.url, start=offset, end=offset + n_bytes)
+        _check_count(len(data), n_bytes)
+        return data
+
+    return insist(ask, str(address))
 
 
 def _find(address: Address, other_stores: bool) -> StoredObject:
     found = look(address, other_stores)
     if found is None or found.is_folder:
         raise UsageError(f"{address}: no such object")
-    return StoredObject(address.url, found.size, found.stamp, other_stores)
+    return _describe(address, found, other_stores)
+
+
+def _describe(address: Address, seen: Look, other_stores: bool) -> StoredObject:
+    return StoredObject(address.url, seen.size, seen.stamp, other_stores)
 
 
 @contextmanager
@@ -246,7 +277,7 @@ def _fetch(stored: StoredObject, name: str, file: BinaryIO) -> None:
         except MediaError:
             raise
         except Exception as error:
-            _refuse_full_disk(error, name)
+            _refuse_full_disk(error, name, file)
             if is_changed():
                 raise MediaError(name, CHANGED, changed) from error
             raise
@@ -261,12 +292,17 @@ def read_ranges(store: Any, url: str, size: int, file: Sink) -> None:
     while (start := file.tell()) < size:
         end = min(start + RANGE_BYTES, size)
         data = store.cat_file(url, start=start, end=end)
-        if len(data) != end - start:
-            raise CountError(f"{len(data)} bytes came, and {end - start} were asked for")
-        _append(file, data)
+        _check_count(len(data), end - start)
+        write_all(file, data)
 
 
-def _append(file: Sink, data: bytes) -> None:
+def _check_count(came: int, asked: int) -> None:
+    if came != asked:
+        raise CountError(f"{came} bytes came, and {asked} were asked for")
+
+
+def write_all(file: Sink, data: bytes) -> None:
+    """Write bytes to what may take a part of them at a time."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
@@ -291,7 +327,7 @@ def _stream(store: Any, stored: StoredObject, name: str, file: BinaryIO) -> None
                 file.seek(0)
                 file.truncate()
             async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
-                _append(file, chunk)
+                write_all(file, chunk)
                 if file.tell() > MAX_BYTES:
                     detail = f"more than {MAX_BYTES} bytes came; no more are fetched"
                     raise MediaError(name, "too_large", detail)
@@ -306,10 +342,13 @@ def _stream(store: Any, stored: StoredObject, name: str, file: BinaryIO) -> None
     sync(store.loop, read)
 
 
-def _refuse_full_disk(error: Exception, name: str) -> None:
+def _refuse_full_disk(error: Exception, name: str, file: BinaryIO) -> None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        folder = tempfile.gettempdir()
-        detail = f"no space left for a copy in {folder}; TMPDIR names another folder"
+        if isinstance(file.name, str):
+            detail = f"no space left for {file.name}"
+        else:
+            folder = tempfile.gettempdir()
+            detail = f"no space left for a copy in {folder}; TMPDIR names another folder"
         raise MediaError(name, "io_error", detail) from error
 
 
@@ -412,3 +451,8 @@ def open_store(scheme: str, other_stores: bool) -> Any:
         raise UsageError(
             f"{scheme}:// cannot be opened: {one_line(hide_secrets(str(error)))}"
         ) from error
+
+
+if hasattr(os, "register_at_fork"):
+    # The threads of a client do not come along into a child, such as a loader process.
+    os.register_at_fork(after_in_child=open_store.cache_clear)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own writes into the system's temporary folder first; the way from there to another
     disk is a copy, which can be cut in the middle.
+
+    Args:
+        publish: Called when the last one is there.
     """
+
+    def __init__(self, publish: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._publish = publish
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -107,3 +115,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"no space left for {target} ({len(content.getvalue()) / 1e6:.0f} MB); {good}: "
                 "free some space and go on from it with --resume"
             ) from error.__cause__
+        if target.name == LAST:
+            self._publish()

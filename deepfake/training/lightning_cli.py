@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from deepfake.dataset.manifest import read_job
+from deepfake.dataset.crop_mirror import check_cache, peek_job
 from deepfake.errors import UsageError
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
@@ -39,10 +39,12 @@ from deepfake.training.callbacks.run_record import RunRecord
 from deepfake.training.checkpointing import AtomicCheckpointIO, make_checkpoints
 from deepfake.training.folder import CHECKPOINTS, LAST, claim_folder, find_start
 from deepfake.training.parser import TrainParser, resolve_configs
+from deepfake.training.stored_run import list_kept
 
 logger = logging.getLogger(__name__)
 
 
+Publish = Callable[[Sequence[str]], None]
 _CALLBACKS = {
     "average": AverageWeights,
     "freeze": FreezeBackbone,
@@ -120,6 +122,7 @@ class TrainCLI(LightningCLI):
 
     Args:
         arguments: Words of the command line.
+        publish: Told the names of the checkpoints in the run's folder when the last one is written.
 
     Attributes:
         folder: Of the run.
@@ -127,7 +130,8 @@ class TrainCLI(LightningCLI):
         configuration: Every setting, as YAML that runs again as it is.
     """
 
-    def __init__(self, arguments: list[str]) -> None:
+    def __init__(self, arguments: list[str], publish: Publish | None = None) -> None:
+        self._publish = publish
         super().__init__(
             EmbeddingTask,
             CropDataModule,
@@ -168,7 +172,9 @@ class TrainCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """What fails for certain fails before a network is built or weights are fetched."""
-        read_job(Path(self.config.data.root))
+        data = self.config.data
+        check_cache(data.root, data.cache, data.cache_gb)
+        peek_job(data.root)
         trainer = self.config.trainer
         resume, goes_on = find_start(
             self.config.resume, self.config.run, trainer.max_epochs, trainer.max_steps
@@ -209,7 +215,7 @@ class TrainCLI(LightningCLI):
             logger.info("precision: %s", options["precision"])
         if trainer.benchmark is None and not trainer.deterministic:
             options["benchmark"] = True  # all batches have one shape
-        plugins = [*_as_list(trainer.plugins), AtomicCheckpointIO()]
+        plugins = [*_as_list(trainer.plugins), AtomicCheckpointIO(self._publish_checkpoints)]
         if SLURMEnvironment.detect() and not any(
             isinstance(plugin, SLURMEnvironment) for plugin in plugins
         ):
@@ -222,6 +228,10 @@ class TrainCLI(LightningCLI):
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
             # A device that is not there, settings that do not go together.
             raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _publish_checkpoints(self) -> None:
+        if self._publish is not None:
+            self._publish(list_kept(self.folder))
 
     def _make_callbacks(self, shows_progress: bool) -> list[Callback]:
         trainer = self.config_init.trainer

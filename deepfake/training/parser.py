@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 
-from deepfake.dataset.manifest import read_job
-from deepfake.errors import UsageError
+from deepfake.dataset.crop_mirror import peek_job
+from deepfake.errors import JobError, UsageError
 from deepfake.training.presets import choose_configs, merge_configs
 
 
@@ -107,7 +106,7 @@ def _read_side(settings: dict[str, Any], words: Sequence[str]) -> list[str]:
     ]
     root = given[-1] if given else (settings.get("data") or {}).get("root")
     try:
-        side = read_job(Path(root or ""))["crop_spec"]["size"]
-    except UsageError:
+        side = peek_job(root or "")["crop_spec"]["size"]
+    except (UsageError, JobError):
         return []  # said when everything else is read
     return [f"--model.image_size={side}"]

@@ -21,15 +21,20 @@ from deepfake.storage import write_atomic
 from deepfake.training.callbacks.head import MODEL_FILE
 from deepfake.training.callbacks.interruption import Stopped
 from deepfake.training.folder import CHECKPOINTS, CONFIG, LAST, FinishedRun, is_first
-from deepfake.training.lightning_cli import TrainCLI
+from deepfake.training.lightning_cli import Publish, TrainCLI
 from deepfake.training.parser import TrainParser
 from deepfake.training.presets import choose_configs, merge_configs
 
 logger = logging.getLogger(__name__)
 
 
-def run_training(arguments: Sequence[str], output: TextIO) -> int:
+def run_training(arguments: Sequence[str], output: TextIO, publish: Publish | None = None) -> int:
     """Train as the command line says; returns the exit code.
+
+    Args:
+        arguments: Words of the command line.
+        output: For what it came to.
+        publish: As of ``TrainCLI``.
 
     Raises:
         UsageError: If the configuration, the data or the folder are not usable.
@@ -37,7 +42,7 @@ def run_training(arguments: Sequence[str], output: TextIO) -> int:
     """
     _quieten()
     try:
-        cli = TrainCLI(list(arguments))
+        cli = TrainCLI(list(arguments), publish)
     except FinishedRun as finished:
         if is_first():
             output.write(f"{finished}\n")

@@ -60,18 +60,18 @@ def test_train_without_crops_fails_at_once(
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "problem"),
     [
-        ["--data", "s3://b/crops"],
-        ["--data.root=s3://b/crops"],
-        ["--data", "x", "--resume", "gs://b"],
+        (["--data", "s3://b/crops"], "s3://b/crops lies in a store: name a folder of this disk"),
+        (["--data.root=https://b/c", "--cache", "x"], "https://b/c: a web server has no folders"),
+        (["--data", "x", "--config=gs://b"], "and train reads it from a disk: copy"),
     ],
 )
 def test_train_does_not_look_for_an_address_on_the_disk(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.train(words) == 2
-    assert "lies in a store, and train reads from a disk: copy" in capsys.readouterr().err
+    assert problem in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -81,9 +81,10 @@ def test_a_run_in_a_store_is_made_in_the_job_and_uploaded_by_the_first_process(
     given: list[list[str]] = []
     codes = iter([143, 0])
 
-    def train(words: Sequence[str], output: Any) -> int:
+    def train(words: Sequence[str], output: Any, publish: Any) -> int:
         given.append(list(words))
-        run = Path(words[-1])
+        assert (publish is None) == (rank == "1")
+        run = Path(words[words.index("--run") + 1])
         run.mkdir(parents=True, exist_ok=True)
         (run / "model.ckpt").write_text("weights")
         return next(codes)
@@ -97,8 +98,37 @@ def test_a_run_in_a_store_is_made_in_the_job_and_uploaded_by_the_first_process(
         assert not memory.find("/runs")
         assert cli.train(words) == 0
         assert memory.find("/runs") == (["/runs/001/model.ckpt"] if rank == "0" else [])
-    passed = ["--data.root", "crops", "--trainer.max_epochs", "2", "--resume", "auto"]
-    assert given == [[*passed, "--run", str(tmp_path / "job" / "001")]] * 2
+    passed = ["--data.root", "crops", "--trainer.max_epochs", "2"]
+    passed += ["--run", str(tmp_path / "job" / "001"), "--resume", "auto"]
+    assert given == [passed] * 2
+
+
+@pytest.mark.parametrize("run", ["runs/002", "memory://runs/002"])
+def test_a_run_goes_on_from_one_in_a_store(
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[str] = []
+
+    def train(words: Sequence[str], output: Any, publish: Any) -> int:
+        given.extend(words)
+        return 143
+
+    monkeypatch.setattr("deepfake.training.run.run_training", train)
+    job = tmp_path / "job"
+    words = ["--data", "crops", "--resume", "memory://runs/001/", "--run", run, "--job", str(job)]
+    with empty_memory() as memory:
+        memory.pipe_file("/runs/001/checkpoints/last.ckpt", b"state")
+        assert cli.train(words) == 143
+    folder = Path(given[given.index("--resume") + 1])
+    assert folder.parent == job
+    assert (folder / "checkpoints" / "last.ckpt").read_bytes() == b"state"
+    here = str(job / "002") if "://" in run else run
+    assert given[given.index("--run") + 1] == here
+
+
+def test_a_run_to_go_on_from_in_a_store_needs_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.train(["--data", "crops", "--resume", "gs://b/runs/001"]) == 2
+    assert "--resume gs://b/runs/001 lies in a store: name a folder" in capsys.readouterr().err
 
 
 def test_a_run_in_a_store_needs_a_job(capsys: pytest.CaptureFixture[str]) -> None:

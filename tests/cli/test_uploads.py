@@ -11,6 +11,7 @@ import pytest
 
 from deepfake.cli.uploads import with_uploads
 from deepfake.errors import JobError, UsageError
+from deepfake.stores import objects
 from tests.stores.made_stores import empty_memory
 
 
@@ -164,3 +165,39 @@ def test_a_job_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "job").write_text("x")
     with pytest.raises(UsageError, match="job is a file; name a folder"):
         with_uploads(make("x"), name(tmp_path / "job", output="memory://out/a.csv"), "output")
+
+
+def test_files_of_a_folder_are_uploaded_before_its_end_where_they_may_fail(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr(objects, "PAUSE_S", 0.0)
+    memory.pipe_file("/out/run/c/others.ckpt", b"somebody else's")
+    there: list[list[str]] = []
+
+    def work(options: argparse.Namespace) -> int:
+        folder = options.output / "c"
+        folder.mkdir(parents=True)
+        put = memory.put_file
+        for names in (["1.ckpt", "last.ckpt"], ["2.ckpt", "last.ckpt"], ["3.ckpt", "last.ckpt"]):
+            for one in names:
+                (folder / one).write_text(f"{one} of {names}")
+            (options.output / "log.csv").write_text("not yet")
+            if "3.ckpt" in names:
+                monkeypatch.setattr(memory, "put_file", fail)
+            options.publish([f"c/{one}" for one in names])
+            there.append(sorted(memory.find("/out/run")))
+        monkeypatch.setattr(memory, "put_file", put)
+        (folder / "1.ckpt").unlink()
+        return 0
+
+    def fail(*words: Any) -> None:
+        raise OSError("503 Service Unavailable")
+
+    monkeypatch.setattr("deepfake.stores.objects.open_store", lambda scheme, other: memory)
+    monkeypatch.setattr("deepfake.cli.uploads._Claims.add", lambda self, targets, overwrite: None)
+    with_uploads(work, name(tmp_path, output="memory://out/run"), "output")
+    one, two = ([f"/out/run/c/{n}.ckpt" for n in (str(k), "last", "others")] for k in (1, 2))
+    assert there == [one, two, two]
+    assert "503 Service Unavailable; 5 tries failed" in caplog.text
+    ends = ["c/2.ckpt", "c/3.ckpt", "c/last.ckpt", "c/others.ckpt", "log.csv"]
+    assert sorted(memory.find("/out/run")) == [f"/out/run/{end}" for end in ends]

@@ -31,7 +31,7 @@ def make_rows(seed: int, n: int = 240, n_groups: int = 40, ties: bool = False) -
 @pytest.mark.parametrize("seed", range(3))
 def test_a_resample_is_the_figures_of_its_repeated_rows(seed: int, ties: bool) -> None:
     y_true, scores, groups = make_rows(seed, ties=ties)
-    counts = resample_groups(40, n_resamples=12, seed=seed)
+    counts = [*resample_groups(40, n_resamples=12, seed=seed)]
     resampled = resample_metrics(y_true, scores, groups, counts, 0.47)
     assert set(resampled) == set(METRICS)
     for number, count in enumerate(counts):
@@ -46,7 +46,7 @@ def test_a_resample_is_the_figures_of_its_repeated_rows(seed: int, ties: bool) -
 
 def test_many_parts_are_one_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     y_true, scores, groups = make_rows(3)
-    counts = resample_groups(40, n_resamples=30)
+    counts = [*resample_groups(40, n_resamples=30)]
     whole = resample_metrics(y_true, scores, groups, counts, 0.5)
     monkeypatch.setattr("deepfake.evaluation.bootstrap._CELLS", 500)
     parts = resample_metrics(y_true, scores, groups, counts, 0.5)

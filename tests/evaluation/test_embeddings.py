@@ -141,9 +141,8 @@ def test_two_at_once_are_refused(made: Made, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_another_engine_embeds_to_the_same_bytes(made: Made, tmp_path: Path) -> None:
     data = read_evaluation_set(made.crops, made.checkpoint)
-    rows = {face.crop: face for face in data.faces}
-    sources = [Source(crop, made.crops / crop, crop) for crop in rows]
-    work = EmbedBlocks(made.crops, rows, made.checkpoint, CPU, None)
+    sources = [Source(face.crop, made.crops / face.crop, face.crop) for face in data.faces]
+    work = EmbedBlocks(made.crops, data.faces, made.checkpoint, CPU, None)
     for name, execute in (("here", run_here), ("there", work_elsewhere)):
         (tmp_path / name).mkdir()
         job = Job(JobFolder(tmp_path / name, "embedding"), sources, 8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from dataclasses import replace
@@ -13,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepfake.dataset.manifest import CropRow, SourceRow
+from deepfake.dataset.manifest import CropRow, SourceRow, pack_crops, pack_sources
 from deepfake.error_rates import RATES
 from deepfake.errors import UsageError
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.evaluate import LEVELS, OVERALL, evaluate_predictions
-from deepfake.evaluation.predictions import Predictions
+from deepfake.evaluation.predictions import FileScores, Predictions
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
 from deepfake.inference.aggregation import FileScore, aggregate
@@ -65,15 +64,17 @@ def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -
         f"data/{name}",
         Path(),
         "test",
-        tuple(faces),
-        tuple(sources),
+        pack_crops(faces),
+        pack_sources(sources),
         "m" * 64,
         "d" * 64,
         remarks=("a remark",) if name == "two" else (),
     )
     sharpness = np.arange(1, len(faces) + 1, dtype=np.float32)
     embeddings = Embeddings(np.zeros((len(faces), 2), dtype=np.float32), sharpness)
-    return Predictions(dataset, embeddings, np.array(scores), tuple(people), scored)
+    return Predictions(
+        dataset, embeddings, np.array(scores), tuple(people), FileScores(scored.items())
+    )
 
 
 ONE = make_set(
@@ -133,7 +134,7 @@ def test_files_without_an_answer_under_either_reading() -> None:
 
 def test_files_without_a_label_are_counted_and_not_judged() -> None:
     dataset = ONE.dataset
-    files = tuple(replace(f, label=None) if f.status != "ok" else f for f in dataset.files)
+    files = pack_sources(replace(f, label=None) if f.status != "ok" else f for f in dataset.files)
     scored = replace(ONE, dataset=replace(dataset, files=files))
     coverage = evaluate_predictions([scored], ONE_CUT, Aggregation(), n_resamples=0).coverage["one"]
     assert coverage.n_files == 7
@@ -169,12 +170,12 @@ def test_result_for_machines_is_json_without_nan() -> None:
 
 def test_tables_have_a_row_per_file_and_per_face() -> None:
     result = evaluate_predictions([ONE, TWO], ONE_CUT, Aggregation(), n_resamples=0)
-    files = list(csv.DictReader(io.StringIO(format_predictions(result))))
+    files = list(csv.DictReader(format_predictions(result)))
     assert len(files) == 10
     assert files[1]["verdict"] == "fake"
     assert (files[1]["label"], files[1]["correct"]) == ("real", "0")
     assert (files[4]["p_fake"], files[4]["verdict"], files[4]["correct"]) == ("", "", "")
-    faces = list(csv.DictReader(io.StringIO(format_scored_faces(result))))
+    faces = list(csv.DictReader(format_scored_faces(result)))
     assert len(faces) == 10
     assert [row["person"] for row in faces[:4]] == ["0", "0", "0", "1"]
     assert faces[0]["path"] == "one-0.mp4"
@@ -246,7 +247,7 @@ def test_frame_has_a_row_per_level_group_and_metric() -> None:
 
 def test_an_unlabelled_face_is_refused() -> None:
     first, *rest = ONE.dataset.faces
-    faces = (replace(first, label=None), *rest)
+    faces = pack_crops([replace(first, label=None), *rest])
     bare = replace(ONE, dataset=replace(ONE.dataset, faces=faces))
     with pytest.raises(UsageError, match=r"1 of 7 crops have no label, such as a\.jpg"):
         evaluate_predictions([bare], ONE_CUT, Aggregation(), n_resamples=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+from deepfake.dataset.manifest import pack_crops
 from deepfake.evaluation.embeddings import (
     embed_crops,
 )
@@ -53,7 +54,7 @@ def test_frames_of_a_file_make_people_and_one_score(made: Made) -> None:
     shape: list[tuple[int, int, tuple[float, float, float, float]]] = [
         *((0, 0, left), (0, 1, right), (5, 0, right), (5, 1, left)),
     ]
-    faces = tuple(
+    faces = pack_crops(
         # Landmarks move with their box.
         replace(row, source="clip", frame=frame, face=face, box_xyxy=box, landmarks=box[:2] * 5)
         for row, (frame, face, box) in zip(data.faces, shape, strict=False)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from deepfake.dataset.manifest import pack_crops
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.evaluate import evaluate_predictions
 from deepfake.evaluation.predictions import Predictions
@@ -28,7 +29,7 @@ def make_graded(n: int) -> Predictions:
             for place, error in enumerate(wrong)
         ],
     )
-    faces = tuple(
+    faces = pack_crops(
         replace(face, box_xyxy=(0.0, 5.0, 30.0, 45.0 + place))
         for place, face in enumerate(scored.dataset.faces)
     )
@@ -99,7 +100,7 @@ def test_sharpness_is_in_the_tables() -> None:
     assert (first["low"], first["high"], first["n_real"]) == (1, MIN_FACES, MIN_FACES // 2)
     assert first["metrics"]["false_negative_rate"] == {"value": 1, "low": None, "high": None}
     assert second["metrics"]["false_positive_rate"]["value"] == 0
-    head, row, *_ = format_scored_faces(result).splitlines()
+    head, row, *_ = (line.rstrip("\n") for line in format_scored_faces(result))
     assert dict(zip(head.split(","), row.split(","), strict=True))["sharpness"] == "1"
 
 

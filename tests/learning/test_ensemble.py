@@ -16,7 +16,7 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.evaluation.embeddings import EmbedOptions
 from deepfake.evaluation.job import EvaluationOptions, run_evaluation
-from deepfake.evaluation.sets import assign_split_of_crop, read_evaluation_set, was_trained_on
+from deepfake.evaluation.sets import divide_as_trained, read_evaluation_set, was_trained_on
 from deepfake.inference.backend import make_scorers
 from deepfake.inference.export import compare, make_crops, make_graph
 from deepfake.inference.predictor import Predictor
@@ -172,11 +172,11 @@ def test_members_that_divided_the_same_crops_otherwise_are_not_evaluated_on_them
     first, second = (load_checkpoint(path) for path in paths)
     twin = replace(first, sha256="another head")
     manifest = read_manifest(crops)
-    expected = assign_split_of_crop(manifest, first)
-    assert assign_split_of_crop(manifest, combine([first, twin])) == expected
+    expected = divide_as_trained(manifest, first)
+    assert divide_as_trained(manifest, combine([first, twin])) == expected
     other = replace(second, info=second.info | {"seed": 7})
     with pytest.raises(UsageError, match=r"1\.ckpt and .*2\.ckpt divided the crops in"):
-        assign_split_of_crop(manifest, combine([first, other]))
+        divide_as_trained(manifest, combine([first, other]))
 
 
 def test_a_graph_beside_one_of_them_is_not_asked(

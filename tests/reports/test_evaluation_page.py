@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepfake.dataset.manifest import pack_sources
 from deepfake.evaluation.evaluate import Evaluation, evaluate_predictions
 from deepfake.evaluation.job import describe_origin
 from deepfake.records import Aggregation, Limits
@@ -75,8 +76,8 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
     dataset = replace(
         scored.dataset,
         root=Path("gone"),
-        faces=tuple(scored.dataset.faces[n] for n in fakes),
-        files=tuple(file for file in scored.dataset.files if file.label == 1),
+        faces=scored.dataset.faces.choose(np.array(fakes)),
+        files=pack_sources(file for file in scored.dataset.files if file.label == 1),
         remarks=("LEAK: <b>",),
     )
     only = replace(

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from deepfake.stores.address import Address
 from deepfake.tables import read_csv
 from tests.conftest import Trained
 from tests.fakes import portrait, tree_hashes, write_photo, write_portraits
-from tests.stores.made_stores import BUSY, CUT, SLOW, SPOIL, SWAP, Proxy, stand_before
+from tests.stores.made_stores import BUSY, CUT, SLOW, SPOIL, SWAP, Proxy
 
 pytestmark = pytest.mark.slow
 REPO = Path(__file__).resolve().parents[2]
@@ -40,24 +39,6 @@ class Bucket(NamedTuple):
     photos: Path
     proxy: Proxy
     store: Any
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[Proxy]:
-    moto = pytest.importorskip("moto.server", reason="the extra dev has it")
-    pytest.importorskip("s3fs", reason="the extra dev has it")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    with stand_before(port) as proxy, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "made")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "up")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        objects.open_store.cache_clear()
-        yield proxy
-        objects.open_store.cache_clear()
-    server.stop()
 
 
 @pytest.fixture(scope="module")

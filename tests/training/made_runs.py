@@ -26,7 +26,7 @@ SMOKE = ["--config", "smoke", "--config", str(REPO / "experiments" / "gap" / "08
 EPOCHS = ["--trainer.limit_train_batches", "1.0", "--model.network.drop_path_rate", "0.1"]
 
 
-def train(crops: Path, run: Path | None, *options: str, base: list[str] = SMOKE) -> str:
+def train(crops: Path | str, run: Path | None, *options: str, base: list[str] = SMOKE) -> str:
     output = io.StringIO()
     where = [] if run is None else ["--run", str(run)]
     assert run_training([*base, "--data.root", str(crops), *where, *options], output) == 0
@@ -51,7 +51,7 @@ def assert_same_state(first: Path, second: Path, tolerance: float = 0.0) -> None
         torch.testing.assert_close(two[name], one[name], rtol=0, atol=tolerance, msg=name)
 
 
-def start(crops: Path, run: Path, *options: str) -> subprocess.Popen[bytes]:
+def start(crops: Path | str, run: Path, *options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(REPO / "train.py"), *SMOKE, "--data.root", str(crops)]
     with (run.parent / f"{run.name}.log").open("wb") as log:
         return subprocess.Popen(
@@ -100,7 +100,7 @@ def interrupt_at(
 
 
 def run_until_signal(
-    crops: Path, run: Path, monkeypatch: pytest.MonkeyPatch, step: int, *options: str
+    crops: Path | str, run: Path, monkeypatch: pytest.MonkeyPatch, step: int, *options: str
 ) -> int:
     with monkeypatch.context() as patch:
         interrupt_at(patch, step)

@@ -17,7 +17,7 @@ from deepfake.errors import JobError, UsageError
 from deepfake.learning import validation
 from deepfake.learning.checkpoint import read_info
 from deepfake.learning.checkpoint_file import seal
-from deepfake.training.checkpointing import make_checkpoints
+from deepfake.training.checkpointing import AtomicCheckpointIO, make_checkpoints
 from tests.training.made_runs import (
     EPOCHS,
     assert_same_state,
@@ -62,6 +62,18 @@ def test_a_full_disk_names_the_last_good_checkpoint(
     monkeypatch.chdir(tmp_path)
     assert sorted(path.suffix for path in (run / "checkpoints").iterdir()) == [".ckpt", ".ckpt"]
     assert read_info(run / "checkpoints" / "last.ckpt")["epoch"] == 0
+
+
+def test_the_last_checkpoint_is_published_when_it_is_there(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def publish() -> None:
+        seen.append(sorted(path.name for path in tmp_path.iterdir()))
+
+    keeper = AtomicCheckpointIO(publish)
+    for name in ("best.ckpt", "last.ckpt"):
+        keeper.save_checkpoint({"epoch": 1}, tmp_path / name)
+    assert seen == [["best.ckpt", "last.ckpt"]]
 
 
 def rig_auc(monkeypatch: pytest.MonkeyPatch, figures: list[float]) -> None:

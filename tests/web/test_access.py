@@ -233,7 +233,7 @@ def test_wrong_passwords_are_answered_one_after_the_other(
         # In that room alone: a server of other tests sleeps, too.
         ours = SimpleNamespace(sleep=sleep, Lock=asyncio.Lock)
         monkeypatch.setattr("deepfake.web.access.asyncio", ours)
-        guard = Guard(None, access, store)  # type: ignore[arg-type]
+        guard = Guard(None, access, store.sessions)  # type: ignore[arg-type]
         assert not any(await asyncio.gather(*(guard._check(f"guess {n}") for n in range(5))))
 
     asyncio.run(guess())

@@ -140,15 +140,15 @@ def label_sources(
             input, follow_links=follow_links, exclude=exclude, other_stores=other_stores
         )
     else:
-        found = discover_objects(text, other_stores)
+        try:
+            found = discover_objects(text, other_stores)
+        except UsageError:
+            _refuse_crops(address)  # of tars: there was no photo
+            raise
         if layout in LAYOUTS and not found.is_folder:
             raise no_folder
-        if found.is_folder and look(address.below(JOB_FILE)) is not None:
-            # Its crops would be taken for photos, and cropped once more.
-            raise UsageError(
-                f"{shown} is a crop folder (it holds {JOB_FILE}); those are read from a disk "
-                "alone: copy it there"
-            )
+        if found.is_folder:
+            _refuse_crops(address)
     labelled = Labelled(found.sources, found.skipped, is_folder=found.is_folder)
     if found.is_folder and layout != NONE:
         sources = tuple(found.sources)
@@ -165,6 +165,15 @@ def label_sources(
     if require_labels:
         _require_labels(path, labelled.sources)
     return labelled
+
+
+def _refuse_crops(address: Address) -> None:
+    """Refuse a crop folder, whose crops would be taken for photos and cropped once more."""
+    if not address.is_web and look(address.below(JOB_FILE)) is not None:
+        raise UsageError(
+            f"{address} is a crop folder (it holds {JOB_FILE}), whose crops are no photos; "
+            "predict, evaluate and others read it with --cache DIR, a folder of this disk"
+        )
 
 
 def list_inputs(

@@ -1,0 +1,71 @@
+"""Objects of a folder in a store as files of this disk; what has not changed is copied once.
+
+Knows nothing of what they hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deepfake.progress import Progress
+from deepfake.storage import TEMPORARY_PREFIX, write_atomic
+from deepfake.stores.address import Address
+from deepfake.stores.objects import Look, download
+from deepfake.tables import parse_json
+
+_SEEN_FILE = ".objects.json"
+_AT_ONCE = 16
+_SILENT_S = 2.0
+
+
+def copy_changed(address: Address, root: Path, seen: Mapping[str, Look]) -> None:
+    """Have objects in a folder that nobody else writes to meanwhile.
+
+    Args:
+        address: Of the folder in the store.
+        root: The folder; what it holds of other names stays.
+        seen: What the store says of each object, by its name below both.
+
+    Raises:
+        MediaError: If one cannot be had, or is another one by now.
+    """
+    told = {name: [one.size, one.stamp] for name, one in seen.items()}
+    known = _read_known(root)
+    todo = [name for name in told if known.get(name) != told[name] or not (root / name).is_file()]
+    copy = partial(copy_object_to, root, address)
+    with (
+        Progress(len(todo), delay_s=_SILENT_S) as progress,
+        ThreadPoolExecutor(_AT_ONCE, "deepfake-mirror") as threads,
+    ):
+        for _ in threads.map(copy, todo, (seen[name] for name in todo)):
+            progress.advance(1)
+    write_atomic(root / _SEEN_FILE, json.dumps(told, indent=1, sort_keys=True) + "\n")
+
+
+def copy_object_to(root: Path, address: Address, name: str, seen: Look | None = None) -> None:
+    """Have one object in a folder: the old one, or the new one as a whole.
+
+    Raises:
+        MediaError: As of ``download``.
+        UsageError: If there is none.
+    """
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    temporary.unlink(missing_ok=True)
+    download(address.below(name), temporary, seen)
+    temporary.replace(path)
+
+
+def _read_known(root: Path) -> dict[str, Any]:
+    """What the store said of the objects that were copied before."""
+    try:
+        content = parse_json((root / _SEEN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
