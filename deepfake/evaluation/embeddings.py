@@ -97,11 +97,13 @@ def embed_crops(
     """
     dataset = _ChangedCrops(root, rows, checkpoint.recipe.crop.size, change)
     with Progress(len(rows), quiet=options.quiet, unit="crop") as progress:
-        parts = []
-        for part in _iter_embeddings(dataset, [range(len(rows))], checkpoint, options):
-            parts.append(part)
-            progress.advance(len(part.sharpness))
-    return _join(parts, checkpoint)
+
+        def embed() -> Iterator[Embeddings]:
+            for part in _iter_embeddings(dataset, [range(len(rows))], checkpoint, options):
+                yield part
+                progress.advance(len(part.sharpness))
+
+        return _join(embed(), len(rows), checkpoint)
 
 
 def _iter_embeddings(
@@ -141,11 +143,18 @@ class _Once(Sampler[list[SampleKey]]):
         return self._batches
 
 
-def _join(parts: Sequence[Embeddings], checkpoint: Checkpoint) -> Embeddings:
-    width = checkpoint.head.embedding_dim
-    vectors = [np.zeros((0, width), np.float32), *(part.vectors for part in parts)]
-    sharpness = [np.zeros(0, np.float32), *(part.sharpness for part in parts)]
-    return Embeddings(np.concatenate(vectors), np.concatenate(sharpness))
+def _join(parts: Iterable[Embeddings], n_rows: int, checkpoint: Checkpoint) -> Embeddings:
+    """Parts of so many rows as one, which is held once."""
+    vectors = np.empty((n_rows, checkpoint.head.embedding_dim), np.float32)
+    sharpness = np.empty(n_rows, np.float32)
+    start = 0
+    for part in parts:
+        end = start + len(part.sharpness)
+        vectors[start:end], sharpness[start:end] = part.vectors, part.sharpness
+        start = end
+    if start != n_rows:
+        raise ValueError(f"{start} embeddings of {n_rows} crops")
+    return Embeddings(vectors, sharpness)
 
 
 def measure_sharpness(images: Tensor) -> Tensor:
@@ -237,7 +246,7 @@ class EmbedBlocks:
 
     def _fill(self, block: Block, fresh: Sequence[Embeddings]) -> Block:
         """Write the arrays of a block, those of unchanged crops from the shards of old."""
-        computed = _join(fresh, self.checkpoint)
+        computed = _join(fresh, sum(len(one.sharpness) for one in fresh), self.checkpoint)
         new = zip(computed.vectors, computed.sharpness, strict=True)
         kept: dict[str, tuple[NDArray[np.float32], np.float32]] = {}
         for folder in set(block.kept.values()):
@@ -341,8 +350,8 @@ def embed_once(
             with Progress(len(rows), len(rows) - left, options.quiet, "crop") as progress:
                 for block in job.run(todo, work, execute):
                     progress.advance(len(job.inputs_of(block)))
-            shards = [_read_shard(job.folder.folder_of(block)) for block in job.blocks]
-    return _join(shards, checkpoint)
+            shards = (_read_shard(job.folder.folder_of(block)) for block in job.blocks)
+            return _join(shards, len(rows), checkpoint)
 
 
 def hash_network(checkpoint: Checkpoint) -> str:

@@ -22,6 +22,8 @@ from deepfake.inference.aggregation import FileScore, aggregate
 from deepfake.inference.people import choose_faces, score_faces
 from deepfake.records import Aggregation, Face, FoundFace
 
+_CHUNK = 1 << 16  # embeddings that a head scores at a time
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredPerson:
@@ -123,8 +125,13 @@ def predict_set(
         head: Embeddings to probabilities, in evaluation mode.
         aggregation: How the faces of a file make its score.
     """
-    with torch.inference_mode():
-        p_fake = head(torch.from_numpy(embeddings.vectors)).numpy()
+    vectors = embeddings.vectors
+    with torch.inference_mode():  # some at a time: a head works in float64
+        parts = [
+            head(torch.from_numpy(vectors[start : start + _CHUNK]))
+            for start in range(0, max(len(vectors), 1), _CHUNK)
+        ]
+    p_fake = torch.cat(parts).numpy()
     files, people = score_files(dataset.faces, p_fake, aggregation)
     return Predictions(dataset, embeddings, p_fake, people, files)
 
