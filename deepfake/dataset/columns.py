@@ -178,9 +178,17 @@ def number_texts(*columns: NDArray[Any]) -> tuple[list[Codes], NDArray[Any]]:
         >>> numbers.tolist(), texts.tolist()
         ([1, 0, 1], ['a', 'b'])
     """
-    texts, numbers = np.unique(np.concatenate(columns), return_inverse=True)
+    texts = np.concatenate(columns)
+    # Stable, and so not np.unique: numpy's quicksort of many equal texts reads beyond their end
+    # and kills the process (2.4).
+    order = np.argsort(texts, kind="stable")
+    ordered = texts[order]
+    is_first = np.ones(len(texts), np.bool_)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    numbers = np.empty(len(texts), np.int64)
+    numbers[order] = np.cumsum(is_first) - 1
     ends = np.cumsum([len(column) for column in columns])[:-1]
-    return np.split(numbers.reshape(-1).astype(np.int64), ends), texts
+    return np.split(numbers, ends), ordered[is_first]
 
 
 class _Packer:
