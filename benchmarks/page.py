@@ -59,6 +59,7 @@ PARTS = {
     "faces": Part("benchmarks/faces.py --limit 30", 900),
     "crop_job": Part("benchmarks/crop_job.py --limit 24 --copies 6", 600),
     "predict": Part("benchmarks/predict.py --limit 6", 900),
+    "precision": Part("benchmarks/precision.py", 600),
     "video": Part("benchmarks/video.py --rounds 5", 600),
     "mining": Part("benchmarks/mining.py --rounds 5", 300),
     "svm": Part("benchmarks/svm.py", 600),
@@ -66,6 +67,11 @@ PARTS = {
     "train_step_bf16": Part(
         "benchmarks/train_step.py --batches 48 --backbone tf_efficientnet_lite0 --size 224 "
         "--precision bf16-mixed --rounds 3 --data drawn --workers 2",
+        600,
+    ),
+    "train_step_norm": Part(
+        "benchmarks/train_step.py --batches 8 --backbone vit_small_patch14_dinov2 --size 224 "
+        "--precision bf16-mixed --rounds 3 --trained norm",
         600,
     ),
     "loader": Part("benchmarks/loader.py --rounds 3", 600),

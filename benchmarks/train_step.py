@@ -10,7 +10,9 @@ of steps each. Gated on an equal loss in the first step, on float32 to 1e-4 and 
 On a CPU with a small network; on a GPU with EfficientNet-B4 at 380 px, eager, compiled and with
 CUDA graphs, and the share of the speed that the memory's bandwidth allows. ``--data`` adds to each
 row what real input leaves of its speed: crops of that folder, or of portraits that are drawn first
-(``--data drawn``), decoded and augmented while the network runs.
+(``--data drawn``), decoded and augmented while the network runs. ``--trained norm`` trains only a
+part of the network on our side, all of it on theirs, and says what each keeps of a face in memory
+from the forward to the backward pass.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from deepfake.learning.data import BatchSettings, CropDataModule
 from deepfake.learning.depthwise import DepthwiseConv2d, DepthwiseConv2dSame
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.task import EmbeddingTask, NetworkSettings, TrainingSettings
+from deepfake.learning.trained import freeze
 from deepfake.learning.tuning import choose_precision
 from deepfake.records import CropSpec, Workers
 from deepfake.training.callbacks.compilation import CompileForward
@@ -65,6 +68,7 @@ class Plain:
             if isinstance(module, DepthwiseConv2d | DepthwiseConv2dSame):  # back to timm's own
                 module.__class__ = type(module).__mro__[1]
         self.backbone = embedder.backbone.to(device).to(memory_format=torch.channels_last).train()
+        self.backbone.requires_grad_(True)  # theirs trains all, whatever ours does
         self.head = embedder.projection.to(device)
         self.mean, self.std = embedder.mean.to(device), embedder.std.to(device)
         self.device = device
@@ -183,6 +187,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=formats, default=choose_precision("auto"))
     parser.add_argument("--data", type=Path, help="crop folder of --size, or the word drawn")
     parser.add_argument("--workers", type=int, default=4 if cuda else 0)
+    parser.add_argument("--trained", choices=["all", "head", "norm"], default="all")
     options = parser.parse_args()
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -237,7 +242,34 @@ def compare(
         real = run(batch_size, mode, options, device, options.data)
         share = statistics.median(turns.ours_s) / statistics.median(real.ours_s)
         line += f"  real input {share:.0%} of synthetic"
+    if options.trained != "all":
+        embedder = EmbeddingModel(options.backbone, options.size)
+        whole = count_kept_bytes(embedder, options.precision)
+        freeze(embedder, options.trained)
+        part = count_kept_bytes(embedder, options.precision)
+        line += f"  {options.trained} keeps {part / 1e6:.1f} of {whole / 1e6:.1f} MB a face"
     print(line, flush=True)
+
+
+def count_kept_bytes(embedder: EmbeddingModel, precision: str) -> float:
+    """Bytes of each face more that autograd keeps for the backward pass; counted on the CPU."""
+    totals = []
+    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float16
+    for faces in (1, 2):
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()  # noqa: B023
+            return tensor
+
+        images = torch.zeros(faces, 3, embedder.image_size, embedder.image_size)
+        saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with saving, torch.autocast("cpu", dtype, enabled=precision != "32-true"):
+            embeddings = embedder(images)  # alive until all is counted, so that no place is reused
+        totals.append(sum(kept.values()))
+        del embeddings
+    return float(totals[1] - totals[0])
 
 
 def run(
@@ -251,7 +283,7 @@ def run(
         options.size,
         network=NetworkSettings(dropout=0.0, drop_path_rate=drop_path_rate),
         optimizer=partial(torch.optim.AdamW, lr=1e-4, weight_decay=0.0),
-        training=TrainingSettings(projection_l2=0.0),
+        training=TrainingSettings(projection_l2=0.0, trained=options.trained),
     )
     plain = None if data is not None else Plain(task.embedder, device, options.precision)
     turns = Turns(plain, options.block)

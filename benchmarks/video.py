@@ -3,9 +3,12 @@
 All ways run in one process on one thread, in turn, and are measured in processor time, so that a
 busy machine spoils no ratio. The clips are made on the spot: H.264 with B-frames,
 300 frames, a keyframe at least every 12 and every 250 frames. The exact ways must deliver the same
-pixels as decoding everything, or the run fails.
+pixels as decoding everything, or the run fails. torchcodec takes part where it is installed and
+finds an FFmpeg; it converts colours by another path, so that its pixels are not compared.
+``--odd`` asks both for six frames of each video of a folder (rare containers and codecs, no
+duration, variable rate, damage), and says of which files they are the frames that were asked for.
 
-    python benchmarks/video.py [--rounds 7] [--size 1920x1080] [--frames 1 10 100]
+    python benchmarks/video.py [--rounds 7] [--size 1920x1080] [--frames 1 10 100] [--odd FOLDER]
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.errors import MediaError
+from deepfake.media.discovery import VIDEO_SUFFIXES, discover
 from deepfake.media.video import open_video
 from deepfake.records import Sampling
 
@@ -144,6 +149,28 @@ def _pyav_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
     return rgb.astype(np.uint8, copy=False)
 
 
+def torchcodec_exact(path: Path, n_wanted: int) -> Images:
+    """Torchcodec, the very frames."""
+    return torchcodec_frames(path, wanted_frames(n_wanted))
+
+
+def torchcodec_frames(path: Path, indices: list[int]) -> Images:
+    """Torchcodec after its own scan of the file, all frames at once."""
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(str(path), num_ffmpeg_threads=1)
+    return list(decoder.get_frames_at(indices).data.permute(0, 2, 3, 1).numpy())
+
+
+def finds_torchcodec() -> bool:
+    """Whether torchcodec is installed, and finds the libraries of an FFmpeg."""
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, RuntimeError, OSError):
+        return False
+    return True
+
+
 WAYS: dict[str, Callable[[Path, int], Images]] = {
     "cv2 grab all": cv2_grab_all,
     "cv2 set(POS_FRAMES)": cv2_set_position,
@@ -153,6 +180,8 @@ WAYS: dict[str, Callable[[Path, int], Images]] = {
     "ours keyframes": ours_keyframes,
 }
 SIMPLE = [name for name in WAYS if not name.startswith("ours")]
+if finds_torchcodec():
+    WAYS["torchcodec exact"] = torchcodec_exact
 
 
 def check_equality(path: Path, n_wanted: int) -> bool:
@@ -173,6 +202,53 @@ def check_equality(path: Path, n_wanted: int) -> bool:
         )
     print(f"  ours keyframes: {n_same} of {len(keyframes)} are the pixels of their frame number")
     return equal and n_same == len(keyframes)
+
+
+def compare_odd(folder: Path) -> None:
+    """Say of which files of a folder each side gives the frames that were asked for."""
+    sides = ["ours exact", *(["torchcodec exact"] if finds_torchcodec() else [])]
+    failures: dict[str, list[str]] = {name: [] for name in sides}
+    videos = [one for one in discover(folder).sources if one.path.suffix.lower() in VIDEO_SUFFIXES]
+    count = 0
+    for source in videos:
+        try:
+            with av.open(str(source.path)) as container:
+                stream = container.streams.best("video")
+                if not isinstance(stream, av.VideoStream):
+                    continue
+                decoded = container.decode(stream)
+                frames = [np.rot90(_pyav_rgb(one), one.rotation // 90) for one in decoded]
+            with open_video(source.path, source.name, Sampling(frames=6)) as clip:
+                found = [(frame.index, frame.image) for frame in clip]
+        except (av.error.FFmpegError, MediaError):
+            continue  # it holds no video, or none that can be decoded to its end
+        count += 1
+        asked = [index for index, _ in found]
+        for name in sides:
+            images = [image for _, image in found]
+            if name != "ours exact":
+                try:
+                    images = torchcodec_frames(source.path, asked)
+                except (RuntimeError, ValueError, IndexError) as error:
+                    failures[name].append(f"{source.name}: {type(error).__name__}")
+                    continue
+            pairs = zip(images, asked, strict=True)
+            given = [find_place(image, frames, index) for image, index in pairs]
+            if given != asked:
+                failures[name].append(f"{source.name}: {asked} asked, {given} given")
+    for name, failed in failures.items():
+        print(f"{name}: the frames asked for of {count - len(failed)} of {count} files")
+        for words in failed:
+            print(f"  not {words}")
+
+
+def find_place(image: NDArray[np.uint8], frames: Images, expected: int) -> int:
+    """The place of the frame that is most like an image; the expected one where it is as like."""
+    if image.shape != frames[0].shape:
+        return -1
+    distances = [cv2.norm(image, frame, cv2.NORM_L1) / image.size for frame in frames]
+    best = int(np.argmin(distances))
+    return expected if distances[expected] <= distances[best] + 0.1 else best
 
 
 def measure(path: Path, n_wanted: int, rounds: int) -> None:
@@ -207,7 +283,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7, help="rounds, at least 5")
     parser.add_argument("--size", default="1920x1080", help="width x height")
     parser.add_argument("--frames", type=int, nargs="+", default=[10], help="frames wanted")
+    parser.add_argument("--odd", type=Path, help="compare the videos of this folder instead")
     options = parser.parse_args(arguments)
+    if options.odd is not None:
+        compare_odd(options.odd)
+        return 0
     width, height = map(int, options.size.split("x"))
     cv2.setNumThreads(1)
     equal = True

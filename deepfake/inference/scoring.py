@@ -66,6 +66,8 @@ class TorchScorer:
         self.batch_size = min(batch_size, CPU_FACES) if device.type == "cpu" else batch_size
         keep_freed_memory(device)
         self._embedder = deepcopy(checkpoint.embedder).to(device)
+        if device.type == "cpu":  # a sixth faster there: convolutions need not reorder their input
+            self._embedder.to(memory_format=torch.channels_last)
         self._head = checkpoint.head
 
     def score(self, images: NDArray[np.uint8]) -> list[float]:
