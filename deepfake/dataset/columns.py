@@ -179,8 +179,8 @@ def number_texts(*columns: NDArray[Any]) -> tuple[list[Codes], NDArray[Any]]:
         ([1, 0, 1], ['a', 'b'])
     """
     texts = np.concatenate(columns)
-    # Stable, and so not np.unique: numpy's quicksort of many equal texts reads beyond their end
-    # and kills the process (2.4).
+    # Stable, and so not np.unique: where numpy's quicksort of such texts falls back on a heap sort,
+    # it reads beyond their end and kills the process (2.4).
     order = np.argsort(texts, kind="stable")
     ordered = texts[order]
     is_first = np.ones(len(texts), np.bool_)

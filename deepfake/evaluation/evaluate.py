@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import COUNT, NUMBER, TEXT, TEXTS, WORD, PackedRows
+from deepfake.dataset.columns import COUNT, NUMBER, TEXT, TEXTS, WORD, PackedRows, number_texts
 from deepfake.dataset.manifest import SourceRow, require_labels
 from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_metrics, measure_verdicts
 from deepfake.evaluation.predictions import Predictions, ScoredFile
@@ -366,7 +366,7 @@ def _compute_level(rows: ScoredRows, limits: Limits, n_resamples: int) -> LevelM
         return GroupMetrics(
             n_real=int((part.labels == 0).sum()),
             n_fake=int((part.labels == 1).sum()),
-            n_groups=len(np.unique(part.groups)),
+            n_groups=len(number_texts(part.groups)[1]),
             prevalence=float(part.labels.mean()) if len(part.labels) else NAN,
             metrics=bootstrap_metrics(
                 part.labels, part.p_fake, part.groups, EVEN_ODDS, n_resamples

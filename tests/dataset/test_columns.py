@@ -98,3 +98,13 @@ def test_equal_texts_have_equal_numbers_in_order(one: list[str], two: list[str])
     numbers, texts = number_texts(np.array(one, TEXTS), np.array(two, TEXTS))
     assert texts.tolist() == sorted({*one, *two})
     assert [[texts[n] for n in part] for part in numbers] == [one, two]
+
+
+def test_texts_are_numbered_in_any_order_that_they_come_in() -> None:
+    rising = [f"{number:06d}" for number in range(1000)]
+    # Rising and falling again: numpy's own sort of such texts ends the process with a signal.
+    for texts in ([*rising, *rising[::-1]], rising[::-1], ["b"] * 1000, []):
+        (numbers, more), known = number_texts(np.array(texts, TEXTS), np.array(["", "a"], TEXTS))
+        assert known.tolist() == sorted({*texts, "", "a"})
+        assert known[numbers].tolist() == texts
+        assert known[more].tolist() == ["", "a"]
