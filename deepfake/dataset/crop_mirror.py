@@ -195,13 +195,16 @@ class CropMirror:
         return data
 
     def bring(self, name: str, sha256: str) -> None:
-        """Have a smaller file in the mirror.
+        """Have a smaller file in the mirror; loader processes may want the same one at once.
 
         Raises:
             JobError: If the store does not give it.
         """
-        if hash_file(self.root / name) != sha256:
-            with _failing(self.address.below(name)):
+        path = self.root / name
+        if hash_file(path) == sha256:
+            return
+        with alone(path.parent), _failing(self.address.below(name)):
+            if hash_file(path) != sha256:  # nobody else has copied it meanwhile
                 copy_object_to(self.root, self.address, name)
 
     def _fetch(self, shard: str, pack: _Pack) -> bool:

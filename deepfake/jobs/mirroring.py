@@ -50,6 +50,8 @@ def copy_changed(address: Address, root: Path, seen: Mapping[str, Look]) -> None
 def copy_object_to(root: Path, address: Address, name: str, seen: Look | None = None) -> None:
     """Have one object in a folder: the old one, or the new one as a whole.
 
+    Nobody else may copy the same one meanwhile.
+
     Raises:
         MediaError: As of ``download``.
         UsageError: If there is none.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +238,34 @@ def test_meshes_come_when_they_are_asked_for(
         assert found is not None
         np.testing.assert_array_equal(found, mesh)
         assert reads == ["shards/00000/mesh.safetensors"]
+
+
+def test_a_mesh_that_several_loaders_want_at_once_is_copied_once(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_crop_folder(tmp_path / "crops", COUNTS, size=32, store="tar")
+    data = bytes(range(200))
+    copy_tree(root, memory, "b/crops")
+    memory.pipe_file("/b/crops/shards/00000/mesh.safetensors", data)
+    mirror = find_mirror(open_crops(URL, tmp_path / "cache"))
+    assert mirror is not None
+    both = threading.Barrier(2)
+    reads: list[str] = []
+    real = type(memory).cat_file
+
+    def meet(self: Any, path: str, *rest: Any, **options: Any) -> Any:
+        reads.append(path)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # for the other one, which is not to come
+        return real(self, path, *rest, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", meet)
+    digest = hashlib.sha256(data).hexdigest()
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(mirror.bring, ["shards/00000/mesh.safetensors"] * 2, [digest] * 2):
+            pass
+    assert (mirror.root / "shards" / "00000" / "mesh.safetensors").read_bytes() == data
+    assert len(reads) == 1
 
 
 # Faults
