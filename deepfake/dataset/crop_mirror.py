@@ -8,7 +8,7 @@ none is read by itself. So the bytes are the same, whatever the cache holds.
     cache/
         crops-1f0c52ab93d7/     the mirror: a crop folder without its crops
             job.json, manifest.csv, sources.csv, shards/00000/shard.json, crops.csv ...
-            .objects.json       what the store said of these objects
+            .objects.json       what the store said of these objects, their checksums
         shards/                 of each shard its tar, or one file of all its crops
 
 Only a store that this process was told of is asked: what lies in a folder opens nothing.

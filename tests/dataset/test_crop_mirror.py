@@ -286,6 +286,29 @@ def test_a_copy_that_was_damaged_on_this_disk_is_made_anew(
 
 
 @BOTH
+def test_tables_that_were_damaged_on_this_disk_are_copied_anew(
+    store: StoreKind,
+    upload: Callable[[StoreKind], Path],
+    memory: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, mirror = upload(store), open_crops(URL, tmp_path / "cache")
+    (mirror / "manifest.csv").write_bytes(b"")  # as after a power loss
+    (mirror / "job.json").write_text("no JSON")
+    (mirror / "sources.csv").unlink()
+    shard = mirror / "shards" / "00000"
+    (shard / "shard.json").write_bytes(bytes((shard / "shard.json").stat().st_size))
+    (shard / "crops.csv").write_text("")
+    reads = count_reads(memory, monkeypatch)
+    assert read_all(open_crops(URL, tmp_path / "cache")) == read_all(root)
+    tables = {"job.json", "manifest.csv", "sources.csv", "shards/00000/shard.json"}
+    if store == "tar":
+        tables.add("shards/00000/crops.csv")
+    assert {name for name in reads if "/crops/" not in name and not name.endswith("tar")} == tables
+
+
+@BOTH
 def test_what_was_spoiled_in_the_store_is_refused_and_the_rest_is_read(
     store: StoreKind,
     upload: Callable[[StoreKind], Path],
