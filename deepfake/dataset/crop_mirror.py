@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -108,7 +109,7 @@ def check_cache(root: str, cache: str | Path | None, cache_gb: float) -> None:
             f"{address} lies in a store: name a folder of this disk with --cache, where its "
             "crops are kept while they are read"
         )
-    if not cache_gb > 0:
+    if not 0 < cache_gb < math.inf:  # false for NaN, too
         raise UsageError(f"--cache-gb {cache_gb:g}; expected a number above 0")
 
 
@@ -180,6 +181,9 @@ class CropMirror:
         pack = self._packs.get(shard)
         if pack is None:
             raise OSError(f"there is no {self.address.below(tar_of(crop))}")
+        end = place.offset + place.n_bytes
+        if end > pack.n_bytes:  # before memory is taken for whatever is claimed
+            raise OSError(f"its shard ends at {pack.n_bytes}, before {end}")
         data = self._cache.read(pack.name, place.offset, place.n_bytes)
         if data is None and self._fetch(shard, pack):
             data = self._cache.read(pack.name, place.offset, place.n_bytes)
@@ -225,6 +229,8 @@ class CropMirror:
         seen = look(address)
         if seen is None:
             raise MediaError(address, "io_error", "it is there no more")
+        if seen.size != pack.n_bytes:  # the cache has made room for that many
+            raise _WrongContentError(address)
         copy_object(address, file, seen)
         if hash_file(Path(file.name)) != pack.name:
             raise _WrongContentError(address)

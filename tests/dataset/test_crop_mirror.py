@@ -19,6 +19,7 @@ import pytest
 from deepfake import cli
 from deepfake.dataset import crop_mirror
 from deepfake.dataset.crop_folder import MeshFiles, write_meshes
+from deepfake.dataset.crop_index import Place
 from deepfake.dataset.crop_mirror import find_crops, find_mirror, open_crops, peek_job
 from deepfake.dataset.crop_store import CropStore, StoreKind
 from deepfake.dataset.doctor import examine
@@ -393,6 +394,39 @@ def test_an_object_that_changes_while_it_is_copied_is_no_copy(
     assert [path.name for path in (tmp_path / "cache" / "shards").iterdir()] == [".lock"]
 
 
+def test_a_tar_that_has_grown_is_not_copied_into_room_for_the_old_one(
+    upload: Callable[[StoreKind], Path],
+    memory: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crops = read_all(upload("tar"))
+    mirror = open_crops(URL, tmp_path / "cache")
+    tar = memory.cat_file("/b/crops/shards/00000/crops.tar")
+    memory.pipe_file("/b/crops/shards/00000/crops.tar", tar * 20)
+    written: list[int] = []
+    real = objects.write_all
+
+    def note(file: Any, data: bytes) -> None:
+        written.append(len(data))
+        real(file, data)
+
+    monkeypatch.setattr(objects, "write_all", note)
+    first = next(iter(crops))
+    assert CropStore(mirror, crops).read(first) == crops[first]  # where it was, it still is
+    assert written == []
+
+
+def test_an_index_that_claims_more_than_there_is_takes_no_memory(
+    upload: Callable[[StoreKind], Path], tmp_path: Path
+) -> None:
+    crop = next(iter(read_all(upload("tar"))))
+    mirror = find_mirror(open_crops(URL, tmp_path / "cache"))
+    assert mirror is not None
+    with pytest.raises(OSError, match=r"its shard ends at \d+, before 4611686018427387904"):
+        mirror.read(crop, Place(0, 2**62, bytes(32)))
+
+
 # What is refused
 
 
@@ -404,6 +438,7 @@ def test_an_object_that_changes_while_it_is_copied_is_no_copy(
         ("https://host/crops", "cache", 1, "a web server has no folders"),
         ("ftp://host/crops", "cache", 1, "no address that is read here"),
         (URL, "cache", 0.0, r"--cache-gb 0; expected a number above 0"),
+        (URL, "cache", float("inf"), r"--cache-gb inf; expected a number above 0"),
         ("memory://b/none", "cache", 1, r"memory://b/none is not a crop folder \(no job.json\)"),
         (URL, "file", 1, r"--cache .*file: .* is a file"),
     ],
@@ -455,11 +490,13 @@ def test_doctor_says_of_a_folder_in_a_store_what_it_says_of_it_here(
 def test_commands_say_how_a_crop_folder_in_a_store_is_read(
     upload: Callable[[StoreKind], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    upload("tar")
+    root = upload("tar")
     cache = ["--cache", str(tmp_path / "cache")]
     for run, words, problem in (
         (cli.doctor, [URL], "name a folder of this disk with --cache"),
         (cli.predict, [URL, "--workers", "0"], "read it with --cache DIR, a folder of this disk"),
+        (cli.doctor, [str(root), "--cache-gb", "1"], "name its folder with --cache DIR"),
+        (cli.predict, [str(root), "--cache-gb", "1"], "name its folder with --cache DIR"),
         (cli.predict, ["memory://b/a.jpg", *cache], "--cache is for crop folders in a store"),
         (
             cli.predict,
