@@ -201,7 +201,9 @@ def time_runs(runs: dict[str, Run], crops: Crops, rounds: int) -> dict[str, floa
 
 def score_all(run: Run, crops: Crops) -> NDArray[np.float64]:
     """``p_fake`` of all crops, in the batches of a CPU."""
-    return np.concatenate([run(part) for part in np.split(crops, range(4, len(crops), CPU_FACES))])
+    return np.concatenate(
+        [run(part) for part in np.split(crops, range(CPU_FACES, len(crops), CPU_FACES))]
+    )
 
 
 def print_rows(

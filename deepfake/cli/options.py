@@ -274,9 +274,15 @@ def add_cache_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_crop_folder(options: argparse.Namespace, data: str, in_order: bool = True) -> Path:
-    """Where the crop folder ``data`` lies on this disk, with what ``add_cache_options`` took."""
+    """Where the crop folder ``data`` lies on this disk, with what ``add_cache_options`` took.
+
+    Raises:
+        UsageError: As of ``open_crops``, or if a cache has a size and no place.
+        JobError: As of ``open_crops``.
+    """
     from deepfake.dataset.crop_mirror import CACHE_GB, open_crops
 
+    _refuse_size_alone(options)
     return open_crops(data, options.cache, options.cache_gb or CACHE_GB, in_order)
 
 
@@ -284,8 +290,10 @@ def open_crop_folders(options: argparse.Namespace, inputs: Sequence[str]) -> Non
     """Have those inputs that are crop folders in a store found by ``find_crops``.
 
     Raises:
-        UsageError: If there are none, and yet a cache was named.
+        UsageError: If there are none, and yet a cache was named, or if it has a size and no place.
+        JobError: As of ``open_crops``.
     """
+    _refuse_size_alone(options)
     if options.cache is None:
         return
     from deepfake.dataset.crop_mirror import is_stored
@@ -300,6 +308,11 @@ def open_crop_folders(options: argparse.Namespace, inputs: Sequence[str]) -> Non
         )
     for name in found:
         open_crop_folder(options, name)
+
+
+def _refuse_size_alone(options: argparse.Namespace) -> None:
+    if options.cache is None and options.cache_gb is not None:
+        raise UsageError("--cache-gb is the size of the cache: name its folder with --cache DIR")
 
 
 def add_strict_option(parser: argparse.ArgumentParser) -> None:

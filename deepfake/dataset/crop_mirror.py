@@ -8,7 +8,7 @@ none is read by itself. So the bytes are the same, whatever the cache holds.
     cache/
         crops-1f0c52ab93d7/     the mirror: a crop folder without its crops
             job.json, manifest.csv, sources.csv, shards/00000/shard.json, crops.csv ...
-            .objects.json       what the store said of these objects
+            .objects.json       what the store said of these objects, their checksums
         shards/                 of each shard its tar, or one file of all its crops
 
 Only a store that this process was told of is asked: what lies in a folder opens nothing.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -108,7 +109,7 @@ def check_cache(root: str, cache: str | Path | None, cache_gb: float) -> None:
             f"{address} lies in a store: name a folder of this disk with --cache, where its "
             "crops are kept while they are read"
         )
-    if not cache_gb > 0:
+    if not 0 < cache_gb < math.inf:  # false for NaN, too
         raise UsageError(f"--cache-gb {cache_gb:g}; expected a number above 0")
 
 
@@ -180,6 +181,9 @@ class CropMirror:
         pack = self._packs.get(shard)
         if pack is None:
             raise OSError(f"there is no {self.address.below(tar_of(crop))}")
+        end = place.offset + place.n_bytes
+        if end > pack.n_bytes:  # before memory is taken for whatever is claimed
+            raise OSError(f"its shard ends at {pack.n_bytes}, before {end}")
         data = self._cache.read(pack.name, place.offset, place.n_bytes)
         if data is None and self._fetch(shard, pack):
             data = self._cache.read(pack.name, place.offset, place.n_bytes)
@@ -195,13 +199,16 @@ class CropMirror:
         return data
 
     def bring(self, name: str, sha256: str) -> None:
-        """Have a smaller file in the mirror.
+        """Have a smaller file in the mirror; loader processes may want the same one at once.
 
         Raises:
             JobError: If the store does not give it.
         """
-        if hash_file(self.root / name) != sha256:
-            with _failing(self.address.below(name)):
+        path = self.root / name
+        if hash_file(path) == sha256:
+            return
+        with alone(path.parent), _failing(self.address.below(name)):
+            if hash_file(path) != sha256:  # nobody else has copied it meanwhile
                 copy_object_to(self.root, self.address, name)
 
     def _fetch(self, shard: str, pack: _Pack) -> bool:
@@ -222,6 +229,8 @@ class CropMirror:
         seen = look(address)
         if seen is None:
             raise MediaError(address, "io_error", "it is there no more")
+        if seen.size != pack.n_bytes:  # the cache has made room for that many
+            raise _WrongContentError(address)
         copy_object(address, file, seen)
         if hash_file(Path(file.name)) != pack.name:
             raise _WrongContentError(address)

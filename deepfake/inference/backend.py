@@ -178,7 +178,7 @@ def _find_graph(
 
 def _make_or_recall(checkpoint: Checkpoint) -> tuple[bytes, str]:
     """This user's graph of a checkpoint, made now if need be."""
-    key = json.dumps([checkpoint.sha256, export_versions()])
+    key = json.dumps([checkpoint.sha256, checkpoint.tta, export_versions()])
     name = f"{hashlib.sha256(key.encode()).hexdigest()[:32]}{ONNX_SUFFIX}"
     path = cache_folder() / name
     graph = _read_graph(path, checkpoint)

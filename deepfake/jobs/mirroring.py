@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from deepfake.jobs.folder import hash_file
 from deepfake.progress import Progress
 from deepfake.storage import TEMPORARY_PREFIX, write_atomic
 from deepfake.stores.address import Address
@@ -26,6 +27,9 @@ _SILENT_S = 2.0
 def copy_changed(address: Address, root: Path, seen: Mapping[str, Look]) -> None:
     """Have objects in a folder that nobody else writes to meanwhile.
 
+    What was copied before is read once more: this disk may have spoiled it, or lost it with its
+    power, for copies are not synced.
+
     Args:
         address: Of the folder in the store.
         root: The folder; what it holds of other names stays.
@@ -34,9 +38,9 @@ def copy_changed(address: Address, root: Path, seen: Mapping[str, Look]) -> None
     Raises:
         MediaError: If one cannot be had, or is another one by now.
     """
-    told = {name: [one.size, one.stamp] for name, one in seen.items()}
     known = _read_known(root)
-    todo = [name for name in told if known.get(name) != told[name] or not (root / name).is_file()]
+    told = {name: _tell(root, name, one) for name, one in seen.items()}
+    todo = [name for name in told if known.get(name) != told[name]]
     copy = partial(copy_object_to, root, address)
     with (
         Progress(len(todo), delay_s=_SILENT_S) as progress,
@@ -44,11 +48,14 @@ def copy_changed(address: Address, root: Path, seen: Mapping[str, Look]) -> None
     ):
         for _ in threads.map(copy, todo, (seen[name] for name in todo)):
             progress.advance(1)
+    told |= {name: _tell(root, name, seen[name]) for name in todo}
     write_atomic(root / _SEEN_FILE, json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 
 def copy_object_to(root: Path, address: Address, name: str, seen: Look | None = None) -> None:
     """Have one object in a folder: the old one, or the new one as a whole.
+
+    Nobody else may copy the same one meanwhile.
 
     Raises:
         MediaError: As of ``download``.
@@ -62,8 +69,13 @@ def copy_object_to(root: Path, address: Address, name: str, seen: Look | None = 
     temporary.replace(path)
 
 
+def _tell(root: Path, name: str, seen: Look) -> list[object]:
+    """What the store says of an object, and the checksum of its copy."""
+    return [seen.size, seen.stamp, hash_file(root / name)]
+
+
 def _read_known(root: Path) -> dict[str, Any]:
-    """What the store said of the objects that were copied before."""
+    """What was so of the objects that were copied before."""
     try:
         content = parse_json((root / _SEEN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -7,6 +7,7 @@ network.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -86,8 +87,8 @@ def _strip_folders(value: Any) -> Any:
         return stripped
     if isinstance(value, list | tuple):
         return [_strip_folders(one) for one in value]
-    if isinstance(value, str):
-        for kind in (PurePosixPath, PureWindowsPath):
-            if kind(value).is_absolute():
-                return kind(value).name or value
+    kinds = (PurePosixPath, PureWindowsPath)
+    if isinstance(value, str) and any(kind(value).is_absolute() for kind in kinds):
+        # Not their .name: that of a share, \\host\share, is empty.
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1] or value
     return value

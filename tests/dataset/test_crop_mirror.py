@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import pytest
 from deepfake import cli
 from deepfake.dataset import crop_mirror
 from deepfake.dataset.crop_folder import MeshFiles, write_meshes
+from deepfake.dataset.crop_index import Place
 from deepfake.dataset.crop_mirror import find_crops, find_mirror, open_crops, peek_job
 from deepfake.dataset.crop_store import CropStore, StoreKind
 from deepfake.dataset.doctor import examine
@@ -236,6 +241,34 @@ def test_meshes_come_when_they_are_asked_for(
         assert reads == ["shards/00000/mesh.safetensors"]
 
 
+def test_a_mesh_that_several_loaders_want_at_once_is_copied_once(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_crop_folder(tmp_path / "crops", COUNTS, size=32, store="tar")
+    data = bytes(range(200))
+    copy_tree(root, memory, "b/crops")
+    memory.pipe_file("/b/crops/shards/00000/mesh.safetensors", data)
+    mirror = find_mirror(open_crops(URL, tmp_path / "cache"))
+    assert mirror is not None
+    both = threading.Barrier(2)
+    reads: list[str] = []
+    real = type(memory).cat_file
+
+    def meet(self: Any, path: str, *rest: Any, **options: Any) -> Any:
+        reads.append(path)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.2)  # for the other one, which is not to come
+        return real(self, path, *rest, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", meet)
+    digest = hashlib.sha256(data).hexdigest()
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(mirror.bring, ["shards/00000/mesh.safetensors"] * 2, [digest] * 2):
+            pass
+    assert (mirror.root / "shards" / "00000" / "mesh.safetensors").read_bytes() == data
+    assert len(reads) == 1
+
+
 # Faults
 
 
@@ -251,6 +284,29 @@ def test_a_copy_that_was_damaged_on_this_disk_is_made_anew(
     copies[1].write_bytes(sound[copies[1]][:100])
     assert read_all(mirror) == crops == read_all(root)
     assert {path: path.read_bytes() for path in copies} == sound
+
+
+@BOTH
+def test_tables_that_were_damaged_on_this_disk_are_copied_anew(
+    store: StoreKind,
+    upload: Callable[[StoreKind], Path],
+    memory: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, mirror = upload(store), open_crops(URL, tmp_path / "cache")
+    (mirror / "manifest.csv").write_bytes(b"")  # as after a power loss
+    (mirror / "job.json").write_text("no JSON")
+    (mirror / "sources.csv").unlink()
+    shard = mirror / "shards" / "00000"
+    (shard / "shard.json").write_bytes(bytes((shard / "shard.json").stat().st_size))
+    (shard / "crops.csv").write_text("")
+    reads = count_reads(memory, monkeypatch)
+    assert read_all(open_crops(URL, tmp_path / "cache")) == read_all(root)
+    tables = {"job.json", "manifest.csv", "sources.csv", "shards/00000/shard.json"}
+    if store == "tar":
+        tables.add("shards/00000/crops.csv")
+    assert {name for name in reads if "/crops/" not in name and not name.endswith("tar")} == tables
 
 
 @BOTH
@@ -338,6 +394,39 @@ def test_an_object_that_changes_while_it_is_copied_is_no_copy(
     assert [path.name for path in (tmp_path / "cache" / "shards").iterdir()] == [".lock"]
 
 
+def test_a_tar_that_has_grown_is_not_copied_into_room_for_the_old_one(
+    upload: Callable[[StoreKind], Path],
+    memory: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    crops = read_all(upload("tar"))
+    mirror = open_crops(URL, tmp_path / "cache")
+    tar = memory.cat_file("/b/crops/shards/00000/crops.tar")
+    memory.pipe_file("/b/crops/shards/00000/crops.tar", tar * 20)
+    written: list[int] = []
+    real = objects.write_all
+
+    def note(file: Any, data: bytes) -> None:
+        written.append(len(data))
+        real(file, data)
+
+    monkeypatch.setattr(objects, "write_all", note)
+    first = next(iter(crops))
+    assert CropStore(mirror, crops).read(first) == crops[first]  # where it was, it still is
+    assert written == []
+
+
+def test_an_index_that_claims_more_than_there_is_takes_no_memory(
+    upload: Callable[[StoreKind], Path], tmp_path: Path
+) -> None:
+    crop = next(iter(read_all(upload("tar"))))
+    mirror = find_mirror(open_crops(URL, tmp_path / "cache"))
+    assert mirror is not None
+    with pytest.raises(OSError, match=r"its shard ends at \d+, before 4611686018427387904"):
+        mirror.read(crop, Place(0, 2**62, bytes(32)))
+
+
 # What is refused
 
 
@@ -349,6 +438,7 @@ def test_an_object_that_changes_while_it_is_copied_is_no_copy(
         ("https://host/crops", "cache", 1, "a web server has no folders"),
         ("ftp://host/crops", "cache", 1, "no address that is read here"),
         (URL, "cache", 0.0, r"--cache-gb 0; expected a number above 0"),
+        (URL, "cache", float("inf"), r"--cache-gb inf; expected a number above 0"),
         ("memory://b/none", "cache", 1, r"memory://b/none is not a crop folder \(no job.json\)"),
         (URL, "file", 1, r"--cache .*file: .* is a file"),
     ],
@@ -400,11 +490,13 @@ def test_doctor_says_of_a_folder_in_a_store_what_it_says_of_it_here(
 def test_commands_say_how_a_crop_folder_in_a_store_is_read(
     upload: Callable[[StoreKind], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    upload("tar")
+    root = upload("tar")
     cache = ["--cache", str(tmp_path / "cache")]
     for run, words, problem in (
         (cli.doctor, [URL], "name a folder of this disk with --cache"),
         (cli.predict, [URL, "--workers", "0"], "read it with --cache DIR, a folder of this disk"),
+        (cli.doctor, [str(root), "--cache-gb", "1"], "name its folder with --cache DIR"),
+        (cli.predict, [str(root), "--cache-gb", "1"], "name its folder with --cache DIR"),
         (cli.predict, ["memory://b/a.jpg", *cache], "--cache is for crop folders in a store"),
         (
             cli.predict,

@@ -77,7 +77,8 @@ def test_the_copy_is_the_same_checkpoint(run: Run, tmp_path: Path) -> None:
 def test_the_copy_names_no_folder_of_its_maker(run: Run, tmp_path: Path) -> None:
     configuration = (
         "model:\n  pretrained: /home/ada/w/lite0.safetensors\n"
-        "data:\n  root:\n  - C:\\Users\\ada\\crops\n  - s3://bucket/crops\n  - crops/one\n"
+        "data:\n  root:\n  - C:\\Users\\ada\\crops\n  - \\\\nas\\ada\n"
+        "  - s3://bucket/crops\n  - crops/one\n"
     )
 
     def place(content: Content) -> None:
@@ -97,7 +98,7 @@ def test_the_copy_names_no_folder_of_its_maker(run: Run, tmp_path: Path) -> None
     assert info["history"] == [{"what": "calibrate", "data": "crops", "unset": "/"}]
     settings = yaml.safe_load(info["configuration"])
     assert settings["model"]["pretrained"] == "lite0.safetensors"
-    assert settings["data"]["root"] == ["crops", "s3://bucket/crops", "crops/one"]
+    assert settings["data"]["root"] == ["crops", "ada", "s3://bucket/crops", "crops/one"]
     assert to_safetensors(copy) == copy.read_bytes()
     unreadable = altered(run, tmp_path / "odd.ckpt", put(KEY, "configuration", "{"))
     with pytest.raises(CheckpointError, match="the configuration in the checkpoint is no YAML"):
