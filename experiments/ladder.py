@@ -294,7 +294,7 @@ def resample(runs: Sequence[TestPredictions], n_resamples: int) -> NDArray[np.fl
     names = np.unique(np.concatenate([run.groups for run in runs]))
     if len(names) < MIN_GROUPS:
         return None
-    counts = resample_groups(len(names), n_resamples)
+    counts = [*resample_groups(len(names), n_resamples)]
     parts = []
     for run in runs:
         group_of_row = np.searchsorted(names, run.groups)

@@ -70,7 +70,7 @@ def describe(
     """AUC of each detector and its gain over the first, with intervals from the same resamples."""
     labels, _, groups = scored[0]
     _, group_of_row = np.unique(groups, return_inverse=True)
-    counts = resample_groups(int(group_of_row.max()) + 1, N_RESAMPLES)
+    counts = [*resample_groups(int(group_of_row.max()) + 1, N_RESAMPLES)]
     spreads = [
         resample_metrics(labels, p_fake, group_of_row, counts, EVEN_ODDS)["auc"]
         for _, p_fake, _ in scored
