@@ -98,8 +98,8 @@ def write_crop_folder(
         for i in range(number)
     ]
     rows = []
-    per_shard = -(-len(wanted) // (n_shards or 1))
-    for block, start in enumerate(range(0, len(wanted), per_shard)):
+    per_shard = -(-len(wanted) // (n_shards or 1)) or 1
+    for block, start in enumerate(range(0, len(wanted) or 1, per_shard)):
         shard = folder.open_block(block)
         with write_crops(shard, store) as writer:
             for split, label, i in wanted[start : start + per_shard]:
