@@ -36,6 +36,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from deepfake.dataset.columns import number_texts
 from deepfake.dataset.manifest import read_manifest
 from deepfake.evaluation.bootstrap import N_RESAMPLES, resample_groups, resample_metrics
 from deepfake.learning.checkpoint import load_checkpoint
@@ -291,13 +292,12 @@ def resample(runs: Sequence[TestPredictions], n_resamples: int) -> NDArray[np.fl
     A resample has whole groups, the same ones for all runs and all rungs: they share the test
     split. ``None`` with too few groups.
     """
-    names = np.unique(np.concatenate([run.groups for run in runs]))
+    groups_of_runs, names = number_texts(*(run.groups for run in runs))
     if len(names) < MIN_GROUPS:
         return None
     counts = [*resample_groups(len(names), n_resamples)]
     parts = []
-    for run in runs:
-        group_of_row = np.searchsorted(names, run.groups)
+    for run, group_of_row in zip(runs, groups_of_runs, strict=True):
         resampled = resample_metrics(run.labels, run.p_fake, group_of_row, counts, EVEN_ODDS)
         parts.append(np.stack([resampled[name] for name in METRIC_NAMES], axis=1))
     means: NDArray[np.float64] = np.mean(parts, axis=0)

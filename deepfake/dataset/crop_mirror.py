@@ -113,13 +113,16 @@ def check_cache(root: str, cache: str | Path | None, cache_gb: float) -> None:
         raise UsageError(f"--cache-gb {cache_gb:g}; expected a number above 0")
 
 
-def peek_job(root: str) -> dict[str, Any]:
+def peek_job(root: str, cache: str | Path | None, cache_gb: float = CACHE_GB) -> dict[str, Any]:
     """``job.json`` of a crop folder; one in a store is not opened by that.
 
+    A store is asked only where ``open_crops`` would open it.
+
     Raises:
-        UsageError: As of ``read_job``.
+        UsageError: As of ``check_cache`` and ``read_job``.
         JobError: If the store does not give it.
     """
+    check_cache(root, cache, cache_gb)
     if not is_url(root):
         return read_job(Path(root))
     address = Address.parse(root.rstrip("/"))

@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from deepfake.dataset.crop_mirror import check_cache, peek_job
+from deepfake.dataset.crop_mirror import peek_job
 from deepfake.errors import UsageError
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
@@ -173,8 +173,7 @@ class TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """What fails for certain fails before a network is built or weights are fetched."""
         data = self.config.data
-        check_cache(data.root, data.cache, data.cache_gb)
-        peek_job(data.root)
+        peek_job(data.root, data.cache, data.cache_gb)
         trainer = self.config.trainer
         resume, goes_on = find_start(
             self.config.resume, self.config.run, trainer.max_epochs, trainer.max_steps

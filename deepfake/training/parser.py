@@ -99,14 +99,11 @@ def _read_side(settings: dict[str, Any], words: Sequence[str]) -> list[str]:
     if "image_size" in (settings.get("model") or {}):
         return []
     pairs = zip(words, [*words[1:], ""], strict=True)
-    given = [
-        word.partition("=")[2] or after
-        for word, after in pairs
-        if word.partition("=")[0] == "--data.root"
-    ]
-    root = given[-1] if given else (settings.get("data") or {}).get("root")
+    given = {word.partition("=")[0]: word.partition("=")[2] or after for word, after in pairs}
+    data = settings.get("data") or {}
+    root, cache = (given.get(f"--data.{key}", data.get(key)) for key in ("root", "cache"))
     try:
-        side = peek_job(root or "")["crop_spec"]["size"]
+        side = peek_job(root or "", cache)["crop_spec"]["size"]
     except (UsageError, JobError):
         return []  # said when everything else is read
     return [f"--model.image_size={side}"]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from deepfake import cli
+from deepfake.dataset import crop_mirror
 from tests.conftest import Trained
 from tests.stores.made_stores import empty_memory
 
@@ -68,10 +69,16 @@ def test_train_without_crops_fails_at_once(
     ],
 )
 def test_train_does_not_look_for_an_address_on_the_disk(
-    words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(crop_mirror, "copy_object_to", lambda *words: asked.append(words))
     assert cli.train(words) == 2
     assert problem in capsys.readouterr().err
+    assert not asked  # nor in a store that it will not read from
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -461,8 +461,8 @@ def test_a_folder_that_is_no_finished_job_is_refused(
     upload: Callable[[StoreKind], Path], memory: Any, tmp_path: Path
 ) -> None:
     root = upload("tar")
-    assert peek_job(URL) == peek_job(str(root))
-    job = peek_job(URL)
+    assert peek_job(URL, root.parent) == peek_job(str(root), None)
+    job = peek_job(URL, root.parent)
     memory.pipe_file("/b/crops/job.json", json.dumps(job | {"block_size": 2}).encode())
     with pytest.raises(UsageError, match="holds an unfinished crop job"):
         read_manifest(open_crops(URL, tmp_path / "cache"))

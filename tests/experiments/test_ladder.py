@@ -128,6 +128,14 @@ def test_intervals_hold_the_value_and_shrink_with_groups() -> None:
     assert ladder.resample([scored(0, 4)], 50) is None
 
 
+def test_several_runs_share_their_resamples() -> None:
+    one, other = (ladder.resample([scored(seed)], 50) for seed in (0, 1))
+    both = ladder.resample([scored(0), scored(1)], 50)
+    assert one is not None
+    assert other is not None
+    np.testing.assert_allclose(both, (one + other) / 2, rtol=0, atol=1e-12)
+
+
 def test_the_table_has_means_and_intervals() -> None:
     runs = [scored(1), scored(2)]
     aucs = [compute_auc(run.labels, run.p_fake) for run in runs]

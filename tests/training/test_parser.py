@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from deepfake import cli
-from deepfake.errors import UsageError
+from deepfake.dataset import crop_mirror
+from deepfake.errors import MediaError, UsageError
 from deepfake.training.presets import read_config
 from deepfake.training.run import run_training
 from tests.training.made_runs import REPO, SMOKE, train
@@ -230,6 +231,10 @@ def told_to_type() -> Iterator[list[str]]:
 def test_every_command_of_the_pages_parses(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(*_: object) -> None:
+        raise MediaError("s3://bucket/crops", "io_error", "no test asks a store")
+
+    monkeypatch.setattr(crop_mirror, "copy_object_to", refuse)
     monkeypatch.chdir(REPO)  # as their paths are
     with pytest.raises(SystemExit) as end:
         cli.train(["--data", "crops", *words, "--print_config"])
