@@ -38,7 +38,7 @@ class ObjectCache:
     def __init__(self, folder: Path, limit: int, in_order: bool) -> None:
         self._folder, self._limit, self._in_order = folder, limit, in_order
         self._began_ns = time.time_ns()
-        self._is_full = False
+        self._refused: set[str] = set()  # found no room; to ask again would list all copies again
         folder.mkdir(parents=True, exist_ok=True)
 
     def use(self, names: Iterable[str]) -> None:
@@ -76,7 +76,7 @@ class ObjectCache:
         Raises:
             Exception: As of ``copy``; there is no copy then.
         """
-        if self._is_full:
+        if name in self._refused:
             return False
         with alone(self._folder):
             if (self._folder / name).exists():
@@ -95,7 +95,7 @@ class ObjectCache:
                     path.unlink(missing_ok=True)
                 if not _is_full_disk(error):
                     raise
-                self._is_full = True
+                self._limit = 0
                 logger.warning(
                     "%s: no space is left on its disk; what finds none is read crop by crop",
                     self._folder,
@@ -113,7 +113,7 @@ class ObjectCache:
         if not self._make_room(path, n_bytes):
             path.unlink()
             file.close()
-            self._is_full = True
+            self._refused.add(name)
             return None
         file.truncate(0)
         file.truncate(n_bytes)

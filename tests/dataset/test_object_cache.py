@@ -99,6 +99,19 @@ def test_the_last_ones_stay_where_processes_would_take_them_from_each_other(
     assert not cache.fetch("c", SIZE, refuse)
 
 
+def test_a_moment_without_room_is_over_when_there_is_some(tmp_path: Path) -> None:
+    cache = make(tmp_path, 2, in_order=True)
+
+    def copy(file: BinaryIO) -> None:  # while another job takes all the room
+        assert not cache.fetch("a", SIZE, refuse)
+        write("large")(file)
+
+    assert make(tmp_path, 2).fetch("large", 2 * SIZE, copy)
+    make(tmp_path, 2).forget("large")
+    assert cache.fetch("b", SIZE, write("b"))
+    assert not cache.fetch("a", SIZE, refuse)  # that one is not asked for again
+
+
 def test_none_goes_where_that_would_not_be_enough(tmp_path: Path) -> None:
     make(tmp_path, 2).fetch("old", SIZE, write("o"))
     used_before(tmp_path, "old")
@@ -161,4 +174,6 @@ def test_what_fails_leaves_nothing_and_a_full_disk_is_no_failure(
     assert not cache.fetch("a", SIZE, fill)
     assert names_in(tmp_path) == []
     assert "no space is left on its disk" in caplog.text
-    assert not cache.fetch("a", SIZE, refuse)
+    for name in "ab":
+        assert not cache.fetch(name, SIZE, refuse)
+    assert names_in(tmp_path) == []
