@@ -88,21 +88,7 @@ def calibrate(
         UsageError: If a row has no label.
     """
     labels = require_labels(faces)
-    n_looks = count_looks(tta)
-    # One row a look; each is of unit norm by itself.
-    looks = np.concatenate(np.split(vectors * np.float32(n_looks**0.5), n_looks, axis=1))
-    head.calibrate(looks, np.tile(labels, n_looks))
-    shift, before = 0.0, float(labels.mean())
-    if prevalence is not None:
-        shift = compute_prevalence_shift(before, prevalence)
-        head.shift_prevalence(before, prevalence)
-    p_of_look = cross_fit(
-        head.compute_decisions(looks),
-        np.tile(labels, n_looks),
-        [row.group for row in faces] * n_looks,
-        shift,
-    )
-    p_fake = p_of_look.reshape(n_looks, -1).mean(axis=0)
+    p_fake = _fit_sigmoid(head, faces, labels, vectors, count_looks(tta), prevalence)
     files, _ = score_files(faces, p_fake, recipe.aggregation)
     label_of = {row.source: label for row, label in zip(faces, labels.tolist(), strict=True)}
     group_of = {row.source: row.group for row in faces}
@@ -136,3 +122,26 @@ def calibrate(
         origin=origin,
     )
     return Calibration(limits, error_rates, recipe, tta)
+
+
+def _fit_sigmoid(
+    head: Head,
+    faces: Sequence[CropRow],
+    labels: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    n_looks: int,
+    prevalence: float | None,
+) -> NDArray[np.float64]:
+    """Give the head its sigmoid; scores ``(N,)`` of sigmoids that have not seen a face's group."""
+    # One row a look; each is of unit norm by itself.
+    looks = np.concatenate(np.split(vectors * np.float32(n_looks**0.5), n_looks, axis=1))
+    labels_of_looks = np.tile(labels, n_looks)
+    head.calibrate(looks, labels_of_looks)
+    shift, before = 0.0, float(labels.mean())
+    if prevalence is not None:
+        shift = compute_prevalence_shift(before, prevalence)
+        head.shift_prevalence(before, prevalence)
+    groups = [row.group for row in faces] * n_looks
+    p_fake = cross_fit(head.compute_decisions(looks), labels_of_looks, groups, shift)
+    means: NDArray[np.float64] = p_fake.reshape(n_looks, -1).mean(axis=0)
+    return means

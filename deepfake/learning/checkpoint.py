@@ -157,17 +157,7 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
     hyper = info["hyper_parameters"]
     try:
         recipe = Recipe.from_dict(info["recipe"])
-        for key, kind in _MODEL_KINDS.items():
-            if type(hyper[key]) is not kind:
-                raise UsageError(f"{key}={hyper[key]!r:.80}; expected {kind.__name__}")
-        if not 0 <= hyper["dropout"] < 1:  # false for NaN, too
-            raise UsageError(f"dropout={hyper['dropout']}; expected a share from 0 to below 1")
-        if not 1 <= hyper["embedding_dim"] <= 65536:
-            raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
-        if hyper["image_size"] != recipe.crop.size:
-            raise UsageError(
-                f"its network takes {hyper['image_size']} px, its crops have {recipe.crop.size} px"
-            )
+        _check_network(hyper, recipe.crop.size)
         _check_counts(info["counts"])
         weight = content["state_dict"].get("embedder.projection.weight")
         n_features = weight.shape[1] if isinstance(weight, Tensor) and weight.ndim == 2 else None
@@ -294,6 +284,19 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
             if value.dtype != torch.uint8 and not name.startswith("quality.")
         ),
     }
+
+
+def _check_network(hyper: dict[str, Any], side: int) -> None:
+    """Refuse settings of a network that are none, or not for crops of this side in pixels."""
+    for key, kind in _MODEL_KINDS.items():
+        if type(hyper[key]) is not kind:
+            raise UsageError(f"{key}={hyper[key]!r:.80}; expected {kind.__name__}")
+    if not 0 <= hyper["dropout"] < 1:  # false for NaN, too
+        raise UsageError(f"dropout={hyper['dropout']}; expected a share from 0 to below 1")
+    if not 1 <= hyper["embedding_dim"] <= 65536:
+        raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
+    if hyper["image_size"] != side:
+        raise UsageError(f"its network takes {hyper['image_size']} px, its crops have {side} px")
 
 
 def _check_counts(counts: Any) -> None:

@@ -133,6 +133,7 @@ def test_several_runs_share_their_resamples() -> None:
     both = ladder.resample([scored(0), scored(1)], 50)
     assert one is not None
     assert other is not None
+    assert both is not None
     np.testing.assert_allclose(both, (one + other) / 2, rtol=0, atol=1e-12)
 
 
