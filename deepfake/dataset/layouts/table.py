@@ -72,10 +72,13 @@ def read_table(
         base, text = path, decode_text(read_object(path, other_stores), path)
         rows = partial(parse_csv, text, path, required, other_names=_OTHER_NAMES)
     # Read twice rather than held: a table may have ten million rows.
+    before = _stamp(path)
     told = PackedRows.pack(ToldRow, KINDS, (_read_row(path, row, require_labels) for row in rows()))
     if not len(told):
         raise UsageError(f"{path}: no rows below the header; expected one per photo")
     sources = list_sources((row["path"] for row in rows()), base, other_stores)
+    if _stamp(path) != before:
+        raise UsageError(f"{path} has changed while it was read; run the same command again")
     # `a.jpg`, `./a.jpg` and the absolute path are one file.
     places = np.fromiter((_hash(_place_of(source)) for source in sources), np.uint64, len(told))
     kept = np.arange(len(told))
@@ -84,6 +87,14 @@ def read_table(
         kept = np.setdiff1d(kept, repeats)
     told, unlinked = _link_originals(path, sources, told.choose(kept), kept, places[kept])
     return LabelledSources(sources, told, kept), len(repeats), unlinked
+
+
+def _stamp(path: Path | Address) -> tuple[int, int] | None:
+    """What changes with a file of this disk; an object is read once."""
+    if not isinstance(path, Path) or not path.exists():  # who reads it says so
+        return None
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
 
 
 def _read_row(path: Path | Address, row: CsvRow, require_labels: bool) -> ToldRow:

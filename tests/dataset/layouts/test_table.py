@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deepfake.dataset.layouts.facts import LABEL_WORDS, SPLIT_WORDS
 from deepfake.dataset.layouts.labelling import label_sources
 from deepfake.errors import UsageError
+from deepfake.media.listed import list_sources
 from tests.dataset.layouts.made_trees import facts, originals, touch, write_table
 from tests.stores.made_stores import copy_tree, empty_memory
 
@@ -34,6 +36,20 @@ def test_reads_a_table(tmp_path: Path) -> None:
     assert labelled.sources[0].path == tmp_path / "a.jpg"
     assert (labelled.skipped, labelled.duplicates) == ({}, 0)
     assert len({source.id for source in labelled.sources}) == 3
+
+
+def test_a_table_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_table(tmp_path, "path,label\na.jpg,real\nb.jpg,fake\n")
+
+    def change(*words: Any) -> Any:
+        path.write_text("path,label\nb.jpg,fake\na.jpg,real\nc.jpg,fake\n")
+        return list_sources(*words)
+
+    monkeypatch.setattr("deepfake.dataset.layouts.table.list_sources", change)
+    with pytest.raises(UsageError, match="has changed while it was read; run the same command"):
+        label_sources(path, require_labels=True)
 
 
 def test_paths_may_leave_the_folder_of_the_table(tmp_path: Path) -> None:
