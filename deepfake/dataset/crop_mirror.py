@@ -300,7 +300,8 @@ def _open(address: Address, cache: Path, limit: int, in_order: bool) -> CropMirr
     root = cache / f"{address.name or address.host}-{_hash(str(address).encode()).hex()[:12]}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        copies = ObjectCache(cache / _COPIES_FOLDER, limit, in_order)
+        with no_space_is_an_error(cache):
+            copies = ObjectCache(cache / _COPIES_FOLDER, limit, in_order)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"--cache {cache}: {error.filename} is a file") from error
     with alone(root), no_space_is_an_error(root):
