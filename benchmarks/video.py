@@ -7,8 +7,10 @@ pixels as decoding everything, or the run fails. torchcodec takes part where it 
 finds an FFmpeg; it converts colours by another path, so that its pixels are not compared.
 ``--odd`` asks both for six frames of each video of a folder (rare containers and codecs, no
 duration, variable rate, damage), and says of which files they are the frames that were asked for.
+``--hardware cuda`` sets PyAV's decoding on a GPU beside its decoding on one thread, all frames.
 
     python benchmarks/video.py [--rounds 7] [--size 1920x1080] [--frames 1 10 100] [--odd FOLDER]
+        [--hardware DEVICE]
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
@@ -126,6 +129,19 @@ def pyav_sequential(path: Path, n_wanted: int) -> Images:
             if len(images) == n_wanted:
                 break
     return images
+
+
+def decode_all(path: Path, device: str | None) -> Images:
+    """PyAV, every frame to RGB, on a thread or on a device that decodes for it.
+
+    Raises:
+        OSError: The device is not there.
+        RuntimeError: It does not decode this stream.
+    """
+    hardware = None if device is None else HWAccel(device, allow_software_fallback=False)
+    with av.open(str(path), hwaccel=hardware) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return [_pyav_rgb(frame) for frame in container.decode(video=0)]
 
 
 def pyav_seek(path: Path, n_wanted: int) -> Images:
@@ -277,6 +293,36 @@ def measure(path: Path, n_wanted: int, rounds: int) -> None:
     print(f"  exact against the best simple way ({best}): x{ratio:.2f}")
 
 
+def compare_hardware(path: Path, device: str, rounds: int) -> None:
+    """Wall and processor time of decoding all frames, and how far the pixels are apart."""
+    try:
+        found = decode_all(path, device)
+    except (OSError, RuntimeError) as error:
+        print(f"  {device}: does not decode here: {type(error).__name__}: {error}")
+        return
+    expected = decode_all(path, None)
+    # int16: the difference of two bytes has a sign.
+    apart = max(
+        int(np.abs(one.astype(np.int16) - other).max())
+        for one, other in zip(found, expected, strict=True)
+    )
+    del found, expected
+    wall_s: dict[str | None, list[float]] = {None: [], device: []}
+    processor_s: dict[str | None, list[float]] = {None: [], device: []}
+    for _ in range(rounds):
+        for name in wall_s:
+            began_s, began_processor_s = time.perf_counter(), time.process_time()
+            decode_all(path, name)
+            wall_s[name].append(time.perf_counter() - began_s)
+            processor_s[name].append(time.process_time() - began_processor_s)
+    ratios = []
+    for kind, seconds in (("wall", wall_s), ("processor", processor_s)):
+        pairs = zip(seconds[None], seconds[device], strict=True)
+        ratios.append(f"{kind} x{statistics.median(a / b for a, b in pairs):.2f}")
+    print(f"  {device} against one thread, {N_FRAMES} frames: {', '.join(ratios)}", end="")
+    print(f"; pixels differ by at most {apart} of 255")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the clips, compare pixels, then measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -284,6 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", default="1920x1080", help="width x height")
     parser.add_argument("--frames", type=int, nargs="+", default=[10], help="frames wanted")
     parser.add_argument("--odd", type=Path, help="compare the videos of this folder instead")
+    parser.add_argument("--hardware", metavar="DEVICE", help="compare decoding on it instead")
     options = parser.parse_args(arguments)
     if options.odd is not None:
         compare_odd(options.odd)
@@ -296,6 +343,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = Path(folder) / f"gop{gop}.mp4"
             make_clip(path, gop, width, height)
             megabytes = path.stat().st_size / 1e6
+            if options.hardware is not None:
+                print(f"{options.size}, keyframe every {gop}, {megabytes:.1f} MB")
+                compare_hardware(path, options.hardware, options.rounds)
+                continue
             for n_wanted in options.frames:
                 print(
                     f"{options.size}, {n_wanted} of {N_FRAMES} frames, keyframe every {gop}, "
