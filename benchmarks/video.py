@@ -7,7 +7,9 @@ pixels as decoding everything, or the run fails. torchcodec takes part where it 
 finds an FFmpeg; it converts colours by another path, so that its pixels are not compared.
 ``--odd`` asks both for six frames of each video of a folder (rare containers and codecs, no
 duration, variable rate, damage), and says of which files they are the frames that were asked for.
-``--hardware cuda`` sets PyAV's decoding on a GPU beside its decoding on one thread, all frames.
+At the end, the search for faces in a clip with two drawn people, with and without decoding ahead,
+in wall time, on a second core where there is one; gated on the same crops. ``--hardware cuda``
+sets PyAV's decoding on a GPU beside its decoding on one thread, all frames.
 
     python benchmarks/video.py [--rounds 7] [--size 1920x1080] [--frames 1 10 100] [--odd FOLDER]
         [--hardware DEVICE]
@@ -21,19 +23,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
+from unittest.mock import patch
 
 import av
 import cv2
 import numpy as np
+import torch
 from av.codec.hwaccel import HWAccel
 from numpy.typing import NDArray
 
+from deepfake.demo.portraits import draw_portrait
 from deepfake.errors import MediaError
+from deepfake.faces import extraction
+from deepfake.faces.extraction import FaceExtractor
 from deepfake.media.discovery import VIDEO_SUFFIXES, discover
 from deepfake.media.video import open_video
-from deepfake.records import Sampling
+from deepfake.records import CropSpec, Sampling, Source
 
 N_FRAMES = 300
 GOPS = (12, 250)
@@ -41,8 +49,9 @@ GOPS = (12, 250)
 Images = list[NDArray[np.uint8]]
 
 
-def make_clip(path: Path, gop: int, width: int, height: int) -> None:
+def make_clip(path: Path, gop: int, width: int, height: int, n_people: int = 0) -> None:
     """Pan over a textured plane with some grain, so that the decoder has work as in real life."""
+    people = [draw_portrait(identity, 0, size=height // 2) for identity in range(n_people)]
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (height // 8 + 80, width // 8 + 80, 3), dtype=np.uint8)
     plane = cv2.resize(coarse, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC)
@@ -61,6 +70,9 @@ def make_clip(path: Path, gop: int, width: int, height: int) -> None:
         for index in range(N_FRAMES):
             window = plane[index : index + height, 2 * index : 2 * index + width]
             image = (window // 2 + 60 + grain[index % 8]).astype(np.uint8)
+            for person, portrait in enumerate(people):
+                side, left = len(portrait), person * width // n_people
+                image[height // 4 : height // 4 + side, left : left + side] = portrait
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = index
             container.mux(stream.encode(frame))
@@ -293,6 +305,29 @@ def measure(path: Path, n_wanted: int, rounds: int) -> None:
     print(f"  exact against the best simple way ({best}): x{ratio:.2f}")
 
 
+def compare_ahead(path: Path, n_wanted: int, rounds: int) -> bool:
+    """Wall time of one clip to crops, decoding and searching in turn and side by side."""
+    torch.set_num_threads(1)
+    extractor = FaceExtractor(CropSpec(), sampling=Sampling(frames=n_wanted))
+    source = Source("clip", path, path.name)
+    seconds: dict[str, list[float]] = {"in turn": [], "ahead": []}
+    given = {}
+    for _ in range(rounds):
+        for name in seconds:
+            in_turn = patch.object(extraction, "reading_ahead", lambda clip, *_: nullcontext(clip))
+            with in_turn if name == "in turn" else nullcontext():
+                began_s = time.perf_counter()
+                given[name] = [crop.encoded for crop in extractor.extract(source).crops]
+                seconds[name].append(time.perf_counter() - began_s)
+    n_crops = len(given["ahead"])
+    same = given["in turn"] == given["ahead"] and n_crops > 0
+    pairs = zip(seconds["in turn"], seconds["ahead"], strict=True)
+    ratio = statistics.median(one / other for one, other in pairs)
+    told = f"the same {n_crops}" if same else "OTHER"
+    print(f"decoding ahead of the search of {n_wanted} frames: x{ratio:.2f}, {told} crops")
+    return same
+
+
 def compare_hardware(path: Path, device: str, rounds: int) -> None:
     """Wall and processor time of decoding all frames, and how far the pixels are apart."""
     try:
@@ -354,6 +389,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 equal &= check_equality(path, n_wanted)
                 measure(path, n_wanted, max(5, options.rounds))
+        if options.hardware is None:
+            path = Path(folder) / "people.mp4"
+            make_clip(path, 250, width, height, n_people=2)
+            for n_wanted in (N_FRAMES // 30, N_FRAMES // 6, N_FRAMES // 3):
+                equal &= compare_ahead(path, n_wanted, 3)
     return 0 if equal else 1
 
 
