@@ -21,9 +21,8 @@ import logging
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -40,9 +39,14 @@ from deepfake.dataset.crop_index import (
     tar_of,
 )
 from deepfake.dataset.manifest import JOB_FILE, STORE, TABLES, is_crop_folder, read_job
-from deepfake.errors import JobError, MediaError, UsageError
+from deepfake.errors import MediaError, UsageError
 from deepfake.jobs.folder import SEAL_FILE, SHARDS_FOLDER, hash_file, read_seal
-from deepfake.jobs.mirroring import copy_changed, copy_object_to
+from deepfake.jobs.mirroring import (
+    copy_changed,
+    copy_object_to,
+    name_mirror,
+    store_must_answer,
+)
 from deepfake.storage import alone, no_space_is_an_error, write_atomic
 from deepfake.stores.address import Address, is_url
 from deepfake.stores.objects import (
@@ -85,7 +89,7 @@ def open_crops(
     if cache is None:
         return Path(root)
     address = Address.parse(root.rstrip("/"))
-    with _failing(address):
+    with store_must_answer():
         mirror = _open(address, Path(cache), int(cache_gb * 1e9), in_order)
     _MIRRORS[str(address)] = mirror
     return mirror.root
@@ -126,7 +130,7 @@ def peek_job(root: str, cache: str | Path | None, cache_gb: float = CACHE_GB) ->
     if not is_url(root):
         return read_job(Path(root))
     address = Address.parse(root.rstrip("/"))
-    with _failing(address), tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
+    with store_must_answer(), tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
         copy_object_to(Path(folder), address, JOB_FILE)
         return read_job(Path(folder))
 
@@ -152,7 +156,7 @@ def is_stored(name: str) -> bool:
     address = Address.parse(name.rstrip("/"))
     if address.is_web:  # has no folders
         return False
-    with _failing(address):
+    with store_must_answer():
         return look(address.below(JOB_FILE)) is not None
 
 
@@ -195,7 +199,7 @@ class CropMirror:
             data = None
         if data is None:
             name, offset = (tar_of(crop), place.offset) if pack.is_tar else (crop, 0)
-            with _failing(self.address.below(name)):
+            with store_must_answer():
                 data = read_part(self.address.below(name), offset, place.n_bytes)
             if _hash(data) != place.sha256:
                 raise OSError("it is not as it was written: its checksum is another")
@@ -210,7 +214,7 @@ class CropMirror:
         path = self.root / name
         if hash_file(path) == sha256:
             return
-        with alone(path.parent), _failing(self.address.below(name)):
+        with alone(path.parent), store_must_answer():
             if hash_file(path) != sha256:  # nobody else has copied it meanwhile
                 copy_object_to(self.root, self.address, name)
 
@@ -219,7 +223,7 @@ class CropMirror:
             return False
         copy = partial(self._copy_tar if pack.is_tar else self._copy_crops, shard, pack)
         try:
-            with _failing(self.address.below(shard)):
+            with store_must_answer():
                 return self._cache.fetch(pack.name, pack.n_bytes, copy)
         except _WrongContentError as error:
             # Those of its crops that are whole can be read: each has a checksum of its own.
@@ -277,17 +281,6 @@ class _WrongContentError(Exception):
     """What came is not what was written."""
 
 
-@contextmanager
-def _failing(address: Address) -> Iterator[None]:
-    """What a store does not give is no fault of a crop."""
-    try:
-        yield
-    except MediaError as error:
-        raise JobError(
-            f"{error.path} cannot be read ({error.detail}); run the same command again"
-        ) from error
-
-
 def _hash(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
@@ -297,10 +290,11 @@ def _open(address: Address, cache: Path, limit: int, in_order: bool) -> CropMirr
         from deepfake.dataset.object_cache import ObjectCache
     except ImportError as error:
         raise UsageError("this system has no file locks (fcntl), which --cache needs") from error
-    root = cache / f"{address.name or address.host}-{_hash(str(address).encode()).hex()[:12]}"
+    root = cache / name_mirror(address)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        copies = ObjectCache(cache / _COPIES_FOLDER, limit, in_order)
+        with no_space_is_an_error(cache):
+            copies = ObjectCache(cache / _COPIES_FOLDER, limit, in_order)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"--cache {cache}: {error.filename} is a file") from error
     with alone(root), no_space_is_an_error(root):

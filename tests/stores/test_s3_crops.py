@@ -105,7 +105,8 @@ def cached(cache: Path, folder: Path, share: float = 2.0) -> list[str]:
 
 
 def copies_in(cache: Path) -> list[str]:
-    return sorted(path.name for path in (cache / "shards").iterdir() if path.name != ".lock")
+    names = {path.name for path in (cache / "shards").iterdir()}
+    return sorted(names - {".lock", ".bytes"})
 
 
 @pytest.mark.parametrize(
