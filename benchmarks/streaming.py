@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,6 +97,11 @@ def wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
             time.sleep(0.1)
 
 
+def make_reader(store: CropStore, names: Sequence[str]) -> Callable[[int], bytes]:
+    """Reads a crop by its number."""
+    return lambda number: store.read(names[number])
+
+
 def compare(kind: StoreKind, root: Path, address: Address, folder: Path, n_rounds: int) -> None:
     """The lines of one kind of folder."""
     names = [row.crop for row in read_manifest(root).rows]
@@ -105,18 +110,18 @@ def compare(kind: StoreKind, root: Path, address: Address, folder: Path, n_round
     opened_s: dict[str, list[float]] = {"first": [], "again": []}
     for number in range(n_rounds):
         order = random.Random(number).sample(range(len(names)), len(names))
-        rates["disk"].append(measure(lambda n: disk.read(names[n]), order))
+        rates["disk"].append(measure(make_reader(disk, names), order))
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             for epoch in ("first", "again"):
                 began_s = time.perf_counter()
                 store = CropStore(open_crops(str(address), cache, _AMPLE_GB), names)
                 opened_s[epoch].append(time.perf_counter() - began_s)
-                rates[epoch].append(measure(lambda n, s=store: s.read(names[n]), order))
+                rates[epoch].append(measure(make_reader(store, names), order))
             if any(store.read(name) != disk.read(name) for name in names):
                 raise SystemExit(f"not equal: a crop of {address} has other bytes")
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             store = CropStore(open_crops(str(address), cache, _NO_ROOM_GB), names)
-            rates["alone"].append(measure(lambda n, s=store: s.read(names[n]), order[:_N_ALONE]))
+            rates["alone"].append(measure(make_reader(store, names), order[:_N_ALONE]))
     there = [seen.size or 0 for _, seen in objects.list_folder(address)]
     medians = {name: statistics.median(found) for name, found in rates.items()}
     ratios = sorted(a / b for a, b in zip(rates["again"], rates["disk"], strict=True))
