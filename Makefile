@@ -24,7 +24,7 @@ test: .venv/installed
 slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
 
-# All that needs a GPU, in about ten minutes; writes gpu.json.
+# All that needs a GPU, in about ten minutes; writes gpu.json and gpu.md.
 gpu: .venv/installed
 	$(BIN)/python benchmarks/gpu.py
 

@@ -1,12 +1,12 @@
-"""Everything that needs a GPU, in about ten minutes, as one JSON file.
+"""Everything that needs a GPU, in about ten minutes, as one JSON file and one page.
 
     python benchmarks/gpu.py [--output gpu.json] [--parts tests train_step ...] [--dry-run]
 
-Runs ``pytest -m gpu`` and the GPU rows of the benchmarks. Each part has its own time limit and its
-own process group, which is killed at the limit; what it printed until then is kept. The file is
-written anew after each part, so that a machine that goes away leaves what was done. Needs no
-network and no photos. ``--dry-run`` runs every part in small on a CPU: it shows that all of it
-would run, and measures nothing.
+The page, ``gpu.md`` for ``gpu.json``, is the same to read. Runs ``pytest -m gpu`` and the GPU rows
+of the benchmarks. Each part has its own time limit and its own process group, which is killed at
+the limit; what it printed until then is kept. Both files are written anew after each part, so that
+a machine that goes away leaves what was done. Needs no network and no photos. ``--dry-run`` runs
+every part in small on a CPU: it shows that all of it would run, and measures nothing.
 """
 
 from __future__ import annotations
@@ -57,6 +57,11 @@ PARTS = {
         dry="benchmarks/devices.py --side 160 --photos 16 --frames 4 --workers 0",
         limit_s=60,
     ),
+    "video": Part(
+        command="benchmarks/video.py --hardware cuda --rounds 3",
+        dry="benchmarks/video.py --hardware cuda --rounds 1 --size 64x64",
+        limit_s=60,
+    ),
     "loader": Part(
         command="benchmarks/loader.py --workers 0 4 --rounds 2",
         dry="benchmarks/loader.py --sizes 64 --workers 0 --rounds 1 --crops 4 --batch-size 2",
@@ -90,11 +95,33 @@ def main(arguments: list[str] | None = None) -> int:
         part = PARTS[name]
         results[name] = run_part((part.dry if dry else part.command).split(), part.limit_s, dry)
         write_atomic(options.output, json.dumps(head | {"parts": results}, indent=1) + "\n")
-        result = results[name]
-        end = "stopped at its limit" if result["timed_out"] else f"exit code {result['rc']}"
-        print(f"{name}: {end} after {result['seconds']:.0f} s", flush=True)
-    print(f"written to {options.output}")
+        write_atomic(options.output.with_suffix(".md"), describe(head, results))
+        print(f"{name}: {describe_end(results[name])}", flush=True)
+    print(f"written to {options.output} and {options.output.with_suffix('.md')}")
     return int(any(results[name]["rc"] != 0 for name in options.parts))
+
+
+def describe(head: dict[str, Any], results: dict[str, dict[str, Any]]) -> str:
+    """The page: the machine, and what each part printed."""
+    title = "# Tried in small on a CPU: no figures" if head["dry_run"] else "# Figures of a GPU"
+    lines = [title, ""]
+    for facts in (head["device"], head["versions"]):
+        lines += [", ".join(f"{name} {value}" for name, value in facts.items()) + ".", ""]
+    for name, result in results.items():
+        lines += [f"## {name}", ""]
+        if "not_run" in result:
+            lines += [f"Not run: {result['not_run']}.", ""]
+            continue
+        said = result["output"] + (result["errors"] if result["rc"] else [])
+        lines += [f"`{' '.join(result['command'])}`: {describe_end(result)}.", ""]
+        lines += ["```text", *said, "```", ""]
+    return "\n".join(lines)
+
+
+def describe_end(result: dict[str, Any]) -> str:
+    """How a part came to its end, and when."""
+    end = "stopped at its limit" if result["timed_out"] else f"exit code {result['rc']}"
+    return f"{end} after {result['seconds']:.0f} s"
 
 
 def describe_device(dry: bool) -> dict[str, Any]:

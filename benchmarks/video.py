@@ -7,8 +7,12 @@ pixels as decoding everything, or the run fails. torchcodec takes part where it 
 finds an FFmpeg; it converts colours by another path, so that its pixels are not compared.
 ``--odd`` asks both for six frames of each video of a folder (rare containers and codecs, no
 duration, variable rate, damage), and says of which files they are the frames that were asked for.
+At the end, the search for faces in a clip with two drawn people, with and without decoding ahead,
+in wall time, on a second core where there is one; gated on the same crops. ``--hardware cuda``
+sets PyAV's decoding on a GPU beside its decoding on one thread, all frames.
 
     python benchmarks/video.py [--rounds 7] [--size 1920x1080] [--frames 1 10 100] [--odd FOLDER]
+        [--hardware DEVICE]
 """
 
 from __future__ import annotations
@@ -19,18 +23,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
+from unittest.mock import patch
 
 import av
 import cv2
 import numpy as np
+import torch
+from av.codec.hwaccel import HWAccel
 from numpy.typing import NDArray
 
+from deepfake.demo.portraits import draw_portrait
 from deepfake.errors import MediaError
+from deepfake.faces import extraction
+from deepfake.faces.extraction import FaceExtractor
 from deepfake.media.discovery import VIDEO_SUFFIXES, discover
 from deepfake.media.video import open_video
-from deepfake.records import Sampling
+from deepfake.records import CropSpec, Sampling, Source
 
 N_FRAMES = 300
 GOPS = (12, 250)
@@ -38,8 +49,9 @@ GOPS = (12, 250)
 Images = list[NDArray[np.uint8]]
 
 
-def make_clip(path: Path, gop: int, width: int, height: int) -> None:
+def make_clip(path: Path, gop: int, width: int, height: int, n_people: int = 0) -> None:
     """Pan over a textured plane with some grain, so that the decoder has work as in real life."""
+    people = [draw_portrait(identity, 0, size=height // 2) for identity in range(n_people)]
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (height // 8 + 80, width // 8 + 80, 3), dtype=np.uint8)
     plane = cv2.resize(coarse, None, fx=8, fy=8, interpolation=cv2.INTER_CUBIC)
@@ -58,6 +70,9 @@ def make_clip(path: Path, gop: int, width: int, height: int) -> None:
         for index in range(N_FRAMES):
             window = plane[index : index + height, 2 * index : 2 * index + width]
             image = (window // 2 + 60 + grain[index % 8]).astype(np.uint8)
+            for person, portrait in enumerate(people):
+                side, left = len(portrait), person * width // n_people
+                image[height // 4 : height // 4 + side, left : left + side] = portrait
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = index
             container.mux(stream.encode(frame))
@@ -126,6 +141,19 @@ def pyav_sequential(path: Path, n_wanted: int) -> Images:
             if len(images) == n_wanted:
                 break
     return images
+
+
+def decode_all(path: Path, device: str | None) -> Images:
+    """PyAV, every frame to RGB, on a thread or on a device that decodes for it.
+
+    Raises:
+        OSError: The device is not there.
+        RuntimeError: It does not decode this stream.
+    """
+    hardware = None if device is None else HWAccel(device, allow_software_fallback=False)
+    with av.open(str(path), hwaccel=hardware) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        return [_pyav_rgb(frame) for frame in container.decode(video=0)]
 
 
 def pyav_seek(path: Path, n_wanted: int) -> Images:
@@ -277,6 +305,59 @@ def measure(path: Path, n_wanted: int, rounds: int) -> None:
     print(f"  exact against the best simple way ({best}): x{ratio:.2f}")
 
 
+def compare_ahead(path: Path, n_wanted: int, rounds: int) -> bool:
+    """Wall time of one clip to crops, decoding and searching in turn and side by side."""
+    torch.set_num_threads(1)
+    extractor = FaceExtractor(CropSpec(), sampling=Sampling(frames=n_wanted))
+    source = Source("clip", path, path.name)
+    seconds: dict[str, list[float]] = {"in turn": [], "ahead": []}
+    given = {}
+    for _ in range(rounds):
+        for name in seconds:
+            in_turn = patch.object(extraction, "reading_ahead", lambda clip, *_: nullcontext(clip))
+            with in_turn if name == "in turn" else nullcontext():
+                began_s = time.perf_counter()
+                given[name] = [crop.encoded for crop in extractor.extract(source).crops]
+                seconds[name].append(time.perf_counter() - began_s)
+    n_crops = len(given["ahead"])
+    same = given["in turn"] == given["ahead"] and n_crops > 0
+    pairs = zip(seconds["in turn"], seconds["ahead"], strict=True)
+    ratio = statistics.median(one / other for one, other in pairs)
+    told = f"the same {n_crops}" if same else "OTHER"
+    print(f"decoding ahead of the search of {n_wanted} frames: x{ratio:.2f}, {told} crops")
+    return same
+
+
+def compare_hardware(path: Path, device: str, rounds: int) -> None:
+    """Wall and processor time of decoding all frames, and how far the pixels are apart."""
+    try:
+        found = decode_all(path, device)
+    except (OSError, RuntimeError) as error:
+        print(f"  {device}: does not decode here: {type(error).__name__}: {error}")
+        return
+    expected = decode_all(path, None)
+    # int16: the difference of two bytes has a sign.
+    apart = max(
+        int(np.abs(one.astype(np.int16) - other).max())
+        for one, other in zip(found, expected, strict=True)
+    )
+    del found, expected
+    wall_s: dict[str | None, list[float]] = {None: [], device: []}
+    processor_s: dict[str | None, list[float]] = {None: [], device: []}
+    for _ in range(rounds):
+        for name in wall_s:
+            began_s, began_processor_s = time.perf_counter(), time.process_time()
+            decode_all(path, name)
+            wall_s[name].append(time.perf_counter() - began_s)
+            processor_s[name].append(time.process_time() - began_processor_s)
+    ratios = []
+    for kind, seconds in (("wall", wall_s), ("processor", processor_s)):
+        pairs = zip(seconds[None], seconds[device], strict=True)
+        ratios.append(f"{kind} x{statistics.median(a / b for a, b in pairs):.2f}")
+    print(f"  {device} against one thread, {N_FRAMES} frames: {', '.join(ratios)}", end="")
+    print(f"; pixels differ by at most {apart} of 255")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the clips, compare pixels, then measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -284,6 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", default="1920x1080", help="width x height")
     parser.add_argument("--frames", type=int, nargs="+", default=[10], help="frames wanted")
     parser.add_argument("--odd", type=Path, help="compare the videos of this folder instead")
+    parser.add_argument("--hardware", metavar="DEVICE", help="compare decoding on it instead")
     options = parser.parse_args(arguments)
     if options.odd is not None:
         compare_odd(options.odd)
@@ -296,6 +378,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = Path(folder) / f"gop{gop}.mp4"
             make_clip(path, gop, width, height)
             megabytes = path.stat().st_size / 1e6
+            if options.hardware is not None:
+                print(f"{options.size}, keyframe every {gop}, {megabytes:.1f} MB")
+                compare_hardware(path, options.hardware, options.rounds)
+                continue
             for n_wanted in options.frames:
                 print(
                     f"{options.size}, {n_wanted} of {N_FRAMES} frames, keyframe every {gop}, "
@@ -303,6 +389,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 equal &= check_equality(path, n_wanted)
                 measure(path, n_wanted, max(5, options.rounds))
+        if options.hardware is None:
+            path = Path(folder) / "people.mp4"
+            make_clip(path, 250, width, height, n_people=2)
+            for n_wanted in (N_FRAMES // 30, N_FRAMES // 6, N_FRAMES // 3):
+                equal &= compare_ahead(path, n_wanted, 3)
     return 0 if equal else 1
 
 

@@ -46,7 +46,7 @@ def score_files(
     options = EvaluationOptions(split=split, n_resamples=0)
     evaluation = run_evaluation(detector, [data], None, options, EmbedOptions(quiet=False))
     rows = file_rows(evaluation.sets[0])
-    return rows.labels, rows.p_fake, rows.groups
+    return rows.labels, rows.p_fake, rows.groups.texts[rows.groups.numbers]
 
 
 def time_forward(detectors: Sequence[Checkpoint]) -> list[float]:

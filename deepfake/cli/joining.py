@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from deepfake.cli.command import Parser, answer_code, run
 from deepfake.cli.options import add_strict_option
 from deepfake.cli.score_tables import (
+    JOB_SUFFIX,
     add_table_options,
     choose_paths,
     job_folder,
@@ -22,7 +23,7 @@ from deepfake.cli.score_tables import (
     write_tables,
     write_with_uploads,
 )
-from deepfake.cli.uploads import add_job_option
+from deepfake.cli.uploads import add_job_option, place
 from deepfake.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,14 +39,22 @@ def merge(argv: Sequence[str] | None = None) -> int:
         "finished, and of the same job. They are only read. Killed at any instant, run it again.",
         epilog="""\
 A part of crop is its folder; a part of predict is its table, beside which lies the .job folder
-that everything is merged from; it may be removed afterwards.
+that everything is merged from; it may be removed afterwards. Parts in a store are copied into the
+folder of --job first; what has not changed is copied once.
 
 examples:
   deepfake merge parts/*/ --output crops/
   deepfake merge parts/*.csv --output scores.csv --faces faces.csv
+  deepfake merge s3://bucket/parts/{1..64} --output s3://bucket/crops --job work/
 """,
     )
-    parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="of all machines")
+    parser.add_argument(
+        "parts",
+        nargs="+",
+        type=place,
+        metavar="PART",
+        help="of all machines, also in a store (s3://bucket/part, with --job)",
+    )
     parser.add_argument(
         "--output",
         help="crop folder, or table to write as of predict; without it the first bare word",
@@ -54,20 +63,46 @@ examples:
     add_strict_option(parser)
     add_job_option(parser)
     return run(
-        lambda: write_with_uploads(_merge, _name_output(parser.parse_args(argv))),
-        "run the same command again to go on",
+        lambda: _merge_anywhere(parser.parse_args(argv)), "run the same command again to go on"
     )
 
 
-def _name_output(options: argparse.Namespace) -> argparse.Namespace:
+def _merge_anywhere(options: argparse.Namespace) -> int:
     if options.output is None:
         options.output = str(options.parts.pop(0))
-    return options
+    if not options.parts:
+        raise UsageError("name the parts to put together, and the --output to write")
+    stored = [part for part in options.parts if isinstance(part, str)]
+    if stored and options.job is None:
+        raise UsageError(
+            f"{stored[0]} lies in a store: name a folder of this disk with --job, into which "
+            "parts are copied before they are put together"
+        )
+    return write_with_uploads(_merge, options, fetches=bool(stored))
+
+
+def _fetch(part: str, job: Path) -> Path:
+    """A part that lies in a store as one of this disk."""
+    from deepfake.jobs.mirroring import copy_job, name_mirror
+    from deepfake.stores.address import Address
+
+    address = Address.parse(part.rstrip("/"))
+    if address.is_web:
+        raise UsageError(f"{address}: a web server has no folders; copy the parts to a disk")
+    copy = job / f"part-{name_mirror(address)}"
+    beside = Address.parse(f"{address.url}{JOB_SUFFIX}")
+    if not copy_job(address, copy) and not copy_job(beside, job_folder(copy)):
+        raise UsageError(
+            f"{address}: no part of a job lies there, or its upload has not come to its end; name "
+            "the output of every part"
+        )
+    return copy
 
 
 def _merge(options: argparse.Namespace) -> int:
-    if not options.parts:
-        raise UsageError("name the parts to put together, and the --output to write")
+    options.parts = [
+        _fetch(part, options.job) if isinstance(part, str) else part for part in options.parts
+    ]
     for path in options.parts:
         if not path.exists() and not job_folder(path).exists():
             raise UsageError(f"{path}: no such folder or file; name the output of every part")

@@ -256,11 +256,6 @@ def _refuse_for_a_part(options: argparse.Namespace, part: JobPart | None) -> Non
         return
     if is_streamed(options):
         raise UsageError("--shard needs a file as --output: deepfake merge looks for it")
-    if options.job is not None:
-        raise UsageError(
-            "--shard makes a part, which deepfake merge reads from a disk with its job: name a "
-            "file of a disk as --output, and an address as the one of deepfake merge"
-        )
     if options.submission is not None:
         raise UsageError("--submission is filled from all parts: give it to deepfake merge")
     if options.report is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from deepfake.inference.submission import Sample
     from deepfake.records import Result
 
-_JOB_SUFFIX = ".job"
+JOB_SUFFIX = ".job"
 _SUBMISSION_FILE = "submission.csv"
 _LEVELS: dict[str, Level] = {"faces": "face", "output": "file"}
 """What the tables of an option have a row for."""
@@ -32,7 +32,7 @@ _LEVELS: dict[str, Level] = {"faces": "face", "output": "file"}
 
 def job_folder(output: Path) -> Path:
     """Where the job of a table lies."""
-    return output.with_name(f"{output.name}{_JOB_SUFFIX}")
+    return output.with_name(f"{output.name}{JOB_SUFFIX}")
 
 
 @contextmanager
@@ -96,13 +96,20 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 
 def write_with_uploads(
-    work: Callable[[argparse.Namespace], int], options: argparse.Namespace, *more: str
+    work: Callable[[argparse.Namespace], int],
+    options: argparse.Namespace,
+    *more: str,
+    fetches: bool = False,
 ) -> int:
     """``with_uploads`` of all tables; ``more`` are options that name other outputs."""
     is_beside = options.submission is not None and options.submission_output is None
     if is_beside and options.output is not None and is_url(options.output):
         options.submission_output = f"{options.output.rpartition('/')[0]}/{_SUBMISSION_FILE}"
-    return with_uploads(work, options, "output", "faces", "submission_output", *more)
+    names = ["output", "faces", "submission_output", *more]
+    if getattr(options, "shard", None) is not None and is_url(options.output or ""):
+        options.output_job = f"{options.output}{JOB_SUFFIX}"  # deepfake merge reads it
+        names.append("output_job")
+    return with_uploads(work, options, *names, fetches=fetches)
 
 
 def choose_paths(options: argparse.Namespace, report: Path | None = None) -> dict[str, Path]:

@@ -43,6 +43,7 @@ def with_uploads(
     *names: str,
     anew: bool = False,
     leads: bool = True,
+    fetches: bool = False,
 ) -> int:
     """Do the work of a command, and upload what it made for a store.
 
@@ -53,20 +54,23 @@ def with_uploads(
         names: Of the options that name outputs.
         anew: The work is done from the start each time, and replaces what it left in ``--job``.
         leads: Whether this is the process, of several that do the work together, that uploads.
+        fetches: Whether the work copies inputs into ``--job``, so that it wants one for that alone.
 
     Raises:
         UsageError: If there is no such folder, or somebody else's object would be replaced.
         JobError: If an output cannot be uploaded.
     """
-    targets = _find_targets(options, names)
+    targets = _find_targets(options, names, fetches)
     options.publish = None
     for name, target in targets.items():
         setattr(options, name, options.job / target.name)
-    if not targets or not leads:
+    if not leads or not (targets or fetches):
         return work(options)
     from deepfake.storage import exclusive, no_space_is_an_error
 
     job: Path = options.job
+    if job.exists() and not job.is_dir():
+        raise UsageError(f"--job {job} is a file; name a folder, or one that is to be made")
     with no_space_is_an_error(job):
         job.mkdir(parents=True, exist_ok=True)
         with exclusive(job):
@@ -84,7 +88,9 @@ def with_uploads(
     return code
 
 
-def _find_targets(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Address]:
+def _find_targets(
+    options: argparse.Namespace, names: Sequence[str], fetches: bool
+) -> dict[str, Address]:
     """Outputs in a store, by the options that name them."""
     targets = {}
     for name in names:
@@ -93,7 +99,7 @@ def _find_targets(options: argparse.Namespace, names: Sequence[str]) -> dict[str
             targets[name] = Address.parse(value.rstrip("/"))
     if targets:
         _check_targets(targets, options.job)
-    elif options.job is not None:
+    elif options.job is not None and not fetches:
         raise UsageError(
             "--job is where outputs for a store are made, and none is named: --"
             f"{names[0]} s3://BUCKET/NAME"
@@ -111,8 +117,6 @@ def _check_targets(targets: dict[str, Address], job: Path | None) -> None:
                 f"--{name} {target} lies in a store: name a folder of this disk with --job, where "
                 "it is made before it is uploaded"
             )
-        if job.exists() and not job.is_dir():
-            raise UsageError(f"--job {job} is a file; name a folder, or one that is to be made")
     if len({target.name for target in targets.values()}) < len(targets):
         raise UsageError("two outputs have the same name; every one needs its own")
 
@@ -144,13 +148,12 @@ class _Claims:
         """
         from deepfake.stores.objects import look
 
-        for name, target in targets.items():
+        for target in targets.values():
             found = None if str(target) in self._names else look(target)
             if found is not None and (found.is_folder or not overwrite):
                 advice = "" if found.is_folder else " or pass --overwrite"
                 raise UsageError(
-                    f"--{name} {target} exists, and {self._job} has not made it; name another "
-                    f"one{advice}"
+                    f"{target} exists, and {self._job} has not made it; name another one{advice}"
                 )
         for target in targets.values():
             self.note(target, self.names_below(target))
@@ -202,7 +205,7 @@ def _publish(folder: Path, target: Address, claims: _Claims, names: Sequence[str
 
 def _list_files(folder: Path) -> list[str]:
     """What lies in the folder of a job, its seal last: who sees that sees all of it."""
-    from deepfake.jobs.folder import JOB_FILE
+    from deepfake.jobs.folder import JOB_FILE, OUTPUTS_FILE, TIMES_FILE
     from deepfake.storage import LOCK_NAMES, TEMPORARY_PREFIX
 
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
@@ -210,6 +213,7 @@ def _list_files(folder: Path) -> list[str]:
         path.as_posix()
         for path in found
         if path.name not in LOCK_NAMES
+        and path.as_posix() not in (OUTPUTS_FILE, TIMES_FILE)
         and not any(part.startswith(TEMPORARY_PREFIX) for part in path.parts)
     ]
     return sorted(names, key=lambda name: (name == JOB_FILE, "/" not in name, name))

@@ -152,6 +152,10 @@ class PackedRows(Sequence[Row], Generic[Row]):
             some = slice(start, start + _CHUNK)
             yield from column.take(some if self._places is None else self._places[some])
 
+    def words(self, name: str) -> Words:
+        """The texts of a shared column, as numbers."""
+        return Words.of((self.kept(name), self._columns[name].words))
+
     def texts(self, name: str) -> NDArray[Any]:
         """The texts of a column, ``(N,)`` of numpy's variable width."""
         column, kept = self._columns[name], self.kept(name)
@@ -161,6 +165,50 @@ class PackedRows(Sequence[Row], Generic[Row]):
         words = np.array([*column.words, ""], TEXTS)
         texts: NDArray[Any] = words[kept]
         return texts
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Texts of which many rows share each, in four bytes a row.
+
+    Args:
+        numbers: ``(N,)`` int32; equal ones are equal texts, and a lower one sorts before.
+        texts: The texts by number, sorted; not all of them need to occur.
+    """
+
+    numbers: NDArray[np.int32]
+    texts: NDArray[Any]
+
+    @classmethod
+    def of(cls, *parts: tuple[NDArray[np.integer[Any]], Sequence[str] | NDArray[Any]]) -> Words:
+        """Rows that are numbers of texts, one part after the other; equal texts become one."""
+        numbers, texts = number_texts(*(np.asarray(words, TEXTS) for _, words in parts))
+        rows = [new.astype(np.int32)[old] for (old, _), new in zip(parts, numbers, strict=True)]
+        return cls(np.concatenate(rows), texts)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, rows: NDArray[Any]) -> Words:
+        """Those of some rows."""
+        return Words(self.numbers[rows], self.texts)
+
+    def are(self, text: str) -> NDArray[np.bool_]:
+        """Which rows have a text, ``(N,)``."""
+        found = np.flatnonzero(self.texts == text)
+        mask: NDArray[np.bool_] = self.numbers == (found[0] if len(found) else -1)
+        return mask
+
+    def list_used(self) -> list[str]:
+        """The texts that occur, in order of their first rows."""
+        numbers, first = np.unique(self.numbers, return_index=True)
+        texts: list[str] = self.texts[numbers[np.argsort(first)]].tolist()
+        return texts
+
+    def is_same(self, other: Words) -> bool:
+        """Whether all rows have the same texts."""
+        (own, others), _ = number_texts(self.texts, other.texts)
+        return bool(np.array_equal(own[self.numbers], others[other.numbers]))
 
 
 def number_texts(*columns: NDArray[Any]) -> tuple[list[Codes], NDArray[Any]]:
@@ -178,17 +226,18 @@ def number_texts(*columns: NDArray[Any]) -> tuple[list[Codes], NDArray[Any]]:
         >>> numbers.tolist(), texts.tolist()
         ([1, 0, 1], ['a', 'b'])
     """
-    texts = np.concatenate(columns)
+    texts = columns[0] if len(columns) == 1 else np.concatenate(columns)
     # Stable, and so not np.unique: where numpy's quicksort of such texts falls back on a heap sort,
     # it reads beyond their end and kills the process (2.4).
     order = np.argsort(texts, kind="stable")
-    ordered = texts[order]
     is_first = np.ones(len(texts), np.bool_)
-    is_first[1:] = ordered[1:] != ordered[:-1]
+    for start in range(1, len(texts), _CHUNK):  # some at a time: these are copies of texts
+        some = texts[order[start - 1 : start + _CHUNK]]
+        is_first[start : start + _CHUNK] = some[1:] != some[:-1]
     numbers = np.empty(len(texts), np.int64)
     numbers[order] = np.cumsum(is_first) - 1
     ends = np.cumsum([len(column) for column in columns])[:-1]
-    return np.split(numbers, ends), ordered[is_first]
+    return np.split(numbers, ends), texts[order[is_first]]
 
 
 class _Packer:
@@ -211,4 +260,15 @@ class _Packer:
         empty = np.empty(0, self._kind.dtype)
         values = np.concatenate(self._parts) if self._parts else empty
         self._parts.clear()
-        return Column(self._kind, values, tuple(self._numbers))
+        return Column(self._kind, _narrow(values), tuple(self._numbers))
+
+
+def _narrow(values: NDArray[Any]) -> NDArray[Any]:
+    """Integers in as few bytes as they need; anything else as it is."""
+    if values.dtype.kind != "i" or not len(values):
+        return values
+    low, high = values.min(), values.max()
+    for dtype in (np.int8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return values.astype(dtype, copy=False)
+    return values

@@ -21,9 +21,8 @@ import logging
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -40,9 +39,14 @@ from deepfake.dataset.crop_index import (
     tar_of,
 )
 from deepfake.dataset.manifest import JOB_FILE, STORE, TABLES, is_crop_folder, read_job
-from deepfake.errors import JobError, MediaError, UsageError
+from deepfake.errors import MediaError, UsageError
 from deepfake.jobs.folder import SEAL_FILE, SHARDS_FOLDER, hash_file, read_seal
-from deepfake.jobs.mirroring import copy_changed, copy_object_to
+from deepfake.jobs.mirroring import (
+    copy_changed,
+    copy_object_to,
+    name_mirror,
+    store_must_answer,
+)
 from deepfake.storage import alone, no_space_is_an_error, write_atomic
 from deepfake.stores.address import Address, is_url
 from deepfake.stores.objects import (
@@ -85,8 +89,8 @@ def open_crops(
     if cache is None:
         return Path(root)
     address = Address.parse(root.rstrip("/"))
-    with _failing(address):
-        mirror = _open(address, Path(cache), int(cache_gb * 1e9), in_order)
+    with store_must_answer():
+        mirror = _open(address, Opening(root, Path(cache), cache_gb, in_order))
     _MIRRORS[str(address)] = mirror
     return mirror.root
 
@@ -126,7 +130,7 @@ def peek_job(root: str, cache: str | Path | None, cache_gb: float = CACHE_GB) ->
     if not is_url(root):
         return read_job(Path(root))
     address = Address.parse(root.rstrip("/"))
-    with _failing(address), tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
+    with store_must_answer(), tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
         copy_object_to(Path(folder), address, JOB_FILE)
         return read_job(Path(folder))
 
@@ -147,13 +151,27 @@ def find_mirror(root: Path) -> CropMirror | None:
     return next((mirror for mirror in _MIRRORS.values() if mirror.root == root), None)
 
 
+def list_mirrors() -> list[CropMirror]:
+    """What reads the crop folders in stores that this process has opened."""
+    return [*_MIRRORS.values()]
+
+
 def is_stored(name: str) -> bool:
     """Whether an address is that of a crop folder; the store is asked."""
     address = Address.parse(name.rstrip("/"))
     if address.is_web:  # has no folders
         return False
-    with _failing(address):
+    with store_must_answer():
         return look(address.below(JOB_FILE)) is not None
+
+
+class Opening(NamedTuple):
+    """What ``open_crops`` was given."""
+
+    root: str
+    cache: Path
+    cache_gb: float
+    in_order: bool
 
 
 class CropMirror:
@@ -164,13 +182,19 @@ class CropMirror:
         address: Of the folder.
         cache: Has the copies.
         packs: The crops of each shard, by the shard.
+        opening: How it was opened.
     """
 
     def __init__(
-        self, root: Path, address: Address, cache: ObjectCache, packs: Mapping[str, _Pack]
+        self,
+        root: Path,
+        address: Address,
+        cache: ObjectCache,
+        packs: Mapping[str, Pack],
+        opening: Opening,
     ) -> None:
-        self.root, self.address = root, address
-        self._cache, self._packs = cache, packs
+        self.root, self.address, self.packs, self.opening = root, address, packs, opening
+        self._cache = cache
         self._wrong: set[str] = set()
 
     def read(self, crop: str, place: Place) -> bytes:
@@ -181,7 +205,7 @@ class CropMirror:
             JobError: If the store does not give it.
         """
         shard = shard_of(crop)
-        pack = self._packs.get(shard)
+        pack = self.packs.get(shard)
         if pack is None:
             raise OSError(f"there is no {self.address.below(tar_of(crop))}")
         end = place.offset + place.n_bytes
@@ -195,7 +219,7 @@ class CropMirror:
             data = None
         if data is None:
             name, offset = (tar_of(crop), place.offset) if pack.is_tar else (crop, 0)
-            with _failing(self.address.below(name)):
+            with store_must_answer():
                 data = read_part(self.address.below(name), offset, place.n_bytes)
             if _hash(data) != place.sha256:
                 raise OSError("it is not as it was written: its checksum is another")
@@ -210,16 +234,16 @@ class CropMirror:
         path = self.root / name
         if hash_file(path) == sha256:
             return
-        with alone(path.parent), _failing(self.address.below(name)):
+        with alone(path.parent), store_must_answer():
             if hash_file(path) != sha256:  # nobody else has copied it meanwhile
                 copy_object_to(self.root, self.address, name)
 
-    def _fetch(self, shard: str, pack: _Pack) -> bool:
+    def _fetch(self, shard: str, pack: Pack) -> bool:
         if shard in self._wrong:
             return False
         copy = partial(self._copy_tar if pack.is_tar else self._copy_crops, shard, pack)
         try:
-            with _failing(self.address.below(shard)):
+            with store_must_answer():
                 return self._cache.fetch(pack.name, pack.n_bytes, copy)
         except _WrongContentError as error:
             # Those of its crops that are whole can be read: each has a checksum of its own.
@@ -227,7 +251,7 @@ class CropMirror:
             self._wrong.add(shard)
             return False
 
-    def _copy_tar(self, shard: str, pack: _Pack, file: BinaryIO) -> None:
+    def _copy_tar(self, shard: str, pack: Pack, file: BinaryIO) -> None:
         address = self.address.below(f"{shard}/{TAR_FILE}")
         seen = look(address)
         if seen is None:
@@ -238,7 +262,7 @@ class CropMirror:
         if hash_file(Path(file.name)) != pack.name:
             raise _WrongContentError(address)
 
-    def _copy_crops(self, shard: str, pack: _Pack, file: BinaryIO) -> None:
+    def _copy_crops(self, shard: str, pack: Pack, file: BinaryIO) -> None:
         places = read_index(self.root / shard)
         if hash_file(self.root / shard / INDEX_FILE) != pack.name:  # a later job's
             raise _WrongContentError(self.address.below(shard))
@@ -259,7 +283,7 @@ _MIRRORS: dict[str, CropMirror] = {}
 """Of this process, by address. Those that it starts are given theirs."""
 
 
-class _Pack(NamedTuple):
+class Pack(NamedTuple):
     """The crops of a shard as one file.
 
     Args:
@@ -277,30 +301,21 @@ class _WrongContentError(Exception):
     """What came is not what was written."""
 
 
-@contextmanager
-def _failing(address: Address) -> Iterator[None]:
-    """What a store does not give is no fault of a crop."""
-    try:
-        yield
-    except MediaError as error:
-        raise JobError(
-            f"{error.path} cannot be read ({error.detail}); run the same command again"
-        ) from error
-
-
 def _hash(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _open(address: Address, cache: Path, limit: int, in_order: bool) -> CropMirror:
+def _open(address: Address, opening: Opening) -> CropMirror:
     try:
         from deepfake.dataset.object_cache import ObjectCache
     except ImportError as error:
         raise UsageError("this system has no file locks (fcntl), which --cache needs") from error
-    root = cache / f"{address.name or address.host}-{_hash(str(address).encode()).hex()[:12]}"
+    cache, limit, in_order = opening.cache, int(opening.cache_gb * 1e9), opening.in_order
+    root = cache / name_mirror(address)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        copies = ObjectCache(cache / _COPIES_FOLDER, limit, in_order)
+        with no_space_is_an_error(cache):
+            copies = ObjectCache(cache / _COPIES_FOLDER, limit, in_order)
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"--cache {cache}: {error.filename} is a file") from error
     with alone(root), no_space_is_an_error(root):
@@ -313,10 +328,10 @@ def _open(address: Address, cache: Path, limit: int, in_order: bool) -> CropMirr
     elif total > limit:
         told += "; the others are read from the store one by one, in each epoch again"
     logger.info("%s", told)
-    return CropMirror(root, address, copies, packs)
+    return CropMirror(root, address, copies, packs, opening)
 
 
-def _copy_tables(address: Address, root: Path) -> dict[str, _Pack]:
+def _copy_tables(address: Address, root: Path) -> dict[str, Pack]:
     """Copy what is small and has changed; the crops of each shard that is whole."""
     if look(address.below(JOB_FILE)) is None:
         raise UsageError(f"{address} is not a crop folder (no {JOB_FILE})")
@@ -330,16 +345,16 @@ def _copy_tables(address: Address, root: Path) -> dict[str, _Pack]:
     return {shard: pack for shard, pack in packs.items() if pack is not None}
 
 
-def _describe_tar(folder: Path, shard: str, there: Mapping[str, Look]) -> _Pack | None:
+def _describe_tar(folder: Path, shard: str, there: Mapping[str, Look]) -> Pack | None:
     """The tar of a shard; ``None`` if it is missing, or the shard does not say what it is."""
     seal, tar = read_seal(folder), there.get(f"{shard}/{TAR_FILE}")
     sha256 = "" if seal is None else str(seal.files.get(TAR_FILE, ""))
     if tar is None or not _SHA256.fullmatch(sha256):
         return None
-    return _Pack(sha256, tar.size or 0, is_tar=True)
+    return Pack(sha256, tar.size or 0, is_tar=True)
 
 
-def _describe_files(folder: Path, shard: str, there: Mapping[str, Look]) -> _Pack | None:
+def _describe_files(folder: Path, shard: str, there: Mapping[str, Look]) -> Pack | None:
     """The crops of a shard in the order of their names, for which it gets an index."""
     seal = read_seal(folder)
     if seal is None:
@@ -356,4 +371,4 @@ def _describe_files(folder: Path, shard: str, there: Mapping[str, Look]) -> _Pac
     name = _hash(text.encode()).hex()
     if hash_file(folder / INDEX_FILE) != name:  # another job may be reading it
         write_atomic(folder / INDEX_FILE, text)
-    return _Pack(name, offset, is_tar=False)
+    return Pack(name, offset, is_tar=False)

@@ -437,7 +437,7 @@ _SOURCE_KINDS = (
     {field.name: TEXT for field in fields(SourceRow)}
     | _OF_BOTH
     | {
-        "status": WORD,
+        **dict.fromkeys(("status", "reason"), WORD),  # mostly ok, and no reason
         "faces": COUNT,
     }
 )

@@ -22,10 +22,17 @@ from deepfake.storage import LOCK_NAMES, TEMPORARY_PREFIX, alone
 
 logger = logging.getLogger(__name__)
 _LAST_USED = 16  # copies that are never removed where objects are read in order: many may read
+_TALLY_FILE = ".bytes"
+_SPARE = 16  # a share of the limit: as much more is freed at once, for the next copies to come
+_RECOUNT_S = 60.0  # once listed in vain, the copies are not listed again for so long
 
 
 class ObjectCache:
     """Copies of objects, by names of which each stands for one content for ever.
+
+    A file of the folder tells how many bytes they have together. It may tell too many, of a process
+    that was killed, and never too few: it is raised before a copy takes its room and lowered when
+    one has gone. The copies themselves are listed when a cache is opened, and where room is short.
 
     Args:
         folder: Of caches alone; it is made.
@@ -38,8 +45,11 @@ class ObjectCache:
     def __init__(self, folder: Path, limit: int, in_order: bool) -> None:
         self._folder, self._limit, self._in_order = folder, limit, in_order
         self._began_ns = time.time_ns()
-        self._refused: set[str] = set()  # found no room; to ask again would list all copies again
+        self._refused: set[str] = set()  # found no room; each crop of them would ask again
+        self._n_removable, self._recount_s = 0, 0.0  # when the copies were last listed in vain
         folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder):
+            self._list()
 
     def use(self, names: Iterable[str]) -> None:
         """Take the copies that there are of these objects for used."""
@@ -61,7 +71,7 @@ class ObjectCache:
     def forget(self, name: str) -> None:
         """Remove the copy of an object, if there is one."""
         with alone(self._folder):
-            (self._folder / name).unlink(missing_ok=True)
+            self._remove(self._folder / name)
 
     def fetch(self, name: str, n_bytes: int, copy: Callable[[BinaryIO], None]) -> bool:
         """Have a copy of an object; whether there is one now.
@@ -92,7 +102,7 @@ class ObjectCache:
                     path.replace(self._folder / name)
             except BaseException as error:
                 with alone(self._folder):
-                    path.unlink(missing_ok=True)
+                    self._remove(path)
                 if not _is_full_disk(error):
                     raise
                 self._limit = 0
@@ -110,39 +120,75 @@ class ObjectCache:
         if not _lock(file):
             file.close()
             return None
-        if not self._make_room(path, n_bytes):
+        n_held, n_left_over = self._count(), os.fstat(file.fileno()).st_size  # by a killed process
+        file.truncate(0)
+        self._write_tally(n_held - n_left_over)
+        if not self._make_room(n_bytes):
             path.unlink()
             file.close()
             self._refused.add(name)
             return None
-        file.truncate(0)
+        self._write_tally(self._count() + n_bytes)
         file.truncate(n_bytes)
         return file
 
-    def _make_room(self, mine: Path, n_bytes: int) -> bool:
+    def _make_room(self, n_bytes: int) -> bool:
         """Remove copies that may go, as many as it takes; none where that is not enough."""
-        copies, left = [], self._limit - n_bytes
-        for path in sorted(self._folder.iterdir()):
-            if path.name in (*LOCK_NAMES, mine.name):
-                continue
-            is_copy = not path.name.startswith(TEMPORARY_PREFIX)
-            if not is_copy and _remove_abandoned(path):
-                continue
-            found = path.stat()
-            left -= found.st_size
-            if is_copy:
-                copies.append(_Copy(found.st_mtime_ns, found.st_size, path))
-        removed: list[_Copy] = []
-        for one in self._choose_unused(sorted(copies)):
-            if left >= 0:
-                break
-            removed.append(one)
-            left += one.n_bytes
-        if left < 0:
+        left = self._limit - n_bytes - self._count()
+        if left >= 0:
+            return True
+        if left + self._n_removable < 0 and time.monotonic() < self._recount_s:
             return False
-        for one in removed:
-            one.path.unlink()  # whoever reads it has it open
+        copies = self._choose_unused(self._list())
+        left = self._limit - n_bytes - self._count()
+        n_removable = sum(one.n_bytes for one in copies)
+        if left + n_removable < 0:
+            self._n_removable, self._recount_s = n_removable, time.monotonic() + _RECOUNT_S
+            return False
+        for one in copies:
+            if left >= 0 and left + one.n_bytes > self._limit // _SPARE:
+                break
+            self._remove(one.path)  # whoever reads it has it open
+            left += one.n_bytes
         return True
+
+    def _remove(self, path: Path) -> None:
+        n_held = self._count()
+        with suppress(FileNotFoundError):
+            n_bytes = path.stat().st_size
+            path.unlink()
+            self._write_tally(n_held - n_bytes)
+
+    def _list(self) -> list[_Copy]:
+        """All copies, those that were used longest ago first; what was abandoned goes."""
+        copies, n_bytes = [], 0
+        with os.scandir(self._folder) as entries:
+            for entry in list(entries):
+                is_copy = not entry.name.startswith(TEMPORARY_PREFIX)
+                if entry.name in (*LOCK_NAMES, _TALLY_FILE):
+                    continue
+                if not is_copy and _remove_abandoned(Path(entry.path)):
+                    continue
+                found = entry.stat()
+                n_bytes += found.st_size
+                if is_copy:
+                    copies.append(_Copy(found.st_mtime_ns, found.st_size, Path(entry.path)))
+        self._write_tally(n_bytes)
+        return sorted(copies)
+
+    def _count(self) -> int:
+        """Bytes that all copies have together, or more."""
+        try:
+            return int((self._folder / _TALLY_FILE).read_bytes())
+        except (FileNotFoundError, ValueError):  # somebody removed it, or died when it was new
+            self._list()
+            return int((self._folder / _TALLY_FILE).read_bytes())
+
+    def _write_tally(self, n_bytes: int) -> None:
+        path = self._folder / _TALLY_FILE
+        # In its place: also a full disk has room for that.
+        with path.open("r+b" if path.exists() else "xb", buffering=0) as file:
+            file.write(f"{n_bytes:020d}\n".encode())
 
     def _choose_unused(self, copies: Sequence[_Copy]) -> Sequence[_Copy]:
         if self._in_order:

@@ -36,6 +36,8 @@ from deepfake.metrics import (
 from deepfake.records import Verdict
 
 Counts = NDArray[np.int32]
+Groups = Sequence[str] | NDArray[Any]
+"""``(N,)`` names, or numbers from 0 on that sort as names would."""
 
 N_RESAMPLES = 1000
 _MIN_GROUPS = 5
@@ -47,7 +49,7 @@ _LOG_LOSS_EPSILON = float(np.finfo(np.float64).eps)  # as scikit-learn clips
 def bootstrap_metrics(
     y_true: Labels,
     y_score: Scores,
-    groups: Sequence[str] | NDArray[Any],
+    groups: Groups,
     threshold: float,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
@@ -91,7 +93,7 @@ def bootstrap_metrics(
 
 def bootstrap_share(
     hits: NDArray[np.bool_],
-    groups: Sequence[str] | NDArray[Any],
+    groups: Groups,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
@@ -126,8 +128,8 @@ def bootstrap_share(
 
 def measure_verdicts(
     y_true: Labels,
-    verdicts: Sequence[Verdict] | NDArray[np.str_],
-    groups: Sequence[str] | NDArray[Any],
+    verdicts: Sequence[Verdict] | NDArray[np.object_],
+    groups: Groups,
     n_resamples: int = N_RESAMPLES,
 ) -> dict[str, Estimate]:
     """How often verdicts are wrong, right, or none: the names of ``RATES``, with intervals.
@@ -138,11 +140,11 @@ def measure_verdicts(
         groups: ``(N,)``, what was drawn from the world together.
         n_resamples: Of the bootstrap; 0 gives no intervals.
     """
-    said, names = np.asarray(verdicts, dtype=np.str_), np.asarray(groups, TEXTS)
+    said, numbers = np.asarray(verdicts, object), _number_groups(groups)[1]
     real, fake = y_true == 0, y_true == 1
 
     def share(verdict: Verdict, of: NDArray[np.bool_]) -> Estimate:
-        return bootstrap_share(said[of] == verdict.value, names[of], n_resamples)
+        return bootstrap_share(said[of] == verdict, numbers[of], n_resamples)
 
     return {
         "fpr": share(Verdict.FAKE, real),
@@ -159,10 +161,14 @@ def _chunks(counts: Iterable[Counts], width: int) -> Iterator[Counts]:
         yield np.stack(part)
 
 
-def _number_groups(groups: Sequence[str] | NDArray[Any]) -> tuple[int, NDArray[np.int64]]:
-    """How many groups there are, and the number of each row's."""
-    (numbers,), names = number_texts(np.asarray(groups, TEXTS))
-    return len(names), numbers
+def _number_groups(groups: Groups) -> tuple[int, NDArray[np.int32]]:
+    """How many groups there are, and the number of each row's, without a gap, as they sort."""
+    if isinstance(groups, np.ndarray) and groups.dtype.kind == "i":
+        numbers = groups
+    else:
+        (numbers,), _ = number_texts(np.asarray(groups, TEXTS))
+    occurs = np.bincount(numbers) > 0
+    return int(occurs.sum()), (np.cumsum(occurs, dtype=np.int32) - 1)[numbers]
 
 
 def _too_few(n_groups: int) -> str:
@@ -254,7 +260,7 @@ def _sum_by_group(
         (p_fake - labels) ** 2,
     ]
     sums = [np.bincount(group_of_row, column, minlength=n_groups) for column in columns]
-    places = group_of_row * CALIBRATION_BINS + calibration_bin(p_fake)
+    places = group_of_row.astype(np.int64) * CALIBRATION_BINS + calibration_bin(p_fake)
     surplus = np.bincount(places, p_fake - labels, minlength=n_groups * CALIBRATION_BINS)
     return np.column_stack([*sums, surplus.reshape(n_groups, CALIBRATION_BINS)])
 

@@ -53,9 +53,27 @@ class Embeddings:
     vectors: NDArray[np.float32]
     sharpness: NDArray[np.float32]
 
-    def where(self, mask: NDArray[np.bool_]) -> Embeddings:
-        """The crops that a mask selects."""
-        return Embeddings(self.vectors[mask], self.sharpness[mask])
+    @classmethod
+    def join(cls, parts: Iterable[Embeddings], n_rows: int, width: int) -> Embeddings:
+        """Parts of so many rows together, ``(n_rows, width)``, which are held once.
+
+        Raises:
+            ValueError: If there are fewer or more.
+        """
+        vectors = np.empty((n_rows, width), np.float32)
+        sharpness = np.empty(n_rows, np.float32)
+        start = 0
+        for part in parts:
+            end = start + len(part.sharpness)
+            vectors[start:end], sharpness[start:end] = part.vectors, part.sharpness
+            start = end
+        if start != n_rows:
+            raise ValueError(f"{start} embeddings of {n_rows} crops")
+        return cls(vectors, sharpness)
+
+    def where(self, rows: NDArray[np.bool_] | slice) -> Embeddings:
+        """Those of some crops."""
+        return Embeddings(self.vectors[rows], self.sharpness[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +100,7 @@ def embed_crops(
     options: EmbedOptions = EmbedOptions(),
     change: Change | None = None,
 ) -> Embeddings:
-    """Embed crops of a folder, once each and in order.
+    """Embed crops of a folder, once each and in order, and hold all of it.
 
     Args:
         root: The crop folder.
@@ -95,15 +113,22 @@ def embed_crops(
         JobError: If a crop is missing or damaged, or its embedding holds no numbers.
         UsageError: If the device does not exist.
     """
+    parts = _embed_in_parts(root, rows, checkpoint, options, change)
+    return Embeddings.join(parts, len(rows), checkpoint.head.embedding_dim)
+
+
+def _embed_in_parts(
+    root: Path,
+    rows: Sequence[CropRow],
+    checkpoint: Checkpoint,
+    options: EmbedOptions,
+    change: Change | None,
+) -> Iterator[Embeddings]:
     dataset = _ChangedCrops(root, rows, checkpoint.recipe.crop.size, change)
     with Progress(len(rows), quiet=options.quiet, unit="crop") as progress:
-
-        def embed() -> Iterator[Embeddings]:
-            for part in _iter_embeddings(dataset, [range(len(rows))], checkpoint, options):
-                yield part
-                progress.advance(len(part.sharpness))
-
-        return _join(embed(), len(rows), checkpoint)
+        for part in _iter_embeddings(dataset, [range(len(rows))], checkpoint, options):
+            yield part
+            progress.advance(len(part.sharpness))
 
 
 def _iter_embeddings(
@@ -141,20 +166,6 @@ class _Once(Sampler[list[SampleKey]]):
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         return self._batches
-
-
-def _join(parts: Iterable[Embeddings], n_rows: int, checkpoint: Checkpoint) -> Embeddings:
-    """Parts of so many rows as one, which is held once."""
-    vectors = np.empty((n_rows, checkpoint.head.embedding_dim), np.float32)
-    sharpness = np.empty(n_rows, np.float32)
-    start = 0
-    for part in parts:
-        end = start + len(part.sharpness)
-        vectors[start:end], sharpness[start:end] = part.vectors, part.sharpness
-        start = end
-    if start != n_rows:
-        raise ValueError(f"{start} embeddings of {n_rows} crops")
-    return Embeddings(vectors, sharpness)
 
 
 def measure_sharpness(images: Tensor) -> Tensor:
@@ -246,7 +257,8 @@ class EmbedBlocks:
 
     def _fill(self, block: Block, fresh: Sequence[Embeddings]) -> Block:
         """Write the arrays of a block, those of unchanged crops from the shards of old."""
-        computed = _join(fresh, sum(len(one.sharpness) for one in fresh), self.checkpoint)
+        n_fresh = sum(len(one.sharpness) for one in fresh)
+        computed = Embeddings.join(fresh, n_fresh, self.checkpoint.head.embedding_dim)
         new = zip(computed.vectors, computed.sharpness, strict=True)
         kept: dict[str, tuple[NDArray[np.float32], np.float32]] = {}
         for folder in set(block.kept.values()):
@@ -300,11 +312,14 @@ def embed_once(
     change: Change | None = None,
     change_name: str = "",
     execute: Executor = run_here,
-) -> Embeddings:
+) -> Iterator[Embeddings]:
     """Embed a data set, as far as no earlier call has done it and kept it.
 
     Killed at any instant, it goes on where it stopped; of crops that have changed, and shards that
     are damaged, it does what they concern and no more.
+
+    Nothing is done before the first part is asked for, and only one is held at a time: ten million
+    embeddings are 20 GB.
 
     Args:
         dataset: The data set.
@@ -315,12 +330,16 @@ def embed_once(
         change_name: Of the change, for the name of the job's folder.
         execute: Who does the work of a job that is kept.
 
+    Yields:
+        Embeddings of some faces, in order, until it was all of them.
+
     Raises:
         UsageError: If another process works on the same job, or its folder holds anything else.
         JobError: If a crop is missing or damaged, or the disk is full.
     """
     if cache is None:
-        return embed_crops(dataset.root, dataset.faces, checkpoint, options, change)
+        yield from _embed_in_parts(dataset.root, dataset.faces, checkpoint, options, change)
+        return
     network = hash_network(checkpoint)
     name = hashlib.sha256(f"{dataset.name}/{dataset.split}".encode()).hexdigest()
     root = cache / f"{network[:16]}-{name[:16]}{change_name and f'-{change_name}'}"
@@ -350,8 +369,8 @@ def embed_once(
             with Progress(len(rows), len(rows) - left, options.quiet, "crop") as progress:
                 for block in job.run(todo, work, execute):
                     progress.advance(len(job.inputs_of(block)))
-            shards = (_read_shard(job.folder.folder_of(block)) for block in job.blocks)
-            return _join(shards, len(rows), checkpoint)
+            for block in job.blocks:
+                yield _read_shard(job.folder.folder_of(block))
 
 
 def hash_network(checkpoint: Checkpoint) -> str:

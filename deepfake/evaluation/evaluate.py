@@ -6,20 +6,21 @@ Verdicts are judged by the limits of the checkpoint, always; metrics that need a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import COUNT, NUMBER, TEXT, TEXTS, WORD, PackedRows, number_texts
-from deepfake.dataset.manifest import SourceRow, require_labels
+from deepfake.dataset.columns import Words
+from deepfake.dataset.manifest import CropRows, SourceRows, require_labels
 from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_metrics, measure_verdicts
-from deepfake.evaluation.predictions import Predictions, ScoredFile
+from deepfake.evaluation.predictions import Predictions, name_groups
+from deepfake.evaluation.sets import EvaluationSet
 from deepfake.evaluation.slices import Slicing, compute_slices
 from deepfake.metrics import NAN, Estimate
-from deepfake.records import EVEN_ODDS, Aggregation, Limits, Status, Verdict
+from deepfake.records import EVEN_ODDS, Aggregation, Limits, Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,33 +39,29 @@ class ScoredRows:
     Args:
         labels: ``(N,)`` int64, 1 = fake.
         p_fake: ``(N,)`` float64.
-        groups: ``(N,)`` text; groups of two data sets differ.
-        methods: ``(N,)`` text; of reals without meaning.
-        datasets: ``(N,)`` text.
+        groups: ``(N,)``; groups of two data sets differ.
+        methods: ``(N,)``; of reals without meaning.
+        datasets: ``(N,)``.
         n_people: ``(N,)`` int64, people who count in a row: 1 but for files.
     """
 
     labels: NDArray[np.int64]
     p_fake: NDArray[np.float64]
-    groups: NDArray[Any]
-    methods: NDArray[Any]
-    datasets: NDArray[Any]
+    groups: Words
+    methods: Words
+    datasets: Words
     n_people: NDArray[np.int64]
 
     def where(self, mask: NDArray[np.bool_]) -> ScoredRows:
         """The rows that a mask selects."""
-        return ScoredRows(*(column[mask] for column in self.columns))
+        if mask.all():
+            return self
+        return ScoredRows(*(getattr(self, field.name)[mask] for field in fields(self)))
 
-    @property
-    def columns(self) -> tuple[NDArray[Any], ...]:
-        """In the order of the arguments."""
-        columns = (self.labels, self.p_fake, self.groups, self.methods, self.datasets)
-        return (*columns, self.n_people)
-
-    def judge(self, limits: Limits) -> list[Verdict]:
-        """The verdict on each row."""
-        scores = zip(self.p_fake.tolist(), self.n_people.tolist(), strict=True)
-        return [limits.judge(p_fake, n_people) for p_fake, n_people in scores]
+    def judge(self, limits: Limits) -> NDArray[np.object_]:
+        """The verdict on each row, ``(N,)`` of ``Verdict``."""
+        verdicts = map(limits.judge, self.p_fake, self.n_people)
+        return np.fromiter(verdicts, np.object_, len(self.p_fake))
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +262,8 @@ def compute_robustness_point(
 ) -> RobustnessPoint:
     """The metrics of files whose crops were corrupted, and then scored as ever."""
     rows = _join([file_rows(predictions) for predictions in sets])
-    metrics = bootstrap_metrics(rows.labels, rows.p_fake, rows.groups, EVEN_ODDS, n_resamples)
+    groups = rows.groups.numbers
+    metrics = bootstrap_metrics(rows.labels, rows.p_fake, groups, EVEN_ODDS, n_resamples)
     return RobustnessPoint(severity, value, {name: metrics[name] for name in ROBUSTNESS_METRICS})
 
 
@@ -276,116 +274,124 @@ def start_of_robustness(evaluation: Evaluation) -> RobustnessPoint:
 
 
 def _face_rows(predictions: Predictions) -> ScoredRows:
-    return _make_rows(_list_faces(predictions), predictions.dataset.name)
+    faces = predictions.dataset.faces
+    require_labels(faces)
+    n_people = np.ones(len(faces), np.int64)
+    return _make_rows(predictions.dataset, faces, predictions.p_fake, n_people)
 
 
 def _person_rows(predictions: Predictions) -> ScoredRows:
     """The people of the labelled files that have a score."""
+    scores = predictions.files
+    files, place = _find_scored(predictions)
+    ends = np.concatenate([[0], scores.ends])
+    n_people = ends[place + 1] - ends[place]
+    # Of each person the place of the first one of the file, and how many came before in it.
+    first = np.cumsum(n_people) - n_people
+    person = np.repeat(ends[place] - first, n_people) + np.arange(n_people.sum())
     return _make_rows(
-        (
-            _Row(label, person.p_fake, file.group, file.method, int(person.counts))
-            for file, label, score in _iter_scored(predictions)
-            for person in score.people
-        ),
-        predictions.dataset.name,
+        predictions.dataset,
+        predictions.dataset.files.choose(np.repeat(files, n_people)),
+        scores.person_p_fake[person],
+        scores.person_counts[person].astype(np.int64),
     )
-
-
-def _list_faces(predictions: Predictions) -> Iterator[_Row]:
-    faces, p_fake = predictions.dataset.faces, predictions.p_fake
-    labels = require_labels(faces)
-    for place, (group, method) in enumerate(
-        zip(faces.values("group"), faces.values("method"), strict=True)
-    ):
-        yield _Row(int(labels[place]), float(p_fake[place]), group, method, 1)
 
 
 def file_rows(predictions: Predictions) -> ScoredRows:
     """The labelled files that have a score."""
+    scores = predictions.files
+    files, place = _find_scored(predictions)
     return _make_rows(
-        (
-            _Row(label, score.p_fake, file.group, file.method, score.n_people)
-            for file, label, score in _iter_scored(predictions)
-        ),
-        predictions.dataset.name,
+        predictions.dataset,
+        predictions.dataset.files.choose(files),
+        scores.p_fake[place],
+        scores.n_people[place].astype(np.int64),
     )
 
 
-def _iter_scored(predictions: Predictions) -> Iterator[tuple[SourceRow, int, ScoredFile]]:
-    """The labelled files that have a score, with both."""
-    for file in predictions.dataset.files:
-        score = None if file.label is None else predictions.files.get(file.id)
-        if file.label is not None and score is not None:
-            yield file, file.label, score
+def _find_scored(predictions: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The labelled files that have a score, ``(F,)``, and where in ``files`` it is, ``(F,)``."""
+    place = predictions.find_scores()
+    files = np.flatnonzero((predictions.dataset.files.kept("label") >= 0) & (place >= 0))
+    return files, place[files]
 
 
 _LEVEL_ROWS = {"file": file_rows, "person": _person_rows, "face": _face_rows}
 
 
-class _Row(NamedTuple):
-    label: int
-    p_fake: float
-    group: str
-    method: str
-    n_people: int
-
-
-_KINDS = {"label": COUNT, "p_fake": NUMBER, "group": TEXT, "method": WORD, "n_people": COUNT}
-
-
-def _make_rows(rows: Iterable[_Row], dataset: str) -> ScoredRows:
-    named = (
-        row._replace(group=f"{dataset}/{row.group}", method=row.method or UNNAMED) for row in rows
-    )
-    packed = PackedRows.pack(_Row, _KINDS, named)
+def _make_rows(
+    dataset: EvaluationSet,
+    rows: CropRows | SourceRows,
+    p_fake: NDArray[np.float64],
+    n_people: NDArray[np.int64],
+) -> ScoredRows:
+    methods = rows.words("method")
+    named = [method or UNNAMED for method in methods.texts.tolist()]
     return ScoredRows(
-        labels=packed.kept("label"),
-        p_fake=packed.kept("p_fake"),
-        groups=packed.texts("group"),
-        methods=packed.texts("method"),
-        datasets=np.full(len(packed), dataset, TEXTS),
-        n_people=packed.kept("n_people"),
+        labels=rows.kept("label").astype(np.int64),
+        p_fake=p_fake,
+        groups=name_groups(dataset, rows),
+        methods=Words.of((methods.numbers, named)),
+        datasets=Words.of((np.zeros(len(rows), np.int32), [dataset.name])),
+        n_people=n_people,
     )
 
 
 def _join(parts: Sequence[ScoredRows]) -> ScoredRows:
-    columns = zip(*(part.columns for part in parts), strict=True)
-    return ScoredRows(*(np.concatenate(column) for column in columns))
+    if len(parts) == 1:
+        return parts[0]
+
+    def join_words(name: str) -> Words:
+        words = [getattr(part, name) for part in parts]
+        return Words.of(*((one.numbers, one.texts) for one in words))
+
+    return ScoredRows(
+        labels=np.concatenate([part.labels for part in parts]),
+        p_fake=np.concatenate([part.p_fake for part in parts]),
+        groups=join_words("groups"),
+        methods=join_words("methods"),
+        datasets=join_words("datasets"),
+        n_people=np.concatenate([part.n_people for part in parts]),
+    )
 
 
 def _same_rows(one: ScoredRows, other: ScoredRows) -> bool:
-    columns = zip(one.columns, other.columns, strict=True)
-    return all(np.array_equal(first, second) for first, second in columns)
+    if len(one.labels) != len(other.labels):
+        return False
+    columns = ((getattr(one, field.name), getattr(other, field.name)) for field in fields(one))
+    return all(
+        first.is_same(second) if isinstance(first, Words) else np.array_equal(first, second)
+        for first, second in columns
+    )
 
 
 def _compute_level(rows: ScoredRows, limits: Limits, n_resamples: int) -> LevelMetrics:
-    verdicts = np.array(rows.judge(limits), dtype=np.str_)
+    verdicts = rows.judge(limits)
 
     def compute(mask: NDArray[np.bool_]) -> GroupMetrics:
         part = rows.where(mask)
+        groups = part.groups.numbers
         return GroupMetrics(
             n_real=int((part.labels == 0).sum()),
             n_fake=int((part.labels == 1).sum()),
-            n_groups=len(number_texts(part.groups)[1]),
+            n_groups=int(np.count_nonzero(np.bincount(groups))),
             prevalence=float(part.labels.mean()) if len(part.labels) else NAN,
-            metrics=bootstrap_metrics(
-                part.labels, part.p_fake, part.groups, EVEN_ODDS, n_resamples
-            ),
-            rates=measure_verdicts(part.labels, verdicts[mask], part.groups, n_resamples),
+            metrics=bootstrap_metrics(part.labels, part.p_fake, groups, EVEN_ODDS, n_resamples),
+            rates=measure_verdicts(part.labels, verdicts[mask], groups, n_resamples),
         )
 
     overall = compute(np.ones(len(rows.labels), dtype=np.bool_))
-    names = list(dict.fromkeys(rows.datasets.tolist()))
+    names = rows.datasets.list_used()
     datasets = {
-        name: overall if len(names) == 1 else compute(rows.datasets == name) for name in names
+        name: overall if len(names) == 1 else compute(rows.datasets.are(name)) for name in names
     }
     fakes = rows.labels == 1
     methods = {}
-    for method in sorted(set(rows.methods[fakes].tolist())):
-        own = fakes & (rows.methods == method)
+    for method in sorted(rows.methods[fakes].list_used()):
+        own = fakes & rows.methods.are(method)
         beside = np.zeros(len(fakes), bool)
-        for name in set(rows.datasets[own].tolist()):
-            beside |= ~fakes & (rows.datasets == name)
+        for name in rows.datasets[own].list_used():
+            beside |= ~fakes & rows.datasets.are(name)
         mask = own | beside
         methods[method] = overall if mask.all() else compute(mask)
     return LevelMetrics(rows, overall, datasets, methods)
@@ -395,17 +401,17 @@ def _compute_coverage(sets: Sequence[Predictions]) -> Coverage:
     statuses = dict.fromkeys((status.value for status in Status), 0)
     scored = correct = unscored = unscored_real = 0
     for predictions in sets:
-        for file in predictions.dataset.files:
-            statuses[file.status] += 1
-            if file.label is None:
-                continue
-            score = predictions.files.get(file.id)
-            if score is None:
-                unscored += 1
-                unscored_real += file.label == 0
-            else:
-                scored += 1
-                correct += (score.p_fake >= EVEN_ODDS) == (file.label == 1)
+        files = predictions.dataset.files
+        labels, place = files.kept("label"), predictions.find_scores()
+        for status in statuses:
+            statuses[status] += int(np.count_nonzero(files.words("status").are(status)))
+        has_score = place >= 0
+        unscored += int(np.count_nonzero((labels >= 0) & ~has_score))
+        unscored_real += int(np.count_nonzero((labels == 0) & ~has_score))
+        own = (labels >= 0) & has_score
+        scored += int(np.count_nonzero(own))
+        called_fake = predictions.files.p_fake[place[own]] >= EVEN_ODDS
+        correct += int(np.count_nonzero(called_fake == (labels[own] == 1)))
     total = scored + unscored
     return Coverage(
         statuses=statuses,

@@ -210,12 +210,13 @@ def explain_file(
     if reference is None or not explanation.top_frames:
         return replace(explanation, reference=reference)
     options = EmbedOptions(device=str(predictor.devices[0]), quiet=quiet)
-    known = embed_once(reference, checkpoint, cache, options).vectors
     scorer = TorchScorer(checkpoint, predictor.devices[0], _BATCH)
     embeddings = scorer.run(np.stack([top.crop for top in explanation.top_frames]))[1]
+    known = embed_once(reference, checkpoint, cache, options)
+    similarities = np.concatenate([part.vectors @ embeddings.T for part in known])
     top_frames = tuple(
-        replace(top, neighbours=find_neighbours(embedding, reference, known, n_neighbours))
-        for top, embedding in zip(explanation.top_frames, embeddings, strict=True)
+        replace(top, neighbours=find_neighbours(similarity, reference, n_neighbours))
+        for top, similarity in zip(explanation.top_frames, similarities.T, strict=True)
     )
     foreign = not was_trained_on(checkpoint, read_manifest(reference.root))
     return Explanation(explanation.score, top_frames, reference, foreign)
@@ -416,17 +417,15 @@ def log_odds(p_fake: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def find_neighbours(
-    embedding: NDArray[np.float32], reference: EvaluationSet, known: NDArray[np.float32], n: int
+    similarity: NDArray[np.float32], reference: EvaluationSet, n: int
 ) -> tuple[Neighbour, ...]:
     """The faces whose embeddings point the same way, nearest first.
 
     Args:
-        embedding: ``(D,)``, unit length.
+        similarity: ``(N,)``, cosine of the angle between a face's embedding and each of theirs.
         reference: The faces.
-        known: ``(N, D)``, their embeddings, unit length.
         n: Most of them.
     """
-    similarity = known @ embedding
     nearest = np.argsort(-similarity, kind="stable")[:n]
     found = []
     for place in nearest:

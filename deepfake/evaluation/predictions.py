@@ -5,16 +5,18 @@ Knows no metric and no chart.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import COUNT, NUMBER, TEXT, PackedRows, number_texts
-from deepfake.dataset.manifest import CropRow, CropRows, pack_crops
+from deepfake.dataset.columns import COUNT, NUMBER, TEXT, TEXTS, PackedRows, Words, number_texts
+from deepfake.dataset.manifest import CropRow, CropRows, SourceRows, pack_crops
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.heads import Head
@@ -22,7 +24,9 @@ from deepfake.inference.aggregation import FileScore, aggregate
 from deepfake.inference.people import choose_faces, score_faces
 from deepfake.records import Aggregation, Face, FoundFace
 
-_CHUNK = 1 << 16  # embeddings that a head scores at a time
+_CHUNK = 1 << 12  # embeddings that a head scores at a time
+N_DRAWN = 1000
+"""Faces of a data set whose embeddings are kept to be drawn: more cannot be told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +41,19 @@ class ScoredPerson:
 class ScoredFile:
     """What an evaluation keeps of the score of a file, see ``FileScore``."""
 
-    id: str
     p_fake: float
     n_people: int
     people: tuple[ScoredPerson, ...]
 
 
-def _write_people(people: Sequence[ScoredPerson]) -> str:
-    return " ".join(f"{float(one.p_fake)!r} {int(one.counts)}" for one in people)
+class _ScoreRow(NamedTuple):
+    id: str
+    p_fake: float
+    n_people: int
+    end: int
 
 
-def _parse_people(text: str) -> tuple[ScoredPerson, ...]:
-    words = text.split()
-    pairs = zip(words[::2], words[1::2], strict=True)
-    return tuple(ScoredPerson(float(p_fake), counts == "1") for p_fake, counts in pairs)
-
-
-_KINDS = {
-    "id": TEXT, "p_fake": NUMBER, "n_people": COUNT,
-    "people": replace(TEXT, encode=_write_people, decode=_parse_people),
-}  # fmt: skip
+_KINDS = {"id": TEXT, "p_fake": NUMBER, "n_people": COUNT, "end": COUNT}
 
 
 class FileScores(Mapping[str, ScoredFile]):
@@ -64,34 +61,70 @@ class FileScores(Mapping[str, ScoredFile]):
 
     Args:
         scores: Id and score of each.
+
+    Attributes:
+        p_fake: ``(F,)`` float64, scores of files.
+        n_people: ``(F,)`` integers, how many people count in each.
+        ends: ``(F,)`` integers, the place behind each file's last person.
+        person_p_fake: ``(P,)`` float64, scores of people, file by file.
+        person_counts: ``(P,)`` bool, whether they count.
     """
 
-    def __init__(self, scores: Iterable[tuple[str, FileScore]]) -> None:
-        kept = (
-            ScoredFile(
-                id,
-                score.p_fake,
-                score.n_people,
-                tuple(ScoredPerson(one.p_fake, one.counts) for one in score.people),
-            )
-            for id, score in scores
-        )
-        self._rows = PackedRows.pack(ScoredFile, _KINDS, kept)
-        ids = self._rows.texts("id")
-        self._order = np.argsort(ids, kind="stable")
-        self._sorted = ids[self._order]
+    def __init__(self, scores: Iterable[tuple[str, FileScore | ScoredFile]]) -> None:
+        p_fake, counts = array("d"), array("b")
+
+        def list_people() -> Iterator[_ScoreRow]:
+            for id, score in scores:
+                p_fake.extend(one.p_fake for one in score.people)
+                counts.extend(one.counts for one in score.people)
+                yield _ScoreRow(id, score.p_fake, score.n_people, len(p_fake))
+
+        rows = PackedRows.pack(_ScoreRow, _KINDS, list_people())
+        self._ids = rows.texts("id")
+        self._order = np.argsort(self._ids, kind="stable")
+        self.p_fake, self.n_people = rows.kept("p_fake"), rows.kept("n_people")
+        self.ends = rows.kept("end")
+        self.person_p_fake, self.person_counts = np.array(p_fake), np.array(counts, np.bool_)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._ids)
 
     def __iter__(self) -> Iterator[str]:
-        return self._rows.values("id")
+        return iter(self._ids)
 
     def __getitem__(self, id: str) -> ScoredFile:
-        place = bisect_left(self._sorted, id)
-        if place == len(self._sorted) or self._sorted[place] != id:
+        place = self._find(id)
+        if place < 0:
             raise KeyError(id)
-        return self._rows[int(self._order[place])]
+        people = slice(int(self.ends[place - 1]) if place else 0, int(self.ends[place]))
+        found = zip(
+            self.person_p_fake[people].tolist(), self.person_counts[people].tolist(), strict=True
+        )
+        return ScoredFile(
+            float(self.p_fake[place]),
+            int(self.n_people[place]),
+            tuple(ScoredPerson(p_fake, counts) for p_fake, counts in found),
+        )
+
+    def find(self, ids: Iterable[str]) -> Iterator[int]:
+        """The place of the score of each of some files; -1 where there is none."""
+        place = -1
+        for id in ids:
+            # Most come in the order of the scores.
+            following = place + 1
+            if following < len(self) and self._ids[following] == id:
+                place = following
+                yield place
+            else:
+                found = self._find(id)
+                place = max(place, found)
+                yield found
+
+    def _find(self, id: str) -> int:
+        found = bisect_left(self._order, id, key=self._ids.__getitem__)
+        if found == len(self) or self._ids[self._order[found]] != id:
+            return -1
+        return int(self._order[found])
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,45 +133,93 @@ class Predictions:
 
     Args:
         dataset: The data set.
-        embeddings: Of its faces.
         p_fake: ``(N,)`` float64 score of each face.
-        people: Number of the person of each face within its file; ``None``: a prediction would
-            not score this face.
+        sharpness: ``(N,)`` float32, as of ``measure_sharpness``.
+        drawn: ``(M, D)`` float32, the embeddings of the faces ``choose_drawn(N)``.
+        people: ``(N,)`` int32, number of the person of each face within its file; -1: a prediction
+            would not score this face.
         files: Score of each file, by id; files without a score are not in it.
     """
 
     dataset: EvaluationSet
-    embeddings: Embeddings
     p_fake: NDArray[np.float64]
-    people: tuple[int | None, ...]
-    files: Mapping[str, ScoredFile]
+    sharpness: NDArray[np.float32]
+    drawn: NDArray[np.float32]
+    people: NDArray[np.int32]
+    files: FileScores
+
+    def find_scores(self) -> NDArray[np.int64]:
+        """For each file of the data set the place of its score in ``files``, -1 without one."""
+        ids = self.dataset.files.values("id")
+        return np.fromiter(self.files.find(ids), np.int64, len(self.dataset.files))
+
+
+def name_groups(dataset: EvaluationSet, rows: CropRows | SourceRows) -> Words:
+    """The groups of some rows of a data set; those of two data sets differ."""
+    (numbers,), names = number_texts(rows.texts("group"))
+    prefix = np.array(f"{dataset.name}/", TEXTS)
+    return Words(numbers.astype(np.int32), np.add(prefix, names))
 
 
 def predict_set(
-    dataset: EvaluationSet, embeddings: Embeddings, head: Head, aggregation: Aggregation
+    dataset: EvaluationSet, embeddings: Iterable[Embeddings], head: Head, aggregation: Aggregation
 ) -> Predictions:
-    """Turn embeddings into scores of faces and files.
+    """Turn embeddings into scores of faces and files; of the embeddings few are kept.
 
     Args:
         dataset: The data set.
-        embeddings: Of its faces.
+        embeddings: Of its faces, some at a time, in order.
         head: Embeddings to probabilities, in evaluation mode.
         aggregation: How the faces of a file make its score.
+
+    Raises:
+        ValueError: If there are fewer embeddings than faces, or more.
     """
-    vectors = embeddings.vectors
-    with torch.inference_mode():  # some at a time: a head works in float64
-        parts = [
-            head(torch.from_numpy(vectors[start : start + _CHUNK]))
-            for start in range(0, max(len(vectors), 1), _CHUNK)
-        ]
-    p_fake = torch.cat(parts).numpy()
+    n_faces = len(dataset.faces)
+    wanted = choose_drawn(n_faces)
+    scores, sharpness, drawn, start = [], [], [], 0
+    for part in _regroup(embeddings):
+        with torch.inference_mode():
+            scores.append(head(torch.from_numpy(part.vectors)).numpy())
+        sharpness.append(part.sharpness)
+        inside = wanted - start
+        drawn.append(part.vectors[inside[(inside >= 0) & (inside < len(part.vectors))]])
+        start += len(part.vectors)
+    if start != n_faces:
+        raise ValueError(f"{start} embeddings of {n_faces} crops")
+    p_fake = np.concatenate(scores)
     files, people = score_files(dataset.faces, p_fake, aggregation)
-    return Predictions(dataset, embeddings, p_fake, people, files)
+    sharp, kept = np.concatenate(sharpness), np.concatenate(drawn)
+    return Predictions(dataset, p_fake, sharp, kept, people, files)
+
+
+def choose_drawn(n: int) -> NDArray[np.int64]:
+    """Which of so many faces are drawn: all, or ``N_DRAWN`` at random, the same ones every time."""
+    if n <= N_DRAWN:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(0).choice(n, N_DRAWN, replace=False))
+
+
+def _regroup(parts: Iterable[Embeddings]) -> Iterator[Embeddings]:
+    """The same in parts of ``_CHUNK``: the last digits of a score may depend on its neighbours."""
+    waiting: list[Embeddings] = []
+    n_waiting = 0
+    for part in parts:
+        waiting.append(part)
+        n_waiting += len(part.sharpness)
+        if n_waiting >= _CHUNK:
+            whole = Embeddings.join(waiting, n_waiting, part.vectors.shape[1])
+            for start in range(0, n_waiting - _CHUNK + 1, _CHUNK):
+                yield whole.where(slice(start, start + _CHUNK))
+            n_waiting %= _CHUNK
+            waiting = [whole.where(slice(len(whole.sharpness) - n_waiting, None))]
+    if n_waiting:
+        yield Embeddings.join(waiting, n_waiting, waiting[0].vectors.shape[1])
 
 
 def score_files(
     faces: Sequence[CropRow], p_fake: NDArray[np.float64], aggregation: Aggregation
-) -> tuple[FileScores, tuple[int | None, ...]]:
+) -> tuple[FileScores, NDArray[np.int32]]:
     """The scores of the files that faces are of.
 
     Args:
@@ -151,7 +232,7 @@ def score_files(
         ``Predictions``.
     """
     rows = pack_crops(faces)
-    people: list[int | None] = [None] * len(rows)
+    people = np.full(len(rows), -1, np.int32)
 
     def iter_scores() -> Iterator[tuple[str, FileScore]]:
         for places in _group_by_file(rows):
@@ -165,7 +246,7 @@ def score_files(
             if score is not None:
                 yield rows[places[0]].source, score
 
-    return FileScores(iter_scores()), tuple(people)
+    return FileScores(iter_scores()), people
 
 
 def _group_by_file(rows: CropRows) -> Iterator[list[int]]:
@@ -174,7 +255,7 @@ def _group_by_file(rows: CropRows) -> Iterator[list[int]]:
     order = np.argsort(source, kind="stable")
     starts = np.flatnonzero(np.diff(source[order], prepend=-1))
     ends = np.append(starts[1:], len(order))
-    for file in np.argsort(order[starts]).tolist():
+    for file in np.argsort(order[starts]):
         yield order[starts[file] : ends[file]].tolist()
 
 

@@ -136,7 +136,7 @@ def calibrate_checkpoint(
     _refuse_what_is_not_measured(calibration.error_rates, dataset, head)
     aggregation = checkpoint.recipe.aggregation
     before, after = (
-        {"calibration": file_rows(predict_set(dataset, embeddings, one.eval(), aggregation))}
+        {"calibration": file_rows(predict_set(dataset, [embeddings], one.eval(), aggregation))}
         for one in (checkpoint.head, _repeat(head, checkpoint.tta))
     )
     result = _compare(checkpoint, output, calibration, before, after)
@@ -287,7 +287,7 @@ def _score_splits(
         own = np.flatnonzero([id in ids for id in dataset.files.values("id")])
         part = replace(dataset, faces=faces, files=dataset.files.choose(own))
         if len(faces):
-            predictions = predict_set(part, embeddings.where(mask), head.eval(), aggregation)
+            predictions = predict_set(part, [embeddings.where(mask)], head.eval(), aggregation)
             scored[split] = file_rows(predictions)
     return scored
 

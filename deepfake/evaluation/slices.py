@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import TEXTS
+from deepfake.dataset.columns import Words
+from deepfake.dataset.manifest import CropRows
 from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_share
-from deepfake.evaluation.predictions import Predictions
+from deepfake.evaluation.predictions import Predictions, name_groups
 from deepfake.metrics import Estimate
 from deepfake.records import Limits
 
@@ -73,19 +74,14 @@ def compute_slices(
         limits: Of the verdict on one face; the checkpoint's.
         n_resamples: Of the bootstrap.
     """
-    boxes = np.concatenate([one.dataset.faces.kept("box_xyxy").reshape(-1, 4) for one in sets])
-    sizes = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    sharpness = np.concatenate([one.embeddings.sharpness for one in sets]).astype(np.float64)
+    sizes = np.concatenate([_measure_sizes(one.dataset.faces) for one in sets])
+    sharpness = np.concatenate([one.sharpness for one in sets]).astype(np.float64)
     scores = np.concatenate([one.p_fake for one in sets])
     called_fake = scores >= limits.of_fake()
     called_real = ~called_fake & (scores <= limits.real)
     is_fake = np.concatenate([one.dataset.labels for one in sets]) == 1
-    groups = np.concatenate(
-        [
-            np.add(np.array(f"{one.dataset.name}/", TEXTS), one.dataset.faces.texts("group"))
-            for one in sets
-        ]
-    )
+    named = [name_groups(one.dataset, one.dataset.faces) for one in sets]
+    groups = Words.of(*((one.numbers, one.texts) for one in named)).numbers
 
     def compute_slice(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> Slice:
         reals, fakes = mask & ~is_fake, mask & is_fake
@@ -110,6 +106,13 @@ def compute_slices(
         compute_slicing("face_size", "face size", "longer side of the face's box, pixels", sizes),
         compute_slicing("sharpness", "sharpness", "variance of the crop's Laplacian", sharpness),
     )
+
+
+def _measure_sizes(faces: CropRows) -> NDArray[np.float64]:
+    """The longer side of each face's box, ``(N,)``."""
+    x0, y0, x1, y1 = faces.kept("box_xyxy").reshape(-1, 4).T
+    sizes: NDArray[np.float64] = np.maximum(x1 - x0, y1 - y0)
+    return sizes
 
 
 def slice_masks(values: NDArray[np.float64]) -> list[NDArray[np.bool_]]:

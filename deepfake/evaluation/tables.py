@@ -92,16 +92,20 @@ def format_predictions(evaluation: Evaluation) -> Iterator[str]:
     ``correct`` is empty, too, where the verdict is unclear.
     """
     return _format(
-        _file_row(predictions, file, evaluation.limits)
+        _file_row(predictions, file, int(place), evaluation.limits)
         for predictions in evaluation.sets
-        for file in predictions.dataset.files
+        for file, place in zip(predictions.dataset.files, predictions.find_scores(), strict=True)
     )
 
 
-def _file_row(predictions: Predictions, file: SourceRow, limits: Limits) -> dict[str, object]:
-    score = predictions.files.get(file.id)
-    p_fake = None if score is None else score.p_fake
-    verdict = None if score is None else limits.judge(score.p_fake, score.n_people)
+def _file_row(
+    predictions: Predictions, file: SourceRow, place: int, limits: Limits
+) -> dict[str, object]:
+    """A row for a file whose score is at a place of ``files``, -1 without one."""
+    p_fake = verdict = None
+    if place >= 0:
+        p_fake = float(predictions.files.p_fake[place])
+        verdict = limits.judge(p_fake, int(predictions.files.n_people[place]))
     label = "" if file.label is None else LABEL_NAMES[file.label]
     return {
         "dataset": predictions.dataset.name,
@@ -129,21 +133,22 @@ def _face_rows(predictions: Predictions) -> Iterator[dict[str, object]]:
     (source, id), _ = number_texts(dataset.faces.texts("source"), dataset.files.texts("id"))
     file_of_source = np.full(max(source.max(), id.max()) + 1, -1, np.int64)
     file_of_source[id] = np.arange(len(id))
+    paths = dataset.files.texts("path")
     for place, face in enumerate(dataset.faces):
         file = int(file_of_source[source[place]])
         yield {
             "dataset": dataset.name,
-            "path": dataset.files[file].path if file >= 0 else "",
+            "path": paths[file] if file >= 0 else "",
             "frame": face.frame,
             "time_s": f"{face.time_s:.6f}",
             "face": face.face,
-            "person": "" if predictions.people[place] is None else predictions.people[place],
+            "person": "" if predictions.people[place] < 0 else predictions.people[place],
             "label": LABEL_NAMES[require_label(face)],
             "method": face.method,
             "group": face.group,
             "p_fake": f"{predictions.p_fake[place]:.6f}",
             "confidence": f"{face.confidence:.6f}",
-            "sharpness": f"{predictions.embeddings.sharpness[place]:.4g}",
+            "sharpness": f"{predictions.sharpness[place]:.4g}",
             **dict(zip(("x0", "y0", "x1", "y1"), map("{:.2f}".format, face.box_xyxy), strict=True)),
             "crop": face.crop,
         }

@@ -30,6 +30,7 @@ from deepfake.faces.geometry import (
 from deepfake.faces.landmarks import FaceMesh
 from deepfake.faces.masks import Masks
 from deepfake.faces.tracking import interpolate_faces
+from deepfake.media.ahead import reading_ahead
 from deepfake.media.decoding import open_media
 from deepfake.records import (
     MAX_PIXELS,
@@ -113,7 +114,9 @@ class FaceExtractor:
                 )
                 masks = self._open_masks(source, stack, notes)
                 searching = self if masks is None else self._everybody()
-                frames = clip if watch is None else _watched(clip, watch)
+                frames = stack.enter_context(reading_ahead(clip, _CHUNK_FRAMES, _CHUNK_PIXELS))
+                if watch is not None:
+                    frames = _watched(frames, watch)
                 for frame, found in searching._search(frames):
                     if masks is not None:
                         forged = masks.choose(frame, found.faces, found.rotation)

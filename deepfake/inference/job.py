@@ -21,7 +21,7 @@ from deepfake import __version__
 from deepfake.errors import JobError
 from deepfake.inference.aggregation import choose_crops
 from deepfake.jobs.engine import Block, Digest, Executor, Job, count_bytes, run_here
-from deepfake.jobs.folder import OF_INPUTS, JobFolder, Shard, read_shard
+from deepfake.jobs.folder import OF_INPUTS, TIMES_FILE, JobFolder, Shard, read_shard
 from deepfake.jobs.parts import JobPart, choose_block_size
 from deepfake.media.discovery import path_uri
 from deepfake.records import (
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 KIND = "predict"
 _ANSWERS_FILE, _CROPS_FILE = "answers.jsonl", "crops.zip"
-_TIMES_FILE = "times.json"
 _PLAN_COLUMNS = ("path_uri", "bytes")
 _PACKAGES = ("facenet-pytorch", "torch", "numpy", "pillow", "av", "opencv-python-headless")
 
@@ -89,7 +88,7 @@ class PredictionJob:
         self.settings = {**settings, "versions": versions}
         self.job.begin(plan, self.settings, anew=anew)
         self.todo = self.job.find_todo()
-        self._times_path = Confinement(root).path_of(_TIMES_FILE)
+        self._times_path = Confinement(root).path_of(TIMES_FILE)
         if len(self.todo) == len(self.job.blocks):
             now = datetime.now(UTC)
             self._write_times(now, now)

@@ -10,11 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from deepfake.errors import UsageError
-from deepfake.jobs.folder import hash_file
+from deepfake.jobs.folder import OUTPUTS_FILE, hash_file
 from deepfake.storage import Confinement, write_atomic, write_stream
 from deepfake.tables import parse_json
-
-_RECORD_FILE = "outputs.json"
 
 
 class Outputs:
@@ -29,7 +27,7 @@ class Outputs:
     """
 
     def __init__(self, paths: Mapping[str, Path], root: Path) -> None:
-        self.paths, self._record = dict(paths), Confinement(root).path_of(_RECORD_FILE)
+        self.paths, self._record = dict(paths), Confinement(root).path_of(OUTPUTS_FILE)
 
     def refuse_foreign(self, overwrite: bool = False) -> None:
         """Refuse, before any work, to replace somebody else's file.

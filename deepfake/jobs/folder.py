@@ -34,6 +34,8 @@ PLAN_FILE = "plan.csv"
 SHARDS_FOLDER = "shards"
 SEAL_FILE = "shard.json"
 _OLD_FOLDER = "old"
+OUTPUTS_FILE, TIMES_FILE = "outputs.json", "times.json"
+"""Notes of where a job wrote, and when: of this disk, while all else is the same on any."""
 RESULTS = "results"
 OF_INPUTS = ("inputs", "block_size", "plan_sha256", RESULTS)
 """Settings that tell of the inputs, not of what is made of them."""

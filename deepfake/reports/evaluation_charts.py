@@ -19,6 +19,7 @@ from deepfake.evaluation.evaluate import (
     RobustnessCurve,
     ScoredRows,
 )
+from deepfake.evaluation.predictions import choose_drawn
 from deepfake.evaluation.slices import Slicing
 from deepfake.metrics import (
     CALIBRATION_BINS,
@@ -50,7 +51,6 @@ ERROR_RATES = {
 }
 """Titles of the metrics of a slice."""
 MIN_ROWS_OF_TSNE = 10
-_POINTS = 1000  # of a cloud: more cannot be told apart
 
 
 def draw_evaluation(evaluation: Evaluation) -> list[Chart]:
@@ -86,7 +86,7 @@ def _trace(
     """A line for all rows, and for each data set where there are several."""
     rows, parts = level.rows, {OVERALL: level.rows}
     if len(level.datasets) > 1:
-        parts |= {name: rows.where(rows.datasets == name) for name in level.datasets}
+        parts |= {name: rows.where(rows.datasets.are(name)) for name in level.datasets}
     series = [
         Series(name, *trace(part.labels, part.p_fake)) for name, part in list(parts.items())[:6]
     ]
@@ -129,7 +129,7 @@ def _roc_chart(level: LevelMetrics, limits: Limits) -> Chart:
     rows, marks = level.rows, list[tuple[float, float]]()
     text = f"Area {show_with_interval(level.overall.metrics['auc'])}. "
     if has_both_classes(rows.labels):
-        said, fakes = np.array(rows.judge(limits)), rows.labels == 1
+        said, fakes = rows.judge(limits), rows.labels == 1
         for positive in (said == Verdict.FAKE, said != Verdict.REAL):
             marks.append((float(positive[~fakes].mean()), float(positive[fakes].mean())))
         (fpr, tpr), (_, not_real) = marks
@@ -143,7 +143,7 @@ def _roc_chart(level: LevelMetrics, limits: Limits) -> Chart:
 
 def _precision_chart(level: LevelMetrics, limits: Limits) -> Chart:
     rows, marks = level.rows, list[tuple[float, float]]()
-    predicted, fakes = np.array(rows.judge(limits)) == Verdict.FAKE, rows.labels == 1
+    predicted, fakes = rows.judge(limits) == Verdict.FAKE, rows.labels == 1
     share = float(fakes.mean()) if len(fakes) else float("nan")
     text = (
         f"Average precision {show(level.overall.metrics['ap'].value)}; {show_percent(share)} of "
@@ -172,10 +172,12 @@ def draw_slicing(slicing: Slicing, evaluation: Evaluation) -> list[Chart]:
     """Scores against the values, and error rates by slice."""
     scores = np.concatenate([predictions.p_fake for predictions in evaluation.sets])
     values = np.maximum(slicing.values, 1.0)
+    shown = choose_drawn(len(values))
     cloud = _draw_cloud(
         evaluation,
+        shown,
         doubling_axes(values, slicing.unit, "score"),
-        np.column_stack([values, scores])[_sample(len(values))],
+        np.column_stack([values[shown], scores[shown]]),
         f"Score against {slicing.title}",
         f"Every face. Median of the {slicing.unit}: {np.median(slicing.values):,.0f}.",
         limits=lines_of(evaluation.limits),
@@ -204,44 +206,56 @@ def _line_of(name: str, points: Sequence[tuple[float, Estimate]]) -> Series:
 
 
 def _map_charts(evaluation: Evaluation) -> list[Chart]:
-    embeddings = np.concatenate([one.embeddings.vectors for one in evaluation.sets])
-    plane, share = project_by_pca(embeddings)
-    shown = _sample(len(embeddings))
+    # As many as a cloud takes of those that were kept of each data set.
+    kept = np.concatenate([one.drawn for one in evaluation.sets])
+    of_all = _places_of_kept(evaluation)
+    shown = choose_drawn(len(kept))
+    plane, share = project_by_pca(kept)
     charts = [
         _draw_cloud(
             evaluation,
+            of_all[shown],
             map_axes(plane[shown]),
             plane[shown],
             "PCA of the embeddings",
-            "The embeddings of all faces in their plane of greatest variance, which holds "
+            "The embeddings of the drawn faces in their plane of greatest variance, which holds "
             f"{share:.0%} of it.",
         )
     ]
-    near = place_by_tsne(embeddings[shown])
+    near = place_by_tsne(kept[shown])
     if len(near):
         text = (
             "The same faces so that near ones stay near; distances between clouds and sizes of "
             "clouds mean nothing."
         )
-        axes = map_axes(near, ("", ""))
-        charts.append(_draw_cloud(evaluation, axes, near, "t-SNE of the embeddings", text))
+        axes, title = map_axes(near, ("", "")), "t-SNE of the embeddings"
+        charts.append(_draw_cloud(evaluation, of_all[shown], axes, near, title, text))
     return charts
+
+
+def _places_of_kept(evaluation: Evaluation) -> NDArray[np.int64]:
+    """Of the kept embeddings, their places among the faces of all data sets."""
+    places, n_before = [], 0
+    for one in evaluation.sets:
+        places.append(n_before + choose_drawn(len(one.p_fake)))
+        n_before += len(one.p_fake)
+    return np.concatenate(places)
 
 
 def _draw_cloud(
     evaluation: Evaluation,
+    places: NDArray[np.int64],
     axes: Axes,
     points: NDArray[np.float64],
     title: str,
     caption: str,
     limits: Sequence[float] = (),
 ) -> Chart:
-    """The points of all faces, or of a sample of them, which the caption says."""
+    """The points of the faces at some places, which are all, or the caption says how many."""
     labels = np.concatenate([one.dataset.labels for one in evaluation.sets])
     if len(points) < len(labels):
         caption += f" {len(points):,} of {len(labels):,} faces are drawn."
-    labels = labels[_sample(len(labels))]
-    return draw_points(axes, points, labels, title, caption, limits=limits)
+    return draw_points(axes, points, labels[places], title, caption, limits=limits)
 
 
 def project_by_pca(embeddings: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], float]:
@@ -298,13 +312,6 @@ def draw_robustness(curve: RobustnessCurve) -> Chart:
     text += f" at the last severity. {unit}: {severities}." if count > 1 else f". {unit}."
     axes = Axes("severity", "metric", (0, count), x_ticks=range(count + 1))
     return draw_lines(axes, series, f"Robustness: {curve.title}", text, dots=True)
-
-
-def _sample(n: int) -> NDArray[np.int64]:
-    """Which rows of a cloud are drawn: all, or a fixed random choice in order."""
-    if n <= _POINTS:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(0).choice(n, _POINTS, replace=False))
 
 
 def _capital(text: str) -> str:

@@ -6,6 +6,7 @@ Computes no metric and no score; the template says how values are shown.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from heapq import nlargest, nsmallest
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,10 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
         unscored=[
             (predictions.dataset.name, file)
             for predictions in evaluation.sets
-            for file in predictions.dataset.files
-            if file.id not in predictions.files
+            for file, place in zip(
+                predictions.dataset.files, predictions.find_scores(), strict=True
+            )
+            if place < 0
         ],
         label_names=LABEL_NAMES,
         provenance=provenance,
@@ -84,7 +87,7 @@ def format_report(evaluation: Evaluation, provenance: Mapping[str, Any]) -> str:
 
 def count_confusion(rows: ScoredRows, limits: Limits) -> NDArray[np.int64]:
     """Rows by label and verdict, ``(2, 3)``: real, unclear, fake."""
-    said = np.array(rows.judge(limits), dtype=np.str_)
+    said = rows.judge(limits)
     return np.array(
         [
             [np.count_nonzero(said[rows.labels == label] == verdict) for verdict in Verdict]
@@ -96,20 +99,20 @@ def count_confusion(rows: ScoredRows, limits: Limits) -> NDArray[np.int64]:
 def find_mistakes(evaluation: Evaluation, label: int) -> list[dict[str, Any]]:
     """The worst wrong verdicts on files of a class, with the most suspicious face of each."""
     wrong_verdict = Verdict.FAKE if label == 0 else Verdict.REAL
-    wrong = [
-        (predictions.files[file.id].p_fake, predictions, file)
+    wrong = (
+        (float(predictions.files.p_fake[place]), predictions, file)
         for predictions in evaluation.sets
-        for file in predictions.dataset.files
+        for file, place in zip(predictions.dataset.files, predictions.find_scores(), strict=True)
         if file.label == label
-        and file.id in predictions.files
+        and place >= 0
         and evaluation.limits.judge(
-            predictions.files[file.id].p_fake, predictions.files[file.id].n_people
+            predictions.files.p_fake[place], predictions.files.n_people[place]
         )
         is wrong_verdict
-    ]
-    wrong.sort(key=lambda mistake: mistake[0], reverse=label == 0)
+    )
+    choose = nlargest if label == 0 else nsmallest
     shown = []
-    for p_fake, predictions, file in wrong[:N_MISTAKES]:
+    for p_fake, predictions, file in choose(N_MISTAKES, wrong, key=lambda mistake: mistake[0]):
         dataset = predictions.dataset
         faces = zip(predictions.p_fake, dataset.faces, strict=True)
         _, top = max((pair for pair in faces if pair[1].source == file.id), key=lambda p: p[0])

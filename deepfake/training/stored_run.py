@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
-from deepfake.errors import JobError, MediaError, UsageError
-from deepfake.jobs.mirroring import copy_changed
+from deepfake.errors import UsageError
+from deepfake.jobs.mirroring import copy_changed, name_mirror, store_must_answer
 from deepfake.storage import alone, no_space_is_an_error
 from deepfake.stores.address import Address
 from deepfake.stores.objects import list_folder
@@ -29,26 +28,20 @@ def fetch_run(url: str, job: Path) -> Path:
         JobError: If the store does not give it.
     """
     address = Address.parse(url.rstrip("/"))
-    digest = hashlib.sha256(str(address).encode()).hexdigest()[:12]
-    folder = job / f"resumed-{address.name}-{digest}"
+    folder = job / f"resumed-{name_mirror(address)}"
     with no_space_is_an_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with alone(folder):
-                there = {n: one for n, one in list_folder(address) if _WANTED.fullmatch(n)}
-                if f"{CHECKPOINTS}/{LAST}" not in there:
-                    raise UsageError(
-                        f"--resume {address}: there is no {address.below(f'{CHECKPOINTS}/{LAST}')};"
-                        " name the folder of a run"
-                    )
-                copy_changed(address, folder, there)
-                for path in folder.rglob("*.ckpt"):
-                    if path.relative_to(folder).as_posix() not in there:
-                        path.unlink()  # no longer the best
-        except MediaError as error:
-            raise JobError(
-                f"{error.path} cannot be read ({error.detail}); run the same command again"
-            ) from error
+        with store_must_answer(), alone(folder):
+            there = {n: one for n, one in list_folder(address) if _WANTED.fullmatch(n)}
+            if f"{CHECKPOINTS}/{LAST}" not in there:
+                raise UsageError(
+                    f"--resume {address}: there is no {address.below(f'{CHECKPOINTS}/{LAST}')};"
+                    " name the folder of a run"
+                )
+            copy_changed(address, folder, there)
+            for path in folder.rglob("*.ckpt"):
+                if path.relative_to(folder).as_posix() not in there:
+                    path.unlink()  # no longer the best
     return folder
 
 

@@ -29,6 +29,10 @@ def test_a_dry_run_writes_every_part_down(tmp_path: Path) -> None:
     assert written["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert any(line.startswith("batch    64") for line in parts["mining"]["output"])
     assert parts["faces"] == {"not_run": "was not asked for"}
+    page = (tmp_path / "gpu.md").read_text()
+    assert page.startswith("# Tried in small on a CPU: no figures\n")
+    assert "\n".join(parts["mining"]["output"]) in page
+    assert "## faces\n\nNot run: was not asked for.\n" in page
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepfake.dataset.columns import TEXTS, number_texts
+from deepfake.dataset.columns import TEXTS, Words, number_texts
 from deepfake.dataset.manifest import CropRow, pack_crops
 from deepfake.records import TurnedWindow
 
@@ -78,8 +78,8 @@ def test_what_is_packed_is_not_packed_again() -> None:
         packed[1]
 
 
-def test_a_row_takes_300_to_400_bytes() -> None:
-    n_rows = 20_000
+def test_a_row_takes_250_to_350_bytes() -> None:
+    n_rows = 5_000
     # Texts of their own, as a reader makes them.
     rows = (
         replace(ROW, crop=f"{ROW.crop}{n:09d}", source=f"{n:016x}", group=f"person {n:08d}")
@@ -90,7 +90,27 @@ def test_a_row_takes_300_to_400_bytes() -> None:
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(packed) == n_rows
-    assert 300 * n_rows < taken < 400 * n_rows
+    assert 250 * n_rows < taken < 350 * n_rows
+
+
+@given(st.lists(st.lists(st.sampled_from("abcd")), min_size=1, max_size=3), st.data())
+def test_words_are_the_texts_of_all_parts(parts: list[list[str]], data: st.DataObject) -> None:
+    known = data.draw(st.permutations("abcd"))  # a part has its own order, and texts unused
+    words = Words.of(
+        *((np.array([known.index(text) for text in part], np.int64), known) for part in parts)
+    )
+    texts = [text for part in parts for text in part]
+    assert words.texts[words.numbers].tolist() == texts
+    assert words.texts.tolist() == sorted(known)
+    assert words.are("b").tolist() == [text == "b" for text in texts]
+    assert not words.are("e").any()
+    assert words.list_used() == list(dict.fromkeys(texts))
+    mask = np.array([text > "b" for text in texts], bool)
+    assert words[mask].list_used() == list(dict.fromkeys(text for text in texts if text > "b"))
+    assert words.is_same(Words.of((np.arange(len(texts)), texts)))
+    assert not words.is_same(Words.of((np.arange(len(texts) + 1), [*texts, "a"])))
+    if texts:
+        assert not words.is_same(Words.of((np.arange(len(texts)), ["e", *texts[1:]])))
 
 
 @given(st.lists(WORDS), st.lists(WORDS))

@@ -6,15 +6,17 @@ import errno
 import os
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
 from deepfake.dataset import object_cache
 from deepfake.dataset.object_cache import ObjectCache
 from deepfake.errors import MediaError
+from deepfake.storage import alone
 from tests.fakes import run_and_die
 
 SIZE = 1000
@@ -32,7 +34,11 @@ def refuse(file: BinaryIO) -> None:
 
 
 def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    return sorted(path.name for path in folder.iterdir() if path.name not in (".lock", ".bytes"))
+
+
+def sizes_in(folder: Path) -> int:
+    return sum((folder / name).stat().st_size for name in names_in(folder))
 
 
 def make(folder: Path, n_copies: int, in_order: bool = False) -> ObjectCache:
@@ -144,14 +150,78 @@ def test_killed_at_any_instant_nothing_of_half_a_copy_is_read_or_stays(tmp_path:
 
         if not run_and_die(lambda: make(folder, 1).fetch("a", SIZE, copy), event):  # noqa: B023
             break
+        tally = folder / ".bytes"
+        if tally.exists() and tally.read_bytes():
+            assert int(tally.read_bytes()) >= sizes_in(folder)
         cache = make(folder, 1)
+        assert int(tally.read_bytes()) == sizes_in(folder)
         assert cache.read("a", 0, SIZE) in (None, b"a" * SIZE)
         if (folder / "a").exists():
             used_before(folder, "a")
         assert cache.fetch("b", SIZE, write("b"))
         assert names_in(folder) == ["b"]
-    assert event > 5
+        assert int(tally.read_bytes()) == SIZE
+    assert event > 10
     assert names_in(folder) == ["a"]
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_the_folder_is_not_listed_for_each_copy(
+    in_order: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_listed, real = 0, os.scandir
+
+    def scandir(path: Path) -> Any:
+        nonlocal n_listed
+        n_listed += 1
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(object_cache, "_LAST_USED", 1)
+    cache = make(tmp_path, 32, in_order)
+    kept = [cache.fetch(f"{n:03d}", SIZE, write("a")) for n in range(64)]
+    assert kept == [in_order or n < 32 for n in range(64)]
+    # When it was opened; then in vain, or once for every three that go.
+    assert n_listed == (1 + 11 if in_order else 2)
+    assert 30 <= len(names_in(tmp_path)) <= 32
+
+
+def test_a_room_that_was_left_by_somebody_who_was_killed_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = make(tmp_path, 1)
+    (tmp_path / ".bytes").write_text(f"{SIZE}\n")  # it died before its file had grown
+    assert cache.fetch("a", SIZE, write("a"))
+    (tmp_path / ".tmp-b").write_bytes(bytes(SIZE))  # and this one behind
+    cache.forget("a")
+    (tmp_path / ".bytes").unlink()
+    assert cache.fetch("c", SIZE, write("c"))
+    assert names_in(tmp_path) == ["c"]
+    monkeypatch.setattr(object_cache, "_RECOUNT_S", 0.0)
+    assert not cache.fetch("d", SIZE, refuse)
+    (tmp_path / "c").unlink()  # by hand
+    assert cache.fetch("e", SIZE, write("e"))
+
+
+def test_many_share_a_folder_and_there_is_never_too_much_in_it(tmp_path: Path) -> None:
+    def fill(number: int) -> None:
+        cache = make(tmp_path, 5, in_order=number > 0)
+
+        def copy(file: BinaryIO) -> None:
+            write("a")(file)
+            with alone(tmp_path):
+                assert sizes_in(tmp_path) <= int((tmp_path / ".bytes").read_bytes()) <= 5 * SIZE
+
+        for n in range(12):
+            name = f"{n * (number + 1) % 20}"
+            cache.fetch(name, SIZE, copy)
+            if n % 5 == 0:
+                cache.forget(name)
+
+    with ThreadPoolExecutor(3) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(object_cache, "_LAST_USED", 1)
+        list(pool.map(fill, range(3)))
+    assert sizes_in(tmp_path) == int((tmp_path / ".bytes").read_bytes())
 
 
 def test_what_fails_leaves_nothing_and_a_full_disk_is_no_failure(

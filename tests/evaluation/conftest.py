@@ -82,7 +82,7 @@ def evaluation(made: Made) -> Evaluation:
     for name, split in (("first", "test"), ("second <set>", "validation")):
         data = read_evaluation_set(made.crops, made.checkpoint, name, "crops/", split)
         embeddings = embed_crops(made.crops, data.faces, made.checkpoint, CPU)
-        sets.append(predict_set(data, embeddings, made.checkpoint.head, Aggregation()))
+        sets.append(predict_set(data, [embeddings], made.checkpoint.head, Aggregation()))
     return evaluate_predictions(sets, made.checkpoint.limits, Aggregation(), n_resamples=50)
 
 

@@ -22,11 +22,11 @@ from deepfake.evaluation.embeddings import (
     hash_network,
     measure_sharpness,
 )
-from deepfake.evaluation.sets import read_evaluation_set
+from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set
 from deepfake.faces.extraction import decode_crop
 from deepfake.jobs.engine import Job, run_here
 from deepfake.jobs.folder import JobFolder
-from deepfake.learning.checkpoint import load_checkpoint
+from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.crops import CropDataset, Sample
 from deepfake.records import Source
 from deepfake.storage import exclusive
@@ -52,6 +52,11 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+def embed_all(data: EvaluationSet, checkpoint: Checkpoint, cache: Path | None) -> Embeddings:
+    parts = embed_once(data, checkpoint, cache, CPU)
+    return Embeddings.join(parts, len(data.faces), checkpoint.head.embedding_dim)
+
+
 def job_files(cache: Path) -> list[Path]:
     return sorted(path for path in cache.rglob("*.npy"))
 
@@ -61,9 +66,12 @@ def test_embeddings_are_computed_once_and_mended(
 ) -> None:
     data = read_evaluation_set(made.crops, made.checkpoint)
     crops = [face.crop for face in data.faces]
-    first = embed_once(data, made.checkpoint, tmp_path / "kept", CPU)
+    parts = embed_once(data, made.checkpoint, tmp_path / "kept", CPU)
+    assert [len(part.vectors) for part in parts] == [4, 4, 4, 4, 4]  # not all at once
     assert embedded == crops
-    assert same(first, embed_once(data, made.checkpoint, None, CPU))
+    first = embed_all(data, made.checkpoint, tmp_path / "kept")
+    assert embedded == crops
+    assert same(first, embed_all(data, made.checkpoint, None))
     np.testing.assert_allclose(np.linalg.norm(first.vectors, axis=1), 1, atol=1e-5)
     before = tree_hashes(tmp_path / "kept")
     for place, damage in ((0, b"no array"), (-1, None)):
@@ -71,7 +79,7 @@ def test_embeddings_are_computed_once_and_mended(
         block = int(file.parent.name)
         file.write_bytes(damage or file.read_bytes()[:-9])
         embedded.clear()
-        assert same(embed_once(data, made.checkpoint, tmp_path / "kept", CPU), first)
+        assert same(embed_all(data, made.checkpoint, tmp_path / "kept"), first)
         assert embedded == crops[4 * block : 4 * block + 4]
         assert tree_hashes(tmp_path / "kept") == before
 
@@ -80,7 +88,7 @@ def test_embedding_goes_on_where_it_stopped(
     made: Made, tmp_path: Path, embedded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = read_evaluation_set(made.crops, made.checkpoint)
-    first = embed_once(data, made.checkpoint, tmp_path / "whole", CPU)
+    first = embed_all(data, made.checkpoint, tmp_path / "whole")
     seal = JobFolder.seal
 
     def stop(folder: JobFolder, block: int, *rest: Any) -> None:
@@ -91,9 +99,9 @@ def test_embedding_goes_on_where_it_stopped(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JobFolder, "seal", stop)
         with pytest.raises(KeyboardInterrupt):
-            embed_once(data, made.checkpoint, tmp_path / "kept", CPU)
+            embed_all(data, made.checkpoint, tmp_path / "kept")
     embedded.clear()
-    assert same(embed_once(data, made.checkpoint, tmp_path / "kept", CPU), first)
+    assert same(embed_all(data, made.checkpoint, tmp_path / "kept"), first)
     assert embedded == [face.crop for face in data.faces[8:]]
     assert tree_hashes(tmp_path / "kept") == tree_hashes(tmp_path / "whole")
 
@@ -102,16 +110,16 @@ def test_fewer_crops_in_other_blocks_are_not_embedded_again(
     made: Made, tmp_path: Path, embedded: list[str]
 ) -> None:
     data = read_evaluation_set(made.crops, made.checkpoint)
-    first = embed_once(data, made.checkpoint, tmp_path, CPU)
+    first = embed_all(data, made.checkpoint, tmp_path)
     embedded.clear()
     fewer = replace(data, faces=data.faces[1:])
     assert same(
-        embed_once(fewer, made.checkpoint, tmp_path, CPU),
+        embed_all(fewer, made.checkpoint, tmp_path),
         first.where(np.arange(len(data.faces)) > 0),
     )
     assert embedded == []
     # One crop alone passes the network otherwise than four do, in the last digits.
-    again = embed_once(data, made.checkpoint, tmp_path, CPU)
+    again = embed_all(data, made.checkpoint, tmp_path)
     np.testing.assert_allclose(again.vectors, first.vectors, atol=1e-6)
     assert embedded == [data.faces[0].crop]
 
@@ -120,22 +128,22 @@ def test_crops_in_a_tar_are_embedded_alike(made: Made, tmp_path: Path, embedded:
     counts = {"train": (8, 8), "validation": (12, 12), "test": (10, 10)}
     tar = write_crop_folder(tmp_path / "tar", counts, size=32, store="tar")
     data = read_evaluation_set(tar, made.checkpoint)
-    found = embed_once(data, made.checkpoint, tmp_path / "kept", CPU)
+    found = embed_all(data, made.checkpoint, tmp_path / "kept")
     folder = read_evaluation_set(made.crops, made.checkpoint)
-    assert same(found, embed_once(folder, made.checkpoint, tmp_path / "other", CPU))
+    assert same(found, embed_all(folder, made.checkpoint, tmp_path / "other"))
     embedded.clear()
     # A crop is known by its bytes, wherever it lies.
     there = replace(data, root=made.crops)
-    assert same(embed_once(there, made.checkpoint, tmp_path / "kept", CPU), found)
+    assert same(embed_all(there, made.checkpoint, tmp_path / "kept"), found)
     assert embedded == []
 
 
 def test_two_at_once_are_refused(made: Made, tmp_path: Path) -> None:
     data = read_evaluation_set(made.crops, made.checkpoint)
-    embed_once(data, made.checkpoint, tmp_path, CPU)
+    embed_all(data, made.checkpoint, tmp_path)
     (root,) = tmp_path.iterdir()
     with exclusive(root), pytest.raises(UsageError, match="is in use by process"):
-        embed_once(data, made.checkpoint, tmp_path, CPU)
+        embed_all(data, made.checkpoint, tmp_path)
 
 
 @pytest.mark.slow
@@ -155,6 +163,12 @@ def same(one: Embeddings, other: Embeddings) -> bool:
     return np.array_equal(one.vectors, other.vectors) and np.array_equal(
         one.sharpness, other.sharpness
     )
+
+
+def test_parts_that_are_too_few_are_no_whole() -> None:
+    part = Embeddings(np.ones((2, 3), np.float32), np.ones(2, np.float32))
+    with pytest.raises(ValueError, match="4 embeddings of 5 crops"):
+        Embeddings.join([part, part], 5, 3)
 
 
 def test_sharpness_is_the_variance_of_opencvs_laplacian(made: Made) -> None:

@@ -15,7 +15,6 @@ import pytest
 from deepfake.dataset.manifest import CropRow, SourceRow, pack_crops, pack_sources
 from deepfake.error_rates import RATES
 from deepfake.errors import UsageError
-from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.evaluate import LEVELS, OVERALL, evaluate_predictions
 from deepfake.evaluation.predictions import FileScores, Predictions
 from deepfake.evaluation.sets import EvaluationSet
@@ -71,10 +70,10 @@ def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -
         remarks=("a remark",) if name == "two" else (),
     )
     sharpness = np.arange(1, len(faces) + 1, dtype=np.float32)
-    embeddings = Embeddings(np.zeros((len(faces), 2), dtype=np.float32), sharpness)
-    return Predictions(
-        dataset, embeddings, np.array(scores), tuple(people), FileScores(scored.items())
-    )
+    drawn = np.zeros((len(faces), 2), dtype=np.float32)
+    whose = np.array(people, np.int32)
+    kept = FileScores(scored.items())
+    return Predictions(dataset, np.array(scores), sharpness, drawn, whose, kept)
 
 
 ONE = make_set(

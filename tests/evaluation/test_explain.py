@@ -252,14 +252,15 @@ def test_neighbours_are_the_nearest_by_cosine(made: Made, tmp_path: Path) -> Non
     assert reference.split == "train"
     known = np.random.default_rng(0).normal(size=(len(reference.faces), 5)).astype(np.float32)
     known /= np.linalg.norm(known, axis=1, keepdims=True)
-    near = find_neighbours(known[3], reference, known, 4)
-    order = np.argsort(-known @ known[3])[:4]
+    similarity = known @ known[3]
+    near = find_neighbours(similarity, reference, 4)
+    order = np.argsort(-similarity)[:4]
     assert [item.row for item in near] == [reference.faces[place] for place in order]
     assert near[0].similarity == pytest.approx(1)
     assert near[0].encoded == (made.crops / reference.faces[3].crop).read_bytes()
     tar = write_crop_folder(tmp_path / "tar", {"train": (8, 8)}, size=32, store="tar")
-    assert find_neighbours(known[3], replace(reference, root=tar), known, 4) == near
-    gone = find_neighbours(known[3], replace(reference, root=tmp_path), known, 1)
+    assert find_neighbours(similarity, replace(reference, root=tar), 4) == near
+    gone = find_neighbours(similarity, replace(reference, root=tmp_path), 1)
     assert gone[0].encoded is None
 
 

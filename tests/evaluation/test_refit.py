@@ -49,7 +49,7 @@ LOOSE: dict[str, Any] = {"max_fpr": 0.25, "max_fnr": 0.25, "options": CPU}
 def scores_of(checkpoint: Checkpoint, crops: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     data = read_evaluation_set(crops, checkpoint, split=split)
     embeddings = embed_crops(crops, data.faces, checkpoint, CPU)
-    scored = predict_set(data, embeddings, checkpoint.head, Aggregation())
+    scored = predict_set(data, [embeddings], checkpoint.head, Aggregation())
     return np.array([row.label for row in data.faces]), scored.p_fake
 
 

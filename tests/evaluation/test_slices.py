@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from deepfake.dataset.manifest import pack_crops
-from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.evaluate import evaluate_predictions
 from deepfake.evaluation.predictions import Predictions
 from deepfake.evaluation.slices import MIN_FACES, N_SLICES, compute_slices, slice_masks
@@ -34,11 +33,7 @@ def make_graded(n: int) -> Predictions:
         for place, face in enumerate(scored.dataset.faces)
     )
     sharpness = np.arange(1, n + 1, dtype=np.float32)
-    return replace(
-        scored,
-        dataset=replace(scored.dataset, faces=faces),
-        embeddings=Embeddings(scored.embeddings.vectors, sharpness),
-    )
+    return replace(scored, dataset=replace(scored.dataset, faces=faces), sharpness=sharpness)
 
 
 def test_slices_hold_what_they_say() -> None:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from deepfake.tables import read_csv
 from tests.conftest import Trained
 from tests.fakes import run_and_die
 from tests.inference.made_answers import NAMES, run_job
+from tests.stores.made_stores import empty_memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +43,7 @@ def write_parts(folder: Path, of: int) -> list[Path]:
     return [write_part(folder, f"{number}/{of}") for number in range(1, of + 1)]
 
 
-def merge(output: Path, parts: list[Path], *more: object) -> int:
+def merge(output: Path, parts: Sequence[object], *more: object) -> int:
     words = [output, *parts, "--faces", output.with_name(f"faces-{output.name}"), *more]
     return cli.merge([str(word) for word in words])
 
@@ -269,18 +270,35 @@ def whole(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return tables(folder)
 
 
-@pytest.mark.parametrize("of", [2, 5])
 def test_predicted_in_parts_is_predicted_at_once(
-    trained: Trained, whole: dict[str, bytes], tmp_path: Path, of: int
+    trained: Trained, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    parts = [tmp_path / f"{number}.csv" for number in range(1, of + 1)]
+    parts = [tmp_path / f"{number}.csv" for number in range(1, 6)]
     for number, part in enumerate(parts, 1):
-        assert cli.predict(words(trained, part, "--shard", f"{number}/{of}")) == 0
+        assert cli.predict(words(trained, part, "--shard", f"{number}/5")) == 0
     assert merge(tmp_path / "m.csv", parts) == 0
     assert tables(tmp_path) == whole
     # The parts' own tables, one below the other, are the same rows.
     bodies = [part.read_bytes().split(b"\n", 1) for part in parts]
     assert bodies[0][0] + b"\n" + b"".join(body for _, body in bodies) == whole["m.csv"]
+
+
+def test_a_part_in_a_store_lies_there_with_its_job(
+    trained: Trained, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "here").mkdir()
+    job = ["--job", str(tmp_path / "job")]
+    with empty_memory() as memory:
+        for number in (1, 2):
+            line = words(trained, tmp_path / f"{number}.csv", "--shard", f"{number}/2", *job)
+            line[line.index("--output") + 1] = f"memory://b/{number}.csv"
+            assert cli.predict(line) == 0
+        names = {path.rpartition("/")[2] for path in memory.find("/b")}
+        assert names == {"1.csv", "2.csv", "job.json", "plan.csv", "shard.json", "answers.jsonl"}
+        parts = ["memory://b/2.csv", "memory://b/1.csv", *job]
+        merged = tmp_path / "here" / "m.csv"
+        assert merge(merged, parts) == 0
+    assert tables(tmp_path / "here") == whole
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import numpy as np
 from deepfake.dataset.manifest import pack_sources
 from deepfake.evaluation.evaluate import Evaluation, evaluate_predictions
 from deepfake.evaluation.job import describe_origin
+from deepfake.evaluation.predictions import FileScores
 from deepfake.records import Aggregation, Limits
 from deepfake.reports import evaluation_page as report
 from deepfake.reports.evaluation_page import count_confusion, find_mistakes, format_report
@@ -55,7 +56,9 @@ def test_confusion_counts(evaluation: Evaluation) -> None:
 
 def test_mistakes_are_the_worst_first(evaluation: Evaluation, made: Made) -> None:
     turned = [
-        replace(s, files={k: replace(f, p_fake=1 - f.p_fake) for k, f in s.files.items()})
+        replace(
+            s, files=FileScores((k, replace(f, p_fake=1 - f.p_fake)) for k, f in s.files.items())
+        )
         for s in evaluation.sets
     ]
     result = evaluate_predictions(turned, ONE_CUT, Aggregation(), n_resamples=0)
@@ -83,9 +86,10 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
     only = replace(
         scored,
         dataset=dataset,
-        embeddings=scored.embeddings.where(np.isin(np.arange(len(scored.p_fake)), fakes)),
         p_fake=scored.p_fake[fakes],
-        people=tuple(scored.people[n] for n in fakes),
+        sharpness=scored.sharpness[fakes],
+        drawn=scored.drawn[fakes],
+        people=scored.people[fakes],
     )
     text = format_report(
         evaluate_predictions([only], Limits(0.999, (0.999,)), Aggregation(), n_resamples=5),

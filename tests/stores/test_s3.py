@@ -265,6 +265,33 @@ def test_an_upload_that_was_killed_goes_on_with_the_same_command(
     assert fetch_tree(bucket, "killed", tmp_path / "copy") == local
 
 
+def test_parts_in_the_bucket_are_merged_to_what_was_never_divided(
+    bucket: Bucket, local: dict[str, str], trained: Trained, tmp_path: Path
+) -> None:
+    bucket.proxy.write_faults = {"parts/1/manifest.csv": [CUT], "2.csv.job/job.json": [SPOIL, BUSY]}
+    bucket.proxy.faults = {}
+    detector = ["--checkpoint", str(trained.checkpoint), "--quiet", "--device", "cpu"]
+    assert cli.predict([str(bucket.photos), *detector, "--output", str(tmp_path / "here.csv")]) == 0
+    for number in "12":
+        part = ["--shard", f"{number}/2", "--job", str(tmp_path / number)]
+        # Of photos on this disk: as of any job, the seals tell where the inputs lie.
+        assert cli.crop([*words(bucket.photos, f"s3://{BUCKET}/parts/{number}"), *part]) == 0
+        output = ["--output", f"s3://{BUCKET}/scores/{number}.csv"]
+        assert cli.predict([str(bucket.photos), *detector, *output, *part]) == 0
+    assert not any(bucket.proxy.write_faults.values())
+    bucket.proxy.faults = {".jpg": [BUSY, CUT, SLOW], "plan.csv": [CUT], "answers.jsonl": [BUSY]}
+    job = ["--job", str(tmp_path / "job")]
+    parts = [f"s3://{BUCKET}/parts/{number}" for number in "12"]
+    assert cli.merge([*parts, "--output", str(tmp_path / "crops"), *job]) == 0
+    assert results_of(tmp_path / "crops") == local
+    assert cli.merge([f"s3://{BUCKET}/merged", *parts, *job]) == 0
+    assert fetch_tree(bucket, "merged", tmp_path / "copy") == local
+    tables = [f"s3://{BUCKET}/scores/{number}.csv" for number in "12"]
+    assert cli.merge([*tables, "--output", f"s3://{BUCKET}/merged.csv", *job]) == 0
+    assert not any(bucket.proxy.faults.values())
+    assert bucket.store.cat_file(f"{BUCKET}/merged.csv") == (tmp_path / "here.csv").read_bytes()
+
+
 def test_scores_and_reports_by_a_checkpoint_in_the_bucket_lie_in_the_bucket(
     bucket: Bucket, trained: Trained, tmp_path: Path
 ) -> None:
