@@ -1,7 +1,7 @@
 """A small hub on this machine that speaks what the hub's own client speaks, and holds no secrets.
 
 Repositories are lists of commits; files of models go through the large file storage, cards through
-the commit itself, as on the real one.
+the commit itself, as on the real one. Those of data sets are called ``datasets/USER/NAME``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants
@@ -88,6 +88,9 @@ def use_hub(patch: pytest.MonkeyPatch, url: str, home: Path) -> None:
     patch.delenv("HF_TOKEN", raising=False)
 
 
+_ANY, _DATA_SET = "/api/((?:models|datasets)/[^/]+/[^/]+)", "/api/(datasets/[^/]+/[^/]+)"
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Hub
@@ -102,14 +105,17 @@ class _Handler(BaseHTTPRequestHandler):
         path = self._begin()
         if path is None:
             return
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
-            self._resolve(found[1], unquote(found[2]), found[3])
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
-            located = self._locate(found[1], unquote(found[2] or "main"))
+        if found := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._resolve(found[1], unquote(found[2]), unquote(found[3]))
+        elif found := re.fullmatch(rf"{_DATA_SET}/tree/([^/]+)(?:/(.+))?", path):
+            is_deep = "recursive=true" in self.path.lower()
+            self._list(found[1], unquote(found[2]), unquote(found[3] or ""), is_deep)
+        elif found := re.fullmatch(rf"{_ANY}(?:/revision/([^/]+))?", path):
+            located = self._locate(found[1].removeprefix("models/"), unquote(found[2] or "main"))
             if located is not None:
                 _, oid, files = located
                 siblings = [{"rfilename": name} for name in files]
-                self._json({"id": found[1], "sha": oid, "siblings": siblings})
+                self._json({"id": found[1].partition("/")[2], "sha": oid, "siblings": siblings})
         else:
             self._fail(404, "EntryNotFound")
 
@@ -120,6 +126,11 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         if path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
+        elif found := re.fullmatch(rf"{_DATA_SET}/paths-info/([^/]+)", path):
+            located = self._locate(found[1], unquote(found[2]))
+            wanted = parse_qs(body.decode())["paths"]
+            if located is not None:
+                self._json([one for one in _describe(located[2], True) if one["path"] in wanted])
         elif self._token() != TOKEN:
             self._fail(401, "", "Invalid credentials in Authorization header")
         elif path == "/api/repos/create":
@@ -183,7 +194,25 @@ class _Handler(BaseHTTPRequestHandler):
             told = hashlib.sha256(data).hexdigest()
             headers |= {"X-Linked-Etag": f'"{told}"', "X-Linked-Size": str(len(data))}
             data = self.server.large.get(told, data)
-        self._answer(200, data, headers)
+        part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
+        if part is None:
+            self._answer(200, data, headers)
+            return
+        start, end = int(part[1]), min(int(part[2]) + 1, len(data))
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+        self._answer(206, data[start:end], headers)
+
+    def _list(self, name: str, revision: str, folder: str, is_deep: bool) -> None:
+        located = self._locate(name, revision)
+        if located is None:
+            return
+        _, oid, files = located
+        below = f"{folder}/" if folder else ""
+        found = [one for one in _describe(files, is_deep, below) if one["path"].startswith(below)]
+        if found:
+            self._json(found)
+        else:
+            self._fail(404, "EntryNotFound", commit=oid)
 
     def _create(self, wanted: dict[str, Any]) -> None:
         name = f"{wanted['organization']}/{wanted['name']}"
@@ -228,6 +257,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+
+def _describe(files: Files, is_deep: bool, below: str = "") -> list[dict[str, Any]]:
+    """What the hub tells of files, and of the folders that it takes from their names."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, data in files.items():
+        oid = hashlib.sha1(data).hexdigest()
+        for end in (at.start() for at in re.finditer("/", name)):
+            found[name[:end]] = {"type": "directory", "path": name[:end], "oid": oid, "size": 0}
+        found[name] = {"type": "file", "path": name, "oid": oid, "size": len(data)}
+    return [one for one in found.values() if is_deep or "/" not in one["path"][len(below) :]]
 
 
 def _choose_mode(file: dict[str, Any]) -> dict[str, Any]:

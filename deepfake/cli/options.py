@@ -66,17 +66,24 @@ def count(text: str) -> int:
     return _parse_number(text, int, "a whole number above 0")
 
 
+def from_zero(text: str) -> int:
+    """A whole number, 0 or above it."""
+    return _parse_number(text, int, "a whole number from 0", lowest=0)
+
+
 def positive(text: str) -> float:
     """A finite number above 0."""
     return _parse_number(text, float, "a number above 0")
 
 
-def _parse_number(text: str, kind: type[Number], expected: str) -> Number:
+def _parse_number(
+    text: str, kind: type[Number], expected: str, lowest: float = math.ulp(0)
+) -> Number:
     try:
         number = kind(text)
     except ValueError:
-        number = kind(0)
-    if not 0 < number < math.inf:  # false for NaN, too
+        number = kind(-1)
+    if not lowest <= number < math.inf:  # false for NaN, too
         raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
     return number
 
@@ -250,9 +257,12 @@ def _choose_ray(options: argparse.Namespace, address: str) -> Engine:
         raise UsageError(
             f"--engine ray needs Ray, not installed here ({error}): pip install 'deepfake[ray]'"
         ) from error
+    from deepfake.dataset.mirrored_work import WithMirrors
+
     execute = RayEngine(address or None, workers.processes, options.gpus_per_worker or 0.0)
     device = getattr(options, "device", "auto")
-    return Engine(execute, workers, usual if device == "auto" else device, is_here=False)
+    device = usual if device == "auto" else device
+    return Engine(WithMirrors(execute), workers, device, is_here=False)
 
 
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
@@ -301,11 +311,6 @@ def open_crop_folders(options: argparse.Namespace, inputs: Sequence[str]) -> Non
     found = [name for name in inputs if is_url(name) and is_stored(name)]
     if not found:
         raise UsageError("--cache is for crop folders in a store, and none of the inputs is one")
-    if getattr(options, "engine", "local") != "local":
-        raise UsageError(
-            f"--engine {options.engine} reads crops from a disk that all nodes see: copy "
-            f"{found[0]} there, or leave --engine out"
-        )
     for name in found:
         open_crop_folder(options, name)
 

@@ -90,7 +90,7 @@ def open_crops(
         return Path(root)
     address = Address.parse(root.rstrip("/"))
     with store_must_answer():
-        mirror = _open(address, Path(cache), int(cache_gb * 1e9), in_order)
+        mirror = _open(address, Opening(root, Path(cache), cache_gb, in_order))
     _MIRRORS[str(address)] = mirror
     return mirror.root
 
@@ -151,6 +151,11 @@ def find_mirror(root: Path) -> CropMirror | None:
     return next((mirror for mirror in _MIRRORS.values() if mirror.root == root), None)
 
 
+def list_mirrors() -> list[CropMirror]:
+    """What reads the crop folders in stores that this process has opened."""
+    return [*_MIRRORS.values()]
+
+
 def is_stored(name: str) -> bool:
     """Whether an address is that of a crop folder; the store is asked."""
     address = Address.parse(name.rstrip("/"))
@@ -158,6 +163,15 @@ def is_stored(name: str) -> bool:
         return False
     with store_must_answer():
         return look(address.below(JOB_FILE)) is not None
+
+
+class Opening(NamedTuple):
+    """What ``open_crops`` was given."""
+
+    root: str
+    cache: Path
+    cache_gb: float
+    in_order: bool
 
 
 class CropMirror:
@@ -168,13 +182,19 @@ class CropMirror:
         address: Of the folder.
         cache: Has the copies.
         packs: The crops of each shard, by the shard.
+        opening: How it was opened.
     """
 
     def __init__(
-        self, root: Path, address: Address, cache: ObjectCache, packs: Mapping[str, _Pack]
+        self,
+        root: Path,
+        address: Address,
+        cache: ObjectCache,
+        packs: Mapping[str, Pack],
+        opening: Opening,
     ) -> None:
-        self.root, self.address = root, address
-        self._cache, self._packs = cache, packs
+        self.root, self.address, self.packs, self.opening = root, address, packs, opening
+        self._cache = cache
         self._wrong: set[str] = set()
 
     def read(self, crop: str, place: Place) -> bytes:
@@ -185,7 +205,7 @@ class CropMirror:
             JobError: If the store does not give it.
         """
         shard = shard_of(crop)
-        pack = self._packs.get(shard)
+        pack = self.packs.get(shard)
         if pack is None:
             raise OSError(f"there is no {self.address.below(tar_of(crop))}")
         end = place.offset + place.n_bytes
@@ -218,7 +238,7 @@ class CropMirror:
             if hash_file(path) != sha256:  # nobody else has copied it meanwhile
                 copy_object_to(self.root, self.address, name)
 
-    def _fetch(self, shard: str, pack: _Pack) -> bool:
+    def _fetch(self, shard: str, pack: Pack) -> bool:
         if shard in self._wrong:
             return False
         copy = partial(self._copy_tar if pack.is_tar else self._copy_crops, shard, pack)
@@ -231,7 +251,7 @@ class CropMirror:
             self._wrong.add(shard)
             return False
 
-    def _copy_tar(self, shard: str, pack: _Pack, file: BinaryIO) -> None:
+    def _copy_tar(self, shard: str, pack: Pack, file: BinaryIO) -> None:
         address = self.address.below(f"{shard}/{TAR_FILE}")
         seen = look(address)
         if seen is None:
@@ -242,7 +262,7 @@ class CropMirror:
         if hash_file(Path(file.name)) != pack.name:
             raise _WrongContentError(address)
 
-    def _copy_crops(self, shard: str, pack: _Pack, file: BinaryIO) -> None:
+    def _copy_crops(self, shard: str, pack: Pack, file: BinaryIO) -> None:
         places = read_index(self.root / shard)
         if hash_file(self.root / shard / INDEX_FILE) != pack.name:  # a later job's
             raise _WrongContentError(self.address.below(shard))
@@ -263,7 +283,7 @@ _MIRRORS: dict[str, CropMirror] = {}
 """Of this process, by address. Those that it starts are given theirs."""
 
 
-class _Pack(NamedTuple):
+class Pack(NamedTuple):
     """The crops of a shard as one file.
 
     Args:
@@ -285,11 +305,12 @@ def _hash(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def _open(address: Address, cache: Path, limit: int, in_order: bool) -> CropMirror:
+def _open(address: Address, opening: Opening) -> CropMirror:
     try:
         from deepfake.dataset.object_cache import ObjectCache
     except ImportError as error:
         raise UsageError("this system has no file locks (fcntl), which --cache needs") from error
+    cache, limit, in_order = opening.cache, int(opening.cache_gb * 1e9), opening.in_order
     root = cache / name_mirror(address)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -307,10 +328,10 @@ def _open(address: Address, cache: Path, limit: int, in_order: bool) -> CropMirr
     elif total > limit:
         told += "; the others are read from the store one by one, in each epoch again"
     logger.info("%s", told)
-    return CropMirror(root, address, copies, packs)
+    return CropMirror(root, address, copies, packs, opening)
 
 
-def _copy_tables(address: Address, root: Path) -> dict[str, _Pack]:
+def _copy_tables(address: Address, root: Path) -> dict[str, Pack]:
     """Copy what is small and has changed; the crops of each shard that is whole."""
     if look(address.below(JOB_FILE)) is None:
         raise UsageError(f"{address} is not a crop folder (no {JOB_FILE})")
@@ -324,16 +345,16 @@ def _copy_tables(address: Address, root: Path) -> dict[str, _Pack]:
     return {shard: pack for shard, pack in packs.items() if pack is not None}
 
 
-def _describe_tar(folder: Path, shard: str, there: Mapping[str, Look]) -> _Pack | None:
+def _describe_tar(folder: Path, shard: str, there: Mapping[str, Look]) -> Pack | None:
     """The tar of a shard; ``None`` if it is missing, or the shard does not say what it is."""
     seal, tar = read_seal(folder), there.get(f"{shard}/{TAR_FILE}")
     sha256 = "" if seal is None else str(seal.files.get(TAR_FILE, ""))
     if tar is None or not _SHA256.fullmatch(sha256):
         return None
-    return _Pack(sha256, tar.size or 0, is_tar=True)
+    return Pack(sha256, tar.size or 0, is_tar=True)
 
 
-def _describe_files(folder: Path, shard: str, there: Mapping[str, Look]) -> _Pack | None:
+def _describe_files(folder: Path, shard: str, there: Mapping[str, Look]) -> Pack | None:
     """The crops of a shard in the order of their names, for which it gets an index."""
     seal = read_seal(folder)
     if seal is None:
@@ -350,4 +371,4 @@ def _describe_files(folder: Path, shard: str, there: Mapping[str, Look]) -> _Pac
     name = _hash(text.encode()).hex()
     if hash_file(folder / INDEX_FILE) != name:  # another job may be reading it
         write_atomic(folder / INDEX_FILE, text)
-    return _Pack(name, offset, is_tar=False)
+    return Pack(name, offset, is_tar=False)

@@ -134,9 +134,10 @@ def list_folder(address: Address) -> Iterator[tuple[str, Look]]:
     """
     store = open_store(address.scheme, False)
     where = address.url.rstrip("/") if address.key else address.url
+    less = {"expand_info": False} if address.scheme == "hf" else {}
     start = str(store._strip_protocol(where)).strip("/")
     try:
-        found = insist(partial(store.find, where, detail=True), str(address))
+        found = insist(partial(store.find, where, detail=True, **less), str(address))
     except MediaError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return
@@ -435,6 +436,9 @@ def open_store(scheme: str, other_stores: bool) -> Any:
             from deepfake.stores.web import make_client
 
             options["get_client"] = partial(make_client, other_stores)
+        if scheme == "hf":
+            # Asked for less, its client lists the whole folder of each file that is read.
+            options["expand_info"] = True
         if scheme == "s3":
             # Its client would try again by itself, unheard.
             retries = {"max_attempts": 1, "mode": "standard"}

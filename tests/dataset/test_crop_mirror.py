@@ -503,11 +503,6 @@ def test_commands_say_how_a_crop_folder_in_a_store_is_read(
         (cli.doctor, [str(root), "--cache-gb", "1"], "name its folder with --cache DIR"),
         (cli.predict, [str(root), "--cache-gb", "1"], "name its folder with --cache DIR"),
         (cli.predict, ["memory://b/a.jpg", *cache], "--cache is for crop folders in a store"),
-        (
-            cli.predict,
-            [URL, "--engine", "ray:h:1", "--output", "x.csv", *cache],
-            "reads crops from a disk that all nodes see",
-        ),
     ):
         assert run(words) == 2
         assert problem in capsys.readouterr().err

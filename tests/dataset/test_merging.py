@@ -104,11 +104,12 @@ def test_parts_in_a_store_are_merged_there_or_here(
     memory.pipe_file("/b/parts/1/shards/../../../escaped", b"")
     reads: list[str] = []
     real = type(memory).cat_file
-    monkeypatch.setattr(
-        type(memory),
-        "cat_file",
-        lambda self, path, *more, **part: (reads.append(path), real(self, path, *more, **part))[1],
-    )
+
+    def note(self: Any, path: str, *more: Any, **part: Any) -> Any:
+        reads.append(path)
+        return real(self, path, *more, **part)
+
+    monkeypatch.setattr(type(memory), "cat_file", note)
     parts = ["memory://b/parts/1", "memory://b/parts/2/", "--job", str(tmp_path / "job")]
     assert cli.merge([*parts, "--output", str(tmp_path / "here")]) == 0
     assert tree_hashes(tmp_path / "here") == whole

@@ -227,6 +227,33 @@ def test_what_is_replaced_while_it_is_read_ends_the_job_and_not_as_damage(
     assert copies_in(tmp_path / "cache") == []
 
 
+def test_ray_workers_read_them_through_the_cache_of_their_node(
+    trained: Trained, store: Any, proxy: Proxy, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra deepfake[ray]")
+    from tests.jobs.made_ray import start_nodes
+
+    upload(store, trained.crops, "ray/crops")
+    model = ["--checkpoint", str(trained.checkpoint), "--quiet", "--device", "cpu"]
+
+    def score(folder: Path, data: str, *more: str) -> dict[str, bytes]:
+        folder.mkdir()
+        words = [data, *model, *more, "--backend", "torch", "--output", str(folder / "scores.csv")]
+        assert cli.predict([*words, "--faces", str(folder / "faces.csv")]) == 0
+        words = ["--data", data, *model, *more, "--output", str(folder / "report")]
+        assert cli.evaluate([*words, "--resamples", "0"]) == 0
+        names = ("scores.csv", "faces.csv", f"report/{FILES_FILE}", f"report/{FACES_FILE}")
+        return {name: (folder / name).read_bytes() for name in names}
+
+    here = score(tmp_path / "here", str(trained.crops), "--workers", "0")
+    with start_nodes() as nodes:
+        for _ in range(2):
+            nodes.add()
+        more = ["--engine", nodes.engine, "--cache", str(tmp_path / "cache")]
+        assert score(tmp_path / "there", url("ray/crops"), *more) == here
+    assert copies_in(tmp_path / "cache")
+
+
 def test_what_is_scored_is_what_is_scored_of_the_folder(
     trained: Trained, store: Any, proxy: Proxy, tmp_path: Path, capsys: Any
 ) -> None:
