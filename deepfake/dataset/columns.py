@@ -236,7 +236,7 @@ def number_texts(*columns: NDArray[Any]) -> tuple[list[Codes], NDArray[Any]]:
         is_first[start : start + _CHUNK] = some[1:] != some[:-1]
     known = texts[order[is_first]]
     del texts  # which may be a copy, before more is taken
-    running = np.cumsum(is_first)
+    running = np.cumsum(is_first, dtype=np.int64)
     running -= 1
     numbers = np.empty_like(running)
     numbers[order] = running
