@@ -12,10 +12,13 @@ there against facenet-pytorch's own batches; with ``--drawn``, only these, and w
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +43,7 @@ _SETTINGS = (
     (100, 0.7, (0.6, 0.7, 0.8)),
 )
 _BATCHES = (16, 32)
+_TOGETHER = 8
 Picture = NDArray[np.uint8]
 Found = tuple[NDArray[np.float32], list[float]]
 T = TypeVar("T")
@@ -69,6 +73,7 @@ def main() -> None:
     timed = [photo for photo in photos if 600 <= max(photo.shape[:2]) <= 2000]
     for name, pictures in (("photos", timed), ("1080p frames", frames)):
         race_all(name, every_nth(pictures, options.limit), options.rounds)
+    race_together(timed, options.rounds)
     for name, pictures in (("photos", photos), ("1080p frames", frames)):
         count_disagreement(name, pictures)
     if options.device != "cpu":
@@ -125,6 +130,30 @@ def count_disagreement(name: str, pictures: Sequence[Picture]) -> None:
         f"{statistics.median(overlaps):.4f}, least {min(overlaps):.4f}, "
         f"above 0.99 on {sum(value > 0.99 for value in overlaps)} of {len(overlaps)}"
     )
+
+
+def race_together(photos: Sequence[Picture], rounds: int) -> None:
+    """Photos of one size through the networks of a CPU together, as a GPU does, or one by one."""
+    shape, _ = Counter(photo.shape for photo in photos).most_common(1)[0]
+    chosen = [photo for photo in photos if photo.shape == shape][:_TOGETHER]
+    for smallest in (20, 60):
+        alone, together = MTCNN(smallest), MTCNN(smallest)
+        together._portions = replace(together._portions, frame_px=len(chosen) * math.prod(shape))
+        one, other, ratio = race(
+            lambda: [find(alone, photo) for photo in chosen],  # noqa: B023
+            lambda: together.detect(chosen),  # noqa: B023
+            rounds + 1,  # the first warms both up
+        )
+        same = sum(as_numbers(a) == as_numbers(b) for a, b in zip(one, other, strict=True))
+        print(
+            f"{len(chosen)} photos of {shape[1]}x{shape[0]} together, smallest face {smallest}: "
+            f"x{ratio:.2f} of one by one; the same bits on {same}"
+        )
+
+
+def as_numbers(faces: Sequence[Face]) -> list[tuple[list[float], float]]:
+    """Boxes and scores, to be compared bit by bit."""
+    return [(face.box_xyxy.tolist(), face.confidence) for face in faces]
 
 
 def race_batches(frames: Sequence[Picture], device: str, rounds: int) -> None:

@@ -50,6 +50,7 @@ class Parser(argparse.ArgumentParser):
         """
         default = settings.pop("default", None)
         settings.setdefault("metavar", option.upper())
+        settings["help"] += f"; the word --{option} may be left out"
         several = {"nargs": "+", "action": "extend"} if many else {}
         self.add_argument(f"--{option}", **settings | several)
         words = {key: value for key, value in settings.items() if key in ("type", "metavar")}
@@ -66,8 +67,10 @@ class Parser(argparse.ArgumentParser):
             if is_option and word.split("=")[0] not in known:
                 self.error(f"unknown option {word!r}{hint(word, known)}")
         parsed, unknown = self.parse_known_intermixed_args(words, namespace)
-        if unknown:
+        if unknown and unknown[0].startswith("-") and not isinstance(unknown[0], _BareWord):
             self.error(f"unknown option {unknown[0]!r}{hint(unknown[0], known)}")
+        if unknown:
+            self._refuse_surplus(unknown[0])
         self._join_subjects(parsed)
         return parsed
 
@@ -96,7 +99,11 @@ class Parser(argparse.ArgumentParser):
                     self.error(f"--{option} is missing{self._guess_swallowed(option, parsed)}")
                 setattr(parsed, option, given.pop(0) if given else default)
         if given:
-            self.error(f"unknown word {str(given[0])!r}")
+            self._refuse_surplus(given[0])
+
+    def _refuse_surplus(self, word: object) -> NoReturn:
+        names = " ".join(option.upper() for option in self._subjects)
+        self.error(f"{str(word)!r} is one word too many: {self.prog} takes {names or 'options'}")
 
     def _guess_swallowed(self, subject: str, parsed: argparse.Namespace) -> str:
         """What a bare word may have gone to, to be put behind an error; may be empty."""

@@ -21,7 +21,9 @@ from deepfake.cli.options import (
     choose_engine,
     choose_part,
     choose_sampling,
+    count,
     default_workers,
+    from_zero,
     open_crop_folder,
 )
 from deepfake.cli.uploads import add_job_option, place, with_uploads
@@ -221,8 +223,8 @@ examples:
         default="auto",
         help="as data.split.by of training",
     )
-    parser.add_argument("--seed", type=int, default=0, help="as data.seed of training")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="threads")
+    parser.add_argument("--seed", type=from_zero, default=0, help="as data.seed of training")
+    parser.add_argument("--workers", type=count, default=default_workers(), help="threads")
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_cache_options(parser)

@@ -29,6 +29,7 @@ from deepfake.cli.options import (
     choose_engine,
     choose_sampling,
     choose_workers,
+    count,
     find_detector,
     open_crop_folders,
     refuse_existing,
@@ -188,6 +189,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     from deepfake.evaluation.explain import explain_file
     from deepfake.evaluation.job import describe_origin
     from deepfake.inference.predictor import Predictor
+    from deepfake.inference.results import describe_result
     from deepfake.learning.ensemble import load_detector
     from deepfake.media.inspection import inspect_files
     from deepfake.reports.evidence import describe_run
@@ -235,8 +237,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     origin = describe_origin(checkpoint, command) | {"run": run}
     write_atomic(output, format_explanation(explanation, predictor.aggregation, origin, facts))
     score = explanation.score
-    shown = score.status.value if score.p_fake is None else f"{score.verdict} {score.p_fake:.6f}"
-    sys.stdout.write(f"{score.path}: {shown}\n")
+    sys.stdout.write(f"{describe_result(score)}\n")
     if explanation.top_frames:
         failure = explanation.failure
         word = f"FAILS, the maps point at nothing ({failure})" if failure else "holds"
@@ -388,7 +389,9 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _add_scoring_options(parser: argparse.ArgumentParser, may_overwrite: bool = False) -> None:
     """Of commands that score labelled data."""
     _add_device(parser)
-    parser.add_argument("--batch-size", type=int, default=64, help="crops per call of the network")
+    parser.add_argument(
+        "--batch-size", type=count, default=64, help="crops per call of the network"
+    )
     if may_overwrite:
         parser.add_argument("--overwrite", action="store_true", help="replace an old --output")
     add_extraction_options(parser)
@@ -398,6 +401,8 @@ def _add_scoring_options(parser: argparse.ArgumentParser, may_overwrite: bool = 
 def _check_output(options: argparse.Namespace) -> None:
     """Refuse, before any work, an output that a new checkpoint must not go to."""
     output: Path = options.output
+    if output.suffix not in (".ckpt", ".safetensors"):
+        raise UsageError(f"--output {output}: a checkpoint is named .ckpt or .safetensors")
     refuse_existing("output", output, options.overwrite)
     from deepfake.learning.checkpoint_names import find_checkpoint
 

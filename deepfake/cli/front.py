@@ -16,7 +16,7 @@ from deepfake.cli.command import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, Parser, 
 from deepfake.cli.crops import crop, doctor
 from deepfake.cli.evaluation import calibrate, evaluate, explain, fit_head
 from deepfake.cli.joining import merge
-from deepfake.cli.options import default_workers
+from deepfake.cli.options import default_workers, from_zero
 from deepfake.cli.prediction import predict
 from deepfake.cli.serving import serve
 from deepfake.cli.training import show_augmentations, train
@@ -113,7 +113,9 @@ def demo(argv: Sequence[str] | None = None) -> int:
         epilog="examples:\n  deepfake demo\n  deepfake demo --output /tmp/demo --workers 4\n",
     )
     parser.add_argument("--output", type=Path, default=Path("demo"), help="new folder")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="crop processes")
+    parser.add_argument(
+        "--workers", type=from_zero, default=default_workers(), help="crop processes"
+    )
     return run(lambda: _demo(parser.parse_args(argv)), "nothing was written")
 
 

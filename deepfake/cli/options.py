@@ -66,17 +66,24 @@ def count(text: str) -> int:
     return _parse_number(text, int, "a whole number above 0")
 
 
+def from_zero(text: str) -> int:
+    """A whole number, 0 or above it."""
+    return _parse_number(text, int, "a whole number from 0", lowest=0)
+
+
 def positive(text: str) -> float:
     """A finite number above 0."""
     return _parse_number(text, float, "a number above 0")
 
 
-def _parse_number(text: str, kind: type[Number], expected: str) -> Number:
+def _parse_number(
+    text: str, kind: type[Number], expected: str, lowest: float = math.ulp(0)
+) -> Number:
     try:
         number = kind(text)
     except ValueError:
-        number = kind(0)
-    if not 0 < number < math.inf:  # false for NaN, too
+        number = kind(-1)
+    if not lowest <= number < math.inf:  # false for NaN, too
         raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}")
     return number
 

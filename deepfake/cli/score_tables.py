@@ -129,8 +129,8 @@ def choose_paths(options: argparse.Namespace, report: Path | None = None) -> dic
                 f"the submission would replace its sample {options.submission}; name another file "
                 "with --submission-output"
             )
-    elif options.submission_output is not None or options.submission_columns is not None:
-        raise UsageError("--submission-output and --submission-columns need --submission")
+    else:
+        _refuse_without_sample(options)
     resolved = [path.resolve() for path in outputs.values()]
     if len(set(resolved)) < len(resolved):
         raise UsageError("two outputs have the same name; every table needs its own file")
@@ -139,6 +139,18 @@ def choose_paths(options: argparse.Namespace, report: Path | None = None) -> dic
             check_format(name, path)
         refuse_missing_folder(name, path)
     return outputs
+
+
+def _refuse_without_sample(options: argparse.Namespace) -> None:
+    """Options that say how a sample is filled say nothing where there is none."""
+    for option, is_given in (
+        ("--submission-output", options.submission_output is not None),
+        ("--submission-columns", options.submission_columns is not None),
+        ("--submission-value", options.submission_value != "p_fake"),
+        ("--no-answer", options.no_answer is not None),
+    ):
+        if is_given:
+            raise UsageError(f"{option} needs --submission, the sample that is filled")
 
 
 def read_sample(options: argparse.Namespace) -> Sample | None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepfake.cli.command import EXIT_OK, EXIT_USAGE, Parser, run
-from deepfake.cli.options import add_cache_options, open_crop_folder
+from deepfake.cli.options import add_cache_options, count, from_zero, open_crop_folder
 from deepfake.cli.uploads import add_job_option, with_uploads
 from deepfake.errors import UsageError
 from deepfake.stores.address import hide_secrets, is_url
@@ -161,9 +161,11 @@ examples:
         "--config", action="append", default=[], metavar="NAME", help="as of train; repeatable"
     )
     parser.add_argument("--output", type=Path, default=Path("augmentations.png"), help="PNG")
-    parser.add_argument("--columns", type=int, default=10, metavar="N", help="crops to draw on")
+    parser.add_argument("--columns", type=count, default=10, metavar="N", help="crops to draw on")
     parser.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="only these rows")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice and of what happens")
+    parser.add_argument(
+        "--seed", type=from_zero, default=0, help="of the choice and of what happens"
+    )
     add_cache_options(parser)
     return run(lambda: _show_augmentations(parser.parse_args(argv)), "nothing was written")
 

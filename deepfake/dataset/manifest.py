@@ -363,10 +363,8 @@ def read_job(root: Path) -> dict[str, Any]:
     """
     path = root / JOB_FILE
     if not path.exists():
-        raise UsageError(
-            f"{root} is not a crop folder (no {JOB_FILE}); make one with: "
-            f"deepfake crop PHOTOS --output {root}"
-        )
+        make = f"deepfake crop {root} --output CROPS" if root.exists() else "deepfake crop"
+        raise UsageError(f"{root} is not a crop folder (no {JOB_FILE}); make one with: {make}")
     job = job_folder.read_job(root)
     if not {"crop_spec", "sampling", "versions"} <= set(job):
         raise UsageError(f"{path} lacks 'crop_spec', 'sampling' or 'versions'; was it edited?")

@@ -222,8 +222,13 @@ def _prepare(output: Path) -> None:
 def _name_sets(data: Sequence[str]) -> dict[str, str]:
     """A short name for each data set: the last part of its path, numbered if need be."""
     names: dict[str, str] = {}
+    seen: set[object] = set()
     for origin in data:
-        place = Address.parse(origin).path if is_url(origin) else Path(origin).resolve()
+        where = Address.parse(origin) if is_url(origin) else Path(origin).resolve()
+        if where in seen:
+            raise UsageError(f"{origin} is named twice: its files would count for two")
+        seen.add(where)
+        place = where if isinstance(where, Path) else where.path
         stem = place.name.removesuffix(".csv") or "data"
         name, number = stem, 1
         while name in names or name == OVERALL:

@@ -179,13 +179,11 @@ def fit_new_head(
             cannot be fitted here or not on so many.
         JobError: If a class has too few crops, or the head cannot be fitted on them.
     """
-    if not C > 0:
-        raise UsageError(f"C={C:g}; expected an inverse strength of regularisation above 0")
     _check_rates(max_fpr, max_fnr)
+    fitted = make_head(head, checkpoint.head.embedding_dim, C)
     dataset = read_evaluation_set(root, checkpoint, "", origin, ALL)
     split_of_row = np.array(divide_as_trained(read_manifest(root), checkpoint))
     train, validation = split_of_row == "train", split_of_row == "validation"
-    fitted = make_head(head, checkpoint.head.embedding_dim, C)
     fitted.check_fit(int(train.sum()))
     embeddings = embed_crops(root, dataset.faces, checkpoint, options)
     fitted.fit_classifier(embeddings.vectors[train], dataset.labels[train])

@@ -67,9 +67,12 @@ class _Portions:
     onet: int
 
 
-# A CPU is fastest while everything stays in its cache, and oneDNN prepares anew (1 ms, and memory
-# that it keeps) for each shape that it has not seen: one frame, in tiles of few different sizes.
-_CPU = _Portions(frame_px=1, tile_px=208, rnet=32, onet=16)
+# On a CPU each call costs, so that tiles small enough for its cache are slower; but their largest
+# tensor must fit into ``_KEPT_BYTES``. One frame, in tiles of few different sizes: oneDNN prepares
+# anew (1 ms, and memory that it keeps) for each shape that it has not seen.
+_CPU = _Portions(frame_px=1, tile_px=640, rnet=32, onet=16)
+# Blocks of memory that the networks free and want again: glibc gives larger ones back.
+_KEPT_BYTES = 31 << 20
 # On a GPU each launch costs, whatever it does: 16 frames of 1080p and whole pyramid levels at once.
 _GPU = _Portions(frame_px=1 << 25, tile_px=1 << 16, rnet=1 << 13, onet=1 << 11)
 
@@ -133,6 +136,11 @@ class MTCNN:
         for net in (self._pnet, self._rnet.net, self._onet.net):
             # channels_last halves the time of these thin convolutions on a CPU.
             net.to(self.device).to(memory_format=torch.channels_last).eval()
+        if self.device.type == "cpu":
+            # The system zeroes a block of megabytes page by page each time that it hands it out;
+            # but glibc keeps those that are not larger than one that was freed (``mallopt(3)``,
+            # M_MMAP_THRESHOLD). This one is never written to, and takes no memory.
+            torch.empty(_KEPT_BYTES, dtype=torch.uint8)
 
     def smallest_face_px(self, height: int, width: int) -> float:
         """The smallest face that is looked for in an image of this size, in pixels."""

@@ -183,9 +183,16 @@ def average_level(
         return torch.cat(list(tables.average(rows, columns)), dim=1)
     (top, bottom), (left, right) = rows, columns
     # Whole rows first: they are copied in one go.
-    strips = tables.index_select(1, bottom).sub_(tables.index_select(1, top))
-    sums = strips.index_select(2, right).sub_(strips.index_select(2, left))
+    strips = _take(tables, 1, bottom).sub_(_take(tables, 1, top))
+    sums = _take(strips, 2, right).sub_(_take(strips, 2, left))
     return _divided(sums, (bottom - top)[None], (right - left)[None])
+
+
+def _take(table: Tensor, axis: int, index: Tensor) -> Tensor:
+    """``index_select``; torch's own takes twice as long for columns on a CPU."""
+    if table.device.type != "cpu":
+        return table.index_select(axis, index)
+    return torch.from_numpy(table.numpy().take(index.numpy(), axis))
 
 
 def _divided(sums: Tensor, heights: Tensor, widths: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ Knows no image and no network.
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepfake.errors import JobError
+from deepfake.errors import JobError, UsageError
 from deepfake.heads.calibration import (
     Labels,
     Vector,
@@ -48,6 +49,9 @@ class Head(nn.Module, ABC):
         embedding_dim: Width D of the embeddings.
         C: Inverse strength of regularisation.
 
+    Raises:
+        UsageError: If ``C`` is not a number above 0.
+
     Attributes:
         slope_: ``A`` of the sigmoid, scalar; negative.
         offset_: ``B`` of the sigmoid, scalar.
@@ -62,6 +66,8 @@ class Head(nn.Module, ABC):
 
     def __init__(self, embedding_dim: int = 512, C: float = 2.0) -> None:  # noqa: N803
         super().__init__()
+        if not 0 < C < math.inf:
+            raise UsageError(f"C={C:g}; expected an inverse strength of regularisation above 0")
         self.embedding_dim, self.C = embedding_dim, C
         for name in ("slope_", "offset_"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))

@@ -129,6 +129,9 @@ def spare_worker(module: str) -> Iterator[None]:
 
 
 _parent: Connection | None = None  # of a worker
+# The parent has closed the pipe, was killed (which resets it where something lay unread), or is
+# being interrupted, too.
+_ENDS = (EOFError, ConnectionError, KeyboardInterrupt)
 
 
 def tell_progress(progress: object) -> None:
@@ -143,13 +146,12 @@ def _serve(connection: Connection, make: bytes) -> None:
     _parent = connection
     _mute_c_libraries()
     read = pickle.loads(make)()  # from the parent's own memory, never from a file
-    connection.send(None)
-    while True:
-        try:
-            source = connection.recv()
-            connection.send(read(source))
-        except (EOFError, BrokenPipeError, KeyboardInterrupt):
-            return  # the parent has closed the pipe, is gone, or is being interrupted too
+    try:
+        connection.send(None)
+        while True:
+            connection.send(read(connection.recv()))
+    except _ENDS:
+        return
 
 
 def _serve_later(connection: Connection, module: str) -> None:
@@ -157,8 +159,8 @@ def _serve_later(connection: Connection, module: str) -> None:
     try:
         import_module(module)
         make = connection.recv_bytes()
-    except (EOFError, KeyboardInterrupt):
-        return  # nobody needs it, or the parent is being interrupted, too
+    except _ENDS:
+        return
     _serve(connection, make)
 
 

@@ -152,7 +152,12 @@ class CropDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 2:
-            raise UsageError(f"data.batch_size={batch_size}; triplets need 2 or more")
+            raise UsageError(
+                f"data.batch_size={batch_size}; expected 2 or more, for triplets and for batch "
+                "normalisation"
+            )
+        if num_workers < 0:
+            raise UsageError(f"data.num_workers={num_workers}; expected 0 or more")
         if (batches.paired is True or batches.self_blend) and batch_size % 2:
             name = "paired" if batches.paired is True else "self_blend"
             raise UsageError(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepfake.errors import CheckpointError
+from deepfake.errors import CheckpointError, UsageError
 from deepfake.learning.backbone import make_backbone
 from deepfake.learning.checkpoint_file import is_checkpoint, part_of, read_content
 from deepfake.learning.checkpoint_names import find_checkpoint
@@ -49,8 +49,8 @@ class EmbeddingModel(nn.Module):
         frozen: Modules that stay in evaluation mode while the others train; see ``freeze``.
 
     Raises:
-        UsageError: If timm does not know the backbone, the backbone does not take the size, or the
-            weights cannot be loaded.
+        UsageError: If timm does not know the backbone, the backbone does not take the size, the
+            embedding has no width, or the weights cannot be loaded.
     """
 
     mean: Tensor
@@ -68,6 +68,8 @@ class EmbeddingModel(nn.Module):
         n_features: int | None = None,
     ) -> None:
         super().__init__()
+        if embedding_dim < 1:
+            raise UsageError(f"embedding_dim={embedding_dim}; expected 1 or more")
         self.image_size = image_size
         self.initial_weights = str(pretrained)
         if isinstance(pretrained, str):

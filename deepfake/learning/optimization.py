@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -49,8 +50,13 @@ class OneCycle(OneCycleLR):
 def make_optimizer(
     make: MakeOptimizer, groups: Callable[[], list[dict[str, Any]]], fused: bool
 ) -> Optimizer:
-    """The optimiser over all groups; where it can and ``fused``, in one kernel for all weights."""
-    optimizer = make(groups())
+    """The optimiser over all groups; where it can and ``fused``, in one kernel for all weights.
+
+    Raises:
+        UsageError: If the optimiser refuses its settings.
+    """
+    with _settings_of_a_class("model.optimizer"):
+        optimizer = make(groups())
     known = inspect.signature(type(optimizer)).parameters
     if fused and "fused" in known and optimizer.defaults["fused"] is None:
         settings = {name: v for name, v in optimizer.defaults.items() if name in known}
@@ -67,7 +73,8 @@ def make_schedule(
         The schedule, and the length that was filled in, if one was.
 
     Raises:
-        UsageError: If a length was left open and the training has no end.
+        UsageError: If a length was left open and the training has no end, or the schedule refuses
+            its settings.
     """
     filled: dict[str, Any] = {}
     steps = 0 if math.isinf(total_steps) else int(total_steps)
@@ -82,7 +89,17 @@ def make_schedule(
             "model.schedule spans the training, which has no end: set trainer.max_epochs or "
             "trainer.max_steps, or model.schedule null"
         )
-    return make(optimizer, **filled), steps if spans_training else None
+    with _settings_of_a_class("model.schedule"):
+        return make(optimizer, **filled), steps if spans_training else None
+
+
+@contextmanager
+def _settings_of_a_class(key: str) -> Iterator[None]:
+    """Another package's class says what is wrong with its settings; the key says where they are."""
+    try:
+        yield
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UsageError(f"{key}: {' '.join(str(error).split())}") from error
 
 
 def _settings_of(make: Any) -> Iterator[tuple[str, Any]]:

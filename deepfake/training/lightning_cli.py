@@ -19,7 +19,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from deepfake.dataset.crop_mirror import peek_job
-from deepfake.errors import UsageError
+from deepfake.errors import DeepfakeError, UsageError
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
 from deepfake.learning.tuning import choose_precision
@@ -169,6 +169,8 @@ class TrainCLI(LightningCLI):
             parser.refuse_unknown(args)
             args = resolve_configs(args)
         super().parse_arguments(parser, args)
+        if not 0 <= (seed := int(self.config.seed_everything)) < 2**32:
+            raise UsageError(f"seed_everything={seed}; expected 0 to {2**32 - 1}")
 
     def instantiate_classes(self) -> None:
         """What fails for certain fails before a network is built or weights are fetched."""
@@ -191,8 +193,9 @@ class TrainCLI(LightningCLI):
                 self.folder.rmdir()  # only if nothing was written
             # jsonargparse tells of all types that a setting may have; only one was meant.
             named = re.search(r"given class_path '([\w.]+)':\s+(.+)", str(error))
-            if isinstance(error, ValueError) and named:
-                raise UsageError(f"{named[1]}: {named[2]}") from error
+            if isinstance(error, ValueError) and not isinstance(error, DeepfakeError):
+                told = f"{named[1]}: {named[2]}" if named else " ".join(str(error).split())
+                raise UsageError(told if named else f"configuration: {told}") from error
             raise
         self.model.configuration = self.configuration
 
@@ -202,6 +205,9 @@ class TrainCLI(LightningCLI):
         for name in ("max_epochs", "max_steps", "limit_train_batches"):
             if trainer[name] == 0:
                 raise UsageError(f"trainer.{name}=0: nothing would be trained")
+        for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+            if trainer[name] is not None and trainer[name] < 1:
+                raise UsageError(f"trainer.{name}={trainer[name]}; expected 1 or more")
         shows_progress = trainer.enable_progress_bar is not False and not trainer.barebones
         if not (shows_progress and sys.stderr.isatty()):
             options["enable_progress_bar"] = shows_progress = False  # a log wants a line an epoch

@@ -20,24 +20,28 @@ RECOMMENDED = "default"
 
 def find_config(name: str | Path) -> Path:
     """A shipped configuration by its name, such as ``dacon``; anything else is a path."""
+    return _shipped().get(str(name), Path(name))
+
+
+def _shipped() -> dict[str, Path]:
     package = Path(__file__).parents[1]
     # A wheel has them inside; a checkout beside the package.
     folders = (package / "configs", package.parent / "configs")
-    shipped = {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
-    return shipped.get(str(name), Path(name))
+    return {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
 
 
 def choose_configs(names: Sequence[str | Path]) -> list[Path]:
     """The files to read, in order: one preset, then the overlays.
 
-    The last preset that is named counts, wherever it stands.
+    The last preset that is named counts, wherever it stands. A file without any setting adds none.
 
     Raises:
         UsageError: If a file cannot be read.
     """
     files = [find_config(name) for name in names]
-    presets = [file for file in files if read_config(file).get("preset")]
-    overlays = [file for file in files if file not in presets]
+    settings = {file: read_config(file) for file in files}
+    presets = [file for file in files if settings[file].get("preset")]
+    overlays = [file for file in files if settings[file] and file not in presets]
     return [(presets or [find_config(RECOMMENDED)])[-1], *overlays]
 
 
@@ -61,6 +65,11 @@ def read_config(name: str | Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"configuration {name}: there is no such file, and none is shipped by that name: "
+            f"{', '.join(sorted(_shipped()))}"
+        ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"configuration {name}: {' '.join(str(error).split())}") from error
     settings: dict[str, Any] = {} if content is None else content

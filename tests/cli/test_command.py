@@ -50,7 +50,7 @@ def test_an_error_is_told_without_the_secrets_of_addresses(
 def test_a_file_of_a_disk_is_not_named_by_an_address(capsys: pytest.CaptureFixture[str]) -> None:
     parser = Parser(prog="deepfake x")
     parser.add_argument("--page", type=Path)
-    parser.add_subject("data", type=Path)
+    parser.add_subject("data", type=Path, help="crops")
     assert parser.parse_args(["a/b", "--page", "c//d"]).page == Path("c/d")
     for words in (["a", "--page", "s3://b/page.html"], ["s3://b/crops"]):
         with pytest.raises(SystemExit) as caught:

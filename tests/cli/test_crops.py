@@ -117,7 +117,7 @@ def test_crop_takes_its_preset_from_a_configuration(trained: Trained, tmp_path: 
         ),
         (["--preset", "dacon", "--config", "configs/dacon.yaml"], "both name a recipe"),
         (["--config", "configs/default.yaml"], "has no data.crop_preset"),
-        (["--config", "configs/none.yaml"], "No such file"),
+        (["--config", "configs/none.yaml"], "there is no such file"),
         (["--size", "3"], "size=3; expected 16 to 2048"),
         (["--jpeg-quality", "101"], "jpeg_quality=101"),
     ],

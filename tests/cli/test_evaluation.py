@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from deepfake import cli
@@ -26,6 +28,10 @@ def test_one_dialect(command: str, capsys: pytest.CaptureFixture[str]) -> None:
             ["fit-head", "--inverse-regularisation", "2"],
             "unknown option '--inverse-regularisation'",
         ),
+        (["explain", "a.jpg", "b.jpg", "--output", "a.html"], "'b.jpg' is one word too many"),
+        (["doctor", "crops", "--seed", "-1"], "'-1'; expected a whole number from 0"),
+        (["doctor", "crops", "--workers", "0"], "'0'; expected a whole number above 0"),
+        (["evaluate", "--data", "c", "--batch-size", "0"], "'0'; expected a whole number above 0"),
         (["calibrate", "--prevalance", "0.1"], "did you mean --prevalence?"),
         (["evaluate", "--corruption", "jpeg"], "did you mean --corruptions?"),
     ],
@@ -38,6 +44,12 @@ def test_a_wrong_word_is_told_first(
         cli.main(words)
     assert ended.value.code == 2
     assert error in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_named_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", "crops", "--output", str(tmp_path / "new.onnx")]
+    assert cli.main(["calibrate", *words]) == 2
+    assert "new.onnx: a checkpoint is named .ckpt or .safetensors" in capsys.readouterr().err
 
 
 def test_fit_head_names_the_strength_as_scikit_learn(capsys: pytest.CaptureFixture[str]) -> None:

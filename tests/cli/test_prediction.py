@@ -188,11 +188,13 @@ def test_several_checkpoints_and_a_mirror_make_one_score(
     [
         (["--output", "no/such/folder.csv"], "there is no folder"),
         (["--output", "same.csv", "--faces", "same.csv"], "two outputs have the same name"),
-        (["--output", "a.csv", "--submission-output", "b.csv"], "need --submission"),
+        (["--output", "a.csv", "--submission-output", "b.csv"], "-output needs --submission"),
+        (["--output", "a.csv", "--no-answer", "1"], "--no-answer needs --submission"),
+        (["--output", "a.csv", "--submission-value", "label"], "-value needs --submission"),
         (["--output", "a.csv", "--device", "cuda:99"], "is not usable here"),
         (["--output", "a.csv", "--devices", "64"], "CUDA devices"),
     ],
-    ids=["folder", "same", "sample", "device", "devices"],
+    ids=["folder", "same", "sample", "fallback", "value", "device", "devices"],
 )
 def test_predict_refuses_before_it_works(
     words: list[str],

@@ -32,7 +32,7 @@ def test_show_augmentations_draws_a_sheet(
     assert cli.show_augmentations([*bad, *words[2:]]) == 2
     assert "holds no settings" in capsys.readouterr().err
     assert cli.show_augmentations(["--config", str(tmp_path / "none.yaml"), *words[2:]]) == 2
-    assert "No such file" in capsys.readouterr().err
+    assert "there is no such file" in capsys.readouterr().err
     assert cli.show_augmentations([*words, "--rows", "crop", "glow"]) == 2
     assert "no augmentation 'glow'; there are crop, landmarks, dacon" in capsys.readouterr().err
 

@@ -134,6 +134,8 @@ def test_evaluate_refuses(made: Made, tmp_path: Path) -> None:
         run_evaluation(made.checkpoint, data, None, EvaluationOptions(aggregation="mode"))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="resamples=-1; expected 0 or more"):
         EvaluationOptions(n_resamples=-1)
+    with pytest.raises(UsageError, match="is named twice: its files would count for two"):
+        run_evaluation(made.checkpoint, [*data, f"{made.crops}/."], None)
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file; name a folder for the report"):
         run_evaluation(made.checkpoint, data, tmp_path / "file")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from facenet_pytorch.models.mtcnn import ONet, RNet
+from facenet_pytorch.models.mtcnn import ONet, PNet, RNet
 
 from deepfake.faces.boxes import Boxes
-from deepfake.faces.networks import BoxNetwork, RectangleMemory, widen
+from deepfake.faces.networks import BoxNetwork, RectangleMemory, TileNetwork, widen
 from deepfake.faces.pyramid import Tables, sum_areas
+from deepfake.faces.tiles import Tile
 from tests.fakes import montage
 
 
@@ -64,3 +65,14 @@ def test_widening_changes_no_output() -> None:
         after = widen(net, 32)(pixels)
     for one, other in zip(before, after, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_pooling_before_the_activation_changes_no_output() -> None:
+    pixels = 2 * torch.rand(2, 3, 26, 32) - 1
+    network = TileNetwork(PNet().eval())
+    with torch.inference_mode():
+        regression, probability = PNet().eval()(pixels)
+        scores, features = network(pixels, [Tile(0, 26, 32, 0, 0, 26, 32)])
+        np.testing.assert_allclose(scores, probability[:, 1], atol=1e-5)
+        found = network.regress(features).permute(0, 3, 1, 2)
+        np.testing.assert_allclose(found, regression, atol=1e-5)

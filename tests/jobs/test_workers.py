@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -288,6 +289,19 @@ def test_a_spare_worker_is_the_first_of_a_pool_even_if_it_died_meanwhile() -> No
         spare.join(TIMEOUT_S)
         assert read_one() not in (spare.pid, None)
     assert no_workers_left()
+
+
+@pytest.mark.parametrize("unread", [False, True], ids=["closed", "reset"])
+def test_a_worker_whose_parent_was_killed_ends_without_a_traceback(
+    unread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_mute_c_libraries", lambda: None)
+    monkeypatch.setattr(pool, "_parent", None)
+    ours, theirs = multiprocessing.Pipe()
+    if unread:
+        theirs.send("said to nobody")
+    ours.close()
+    pool._serve(theirs, pickle.dumps(fakes.make_telling))
 
 
 def test_a_spare_worker_that_nobody_takes_ends() -> None:

@@ -267,7 +267,8 @@ def test_a_missing_test_split_is_said(tmp_path: Path, caplog: pytest.LogCaptureF
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        pytest.param({"batch_size": 1}, "batch_size=1; triplets need 2 or more", id="batch"),
+        pytest.param({"batch_size": 1}, "batch_size=1; expected 2 or more", id="batch"),
+        pytest.param({"num_workers": -1}, "num_workers=-1; expected 0 or more", id="workers"),
         pytest.param({"share": 1.5}, r"share=1\.5; expected 0 to 1", id="share"),
     ],
 )

@@ -204,6 +204,10 @@ def test_what_lightning_can_leave_out_may_be_left_out(
         pytest.param(["--trainer.max_epochs", "-1"], "has no end: set trainer", id="no-end"),
         pytest.param(["--trainer.max_epochs", "0"], "nothing would be trained", id="no-epoch"),
         pytest.param(["--trainer.limit_train_batches", "0"], "nothing would be", id="no-batch"),
+        pytest.param(["--trainer.accumulate_grad_batches", "0"], "=0; expected 1", id="sum"),
+        pytest.param(["--model.optimizer.lr", "-1"], "model.optimizer: Invalid learning", id="lr"),
+        # Said before the training, not by the fit after it.
+        pytest.param(["--head.C", "-1"], "C=-1; expected an inverse strength", id="head"),
     ],
 )
 def test_settings_that_cannot_be_are_one_line(

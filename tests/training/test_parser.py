@@ -33,13 +33,18 @@ from tests.training.made_runs import REPO, SMOKE, train
         pytest.param(["--wieghts", "last"], r"did you mean --weights\?", id="top-level"),
         pytest.param(["--data.num_workers", "few"], r"data\.num_workers.*int", id="type"),
         pytest.param(["--weights", "worst"], r"weights.*(best|last)", id="choice"),
-        pytest.param(["--config", "none.yaml"], r"none\.yaml", id="no-config"),
+        pytest.param(
+            ["--config", "none.yaml"], r"none\.yaml: there is no.* cpu, dacon", id="no-config"
+        ),
         pytest.param(
             ["--model.backbone", "test_eficientnet"],
             "did you mean test_efficientnet",
             id="backbone",
         ),
-        pytest.param(["--data.batch_size", "1"], "triplets need 2 or more", id="batch"),
+        pytest.param(["--data.batch_size", "1"], "expected 2 or more, for triplets", id="batch"),
+        pytest.param(["--seed_everything", "-5"], "seed_everything=-5; expected 0 to", id="seed"),
+        pytest.param(["--model.network.dropout", "2"], "^configuration: dropout .*2", id="dropout"),
+        pytest.param(["--model.network.embedding_dim", "0"], "dim=0; expected 1", id="width"),
         pytest.param(["--data.root", "none"], "none is not a crop folder", id="no-crops"),
         pytest.param(["--data.crop_preset", "dacon"], "cut with crop preset 'square'", id="preset"),
         pytest.param(["--model.image_size", "32"], r"pass --model\.image_size 64", id="size"),

@@ -45,6 +45,8 @@ def test_a_file_of_ones_own_is_an_overlay_unless_it_says_otherwise(tmp_path: Pat
     mine.write_text("preset: true\ndata:\n  batch_size: 6\n")
     assert choose_configs([mine]) == [mine]
     assert choose_configs(["dacon", "cpu", mine]) == [mine, SHIPPED["cpu"]]
+    mine.write_text("# data:\n#   batch_size: 6\n")
+    assert choose_configs(["dacon", mine]) == [SHIPPED["dacon"]], "there is nothing to add"
 
 
 def test_whole_recipes_are_presets_and_all_else_adds_to_one() -> None:
@@ -62,7 +64,7 @@ def test_later_files_win_key_by_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        pytest.param(None, r"my\.yaml.*No such file", id="missing"),
+        pytest.param(None, r"my\.yaml: there is no such file", id="missing"),
         pytest.param("model: [\n", r"configuration .*my\.yaml: .*line 2", id="broken"),
         pytest.param("- a list\n", "holds no settings", id="list"),
         pytest.param("data: none\n", "no settings, or none under model or data", id="word"),

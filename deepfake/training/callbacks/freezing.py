@@ -6,6 +6,7 @@ which a one-cycle schedule does not survive; here all groups are complete from t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ class FreezeBackbone(Callback):
             raise UsageError(f"freeze.epochs={epochs}; expected 0 or more")
         if lr is not None and not epochs:
             raise UsageError(f"freeze.lr={lr:g} is for freeze.epochs above 0")
+        if lr is not None and not 0 <= lr < math.inf:  # a negative one would climb the loss
+            raise UsageError(f"freeze.lr={lr:g}; expected 0 or more")
         self.epochs, self.lr = epochs, lr
         self._rates: list[float] = []
 

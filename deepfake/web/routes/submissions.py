@@ -141,6 +141,9 @@ class SubmissionRoutes:
         finally:
             self._uploads -= 1
         try:
+            # Others may have come while this one was received.
+            if len(received.files) > (free := self._count_free(owner)):
+                raise UploadError(413, f"{len(received.files)} files, and {free} may still come")
             self._check(received, fields)
         except (UploadError, HTTPException):
             received.discard()
@@ -169,11 +172,13 @@ class SubmissionRoutes:
     def _answer_queued(self, ids: Sequence[str]) -> Response:
         return JSONResponse({"files": [describe_queued(one, self.engine) for one in ids]}, 202)
 
-    def _choose_model(self, key: str) -> Model:
-        models = self.engine.models
-        if key and key not in models:
-            raise HTTPException(400, f"no model {display_name(key)}; there are {', '.join(models)}")
-        return models[key] if key else next(iter(models.values()))
+    def _choose_model(self, word: str) -> Model:
+        models = list(self.engine.models.values())
+        found = [one for one in models if not word or word in (one.key, one.name)]
+        if not found:
+            there = ", ".join(f"{one.name} ({one.key})" for one in models)
+            raise HTTPException(400, f"no model {display_name(word)}; there are {there}")
+        return found[0]
 
     def _count_free(self, owner: str) -> int:
         return max(0, self.limits.files - self.store.queue.count_files(owner))
@@ -198,8 +203,9 @@ class SubmissionRoutes:
         return {"application/json": {"schema": schema}}
 
     def _describe_model(self) -> dict[str, Any]:
-        keys = list(self.engine.models)
-        return {"type": "string", "enum": keys, "default": keys[0]}
+        models = self.engine.models
+        words = [*models, *(one.name for one in models.values())]
+        return {"type": "string", "enum": words, "default": words[0]}
 
 
 def _read_position(fields: Mapping[str, str]) -> int | None:

@@ -79,6 +79,7 @@ def test_a_frozen_rate_gives_way_to_the_schedules_own(
     ("epochs", "lr", "problem"),
     [
         pytest.param(-1, None, r"freeze\.epochs=-1; expected 0 or more", id="negative"),
+        pytest.param(1, -0.1, r"freeze\.lr=-0\.1; expected 0 or more", id="ascent"),
         pytest.param(0, 0.1, r"freeze\.lr=0\.1 is for freeze\.epochs above 0", id="no-freeze"),
     ],
 )

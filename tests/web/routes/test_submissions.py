@@ -60,7 +60,9 @@ def test_a_client_that_goes_away_takes_its_files_with_it(served: Running, photo:
 
 
 @pytest.mark.usefixtures("inline")
-def test_models_are_chosen_by_their_key(tmp_path: Path, checkpoint: Path, photo: bytes) -> None:
+def test_models_are_chosen_by_their_key_or_name(
+    tmp_path: Path, checkpoint: Path, photo: bytes
+) -> None:
     from tests.evaluation.made_checkpoint import write_checkpoint
 
     other = write_checkpoint(
@@ -70,10 +72,15 @@ def test_models_are_chosen_by_their_key(tmp_path: Path, checkpoint: Path, photo:
         script = server.script()
         first, second = script.get("/api/models").json()["models"]
         assert [first["name"], second["name"]] == [str(checkpoint), str(other)]
-        chosen = script.send("/api/files", [("a.png", photo)], {"model": second["model"]})
-        default = script.send("/api/files", [("a.png", photo)])
-        (file,), (standard,) = chosen.json()["files"], default.json()["files"]
-        assert (file["model"], standard["model"]) == (second["model"], first["model"])
+        fields: list[dict[str, str]] = [
+            {"model": second["model"]},
+            {"model": second["name"]},
+            {},
+        ]
+        sent = [script.send("/api/files", [("a.png", photo)], one).json() for one in fields]
+        file, named, standard = (answer["files"][0] for answer in sent)
+        assert file["model"] == named["model"] == second["model"]
+        assert standard["model"] == first["model"]
         assert script.wait(file["id"])["status"] == "ok"
         page = server.browser().get("/").body.decode()
         assert all(model["model"] in page for model in (first, second))
@@ -169,7 +176,9 @@ def test_limits_and_odd_requests_are_refused_and_leave_nothing(
         assert script.send("/api/score", [("a.png", bytes(100_001))]).status == 413
         assert browser.send("/api/files", [("a.png", photo)] * 3).status == 413
         assert browser.send("/api/files", []).status == 400
-        assert browser.send("/api/files", [("a.png", photo)], {"model": "none"}).status == 400
+        refused = browser.send("/api/files", [("a.png", photo)], {"model": "none"})
+        assert refused.status == 400
+        assert f"no model none; there are {checkpoint} (" in refused.json()["error"]
         assert browser.send("/api/files", [("a.png", photo)], {"odd": "1"}).status == 400
         for odd in ("-1", "1.5", "9" * 16):
             refused = browser.send("/api/files", [("a.png", photo)], {"position": odd})
@@ -180,7 +189,7 @@ def test_limits_and_odd_requests_are_refused_and_leave_nothing(
         assert browser.get("/api/queue?since=x").status == 400
         assert browser.ask("PUT", "/api/files").status == 405
         # Slow ones: while one is received, another is told to come again; then it is given up.
-        slow = start_upload(server, photo)
+        slow, _ = start_upload(server, photo)
         wait_until(lambda: browser.send("/api/files", [("b.png", photo)]).status == 503)
         assert b"408" in slow.recv(1000)
         slow.close()
@@ -188,8 +197,22 @@ def test_limits_and_odd_requests_are_refused_and_leave_nothing(
         assert browser.get("/api/queue").json()["n_files"] == 0
 
 
-def start_upload(server: Running, data: bytes) -> socket.socket:
-    """The first half of an upload, and then nothing."""
+@pytest.mark.usefixtures("inline")
+def test_uploads_at_once_share_one_limit(tmp_path: Path, checkpoint: Path, photo: bytes) -> None:
+    limits = UploadLimits(files=1, at_once=2)
+    with running(tmp_path / "private", [checkpoint], limits=limits) as server:
+        slow, rest = start_upload(server, bytes(4 << 20))  # enough to reach the disk
+        wait_until(lambda: list(server.store.incoming.iterdir()))
+        assert server.script().send("/api/files", [("a.png", photo)]).status == 202
+        slow.sendall(rest)
+        assert b"413" in slow.recv(1000)
+        slow.close()
+        assert server.script().get("/api/queue").json()["n_files"] == 1
+        assert not list(server.store.incoming.iterdir())
+
+
+def start_upload(server: Running, data: bytes) -> tuple[socket.socket, bytes]:
+    """The first half of an upload, and what is still to be sent of it."""
     kind, body = encode_form([("slow.png", data)], {})
     head = (
         f"POST /api/files HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
@@ -197,12 +220,13 @@ def start_upload(server: Running, data: bytes) -> socket.socket:
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
-    connection.sendall(head.encode() + body[: len(body) // 2])
-    return connection
+    half = len(body) // 2
+    connection.sendall(head.encode() + body[:half])
+    return connection, body[half:]
 
 
 def test_an_aborted_upload_leaves_nothing(served: Running, photo: bytes) -> None:
     for _ in range(5):
-        start_upload(served, photo * 20).close()
+        start_upload(served, photo * 20)[0].close()
     wait_until(lambda: not list(served.store.incoming.iterdir()))
     assert served.script().get("/api/queue").json()["n_files"] == 0
