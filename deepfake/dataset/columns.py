@@ -234,10 +234,14 @@ def number_texts(*columns: NDArray[Any]) -> tuple[list[Codes], NDArray[Any]]:
     for start in range(1, len(texts), _CHUNK):  # some at a time: these are copies of texts
         some = texts[order[start - 1 : start + _CHUNK]]
         is_first[start : start + _CHUNK] = some[1:] != some[:-1]
-    numbers = np.empty(len(texts), np.int64)
-    numbers[order] = np.cumsum(is_first) - 1
+    known = texts[order[is_first]]
+    del texts  # which may be a copy, before more is taken
+    running = np.cumsum(is_first, dtype=np.int64)
+    running -= 1
+    numbers = np.empty_like(running)
+    numbers[order] = running
     ends = np.cumsum([len(column) for column in columns])[:-1]
-    return np.split(numbers, ends), texts[order[is_first]]
+    return np.split(numbers, ends), known
 
 
 class _Packer:

@@ -176,21 +176,25 @@ def predict_set(
         ValueError: If there are fewer embeddings than faces, or more.
     """
     n_faces = len(dataset.faces)
+    # Room for all of it first: small results between large temporary arrays would keep the heap
+    # from reusing the place of these.
+    p_fake, sharpness = np.empty(n_faces), np.empty(n_faces, np.float32)
     wanted = choose_drawn(n_faces)
-    scores, sharpness, drawn, start = [], [], [], 0
+    drawn = np.empty((len(wanted), head.embedding_dim), np.float32)
+    start = 0
     for part in _regroup(embeddings):
-        with torch.inference_mode():
-            scores.append(head(torch.from_numpy(part.vectors)).numpy())
-        sharpness.append(part.sharpness)
-        inside = wanted - start
-        drawn.append(part.vectors[inside[(inside >= 0) & (inside < len(part.vectors))]])
-        start += len(part.vectors)
+        end = start + len(part.sharpness)
+        if end <= n_faces:
+            with torch.inference_mode():
+                p_fake[start:end] = head(torch.from_numpy(part.vectors)).numpy()
+            sharpness[start:end] = part.sharpness
+            inside = (wanted >= start) & (wanted < end)
+            drawn[inside] = part.vectors[wanted[inside] - start]
+        start = end
     if start != n_faces:
         raise ValueError(f"{start} embeddings of {n_faces} crops")
-    p_fake = np.concatenate(scores)
     files, people = score_files(dataset.faces, p_fake, aggregation)
-    sharp, kept = np.concatenate(sharpness), np.concatenate(drawn)
-    return Predictions(dataset, p_fake, sharp, kept, people, files)
+    return Predictions(dataset, p_fake, sharpness, drawn, people, files)
 
 
 def choose_drawn(n: int) -> NDArray[np.int64]:

@@ -70,7 +70,7 @@ class _Portions:
 # On a CPU each call costs, so that tiles small enough for its cache are slower; but their largest
 # tensor must fit into ``_KEPT_BYTES``. One frame, in tiles of few different sizes: oneDNN prepares
 # anew (1 ms, and memory that it keeps) for each shape that it has not seen.
-_CPU = _Portions(frame_px=1, tile_px=640, rnet=32, onet=16)
+_CPU = _Portions(frame_px=1, tile_px=640, rnet=48, onet=16)
 # Blocks of memory that the networks free and want again: glibc gives larger ones back.
 _KEPT_BYTES = 31 << 20
 # On a GPU each launch costs, whatever it does: 16 frames of 1080p and whole pyramid levels at once.
