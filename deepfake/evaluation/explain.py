@@ -45,11 +45,11 @@ VIEW_PX = 720
 SALIENT_SHARE = 0.15
 """Share of a crop that counts as its salient region."""
 N_RANDOM_REGIONS = 8
-"""Places that the salient region is compared with."""
+"""Least number of places that the salient region is compared with."""
 LEAST_EFFECT = math.log(2)
 """Least change of the log-odds that matters: it halves, or doubles, the odds of fake."""
 MOST_CHANCE = 0.01
-"""Highest probability, of maps that point at nothing, to do as well; it takes 3 crops at least."""
+"""Highest probability, of maps that point at nothing, to do as well."""
 _GRID, _WINDOW = 7, 0.25  # windows along a side; their side, of the crop's
 _BATCH = 32
 _TRIES, _MOST_SHARED = 8, 0.2  # draws for each place; share of a place that may be salient, too
@@ -84,7 +84,7 @@ class TopFrame:
             log-odds.
         salient: ``(S, S)``, the ``SALIENT_SHARE`` with the highest saliency.
         salient_drop: What occluding the salient region takes off the log-odds of fake.
-        random_drops: What occluding it elsewhere takes off, at ``N_RANDOM_REGIONS`` places.
+        random_drops: What occluding it elsewhere takes off, at ``count_places`` places.
         p_without: Score with the salient region occluded.
         neighbours: Nearest first; empty without training crops.
     """
@@ -172,6 +172,17 @@ def direction_of(score: Result) -> int:
     return -1 if score.verdict is Verdict.REAL else 1
 
 
+def count_places(n_crops: int) -> int:
+    """Places that each of so many crops is compared with: on all of them, a win is no chance.
+
+    A single crop needs 99 of them, three or more need eight.
+    """
+    n_places = N_RANDOM_REGIONS
+    while _chance_of_wins(n_crops, n_crops, 1 / (1 + n_places)) > MOST_CHANCE:
+        n_places += 1
+    return n_places
+
+
 def _chance_of_wins(n_wins: int, n: int, chance: float) -> float:
     """Probability of as many wins in n crops, or more, if each is won with this chance."""
     return sum(math.comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in range(n_wins, n + 1))
@@ -253,7 +264,8 @@ def explain_extraction(
         boxes = (face, *(other for other in same_frame if other is not face))
         view = extraction.views.get(face.frame_index)
         direction = direction_of(media_score)
-        top = _make_top_frame(scorer, decode_crop(crop.encoded), view, boxes, seed, direction)
+        seen = decode_crop(crop.encoded)
+        top = _make_top_frame(scorer, seen, view, boxes, (seed, len(faces)), direction)
         top_frames.append(top)
     return Explanation(media_score, tuple(top_frames))
 
@@ -269,17 +281,19 @@ def _make_top_frame(
     crop: Crop,
     view: FrameView | None,
     boxes: tuple[FaceScore, ...],
-    seed: int,
+    turn: tuple[int, int],
     direction: int,
 ) -> TopFrame:
-    """Make the map of a crop, and check it."""
+    """Make the map of a crop, the first of ``turn`` of so many, and check it."""
 
     def score(crops: Crop) -> NDArray[np.float64]:
         return scorer.run(crops)[0]
 
     saliency = direction * compute_saliency(crop, score)
     salient = salient_region(saliency)
-    salient_drop, random_drops, p_without = check_deletion(crop, salient, score, seed)
+    salient_drop, random_drops, p_without = check_deletion(
+        crop, salient, score, turn[0], count_places(turn[1])
+    )
     return TopFrame(
         face=boxes[0],
         crop=crop,

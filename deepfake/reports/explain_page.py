@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import require_label
 from deepfake.evaluation.explain import (
-    N_RANDOM_REGIONS,
     SALIENT_SHARE,
     VIEW_PX,
     Explanation,
@@ -66,7 +65,7 @@ def format_explanation(
         charts=_charts(explanation),
         sought="rises" if explanation.direction < 0 else "falls",
         salient_share=SALIENT_SHARE,
-        n_regions=N_RANDOM_REGIONS,
+        n_regions=min((len(top.random_drops) for top in tops), default=0),
         top_frames=[(top, _embed_views(top, highest)) for top in tops],
         very_same=_VERY_SAME,
         thumbnail_of=embed_thumbnail,

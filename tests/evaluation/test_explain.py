@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import zlib
@@ -175,7 +176,7 @@ def explain_with(
         crop = np.random.default_rng(seed).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
         direction = explain.direction_of(score)
         boxes = (face_at(seed, 0.9),)
-        tops.append(explain._make_top_frame(Known(), crop, view, boxes, seed, direction))  # type: ignore[arg-type]
+        tops.append(explain._make_top_frame(Known(), crop, view, boxes, (seed, n_crops), direction))  # type: ignore[arg-type]
     return Explanation(score, tuple(tops))
 
 
@@ -200,7 +201,7 @@ def test_maps_of_a_score_that_looks_at_one_spot_pass_their_check() -> None:
         pytest.param(of_everything, Verdict.FAKE, 6, "only 0.69 or more", id="all alike"),
         pytest.param(faintly, Verdict.FAKE, 6, "only 0.69 or more", id="faint"),
         pytest.param(of_one_spot, Verdict.REAL, 6, "only 0.69 or more", id="other direction"),
-        pytest.param(of_one_spot, Verdict.FAKE, 2, "in 2 of 2 crops; by chance", id="few crops"),
+        pytest.param(of_noise, Verdict.FAKE, 1, "by chance alone|matters", id="noise, one crop"),
     ],
 )
 def test_other_maps_fail_their_check(
@@ -213,18 +214,27 @@ def test_other_maps_fail_their_check(
     assert re.search(why, found.failure)
 
 
-def test_maps_of_noise_hardly_ever_pass() -> None:
-    """Each crop is won by chance once in nine; the tail of that is what counts."""
+@pytest.mark.parametrize(("n_crops", "n_places"), [(1, 99), (2, 10), (3, 8), (6, 8)])
+def test_any_number_of_crops_can_pass(n_crops: int, n_places: int) -> None:
+    found = explain_with(of_one_spot, Verdict.FAKE, n_crops)
+    assert {len(top.random_drops) for top in found.top_frames} == {n_places}
+    assert (found.n_wins, found.failure) == (n_crops, "")
+
+
+@pytest.mark.parametrize("n_crops", [1, 2, 6])
+def test_maps_of_noise_hardly_ever_pass(n_crops: int) -> None:
+    """Each crop is won by chance once in nine, or less; the tail of that is what counts."""
     rng = np.random.default_rng(0)
     top = explain_with(of_nothing, Verdict.FAKE, 1).top_frames[0]
     passed = 0
     for _ in range(2000):
-        drops = 5 * rng.normal(size=(6, 9))
+        drops = 5 * rng.normal(size=(n_crops, 1 + explain.count_places(n_crops)))
         tops = tuple(
             replace(top, salient_drop=row[0], random_drops=tuple(row[1:])) for row in drops
         )
         passed += not Explanation(Result("a", Status.OK), tops).failure
-    assert passed < 2000 * explain.MOST_CHANCE
+    # Of 2,000, three deviations above what one crop passes by chance alone.
+    assert passed < 2000 * explain.MOST_CHANCE + 3 * math.sqrt(2000 * explain.MOST_CHANCE)
 
 
 def test_log_odds_of_sure_scores_are_finite() -> None:
