@@ -108,7 +108,7 @@ def _evaluate(options: argparse.Namespace, command: str) -> int:
     engine = choose_engine(options)
     if not engine.is_here and options.output is None:
         raise UsageError("--engine ray needs --output, a folder that all nodes see")
-    open_crop_folders(options, options.data)
+    engine = engine.reading(open_crop_folders(options, options.data))
     checkpoint = load_detector(find_detector(options), options.tta)
     evaluation = run_evaluation(
         checkpoint,

@@ -213,6 +213,14 @@ class Engine:
     device: str
     is_here: bool
 
+    def reading(self, roots: Sequence[Path]) -> Engine:
+        """The same for work on crop folders, which may be mirrors of some in stores."""
+        if self.is_here:
+            return self
+        from deepfake.dataset.mirrored_work import WithMirrors
+
+        return replace(self, execute=WithMirrors(self.execute, roots))
+
 
 def choose_engine(options: argparse.Namespace) -> Engine:
     """What was chosen with ``add_engine_options``."""
@@ -257,12 +265,10 @@ def _choose_ray(options: argparse.Namespace, address: str) -> Engine:
         raise UsageError(
             f"--engine ray needs Ray, not installed here ({error}): pip install 'deepfake[ray]'"
         ) from error
-    from deepfake.dataset.mirrored_work import WithMirrors
-
     execute = RayEngine(address or None, workers.processes, options.gpus_per_worker or 0.0)
     device = getattr(options, "device", "auto")
     device = usual if device == "auto" else device
-    return Engine(WithMirrors(execute), workers, device, is_here=False)
+    return Engine(execute, workers, device, is_here=False)
 
 
 def add_cache_options(parser: argparse.ArgumentParser) -> None:
@@ -296,8 +302,8 @@ def open_crop_folder(options: argparse.Namespace, data: str, in_order: bool = Tr
     return open_crops(data, options.cache, options.cache_gb or CACHE_GB, in_order)
 
 
-def open_crop_folders(options: argparse.Namespace, inputs: Sequence[str]) -> None:
-    """Have those inputs that are crop folders in a store found by ``find_crops``.
+def open_crop_folders(options: argparse.Namespace, inputs: Sequence[str]) -> list[Path]:
+    """Have those inputs that are crop folders in a store found by ``find_crops``; their mirrors.
 
     Raises:
         UsageError: If there are none, and yet a cache was named, or if it has a size and no place.
@@ -305,14 +311,13 @@ def open_crop_folders(options: argparse.Namespace, inputs: Sequence[str]) -> Non
     """
     _refuse_size_alone(options)
     if options.cache is None:
-        return
+        return []
     from deepfake.dataset.crop_mirror import is_stored
 
     found = [name for name in inputs if is_url(name) and is_stored(name)]
     if not found:
         raise UsageError("--cache is for crop folders in a store, and none of the inputs is one")
-    for name in found:
-        open_crop_folder(options, name)
+    return [open_crop_folder(options, name) for name in found]
 
 
 def _refuse_size_alone(options: argparse.Namespace) -> None:

@@ -179,7 +179,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         checkpoint = load_detector(found, options.tta)
         if listed is None:
             stored = _open_crops(options, checkpoint)
-            sources = stored.sources
+            sources, engine = stored.sources, engine.reading([stored.root])
             refuse_destroying(paths.values(), [*read, *stored.files])
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)

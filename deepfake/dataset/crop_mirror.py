@@ -151,11 +151,6 @@ def find_mirror(root: Path) -> CropMirror | None:
     return next((mirror for mirror in _MIRRORS.values() if mirror.root == root), None)
 
 
-def list_mirrors() -> list[CropMirror]:
-    """What reads the crop folders in stores that this process has opened."""
-    return [*_MIRRORS.values()]
-
-
 def is_stored(name: str) -> bool:
     """Whether an address is that of a crop folder; the store is asked."""
     address = Address.parse(name.rstrip("/"))

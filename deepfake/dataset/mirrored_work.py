@@ -8,28 +8,31 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from deepfake.dataset.crop_mirror import Opening, Pack, find_mirror, list_mirrors, open_crops
+from deepfake.dataset.crop_mirror import Opening, Pack, find_mirror, open_crops
 from deepfake.errors import JobError
 from deepfake.jobs.engine import Block, Executor, Work
 
 
 @dataclass(frozen=True, slots=True)
 class WithMirrors:
-    """An executor whose processes open the crop folders in stores that this one has opened.
+    """An executor whose processes open those crop folders of a work that lie in stores.
 
     They do so in the same place. On another machine that is a cache of its own, of the same size.
 
     Args:
         execute: Has the work done; it pickles it for processes elsewhere.
+        roots: Of crop folders, as ``open_crops`` gave them.
     """
 
     execute: Executor
+    roots: Sequence[Path]
 
     def __call__(self, work: Work, blocks: Iterator[Block]) -> Iterator[Block]:
         """See ``deepfake.jobs.engine.Executor``."""
-        return self.execute(MirroredWork(work), blocks)
+        return self.execute(MirroredWork(work, self.roots), blocks)
 
 
 class MirroredWork:
@@ -37,10 +40,11 @@ class MirroredWork:
 
     Args:
         work: Which one.
+        roots: As of ``WithMirrors``.
     """
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, work: Work, roots: Sequence[Path]) -> None:
+        self._work, self._roots = work, roots
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """See ``deepfake.jobs.engine.Work``."""
@@ -48,7 +52,8 @@ class MirroredWork:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The work by itself: what it holds of a crop folder is looked for when it is loaded."""
-        opened = [(mirror.opening, mirror.packs) for mirror in list_mirrors()]
+        mirrors = filter(None, map(find_mirror, self._roots))
+        opened = [(mirror.opening, mirror.packs) for mirror in mirrors]
         return _load, (opened, pickle.dumps(self._work))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deepfake.dataset import crop_mirror
-from deepfake.dataset.crop_mirror import list_mirrors, open_crops
+from deepfake.dataset.crop_mirror import find_crops, find_mirror, open_crops
 from deepfake.dataset.crop_store import CropStore, StoreKind
 from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.mirrored_work import MirroredWork, WithMirrors
@@ -20,7 +20,7 @@ from deepfake.jobs.engine import Block, Work
 from tests.made_crops import write_crop_folder
 from tests.stores.made_stores import copy_tree, empty_memory
 
-URL = "memory://b/crops"
+URL, OTHER = "memory://b/crops", "memory://other/crops"
 COUNTS = {"train": (2, 2), "validation": (1, 1), "test": (1, 1)}
 
 
@@ -61,14 +61,18 @@ def test_another_machine_has_a_cache_of_its_own(
 
     with empty_memory() as memory:
         copy_tree(root, memory, "b/crops")
+        copy_tree(root, memory, "other/crops")
         mirror = open_crops(URL, tmp_path / "cache", 0.001, in_order=True)
         work = ReadAll(mirror, CropStore(mirror, names))
-        assert list(WithMirrors(elsewhere)(work, iter([block]))) == [block]
+        open_crops(OTHER, tmp_path / "cache")  # which is nothing to this work
+        assert list(WithMirrors(elsewhere, [mirror])(work, iter([block]))) == [block]
         assert (tmp_path / "read").read_bytes() == expected * 2
-        (opened,) = list_mirrors()
+        opened = find_mirror(mirror)
+        assert opened is not None
         assert opened.opening == (URL, tmp_path / "cache", 0.001, True)
+        assert find_crops(OTHER) is None
 
-        told = pickle.dumps(MirroredWork(work))
+        told = pickle.dumps(MirroredWork(work, [mirror]))
         write_crop_folder(tmp_path / "new", COUNTS, size=32, seed=1, store=kind, n_shards=2)
         copy_tree(tmp_path / "new", memory, "b/crops")
         with pytest.raises(JobError, match=f"the crops in {URL} are not what they were when"):
