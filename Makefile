@@ -28,7 +28,7 @@ slow: .venv/installed
 gpu: .venv/installed
 	$(BIN)/python benchmarks/gpu.py
 
-# The figures of docs/benchmarks.md, in a quarter of an hour; leave the machine alone meanwhile.
+# The figures of docs/benchmarks.md, in half an hour; leave the machine alone meanwhile.
 benchmarks: .venv/installed
 	$(BIN)/python benchmarks/page.py
 

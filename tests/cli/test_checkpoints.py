@@ -122,7 +122,7 @@ def test_commands_without_a_model_in_the_box_say_how_to_name_one(
     inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(checkpoint_names, "SHIPPED", tmp_path / "empty")
-    output, crops = ["--output", str(tmp_path / "x")], ["--data", str(inbox)]
+    output, crops = ["--output", str(tmp_path / "x.ckpt")], ["--data", str(inbox)]
     for command in (
         ["info"],
         ["export", "--format", "onnx"],

@@ -218,4 +218,6 @@ def test_memory_is_bounded_by_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None
     assert extraction.reason == (
         "faces in 200 of 200 frames; boxes of 159 of 200 frames interpolated"
     )
-    assert most <= 16 + 5 + 18
+    # A chunk with those before it that wait for its boxes, those that are read ahead meanwhile, and
+    # some more that are being passed on.
+    assert most <= (16 + 5) + 16 + 18

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 from sklearn.decomposition import PCA
 
+from deepfake.evaluation import predictions
 from deepfake.evaluation.evaluate import Evaluation
+from deepfake.evaluation.predictions import choose_drawn
 from deepfake.metrics import compute_auc, compute_calibration_error
-from deepfake.reports import evaluation_charts
 from deepfake.reports.charts import map_axes
 from deepfake.reports.evaluation_charts import (
     draw_evaluation,
@@ -28,7 +30,7 @@ from tests.test_metrics import random_rows
 def test_large_clouds_are_drawn_in_part(
     evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def draw_clouds() -> list[tuple[int, str]]:
+    def draw_clouds(evaluation: Evaluation) -> list[tuple[int, str]]:
         """Number of points and caption of every cloud."""
         charts = draw_evaluation(evaluation)
         charts += [
@@ -41,11 +43,14 @@ def test_large_clouds_are_drawn_in_part(
             if paths
         ]
 
-    whole = draw_clouds()
+    whole = draw_clouds(evaluation)
     assert {number for number, _ in whole} == {44}
     assert not any("are drawn" in caption for _, caption in whole)
-    monkeypatch.setattr(evaluation_charts, "_POINTS", 10)
-    parts = draw_clouds()
+    monkeypatch.setattr(predictions, "N_DRAWN", 10)
+    kept = [one.drawn[choose_drawn(len(one.drawn))] for one in evaluation.sets]
+    pairs = zip(evaluation.sets, kept, strict=True)
+    few = replace(evaluation, sets=tuple(replace(one, drawn=drawn) for one, drawn in pairs))
+    parts = draw_clouds(few)
     assert len(parts) >= 3  # embeddings, face size, sharpness
     assert {number for number, _ in parts} == {10}
     assert all("10 of 44 faces are drawn." in caption for _, caption in parts)
