@@ -60,24 +60,27 @@ def main() -> None:
             f"{count} photos, one core: x{statistics.median(ratios):.1f} "
             f"({min(ratios):.1f}-{max(ratios):.1f}); same main face on {same} of {asked}"
         )
-        compare_workers(photos, Path(folder), options.copies)
+        compare_workers(photos, Path(folder), options.copies, options.rounds)
 
 
-def compare_workers(photos: Path, folder: Path, copies: int) -> None:
-    """The same job with one and with two workers."""
+def compare_workers(photos: Path, folder: Path, copies: int, rounds: int) -> None:
+    """The same job with one and with two workers, in turn."""
     many, one = folder / "many", folder / "one"
     for number in range(copies):
         shutil.copytree(photos, many / str(number))
     one.mkdir()
     shutil.copy(sorted(photos.iterdir())[0], one)
-    net = {}
-    for workers in (1, 2):
-        start = time.perf_counter()
-        our_job(one, folder / f"start{workers}", workers)
-        middle = time.perf_counter()
-        our_job(many, folder / f"many{workers}", workers)
-        net[workers] = (time.perf_counter() - middle) - (middle - start)
-    print(f"1 -> 2 workers: x{net[1] / net[2]:.2f}")
+    ratios = []
+    for number in range(rounds):
+        net = {}
+        for workers in (1, 2):
+            start = time.perf_counter()
+            our_job(one, folder / f"start{workers}-{number}", workers)
+            middle = time.perf_counter()
+            our_job(many, folder / f"many{workers}-{number}", workers)
+            net[workers] = (time.perf_counter() - middle) - (middle - start)
+        ratios.append(net[1] / net[2])
+    print(f"1 -> 2 workers: x{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})")
 
 
 def plain_loop(photos: Path, output: Path) -> Boxes:

@@ -57,7 +57,7 @@ class Goal:
 PARTS = {
     "limits": Part("benchmarks/limits.py", 600),
     "faces": Part("benchmarks/faces.py --limit 30", 900),
-    "crop_job": Part("benchmarks/crop_job.py --limit 24 --copies 6", 600),
+    "crop_job": Part("benchmarks/crop_job.py --limit 24 --copies 6 --rounds 5", 600),
     "predict": Part("benchmarks/predict.py --limit 6", 900),
     "precision": Part("benchmarks/precision.py", 600),
     "video": Part("benchmarks/video.py --rounds 5", 600),
