@@ -78,7 +78,7 @@ PARTS = {
     "duplicates": Part("benchmarks/duplicates.py", 300),
     "evaluate": Part("benchmarks/evaluate.py --rounds 3", 600),
     "tables": Part("benchmarks/tables.py --rows 10000 100000", 900),
-    "crop_store": Part("benchmarks/crop_store.py --crops 30000", 900),
+    "crop_store": Part("benchmarks/crop_store.py --crops 5000", 900),
     "first_answer": Part("benchmarks/first_answer.py", 300),
     "cost": Part("benchmarks/cost.py", 900),
 }
