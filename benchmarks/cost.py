@@ -48,7 +48,7 @@ def main() -> None:
         for copy in range(options.copies):
             for photo in chosen:
                 shutil.copy(photo, many / f"{copy}-{photo.name}")
-        # What is left when it is taken off is small beside it for short clips: so they are many, too.
+        # Beside a few short clips its noise would be the figure: so they are many, too.
         start_s = statistics.median(predict(folder, [str(chosen[0])]) for _ in range(3))
         print("| job | a piece | in all |\n|---|---|---|")
         each_s = (predict(folder, [str(many)]) - start_s) / (len(chosen) * options.copies - 1)
@@ -67,8 +67,9 @@ def main() -> None:
         hours = sum(clips.values()) * options.copies
         for words in (["--fps", "1"], ["--fps", "1", "--keyframes"]):
             spent_s = predict(folder, [str(videos), *words]) - start_s
+            n_videos, minutes = len(clips) * options.copies, 60 * hours
             print(
-                f"| {len(clips) * options.copies} videos, {60 * hours:.1f} minutes, `{' '.join(words)}` | "
+                f"| {n_videos} videos, {minutes:.1f} minutes, `{' '.join(words)}` | "
                 f"{spent_s / hours:,.0f} core-seconds an hour, {3600 * hours / spent_s:.1f} hours "
                 f"an hour and core | ten thousand hours: {spent_s / hours * _HOURS / 3600:,.0f} "
                 "core-hours |",
