@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,27 +173,33 @@ def write_tables(
     settings: Mapping[str, Any],
     refuse_other: bool = False,
 ) -> tuple[Totals, list[str]]:
-    """Write all tables, reading the answers once for each; say what they come to.
+    """Write all tables, reading the answers once for each, and say what they come to.
 
     ``settings`` are those of the job. With ``refuse_other``, a table that exists must already hold
     what would be written.
     """
     from deepfake.inference.formats import encode_table
     from deepfake.inference.job import describe_settings
-    from deepfake.inference.results import count
+    from deepfake.inference.results import Tally, count
     from deepfake.storage import holds
 
-    totals = count(scores())
-    lines = [str(totals) + ("" if is_streamed(options) else f" -> {options.output}")]
+    tally = Tally()
+    # The first who reads all answers has them counted: to read them takes longer than to write.
+    readers = chain([lambda: tally.watch(scores())], repeat(scores))
+
+    def read() -> Iterable[Result]:
+        return next(readers)()
+
+    lines = []
     tables: dict[str, Callable[[], Iterable[bytes]]] = {}
     if sample is not None:
-        filled, line = _fill(options, sample, scores(), float(settings["prior"]))
+        filled, line = _fill(options, sample, read(), float(settings["prior"]))
         tables["submission"] = lambda: [filled.encode()]
         lines.append(line.format(output=outputs.paths["submission"]))
     told = describe_settings(settings)
     for name, level in _LEVELS.items():
         if name in outputs.paths:
-            tables[name] = partial(encode_table, outputs.paths[name], scores, told, level)
+            tables[name] = partial(encode_table, outputs.paths[name], read, told, level)
     standing = [name for name in tables if refuse_other and outputs.paths[name].exists()]
     for name in standing:
         if not holds(outputs.paths[name], tables[name]()):
@@ -203,7 +210,9 @@ def write_tables(
     for name in tables:
         if name not in standing:
             outputs.write(name, tables[name]())
-    return totals, lines
+    totals = tally.total() if tables else count(scores())
+    said = str(totals) + ("" if is_streamed(options) else f" -> {options.output}")
+    return totals, [said, *lines]
 
 
 def _fill(

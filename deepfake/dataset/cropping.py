@@ -36,10 +36,11 @@ from deepfake.dataset.manifest import (
     STORE,
     CropRow,
     SourceRow,
+    is_current,
+    iter_source_rows,
     make_crop_row,
     make_source_row,
     read_crop_rows,
-    read_source_rows,
     renew_row,
     write_rows,
 )
@@ -284,7 +285,7 @@ def _read_kept(block: Block) -> dict[str, tuple[SourceRow, list[CropRow]]]:
     """Rows of the inputs of a block that have not changed since they were cropped."""
     kept: dict[str, tuple[SourceRow, list[CropRow]]] = {}
     for folder in set(block.kept.values()):
-        for row in read_source_rows(folder):
+        for row in iter_source_rows(folder):
             if block.kept.get(row.id) == folder:
                 kept[row.id] = (row, [])
         for crop in read_crop_rows(folder):
@@ -295,8 +296,8 @@ def _read_kept(block: Block) -> dict[str, tuple[SourceRow, list[CropRow]]]:
 
 def _stands(inputs: Sequence[Source], shard: Shard) -> bool:
     """Whether labels, groups and splits are what they were."""
-    rows = read_source_rows(shard.folder)
-    return all(renew_row(row, source) == row for row, source in zip(rows, inputs, strict=True))
+    rows = iter_source_rows(shard.folder)
+    return all(is_current(row, source) for row, source in zip(rows, inputs, strict=True))
 
 
 def _check_space(block: Block, spec: CropSpec) -> None:

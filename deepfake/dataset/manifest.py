@@ -199,6 +199,11 @@ def renew_row(row: Row, source: Source) -> Row:
     return replace(row, **_tell(source))
 
 
+def is_current(row: Row, source: Source) -> bool:
+    """Whether a row says what is now known of its input."""
+    return all(getattr(row, name) == value for name, value in _tell(source).items())
+
+
 def _tell(source: Source) -> dict[str, Any]:
     """What both tables say of an input, whatever was found in it."""
     return {
@@ -296,7 +301,12 @@ def read_crop_rows(folder: Path) -> CropRows:
 
 def read_source_rows(folder: Path) -> SourceRows:
     """The rows of ``sources.csv`` in a crop folder or shard; raises as ``read_crop_rows``."""
-    return pack_sources(_iter_rows(folder / SOURCES_FILE, SOURCE_COLUMNS, _parse_source_row))
+    return pack_sources(iter_source_rows(folder))
+
+
+def iter_source_rows(folder: Path) -> Iterator[SourceRow]:
+    """The same one by one, in the memory of one."""
+    return _iter_rows(folder / SOURCES_FILE, SOURCE_COLUMNS, _parse_source_row)
 
 
 def pack_crops(rows: Iterable[CropRow]) -> CropRows:

@@ -59,13 +59,31 @@ class Totals:
         )
 
 
+class Tally:
+    """Counts statuses and decisions of results as they pass."""
+
+    def __init__(self) -> None:
+        self._statuses, self._verdicts = Counter[str](), Counter[Verdict | None]()
+
+    def watch(self, scores: Iterable[Result]) -> Iterator[Result]:
+        """The same results; all of them must be taken."""
+        for score in scores:
+            self._statuses[score.status.value] += 1
+            self._verdicts[score.verdict] += 1
+            yield score
+
+    def total(self) -> Totals:
+        """What has passed."""
+        fakes, unclear = (self._verdicts[one] for one in (Verdict.FAKE, Verdict.UNCLEAR))
+        return Totals(self._statuses, fakes, unclear)
+
+
 def count(scores: Iterable[Result]) -> Totals:
     """Count statuses and decisions."""
-    statuses, verdicts = Counter[str](), Counter[Verdict | None]()
-    for score in scores:
-        statuses[score.status.value] += 1
-        verdicts[score.verdict] += 1
-    return Totals(statuses, verdicts[Verdict.FAKE], verdicts[Verdict.UNCLEAR])
+    tally = Tally()
+    for _ in tally.watch(scores):
+        pass
+    return tally.total()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
