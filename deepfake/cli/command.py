@@ -72,6 +72,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self._refuse_surplus(unknown[0])
         self._join_subjects(parsed)
+        if getattr(parsed, "quiet", False):
+            logging.getLogger("deepfake").setLevel(logging.WARNING)
         return parsed
 
     def _parse_optional(self, arg_string: str) -> Any:

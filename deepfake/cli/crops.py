@@ -226,7 +226,9 @@ examples:
     parser.add_argument("--seed", type=from_zero, default=0, help="as data.seed of training")
     parser.add_argument("--workers", type=count, default=default_workers(), help="threads")
     parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--quiet", action="store_true", help="no progress, only results and warnings"
+    )
     add_cache_options(parser)
     return run(lambda: _doctor(parser.parse_args(argv)), "nothing was written")
 

@@ -192,9 +192,10 @@ def test_several_checkpoints_and_a_mirror_make_one_score(
         (["--output", "a.csv", "--no-answer", "1"], "--no-answer needs --submission"),
         (["--output", "a.csv", "--submission-value", "label"], "-value needs --submission"),
         (["--output", "a.csv", "--device", "cuda:99"], "is not usable here"),
+        (["--output", "a.csv", "--report", "a.pdf"], "a page is written; name it .html or .htm"),
         (["--output", "a.csv", "--devices", "64"], "CUDA devices"),
     ],
-    ids=["folder", "same", "sample", "fallback", "value", "device", "devices"],
+    ids=["folder", "same", "sample", "fallback", "value", "device", "page", "devices"],
 )
 def test_predict_refuses_before_it_works(
     words: list[str],
