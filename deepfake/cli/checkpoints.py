@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import sys
 import textwrap
@@ -49,10 +48,11 @@ def _info(options: argparse.Namespace) -> int:
 
     from deepfake.learning.checkpoint import read_info, read_verdict
     from deepfake.media.discovery import display_name
+    from deepfake.tables import format_json
 
     content = read_info(options.checkpoint)
     if options.json:
-        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+        sys.stdout.write(format_json(content))
         return EXIT_OK
     told: list[str] = []
     if content.get("limits") is not None:

@@ -6,7 +6,6 @@ Knows how options become a crop recipe; nothing of how crops are made.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -235,6 +234,7 @@ examples:
 
 def _doctor(options: argparse.Namespace) -> int:
     from deepfake.dataset.doctor import examine
+    from deepfake.tables import format_json
 
     report = examine(
         open_crop_folder(options, options.data),
@@ -244,8 +244,7 @@ def _doctor(options: argparse.Namespace) -> int:
         quiet=options.quiet,
     )
     report = replace(report, root=options.data)  # not where it is mirrored
-    text = json.dumps(report.to_dict(), indent=2) if options.json else str(report)
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(format_json(report.to_dict()) if options.json else f"{report}\n")
     if report.damaged or report.unfit:
         return EXIT_FAILED
     if not report.leaks:

@@ -128,7 +128,7 @@ def test_commands_without_a_model_in_the_box_say_how_to_name_one(
         ["info"],
         ["export", "--format", "onnx"],
         ["predict", str(inbox), *output[:1], str(tmp_path / "x.csv")],
-        ["explain", str(inbox / "p0.png"), *output],
+        ["explain", str(inbox / "p0.png"), "--output", str(tmp_path / "x.html")],
         ["evaluate", *crops],
         ["calibrate", *crops, *output],
         ["fit-head", *crops, *output],

@@ -33,6 +33,8 @@ def test_one_dialect(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["doctor", "crops", "--workers", "0"], "'0'; expected a whole number above 0"),
         (["evaluate", "--data", "c", "--batch-size", "0"], "'0'; expected a whole number above 0"),
         (["calibrate", "--prevalance", "0.1"], "did you mean --prevalence?"),
+        (["calibrate", "--prevalence", "nan"], "argument --prevalence: 'nan'; expected a number"),
+        (["evaluate", "--resamples", "many"], "'many'; expected a whole number"),
         (["evaluate", "--corruption", "jpeg"], "did you mean --corruptions?"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
