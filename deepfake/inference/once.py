@@ -78,11 +78,12 @@ def _borrow(
     workers: Workers,
 ) -> Iterator[Predictor]:
     """A predictor for this thread alone: the kept one, or one that is loaded, and kept after."""
-    several = checkpoint is not None and not isinstance(
-        checkpoint, str | os.PathLike | NamedCheckpoint
-    )
-    names = checkpoint if several else [DEFAULT if checkpoint is None else checkpoint]
-    found = [find_checkpoint(name) for name in names]  # type: ignore[union-attr]
+    names: Sequence[CheckpointName]
+    if checkpoint is None or isinstance(checkpoint, str | os.PathLike | NamedCheckpoint):
+        names = [DEFAULT if checkpoint is None else checkpoint]
+    else:
+        names = checkpoint
+    found = [find_checkpoint(name) for name in names]
     key = [[_identify(one) for one in found], device, workers, os.getpid()]  # no fork has threads
     with _lock:
         held = _kept.pop() if _kept else None
