@@ -40,7 +40,7 @@ OUTPUTS_FILE, TIMES_FILE = "outputs.json", "times.json"
 RESULTS = "results"
 OF_INPUTS = ("inputs", "block_size", "plan_sha256", RESULTS)
 """Settings that tell of the inputs, not of what is made of them."""
-_READ_BYTES = 2**20
+_READ_BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True)
