@@ -105,12 +105,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for size in options.sizes:
             paths = write_groups(people, size, options.photos, Path(folder), options.seed)
             print(f"{len(paths)} photos of {size}:")
-            print("\n".join(describe(list(predictor.predict(paths)), predictor.limits)), flush=True)
+            results = list(predictor.predict(paths))
+            print("\n".join(describe(results, predictor.judge.limits)), flush=True)
     if options.groups is not None:
         results = list(predictor.score(discover(options.groups).sources))
         several = [result for result in results if result.n_people > 1]
         print(f"{len(several)} of {len(results)} files of {options.groups} show several people:")
-        print("\n".join(describe(several, predictor.limits)))
+        print("\n".join(describe(several, predictor.judge.limits)))
 
 
 if __name__ == "__main__":

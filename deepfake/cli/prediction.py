@@ -395,7 +395,7 @@ def _report_on(
     facts = dict(zip(digest.inspected, (found for _, found in inspected), strict=True))
     run = describe_run(predictor, job.times, options.case, options.analyst)
     origin = describe_origin(predictor.checkpoint, command) | {"run": run}
-    return format_prediction_report(digest, thumbnails, origin, predictor.limits, facts)
+    return format_prediction_report(digest, thumbnails, origin, predictor.judge.limits, facts)
 
 
 def _annotate(options: argparse.Namespace, job: PredictionJob, lines: list[str]) -> list[str]:

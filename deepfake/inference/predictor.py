@@ -9,24 +9,20 @@ from __future__ import annotations
 import tempfile
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from deepfake.errors import JobError, UsageError
-from deepfake.faces.extraction import decode_crop
+from deepfake.errors import UsageError
 from deepfake.faces.pipeline import WatchFrames, check_detect_device, iter_extractions
-from deepfake.faces.quality import TrainingFaces
-from deepfake.inference.aggregation import FileScore, aggregate, choose_crops
+from deepfake.inference.aggregation import choose_crops
 from deepfake.inference.backend import choose_devices, make_scorers
+from deepfake.inference.groups import Group, ItemToScore, ScoredFace, iter_groups, score_groups
 from deepfake.inference.inputs import Inputs, check_inputs, iter_sources
-from deepfake.inference.people import choose_faces, is_too_small, score_faces
+from deepfake.inference.judging import Judge
 from deepfake.inference.results import PicturedResult, ResultList, Results
-from deepfake.inference.scoring import Backend, Scorer
+from deepfake.inference.scoring import Backend
 from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint, Tta
@@ -36,39 +32,16 @@ from deepfake.progress import Progress
 from deepfake.records import (
     Extraction,
     FaceCrop,
-    FaceQuality,
     FacesPerFrame,
     Policy,
     Result,
     Sampling,
     Source,
-    Verdict,
     Workers,
-    list_differences,
 )
 
-_GROUPS_PER_DEVICE = 2  # one that is scored, one that waits: more would only cost memory
-_OF_ONE_FRAME = ("faces_per_frame", "min_face_px", "min_confidence")  # settings of an aggregation
 _PATIENCE_S = 1.0  # what is done sooner shows no progress
 IN_THIS_PROCESS = Workers(processes=0)
-
-
-class _Item(NamedTuple):
-    """A file whose faces were cut out, and those of them that are scored."""
-
-    source: Source
-    extraction: Extraction
-    crops: Sequence[FaceCrop]
-
-
-class _Scored(NamedTuple):
-    """What the scoring of a crop gives."""
-
-    p_fake: float
-    quality: FaceQuality
-
-
-_Group = list[_Item]
 KeepCrops = Callable[[Source, Result, Sequence[FaceCrop]], None]
 """Takes a file, its answer, and the crops that it rests on."""
 
@@ -91,6 +64,7 @@ class Predictor:
         stored: Crops that were cut already; nothing else is scored then.
 
     Attributes:
+        judge: Makes answers of scores.
         watch: Told how far it is within a file; for a bar of progress.
         elsewhere: Settings, by the names of the arguments, that are others where it is pickled to.
 
@@ -124,11 +98,8 @@ class Predictor:
         if faces_per_frame is not None:
             self.aggregation = replace(self.aggregation, faces_per_frame=faces_per_frame)
         self.crop = checkpoint.recipe.crop.for_scoring(self.aggregation.faces_per_frame)
-        self.limits = checkpoint.limits
-        if checkpoint.training_faces is None:
-            raise UsageError(f"{checkpoint.path} holds no head; give it one with deepfake fit-head")
-        self._faces = checkpoint.training_faces
         self.sampling = sampling or checkpoint.recipe.sampling
+        self.judge = Judge(checkpoint, self.sampling, self.aggregation)
         self.stored = stored
         self.watch: WatchFrames | None = None
         self.elsewhere: Mapping[str, Any] = {}
@@ -173,21 +144,7 @@ class Predictor:
     @property
     def policy_remark(self) -> str:
         """What a reader must know where clips are scored unlike those that chose the limits."""
-        return self._compare_with_limits(is_clip=True)
-
-    def _compare_with_limits(self, is_clip: bool) -> str:
-        chosen = self.checkpoint.chosen_for
-        others = list_differences(self.sampling, chosen.sampling)
-        others += list_differences(self.aggregation, chosen.aggregation)
-        if not is_clip:  # a photo is one frame, however clips are sampled and frames aggregated
-            others = [text for text in others if text.startswith(_OF_ONE_FRAME)]
-        others = self.checkpoint.differences + others
-        if not others:
-            return ""
-        return (
-            f"limits were chosen on files scored otherwise ({', '.join(others)}): their error "
-            "rates are not known here"
-        )
+        return self.judge.compare_with_limits(is_clip=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled it is its settings: wherever it is wanted, the checkpoint is read again."""
@@ -280,35 +237,6 @@ class Predictor:
                 answers = answers[size:]
         yield from ([] for _ in sizes)
 
-    def _iter_answers(
-        self, marked: Iterable[tuple[Source, bool]], keep: KeepCrops | None = None
-    ) -> Iterator[list[Result]]:
-        """Answers of the groups of files whose faces go through the network together."""
-        with ExitStack() as stack:
-            groups = stack.enter_context(closing(self._iter_groups(marked)))
-            scorers = self._scorers
-            if len(scorers) == 1 and self.devices[0].type == "cpu":
-                # Workers and network want the same cores; a thread would only make both slower.
-                for group in groups:
-                    scored = _score_group(scorers[0], group, self._faces)
-                    yield self._answer_group(group, scored, keep)
-                return
-            threads = []
-            for number in range(len(scorers)):
-                thread = ThreadPoolExecutor(1, f"deepfake-score-{number}")
-                stack.callback(thread.shutdown, cancel_futures=True)
-                threads.append(thread)
-            flying: deque[tuple[_Group, Future[list[_Scored]]]] = deque()
-            for number, group in enumerate(groups):
-                if len(flying) == _GROUPS_PER_DEVICE * len(scorers):
-                    done, scores = flying.popleft()
-                    yield self._answer_group(done, scores.result(), keep)
-                turn = number % len(scorers)
-                job = threads[turn].submit(_score_group, scorers[turn], group, self._faces)
-                flying.append((group, job))
-            for done, scores in flying:
-                yield self._answer_group(done, scores.result(), keep)
-
     def extract(
         self, sources: Iterable[Source], view_px: int = 0
     ) -> Generator[tuple[Source, Extraction]]:
@@ -321,11 +249,28 @@ class Predictor:
 
     def answer(self, source: Source, extraction: Extraction) -> Result:
         """Score one source of ``extract``."""
-        group = [self._choose(source, extraction)]
-        return self._answer_group(group, _score_group(self._scorers[0], group, self._faces))[0]
+        group = [self.judge.choose(source, extraction)]
+        (scored,) = score_groups([group], self._scorers[:1], self.judge.faces, threads=False)
+        return self._answer_group(*scored)[0]
 
-    def _iter_groups(self, marked: Iterable[tuple[Source, bool]]) -> Generator[_Group]:
-        """Groups of sources; none reaches beyond a source that is marked as the last of a block."""
+    def _iter_answers(
+        self, marked: Iterable[tuple[Source, bool]], keep: KeepCrops | None = None
+    ) -> Generator[list[Result]]:
+        """Answers of the groups of files whose faces go through the network together."""
+        # Workers and network want the same cores; a thread would only make both slower.
+        threads = len(self._scorers) > 1 or self.devices[0].type != "cpu"
+        with (
+            closing(self._iter_items(marked)) as items,
+            closing(iter_groups(items, self.batch_size)) as groups,
+            closing(score_groups(groups, self._scorers, self.judge.faces, threads)) as scored,
+        ):
+            for group, scores in scored:
+                yield self._answer_group(group, scores, keep)
+
+    def _iter_items(
+        self, marked: Iterable[tuple[Source, bool]]
+    ) -> Generator[tuple[ItemToScore, bool]]:
+        """The faces of each source that are scored; sources and marks as of ``iter_groups``."""
         marks: deque[bool] = deque()
 
         def iter_sources() -> Iterator[Source]:
@@ -333,71 +278,19 @@ class Predictor:
                 marks.append(is_last)
                 yield source
 
-        held: _Group = []
-        faces = 0
         with closing(self.extract(iter_sources())) as extractions:
             for source, extraction in extractions:
-                held.append(self._choose(source, extraction))
-                faces += len(held[-1].crops)
-                # Files without faces fill no batch; they must not pile up either.
-                full = faces >= self.batch_size or len(held) >= 4 * self.batch_size
-                if marks.popleft() or full:
-                    yield held
-                    held, faces = [], 0
-        if held:
-            yield held
-
-    def _choose(self, source: Source, extraction: Extraction) -> _Item:
-        return _Item(source, extraction, choose_faces(extraction.crops, self.aggregation))
+                yield self.judge.choose(source, extraction), marks.popleft()
 
     def _answer_group(
-        self, group: _Group, scored: list[_Scored], keep: KeepCrops | None = None
+        self, group: Group, scored: list[ScoredFace], keep: KeepCrops | None = None
     ) -> list[Result]:
         scores = iter(scored)
-        answers = [self._answer(item, [next(scores) for _ in item.crops]) for item in group]
+        answers = [self.judge.answer(item, [next(scores) for _ in item.crops]) for item in group]
         if keep is not None:
             for item, answer in zip(group, answers, strict=True):
                 keep(item.source, answer, item.crops)
         return answers
-
-    def _answer(self, item: _Item, scored: Sequence[_Scored]) -> Result:
-        source, extraction, crops = item
-        p_fake, qualities = [one.p_fake for one in scored], [one.quality for one in scored]
-        try:
-            faces = score_faces(crops, p_fake, self.aggregation, qualities)
-        except JobError as error:
-            raise JobError(f"{source.name}: {error}") from error
-        score = aggregate(faces, self.aggregation)
-        if score is None:
-            return Result(
-                source.name, extraction.status, extraction.reason, n_found=extraction.n_found
-            )
-        fake_limit = self.limits.of_fake(score.n_people)
-        n_frames = len({face.frame_index for face in faces})
-        verdict, quality = self.limits.judge(score.p_fake, score.n_people), score.face.quality
-        if quality is not None and self._faces.is_far(quality):
-            verdict = Verdict.UNCLEAR
-        return Result(
-            path=source.name,
-            status=extraction.status,
-            remarks=(
-                *([extraction.reason] if extraction.reason else []),
-                *(self._faces.remarks_on(quality) if quality is not None else ()),
-                *_remark_on_people(score, fake_limit),
-                *filter(None, [self._compare_with_limits(is_clip=n_frames > 1)]),
-            ),
-            p_fake=score.p_fake,
-            verdict=verdict,
-            limits=(self.limits.real, fake_limit),
-            n_found=extraction.n_found,
-            n_faces=len(faces),
-            n_too_small=sum(is_too_small(crop.face, self.aggregation) for crop in extraction.crops),
-            n_people=score.n_people,
-            box_xyxy=score.face.box_xyxy,
-            quality=quality,
-            faces=faces,
-            people=score.people,
-        )
 
 
 def _find(inputs: Inputs, folder: str, workers: Workers) -> Iterator[Source]:
@@ -407,17 +300,6 @@ def _find(inputs: Inputs, folder: str, workers: Workers) -> Iterator[Source]:
 def _mark_blocks(sources: Iterable[Source]) -> Iterator[tuple[Source, bool]]:
     """Each source, and whether it is the last of its block."""
     return ((source, n % LARGEST_BLOCK == 0) for n, source in enumerate(sources, start=1))
-
-
-def _remark_on_people(score: FileScore, fake_limit: float) -> Iterator[str]:
-    """What a reader must know of people who did not count."""
-    if not score.n_people:
-        (why,) = {one.remark for one in score.people if one.person == score.face.person}
-        yield f"nobody in it can be judged with confidence: {why}"
-        return
-    for one in score.people:
-        if not one.counts and one.p_fake >= max(fake_limit, score.p_fake):
-            yield f"a person who does not count scores {one.p_fake:.2f}: {one.remark}"
 
 
 def predict(
@@ -466,16 +348,3 @@ def _load_again(
             f"{', '.join(map(str, names))} is another checkpoint here than where the job was begun"
         )
     return Predictor(checkpoint, **settings)
-
-
-def _score_group(scorer: Scorer, group: _Group, faces: TrainingFaces) -> list[_Scored]:
-    """Score and quality of every crop of a group, in order."""
-    crops = [crop for item in group for crop in item.crops]
-    scored: list[_Scored] = []
-    while len(scored) < len(crops):
-        part = crops[len(scored) : len(scored) + scorer.batch_size]
-        images = [decode_crop(crop.encoded) for crop in part]
-        p_fake = scorer.score(np.stack(images))
-        for crop, image, score in zip(part, images, p_fake, strict=True):
-            scored.append(_Scored(score, faces.measure(image, crop.face.box_xyxy)))
-    return scored

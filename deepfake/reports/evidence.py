@@ -31,7 +31,7 @@ def describe_run(
     """
     workers = predictor.workers
     settings = {
-        "limits": asdict(predictor.limits),
+        "limits": asdict(predictor.judge.limits),
         "frames": predictor.sampling.to_dict(),
         "aggregation": predictor.aggregation.to_dict(),
         "faces": predictor.crop.to_dict(),

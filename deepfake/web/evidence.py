@@ -123,7 +123,7 @@ def _report(model: Model, results: Sequence[tuple[StoredFile, Result]], store: S
         facts[place] = load_facts(file.answer)
         thumbnails[place] = _list_thumbnails(result, store.folder_of(file.id))
     origin = describe_provenance(model, [file for file, _ in results])
-    limits = model.predictor.limits
+    limits = model.predictor.judge.limits
     return format_prediction_report(digest, thumbnails, origin, limits, facts).encode()
 
 

@@ -227,7 +227,7 @@ def test_a_suspicious_person_who_does_not_count_is_named(
         ]
         extraction = replace(extraction, crops=tuple(swapped[::-1]))
     predictor = Predictor(without_remarks(load_checkpoint(trained.checkpoint)), device="cpu")
-    predictor.limits = Limits(low, (high,))
+    predictor.judge.limits = Limits(low, (high,))
     score = predictor.answer(Source("a", Path("a.jpg"), "a.jpg"), extraction)
     assert (score.p_fake, score.verdict) == (low, Verdict.REAL)
     assert score.remarks == (
@@ -239,7 +239,7 @@ def test_a_suspicious_person_who_does_not_count_is_named(
 def test_an_answer_on_a_face_unlike_the_training_faces_is_unclear(trained: Trained) -> None:
     """Whatever the score; the same detector is sure of a face that is like them."""
     predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
-    predictor.limits = Limits(1.0, (1.0,))  # everything is real
+    predictor.judge.limits = Limits(1.0, (1.0,))  # everything is real
     noise = predictor.answer(Source("a", Path("a.jpg"), "a.jpg"), make_extraction((90, 0.99)))
     assert noise.verdict is Verdict.UNCLEAR
     assert noise.quality == noise.faces[0].quality
@@ -257,7 +257,7 @@ def test_a_detector_of_drawings_is_unclear_about_photographs(
     trained: Trained, shared_media: Path
 ) -> None:
     predictor = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
-    predictor.limits = Limits(0.0, (0.0,))  # everything is fake
+    predictor.judge.limits = Limits(0.0, (0.0,))  # everything is fake
     photos = sorted((shared_media / "labelled/lfw_reals/real").iterdir())[::250]
     scores = [score for score in predictor.predict(photos) if score.p_fake is not None]
     unclear = [score for score in scores if score.verdict is Verdict.UNCLEAR]
@@ -270,7 +270,7 @@ def test_limits_are_those_for_the_people_who_count(trained: Trained) -> None:
     source, photo = Source("a", Path("a.jpg"), "a.jpg"), make_extraction(*[(90, 0.99)] * 3)
     p_fake = predictor.answer(source, photo).p_fake
     assert p_fake is not None
-    predictor.limits = Limits(0.0, (p_fake / 2, p_fake * 0.9, p_fake * 1.1))
+    predictor.judge.limits = Limits(0.0, (p_fake / 2, p_fake * 0.9, p_fake * 1.1))
     score = predictor.answer(source, photo)
     assert (score.verdict, score.limits) == (Verdict.UNCLEAR, (0.0, p_fake * 1.1))
     score = predictor.answer(source, replace(photo, crops=photo.crops[:2]))

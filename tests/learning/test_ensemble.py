@@ -137,7 +137,7 @@ def test_a_predictor_of_several_remarks_that_nobody_measured_its_limits(
         assert answer.p_fake == pytest.approx(expected, abs=1e-6)
         assert answer.limits is not None
         assert (answer.limits[0], answer.limits[1]) == pytest.approx(
-            (both.limits.real, both.limits.of_fake(answer.n_people))
+            (both.judge.limits.real, both.judge.limits.of_fake(answer.n_people))
         )
         told = "limits were chosen on files scored otherwise (averaged over 2 checkpoints"
         assert [remark for remark in answer.remarks if remark.startswith(told)]

@@ -39,7 +39,7 @@ def make_page(made: Made, facts: dict[int, FileFacts], n_copies: int = 1) -> str
     scores, thumbnails = make_scores()
     origin = describe_origin(made.checkpoint, "") | {"run": run}
     digest = digest_scores(scores * n_copies)
-    return format_prediction_report(digest, thumbnails, origin, predictor.limits, facts)
+    return format_prediction_report(digest, thumbnails, origin, predictor.judge.limits, facts)
 
 
 def test_a_page_tells_of_the_run_and_the_model(made: Made) -> None:
