@@ -462,7 +462,8 @@ def _parse_source_row(row: CsvRow) -> SourceRow:
 
 
 def _parse_crop_row(row: CsvRow) -> CropRow:
-    values: dict[str, Any] = {name: row.get(name) for name in _CROP_KINDS}
+    cells = row.values
+    values: dict[str, Any] = {name: cells.get(name, "") for name in _CROP_KINDS}
     for name in ("frame", "face", "rotation"):
         values[name] = _parse_count(row, name)
     for name in ("time_s", "confidence"):
