@@ -1,25 +1,30 @@
 """Crops at random and in order from a tar a shard, against a file each.
 
     python benchmarks/crop_store.py [--crops 20000] [--size 224] [--rounds 3] [--folder DISK]
+    python benchmarks/crop_store.py --crops 1000000 --size 112 --no-sync        19 GB of disk
 
 Copies of a few drawn faces, stored in both ways by the crop job's own writers, in shards as large
 as a job of so many photos has. Rates are crops a second of one thread: the bytes of a crop read and
 checked against its checksum, and the samples that training takes (the same, decoded), each in a
-random order and in that of the manifest, which all sides share. Gated on the same bytes of every
-crop, and on the same manifest. A line of each store tells how many files it has on the disk, what
+random order and in that of the manifest, which all sides share; ``--reads`` of them, drawn by
+chance, in each round. Gated on the same manifest, the same checksum of every crop, and the same
+bytes of those that are read. A line of each store tells how many files it has on the disk, what
 they take, and how long it took to write and to open it. What was just written is read from memory
 where it fits: ``--folder`` names a place on the disk in question, and only more ``--crops`` than
-memory holds ask it.
+memory holds ask it. ``--no-sync`` writes without waiting for the disk: a million files that are
+each waited for take most of an hour, and are read no faster.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -29,7 +34,6 @@ from deepfake.dataset.crop_folder import KIND, write_tables
 from deepfake.dataset.crop_store import CropStore, StoreKind, name_crop, write_crops
 from deepfake.dataset.manifest import (
     STORE,
-    CropRows,
     make_crop_row,
     make_source_row,
     read_manifest,
@@ -54,21 +58,51 @@ def main() -> None:
     parser.add_argument("--reads", type=int, default=10_000, help="crops of a round, at most")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-sync", action="store_true", help="write without waiting for the disk")
     parser.add_argument("--folder", type=Path, help="where the crops go for the while")
     options = parser.parse_args()
     cv2.setNumThreads(0)
+    if options.no_sync:
+        os.fsync = lambda fd: None
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        roots = {kind: Path(name) / kind for kind in _KINDS}
         encoded = draw(options.size)
-        for kind, root in roots.items():
-            began_s = time.perf_counter()
+        opened = {}
+        for kind in _KINDS:
+            root, began_s = Path(name).resolve() / kind, time.perf_counter()
             write(root, kind, options.crops, options.size, encoded)
-            wrote_s = time.perf_counter() - began_s
-            began_s = time.perf_counter()
-            CropStore(root, [row.crop for row in read_manifest(root).rows])
-            print(describe(root, kind, wrote_s, time.perf_counter() - began_s), flush=True)
-        rows = check_equal(roots)
-        compare(roots, rows, options)
+            wrote_s, began_s = time.perf_counter() - began_s, time.perf_counter()
+            opened[kind] = Opened(root, options.size)
+            opened_s = time.perf_counter() - began_s
+            print(describe(root, kind, wrote_s, opened_s), flush=True)
+        orders = choose_orders(options.crops, options.reads)
+        check_equal(opened, orders)
+        compare(opened, orders, options.rounds)
+
+
+class Opened:
+    """A store of crops, open for reading.
+
+    Args:
+        root: Its folder.
+        size: Side of the crops in pixels.
+    """
+
+    def __init__(self, root: Path, size: int) -> None:
+        self.root, self.manifest = root, read_manifest(root)
+        self.rows = self.manifest.rows
+        self.store = CropStore(root, self.rows.values("crop"))
+        self.samples = CropDataset(root, self.rows, size, store=self.store)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a crop."""
+        return self.store.read(self.rows[index].crop)
+
+    def count_open(self) -> int:
+        """Files of it that this process has open; 0 where the system does not list them."""
+        if not _OPEN.exists():
+            return 0
+        links = (path.readlink() for path in _OPEN.iterdir() if path.is_symlink())
+        return sum(link.is_relative_to(self.root) for link in links)
 
 
 def draw(size: int) -> list[bytes]:
@@ -139,43 +173,46 @@ def describe(root: Path, kind: StoreKind, wrote_s: float, opened_s: float) -> st
     )
 
 
-def check_equal(roots: dict[StoreKind, Path]) -> CropRows:
-    """The rows that both stores have, and the bytes of whose crops are the same."""
-    manifests = [read_manifest(root) for root in roots.values()]
-    if len({manifest.sha256 for manifest in manifests}) > 1:
+def choose_orders(n_crops: int, n_reads: int) -> dict[str, list[int]]:
+    """Which crops are read, at random and in a row."""
+    number = min(n_reads, n_crops)
+    start = random.Random(1).randrange(n_crops - number + 1)
+    return {
+        "random": random.Random(0).sample(range(n_crops), number),
+        "in order": [*range(start, start + number)],
+    }
+
+
+def check_equal(opened: Mapping[StoreKind, Opened], orders: Mapping[str, Sequence[int]]) -> None:
+    """End the program unless both hold the same."""
+    one, other = opened.values()
+    if one.manifest.sha256 != other.manifest.sha256:
         raise SystemExit("not equal: the manifests differ")
-    rows = manifests[0].rows
-    one, other = (CropStore(root, [row.crop for row in rows]) for root in roots.values())
-    for row in rows:
-        if one.read(row.crop) != other.read(row.crop):
-            raise SystemExit(f"not equal: {row.crop} has other bytes")
-    return rows
+    for crop in one.rows.values("crop"):
+        if one.store.digest(crop) != other.store.digest(crop):
+            raise SystemExit(f"not equal: {crop} has another checksum")
+    for index in chain(*orders.values()):
+        if one.read(index) != other.read(index):
+            raise SystemExit(f"not equal: {one.rows[index].crop} has other bytes")
 
 
-def compare(roots: dict[StoreKind, Path], rows: CropRows, options: argparse.Namespace) -> None:
+def compare(
+    opened: Mapping[StoreKind, Opened], orders: Mapping[str, Sequence[int]], n_rounds: int
+) -> None:
     """A line for each order and each thing that is read."""
-    number = min(options.reads, len(rows))
-    shuffled = random.Random(0).sample(range(len(rows)), number)
-    start = random.Random(1).randrange(len(rows) - number + 1)
-    orders = {"random": shuffled, "in order": list(range(start, start + number))}
     for what in ("bytes", "samples"):
         for order, indices in orders.items():
-            readers = {
-                kind: make_reader(what, root, rows, options.size) for kind, root in roots.items()
-            }
             rates: dict[StoreKind, list[float]] = {kind: [] for kind in _KINDS}
-            n_open = dict.fromkeys(_KINDS, 0)
-            for _ in range(options.rounds):
-                for kind, read in readers.items():
-                    before = count_open()
+            for _ in range(n_rounds):
+                for kind, one in opened.items():
+                    read = one.read if what == "bytes" else one.samples.__getitem__
                     rates[kind].append(measure(read, indices))
-                    n_open[kind] += count_open() - before
             ratios = sorted(
                 tar / folder for folder, tar in zip(rates["folder"], rates["tar"], strict=True)
             )
             shown = "  ".join(
-                f"{kind} {statistics.median(rates[kind]):8,.0f}/s ({n_open[kind]} files open)"
-                for kind in _KINDS
+                f"{kind} {statistics.median(rates[kind]):8,.0f}/s ({one.count_open()} files open)"
+                for kind, one in opened.items()
             )
             median = statistics.median(ratios)
             print(
@@ -184,25 +221,12 @@ def compare(roots: dict[StoreKind, Path], rows: CropRows, options: argparse.Name
             )
 
 
-def make_reader(what: str, root: Path, rows: CropRows, size: int) -> Callable[[int], object]:
-    """Reads a crop of a store, by its row."""
-    if what == "samples":
-        return CropDataset(root, rows, size).__getitem__
-    store = CropStore(root, [row.crop for row in rows])
-    return lambda index: store.read(rows[index].crop)
-
-
 def measure(read: Callable[[int], object], indices: Sequence[int]) -> float:
     """Crops a second."""
     began_s = time.perf_counter()
     for index in indices:
         read(index)
     return len(indices) / (time.perf_counter() - began_s)
-
-
-def count_open() -> int:
-    """Files that this process has open; 0 where the system does not list them."""
-    return len([*_OPEN.iterdir()]) if _OPEN.exists() else 0
 
 
 if __name__ == "__main__":

@@ -75,16 +75,24 @@ def format_lines(
         rows: A cell for each column.
         texts: Columns whose cells somebody else has named: they are shielded.
     """
-    line = io.StringIO()
     # Python before 3.13 only quotes a lone \r if it is in the line terminator.
-    writer = csv.writer(line, lineterminator="\r\n")
-    shielded = [column in texts for column in columns]
+    write = csv.writer(_Echo(), lineterminator="\r\n").writerow
+    shielded = [place for place, column in enumerate(columns) if column in texts]
     for row in chain([columns], rows):
-        cells = zip(row, shielded, strict=True)
-        writer.writerow([shield(str(cell)) if named else cell for cell, named in cells])
-        yield line.getvalue().removesuffix("\r\n") + "\n"
-        line.seek(0)
-        line.truncate()
+        cells = [*row]
+        if len(cells) != len(columns):
+            raise ValueError(f"{len(cells)} cells for {len(columns)} columns: {cells}")
+        for place in shielded:
+            cells[place] = shield(str(cells[place]))
+        line: Any = write(cells)  # what ``_Echo`` returned
+        yield line.removesuffix("\r\n") + "\n"
+
+
+class _Echo:
+    """A file that gives back what is written to it: each line is had without a buffer."""
+
+    def write(self, line: str) -> str:
+        return line
 
 
 def format_table(
@@ -210,7 +218,7 @@ def parse_json(text: str) -> Any:
         ValueError: If it is no JSON, is nested too deeply, or holds a number that is not finite.
     """
     try:
-        return json.loads(text, parse_constant=_parse_finite, parse_float=_parse_finite)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -243,6 +251,9 @@ def _parse_finite(word: str) -> float:
     return number
 
 
+_DECODER = json.JSONDecoder(parse_constant=_parse_finite, parse_float=_parse_finite)
+
+
 def _iter_rows(
     lines: Iterable[str],
     path: object,
@@ -257,14 +268,15 @@ def _iter_rows(
     line, header = first
     header = _rename([name.strip() for name in header], other_names)
     _check_header(path, line, header, required)
-    restore = str if literal else unshield
     for line, fields in records:
         if len(fields) != len(header):
             raise UsageError(
                 f"{path}:{line}: {len(fields)} fields where the header has {len(header)}"
                 f" ({_names(header)}): {_shorten(fields)}; quote fields that contain commas"
             )
-        yield CsvRow(line, dict(zip(header, map(restore, fields), strict=True)))
+        if not literal and "'" in "".join(fields):
+            fields = [unshield(field) for field in fields]
+        yield CsvRow(line, dict(zip(header, fields, strict=True)))
 
 
 def _iter_records(path: object, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -280,7 +292,7 @@ def _iter_records(path: object, lines: Iterable[str]) -> Iterator[tuple[int, lis
                 f"{path}:{line}: {error}; a quote in a quoted field is written twice and every"
                 " quoted field must be closed"
             ) from error
-        if any("\0" in field for field in fields):
+        if "\0" in "".join(fields):
             raise UsageError(f"{path}:{line}: NUL byte; expected a text file in UTF-8")
         if len(fields) > 1 or any(field.strip() for field in fields):
             yield line, fields

@@ -1,5 +1,7 @@
 """Killed a hundred times without warning, each long job ends as one that nobody disturbed.
 
+    pytest -m slow tests/test_kills.py [-k merge]       or with DEEPFAKE_KILLS=20 in front
+
 Real processes, and SIGKILL for all of them at once, at moments drawn by chance. A job that comes to
 its end is compared and begun anew. Most of a start is the import of torch: where a job can do
 without workers, nine starts of ten are of a process that has imported it, and the tenth is a
@@ -27,7 +29,7 @@ from tests.training.made_runs import SMOKE, state_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 ROOT = Path(__file__).parents[1]
-KILLS = 100
+KILLS = int(os.environ.get("DEEPFAKE_KILLS", "100"))  # of each job
 WORKERS = ["--workers", "2"]
 
 

@@ -153,6 +153,12 @@ def test_every_table_reads_back(
     assert [row["a"] for row in read_csv(path, ["a"])] == [first for first, _, _ in rows]
 
 
+@pytest.mark.parametrize("row", [[], ["a"], ["a", 1, 2]])
+def test_a_row_of_another_length_is_not_written(row: list[object]) -> None:
+    with pytest.raises(ValueError, match=f"{len(row)} cells for 2 columns"):
+        format_table(["path", "n"], [row])
+
+
 @given(NAMES)
 def test_no_text_is_a_formula_and_each_can_be_had_back(name: str) -> None:
     shielded = shield(name)

@@ -128,7 +128,7 @@ class PackedRows(Sequence[Row], Generic[Row]):
     def __getitem__(self, place: int | slice) -> Row | PackedRows[Row]:
         """A row, or a part of them."""
         if isinstance(place, slice):
-            return self.choose(np.arange(len(self), dtype=np.int64)[place])
+            return self.choose(np.arange(*place.indices(len(self)), dtype=np.int64))
         if not -len(self) <= place < len(self):
             raise IndexError(f"row {place} of {len(self)}")
         own = place % len(self) if self._places is None else int(self._places[place])

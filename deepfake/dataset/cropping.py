@@ -128,11 +128,11 @@ def crop_media(
         plan = format_lines(_PLAN_COLUMNS, map(_plan_cells, sources), ("method", "group"))
         job.begin(plan, _describe(spec, sampling, landmarks, store))
         todo = job.find_todo(_stands)
-        done = job.count_inputs() - sum(len(job.inputs_of(block)) for block in todo)
+        done = job.count_inputs() - job.count_inputs(todo)
         with Progress(job.count_inputs(), done, quiet) as progress:
             work = CropBlocks(spec, sampling, workers, landmarks, store)
             for block in job.run(todo, work, execute):
-                progress.advance(len(job.inputs_of(block)))
+                progress.advance(job.count_inputs([block]))
         report = write_tables(folder, job.blocks)
         was_finished = not todo and before == _read_finished(output)
     return replace(
@@ -172,13 +172,16 @@ def _announce(labelled: Labelled) -> None:
         logger.info("layout none: no labels for %s inputs", f"{len(labelled.sources):,}")
     else:
         sources = labelled.sources
-        rows = ((one.label, one.method or "", one.split or "") for one in sources)
-        # By hash: there may be as many groups as inputs.
-        groups = np.unique(
-            np.fromiter((hash(one.group or one.id) for one in sources), np.int64, len(sources))
-        )
-        seen = f"{len(sources):,} inputs in {len(groups):,} groups"
-        logger.info("layout %s: %s\n%s", labelled.layout, seen, ClassCounts.count(rows))
+        groups = np.empty(len(sources), np.int64)  # by hash: there may be as many as inputs
+
+        def list_rows() -> Iterator[tuple[int | None, str, str]]:
+            for place, one in enumerate(sources):
+                groups[place] = hash(one.group or one.id)
+                yield one.label, one.method or "", one.split or ""
+
+        counts = ClassCounts.count(list_rows())
+        seen = f"{len(sources):,} inputs in {len(np.unique(groups)):,} groups"
+        logger.info("layout %s: %s\n%s", labelled.layout, seen, counts)
     for note in labelled.notes:
         logger.warning("%s", note)
 

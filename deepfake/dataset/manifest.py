@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from math import isfinite
 from pathlib import Path
@@ -218,8 +218,7 @@ def format_manifest(rows: Iterable[CropRow]) -> Iterator[str]:
 
 def format_sources(rows: Iterable[SourceRow]) -> Iterator[str]:
     """Lines of ``sources.csv``."""
-    cells = (asdict(row) | {"label": _label_word(row.label)} for row in rows)
-    return format_lines(SOURCE_COLUMNS, (one.values() for one in cells), _TEXTS)
+    return format_lines(SOURCE_COLUMNS, map(_source_cells, rows), _TEXTS)
 
 
 def write_rows(
@@ -386,6 +385,11 @@ def _crop_cells(row: CropRow) -> list[object]:
         window = " ".join(str(value) for value in row.window or ())
     detected = [f"{row.confidence:.6f}", landmarks, row.rotation, row.original, window]
     return [*place, *known, *box, *detected]
+
+
+def _source_cells(row: SourceRow) -> Iterable[object]:
+    cells = {name: getattr(row, name) for name in SOURCE_COLUMNS}
+    return (cells | {"label": _label_word(row.label)}).values()
 
 
 def _label_word(label: int | None) -> str:

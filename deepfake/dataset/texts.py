@@ -64,8 +64,13 @@ class Texts(KeptInArrays, Sequence[str]):
     def __getitem__(self, place: int | slice | NDArray[Any]) -> str | Texts:
         """A text, or some of them, which are not copied."""
         if isinstance(place, slice | np.ndarray):
-            places = np.arange(len(self)) if self._places is None else self._places
-            return Texts(self._data, self._bounds, places[place])
+            if self._places is not None:
+                return Texts(self._data, self._bounds, self._places[place])
+            if isinstance(place, slice):
+                place = np.arange(*place.indices(len(self)))
+            elif place.dtype == np.bool_:
+                place = np.flatnonzero(place)
+            return Texts(self._data, self._bounds, place)
         n_texts = len(self)
         if not -n_texts <= place < n_texts:
             raise IndexError(f"text {place} of {n_texts}")

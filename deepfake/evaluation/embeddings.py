@@ -364,11 +364,11 @@ def embed_once(
                 },
             )
             todo = job.find_todo()
-            left = sum(len(job.inputs_of(block)) for block in todo)
+            left = job.count_inputs(todo)
             work = EmbedBlocks(dataset.root, rows, checkpoint, options, change)
             with Progress(len(rows), len(rows) - left, options.quiet, "crop") as progress:
                 for block in job.run(todo, work, execute):
-                    progress.advance(len(job.inputs_of(block)))
+                    progress.advance(job.count_inputs([block]))
             for block in job.blocks:
                 yield _read_shard(job.folder.folder_of(block))
 

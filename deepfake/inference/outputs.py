@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from deepfake.errors import UsageError
+from deepfake.jobs.engine import copy_path
 from deepfake.jobs.folder import OUTPUTS_FILE, hash_file
 from deepfake.storage import Confinement, write_atomic, write_stream
 from deepfake.tables import parse_json
@@ -79,7 +80,7 @@ def refuse_destroying(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
             standing[about.st_dev, about.st_ino] = path
     for path in inputs if standing else ():
         try:
-            about = Path(path).stat()  # of a copy, as in ``hash_inputs``
+            about = copy_path(path).stat()
         except OSError:
             continue
         output = standing.get((about.st_dev, about.st_ino))

@@ -229,9 +229,11 @@ def _format(scores: Iterable[Result], level: Level) -> Iterator[str]:
     formats = dict.fromkeys(columns, ".6f") | dict.fromkeys(_CORNERS + _QUALITY, ".2f")
     formats |= dict.fromkeys(_TEXTS + _COUNTS, "")
 
-    def cells(row: list[object]) -> Iterator[str]:
-        for column, value in zip(columns, row, strict=True):
-            yield "" if value is None else format(value, formats[column])
+    specs = [formats[column] for column in columns]
+
+    def cells(row: list[object]) -> list[str]:
+        named = zip(row, specs, strict=True)
+        return ["" if value is None else format(value, spec) for value, spec in named]
 
     rows = (cells(row) for score in scores for row in list_rows(score))
     return format_lines(columns, rows, _TEXTS)

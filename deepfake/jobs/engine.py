@@ -106,9 +106,11 @@ class Job:
         """The inputs of a block."""
         return self.sources[block * self.block_size : (block + 1) * self.block_size]
 
-    def count_inputs(self) -> int:
-        """Inputs of all blocks of this part."""
-        return sum(len(self.inputs_of(block)) for block in self.blocks)
+    def count_inputs(self, blocks: Iterable[int] | None = None) -> int:
+        """Inputs of some blocks, none of which is made; by default of all of this part."""
+        chosen = self.blocks if blocks is None else blocks
+        size, total = self.block_size, len(self.sources)
+        return sum(min(size, total - block * size) for block in chosen)
 
     def begin(
         self, plan: Iterable[str], settings: Mapping[str, Any], anew: bool | None = None
@@ -127,16 +129,18 @@ class Job:
         todo = []
         for block in self.blocks:
             shard = self.folder.read_shard(block)
-            inputs = self.inputs_of(block)
-            if (
-                shard is None
-                or list(shard.inputs) != [source.id for source in inputs]
-                or shard.inputs != self.digest(inputs)
-                or not stands(inputs, shard)
-            ):
+            if shard is None or not self._is_of(shard, self.inputs_of(block), stands):
                 self.folder.set_aside(block)
                 todo.append(block)
         return todo
+
+    def _is_of(self, shard: Shard, inputs: Sequence[Source], stands: Stands) -> bool:
+        """Whether a shard holds what would be made of these inputs again."""
+        return (
+            list(shard.inputs) == [source.id for source in inputs]
+            and shard.inputs == self.digest(inputs)
+            and stands(inputs, shard)
+        )
 
     def run(self, todo: Sequence[int], work: Work, execute: Executor = run_here) -> Generator[int]:
         """Have the blocks that are left filled, and seal them.
@@ -200,8 +204,7 @@ def hash_inputs(sources: Sequence[Source]) -> dict[str, str]:
 
 def _hash_input(source: Source) -> str:
     if source.stored is None:
-        # Of a copy: pathlib keeps the text of a path that was opened; a job has a million of them.
-        return hash_file(Path(source.path))
+        return hash_file(copy_path(source.path))
     version = source.stored.version if source.problem is None else ""
     return version and hashlib.sha256(version.encode()).hexdigest()
 
@@ -211,6 +214,11 @@ def count_bytes(source: Source) -> int | str:
     if source.stored is not None:
         return "" if source.stored.size is None or source.problem else source.stored.size
     try:
-        return Path(source.path).stat().st_size  # of a copy, as above
+        return copy_path(source.path).stat().st_size
     except OSError:
         return ""
+
+
+def copy_path(path: Path) -> Path:
+    """The same path, to be opened: pathlib keeps the text of one that was, and there are many."""
+    return path / ""

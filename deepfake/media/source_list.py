@@ -9,7 +9,7 @@ import hashlib
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -94,18 +94,23 @@ class SourceList(Sequence[Source]):
         places = range(len(self))[place]
         return self._make(places) if isinstance(places, int) else tuple(map(self._make, places))
 
+    def __iter__(self) -> Iterator[Source]:
+        return map(self._make, range(len(self)))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SourceList) and list(self) == list(other)
 
     def _make(self, place: int) -> Source:
-        name = os.fsdecode(self._show(place))
-        identity, problem = f"{self._ids[place]:016x}", self._problems.get(place)
-        own = os.fsdecode(self._name(place))[self._n_prefix :]
-        address = None if self._objects is None else self._objects.find(own)
-        if self._objects is None or address is None:
+        identity, problem = f"{self._ids.item(place):016x}", self._problems.get(place)
+        name = os.fsdecode(self._name(place))
+        own = name[self._n_prefix :]
+        if self._objects is None:
             return Source(identity, self._folder / own, name, problem=problem)
+        shown, address = os.fsdecode(self._show(place)), self._objects.find(own)
+        if address is None:
+            return Source(identity, self._folder / own, shown, problem=problem)
         stored = self._objects.describe(place, address)
-        return Source(identity, address.path, name, problem=problem, stored=stored)
+        return Source(identity, address.path, shown, problem=problem, stored=stored)
 
     def _name(self, place: int) -> bytes:
         return self._text[self._ends[place] : self._ends[place + 1]]

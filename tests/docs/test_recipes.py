@@ -112,12 +112,14 @@ def make_object(required: str, **optional: Any) -> dict[str, Any]:
     }
 
 
-# The fields that KubeRay documents for ``ray.io/v1``, as far as the recipe uses them. Its own
-# definition, of a megabyte, comes in no package.
-_COUNT = {"type": "integer", "minimum": 0}
+# The fields of ``ray.io/v1`` that the recipe uses, with their types, and all that are required.
+# From KubeRay's own definition, a megabyte that comes in no package: helm-chart/kuberay-operator/
+# crds/ray.io_rayjobs.yaml of its commit 037e91b. Its Go types of later commits (f6ef3f7 for
+# RayJob, 3275ee0 for RayCluster) say the same of these fields.
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 _PARAMETERS = {"type": "object", "additionalProperties": {"type": "string"}}
 _WORKERS = make_object(
-    "groupName minReplicas maxReplicas template",
+    "groupName minReplicas maxReplicas rayStartParams template",
     groupName={"type": "string", "minLength": 1},
     replicas=_COUNT,
     minReplicas=_COUNT,
@@ -128,7 +130,7 @@ _CLUSTER = make_object(
     "headGroupSpec",
     rayVersion={"type": "string"},
     enableInTreeAutoscaling={"type": "boolean"},
-    headGroupSpec=make_object("template", rayStartParams=_PARAMETERS),
+    headGroupSpec=make_object("rayStartParams template", rayStartParams=_PARAMETERS),
     workerGroupSpecs={"type": "array", "items": _WORKERS},
 )
 RAY_JOB = make_object(
@@ -175,6 +177,10 @@ def test_the_ray_job_is_what_kuberay_and_kubernetes_take(ray_job: dict[str, Any]
     ("path", "value", "message"),
     [
         ("spec/entryPoint", "deepfake", "entryPoint"),
+        ("spec/ttlSecondsAfterFinished", 2**31, "2147483648 is greater than the maximum"),
+        ("spec/rayClusterSpec/rayversion", "2.60.0", "rayversion"),
+        ("spec/rayClusterSpec/headGroupSpec", {"template": {}}, "'rayStartParams' is a required"),
+        ("spec/rayClusterSpec/workerGroupSpecs/0/rayStartParam", {}, "rayStartParam"),
         ("spec/rayClusterSpec/headGroupSpec/rayStartParams/num-cpus", 0, "0 is not of type"),
         ("spec/rayClusterSpec/workerGroupSpecs/0/maxReplicas", "20", "'20' is not of type"),
         ("spec/rayClusterSpec/headGroupSpec/template/spec/containers/0/img", "x", "img"),

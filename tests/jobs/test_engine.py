@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,29 @@ def tree(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+class CountedSources(list[Source]):
+    """Counts the inputs that are asked for, which a table makes anew each time."""
+
+    n_made = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        self.n_made += len(found) if isinstance(place, slice) else 1
+        return found
+
+
+def test_to_find_nothing_left_each_input_is_made_once_and_to_count_none(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    run(tmp_path / "job", tmp_path / "in", NAMES)
+    sources = CountedSources(list_sources(NAMES, tmp_path / "in"))
+    job = Job(JobFolder(tmp_path / "job", "test"), sources, 2)
+    assert job.count_inputs() == 7
+    assert job.count_inputs([3, 0]) == 3
+    assert sources.n_made == 0
+    assert job.find_todo() == []
+    assert sources.n_made == 7
 
 
 def test_a_finished_job_has_nothing_left(tmp_path: Path) -> None:

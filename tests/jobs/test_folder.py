@@ -33,6 +33,7 @@ def sealed(folder: JobFolder, block: int = 0) -> Path:
     aside = folder.open_block(block)
     (aside / "crops").mkdir()
     (aside / "rows.txt").write_text("one\ntwo\n")
+    (aside / "crops.csv").write_text("a\n")
     (aside / "crops" / "a.bin").write_bytes(bytes(range(256)))
     folder.seal(block, aside, {"a": "0" * 64, "b": ""})
     return folder.folder_of(block)
@@ -42,7 +43,8 @@ def test_a_sealed_shard_comes_back(tmp_path: Path) -> None:
     shard = read_shard(sealed(begun(tmp_path / "job")))
     assert shard is not None
     assert shard.inputs == {"a": "0" * 64, "b": ""}
-    assert list(shard.files) == ["crops/a.bin", "rows.txt"]
+    # By folder: a seal has the same bytes whoever lists the files.
+    assert list(shard.files) == ["crops/a.bin", "crops.csv", "rows.txt"]
     assert not list((tmp_path / "job").glob(".tmp-*"))
 
 

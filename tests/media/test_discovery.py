@@ -388,10 +388,11 @@ def test_a_pattern_without_match(tmp_path: Path) -> None:
 def test_a_list_keeps_its_order_and_every_line(tmp_path: Path) -> None:
     touch(tmp_path, "l/b.jpg", "l/a.png", "c", "l/d/x.jpg")
     lines = ["b.jpg", "", "a.png", f"{tmp_path}/c", "gone.jpg", "  ", "../c", "d", "b.jpg", "b.jpg"]
+    lines.append("a.png/")  # is opened as the path a.png
     (tmp_path / "l" / "list.TXT").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     found = discover(tmp_path / "l" / "list.TXT")
     assert names(found) == [line for line in lines if line.strip()]
-    assert len({source.id for source in found.sources}) == 8
+    assert len({source.id for source in found.sources}) == 9
     assert {name: problem for name, problem in problems(found).items() if problem} == {
         "gone.jpg": "io_error: no such file",
         "d": "not_regular_file: a folder",

@@ -75,6 +75,11 @@ class LabelledSources(Sequence[Source]):
         for number, told in zip(self._places, self._told, strict=True):
             yield _label(self._sources[int(number)], told)
 
+    def divided(self) -> LabelledSources:
+        """Those that have a split."""
+        which = np.flatnonzero(~self._told.words("split").are(""))
+        return LabelledSources(self._sources, self._told.choose(which), self._places[which])
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and [*self] == [*other]
 

@@ -223,7 +223,8 @@ def _label_table(
     path: Path | Address, require_labels: bool, keep_duplicates: bool, other_stores: bool
 ) -> Labelled:
     sources, duplicates, unlinked = read_table(path, require_labels, keep_duplicates, other_stores)
-    return Labelled(sources, {}, duplicates, "csv", tuple(_note([], unlinked, sources)))
+    notes = tuple(_note([], unlinked, sources.divided()))
+    return Labelled(sources, {}, duplicates, "csv", notes)
 
 
 def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
@@ -248,7 +249,7 @@ def _label_folder(seen: Tree, labelled: Labelled, layout: Layout) -> Labelled:
 
 
 def _note(strays: Sequence[Source], unlinked: int, sources: Sequence[Source]) -> Iterator[str]:
-    """What a user must know of any input."""
+    """What a user must know of any input; ``sources`` are all of it that have a split."""
     if strays:
         yield (
             f"{len(strays):,} photos beside the folders of the data set are left out:"

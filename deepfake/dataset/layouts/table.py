@@ -85,7 +85,7 @@ def read_table(
     repeats = _find_repeats(path, rows, sources, told, places)
     if not keep_duplicates:
         kept = np.setdiff1d(kept, repeats)
-    told, unlinked = _link_originals(path, sources, told.choose(kept), kept, places[kept])
+    told, unlinked = _link_originals(path, base, sources, told.choose(kept), kept, places[kept])
     return LabelledSources(sources, told, kept), len(repeats), unlinked
 
 
@@ -100,11 +100,10 @@ def _stamp(path: Path | Address) -> tuple[int, int] | None:
 def _read_row(path: Path | Address, row: CsvRow, require_labels: bool) -> ToldRow:
     if not row["path"].strip():
         raise UsageError(f"{path}:{row.line}: empty path")
-    labels = f"{_words_for(0)} or {_words_for(1)}"
     return ToldRow(
         line=row.line,
-        label=_parse(path, row, "label", LABEL_WORDS, labels, require_labels),
-        split=_parse(path, row, "split", SPLIT_WORDS, ", ".join(SPLIT_WORDS)) or "",
+        label=_parse(path, row, "label", LABEL_WORDS, _LABELS, require_labels),
+        split=_parse(path, row, "split", SPLIT_WORDS, _SPLITS) or "",
         method=row.get("method").strip(),
         group=normalise(row.get("group").strip()),
         original=row.get("original").strip(),
@@ -132,6 +131,7 @@ def _find_repeats(
 
 def _link_originals(
     path: Path | Address,
+    base: Base,
     sources: Sequence[Source],
     told: PackedRows[ToldRow],
     kept: NDArray[np.int64],
@@ -147,22 +147,25 @@ def _link_originals(
     def link() -> Iterator[ToldRow]:
         nonlocal unlinked
         for row in told:
-            word, row = row.original, replace(row, original="")
-            if word and row.label == 1:
-                found = reals.find(_place_of_word(path, word)) or reals.find(word)
+            word = row.original
+            if not word:
+                yield row
+                continue
+            original, group = "", row.group
+            if row.label == 1:
+                found = reals.find(_place_of_word(base, word)) or reals.find(word)
                 if len(found) > 1:
                     raise UsageError(
                         f"{path}:{row.line}: original {display_name(word)!r} could be any of"
                         f" {len(found)} real files of that name; give its path"
                     )
                 unlinked += not found
-                for original in found:
+                for real, source in found.items():
+                    original = source.id
                     # A fake of no group of its own must not stand apart from what it was made
                     # from.
-                    identity = sources[int(kept[original])].id
-                    group = row.group or told[original].group or identity
-                    row = replace(row, original=identity, group=group)
-            yield row
+                    group = group or told[real].group or original
+            yield replace(row, original=original, group=group)
 
     return PackedRows.pack(ToldRow, KINDS, link()), unlinked
 
@@ -178,24 +181,23 @@ class _Reals:
         rows: NDArray[np.int64],
     ) -> None:
         self._sources, self._kept = sources, kept
-        stems = (_hash(self._stem_of(row)) for row in rows.tolist())
+        stems = (_hash(_stem_of(sources[number])) for number in kept[rows].tolist())
         hashes = np.concatenate([places[rows], np.fromiter(stems, np.uint64, len(rows))])
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._rows = hashes[order], np.concatenate([rows, rows])[order]
 
-    def find(self, text: str) -> list[int]:
-        """Rows of that place or name, each once."""
+    def find(self, text: str) -> dict[int, Source]:
+        """The sources of that place or name, by their rows."""
         key = np.uint64(_hash(text))
         start, end = (np.searchsorted(self._hashes, key, side) for side in ("left", "right"))
-        rows = np.unique(self._rows[start:end]).tolist()
+        rows = set(self._rows[start:end].tolist())
+        found = {row: self._sources[int(self._kept[row])] for row in sorted(rows)}
         # Another text may have the same hash.
-        return [row for row in rows if text in (self._stem_of(row), self._place_of(row))]
-
-    def _stem_of(self, row: int) -> str:
-        return PurePosixPath(self._sources[int(self._kept[row])].name).stem
-
-    def _place_of(self, row: int) -> str:
-        return _place_of(self._sources[int(self._kept[row])])
+        return {
+            row: source
+            for row, source in found.items()
+            if text in (_place_of(source), _stem_of(source))
+        }
 
 
 def _hash(text: str) -> int:
@@ -203,18 +205,22 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest, "big")
 
 
+def _stem_of(source: Source) -> str:
+    return PurePosixPath(source.name).stem
+
+
 def _place_of(source: Source) -> str:
     """What the same file or object has in common, however it is called."""
     if source.stored is not None:
         return source.stored.url
-    return os.path.normpath(source.path.absolute())
+    return os.path.abspath(source.path)  # noqa: PTH100 - resolve() follows links
 
 
-def _place_of_word(path: Path | Address, word: str) -> str:
-    if isinstance(path, Path) and not is_url(word):
-        return os.path.normpath((path.parent / word).absolute())
+def _place_of_word(base: Base, word: str) -> str:
+    if isinstance(base, Path) and not is_url(word):
+        return os.path.abspath(base / word)  # noqa: PTH100 - as above
     try:
-        return (Address.parse(word) if isinstance(path, Path) else path.join(word)).url
+        return (Address.parse(word) if isinstance(base, Path) else base.join(word)).url
     except UsageError:  # it is the place of nothing, and may be a name all the same
         return word
 
@@ -222,6 +228,10 @@ def _place_of_word(path: Path | Address, word: str) -> str:
 def _words_for(label: int) -> str:
     words = (word for word, value in LABEL_WORDS.items() if value == label)
     return f"{LABEL_NAMES[label]} ({', '.join(words)})"
+
+
+_LABELS, _SPLITS = f"{_words_for(0)} or {_words_for(1)}", ", ".join(SPLIT_WORDS)
+"""What is expected, for messages."""
 
 
 def _parse(
