@@ -471,14 +471,18 @@ def _parse_crop_row(row: CsvRow) -> CropRow:
     for name in ("frame", "face", "rotation"):
         values[name] = _parse_count(row, name)
     for name in ("time_s", "confidence"):
-        (values[name],) = _parse_numbers(name, [row[name]])
+        values[name] = _parse_number(name, row[name])
     if not 0 <= values["confidence"] <= 1:
         raise ValueError(f"confidence {row['confidence']!r}; expected 0 to 1")
     values["label"] = _parse_label(row["label"])
-    values["box_xyxy"] = _parse_numbers("box", [row[name] for name in ("x0", "y0", "x1", "y1")])
+    values["box_xyxy"] = tuple(_parse_number(name, row[name]) for name in ("x0", "y0", "x1", "y1"))
     values["landmarks"] = _parse_numbers("landmarks", row["landmarks"].split())
     values["window"] = _parse_window(row.get("window"))
     return CropRow(**values)
+
+
+def _parse_number(column: str, word: str) -> float:
+    return _parse_numbers(column, (word,))[0]
 
 
 def _parse_numbers(column: str, words: Sequence[str]) -> tuple[float, ...]:
