@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deepfake.inference.predictor import Predictor, predict
+    from deepfake.inference.once import predict
+    from deepfake.inference.predictor import Predictor
     from deepfake.result import Result
 
 __version__ = "0.1.0"
@@ -24,10 +25,14 @@ __all__ = ["Predictor", "Result", "__version__", "predict"]
 
 def __getattr__(name: str) -> Any:
     # Importing the package must not import torch: ``deepfake --help`` would take seconds.
-    if name in ("Predictor", "predict"):
-        from deepfake.inference import predictor
+    if name == "Predictor":
+        from deepfake.inference.predictor import Predictor
 
-        return getattr(predictor, name)
+        return Predictor
+    if name == "predict":
+        from deepfake.inference.once import predict
+
+        return predict
     if name == "Result":
         from deepfake.result import Result
 

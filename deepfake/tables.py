@@ -223,6 +223,19 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def format_json(content: Any) -> str:
+    """JSON for anybody: a number that is not finite, which JSON does not know, is ``null``."""
+    return f"{json.dumps(_nullify(content), indent=2, allow_nan=False)}\n"
+
+
+def _nullify(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _nullify(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nullify(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def align(rows: Iterable[Sequence[object]]) -> list[str]:
     """Lines of a table whose columns line up, numbers to the right.
 

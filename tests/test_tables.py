@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from deepfake.errors import UsageError
 from deepfake.tables import (
     CsvRow,
+    format_json,
     format_table,
     iter_csv,
     parse_json,
@@ -195,6 +196,11 @@ def test_a_shielded_name_is_text_to_other_readers_and_numbers_stay_numbers(
 def test_json_of_others_is_refused_without_a_traceback(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_json(text)
+
+
+def test_json_of_ours_is_read_by_all() -> None:
+    told = format_json({"auc": float("nan"), "rows": (1, float("-inf"), {"p": 0.5})})
+    assert parse_json(told) == {"auc": None, "rows": [1, None, {"p": 0.5}]}
 
 
 def test_json_of_others_is_read() -> None:

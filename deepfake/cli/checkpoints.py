@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import sys
 import textwrap
@@ -17,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from deepfake.cli.command import EXIT_OK, Parser, run
-from deepfake.cli.options import CHECKPOINT, refuse_existing, refuse_missing_folder
+from deepfake.cli.options import (
+    CHECKPOINT,
+    refuse_existing,
+    refuse_missing_folder,
+    refuse_other_suffix,
+)
 from deepfake.cli.uploads import add_job_option, place, with_uploads
 from deepfake.errors import UsageError
 
@@ -44,10 +48,11 @@ def _info(options: argparse.Namespace) -> int:
 
     from deepfake.learning.checkpoint import read_info, read_verdict
     from deepfake.media.discovery import display_name
+    from deepfake.tables import format_json
 
     content = read_info(options.checkpoint)
     if options.json:
-        sys.stdout.write(json.dumps(content, indent=2) + "\n")
+        sys.stdout.write(format_json(content))
         return EXIT_OK
     told: list[str] = []
     if content.get("limits") is not None:
@@ -148,6 +153,7 @@ def _export(options: argparse.Namespace) -> int:
         raise UsageError("--half is for --format safetensors; a graph computes in float32")
     if options.data is not None and options.format != "onnx":
         raise UsageError("--data is for --format onnx; other formats compute nothing")
+    refuse_other_suffix("output", output, options.format, f".{options.format}")
     refuse_missing_folder("output", output)
     if output.resolve() == found.path.resolve():
         raise UsageError(f"{output} is the checkpoint itself; name another file with --output")
@@ -191,7 +197,7 @@ def _push(options: argparse.Namespace) -> int:
 
     address = Address.parse(options.to)
     try:
-        card = options.card.read_text(encoding="utf-8")
+        card = options.card.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--card {options.card}: {error}") from error
     if read_licence(card) is None:
@@ -234,10 +240,7 @@ def _pull(options: argparse.Namespace) -> int:
     address = Address.parse(getattr(options, "from"))
     output: Path | None = options.output
     if output is not None:
-        if output.suffix.lower() != ".safetensors":
-            raise UsageError(
-                f"--output {output}: the name must end in .safetensors to be read back"
-            )
+        refuse_other_suffix("output", output, "safetensors", ".safetensors")
         refuse_existing("output", output, options.overwrite)
         refuse_missing_folder("output", output)
     fetched = fetch(address)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import shlex
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
@@ -37,6 +38,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
         self.register("type", Path, _path)
+        self.register("type", int, _whole)
+        self.register("type", float, _finite)
         self._subjects: dict[str, Any] = {}
 
     def add_subject(self, option: str, many: bool = False, **settings: Any) -> None:
@@ -72,6 +75,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             self._refuse_surplus(unknown[0])
         self._join_subjects(parsed)
+        if getattr(parsed, "quiet", False):
+            logging.getLogger("deepfake").setLevel(logging.WARNING)
         return parsed
 
     def _parse_optional(self, arg_string: str) -> Any:
@@ -131,6 +136,20 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a whole number") from None
+
+
+def _finite(text: str) -> float:
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r}; expected a number")
+
+
 class _BareWord(str):
     """A word that names a thing, whatever it begins with."""
 
@@ -184,6 +203,7 @@ def run(job: Callable[[], int], advice: str) -> int:
         job: Does everything and returns the exit code.
         advice: What to do after Ctrl-C.
     """
+    _open_closed_streams()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("deepfake").setLevel(logging.INFO)
     try:
@@ -191,6 +211,7 @@ def run(job: Callable[[], int], advice: str) -> int:
             with _stopped_like_ctrl_c():
                 return _attempt(job, advice)
         finally:
+            logging.getLogger("deepfake").setLevel(logging.INFO)  # --quiet was of this command
             _flush_output()
     except BrokenPipeError:
         # The reader of our output has gone (``| head``); there is nobody left to tell.
@@ -198,6 +219,19 @@ def run(job: Callable[[], int], advice: str) -> int:
     except OSError as error:
         _tell(error)
         return EXIT_FAILED
+
+
+def _open_closed_streams() -> None:
+    """Lead to nowhere what a process was started without, as by ``>&-`` or some daemons.
+
+    Else the next file that is opened would get the number of standard output or error, and what
+    a decoder of another package says there would be written into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest number that is free, so that of the stream unless somebody has it by now.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8"))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Knows how options become a crop recipe; nothing of how crops are made.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -226,13 +225,16 @@ examples:
     parser.add_argument("--seed", type=from_zero, default=0, help="as data.seed of training")
     parser.add_argument("--workers", type=count, default=default_workers(), help="threads")
     parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--quiet", action="store_true", help="no progress, only results and warnings"
+    )
     add_cache_options(parser)
     return run(lambda: _doctor(parser.parse_args(argv)), "nothing was written")
 
 
 def _doctor(options: argparse.Namespace) -> int:
     from deepfake.dataset.doctor import examine
+    from deepfake.tables import format_json
 
     report = examine(
         open_crop_folder(options, options.data),
@@ -242,8 +244,7 @@ def _doctor(options: argparse.Namespace) -> int:
         quiet=options.quiet,
     )
     report = replace(report, root=options.data)  # not where it is mirrored
-    text = json.dumps(report.to_dict(), indent=2) if options.json else str(report)
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(format_json(report.to_dict()) if options.json else f"{report}\n")
     if report.damaged or report.unfit:
         return EXIT_FAILED
     if not report.leaks:

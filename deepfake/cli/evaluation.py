@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from deepfake.cli.command import EXIT_OK, Parser, answer_code, command_line, run
 from deepfake.cli.options import (
     CHECKPOINT,
+    PAGE,
     add_aggregation,
     add_cache_options,
     add_detector_options,
@@ -34,6 +35,7 @@ from deepfake.cli.options import (
     open_crop_folders,
     refuse_existing,
     refuse_missing_folder,
+    refuse_other_suffix,
 )
 from deepfake.cli.uploads import add_job_option, place, with_uploads
 from deepfake.errors import UsageError
@@ -177,6 +179,7 @@ examples:
 
 def _explain(options: argparse.Namespace, command: str) -> int:
     output: Path = options.output
+    refuse_other_suffix("output", output, *PAGE)
     refuse_missing_folder("output", output)
     refuse_existing("output", output, options.overwrite)
     if options.embeddings is not None and options.data is None:
@@ -395,14 +398,15 @@ def _add_scoring_options(parser: argparse.ArgumentParser, may_overwrite: bool = 
     if may_overwrite:
         parser.add_argument("--overwrite", action="store_true", help="replace an old --output")
     add_extraction_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--quiet", action="store_true", help="no progress, only results and warnings"
+    )
 
 
 def _check_output(options: argparse.Namespace) -> None:
     """Refuse, before any work, an output that a new checkpoint must not go to."""
     output: Path = options.output
-    if output.suffix not in (".ckpt", ".safetensors"):
-        raise UsageError(f"--output {output}: a checkpoint is named .ckpt or .safetensors")
+    refuse_other_suffix("output", output, "a checkpoint", ".ckpt", ".safetensors")
     refuse_existing("output", output, options.overwrite)
     from deepfake.learning.checkpoint_names import find_checkpoint
 

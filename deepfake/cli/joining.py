@@ -70,6 +70,7 @@ examples:
 def _merge_anywhere(options: argparse.Namespace) -> int:
     if options.output is None:
         options.output = str(options.parts.pop(0))
+        _refuse_part(options.output)
     if not options.parts:
         raise UsageError("name the parts to put together, and the --output to write")
     stored = [part for part in options.parts if isinstance(part, str)]
@@ -79,6 +80,15 @@ def _merge_anywhere(options: argparse.Namespace) -> int:
             "parts are copied before they are put together"
         )
     return write_with_uploads(_merge, options, fetches=bool(stored))
+
+
+def _refuse_part(output: str) -> None:
+    """Refuse to write where a part lies: all bare words are parts where --output was forgotten."""
+    from deepfake.jobs.folder import JOB_FILE, read_job
+
+    for root in (Path(output), job_folder(Path(output))):
+        if (root / JOB_FILE).is_file() and read_job(root).get("part") is not None:
+            raise UsageError(f"{output} is a part itself; name what is written with --output")
 
 
 def _fetch(part: str, job: Path) -> Path:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from deepfake.records import Sampling, Workers
 
 
+PAGE = ("a page", ".html", ".htm")
+"""What ``refuse_other_suffix`` is told of a report."""
 Number = TypeVar("Number", int, float)
 
 CHECKPOINT: dict[str, Any] = {
@@ -124,7 +126,9 @@ def add_media_options(parser: argparse.ArgumentParser) -> None:
         help="also those that leave it, as in a linked data set or a snapshot of a hub",
     )
     add_strict_option(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument(
+        "--quiet", action="store_true", help="no progress, only results and warnings"
+    )
 
 
 def add_extraction_options(parser: argparse.ArgumentParser) -> None:
@@ -389,6 +393,12 @@ def refuse_existing(name: str, path: Path, overwrite: bool) -> None:
     """Refuse to replace the file that option ``--name`` names, unless that was asked for."""
     if path.exists() and not overwrite:
         raise UsageError(f"--{name} {path} exists; name another file or pass --overwrite")
+
+
+def refuse_other_suffix(name: str, path: Path, what: str, *suffixes: str) -> None:
+    """Refuse, before any work, a name of option ``--name`` that its content would belie."""
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"--{name} {path}: {what} is written; name it {' or '.join(suffixes)}")
 
 
 def refuse_missing_folder(name: str, path: Path) -> None:

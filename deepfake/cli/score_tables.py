@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepfake.cli.options import refuse_missing_folder
+from deepfake.cli.options import PAGE, refuse_missing_folder, refuse_other_suffix
 from deepfake.cli.uploads import place, with_uploads
 from deepfake.errors import UsageError
 from deepfake.stores.address import is_url
@@ -120,10 +120,12 @@ def choose_paths(options: argparse.Namespace, report: Path | None = None) -> dic
     if options.faces is not None:
         outputs["faces"] = options.faces
     if report is not None:
+        refuse_other_suffix("report", report, *PAGE)
         outputs["report"] = report
     if options.submission is not None:
         beside = Path() if is_streamed(options) else Path(options.output).parent
         outputs["submission"] = options.submission_output or beside / _SUBMISSION_FILE
+        refuse_other_suffix("submission-output", outputs["submission"], "a CSV", ".csv")
         if outputs["submission"].resolve() == options.submission.resolve():
             raise UsageError(
                 f"the submission would replace its sample {options.submission}; name another file "

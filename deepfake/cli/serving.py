@@ -161,7 +161,7 @@ def _read_password(options: argparse.Namespace) -> str:
     if options.password_file is None:
         return os.environ.get(_PASSWORD, "")
     try:
-        password = options.password_file.read_text(encoding="utf-8").partition("\n")[0].strip()
+        password = options.password_file.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"--password-file {options.password_file} cannot be read: {error}"

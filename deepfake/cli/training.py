@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepfake.cli.command import EXIT_OK, EXIT_USAGE, Parser, run
-from deepfake.cli.options import add_cache_options, count, from_zero, open_crop_folder
+from deepfake.cli.options import (
+    add_cache_options,
+    count,
+    from_zero,
+    open_crop_folder,
+    refuse_missing_folder,
+    refuse_other_suffix,
+)
 from deepfake.cli.uploads import add_job_option, with_uploads
 from deepfake.errors import UsageError
 from deepfake.stores.address import hide_secrets, is_url
@@ -175,6 +182,8 @@ def _show_augmentations(options: argparse.Namespace) -> int:
     from deepfake.storage import write_atomic
     from deepfake.training.run import read_data_module
 
+    refuse_other_suffix("output", options.output, "a PNG", ".png")
+    refuse_missing_folder("output", options.output)
     root = open_crop_folder(options, options.data, in_order=False)
     data = read_data_module(options.config, str(root), options.seed, any_preset=True)
     dataset = data.datasets["train"]

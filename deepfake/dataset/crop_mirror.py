@@ -99,11 +99,15 @@ def check_cache(root: str, cache: str | Path | None, cache_gb: float) -> None:
     """Refuse a crop folder in a store without a cache, and one of this disk with one.
 
     Raises:
-        UsageError: Also if the store has no folders.
+        UsageError: Also if the store has no folders, or a cache has a size and no place.
     """
     if not is_url(root):
         if cache is not None:
             raise UsageError(f"--cache is for crops in a store, and {root} lies on this disk")
+        if cache_gb != CACHE_GB:
+            raise UsageError(
+                "--cache-gb is the size of the cache: name its folder with --cache DIR"
+            )
         return
     address = Address.parse(root)
     if address.is_web:

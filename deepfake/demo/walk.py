@@ -73,7 +73,9 @@ def walk(output: Path, workers: int, terminal: TextIO) -> None:
 
     tell(f"\n4. $ deepfake train --config {config} --data {crops} --run {run}")
     write_atomic(config, Path(__file__).with_name("demo.yaml").read_text())
-    run_training(["--config", str(config), "--data.root", str(crops), "--run", str(run)], terminal)
+    words = ["--config", str(config), "--data.root", str(crops), "--run", str(run)]
+    if run_training(words, terminal):
+        raise KeyboardInterrupt  # the training has heard it, and stopped between two steps
 
     model, report = run / MODEL_FILE, output / "report"
     auc = _score_new_people(output, model, workers, tell)

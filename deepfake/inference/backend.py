@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -207,16 +208,17 @@ def _read_graph(path: Path, checkpoint: Checkpoint) -> bytes | None:
         return None
     try:
         if not is_recorded(graph, checkpoint.sha256):
-            raise JobError(
-                "it is not as you have made it of this checkpoint on this machine; make it with: "
-                f"deepfake export --checkpoint {checkpoint.path} --format onnx --overwrite"
-            )
+            raise JobError("it is not as you have made it of this checkpoint on this machine")
         scorer = OnnxScorer(graph, 1)
         if scorer.description.get("checkpoint_sha256") != checkpoint.sha256:
             raise JobError("it was made from another checkpoint")
         # Two crops: enough to notice another network, and soon done.
         compare(scorer, checkpoint, make_crops(checkpoint.recipe.crop.size)[:2])
     except JobError as error:
-        logger.warning("the graph %s is not used: %s", path, error)
+        advice = (
+            f"deepfake export --checkpoint {shlex.quote(str(checkpoint.path))} --format onnx "
+            "--overwrite makes it anew; remove it to read this no more"
+        )
+        logger.warning("the graph %s is not used: %s; %s", path, error, advice)
         return None
     return graph

@@ -19,16 +19,15 @@ from deepfake.faces.pipeline import WatchFrames, check_detect_device, iter_extra
 from deepfake.inference.aggregation import choose_crops
 from deepfake.inference.backend import choose_devices, make_scorers
 from deepfake.inference.groups import Group, ItemToScore, ScoredFace, iter_groups, score_groups
-from deepfake.inference.inputs import Inputs, check_inputs, iter_sources
+from deepfake.inference.inputs import Inputs, iter_sources
 from deepfake.inference.judging import Judge
-from deepfake.inference.results import PicturedResult, ResultList, Results
+from deepfake.inference.results import PicturedResult, Results
 from deepfake.inference.scoring import Backend
 from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
 from deepfake.learning.checkpoint import Checkpoint, Tta
 from deepfake.learning.checkpoint_names import CheckpointName, NamedCheckpoint
 from deepfake.learning.ensemble import load_detector
-from deepfake.progress import Progress
 from deepfake.records import (
     Extraction,
     FaceCrop,
@@ -40,7 +39,6 @@ from deepfake.records import (
     Workers,
 )
 
-_PATIENCE_S = 1.0  # what is done sooner shows no progress
 IN_THIS_PROCESS = Workers(processes=0)
 KeepCrops = Callable[[Source, Result, Sequence[FaceCrop]], None]
 """Takes a file, its answer, and the crops that it rests on."""
@@ -190,9 +188,10 @@ class Predictor:
 
     def _predict(self, inputs: Inputs) -> Iterator[Result]:
         with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
-            yield from self._score_pictured(_find(inputs, folder, self.workers))
+            yield from self.score_pictured(find_sources(inputs, folder, self.workers))
 
-    def _score_pictured(self, sources: Iterable[Source]) -> Iterator[Result]:
+    def score_pictured(self, sources: Iterable[Source]) -> Iterator[Result]:
+        """Score sources with the crop of each face beside its answer, lazily and in order."""
         pictures: deque[Mapping[int, bytes]] = deque()
 
         def keep(source: Source, answer: Result, crops: Sequence[FaceCrop]) -> None:
@@ -293,50 +292,14 @@ class Predictor:
         return answers
 
 
-def _find(inputs: Inputs, folder: str, workers: Workers) -> Iterator[Source]:
+def find_sources(inputs: Inputs, folder: str, workers: Workers) -> Iterator[Source]:
+    """As of ``iter_sources``, by a temporary folder for what is in memory."""
     return iter_sources(inputs, Path(folder), workers.other_stores)
 
 
 def _mark_blocks(sources: Iterable[Source]) -> Iterator[tuple[Source, bool]]:
     """Each source, and whether it is the last of its block."""
     return ((source, n % LARGEST_BLOCK == 0) for n, source in enumerate(sources, start=1))
-
-
-def predict(
-    inputs: Inputs,
-    checkpoint: CheckpointName | Sequence[CheckpointName] | None = None,
-    device: str | Sequence[str] = "auto",
-    workers: Workers = IN_THIS_PROCESS,
-    quiet: bool = False,
-) -> ResultList:
-    """Score photos and videos: ``deepfake.predict("photo.jpg")``.
-
-    The results come when all are there, in order. The detector is loaded anew by each call: for
-    many calls, or more results than memory should hold, make one ``Predictor``.
-
-    Args:
-        inputs: As of ``Predictor.predict``.
-        checkpoint: As of ``Predictor.from_checkpoint``; by default the model in the box.
-        device: As of ``Predictor``.
-        workers: As of ``Predictor``.
-        quiet: Show no progress.
-
-    Raises:
-        UsageError: If an input is none, a folder or pattern names no file, or the device does not
-            exist.
-        CheckpointError: If there is no such checkpoint.
-    """
-    check_inputs(inputs)
-    predictor = Predictor.from_checkpoint(checkpoint, device, workers=workers)
-    found = ResultList()
-    with tempfile.TemporaryDirectory(prefix="deepfake-") as folder:
-        sources = list(_find(inputs, folder, workers))  # all first: how many are left is asked
-        with Progress(len(sources), quiet=quiet, delay_s=_PATIENCE_S) as progress:
-            predictor.watch = progress.note_frames
-            for result in predictor._score_pictured(sources):
-                found.append(result)
-                progress.advance()
-    return found
 
 
 def _load_again(

@@ -55,7 +55,7 @@ def make_optimizer(
     Raises:
         UsageError: If the optimiser refuses its settings.
     """
-    with _settings_of_a_class("model.optimizer"):
+    with settings_of_a_class("model.optimizer"):
         optimizer = make(groups())
     known = inspect.signature(type(optimizer)).parameters
     if fused and "fused" in known and optimizer.defaults["fused"] is None:
@@ -89,13 +89,17 @@ def make_schedule(
             "model.schedule spans the training, which has no end: set trainer.max_epochs or "
             "trainer.max_steps, or model.schedule null"
         )
-    with _settings_of_a_class("model.schedule"):
+    with settings_of_a_class("model.schedule"):
         return make(optimizer, **filled), steps if spans_training else None
 
 
 @contextmanager
-def _settings_of_a_class(key: str) -> Iterator[None]:
-    """Another package's class says what is wrong with its settings; the key says where they are."""
+def settings_of_a_class(key: str) -> Iterator[None]:
+    """Another package's class says what is wrong with its settings; the key says where they are.
+
+    Raises:
+        UsageError: If it does.
+    """
     try:
         yield
     except (ValueError, TypeError, ZeroDivisionError) as error:

@@ -18,7 +18,8 @@ def refuse_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         if before.get(name, value) != value:
             raise UsageError(
                 f"the checkpoint to resume from was begun with model.{name}={before[name]!r}, now "
-                f"it is {value!r}; start a new run"
+                f"it is {value!r}; give the --config and options of that run again (its folder "
+                "holds all of them in config.yaml), or start a new run"
             )
 
 

@@ -34,6 +34,7 @@ from deepfake.learning.optimization import (
     MakeSchedule,
     make_optimizer,
     make_schedule,
+    settings_of_a_class,
 )
 from deepfake.learning.processes import average_gradients, gather
 from deepfake.learning.replay import Replay, count_chunks
@@ -336,6 +337,11 @@ class EmbeddingTask(LightningModule):
         if schedule is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": _step_when(schedule)}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Step the schedule, whose settings may first be looked at now."""
+        with settings_of_a_class("model.schedule"):
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add everything that a prediction needs, and everything to go on exactly."""

@@ -26,6 +26,17 @@ from deepfake.media.files import is_cut, is_heif
 FORMATS = ("PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 _FORMAT_WORDS = "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC"
 
+_FOREIGN = {
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"8BPS": "Photoshop's format",
+    b"%PDF": "PDF",
+    b"FUJIFILMCCD-RAW": "the raw format of a camera",
+}
+"""What people take for photos and no decoder here is for, by the first bytes."""
+
 # What decoders raise on hostile bytes, seen or possible: Pillow's plugins are Python that parses
 # untrusted headers, so plain programming errors such as `IndexError` belong to it.
 DECODER_ERRORS = (
@@ -58,6 +69,11 @@ def open_with_pillow(file: BinaryIO, name: str) -> Image.Image:
             "unsupported",
             "Apple's own variant of PNG (CgBI), as in apps of a phone; save it as a plain PNG",
         )
+    for start, kind in _FOREIGN.items():
+        if head.startswith(start):
+            raise MediaError(
+                name, "unsupported", f"{kind} is not read; save it as PNG, without a loss"
+            )
     return Image.open(file, formats=FORMATS)
 
 

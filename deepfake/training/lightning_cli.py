@@ -52,6 +52,13 @@ _CALLBACKS = {
     "compile": CompileForward,
 }
 """Callbacks whose settings are options, by the name of their group, in the order that they need."""
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+}
+"""Lowest values of what Lightning takes as it is, and passes over or trips on."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,8 @@ class TrainCLI(LightningCLI):
             parser.refuse_unknown(args)
             args = resolve_configs(args)
         super().parse_arguments(parser, args)
+        if isinstance(parser, TrainParser):
+            parser.refuse_emptied(self.config)
         if not 0 <= (seed := int(self.config.seed_everything)) < 2**32:
             raise UsageError(f"seed_everything={seed}; expected 0 to {2**32 - 1}")
 
@@ -205,9 +214,9 @@ class TrainCLI(LightningCLI):
         for name in ("max_epochs", "max_steps", "limit_train_batches"):
             if trainer[name] == 0:
                 raise UsageError(f"trainer.{name}=0: nothing would be trained")
-        for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
-            if trainer[name] is not None and trainer[name] < 1:
-                raise UsageError(f"trainer.{name}={trainer[name]}; expected 1 or more")
+        for name, least in _LEAST.items():
+            if trainer[name] is not None and not trainer[name] >= least:  # NaN is not
+                raise UsageError(f"trainer.{name}={trainer[name]}; expected {least} or more")
         shows_progress = trainer.enable_progress_bar is not False and not trainer.barebones
         if not (shows_progress and sys.stderr.isatty()):
             options["enable_progress_bar"] = shows_progress = False  # a log wants a line an epoch

@@ -6,15 +6,19 @@ Knows no option by name but those that decide which files are read, and the side
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import NoReturn
 
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 
 from deepfake.dataset.crop_mirror import peek_job
 from deepfake.errors import JobError, UsageError
-from deepfake.training.presets import choose_configs, merge_configs
+from deepfake.stores.address import is_url
+from deepfake.training.folder import CONFIG
+from deepfake.training.presets import choose_configs, merge_configs, read_config
 
 
 class TrainParser(LightningArgumentParser):
@@ -37,6 +41,20 @@ class TrainParser(LightningArgumentParser):
             if name.startswith("--") and name not in known and not name.startswith(starts):
                 raise UsageError(f"unknown option {name}{_guess([name], known)} {_HELP}")
 
+    def refuse_emptied(self, config: Namespace) -> None:
+        """Refuse a group of settings that a file gives a value of its own, or none at all.
+
+        Raises:
+            UsageError: If there is one.
+        """
+        for name in (action.dest for action in self._actions):
+            group = name.rpartition(".")[0]
+            if group in (self.groups or ()) and not name.endswith(".help") and name not in config:
+                raise UsageError(
+                    f"configuration: {group} holds no settings; give it some, as {name}, or leave "
+                    f"it out {_HELP}"
+                )
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse what jsonargparse cannot read, most of all in configuration files.
 
@@ -44,6 +62,8 @@ class TrainParser(LightningArgumentParser):
             UsageError: Always.
         """
         message = " ".join(message.split())
+        if value := _explain_value(message):
+            raise UsageError(f"{value} {_HELP}")
         inner = re.search(r"[Kk]ey \"([\w.]+)\"", message)
         if inner and _HELP in message:  # said by the parser of a class that is an option's value
             raise UsageError(message.replace("mean --", f"mean --{inner[1]}."))
@@ -52,8 +72,6 @@ class TrainParser(LightningArgumentParser):
         group = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
         if group:
             words = [f"--{group[1]}.{group[2]}"]
-        if "Expected a" in message:
-            words = []  # the name was right, its value is not
         raise UsageError(f"{message}{_guess(words, self._known())} {_HELP}")
 
     def _known(self) -> list[str]:
@@ -63,6 +81,59 @@ class TrainParser(LightningArgumentParser):
 
 
 _HELP = "(deepfake train --help)"
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "dict": "names with values, as {name: value}",
+    "list": "a list, as [one, two]",
+    "tuple": "a list, as [one, two]",
+    "collections.abc.Iterable": "a list, as [one, two]",
+    "NoneType": "null",
+}
+"""Types of Python, as they are called where a setting is written."""
+_EXPECTED = (
+    r"Expected an? typing\.Literal\[(.*?)\]|Expected (?:an? )?<class '([\w.]+)'>"
+    r"|Not a valid subclass of (\w+)|Expected an? (?:dot )?import path"
+    r"|callable class: (module .*?)\. "
+)
+"""How jsonargparse says what it wants: choices, a type, or a class; and which there is not."""
+
+
+def _explain_value(message: str) -> str:
+    """Which value jsonargparse refuses, and what it wants there; empty where it says neither.
+
+    Of a setting that takes several types it tells them all, with an error each; where one of them
+    is a class, that error may be what this parser said of a setting of the class.
+    """
+    where = re.search(r'Parser key "([\w.]+)": (.*)', message)
+    if where is None:
+        return ""
+    key, said = where.groups()
+    if inner := re.search(rf"([\w.]+=\S*; expected .*?) {re.escape(_HELP)}", said):
+        return f"{key}.{inner[1]}"
+    if (name := re.search(r"Option '([\w.]+)' is not accepted(?!; did you)", said)) is not None:
+        return f"{key}.{name[1]}: the class that {key} names has no such setting"
+    refused = re.search(r"Got value: ?(.*)|Given value: ?(.*)", said)
+    refused = refused or re.search("path but (.*?) either not", said)
+    kinds = dict.fromkeys(map(_name_kind, re.finditer(_EXPECTED, said)))
+    if refused is None or not kinds:
+        return ""
+    value = next(part for part in refused.groups() if part is not None) or "''"
+    if nested := re.match(r"Namespace\(class_path='([^']+)'", value):
+        value = nested[1]
+    return f"{key}={value}; expected {' or '.join(kinds)}"
+
+
+def _name_kind(match: re.Match[str]) -> str:
+    choices, name, base, module = match.groups()
+    if choices:
+        choices = choices.replace("'", "")
+        return f"one of {choices}" if "," in choices else choices
+    if base:
+        return f"a class of kind {base}"
+    return _KINDS.get(name, name) or f"a class by its name{f' ({module})' * bool(module)}"
 
 
 def _guess(words: Sequence[str], known: Sequence[str]) -> str:
@@ -91,17 +162,32 @@ def resolve_configs(arguments: Sequence[str]) -> list[str]:
         else:
             rest.append(word)
     files = choose_configs(names)
-    size = _read_side(merge_configs(files), rest)
-    return [f"--config={file}" for file in files] + size + rest
-
-
-def _read_side(settings: dict[str, Any], words: Sequence[str]) -> list[str]:
-    if "image_size" in (settings.get("model") or {}):
-        return []
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    settings = merge_configs(files)
+    pairs = zip(rest, [*rest[1:], ""], strict=True)
     given = {word.partition("=")[0]: word.partition("=")[2] or after for word, after in pairs}
     data = settings.get("data") or {}
     root, cache = (given.get(f"--data.{key}", data.get(key)) for key in ("root", "cache"))
+    found = [] if root else _find_crops_of(given)
+    if "image_size" not in (settings.get("model") or {}):
+        found += _read_side(found[0].partition("=")[2] if found else root, cache)
+    return [f"--config={file}" for file in files] + found + rest
+
+
+def _find_crops_of(given: Mapping[str, str]) -> list[str]:
+    """The crops of the run that goes on, where none are named; of its settings no others.
+
+    Whoever made its folder could have classes imported by them.
+    """
+    resume = given.get("--resume", "")
+    run = Path(given.get("--run", "") if resume == "auto" else resume)
+    try:
+        root = (read_config(run / CONFIG).get("data") or {}).get("root")
+    except UsageError:
+        return []  # said when everything else is read
+    return [f"--data.root={root}"] if isinstance(root, str) and not is_url(root) else []
+
+
+def _read_side(root: str | None, cache: str | None) -> list[str]:
     try:
         side = peek_job(root or "", cache)["crop_spec"]["size"]
     except (UsageError, JobError):

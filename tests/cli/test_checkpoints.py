@@ -94,6 +94,7 @@ def test_export_refuses_before_it_works(
         (["--format", "safetensors", "--data", "c"], "--data is for --format onnx"),
         (["--format", "onnx", "--output", str(there)], "exists; name another file or pass"),
         (["--format", "onnx", "--output", str(tmp_path / "no" / "m.onnx")], "there is no folder"),
+        (["--format", "onnx", "--output", "m.txt"], "m.txt: onnx is written; name it .onnx"),
         (["--format", "onnx"], "is damaged"),
     ):
         assert cli.export([str(checkpoint), *words]) == 2
@@ -127,7 +128,7 @@ def test_commands_without_a_model_in_the_box_say_how_to_name_one(
         ["info"],
         ["export", "--format", "onnx"],
         ["predict", str(inbox), *output[:1], str(tmp_path / "x.csv")],
-        ["explain", str(inbox / "p0.png"), *output],
+        ["explain", str(inbox / "p0.png"), "--output", str(tmp_path / "x.html")],
         ["evaluate", *crops],
         ["calibrate", *crops, *output],
         ["fit-head", *crops, *output],
@@ -176,7 +177,7 @@ def test_push_and_pull_refuse_before_anything_is_sent(
         (["push", model, to, "--card", str(card)], "names no licence: begin it with three lines"),
         (["push", model, to, "--card", str(tmp_path / "no.md")], "no.md: "),
         (["push", model, "ann/mine", "--card", str(card)], "ann/mine is no address"),
-        (["pull", to, "--output", str(tmp_path / "m.ckpt")], "must end in .safetensors"),
+        (["pull", to, "--output", str(tmp_path / "m.ckpt")], "name it .safetensors"),
         (["pull", to, "--output", str(tmp_path / "no" / "m.safetensors")], "there is no folder"),
     ):
         assert cli.main(command) == 2, command

@@ -118,6 +118,20 @@ def test_a_full_disk_under_the_output_is_one_line() -> None:
     assert done.stderr == "error: [Errno 28] No space left on device\n"
 
 
+def test_a_process_without_standard_streams_writes_into_no_other_file(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from deepfake.cli.command import run\n"
+        "def job():\n"
+        "    with open('file', 'w') as file: numbers.append(file.fileno())\n"
+        "    sys.stdout.write('to nobody')\n"
+        "    raise SystemExit(numbers[0])\n"
+        "numbers = []; run(job, 'advice')"
+    )
+    words = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code]
+    done = subprocess.run(words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode > 2, "a file of the job has the number of a standard stream"
+
+
 def test_what_failed_is_told_even_where_nobody_reads_the_output() -> None:
     reader, writer = os.pipe()
     os.close(reader)

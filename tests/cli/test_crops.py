@@ -149,7 +149,7 @@ def test_crop_says_how_the_folder_was_read(
     for name in ("Celeb-real/id0_0000", "Celeb-synthesis/id0_id1_0000"):
         (tmp_path / "cdf" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cdf" / f"{name}.mp4").touch()
-    words = [str(tmp_path / "cdf"), str(tmp_path / "out"), "--workers", "0", "--quiet"]
+    words = [str(tmp_path / "cdf"), str(tmp_path / "out"), "--workers", "0"]
     with caplog.at_level("INFO", "deepfake"):
         assert cli.crop(words) == 4  # empty files
     assert (
@@ -167,7 +167,7 @@ def test_crop_says_that_there_are_no_labels(
     for name in ("a", "b"):
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / f"{name}.png").touch()
-    words = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0", "--quiet"]
+    words = [str(tmp_path / "in"), str(tmp_path / "out"), "--workers", "0"]
     with caplog.at_level("INFO", "deepfake"):
         assert cli.crop(words) == 4  # empty files
     assert "layout none: no labels for 2 inputs" in caplog.text

@@ -33,6 +33,8 @@ def test_one_dialect(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["doctor", "crops", "--workers", "0"], "'0'; expected a whole number above 0"),
         (["evaluate", "--data", "c", "--batch-size", "0"], "'0'; expected a whole number above 0"),
         (["calibrate", "--prevalance", "0.1"], "did you mean --prevalence?"),
+        (["calibrate", "--prevalence", "nan"], "argument --prevalence: 'nan'; expected a number"),
+        (["evaluate", "--resamples", "many"], "'many'; expected a whole number"),
         (["evaluate", "--corruption", "jpeg"], "did you mean --corruptions?"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,
@@ -46,10 +48,13 @@ def test_a_wrong_word_is_told_first(
     assert error in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_named_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_written_is_named_as_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", "crops", "--output", str(tmp_path / "new.onnx")]
     assert cli.main(["calibrate", *words]) == 2
-    assert "new.onnx: a checkpoint is named .ckpt or .safetensors" in capsys.readouterr().err
+    told = "new.onnx: a checkpoint is written; name it .ckpt or .safetensors"
+    assert told in capsys.readouterr().err
+    assert cli.main(["explain", "a.jpg", "--output", str(tmp_path / "why.pdf")]) == 2
+    assert "why.pdf: a page is written; name it .html or .htm" in capsys.readouterr().err
 
 
 def test_fit_head_names_the_strength_as_scikit_learn(capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,9 +192,10 @@ def test_several_checkpoints_and_a_mirror_make_one_score(
         (["--output", "a.csv", "--no-answer", "1"], "--no-answer needs --submission"),
         (["--output", "a.csv", "--submission-value", "label"], "-value needs --submission"),
         (["--output", "a.csv", "--device", "cuda:99"], "is not usable here"),
+        (["--output", "a.csv", "--report", "a.pdf"], "a page is written; name it .html or .htm"),
         (["--output", "a.csv", "--devices", "64"], "CUDA devices"),
     ],
-    ids=["folder", "same", "sample", "fallback", "value", "device", "devices"],
+    ids=["folder", "same", "sample", "fallback", "value", "device", "page", "devices"],
 )
 def test_predict_refuses_before_it_works(
     words: list[str],
@@ -262,9 +263,12 @@ def test_predict_says_what_scores_and_shares_the_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    assert predict(inbox, trained, "--output", one, "--backend", "torch", "--device", "cpu") == 0
-    words = ["--devices", "cpu,cpu", "--batch-size", "1"]
-    assert predict(inbox, trained, "--output", two, *words) == 0
+    for words in (
+        ["--output", one, "--backend", "torch", "--device", "cpu"],
+        ["--output", two, "--devices", "cpu,cpu", "--batch-size", "1"],
+    ):
+        words += [inbox, "--workers", "0"]
+        assert cli.predict(["--checkpoint", *map(str, [trained.checkpoint, *words])]) == 0
     said = [line for line in caplog.messages if "scores on" in line]
     assert [line.split(" scores on ")[1] for line in said] == ["cpu", "cpu, cpu"]
     columns = ["path", "status", "verdict"]

@@ -33,6 +33,8 @@ def test_show_augmentations_draws_a_sheet(
     assert "holds no settings" in capsys.readouterr().err
     assert cli.show_augmentations(["--config", str(tmp_path / "none.yaml"), *words[2:]]) == 2
     assert "there is no such file" in capsys.readouterr().err
+    assert cli.show_augmentations([*words[:4], "--output", "sheet.jpg"]) == 2
+    assert "sheet.jpg: a PNG is written; name it .png" in capsys.readouterr().err
     assert cli.show_augmentations([*words, "--rows", "crop", "glow"]) == 2
     assert "no augmentation 'glow'; there are crop, landmarks, dacon" in capsys.readouterr().err
 

@@ -134,6 +134,7 @@ def test_a_graph_of_another_checkpoint_is_not_used(
     record_graph(graph, changed.sha256)
     assert scorer_name(changed) == "torch"
     assert "model.onnx is not used: it was made from another checkpoint" in caplog.text
+    assert "--format onnx --overwrite makes it anew; remove it" in caplog.text
 
 
 def test_a_graph_that_answers_alike_on_a_few_crops_is_not_used_unless_it_was_made_here(

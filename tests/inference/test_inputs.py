@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,7 @@ import deepfake
 from deepfake import Predictor, cli
 from deepfake.dataset.manifest import JOB_FILE
 from deepfake.errors import CheckpointError, UsageError
+from deepfake.inference import once
 from deepfake.inference.inputs import iter_sources
 from deepfake.media.discovery import list_sources
 from deepfake.records import Result, Status, Workers
@@ -150,8 +152,17 @@ def test_worker_processes_read_memory_too(photo: Path, trained: Trained) -> None
 
 
 def test_predict_of_the_package(
-    photo: Path, trained: Trained, predictor: Predictor, capsys: pytest.CaptureFixture[str]
+    photo: Path, trained: Trained, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    loads: list[object] = []
+    load = Predictor.from_checkpoint
+
+    def count(*words: Any, **named: Any) -> Predictor:
+        loads.append(words)
+        return load(*words, **named)
+
+    monkeypatch.setattr(Predictor, "from_checkpoint", count)
+    monkeypatch.setattr(once, "_kept", [])
     assert dir(deepfake) == ["Predictor", "Result", "__version__", "predict"]
     found = deepfake.predict(str(photo), trained.checkpoint, device="cpu")
     (expected,) = predictor.predict(photo)
@@ -163,6 +174,28 @@ def test_predict_of_the_package(
         deepfake.predict(3, trained.checkpoint)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match=r"no\.ckpt"):
         deepfake.predict(photo, "no.ckpt")
+    assert len(loads) == 2, "the first, and the one that there is not"
+
+
+def test_the_detector_of_the_last_call_is_kept_until_its_file_changes(
+    photo: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(once, "_kept", [])
+    path = tmp_path / "model.ckpt"
+    path.write_bytes(trained.checkpoint.read_bytes())
+
+    def borrow() -> Predictor:
+        with once._borrow(path, "cpu", Workers(0)) as kept:
+            return kept
+
+    first = borrow()
+    assert borrow() is first
+    with once._borrow(path, "cpu", Workers(0)) as one, once._borrow(path, "cpu", Workers(0)) as two:
+        assert one is first, "of two threads"
+        assert two is not one
+    assert len(once._kept) == 1, "one is kept, not one of each call"
+    os.utime(path, (1, 1))
+    assert borrow() not in (one, two)
 
 
 def test_no_named_model_is_said_in_words(

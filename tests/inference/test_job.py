@@ -251,21 +251,22 @@ def test_an_output_never_destroys_an_input(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    photo, sample = tmp_path / "photo.csv", tmp_path / "sample.csv"
+    suffix = ".html" if which == "report" else ".csv"
+    photo, sample = tmp_path / f"photo{suffix}", tmp_path / "sample.csv"
     photo.write_bytes(next(trained.photos.rglob("*.png")).read_bytes())
     sample.write_text("id,y\nphoto,0\n")
     listing = tmp_path / "list.txt"
     listing.write_text(f"{photo}\n")
     target: Path = photo
     if link == "symbolic":
-        target = tmp_path / "link.csv"
+        target = tmp_path / f"link{suffix}"
         target.symlink_to(photo)
     elif link == "hard":
-        target = tmp_path / "hard.csv"
+        target = tmp_path / f"hard{suffix}"
         os.link(photo, target)
     elif link == "relative":
         monkeypatch.chdir(tmp_path)
-        target = Path("./photo.csv")
+        target = Path(f"./photo{suffix}")
     before = photo.read_bytes()
     options = ["--output", tmp_path / "s.csv", "--submission", sample, f"--{which}", target]
     line = [listing, "--checkpoint", trained.checkpoint, "--workers", "0", "--overwrite", *options]
@@ -297,7 +298,8 @@ def test_the_checkpoint_is_an_input(
     checkpoint = tmp_path / "model.ckpt"
     checkpoint.write_bytes(trained.checkpoint.read_bytes())
     (tmp_path / "s.csv").symlink_to(checkpoint)
-    for output, more in (("s.csv", []), ("t.csv", ["--report", checkpoint])):
+    (tmp_path / "t.html").symlink_to(checkpoint)
+    for output, more in (("s.csv", []), ("t.csv", ["--report", tmp_path / "t.html"])):
         line = [trained.photos, "--checkpoint", checkpoint, "--output", tmp_path / output, *more]
         assert cli.predict([str(word) for word in [*line, "--overwrite"]]) == 2
         assert "would destroy the input" in capsys.readouterr().err

@@ -239,6 +239,8 @@ def test_refuses_missing_and_mixed_parts(
     for more in options:
         assert cli.merge([str(tmp_path / "m"), str(tmp_path / "parts"), *more]) == 2
         assert "are for parts of predict" in capsys.readouterr().err
+    assert cli.merge(list(map(str, parts))) == 2
+    assert f"{parts[0]} is a part itself; name what is written" in capsys.readouterr().err
     assert cli.merge(["-", *map(str, parts)]) == 2
     assert "name a file" in capsys.readouterr().err
 

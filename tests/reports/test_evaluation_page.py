@@ -15,6 +15,7 @@ from deepfake.evaluation.predictions import FileScores
 from deepfake.records import Aggregation, Limits
 from deepfake.reports import evaluation_page as report
 from deepfake.reports.evaluation_page import count_confusion, find_mistakes, format_report
+from deepfake.reports.evaluation_text import list_tables
 from tests.evaluation.conftest import Made
 from tests.made_limits import ONE_CUT
 
@@ -91,10 +92,13 @@ def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made
         drawn=scored.drawn[fakes],
         people=scored.people[fakes],
     )
-    text = format_report(
-        evaluate_predictions([only], Limits(0.999, (0.999,)), Aggregation(), n_resamples=5),
-        describe_origin(made.checkpoint, ""),
-    )
+    alone = evaluate_predictions([only], Limits(0.999, (0.999,)), Aggregation(), n_resamples=5)
+    levels = {n: replace(level, methods={}) for n, level in alone.levels.items()}  # of reals alone
+    assert [
+        {by for _, by, _ in list_tables(replace(alone, levels=one))}
+        for one in (alone.levels, levels)
+    ] == [{"data set", "method"}, {"data set"}]
+    text = format_report(alone, describe_origin(made.checkpoint, ""))
     assert "n/a" in text
     assert "one class only: 0 real and 10 fake rows" in text
     assert (

@@ -205,6 +205,15 @@ def test_what_lightning_can_leave_out_may_be_left_out(
         pytest.param(["--trainer.max_epochs", "0"], "nothing would be trained", id="no-epoch"),
         pytest.param(["--trainer.limit_train_batches", "0"], "nothing would be", id="no-batch"),
         pytest.param(["--trainer.accumulate_grad_batches", "0"], "=0; expected 1", id="sum"),
+        pytest.param(["--trainer.gradient_clip_val", "-1"], "=-1; expected 0 or", id="clip"),
+        pytest.param(["--checkpoint_minutes", "-1"], "=-1; expected 0 or more, or n", id="minutes"),
+        pytest.param(["--watch.log_s", "-1"], r"watch\.log_s=-1; expected 0", id="log"),
+        pytest.param(["--watch.collapse_steps", "-1"], "steps=-1; expected 1 or", id="collapse"),
+        pytest.param(
+            ["--model.schedule=StepLR", "--model.schedule.step_size=0"],
+            "model.schedule: .*by zero",
+            id="schedule",
+        ),
         pytest.param(["--model.optimizer.lr", "-1"], "model.optimizer: Invalid learning", id="lr"),
         # Said before the training, not by the fit after it.
         pytest.param(["--head.C", "-1"], "C=-1; expected an inverse strength", id="head"),

@@ -31,8 +31,22 @@ from tests.training.made_runs import REPO, SMOKE, train
             ["--model.optimizer.lrr", "1"], r"mean --model\.optimizer\.lr\? \(", id="nested"
         ),
         pytest.param(["--wieghts", "last"], r"did you mean --weights\?", id="top-level"),
-        pytest.param(["--data.num_workers", "few"], r"data\.num_workers.*int", id="type"),
-        pytest.param(["--weights", "worst"], r"weights.*(best|last)", id="choice"),
+        pytest.param(
+            ["--data.num_workers", "few"],
+            r"^data\.num_workers=few; expected a whole .*\)$",
+            id="int",
+        ),
+        pytest.param(
+            ["--data.batches.paired", "maybe"], "=maybe; expected true or false or auto", id="union"
+        ),
+        pytest.param(
+            ["--model.optimizer.lr", "fast"], r"^model\.optimizer\.lr=fast; expected a nu", id="lr"
+        ),
+        pytest.param(
+            ["--model.objective", "Nope"], r"^model\.objective=Nope; expected a class", id="class"
+        ),
+        pytest.param(["--weights", "worst"], "=worst; expected one of best, last", id="choice"),
+        pytest.param(["--data.cache_gb", "5"], "size of the cache: name its folder", id="cache"),
         pytest.param(
             ["--config", "none.yaml"], r"none\.yaml: there is no.* cpu, dacon", id="no-config"
         ),
@@ -69,6 +83,14 @@ def test_refuses_options_that_are_not_right(
         ),
         pytest.param("modle:\n  backbone: x\n", "did you mean --model", id="unknown-section"),
         pytest.param("model: [\n", r"configuration bad\.yaml: .*line 2", id="broken"),
+        pytest.param(
+            "weights: last\nhead:\n", r"head holds no settings; give it some, as head\.", id="empty"
+        ),
+        pytest.param(
+            "model: {optimizer: torch.optim.Adamm}\n",
+            r"optimizer=torch\.optim\.Adamm; ",
+            id="class",
+        ),
     ],
 )
 def test_refuses_a_configuration_that_is_not_right(
@@ -176,6 +198,20 @@ def test_the_side_of_the_crops_comes_from_their_folder(
     assert side("--data.root", "none") == 380
     (tmp_path / "mine.yaml").write_text(f"data: {{root: {crops}}}\n")
     assert side("--config", "mine.yaml") == 64
+
+
+def test_the_crops_of_a_run_that_goes_on_are_those_of_its_configuration(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    text = f"data: {{root: {crops}}}\nmodel: {{backbone: not.to.be.read}}\n"
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    for words in (["--resume", "run"], ["--resume=auto", "--run=run"]):
+        found = printed(capsys, *words)
+        assert found["data"]["root"] == str(crops)
+        assert found["model"]["image_size"] == 64
+        assert found["model"]["backbone"] != "not.to.be.read", "it would be a stranger's class"
+    assert printed(capsys, "--resume", "run", "--data.root", "x")["data"]["root"] == "x"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from deepfake.errors import JobError
+from deepfake.errors import JobError, UsageError
 from deepfake.learning.losses import SemiHardTripletLoss
 from deepfake.training.callbacks.protocol import as_embedding_module
 
@@ -23,9 +23,14 @@ class CollapseWatch(Callback):
 
     Args:
         steps: Steps in a row before it warns.
+
+    Raises:
+        UsageError: If there are fewer than one.
     """
 
     def __init__(self, steps: int = 50) -> None:
+        if steps < 1:
+            raise UsageError(f"watch.collapse_steps={steps}; expected 1 or more, or 0 for no watch")
         self.steps = steps
         # Collapsed steps in a row, now and at most.
         self._counts = torch.zeros(2, dtype=torch.int32)

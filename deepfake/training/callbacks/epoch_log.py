@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
+from deepfake.errors import UsageError
 from deepfake.training.callbacks.protocol import as_embedding_module
 
 logger = logging.getLogger(__name__)
@@ -18,10 +19,15 @@ class EpochLog(Callback):
     """A line per epoch with its metrics and the time left, and one now and then in between.
 
     Args:
-        every_s: Seconds between two lines within an epoch.
+        every_s: Seconds between two lines within an epoch; 0 tells every step.
+
+    Raises:
+        UsageError: If it is negative.
     """
 
     def __init__(self, every_s: float = 30.0) -> None:
+        if not every_s >= 0:  # NaN is not
+            raise UsageError(f"watch.log_s={every_s:g}; expected 0 or more, or null")
         self.every_s = every_s
         self._begun: tuple[float, float] | None = None  # when, and how many epochs were done
         self._said_s = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -24,6 +23,7 @@ from deepfake.learning.processes import gather
 from deepfake.metrics import summarise
 from deepfake.records import EVEN_ODDS, Aggregation, Recipe
 from deepfake.storage import write_atomic
+from deepfake.tables import format_json
 from deepfake.training.callbacks.protocol import EmbeddingModule, as_embedding_module
 
 MODEL_FILE = "model.ckpt"
@@ -107,7 +107,7 @@ class FitHead(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
             report = {key: module.info[key] for key in ("limits", "error_rates")} | {"epoch": epoch}
-            text = json.dumps(report | module.info["metrics"], indent=2) + "\n"
+            text = format_json(report | module.info["metrics"])
             write_atomic(self.folder / METRICS_FILE, text)
         # Last of all: where it stands, the run is finished.
         trainer.save_checkpoint(self.folder / MODEL_FILE, weights_only=True)

@@ -19,6 +19,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from deepfake.errors import UsageError
+
 logger = logging.getLogger(__name__)
 _NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 _SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
@@ -46,13 +48,18 @@ class StopOnSignal(Callback):
 
     Args:
         path: The checkpoint to write.
-        minutes: Time between two checkpoints in mid-epoch; ``None`` for none.
+        minutes: Time between two checkpoints in mid-epoch; 0 keeps every step, ``None`` none.
+
+    Raises:
+        UsageError: If it is negative.
 
     Attributes:
         saved_path: The checkpoint, once one was written here.
     """
 
     def __init__(self, path: Path, minutes: float | None = 30.0) -> None:
+        if minutes is not None and not minutes >= 0:  # NaN is not
+            raise UsageError(f"checkpoint_minutes={minutes:g}; expected 0 or more, or null")
         self.path, self.minutes = path, minutes
         self.saved_path = ""
         self._signal = 0
