@@ -42,7 +42,7 @@ def test_short_or_empty_passwords_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "password"
-    file.write_text("\n")
+    file.write_text("\ufeff\n", encoding="utf-8")  # as some editors begin a text
     assert cli.serve(["--password-file", str(file)]) == cli.EXIT_USAGE
     assert "is empty" in capsys.readouterr().err
     monkeypatch.setenv("DEEPFAKE_PASSWORD", "short")
