@@ -36,8 +36,8 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import number_texts
 from deepfake.dataset.manifest import read_manifest
+from deepfake.dataset.texts import number_texts
 from deepfake.evaluation.bootstrap import N_RESAMPLES, resample_groups, resample_metrics
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.metrics import METRICS
@@ -292,10 +292,11 @@ def resample(runs: Sequence[TestPredictions], n_resamples: int) -> NDArray[np.fl
     A resample has whole groups, the same ones for all runs and all rungs: they share the test
     split. ``None`` with too few groups.
     """
-    groups_of_runs, names = number_texts(*(run.groups for run in runs))
-    if len(names) < MIN_GROUPS:
+    groups_of_runs = number_texts(*(run.groups for run in runs))
+    n_groups = 1 + max(int(groups.max()) for groups in groups_of_runs)
+    if n_groups < MIN_GROUPS:
         return None
-    counts = [*resample_groups(len(names), n_resamples)]
+    counts = [*resample_groups(n_groups, n_resamples)]
     parts = []
     for run, group_of_row in zip(runs, groups_of_runs, strict=True):
         resampled = resample_metrics(run.labels, run.p_fake, group_of_row, counts, EVEN_ODDS)

@@ -17,13 +17,12 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import number_texts
+from deepfake.dataset.texts import number_texts
 from deepfake.evaluation.bootstrap import N_RESAMPLES, resample_groups, resample_metrics
 from deepfake.evaluation.embeddings import EmbedOptions
 from deepfake.evaluation.evaluate import file_rows
@@ -41,7 +40,7 @@ TURNS = 5
 
 def score_files(
     detector: Checkpoint, data: str, split: str | None
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
+) -> tuple[NDArray[np.int64], NDArray[np.float64], Sequence[str]]:
     """Labels, scores and groups of the files of a data set."""
     options = EvaluationOptions(split=split, n_resamples=0)
     evaluation = run_evaluation(detector, [data], None, options, EmbedOptions(quiet=False))
@@ -67,12 +66,12 @@ def time_forward(detectors: Sequence[Checkpoint]) -> list[float]:
 
 def describe(
     names: Sequence[str],
-    scored: Sequence[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]],
+    scored: Sequence[tuple[NDArray[np.int64], NDArray[np.float64], Sequence[str]]],
 ) -> list[dict[str, object]]:
     """AUC of each detector and its gain over the first, with intervals from the same resamples."""
     labels, _, groups = scored[0]
-    (group_of_row,), names_of_groups = number_texts(groups)
-    counts = [*resample_groups(len(names_of_groups), N_RESAMPLES)]
+    (group_of_row,) = number_texts(groups)
+    counts = [*resample_groups(int(group_of_row.max()) + 1, N_RESAMPLES)]
     spreads = [
         resample_metrics(labels, p_fake, group_of_row, counts, EVEN_ODDS)["auc"]
         for _, p_fake, _ in scored

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.dataset.class_counts import NO_SPLIT, label_word
-from deepfake.dataset.columns import TEXTS, number_texts
 from deepfake.dataset.duplicates import MAX_DISTANCE
 from deepfake.dataset.manifest import Manifest, name_crops, read_sources
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
-from deepfake.dataset.splits import SPLITS
+from deepfake.dataset.splits import SPLITS, number_splits
+from deepfake.dataset.texts import Words, find_first, number_texts
 from deepfake.errors import UsageError
 
 T = TypeVar("T")
@@ -103,10 +103,9 @@ def audit_splits(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
 
 def _audit_classes(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
     """Splits that lack a class, or have far less of one."""
-    labels = [*manifest.rows.values("label")]
-    if None in labels or not set(splits) <= set(SPLITS):
+    counts = Counter(zip(splits, manifest.rows.values("label"), strict=True))
+    if any(label is None or split not in SPLITS for split, label in counts):
         return []
-    counts = Counter(zip(splits, labels, strict=True))
     numbers = {split: [counts[split, label] for label in (0, 1)] for split in SPLITS}
     shown = "; ".join(
         f"{split}: {real:,} real, {fake:,} fake" for split, (real, fake) in numbers.items()
@@ -130,20 +129,20 @@ def _audit_classes(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
                 if split == "train"
                 else Issue("note", "balance", message)
             )
-    fakes = labels.count(1) / len(labels)
+    fakes = sum(counts[split, 1] for split in SPLITS) / len(splits)
     return issues or [Issue("ok", "balance", f"{100 * fakes:.0f} % of the crops are fake")]
 
 
 def _audit_groups(manifest: Manifest, splits: Sequence[str]) -> Issue:
-    groups = manifest.rows.texts("group")
+    groups = manifest.rows.words("group")
     leaks = find_split_groups(groups, splits)
-    total = f"{len(number_texts(groups)[1]):,}"
+    total = f"{len(groups.texts):,}"
     if not leaks:
         return Issue("ok", "groups", f"none of {total} stands in two splits")
 
     def show(group: str) -> str:
         places = Counter(
-            splits[row] or NO_SPLIT for row in np.flatnonzero(groups == group).tolist()
+            splits[row] or NO_SPLIT for row in np.flatnonzero(groups.are(group)).tolist()
         )
         counts = ", ".join(f"{count:,} {split}" for split, count in places.items())
         return f"{group} ({counts})"
@@ -215,20 +214,21 @@ def _name_crops(manifest: Manifest, places: Sequence[int]) -> dict[int, str]:
     return name_crops(manifest.rows, read_sources(manifest.root), places)
 
 
-def find_split_groups(groups: Sequence[str] | NDArray[Any], splits: Sequence[str]) -> list[str]:
+def find_split_groups(groups: Sequence[str] | Words, splits: Sequence[str]) -> list[str]:
     """Groups that stand in more than one split, sorted; empty if all is well."""
-    (of_row,), names = number_texts(np.asarray(groups, TEXTS))
-    if not len(of_row):
-        return []
-    split_of_row = _number_splits(splits)
-    first = np.zeros(len(names), np.int64)
-    first[of_row] = split_of_row
-    return [*names[np.unique(of_row[first[of_row] != split_of_row])].tolist()]
+    words = groups if isinstance(groups, Words) else Words.of(groups)
+    of_row, names = words.numbers, words.texts
+    split_of_row = number_splits(splits)
+    split_of_group = np.zeros(len(names), np.int32)
+    split_of_group[of_row] = split_of_row
+    is_split = np.zeros(len(names), np.bool_)
+    is_split[of_row[split_of_group[of_row] != split_of_row]] = True
+    return [*names[np.flatnonzero(is_split)]]
 
 
 def find_split_pairs(
-    sources: Sequence[str] | NDArray[Any],
-    originals: Sequence[str] | NDArray[Any],
+    sources: Sequence[str],
+    originals: Sequence[str],
     splits: Sequence[str],
 ) -> NDArray[np.int64]:
     """Fakes whose original stands in another split.
@@ -246,27 +246,19 @@ def find_split_pairs(
         >>> find_split_pairs(["r", "f", "g"], ["", "r", "r"], ["train", "train", "test"]).tolist()
         [[2, 0]]
     """
-    (source, original), _ = number_texts(np.asarray(sources, TEXTS), np.asarray(originals, TEXTS))
-    if not len(source):
-        return np.empty((0, 2), np.int64)
-    split = _number_splits(splits)
+    source, original = number_texts(sources, originals)
+    n_inputs = max(source.max(initial=-1), original.max(initial=-1)) + 1
+    split = number_splits(splits)
     # Of each input its first row, and its first row in another split than that one's.
-    first = np.full(max(source.max(), original.max()) + 1, -1, np.int64)
-    second = first.copy()
-    own, places = np.unique(source, return_index=True)
-    first[own] = places
+    first = find_first(source, n_inputs)
     apart = np.flatnonzero(split[first[source]] != split)
-    own, places = np.unique(source[apart], return_index=True)
-    second[own] = apart[places]
+    second = find_first(source[apart], n_inputs)
+    second[second >= 0] = apart[second[second >= 0]]
     real = first[original]
-    real = np.where((real >= 0) & (split[real] == split), second[original], real)
+    is_beside = (real >= 0) & (split[real] == split)
+    real[is_beside] = second[original[is_beside]]
     fakes = np.flatnonzero(real >= 0)
     return np.stack([fakes, real[fakes]], axis=1)
-
-
-def _number_splits(splits: Sequence[str]) -> NDArray[np.int64]:
-    numbers = {split: number for number, split in enumerate(dict.fromkeys(splits))}
-    return np.fromiter(map(numbers.__getitem__, splits), np.int64, len(splits))
 
 
 def show_some(

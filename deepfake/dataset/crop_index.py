@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
-
+from deepfake.dataset.columns import COUNT, TEXT, ColumnKind, PackedRows
 from deepfake.errors import UsageError
 from deepfake.tables import CsvRow, format_lines, iter_csv
 
@@ -28,29 +26,48 @@ class Place(NamedTuple):
     sha256: bytes
 
 
+class _KnownRow(NamedTuple):
+    name: str
+    offset: int
+    n_bytes: int
+    sha256: bytes
+
+
+_KINDS = {
+    "name": TEXT, "offset": COUNT, "n_bytes": COUNT, "sha256": ColumnKind(f"V{_DIGEST_BYTES}"),
+}  # fmt: skip
+
+
 class KnownCrops:
-    """What a shard says of its crops, in some 80 bytes each: there may be ten million.
+    """What shards say of their crops.
 
     Args:
-        places: By the names of their files.
+        shards: Their folders, as the manifest names them, and the crops of each by the names of
+            their files.
     """
 
-    def __init__(self, places: Mapping[str, Place]) -> None:
-        names = sorted(places, key=os.fsencode)
-        self._names = np.array([os.fsencode(name) for name in names] or [b""])
-        kept = [places[name] for name in names]
-        self._offsets = np.array([place.offset for place in kept], np.int64)
-        self._sizes = np.array([place.n_bytes for place in kept], np.int64)
-        self._digests = b"".join(place.sha256 for place in kept)
+    def __init__(self, shards: Iterable[tuple[str, Mapping[str, Place]]]) -> None:
+        self._bounds: dict[str, tuple[int, int]] = {}
 
-    def find(self, name: str) -> Place | None:
-        """Where a crop lies, by the name of its file; ``None`` if it is not known."""
-        encoded = os.fsencode(name)
-        place = bisect_left(self._names, encoded)  # faster than numpy's, for one of some hundreds
-        if place >= len(self._offsets) or self._names[place] != encoded:
+        def list_crops() -> Iterator[_KnownRow]:
+            end = 0
+            for shard, places in shards:
+                start, end = end, end + len(places)
+                self._bounds[shard] = start, end
+                yield from (_KnownRow(name, *places[name]) for name in sorted(places))
+
+        self._rows = PackedRows.pack(_KnownRow, _KINDS, list_crops())
+        self._names = self._rows.texts("name")
+
+    def find(self, crop: str) -> Place | None:
+        """Where a crop lies, as the manifest calls it; ``None`` if it is not known."""
+        start, end = self._bounds.get(shard_of(crop), (0, 0))
+        name = PurePosixPath(crop).name
+        place = bisect_left(self._names, name, start, end)
+        if place == end:
             return None
-        digest = self._digests[place * _DIGEST_BYTES : (place + 1) * _DIGEST_BYTES]
-        return Place(int(self._offsets[place]), int(self._sizes[place]), digest)
+        known = self._rows[place]
+        return Place(known.offset, known.n_bytes, known.sha256) if known.name == name else None
 
 
 def shard_of(crop: str) -> str:

@@ -22,7 +22,7 @@ import json
 import os
 import tarfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -173,15 +173,10 @@ class CropStore:
         self._tars, self._mirror = _OpenTars(self._inside), find_mirror(root)
         self._is_of_files = kind == "folder"
         self._has_index = not self._is_of_files or self._mirror is not None
-        self._known: dict[str, KnownCrops] = {}
-        if not self._has_index and RESULTS not in job:
-            return  # made before there were checksums
-        for shard in sorted({shard_of(crop) for crop in crops}):
-            try:
-                self._known[shard] = self._learn(shard)
-            except UsageError:
-                if not allow_damage:
-                    raise
+        # Without results: made before there were checksums.
+        has_checksums = self._has_index or RESULTS in job
+        shards = sorted({shard_of(crop) for crop in crops}) if has_checksums else []
+        self._known = KnownCrops(self._learn_all(shards, allow_damage))
 
     def read(self, crop: str) -> bytes:
         """The bytes of a crop, as it was written.
@@ -197,7 +192,7 @@ class CropStore:
             raise JobError(
                 f"crop {path} cannot be read ({error}); run the crop command again to mend it"
             ) from error
-        known = self._find(crop)
+        known = self._known.find(crop)
         if known is not None and hashlib.sha256(data).digest() != known.sha256:
             raise JobError(
                 f"crop {path} is not as it was written (its checksum is another); run the crop "
@@ -215,7 +210,7 @@ class CropStore:
         """
         if not self._has_index:
             return self._inside.path_of(crop).read_bytes()
-        known = self._find(crop)
+        known = self._known.find(crop)
         if known is None:
             raise OSError(f"{shard_of(crop)}/{INDEX_FILE} does not list it, or is damaged")
         if self._mirror is not None:
@@ -227,7 +222,7 @@ class CropStore:
 
         Empty where it cannot be read.
         """
-        known = self._find(crop)
+        known = self._known.find(crop)
         if known is not None:
             return known.sha256.hex()
         try:
@@ -239,30 +234,33 @@ class CropStore:
         """The file on the disk that holds a crop."""
         return self._root / (crop if self._is_of_files else tar_of(crop))
 
-    def _find(self, crop: str) -> Place | None:
-        """What the shard of a crop says of it."""
-        known = self._known.get(shard_of(crop))
-        return None if known is None else known.find(PurePosixPath(crop).name)
+    def _learn_all(
+        self, shards: Iterable[str], allow_damage: bool
+    ) -> Iterator[tuple[str, Mapping[str, Place]]]:
+        for shard in shards:
+            try:
+                yield shard, self._learn(shard)
+            except UsageError:
+                if not allow_damage:
+                    raise
 
-    def _learn(self, shard: str) -> KnownCrops:
+    def _learn(self, shard: str) -> Mapping[str, Place]:
         """What a shard says of its crops."""
         folder = self._root / shard
         seal = read_seal(folder)
         if seal is None:
             raise UsageError(f"{folder} is damaged; run the crop command again to mend it")
         if not self._has_index:
-            return KnownCrops(
-                {
-                    PurePosixPath(name).name: Place(0, 0, parse_digest(written))
-                    for name, written in seal.files.items()
-                    if name.startswith(f"{CROPS_FOLDER}/")
-                }
-            )
+            return {
+                PurePosixPath(name).name: Place(0, 0, parse_digest(written))
+                for name, written in seal.files.items()
+                if name.startswith(f"{CROPS_FOLDER}/")
+            }
         path = self._inside.path_of(f"{shard}/{INDEX_FILE}")
         # Of files in a store it is the mirror's own.
         if not self._is_of_files and hash_file(path) != seal.files.get(INDEX_FILE):
             raise UsageError(f"{path} is damaged; run the crop command again to mend it")
-        return KnownCrops(read_index(folder))
+        return read_index(folder)
 
 
 def read_if_whole(root: Path, crop: str) -> bytes | None:

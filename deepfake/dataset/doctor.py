@@ -16,11 +16,11 @@ import numpy as np
 
 from deepfake.dataset.audit import Issue, Severity, audit_look_alikes, audit_splits
 from deepfake.dataset.class_counts import LABEL_WORDS, NO_SPLIT, ClassCounts, label_word
-from deepfake.dataset.columns import number_texts
 from deepfake.dataset.manifest import CropRows, read_manifest, read_sources, require_labels
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
 from deepfake.dataset.quality import audit_quality
 from deepfake.dataset.splits import SPLITS, assign_splits
+from deepfake.dataset.texts import number_texts
 from deepfake.errors import UsageError
 from deepfake.faces.geometry import measure_boxes
 from deepfake.records import Status
@@ -231,12 +231,14 @@ def _choose_splits(rows: CropRows, mode: str, seed: int) -> tuple[list[str], Iss
 
 
 def _count_groups(rows: CropRows, splits: Sequence[str]) -> dict[str, int]:
-    (group,), _ = number_texts(rows.texts("group"))
+    (group,) = number_texts(rows.texts("group"))
     names = (*SPLITS, NO_SPLIT)
     n_kinds = len(names) + 1  # the last is of splits that nobody knows
     numbers = {name: number for number, name in enumerate((*SPLITS, ""))}
-    split = np.fromiter((numbers.get(one, len(names)) for one in splits), np.int64, len(splits))
-    counts = np.bincount(np.unique(group * n_kinds + split) % n_kinds, minlength=n_kinds).tolist()
+    split = np.fromiter((numbers.get(one, len(names)) for one in splits), np.int8, len(splits))
+    occurs = np.zeros((group.max(initial=-1) + 1, n_kinds), np.bool_)
+    occurs[group, split] = True
+    counts = occurs.sum(axis=0).tolist()
     return {name: count for name, count in zip(names, counts, strict=False) if count}
 
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import combinations
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
-Indices = NDArray[np.int64]
+Indices = NDArray[np.integer[Any]]
 
 THUMBNAIL_PX = 32
 MAX_DISTANCE = 4
@@ -32,6 +33,7 @@ MIN_CORRELATION = 0.95
 """Of the two thumbnails. The changes above leave 0.95 or more, faces of different people 0.7."""
 _FLAT = 2.0  # grey levels: what is left of an image then is noise
 _BUCKET = 256
+_AT_ONCE = 1 << 16  # rows that are compared with those after them
 _BITS = 64
 
 
@@ -64,7 +66,7 @@ def correlate(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def find_pairs(
-    hashes: Hashes, parts: NDArray[np.int64], max_distance: int = MAX_DISTANCE, limit: int = 10_000
+    hashes: Hashes, parts: Indices, max_distance: int = MAX_DISTANCE, limit: int = 10_000
 ) -> tuple[Indices, bool]:
     """Find the hashes that are close to one of another part (of another split).
 
@@ -86,13 +88,12 @@ def find_pairs(
     codes = hashes.view(np.int64) if hashes.dtype == np.uint64 else hashes.astype(np.int64)
     # lexsort is stable: the first row of each (hash, part) stays first.
     order = np.lexsort((parts, codes))
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (np.diff(codes[order]) != 0) | (np.diff(parts[order]) != 0)
-    rows = order[fresh]
+    rows = order[_find_changes(codes[order]) | _find_changes(parts[order])]
+    del order
     found: list[Indices] = []
     total = 0
     search = _Search(hashes[rows], parts[rows], max_distance)
-    for pairs in search.run(np.arange(len(rows)), list(range(_BITS))):
+    for pairs in search.run(np.arange(len(rows), dtype=np.int32), list(range(_BITS))):
         found.append(np.sort(rows[pairs], axis=1))
         total += len(pairs)
         if total >= 8 * limit:  # a pair is found through several bands
@@ -126,14 +127,16 @@ class _Search:
             keys = self.hashes[rows] & mask
             order = np.argsort(keys, kind="stable")
             ordered, keys = rows[order], keys[order]
-            starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+            starts = np.flatnonzero(_find_changes(keys))
             sizes = np.diff(np.append(starts, len(keys)))
+            del keys, order
             parts = self.parts[ordered]
             mixed = np.minimum.reduceat(parts, starts) < np.maximum.reduceat(parts, starts)
+            del parts
             small = mixed & (sizes <= _BUCKET)
             yield from self._compare(
                 ordered[np.repeat(small, sizes)],
-                np.repeat(np.cumsum(sizes[small]), sizes[small]),
+                np.repeat(np.cumsum(sizes[small], dtype=np.int32), sizes[small]),
             )
             left = [bit for bit in bits if bit not in one and bit not in other]
             for bucket in np.flatnonzero(mixed & ~small):
@@ -142,14 +145,22 @@ class _Search:
 
     def _compare(self, rows: Indices, ends: Indices) -> Iterator[Indices]:
         """Compare each row with those after it, up to the end of its bucket."""
-        active = np.arange(len(rows))
-        step = 1
-        while len(active := active[active + step < ends[active]]):
-            one, other = rows[active], rows[active + step]
-            close = self.parts[one] != self.parts[other]
-            one, other = one[close], other[close]
-            distance = np.bitwise_count(self.hashes[one] ^ self.hashes[other])
-            near = distance <= self.max_distance
-            if near.any():
-                yield np.stack([one[near], other[near]], axis=1)
-            step += 1
+        for start in range(0, len(rows), _AT_ONCE):
+            active = np.arange(start, min(start + _AT_ONCE, len(rows)))
+            step = 1
+            while len(active := active[active + step < ends[active]]):
+                one, other = rows[active], rows[active + step]
+                close = self.parts[one] != self.parts[other]
+                one, other = one[close], other[close]
+                distance = np.bitwise_count(self.hashes[one] ^ self.hashes[other])
+                near = distance <= self.max_distance
+                if near.any():
+                    yield np.stack([one[near], other[near]], axis=1)
+                step += 1
+
+
+def _find_changes(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a value is not that before it, ``(N,)``."""
+    changes = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
+    return changes

@@ -7,11 +7,11 @@ compared byte for byte. Knows no image and no network.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,7 +53,7 @@ def _give_label(kept: int) -> int | None:
     return None if kept < 0 else kept
 
 
-LABEL = ColumnKind(np.dtype(np.int8), _keep_label, _give_label)
+LABEL = ColumnKind(np.int8, _keep_label, _give_label)
 """Of a column of labels; -1 is kept for one that is not known."""
 _LABEL_ADVICE = "crop from real/ and fake/ folders or from a CSV with path,label"
 
@@ -251,8 +251,8 @@ def read_manifest(root: Path) -> Manifest:
     _check_tables(root, job, MANIFEST_FILE)
     rows = read_crop_rows(root)
     confinement = Confinement(root)
-    for row in rows:
-        confinement.path_of(row.crop)
+    for crop in rows.values("crop"):
+        confinement.path_of(crop)
     digest = hash_file(root / MANIFEST_FILE)
     spec, sampling = CropSpec.from_dict(job["crop_spec"]), Sampling.from_dict(job["sampling"])
     return Manifest(root, rows, spec, sampling, job["versions"], digest)
@@ -341,11 +341,15 @@ def require_label(row: CropRow | SourceRow) -> int:
 def name_crops(rows: CropRows, sources: SourceRows, places: Sequence[int]) -> dict[int, str]:
     """What a person knows some crops by: the path of their input, and their frame."""
     ids = {rows[place].source for place in places}
-    paths = {source.id: source.path for source in sources if source.id in ids}
+    paths: dict[str, str] = {
+        id: path
+        for id, path in zip(sources.values("id"), sources.values("path"), strict=True)
+        if id in ids
+    }
     frames: dict[str, set[int]] = {id: set() for id in ids}
-    for row in rows:
-        if row.source in ids:
-            frames[row.source].add(row.frame)
+    for id, frame in zip(rows.values("source"), rows.values("frame"), strict=True):
+        if id in ids:
+            frames[id].add(frame)
 
     def name(row: CropRow) -> str:
         numbered = len(frames[row.source]) > 1 or row.frame
@@ -412,7 +416,7 @@ def _parse_window(text: str) -> Window | TurnedWindow | None:
     words = text.split()
     window: Window | TurnedWindow
     if len(words) == len(TurnedWindow._fields):
-        window = TurnedWindow(*(_parse_number("window", word) for word in words))
+        window = TurnedWindow(*_parse_numbers("window", words))
     else:
         x0, y0, x1, y1 = (int(word) for word in words)
         window = (x0, y0, x1, y1)
@@ -421,7 +425,7 @@ def _parse_window(text: str) -> Window | TurnedWindow | None:
     return window
 
 
-_BOX = ColumnKind(np.dtype(np.float64), decode=tuple)
+_BOX = ColumnKind(np.float64, decode=tuple, item_shape=(4,))
 # Of any length, and of a few digits, which as text take less than numbers do.
 _POINTS = replace(TEXT, encode=_write_numbers, decode=_parse_points)
 _WINDOW = replace(TEXT, encode=_write_numbers, decode=_parse_window)
@@ -462,7 +466,8 @@ def _parse_source_row(row: CsvRow) -> SourceRow:
 
 
 def _parse_crop_row(row: CsvRow) -> CropRow:
-    values: dict[str, Any] = {field.name: row.get(field.name) for field in fields(CropRow)}
+    cells = row.values
+    values: dict[str, Any] = {name: cells.get(name, "") for name in _CROP_KINDS}
     for name in ("frame", "face", "rotation"):
         values[name] = _parse_count(row, name)
     for name in ("time_s", "confidence"):
@@ -471,17 +476,21 @@ def _parse_crop_row(row: CsvRow) -> CropRow:
         raise ValueError(f"confidence {row['confidence']!r}; expected 0 to 1")
     values["label"] = _parse_label(row["label"])
     values["box_xyxy"] = tuple(_parse_number(name, row[name]) for name in ("x0", "y0", "x1", "y1"))
-    words = row["landmarks"].split()
-    values["landmarks"] = tuple(_parse_number("landmarks", word) for word in words)
+    values["landmarks"] = _parse_numbers("landmarks", row["landmarks"].split())
     values["window"] = _parse_window(row.get("window"))
     return CropRow(**values)
 
 
 def _parse_number(column: str, word: str) -> float:
-    number = float(word)
-    if not math.isfinite(number):
-        raise ValueError(f"{column} {word!r}; expected a finite number")
-    return number
+    return _parse_numbers(column, (word,))[0]
+
+
+def _parse_numbers(column: str, words: Sequence[str]) -> tuple[float, ...]:
+    numbers = tuple(map(float, words))
+    for number, word in zip(numbers, words, strict=True):
+        if not isfinite(number):
+            raise ValueError(f"{column} {word!r}; expected a finite number")
+    return numbers
 
 
 def _parse_count(row: CsvRow, column: str) -> int:

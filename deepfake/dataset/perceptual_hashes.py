@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from deepfake.dataset.columns import COUNT, ColumnKind, PackedRows
 from deepfake.dataset.crop_store import CropStore
 from deepfake.dataset.duplicates import (
     MIN_CORRELATION,
@@ -29,6 +30,8 @@ from deepfake.dataset.duplicates import (
     shrink_for_hash,
 )
 from deepfake.dataset.manifest import Manifest
+from deepfake.dataset.splits import number_splits
+from deepfake.dataset.texts import Texts
 from deepfake.progress import track
 
 _CHUNK = 512
@@ -41,7 +44,7 @@ class PerceptualHashes:
 
     Args:
         store: The crops.
-        files: Their names, ``(N,)`` texts.
+        files: Their names.
         digests: SHA-1 of the file, ``(N,)`` bytes, empty where it is missing.
         hashes: Perceptual hash, ``(N,)``; of no meaning where there is no content.
         has_content: Whether the crop can be read and is not of one colour, ``(N,)``.
@@ -51,7 +54,7 @@ class PerceptualHashes:
     """
 
     store: CropStore
-    files: NDArray[Any]
+    files: Texts
     digests: NDArray[np.bytes_]
     hashes: NDArray[np.uint64]
     has_content: NDArray[np.bool_]
@@ -73,21 +76,30 @@ class PerceptualHashes:
         rows, scale = manifest.rows, _choose_scale(manifest.spec.size)
         store = CropStore(manifest.root, rows.values("crop"), allow_damage=True)
         read = partial(_read_crop, store, scale, manifest.spec.size)
-        n_rows, problems = len(rows), dict[int, str]()
-        digests, has_content = np.zeros(n_rows, "S20"), np.zeros(n_rows, bool)
-        hashes, sizes = np.zeros(n_rows, np.uint64), np.zeros(n_rows, np.int64)
+        problems: dict[int, str] = {}
+
+        def note(results: Iterable[_ReadCrop]) -> Iterator[_ReadCrop]:
+            for row, crop in enumerate(track(results, len(rows), unit="crop", quiet=quiet)):
+                if crop.problem:
+                    problems[row] = crop.problem
+                yield crop
+
         with ThreadPoolExecutor(threads) as pool:
             # In chunks: a pool takes all the work that it is given into its queue at once.
             files = rows.values("crop")
             chunks = iter(lambda: [*islice(files, _CHUNK)], [])
             results = (crop for chunk in chunks for crop in pool.map(read, chunk))
-            for row, crop in enumerate(track(results, n_rows, unit="crop", quiet=quiet)):
-                digests[row], sizes[row] = crop.digest, crop.n_bytes
-                hashes[row], has_content[row] = crop.hashed or 0, crop.hashed is not None
-                if crop.problem:
-                    problems[row] = crop.problem
-        names = rows.texts("crop")
-        return cls(store, names, digests, hashes, has_content, sizes, problems, scale)
+            found = PackedRows.pack(_ReadCrop, _KINDS, note(results))
+        return cls(
+            store,
+            rows.texts("crop"),
+            found.kept("digest"),
+            found.kept("hashed"),
+            found.kept("has_content"),
+            found.kept("n_bytes"),
+            problems,
+            scale,
+        )
 
     def find_look_alikes(
         self, splits: Sequence[str], limit: int = 10_000
@@ -102,7 +114,7 @@ class PerceptualHashes:
             Correlation and the two rows of each pair, the most alike first; and whether the search
             was stopped.
         """
-        _, numbers = np.unique(np.array(splits), return_inverse=True)
+        numbers = number_splits(splits)
         rows = np.flatnonzero(self.has_content)
         pairs, stopped = find_pairs(self.hashes[rows], numbers[rows], limit=limit)
         alike = []
@@ -131,6 +143,18 @@ class _ReadCrop(NamedTuple):
     n_bytes: int = 0
     hashed: int | None = None
     problem: str = ""
+
+    @property
+    def has_content(self) -> bool:
+        return self.hashed is not None
+
+
+_KINDS = {
+    "digest": ColumnKind("S20"),
+    "n_bytes": COUNT,
+    "hashed": ColumnKind(np.uint64, encode=lambda hashed: hashed or 0),
+    "has_content": ColumnKind(np.bool_),
+}
 
 
 def _read_crop(store: CropStore, scale: int, size: int, file: str) -> _ReadCrop:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.audit import EXAMPLES, Issue, show_some
 from deepfake.dataset.class_counts import label_word
-from deepfake.dataset.columns import number_texts
 from deepfake.dataset.crop_folder import find_damaged_shards
 from deepfake.dataset.manifest import CropRows, Manifest, SourceRows, name_crops
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
+from deepfake.dataset.texts import CHUNK, number_texts
 from deepfake.faces.geometry import measure_boxes
 from deepfake.metrics import compute_auc
 from deepfake.records import Status
@@ -82,26 +82,36 @@ def _audit_duplicates(
     return [*issues, Issue("note", "duplicates", message, examples=show_sets(sets))]
 
 
-def _find_repeats(values: NDArray[Any]) -> list[NDArray[np.int64]]:
-    """The rows of each value that more than one row has, in order of their first."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    is_first = np.ones(len(order), bool)
-    is_first[1:] = ordered[1:] != ordered[:-1]
-    starts = np.flatnonzero(is_first)
-    ends = np.append(starts[1:], len(order))
-    several = ends - starts > 1
-    sets = [order[start:end] for start, end in zip(starts[several], ends[several], strict=True)]
+def _find_repeats(*columns: NDArray[Any]) -> list[NDArray[np.int64]]:
+    """The rows of each value, or values, that more than one row has, in order of their first."""
+    order, is_first = _sort(*columns)
+    bounds = np.append(is_first, True)
+    starts = np.flatnonzero(bounds[:-1] & ~bounds[1:])
+    ends = np.flatnonzero(~bounds[:-1] & bounds[1:]) + 1
+    sets = [order[start:end] for start, end in zip(starts, ends, strict=True)]
     return sorted(sets, key=lambda found: int(found[0]))
+
+
+def _sort(*columns: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The rows sorted by their values, and whether each place has other values than that before."""
+    order = np.lexsort(columns[::-1])
+    is_first = np.zeros(len(order), np.bool_)
+    is_first[:1] = True
+    for column in columns:
+        for start in range(1, len(order), CHUNK):  # some at a time: these are copies
+            some = column[order[start - 1 : start + CHUNK]]
+            is_first[start : start + CHUNK] |= some[1:] != some[:-1]
+    return order, is_first
 
 
 def _list_repeated(rows: CropRows) -> list[str]:
     """Crops, and faces of a frame, that have two rows."""
-    (source,), _ = number_texts(rows.texts("source"))
-    places = np.stack([source, rows.kept("frame"), rows.kept("face")], axis=1)
-    _, face = np.unique(places, axis=0, return_inverse=True)
-    found = [(int(same[0]), 0) for same in _find_repeats(rows.texts("crop"))]
-    found += [(int(same[0]), 1) for same in _find_repeats(face.reshape(-1))]
+    (crop,) = number_texts(rows.texts("crop"))
+    found = [(int(same[0]), 0) for same in _find_repeats(crop)]
+    (source,) = number_texts(rows.texts("source"))
+    found += [
+        (int(same[0]), 1) for same in _find_repeats(source, rows.kept("frame"), rows.kept("face"))
+    ]
     names = []
     for place, is_face in sorted(found):
         row = rows[place]
@@ -131,9 +141,9 @@ def _audit_files(manifest: Manifest, hashes: PerceptualHashes) -> list[Issue]:
 
 
 def _audit_group_sizes(rows: CropRows) -> Issue:
-    (group,), _ = number_texts(rows.texts("group"))
-    (source,), sources = number_texts(rows.texts("source"))
-    inputs = np.bincount(np.unique(group * len(sources) + source) // len(sources))
+    (group,), (source,) = (number_texts(rows.texts(name)) for name in ("group", "source"))
+    order, is_first = _sort(group, source)
+    inputs = np.bincount(group[order[is_first]])
     single = int((inputs == 1).sum())
     if single == len(inputs) > 1:
         message = "every group holds one input"
@@ -200,18 +210,16 @@ def _audit_sizes(rows: CropRows, hashes: PerceptualHashes) -> list[Issue]:
 def _count_originals(rows: CropRows, sources: SourceRows) -> list[Issue]:
     """How many fakes can be paired with the real input that they were made from."""
     is_fake = sources.kept("label") == 1
-    ids, originals = (sources.texts(name)[is_fake] for name in ("id", "original"))
-    is_linked = originals != ""
-    if not is_linked.any():
+    linked = np.flatnonzero(is_fake & ~sources.texts("original").are_empty())
+    if not len(linked):
         return []
-    (cropped, fakes, reals), texts = number_texts(
-        rows.texts("source"), ids[is_linked], originals[is_linked]
-    )
-    is_cropped = np.zeros(len(texts), bool)
+    ids, originals = (sources.texts(name)[linked] for name in ("id", "original"))
+    cropped, fakes, reals = number_texts(rows.texts("source"), ids, originals)
+    is_cropped = np.zeros(max(one.max(initial=-1) for one in (cropped, fakes, reals)) + 1, bool)
     is_cropped[cropped] = True
     both = is_cropped[fakes] & is_cropped[reals]
     message = (
-        f"{is_linked.sum():,} of {len(ids):,} fakes name their original; {both.sum():,} have crops"
+        f"{len(linked):,} of {is_fake.sum():,} fakes name their original; {both.sum():,} have crops"
         " of both"
     )
     return [Issue("note", "originals", message)]

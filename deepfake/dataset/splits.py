@@ -13,17 +13,15 @@ Knows labels and group names only, no image.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import TEXTS, number_texts
 from deepfake.dataset.manifest import CropRow, CropRows, pack_crops, require_labels
+from deepfake.dataset.texts import Words, find_first, number_texts
 from deepfake.errors import UsageError
 
 SPLITS = ("train", "validation", "test")
@@ -31,7 +29,7 @@ Numbers = NDArray[np.int64]
 
 
 def split_by_group(
-    groups: Sequence[str] | NDArray[Any],
+    groups: Sequence[str] | Words,
     labels: Sequence[int] | NDArray[np.int64],
     shares: tuple[float, float, float] = (0.7, 0.15, 0.15),
     seed: int = 0,
@@ -64,9 +62,12 @@ def split_by_group(
         raise UsageError(f"split shares {shares}; expected three numbers >= 0 that sum to 1")
     if len(groups) != len(labels):
         raise ValueError(f"{len(groups)} groups but {len(labels)} labels")
-    (of_row,), names = number_texts(np.asarray(groups, TEXTS))
-    counts = np.bincount(2 * of_row + np.asarray(labels, np.int64), minlength=2 * len(names))
-    counts = counts.reshape(-1, 2)
+    words = groups if isinstance(groups, Words) else Words.of(groups)
+    of_row, names = words.numbers, words.texts
+    is_fake = np.asarray(labels) == 1
+    counts = np.stack(
+        [np.bincount(of_row[mask], minlength=len(names)) for mask in (~is_fake, is_fake)], axis=1
+    )
     totals = counts.sum(axis=0)
     if totals.min() == 0:
         raise UsageError(f"cannot split {totals[0]:.0f} real and {totals[1]:.0f} fake crops")
@@ -174,14 +175,10 @@ def assign_splits(
     packed = pack_crops(rows)
     labels = require_labels(packed)
 
-    def divide(places: Numbers, shares: tuple[float, float, float]) -> list[str]:
-        groups = _tie_originals(packed.choose(places))
-        return split_by_group(groups, labels[places], shares, seed)
-
     given = [*packed.values("split")]
     counts = Counter(given)
     if mode == "group" or (mode == "auto" and counts[""] == len(given)):
-        return divide(np.arange(len(given)), shares)
+        return split_by_group(_tie_originals(packed), labels, shares, seed)
     if counts[""]:
         raise UsageError(
             f"{counts['']} of {len(given)} crops have no split; fill the split column, or set"
@@ -195,30 +192,36 @@ def assign_splits(
     train = np.flatnonzero([split == "train" for split in given])
     share = shares[1] / (shares[0] + shares[1])
     splits = list(given)
-    divided = divide(train, (1 - share, share, 0.0))
+    groups = _tie_originals(packed.choose(train))
+    divided = split_by_group(groups, labels[train], (1 - share, share, 0.0), seed)
     for i, split in zip(train.tolist(), divided, strict=True):
         splits[i] = split
     return splits
 
 
-def _tie_originals(rows: CropRows) -> NDArray[Any]:
+def number_splits(splits: Sequence[str]) -> NDArray[np.int32]:
+    """A number for each different split, ``(N,)``."""
+    numbers = {split: number for number, split in enumerate(dict.fromkeys(splits))}
+    return np.fromiter(map(numbers.__getitem__, splits), np.int32, len(splits))
+
+
+def _tie_originals(rows: CropRows) -> Words:
     """Groups, those joined that show one input or were made from it, be it there or not."""
-    (group,), groups = number_texts(rows.texts("group"))
-    (source, original), names = number_texts(rows.texts("source"), rows.texts("original"))
-    named = np.concatenate([source, original])
-    beside = np.concatenate([group, group])
-    is_named = names[named] != ""
-    named, beside = named[is_named], beside[is_named]
-    own, places = np.unique(named, return_index=True)
-    home = np.zeros(len(names), np.int64)  # the group where an input is first named
-    home[own] = beside[places]
-    ties = np.stack([home[named], beside], axis=1)
-    ties = np.unique(ties[ties[:, 0] != ties[:, 1]], axis=0)
+    groups = rows.words("group")
+    sources, originals = rows.texts("source"), rows.texts("original")
+    source, original = number_texts(sources, originals)
+    is_named = np.concatenate([~sources.are_empty(), ~originals.are_empty()])
+    named = np.concatenate([source, original])[is_named]
+    beside = np.concatenate([groups.numbers, groups.numbers])[is_named]
+    # The group where an input is first named.
+    home = beside[find_first(named, named.max(initial=-1) + 1)[named]]
+    is_apart = home != beside
+    ties = np.unique(np.stack([home[is_apart], beside[is_apart]], axis=1), axis=0)
     # Most groups have no tie, and keep their name.
-    joined = groups.copy()
-    for name, whole in join_identities(groups[ties].tolist()).items():
-        joined[bisect_left(groups, name)] = whole
-    return joined[group]
+    joined = join_identities([groups.texts[one], groups.texts[two]] for one, two in ties.tolist())
+    if not joined:
+        return groups
+    return Words.join((groups.numbers, (joined.get(name, name) for name in groups.texts)))
 
 
 def join_identities(ties: Iterable[Sequence[str]]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import TEXTS, number_texts
+from deepfake.dataset.texts import number_texts
 from deepfake.metrics import (
     CALIBRATION_BINS,
     METRICS,
@@ -166,7 +166,7 @@ def _number_groups(groups: Groups) -> tuple[int, NDArray[np.int32]]:
     if isinstance(groups, np.ndarray) and groups.dtype.kind == "i":
         numbers = groups
     else:
-        (numbers,), _ = number_texts(np.asarray(groups, TEXTS))
+        (numbers,) = number_texts(groups)
     occurs = np.bincount(numbers) > 0
     return int(occurs.sum()), (np.cumsum(occurs, dtype=np.int32) - 1)[numbers]
 

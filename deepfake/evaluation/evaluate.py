@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import Words
 from deepfake.dataset.manifest import CropRows, SourceRows, require_labels
+from deepfake.dataset.texts import Words
 from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_metrics, measure_verdicts
 from deepfake.evaluation.predictions import Predictions, name_groups
 from deepfake.evaluation.sets import EvaluationSet
@@ -326,13 +326,13 @@ def _make_rows(
     n_people: NDArray[np.int64],
 ) -> ScoredRows:
     methods = rows.words("method")
-    named = [method or UNNAMED for method in methods.texts.tolist()]
+    named = [method or UNNAMED for method in methods.texts]
     return ScoredRows(
         labels=rows.kept("label").astype(np.int64),
         p_fake=p_fake,
         groups=name_groups(dataset, rows),
-        methods=Words.of((methods.numbers, named)),
-        datasets=Words.of((np.zeros(len(rows), np.int32), [dataset.name])),
+        methods=Words.join((methods.numbers, named)),
+        datasets=Words.join((np.zeros(len(rows), np.int32), [dataset.name])),
         n_people=n_people,
     )
 
@@ -343,7 +343,7 @@ def _join(parts: Sequence[ScoredRows]) -> ScoredRows:
 
     def join_words(name: str) -> Words:
         words = [getattr(part, name) for part in parts]
-        return Words.of(*((one.numbers, one.texts) for one in words))
+        return Words.join(*((one.numbers, one.texts) for one in words))
 
     return ScoredRows(
         labels=np.concatenate([part.labels for part in parts]),

@@ -6,17 +6,19 @@ Knows no metric and no chart.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import COUNT, NUMBER, TEXT, TEXTS, PackedRows, Words, number_texts
+from deepfake.dataset.columns import COUNT, NUMBER, TEXT, PackedRows
+from deepfake.dataset.large_arrays import iter_items
 from deepfake.dataset.manifest import CropRow, CropRows, SourceRows, pack_crops
+from deepfake.dataset.texts import Texts, Words, find_first, number_texts
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.heads import Head
@@ -81,10 +83,10 @@ class FileScores(Mapping[str, ScoredFile]):
 
         rows = PackedRows.pack(_ScoreRow, _KINDS, list_people())
         self._ids = rows.texts("id")
-        self._order = np.argsort(self._ids, kind="stable")
         self.p_fake, self.n_people = rows.kept("p_fake"), rows.kept("n_people")
         self.ends = rows.kept("end")
-        self.person_p_fake, self.person_counts = np.array(p_fake), np.array(counts, np.bool_)
+        self.person_p_fake = np.frombuffer(p_fake)
+        self.person_counts = np.frombuffer(counts, np.bool_)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -93,7 +95,7 @@ class FileScores(Mapping[str, ScoredFile]):
         return iter(self._ids)
 
     def __getitem__(self, id: str) -> ScoredFile:
-        place = self._find(id)
+        (place,) = self.find(Texts.of([id])).tolist()
         if place < 0:
             raise KeyError(id)
         people = slice(int(self.ends[place - 1]) if place else 0, int(self.ends[place]))
@@ -106,25 +108,10 @@ class FileScores(Mapping[str, ScoredFile]):
             tuple(ScoredPerson(p_fake, counts) for p_fake, counts in found),
         )
 
-    def find(self, ids: Iterable[str]) -> Iterator[int]:
-        """The place of the score of each of some files; -1 where there is none."""
-        place = -1
-        for id in ids:
-            # Most come in the order of the scores.
-            following = place + 1
-            if following < len(self) and self._ids[following] == id:
-                place = following
-                yield place
-            else:
-                found = self._find(id)
-                place = max(place, found)
-                yield found
-
-    def _find(self, id: str) -> int:
-        found = bisect_left(self._order, id, key=self._ids.__getitem__)
-        if found == len(self) or self._ids[self._order[found]] != id:
-            return -1
-        return int(self._order[found])
+    def find(self, ids: Texts) -> NDArray[np.int64]:
+        """The place of the score of each of some files, ``(N,)``; -1 where there is none."""
+        own, wanted = number_texts(self._ids, ids)
+        return find_first(own, max(own.max(initial=-1), wanted.max(initial=-1)) + 1)[wanted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +137,13 @@ class Predictions:
 
     def find_scores(self) -> NDArray[np.int64]:
         """For each file of the data set the place of its score in ``files``, -1 without one."""
-        ids = self.dataset.files.values("id")
-        return np.fromiter(self.files.find(ids), np.int64, len(self.dataset.files))
+        return self.files.find(self.dataset.files.texts("id"))
 
 
 def name_groups(dataset: EvaluationSet, rows: CropRows | SourceRows) -> Words:
     """The groups of some rows of a data set; those of two data sets differ."""
-    (numbers,), names = number_texts(rows.texts("group"))
-    prefix = np.array(f"{dataset.name}/", TEXTS)
-    return Words(numbers.astype(np.int32), np.add(prefix, names))
+    groups = rows.words("group")
+    return Words(groups.numbers, Texts.of(f"{dataset.name}/{name}" for name in groups.texts))
 
 
 def predict_set(
@@ -239,8 +224,7 @@ def score_files(
     people = np.full(len(rows), -1, np.int32)
 
     def iter_scores() -> Iterator[tuple[str, FileScore]]:
-        for places in _group_by_file(rows):
-            found = [_find(place, rows[place]) for place in places]
+        for source, found in _group_by_file(rows):
             chosen = choose_faces(found, aggregation)
             scores = [float(p_fake[one.place]) for one in chosen]
             scored = score_faces(chosen, scores, aggregation)
@@ -248,19 +232,19 @@ def score_files(
                 people[one.place] = face.person
             score = aggregate(scored, aggregation)
             if score is not None:
-                yield rows[places[0]].source, score
+                yield source, score
 
     return FileScores(iter_scores()), people
 
 
-def _group_by_file(rows: CropRows) -> Iterator[list[int]]:
+def _group_by_file(rows: CropRows) -> Iterator[tuple[str, list[_FoundRow]]]:
     """The rows of each file, in order; files in that of their first."""
-    (source,), _ = number_texts(rows.texts("source"))
-    order = np.argsort(source, kind="stable")
-    starts = np.flatnonzero(np.diff(source[order], prepend=-1))
-    ends = np.append(starts[1:], len(order))
-    for file in np.argsort(order[starts]):
-        yield order[starts[file] : ends[file]].tolist()
+    (source,) = number_texts(rows.texts("source"))
+    first = find_first(source, source.max(initial=-1) + 1)[source]
+    order = np.argsort(first, kind="stable")
+    numbered = zip(iter_items(order), rows.choose(order), strict=True)
+    for id, found in groupby(numbered, lambda one: one[1].source):
+        yield id, [_find(place, row) for place, row in found]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ import yaml
 from numpy.typing import NDArray
 
 from deepfake.dataset.audit import audit_splits, raise_issues
-from deepfake.dataset.columns import number_texts
 from deepfake.dataset.crop_mirror import find_crops
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.layouts.labelling import InputOptions
@@ -30,6 +29,7 @@ from deepfake.dataset.manifest import (
     require_labels,
 )
 from deepfake.dataset.splits import SPLITS, assign_splits
+from deepfake.dataset.texts import Texts, number_texts
 from deepfake.errors import UsageError
 from deepfake.faces.pipeline import check_detect_device
 from deepfake.inference.stored import require_same_recipe
@@ -214,9 +214,9 @@ def _choose_files(
     )
 
 
-def _carry(names: NDArray[Any], values: Sequence[str], wanted: NDArray[Any]) -> list[str]:
+def _carry(names: Texts, values: Sequence[str], wanted: Texts) -> list[str]:
     """For each wanted name the value of the last row of that name, empty where there is none."""
-    (number, asked), _ = number_texts(names, wanted)
+    number, asked = number_texts(names, wanted)
     last = np.full(max(number.max(initial=0), asked.max(initial=0)) + 1, -1, np.int64)
     last[number] = np.arange(len(number))
     return [values[row] if row >= 0 else "" for row in last[asked].tolist()]

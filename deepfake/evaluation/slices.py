@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import Words
 from deepfake.dataset.manifest import CropRows
+from deepfake.dataset.texts import Words
 from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_share
 from deepfake.evaluation.predictions import Predictions, name_groups
 from deepfake.metrics import Estimate
@@ -81,7 +81,7 @@ def compute_slices(
     called_real = ~called_fake & (scores <= limits.real)
     is_fake = np.concatenate([one.dataset.labels for one in sets]) == 1
     named = [name_groups(one.dataset, one.dataset.faces) for one in sets]
-    groups = Words.of(*((one.numbers, one.texts) for one in named)).numbers
+    groups = Words.join(*((one.numbers, one.texts) for one in named)).numbers
 
     def compute_slice(values: NDArray[np.float64], mask: NDArray[np.bool_]) -> Slice:
         reals, fakes = mask & ~is_fake, mask & is_fake

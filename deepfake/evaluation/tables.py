@@ -11,10 +11,8 @@ from dataclasses import fields, is_dataclass
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
-from deepfake.dataset.columns import number_texts
 from deepfake.dataset.manifest import SourceRow, require_label
+from deepfake.dataset.texts import find_first, number_texts
 from deepfake.evaluation.evaluate import Evaluation
 from deepfake.evaluation.predictions import Predictions
 from deepfake.metrics import Estimate
@@ -130,9 +128,8 @@ def format_scored_faces(evaluation: Evaluation) -> Iterator[str]:
 
 def _face_rows(predictions: Predictions) -> Iterator[dict[str, object]]:
     dataset = predictions.dataset
-    (source, id), _ = number_texts(dataset.faces.texts("source"), dataset.files.texts("id"))
-    file_of_source = np.full(max(source.max(), id.max()) + 1, -1, np.int64)
-    file_of_source[id] = np.arange(len(id))
+    source, id = number_texts(dataset.faces.texts("source"), dataset.files.texts("id"))
+    file_of_source = find_first(id, max(source.max(), id.max(initial=-1)) + 1)
     paths = dataset.files.texts("path")
     for place, face in enumerate(dataset.faces):
         file = int(file_of_source[source[place]])

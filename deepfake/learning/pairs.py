@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.columns import number_texts
 from deepfake.dataset.manifest import CropRow, pack_crops
+from deepfake.dataset.texts import number_texts
 from deepfake.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -26,17 +26,18 @@ def find_originals(rows: Sequence[CropRow]) -> NDArray[np.int64]:
     """
     packed = pack_crops(rows)
     labels = packed.kept("label")
-    (source, original), texts = number_texts(packed.texts("source"), packed.texts("original"))
+    source, original = number_texts(packed.texts("source"), packed.texts("original"))
     frames, faces = packed.kept("frame"), packed.kept("face")
-    reals = np.flatnonzero(labels == 0)
+    reals, fakes = (np.flatnonzero(labels == label) for label in (0, 1))
     reals = reals[np.argsort(source[reals], kind="stable")]  # those of an input, in their order
     starts, ends = (
-        np.searchsorted(source[reals], np.arange(len(texts)), side) for side in ("left", "right")
+        np.searchsorted(source[reals], original[fakes], side) for side in ("left", "right")
     )
     found = np.full(len(packed), -1, np.int64)
-    for fake in np.flatnonzero((labels == 1) & (starts[original] < ends[original])).tolist():
-        place = original[fake]
-        candidates = reals[starts[place] : ends[place]]
+    is_alone = ends - starts == 1
+    found[fakes[is_alone]] = reals[starts[is_alone]]
+    for number in np.flatnonzero(ends - starts > 1).tolist():
+        fake, candidates = fakes[number], reals[starts[number] : ends[number]]
         apart = np.abs(frames[candidates] - frames[fake])
         # The nearest frame, then the same face, then the first row.
         nearest = candidates[apart == apart.min()]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from deepfake.dataset.manifest import CropRow, SourceRow, pack_crops, pack_sources
+from deepfake.dataset.texts import Texts
 from deepfake.evaluation import predictions as room
 from deepfake.evaluation.embeddings import Embeddings, embed_crops
 from deepfake.evaluation.evaluate import evaluate_predictions
@@ -129,12 +130,12 @@ def test_scores_are_found_in_any_order() -> None:
     kept = FileScores(scores.items())
     assert dict(kept) == scores
     for ids in ("cadbe", "abcde", "xcxaxdx", "eecc", "zb", ""):
-        assert [*kept.find(ids)] == ["cadbe".find(id) for id in ids]
+        assert kept.find(Texts.of(ids)).tolist() == ["cadbe".find(id) for id in ids]
 
 
 def test_an_evaluation_takes_few_hundred_bytes_a_face(monkeypatch: pytest.MonkeyPatch) -> None:
     head = LinearSVM(512).fit(torch.randn(8, 512), [0, 1] * 4)
-    monkeypatch.setattr("deepfake.dataset.columns._CHUNK", 128)
+    monkeypatch.setattr("deepfake.dataset.columns.CHUNK", 128)
     monkeypatch.setattr(room, "_CHUNK", 128)
     monkeypatch.setattr(room, "N_DRAWN", 128)
 

@@ -139,7 +139,7 @@ def _link_originals(
 ) -> tuple[PackedRows[ToldRow], int]:
     """The same rows with the ids of their originals, and how many are not among them."""
     is_fake = told.kept("label") == 1
-    if not (is_fake & (told.texts("original") != "")).any():
+    if not (is_fake & ~told.texts("original").are_empty()).any():
         return PackedRows.pack(ToldRow, KINDS, (replace(row, original="") for row in told)), 0
     reals = _Reals(sources, kept, places, np.flatnonzero(told.kept("label") == 0))
     unlinked = 0
