@@ -6,7 +6,6 @@ Knows its options and what is said when it starts; nothing of HTTP.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -150,7 +149,7 @@ def _refuse_odd(options: argparse.Namespace) -> None:
         raise UsageError(f"--workers {options.workers}; serve needs 1 or more, that can be killed")
     if not 0 <= options.port <= 65535:
         raise UsageError(f"--port {options.port}; expected 0 to 65535")
-    if not 0 < options.max_file_size < math.inf or options.max_files < 1:  # false for NaN, too
+    if options.max_file_size <= 0 or options.max_files < 1:
         raise UsageError("--max-file-size and --max-files must be above 0")
     for folder in options.allow_folder:
         if not folder.is_dir():

@@ -85,7 +85,8 @@ def open_crop_folder(root: Path) -> Iterator[JobFolder]:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UsageError(f"{root} is a file; name a folder for the crops") from None
+        found = next((path for path in (root, *root.parents) if path.is_file()), root)
+        raise UsageError(f"{found} is a file; name a folder for the crops") from None
     with no_space_is_an_error(root), exclusive(root):
         yield JobFolder(root, KIND)
 

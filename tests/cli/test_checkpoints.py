@@ -142,7 +142,7 @@ def test_push_and_pull(
     hub: Hub, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card, output = tmp_path / "CARD.md", tmp_path / "pulled.safetensors"
-    card.write_text(CARD)
+    card.write_text(f"\ufeff{CARD}", encoding="utf-8")  # as some editors begin a text
     words = [str(trained.checkpoint), "hf://ann/mine", "--card", str(card), "--half"]
     capsys.readouterr()
     assert cli.main(["push", *words]) == 0

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -58,6 +59,8 @@ def test_scripts_are_a_docstring_an_import_and_a_guard(script: str) -> None:
 
 
 def test_version_and_bare_command(capsys: pytest.CaptureFixture[str]) -> None:
+    done = run("-m", "deepfake", "--version")
+    assert (done.returncode, done.stdout) == (0, f"deepfake {__version__}\n")
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"deepfake {__version__}\n"
     assert cli.main([]) == 2
@@ -88,6 +91,21 @@ def test_misspelt_words_are_understood(
     error = capsys.readouterr().err
     assert re.search(hint, error)
     assert len(error.splitlines()) <= 3
+
+
+def test_a_demo_ends_where_its_training_is_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepfake.demo import walk
+
+    for name in ("write_dataset", "describe_results", "crop_media", "Predictor"):
+        monkeypatch.setattr(walk, name, MagicMock())
+    monkeypatch.setattr(walk, "run_training", lambda *_: 130)  # as after Ctrl-C
+    assert cli.main(["demo", "--output", str(tmp_path / "demo")]) == 130
+    told = capsys.readouterr()
+    assert told.err.startswith("\ninterrupted; what is in")
+    assert "4. $ deepfake train" in told.out
+    assert "5. " not in told.out
 
 
 def test_an_interrupted_demo_says_what_it_left(

@@ -16,7 +16,7 @@ from deepfake.cli import serving
     [
         (["--workers", "0"], "--workers 0; serve needs 1 or more, that can be killed"),
         (["--port", "70000"], "--port 70000; expected 0 to 65535"),
-        (["--max-file-size", "nan"], "--max-file-size and --max-files must be above 0"),
+        (["--max-file-size", "0"], "--max-file-size and --max-files must be above 0"),
         (["--max-files", "0"], "--max-file-size and --max-files must be above 0"),
         (["--allow-folder", "/nowhere/at/all"], "there is no such folder"),
         (["--host", "0.0.0.0"], "--host 0.0.0.0 opens the server to other machines"),
@@ -42,7 +42,7 @@ def test_short_or_empty_passwords_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "password"
-    file.write_text("\n")
+    file.write_text("\ufeff\n", encoding="utf-8")  # as some editors begin a text
     assert cli.serve(["--password-file", str(file)]) == cli.EXIT_USAGE
     assert "is empty" in capsys.readouterr().err
     monkeypatch.setenv("DEEPFAKE_PASSWORD", "short")

@@ -67,7 +67,7 @@ def test_refuses_a_foreign_folder_and_leaves_it_alone(few: Path, tmp_path: Path,
 def test_refuses_a_file_as_output(few: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for output in (tmp_path / "file", tmp_path / "file" / "crops"):
-        with pytest.raises(UsageError, match="is a file; name a folder for the crops"):
+        with pytest.raises(UsageError, match="/file is a file; name a folder for the crops"):
             run(few, output)
 
 
