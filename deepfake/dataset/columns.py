@@ -19,6 +19,7 @@ from deepfake.dataset.large_arrays import GrowingArray, KeptInArrays
 from deepfake.dataset.texts import CHUNK, GrowingTexts, Texts, Words
 
 Row = TypeVar("Row")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,34 @@ class PackedRows(Sequence[Row], Generic[Row]):
         if not self._columns[name].kind.is_shared:
             return Words.of(self.texts(name))
         return Words.join((self.kept(name), self._columns[name].words))
+
+
+class MadeRows(Sequence[Row], Generic[Item, Row]):
+    """What is made of each item of a sequence, when it is asked for.
+
+    Args:
+        items: The sequence; a slice of it is one, too.
+        make: Makes a row of an item.
+    """
+
+    def __init__(self, items: Sequence[Item], make: Callable[[Item], Row]) -> None:
+        self._items, self._make = items, make
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self._make, self._items)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        """A row, or a part of them."""
+        if isinstance(place, slice):
+            return [*map(self._make, self._items[place])]
+        return self._make(self._items[place])
 
 
 class _Packer:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from deepfake.dataset.columns import MadeRows
 from deepfake.dataset.crop_store import CropStore
 from deepfake.dataset.manifest import CropRow, CropRows
 from deepfake.evaluation.sets import EvaluationSet
@@ -275,28 +275,6 @@ class EmbedBlocks:
         return block
 
 
-class _CropsAsSources(Sequence[Source]):
-    """Crops as the inputs of a job, made when they are asked for; their names are their ids."""
-
-    def __init__(self, rows: CropRows, store: CropStore) -> None:
-        self._rows, self._store = rows, store
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, place: int) -> Source: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Source]: ...
-    def __getitem__(self, place: int | slice) -> Source | list[Source]:
-        if isinstance(place, slice):
-            return [self._make(crop) for crop in self._rows[place].values("crop")]
-        return self._make(self._rows[place].crop)
-
-    def _make(self, crop: str) -> Source:
-        return Source(crop, self._store.file_of(crop), crop)
-
-
 def _read_shard(folder: Path) -> Embeddings:
     arrays = [
         np.load(folder / name, allow_pickle=False) for name in (_VECTORS_FILE, _SHARPNESS_FILE)
@@ -345,7 +323,12 @@ def embed_once(
     root = cache / f"{network[:16]}-{name[:16]}{change_name and f'-{change_name}'}"
     rows = dataset.faces
     store = CropStore(dataset.root, rows.values("crop"))
-    sources = _CropsAsSources(rows, store)
+
+    def make_source(crop: str) -> Source:
+        """A crop as the input of a job; its name is its id."""
+        return Source(crop, store.file_of(crop), crop)
+
+    sources = MadeRows(rows.texts("crop"), make_source)
 
     def digest(inputs: Sequence[Source]) -> dict[str, str]:
         # As they were written; a crop that is not so any more is an error where it is read.

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Generator, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
+from deepfake.dataset.columns import MadeRows
 from deepfake.dataset.crop_store import CropStore
 from deepfake.dataset.manifest import (
     JOB_FILE,
     TABLES,
     CropRow,
     Manifest,
-    SourceRow,
     read_manifest,
     read_sources,
 )
+from deepfake.dataset.texts import number_texts
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.records import (
@@ -38,6 +41,8 @@ from deepfake.records import (
     Status,
     list_differences,
 )
+
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 class StoredCrops:
@@ -52,9 +57,8 @@ class StoredCrops:
         UsageError: If it is no finished crop folder, or was cut by another recipe.
 
     Attributes:
-        sources: One per input of the crop job, in its order; ``path`` holds its first crop.
+        root: As given.
         sampling: Which frames of videos were cropped.
-        files: All files that are read.
     """
 
     def __init__(
@@ -65,27 +69,40 @@ class StoredCrops:
         self.root, self.sampling = root, manifest.sampling
         fewer = manifest.spec.faces == "largest" != faces_per_frame
         self._note = "only the largest face of each frame was cropped" if fewer else ""
-        crops = [row.crop for row in manifest.rows]
-        self._store = CropStore(root, crops)
-        self._sources = {row.id: row for row in read_sources(root)}
-        self._crops: dict[str, list[CropRow]] = defaultdict(list)
-        for row in manifest.rows:
-            self._crops[row.source].append(row)
-        self.sources = tuple(map(self._make_source, self._sources.values()))
-        tables = (root / name for name in (JOB_FILE, *TABLES))
-        self.files = (*tables, *dict.fromkeys(map(self._store.file_of, crops)))
+        self._rows, self._files = manifest.rows, read_sources(root)
+        self._store = CropStore(root, self._rows.values("crop"))
+        self._ids = self._files.texts("id")
+        of_crop, of_file = number_texts(self._rows.texts("source"), self._ids)
+        # The crops of each file, and the files by id: ten million need a few bytes each.
+        self._by_file = np.argsort(of_crop, kind="stable").astype(np.int32)
+        self._by_id = np.argsort(of_file).astype(np.int32)
+        numbers = of_crop[self._by_file]
+        self._starts, self._ends = (np.searchsorted(numbers, of_file, s) for s in _SIDES)
+
+    @property
+    def sources(self) -> Sequence[Source]:
+        """One per input of the crop job, in its order; ``path`` holds its first crop."""
+        return MadeRows(range(len(self._files)), self._make_source)
+
+    @property
+    def files(self) -> Iterator[Path]:
+        """All files that are read; those that follow each other differ."""
+        yield from (self.root / name for name in (JOB_FILE, *TABLES))
+        for path, _ in groupby(map(self._store.file_of, self._rows.values("crop"))):
+            yield path
 
     @property
     def n_crops(self) -> int:
         """How many crops there are."""
-        return sum(map(len, self._crops.values()))
+        return len(self._rows)
 
     def digest(self, sources: Sequence[Source]) -> dict[str, str]:
         """What the folder holds of each file, as ``deepfake.jobs.engine.Digest``."""
         told = {}
         for source in sources:
-            rows = self._crops[source.id]
-            content = (self._sources[source.id], rows, [self._store.digest(r.crop) for r in rows])
+            place = self._find(source.id)
+            rows = self._crops_of(place)
+            content = (self._files[place], rows, [self._store.digest(r.crop) for r in rows])
             told[source.id] = hashlib.sha256(repr(content).encode()).hexdigest()
         return told
 
@@ -96,14 +113,21 @@ class StoredCrops:
             JobError: If a crop is missing or damaged.
         """
         for source in sources:
-            row = self._sources[source.id]
-            crops = tuple(self._read(crop) for crop in self._crops[source.id])
+            place = self._find(source.id)
+            row, crops = self._files[place], tuple(map(self._read, self._crops_of(place)))
             reason = "; ".join(filter(None, (row.reason, self._note if crops else "")))
             yield source, Extraction(Status(row.status), reason, crops, len(crops))
 
-    def _make_source(self, row: SourceRow) -> Source:
+    def _find(self, id: str) -> int:
+        """The place of a file in ``sources.csv``."""
+        return int(self._by_id[bisect_left(self._by_id, id, key=self._ids.__getitem__)])
+
+    def _crops_of(self, place: int) -> list[CropRow]:
+        return [*self._rows.choose(self._by_file[self._starts[place] : self._ends[place]])]
+
+    def _make_source(self, place: int) -> Source:
+        row, crops = self._files[place], self._crops_of(place)
         name = os.fsdecode(unquote_to_bytes(row.path_uri))
-        crops = self._crops[row.id]
         path = self._store.file_of(crops[0].crop) if crops else self.root / TABLES[-1]
         return Source(row.id, path, name)
 

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepfake.dataset import large_arrays
+from deepfake.dataset.columns import MadeRows
 from deepfake.dataset.manifest import CropRow, pack_crops
+from deepfake.dataset.texts import Texts
 from deepfake.records import TurnedWindow
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -103,3 +105,19 @@ def test_rows_of_many_lie_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
     copied = pickle.loads(pickle.dumps(packed))
     assert copied == packed
     assert not copied.kept("confidence").flags.writeable  # a loader process has them in files, too
+
+
+def test_rows_are_made_when_they_are_asked_for() -> None:
+    made: list[str] = []
+
+    def make(text: str) -> int:
+        made.append(text)
+        return len(text)
+
+    rows = MadeRows(Texts.of(["a", "bb", "", "dddd"]), make)
+    assert (len(rows), made) == (4, [])
+    assert (rows[1], rows[-1], rows[1:3]) == (2, 4, [2, 0])
+    assert made == ["bb", "dddd", "bb", ""]
+    assert [*rows] == [1, 2, 0, 4]
+    with pytest.raises(IndexError, match="text 4 of 4"):
+        rows[4]
