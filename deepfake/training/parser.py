@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -163,7 +164,7 @@ def resolve_configs(arguments: Sequence[str]) -> list[str]:
             rest.append(word)
     files = choose_configs(names)
     settings = merge_configs(files)
-    pairs = zip(rest, [*rest[1:], ""], strict=True)
+    pairs = pairwise([*rest, ""])
     given = {word.partition("=")[0]: word.partition("=")[2] or after for word, after in pairs}
     data = settings.get("data") or {}
     root, cache = (given.get(f"--data.{key}", data.get(key)) for key in ("root", "cache"))

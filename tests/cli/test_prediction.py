@@ -228,7 +228,7 @@ def test_a_sample_is_checked_before_anything_is_scored(
     monkeypatch.setattr("deepfake.inference.predictor.iter_extractions", refuse)
     assert predict(inbox, trained, *words) == 2
     assert "name both with --submission-columns FILE VALUE" in capsys.readouterr().err
-    for value, word in (("label", "0.5"), ("p_fake", "nan")):
+    for value, word in (("label", "0.5"), ("p_fake", "2")):
         more = ["--submission-value", value, "--no-answer", word]
         assert predict(inbox, trained, *words, "--submission-columns", "who", "y", *more) == 2
         assert f"would get {word}" in capsys.readouterr().err

@@ -199,7 +199,12 @@ def test_apples_png_is_named_and_not_called_truncated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("head", "kind"),
-    [(b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"), (b"\xff\x0a", "JPEG XL"), (b"%PDF-1.7", "PDF")],
+    [
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xff\x0a", "JPEG XL"),
+        (b"%PDF-1.7", "PDF"),
+        (b"8BPS\0\x01", "Photoshop's format"),
+    ],
 )
 def test_formats_that_are_not_read_are_named(tmp_path: Path, head: bytes, kind: str) -> None:
     with pytest.raises(MediaError, match=f"unsupported: {kind} is not read; save it as PNG"):
