@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from deepfake.dataset.columns import COUNT, NUMBER, TEXT, PackedRows
 from deepfake.dataset.large_arrays import iter_items
 from deepfake.dataset.manifest import CropRow, CropRows, SourceRows, pack_crops
-from deepfake.dataset.texts import Texts, Words, find_first, number_texts
+from deepfake.dataset.texts import TextIndex, Texts, Words, find_first, number_texts
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.heads import Head
@@ -95,9 +96,7 @@ class FileScores(Mapping[str, ScoredFile]):
         return iter(self._ids)
 
     def __getitem__(self, id: str) -> ScoredFile:
-        (place,) = self.find(Texts.of([id])).tolist()
-        if place < 0:
-            raise KeyError(id)
+        place = self._index.find(id)
         people = slice(int(self.ends[place - 1]) if place else 0, int(self.ends[place]))
         found = zip(
             self.person_p_fake[people].tolist(), self.person_counts[people].tolist(), strict=True
@@ -107,6 +106,10 @@ class FileScores(Mapping[str, ScoredFile]):
             int(self.n_people[place]),
             tuple(ScoredPerson(p_fake, counts) for p_fake, counts in found),
         )
+
+    @cached_property
+    def _index(self) -> TextIndex:
+        return TextIndex(self._ids)
 
     def find(self, ids: Texts) -> NDArray[np.int64]:
         """The place of the score of each of some files, ``(N,)``; -1 where there is none."""

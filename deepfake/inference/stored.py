@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from bisect import bisect_left
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -28,7 +27,7 @@ from deepfake.dataset.manifest import (
     read_manifest,
     read_sources,
 )
-from deepfake.dataset.texts import number_texts
+from deepfake.dataset.texts import TextIndex, number_texts
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.records import (
@@ -71,11 +70,11 @@ class StoredCrops:
         self._note = "only the largest face of each frame was cropped" if fewer else ""
         self._rows, self._files = manifest.rows, read_sources(root)
         self._store = CropStore(root, self._rows.values("crop"))
-        self._ids = self._files.texts("id")
-        of_crop, of_file = number_texts(self._rows.texts("source"), self._ids)
-        # The crops of each file, and the files by id: ten million need a few bytes each.
+        ids = self._files.texts("id")
+        self._index = TextIndex(ids)
+        of_crop, of_file = number_texts(self._rows.texts("source"), ids)
+        # The crops of each file: ten million need a few bytes each.
         self._by_file = np.argsort(of_crop, kind="stable").astype(np.int32)
-        self._by_id = np.argsort(of_file).astype(np.int32)
         numbers = of_crop[self._by_file]
         self._starts, self._ends = (np.searchsorted(numbers, of_file, s) for s in _SIDES)
 
@@ -100,7 +99,7 @@ class StoredCrops:
         """What the folder holds of each file, as ``deepfake.jobs.engine.Digest``."""
         told = {}
         for source in sources:
-            place = self._find(source.id)
+            place = self._index.find(source.id)
             rows = self._crops_of(place)
             content = (self._files[place], rows, [self._store.digest(r.crop) for r in rows])
             told[source.id] = hashlib.sha256(repr(content).encode()).hexdigest()
@@ -113,14 +112,10 @@ class StoredCrops:
             JobError: If a crop is missing or damaged.
         """
         for source in sources:
-            place = self._find(source.id)
+            place = self._index.find(source.id)
             row, crops = self._files[place], tuple(map(self._read, self._crops_of(place)))
             reason = "; ".join(filter(None, (row.reason, self._note if crops else "")))
             yield source, Extraction(Status(row.status), reason, crops, len(crops))
-
-    def _find(self, id: str) -> int:
-        """The place of a file in ``sources.csv``."""
-        return int(self._by_id[bisect_left(self._by_id, id, key=self._ids.__getitem__)])
 
     def _crops_of(self, place: int) -> list[CropRow]:
         return [*self._rows.choose(self._by_file[self._starts[place] : self._ends[place]])]

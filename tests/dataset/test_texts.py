@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepfake.dataset.texts import Texts, Words, find_first, number_texts
+from deepfake.dataset.texts import TextIndex, Texts, Words, find_first, number_texts
 
 # Pieces of seven bytes, what only zeros or a longer character tell apart, and half a character.
 SPECIAL = ["", "a", "a\0", "\0", "abcdefg", "abcdefgh", "abcdefg\0", "abcdefé", "\ud800", "\uffff"]
@@ -27,6 +27,15 @@ def test_texts_come_back(texts: list[str], data: st.DataObject) -> None:
     assert some.are_empty().tolist() == [not texts[place] for place in places]
     with pytest.raises(IndexError, match=f"text {len(texts)} of {len(texts)}"):
         kept[len(texts)]
+
+
+@given(TEXTS, TEXTS)
+def test_an_index_finds_the_first_of_a_text(texts: list[str], more: list[str]) -> None:
+    index = TextIndex(Texts.of(texts))
+    assert [index.find(text) for text in texts] == [texts.index(text) for text in texts]
+    for text in {*more} - {*texts}:
+        with pytest.raises(KeyError):
+            index.find(text)
 
 
 @given(TEXTS, TEXTS)

@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from deepfake.dataset.manifest import CropRow, SourceRow, pack_crops, pack_sources
-from deepfake.dataset.texts import Texts
+from deepfake.dataset.texts import Texts, number_texts
 from deepfake.evaluation import predictions as room
 from deepfake.evaluation.embeddings import Embeddings, embed_crops
 from deepfake.evaluation.evaluate import evaluate_predictions
@@ -131,6 +132,22 @@ def test_scores_are_found_in_any_order() -> None:
     assert dict(kept) == scores
     for ids in ("cadbe", "abcde", "xcxaxdx", "eecc", "zb", ""):
         assert kept.find(Texts.of(ids)).tolist() == ["cadbe".find(id) for id in ids]
+    with pytest.raises(KeyError):
+        kept["x"]
+
+
+def test_all_ids_are_sorted_once_and_not_for_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = FileScores((id, ScoredFile(0.5, 1, ())) for id in "cadbe")
+    sorts: list[int] = []
+
+    def count(*texts: Texts) -> list[NDArray[np.int32]]:
+        sorts.append(len(texts[0]))
+        return number_texts(*texts)
+
+    monkeypatch.setattr("deepfake.dataset.texts.number_texts", count)
+    monkeypatch.setattr(room, "number_texts", count)
+    assert len([*kept.values(), *kept.values()]) == 10
+    assert sorts == [5]
 
 
 def test_an_evaluation_takes_few_hundred_bytes_a_face(monkeypatch: pytest.MonkeyPatch) -> None:
