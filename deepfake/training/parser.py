@@ -180,9 +180,11 @@ def _find_crops_of(given: Mapping[str, str]) -> list[str]:
     Whoever made its folder could have classes imported by them.
     """
     resume = given.get("--resume", "")
-    run = Path(given.get("--run", "") if resume == "auto" else resume)
+    run = given.get("--run", "") if resume == "auto" else resume
+    if not run:
+        return []  # else it would be the folder in which the command was given
     try:
-        root = (read_config(run / CONFIG).get("data") or {}).get("root")
+        root = (read_config(Path(run) / CONFIG).get("data") or {}).get("root")
     except UsageError:
         return []  # said when everything else is read
     return [f"--data.root={root}"] if isinstance(root, str) and not is_url(root) else []

@@ -212,6 +212,10 @@ def test_the_crops_of_a_run_that_goes_on_are_those_of_its_configuration(
         assert found["model"]["image_size"] == 64
         assert found["model"]["backbone"] != "not.to.be.read", "it would be a stranger's class"
     assert printed(capsys, "--resume", "run", "--data.root", "x")["data"]["root"] == "x"
+    # What happens to lie where the command is given is nobody's run.
+    Path("config.yaml").write_text(text)
+    assert printed(capsys).get("data", {}).get("root") is None
+    assert printed(capsys, "--resume=auto").get("data", {}).get("root") is None
 
 
 @pytest.mark.parametrize(
