@@ -10,6 +10,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -275,6 +276,11 @@ class EmbedBlocks:
         return block
 
 
+def _make_source(store: CropStore, crop: str) -> Source:
+    """A crop as the input of a job; its name is its id."""
+    return Source(crop, store.file_of(crop), crop)
+
+
 def _read_shard(folder: Path) -> Embeddings:
     arrays = [
         np.load(folder / name, allow_pickle=False) for name in (_VECTORS_FILE, _SHARPNESS_FILE)
@@ -323,12 +329,7 @@ def embed_once(
     root = cache / f"{network[:16]}-{name[:16]}{change_name and f'-{change_name}'}"
     rows = dataset.faces
     store = CropStore(dataset.root, rows.values("crop"))
-
-    def make_source(crop: str) -> Source:
-        """A crop as the input of a job; its name is its id."""
-        return Source(crop, store.file_of(crop), crop)
-
-    sources = MadeRows(rows.texts("crop"), make_source)
+    sources = MadeRows(rows.texts("crop"), partial(_make_source, store))
 
     def digest(inputs: Sequence[Source]) -> dict[str, str]:
         # As they were written; a crop that is not so any more is an error where it is read.
