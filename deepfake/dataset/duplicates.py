@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.dataset.large_arrays import find_changes
+
 Hashes = NDArray[np.uint64]
 Indices = NDArray[np.integer[Any]]
 
@@ -88,7 +90,7 @@ def find_pairs(
     codes = hashes.view(np.int64) if hashes.dtype == np.uint64 else hashes.astype(np.int64)
     # lexsort is stable: the first row of each (hash, part) stays first.
     order = np.lexsort((parts, codes))
-    rows = order[_find_changes(codes[order]) | _find_changes(parts[order])]
+    rows = order[find_changes(codes[order]) | find_changes(parts[order])]
     del order
     found: list[Indices] = []
     total = 0
@@ -127,7 +129,7 @@ class _Search:
             keys = self.hashes[rows] & mask
             order = np.argsort(keys, kind="stable")
             ordered, keys = rows[order], keys[order]
-            starts = np.flatnonzero(_find_changes(keys))
+            starts = np.flatnonzero(find_changes(keys))
             sizes = np.diff(np.append(starts, len(keys)))
             del keys, order
             parts = self.parts[ordered]
@@ -157,10 +159,3 @@ class _Search:
                 if near.any():
                     yield np.stack([one[near], other[near]], axis=1)
                 step += 1
-
-
-def _find_changes(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a value is not that before it, ``(N,)``."""
-    changes = np.ones(len(values), np.bool_)
-    np.not_equal(values[1:], values[:-1], out=changes[1:])
-    return changes

@@ -77,6 +77,13 @@ def iter_items(array: NDArray[Any]) -> Iterator[Any]:
         yield from array[start : start + _AT_ONCE].tolist()
 
 
+def find_changes(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a value is not that before it, ``(N,)``; the first one is none's."""
+    changes = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=changes[1:])
+    return changes
+
+
 class KeptInArrays:
     """What keeps its content in arrays; a copy in another process has its large ones in files."""
 

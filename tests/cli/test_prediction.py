@@ -271,6 +271,9 @@ def test_predict_says_what_scores_and_shares_the_work(
         assert cli.predict(["--checkpoint", *map(str, [trained.checkpoint, *words])]) == 0
     said = [line for line in caplog.messages if "scores on" in line]
     assert [line.split(" scores on ")[1] for line in said] == ["cpu", "cpu, cpu"]
+    caplog.clear()
+    assert predict(inbox, trained, "--output", one) == 0  # the same again, with --quiet
+    assert [record for record in caplog.records if record.levelname == "INFO"] == []
     columns = ["path", "status", "verdict"]
     first, second = read_csv(one, [*columns, "p_fake"]), read_csv(two, [*columns, "p_fake"])
     assert [[row[c] for c in columns] for row in first] == [

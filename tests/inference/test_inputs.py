@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -175,27 +174,6 @@ def test_predict_of_the_package(
     with pytest.raises(CheckpointError, match=r"no\.ckpt"):
         deepfake.predict(photo, "no.ckpt")
     assert len(loads) == 2, "the first, and the one that there is not"
-
-
-def test_the_detector_of_the_last_call_is_kept_until_its_file_changes(
-    photo: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(once, "_kept", [])
-    path = tmp_path / "model.ckpt"
-    path.write_bytes(trained.checkpoint.read_bytes())
-
-    def borrow() -> Predictor:
-        with once._borrow(path, "cpu", Workers(0)) as kept:
-            return kept
-
-    first = borrow()
-    assert borrow() is first
-    with once._borrow(path, "cpu", Workers(0)) as one, once._borrow(path, "cpu", Workers(0)) as two:
-        assert one is first, "of two threads"
-        assert two is not one
-    assert len(once._kept) == 1, "one is kept, not one of each call"
-    os.utime(path, (1, 1))
-    assert borrow() not in (one, two)
 
 
 def test_no_named_model_is_said_in_words(
