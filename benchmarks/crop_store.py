@@ -32,13 +32,8 @@ import numpy as np
 
 from deepfake.dataset.crop_folder import KIND, write_tables
 from deepfake.dataset.crop_store import CropStore, StoreKind, name_crop, write_crops
-from deepfake.dataset.manifest import (
-    STORE,
-    make_crop_row,
-    make_source_row,
-    read_manifest,
-    write_rows,
-)
+from deepfake.dataset.manifest import STORE, read_manifest, write_rows
+from deepfake.dataset.rows import make_crop_row, make_source_row
 from deepfake.faces.extraction import encode_crop
 from deepfake.jobs.folder import JobFolder
 from deepfake.jobs.parts import choose_block_size

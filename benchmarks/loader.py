@@ -38,7 +38,7 @@ from deepfake.augment.recipes import (
     apply_extra,
     sample_seed,
 )
-from deepfake.dataset.manifest import CropRow, require_label
+from deepfake.dataset.rows import CropRow, require_label
 from deepfake.faces.extraction import encode_crop
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.crops import CropDataset

@@ -40,7 +40,8 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from benchmarks.photos import Box, collect, cut_faces, find_photos, open_photo
-from deepfake.dataset.manifest import Manifest, pack_crops
+from deepfake.dataset.manifest import Manifest
+from deepfake.dataset.rows import pack_crops
 from deepfake.error_rates import ErrorRates
 from deepfake.evaluation.calibration import Calibration
 from deepfake.faces.extraction import FaceExtractor, decode_crop

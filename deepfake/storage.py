@@ -41,7 +41,11 @@ def write_stream(path: Path, chunks: Iterable[bytes]) -> None:
         OSError: If it cannot be written for another reason.
     """
     # A name of its own: a 255-byte target name must not grow by a suffix.
-    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    with no_space_is_an_error(path):
+        try:
+            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+        except OSError as error:  # it names a file that nobody asked for
+            raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with no_space_is_an_error(path), os.fdopen(handle, "wb") as file:
             file.writelines(chunks)

@@ -280,7 +280,7 @@ def _iter_rows(
         raise UsageError(f"{path}: empty; expected a header line with {_names(required)}")
     line, header = first
     header = _rename([name.strip() for name in header], other_names)
-    _check_header(path, line, header, required)
+    _check_header(path, line, header, required, other_names)
     for line, fields in records:
         if len(fields) != len(header):
             raise UsageError(
@@ -321,7 +321,13 @@ def _rename(header: list[str], other_names: Mapping[str, Sequence[str]]) -> list
     return header
 
 
-def _check_header(path: object, line: int, header: list[str], required: Sequence[str]) -> None:
+def _check_header(
+    path: object,
+    line: int,
+    header: list[str],
+    required: Sequence[str],
+    other_names: Mapping[str, Sequence[str]],
+) -> None:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UsageError(f"{path}:{line}: column {_names(twice)} appears more than once")
@@ -333,8 +339,10 @@ def _check_header(path: object, line: int, header: list[str], required: Sequence
         hint = "; the file looks ;-separated, save it with commas"
     elif len(header) == 1 and "\t" in header[0]:
         hint = "; the file looks tab-separated, save it with commas"
+    others = [name for column in missing for name in other_names.get(column, ())]
+    also = f" (nor {_names(others)})" if others else ""
     raise UsageError(
-        f"{path}:{line}: no column {_names(missing)}; the columns are {_names(header)}{hint}"
+        f"{path}:{line}: no column {_names(missing)}{also}; the columns are {_names(header)}{hint}"
     )
 
 

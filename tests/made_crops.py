@@ -15,17 +15,8 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.crop_folder import KIND
 from deepfake.dataset.crop_store import StoreKind, name_crop, write_crops
-from deepfake.dataset.manifest import (
-    JOB_FILE,
-    MANIFEST_FILE,
-    SOURCES_FILE,
-    STORE,
-    CropRow,
-    SourceRow,
-    format_manifest,
-    format_sources,
-    read_manifest,
-)
+from deepfake.dataset.manifest import JOB_FILE, MANIFEST_FILE, SOURCES_FILE, STORE, read_manifest
+from deepfake.dataset.rows import CropRow, SourceRow, format_manifest, format_sources
 from deepfake.faces.extraction import encode_crop
 from deepfake.jobs.folder import JobFolder
 from deepfake.records import CropSpec, Sampling

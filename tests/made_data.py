@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from deepfake.augment.recipes import AugmentationSettings
-from deepfake.dataset.manifest import CropRow
+from deepfake.dataset.rows import CropRow
 from deepfake.learning.data import BatchSettings, CropDataModule, SplitSettings
 from tests.made_crops import Edit
 

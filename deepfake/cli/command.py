@@ -217,7 +217,8 @@ def run(job: Callable[[], int], advice: str) -> int:
         # The reader of our output has gone (``| head``); there is nobody left to tell.
         return EXIT_FAILED
     except OSError as error:
-        _tell(error)
+        named = error.filename and error.strerror
+        _tell(OSError(f"{error.filename}: {error.strerror}") if named else error)
         return EXIT_FAILED
 
 

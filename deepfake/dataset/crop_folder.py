@@ -19,14 +19,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from deepfake.dataset.crop_mirror import CropMirror, find_mirror
-from deepfake.dataset.manifest import (
-    MANIFEST_COLUMNS,
-    MANIFEST_FILE,
-    SOURCE_COLUMNS,
-    SOURCES_FILE,
-    TABLES,
-    read_job,
-)
+from deepfake.dataset.manifest import MANIFEST_FILE, SOURCES_FILE, TABLES, read_job
+from deepfake.dataset.rows import MANIFEST_COLUMNS, SOURCE_COLUMNS
 from deepfake.errors import JobError, UsageError
 from deepfake.jobs.folder import RESULTS, JobFolder, hash_file, read_seal
 from deepfake.records import Status

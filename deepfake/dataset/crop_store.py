@@ -41,7 +41,8 @@ from deepfake.dataset.crop_index import (
     tar_of,
 )
 from deepfake.dataset.crop_mirror import find_mirror
-from deepfake.dataset.manifest import STORE, CropRow, describe_crop, read_job
+from deepfake.dataset.manifest import STORE, read_job
+from deepfake.dataset.rows import CropRow, describe_crop
 from deepfake.errors import JobError, UsageError
 from deepfake.jobs.folder import RESULTS, SHARDS_FOLDER, hash_file, link_or_copy, read_seal
 from deepfake.storage import Confinement

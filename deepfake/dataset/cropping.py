@@ -31,18 +31,14 @@ from deepfake.dataset.crop_folder import (
 )
 from deepfake.dataset.crop_store import CropWriter, StoreKind, name_crop, write_crops
 from deepfake.dataset.layouts.labelling import InputOptions, Labelled, label_sources
-from deepfake.dataset.manifest import (
-    JOB_FILE,
-    STORE,
+from deepfake.dataset.manifest import JOB_FILE, STORE, iter_source_rows, read_crop_rows, write_rows
+from deepfake.dataset.rows import (
     CropRow,
     SourceRow,
     is_current,
-    iter_source_rows,
     make_crop_row,
     make_source_row,
-    read_crop_rows,
     renew_row,
-    write_rows,
 )
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.pipeline import check_detect_device, iter_extractions

@@ -16,9 +16,10 @@ import numpy as np
 
 from deepfake.dataset.audit import Issue, Severity, audit_look_alikes, audit_splits
 from deepfake.dataset.class_counts import LABEL_WORDS, NO_SPLIT, ClassCounts, label_word
-from deepfake.dataset.manifest import CropRows, read_manifest, read_sources, require_labels
+from deepfake.dataset.manifest import read_manifest, read_sources
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
 from deepfake.dataset.quality import audit_quality
+from deepfake.dataset.rows import CropRows, require_labels
 from deepfake.dataset.splits import SPLITS, assign_splits
 from deepfake.dataset.texts import number_texts
 from deepfake.errors import UsageError

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from deepfake.dataset.audit import EXAMPLES, Issue, show_some
 from deepfake.dataset.class_counts import label_word
 from deepfake.dataset.crop_folder import find_damaged_shards
-from deepfake.dataset.manifest import CropRows, Manifest, SourceRows, name_crops
+from deepfake.dataset.manifest import Manifest, name_crops
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
+from deepfake.dataset.rows import CropRows, SourceRows
 from deepfake.dataset.texts import CHUNK, number_texts
 from deepfake.faces.geometry import measure_boxes
 from deepfake.metrics import compute_auc

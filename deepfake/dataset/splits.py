@@ -20,7 +20,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import CropRow, CropRows, pack_crops, require_labels
+from deepfake.dataset.rows import CropRow, CropRows, pack_crops, require_labels
 from deepfake.dataset.texts import Words, find_first, number_texts
 from deepfake.errors import UsageError
 

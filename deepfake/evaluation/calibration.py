@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import CropRow, require_labels
+from deepfake.dataset.rows import CropRow, require_labels
 from deepfake.error_rates import MAX_ERROR_RATE, ErrorRates
 from deepfake.evaluation.bootstrap import bootstrap_metrics, measure_verdicts
 from deepfake.evaluation.predictions import score_files

@@ -21,7 +21,7 @@ from torch.utils.data import Sampler
 
 from deepfake.dataset.columns import MadeRows
 from deepfake.dataset.crop_store import CropStore
-from deepfake.dataset.manifest import CropRow, CropRows
+from deepfake.dataset.rows import CropRow, CropRows
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.inference.backend import choose_devices
 from deepfake.inference.scoring import CPU_FACES

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import CropRows, SourceRows, require_labels
+from deepfake.dataset.rows import CropRows, SourceRows, require_labels
 from deepfake.dataset.texts import Words
 from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_metrics, measure_verdicts
 from deepfake.evaluation.predictions import Predictions, name_groups

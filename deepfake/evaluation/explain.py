@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.dataset.crop_store import read_if_whole
-from deepfake.dataset.manifest import CropRow, read_manifest
+from deepfake.dataset.manifest import read_manifest
+from deepfake.dataset.rows import CropRow
 from deepfake.evaluation.embeddings import EmbedOptions, embed_once
 from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set, was_trained_on
 from deepfake.faces.extraction import decode_crop

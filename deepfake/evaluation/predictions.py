@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.columns import COUNT, NUMBER, TEXT, PackedRows
 from deepfake.dataset.large_arrays import iter_items
-from deepfake.dataset.manifest import CropRow, CropRows, SourceRows, pack_crops
+from deepfake.dataset.rows import CropRow, CropRows, SourceRows, pack_crops
 from deepfake.dataset.texts import TextIndex, Texts, Words, find_first, number_texts
 from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.sets import EvaluationSet

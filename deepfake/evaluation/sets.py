@@ -20,14 +20,8 @@ from deepfake.dataset.audit import audit_splits, raise_issues
 from deepfake.dataset.crop_mirror import find_crops
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.layouts.labelling import InputOptions
-from deepfake.dataset.manifest import (
-    CropRows,
-    Manifest,
-    SourceRows,
-    read_manifest,
-    read_sources,
-    require_labels,
-)
+from deepfake.dataset.manifest import Manifest, read_manifest, read_sources
+from deepfake.dataset.rows import CropRows, SourceRows, require_labels
 from deepfake.dataset.splits import SPLITS, assign_splits
 from deepfake.dataset.texts import Texts, number_texts
 from deepfake.errors import UsageError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import CropRows
+from deepfake.dataset.rows import CropRows
 from deepfake.dataset.texts import Words
 from deepfake.evaluation.bootstrap import N_RESAMPLES, bootstrap_share
 from deepfake.evaluation.predictions import Predictions, name_groups

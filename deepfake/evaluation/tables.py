@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from itertools import chain
 from typing import Any
 
-from deepfake.dataset.manifest import SourceRow, require_label
+from deepfake.dataset.rows import SourceRow, require_label
 from deepfake.dataset.texts import find_first, number_texts
 from deepfake.evaluation.evaluate import Evaluation
 from deepfake.evaluation.predictions import Predictions

@@ -19,14 +19,8 @@ import numpy as np
 
 from deepfake.dataset.columns import MadeRows
 from deepfake.dataset.crop_store import CropStore
-from deepfake.dataset.manifest import (
-    JOB_FILE,
-    TABLES,
-    CropRow,
-    Manifest,
-    read_manifest,
-    read_sources,
-)
+from deepfake.dataset.manifest import JOB_FILE, TABLES, Manifest, read_manifest, read_sources
+from deepfake.dataset.rows import CropRow
 from deepfake.dataset.texts import TextIndex, number_texts
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import Checkpoint

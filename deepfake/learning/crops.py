@@ -24,7 +24,7 @@ from deepfake.augment.sheet import Example
 from deepfake.dataset.crop_folder import MeshFiles
 from deepfake.dataset.crop_mirror import find_mirror
 from deepfake.dataset.crop_store import CropStore
-from deepfake.dataset.manifest import CropRow, pack_crops, require_labels
+from deepfake.dataset.rows import CropRow, pack_crops, require_labels
 from deepfake.errors import JobError, MediaError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.geometry import to_crop

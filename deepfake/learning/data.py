@@ -20,8 +20,9 @@ from deepfake.augment.recipes import EXTRAS, AugmentationSettings
 from deepfake.dataset.audit import audit_look_alikes, audit_splits, raise_issues
 from deepfake.dataset.crop_mirror import CACHE_GB, open_crops
 from deepfake.dataset.crop_store import CropStore
-from deepfake.dataset.manifest import CropRow, CropRows, Manifest, read_manifest
+from deepfake.dataset.manifest import Manifest, read_manifest
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
+from deepfake.dataset.rows import CropRow, CropRows
 from deepfake.dataset.splits import SPLITS, assign_splits
 from deepfake.errors import UsageError
 from deepfake.learning.batches import EpochBatches, EpochOrder

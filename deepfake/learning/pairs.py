@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import CropRow, pack_crops
+from deepfake.dataset.rows import CropRow, pack_crops
 from deepfake.dataset.texts import number_texts
 from deepfake.errors import UsageError
 

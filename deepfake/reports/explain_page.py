@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import require_label
+from deepfake.dataset.rows import require_label
 from deepfake.evaluation.explain import (
     SALIENT_SHARE,
     VIEW_PX,

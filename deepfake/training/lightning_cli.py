@@ -178,6 +178,7 @@ class TrainCLI(LightningCLI):
         super().parse_arguments(parser, args)
         if isinstance(parser, TrainParser):
             parser.refuse_emptied(self.config)
+            parser.refuse_null(self.config)
         if not 0 <= (seed := int(self.config.seed_everything)) < 2**32:
             raise UsageError(f"seed_everything={seed}; expected 0 to {2**32 - 1}")
 

@@ -56,6 +56,17 @@ class TrainParser(LightningArgumentParser):
                     f"it out {_HELP}"
                 )
 
+    def refuse_null(self, config: Namespace) -> None:
+        """Refuse ``null`` where a setting takes none: jsonargparse holds it for not given.
+
+        Raises:
+            UsageError: If there is one.
+        """
+        try:
+            self.validate(config, skip_unset=False)
+        except TypeError as error:
+            self.error(str(error), error)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse what jsonargparse cannot read, most of all in configuration files.
 

@@ -64,7 +64,7 @@ def read_config(name: str | Path) -> dict[str, Any]:
         UsageError: If it cannot be read, or holds something else.
     """
     try:
-        content = yaml.safe_load(find_config(name).read_text(encoding="utf-8"))
+        content = yaml.load(find_config(name).read_text(encoding="utf-8"), _NamesOnce)
     except FileNotFoundError as error:
         raise UsageError(
             f"configuration {name}: there is no such file, and none is shipped by that name: "
@@ -78,6 +78,20 @@ def read_config(name: str | Path) -> dict[str, Any]:
     ):
         raise UsageError(f"configuration {name} holds no settings, or none under model or data")
     return settings
+
+
+class _NamesOnce(yaml.SafeLoader):
+    """YAML in which a name that stands twice is a mistake: the first would be passed over."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _update(settings: dict[str, Any], more: dict[str, Any]) -> None:

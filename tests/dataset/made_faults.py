@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from deepfake.dataset.audit import Issue
 from deepfake.dataset.doctor import Report, examine
-from deepfake.dataset.manifest import CropRow, read_manifest, read_sources
+from deepfake.dataset.manifest import read_manifest, read_sources
+from deepfake.dataset.rows import CropRow
 
 COUNTS = {"train": (12, 12), "validation": (4, 4), "test": (4, 4)}
 

@@ -11,10 +11,8 @@ import pytest
 
 from deepfake.dataset import audit, perceptual_hashes
 from deepfake.dataset.audit import Issue, Severity, find_split_groups, raise_issues
-from deepfake.dataset.manifest import (
-    CropRow,
-    read_manifest,
-)
+from deepfake.dataset.manifest import read_manifest
+from deepfake.dataset.rows import CropRow
 from deepfake.errors import UsageError
 from tests.dataset.made_faults import COUNTS, crop_of, find, look, name_of, paint
 from tests.fakes import portrait

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deepfake.dataset import large_arrays
 from deepfake.dataset.columns import MadeRows
-from deepfake.dataset.manifest import CropRow, pack_crops
+from deepfake.dataset.rows import CropRow, pack_crops
 from deepfake.dataset.texts import Texts
 from deepfake.records import TurnedWindow
 

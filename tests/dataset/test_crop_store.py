@@ -26,8 +26,9 @@ from deepfake.dataset.crop_folder import find_damaged_shards
 from deepfake.dataset.crop_store import CropStore, StoreKind, read_if_whole, write_crops
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.doctor import examine
-from deepfake.dataset.manifest import MANIFEST_FILE, SOURCES_FILE, describe_crop, read_manifest
+from deepfake.dataset.manifest import MANIFEST_FILE, SOURCES_FILE, read_manifest
 from deepfake.dataset.merging import merge_crops
+from deepfake.dataset.rows import describe_crop
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import encode_crop
 from deepfake.jobs.parts import Division, JobPart

@@ -22,14 +22,8 @@ from deepfake.dataset import cropping
 from deepfake.dataset.crop_folder import KIND, CropReport
 from deepfake.dataset.crop_store import StoreKind
 from deepfake.dataset.cropping import CropBlocks
-from deepfake.dataset.manifest import (
-    JOB_FILE,
-    MANIFEST_FILE,
-    SOURCE_COLUMNS,
-    SOURCES_FILE,
-    read_job,
-    read_manifest,
-)
+from deepfake.dataset.manifest import JOB_FILE, MANIFEST_FILE, SOURCES_FILE, read_job, read_manifest
+from deepfake.dataset.rows import SOURCE_COLUMNS
 from deepfake.errors import JobError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions

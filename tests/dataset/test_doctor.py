@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deepfake.dataset.manifest import (
-    MANIFEST_FILE,
-    format_manifest,
-    read_manifest,
-)
+from deepfake.dataset.manifest import MANIFEST_FILE, read_manifest
+from deepfake.dataset.rows import format_manifest
 from deepfake.errors import UsageError
 from tests.dataset.made_faults import COUNTS, find, look
 from tests.made_crops import edited, write_crop_folder, write_tables

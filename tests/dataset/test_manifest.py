@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -10,53 +9,30 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-import numpy as np
 import pytest
 
 from deepfake.dataset.manifest import (
     JOB_FILE,
-    MANIFEST_COLUMNS,
     MANIFEST_FILE,
-    SOURCE_COLUMNS,
     SOURCES_FILE,
-    CropRow,
     Manifest,
+    read_job,
+    read_manifest,
+    read_source_rows,
+)
+from deepfake.dataset.rows import (
+    MANIFEST_COLUMNS,
+    SOURCE_COLUMNS,
     format_manifest,
     format_sources,
     make_crop_row,
     make_source_row,
     pack_crops,
-    read_job,
-    read_manifest,
-    read_source_rows,
-    require_label,
-    require_labels,
 )
 from deepfake.errors import UsageError
-from deepfake.records import CropSpec, FaceCrop, Sampling, Source, Status, TurnedWindow
+from deepfake.records import CropSpec, Sampling, Status, TurnedWindow
 from deepfake.tables import read_csv
-from tests.fakes import make_face
-
-ROW = CropRow(
-    crop="shards/00000/crops/0123456789abcdef_0_0.jpg",
-    source="0123456789abcdef",
-    frame=3,
-    time_s=1.25,
-    face=1,
-    label=1,
-    method="face swap",
-    group="id1",
-    split="train",
-    box_xyxy=(1.5, -2.25, 30.0, 40.75),
-    confidence=0.987654,
-    landmarks=(1.0, 2.0, 3.5, 4.0, 5.0, 6.0, 7.25, 8.0, 9.0, 10.0),
-    rotation=180,
-    original="fedcba9876543210",
-    window=(-3, 0, 40, 43),
-)
-SOURCE = Source(id="0123456789abcdef", path=Path("/x/a.jpg"), name="a.jpg", label=0)
-CROP = FaceCrop(2, 0.5, 1, make_face((10, 20, 50, 80), 0.75), 180, b"jpeg", (0, 1, 64, 65))
-# All but NUL, which no path and no CSV cell of ours can hold, and surrogates, which UTF-8 cannot.
+from tests.dataset.made_rows import CROP, ROW, SOURCE
 
 
 def write_folder(
@@ -119,40 +95,8 @@ def test_a_table_from_before_windows_were_noted(tmp_path: Path) -> None:
     assert read_manifest(write_folder(tmp_path, text)).rows == (replace(ROW, window=None),)
 
 
-def test_tables_are_plain_and_have_words_for_labels() -> None:
-    text = "".join(format_manifest([ROW, replace(ROW, label=0), replace(ROW, label=None)]))
-    header, *lines = text.splitlines()
-    assert header == ",".join(MANIFEST_COLUMNS)
-    assert "\r" not in text
-    assert [line.split(",")[5] for line in lines] == ["fake", "real", ""]
-    assert lines[0] == (
-        "shards/00000/crops/0123456789abcdef_0_0.jpg,0123456789abcdef,3,1.250000,1,fake,face swap,"
-        "id1,train,1.50,-2.25,30.00,40.75,0.987654,1.00 2.00 3.50 4.00 5.00 6.00 7.25 8.00 9.00 "
-        "10.00,180,fedcba9876543210,-3 0 40 43"
-    )
-
-
 def test_an_empty_manifest_is_a_manifest(tmp_path: Path) -> None:
     assert read_manifest(write_folder(tmp_path, "".join(format_manifest([])))).rows == ()
-
-
-def test_crop_row_describes_source_and_face() -> None:
-    source = replace(SOURCE, label=1, group="g", split="test", method="blend", original="0f")
-    row = make_crop_row(source, CROP, "shards/00000/crops/x.jpg")
-    assert (row.crop, row.source) == ("shards/00000/crops/x.jpg", source.id)
-    assert (row.frame, row.time_s, row.face, row.rotation) == (2, 0.5, 1, 180)
-    assert (row.method, row.group, row.split, row.original) == ("blend", "g", "test", "0f")
-    assert make_source_row(source, Status.OK, "", 1).original == "0f"
-    assert make_crop_row(SOURCE, CROP, "x").original == ""
-    assert row.label == 1
-    assert list(row.box_xyxy) == [10, 20, 50, 80]
-    assert row.confidence == 0.75
-    np.testing.assert_allclose(row.landmarks, CROP.face.landmarks.ravel())
-
-
-def test_a_source_without_group_is_a_group_of_its_own() -> None:
-    assert make_crop_row(SOURCE, CROP, "x").group == SOURCE.id
-    assert make_source_row(SOURCE, Status.OK, "", 1).group == SOURCE.id
 
 
 def test_names_that_are_not_text_can_be_written_and_restored(tmp_path: Path) -> None:
@@ -170,26 +114,6 @@ def test_names_that_are_not_text_can_be_written_and_restored(tmp_path: Path) -> 
     assert read_manifest(write_folder(tmp_path, "".join(format_manifest([crop])))).rows[
         0
     ].group == (r"id\xfe\r1")
-
-
-def test_sources_table_has_the_columns_and_words() -> None:
-    row = make_source_row(SOURCE, Status.NO_FACE, "no_face: none", 0)
-    header, line = csv.reader(format_sources([row]))
-    cells = dict(zip(header, line, strict=True))
-    assert tuple(header) == SOURCE_COLUMNS
-    assert cells == {
-        "path": "a.jpg",
-        "status": "no_face",
-        "reason": "no_face: none",
-        "faces": "0",
-        "label": "real",
-        "method": "",
-        "group": SOURCE.id,
-        "split": "",
-        "id": SOURCE.id,
-        "path_uri": "a.jpg",
-        "original": "",
-    }
 
 
 def test_sources_table_survives_the_way_to_the_disk(tmp_path: Path) -> None:
@@ -308,18 +232,3 @@ def test_a_recipe_of_another_version(tmp_path: Path) -> None:
     (tmp_path / JOB_FILE).write_text(json.dumps(job | {"crop_spec": job["crop_spec"] | {"x": 1}}))
     with pytest.raises(UsageError, match=r"unknown \['x'\], missing \['faces'\]"):
         read_manifest(tmp_path)
-
-
-def test_no_label_is_never_taken_for_real() -> None:
-    bare = replace(ROW, label=None, crop="b.jpg")
-    assert require_labels([replace(ROW, label=0), replace(ROW, label=1)]).tolist() == [0, 1]
-    assert require_labels([]).shape == (0,)
-    assert require_label(replace(ROW, label=0)) == 0
-    message = r"2 of 3 crops have no label, such as b\.jpg; crop from real/ and fake/ folders"
-    with pytest.raises(UsageError, match=message):
-        require_labels([replace(ROW, label=0), bare, replace(bare, crop="c.jpg")])
-    with pytest.raises(UsageError, match=r"^b\.jpg has no label; crop from"):
-        require_label(bare)
-    source = make_source_row(replace(SOURCE, label=None), Status.OK, "", 1)
-    with pytest.raises(UsageError, match=f"^{source.path} has no label"):
-        require_label(source)

@@ -8,13 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepfake.dataset.manifest import (
-    SOURCES_FILE,
-    SourceRow,
-    format_sources,
-    read_manifest,
-    read_sources,
-)
+from deepfake.dataset.manifest import SOURCES_FILE, read_manifest, read_sources
+from deepfake.dataset.rows import SourceRow, format_sources
 from deepfake.faces.extraction import encode_crop
 from tests.dataset.made_faults import COUNTS, crop_of, find, look, name_of, paint
 from tests.made_crops import edited, write_crop_folder, write_tables

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from deepfake.dataset.audit import find_split_groups, find_split_pairs
-from deepfake.dataset.manifest import CropRow
+from deepfake.dataset.rows import CropRow
 from deepfake.dataset.splits import (
     SPLITS,
     assign_splits,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deepfake.dataset.manifest import SourceRow, format_sources, read_sources
+from deepfake.dataset.manifest import read_sources
+from deepfake.dataset.rows import SourceRow, format_sources
 from deepfake.evaluation.embeddings import EmbedOptions, embed_crops
 from deepfake.evaluation.evaluate import Evaluation, evaluate_predictions
 from deepfake.evaluation.explain import Explanation, explain_file

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepfake.dataset.manifest import CropRow, SourceRow, pack_crops, pack_sources
+from deepfake.dataset.rows import CropRow, SourceRow, pack_crops, pack_sources
 from deepfake.error_rates import RATES
 from deepfake.errors import UsageError
 from deepfake.evaluation.evaluate import LEVELS, OVERALL, evaluate_predictions

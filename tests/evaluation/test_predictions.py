@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import CropRow, SourceRow, pack_crops, pack_sources
+from deepfake.dataset.rows import CropRow, SourceRow, pack_crops, pack_sources
 from deepfake.dataset.texts import Texts, number_texts
 from deepfake.evaluation import predictions as room
 from deepfake.evaluation.embeddings import Embeddings, embed_crops

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from deepfake import cli
-from deepfake.dataset.manifest import JOB_FILE, CropRow
+from deepfake.dataset.manifest import JOB_FILE
+from deepfake.dataset.rows import CropRow
 from deepfake.error_rates import MAX_ERROR_RATE
 from deepfake.errors import CheckpointError, JobError, UsageError
 from deepfake.evaluation.embeddings import embed_crops

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepfake.dataset.manifest import pack_crops
+from deepfake.dataset.rows import pack_crops
 from deepfake.evaluation.evaluate import evaluate_predictions
 from deepfake.evaluation.predictions import Predictions
 from deepfake.evaluation.slices import MIN_FACES, N_SLICES, compute_slices, slice_masks

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepfake.dataset.manifest import CropRow
+from deepfake.dataset.rows import CropRow
 from tests.made_crops import write_crop_folder
 from tests.made_data import COUNTS
 

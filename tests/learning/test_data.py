@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from deepfake.dataset.manifest import CropRow, read_manifest
+from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
+from deepfake.dataset.rows import CropRow
 from deepfake.errors import UsageError
 from deepfake.learning.batches import SampleKey, deduplicate, shard
 from deepfake.learning.data import CropDataModule

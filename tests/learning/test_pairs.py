@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepfake.dataset.manifest import CropRow
+from deepfake.dataset.rows import CropRow
 from deepfake.errors import UsageError
 from deepfake.learning.pairs import find_originals
 from tests.made_crops import edited, write_crop_folder

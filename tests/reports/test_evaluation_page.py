@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepfake.dataset.manifest import pack_sources
+from deepfake.dataset.rows import pack_sources
 from deepfake.evaluation.evaluate import Evaluation, evaluate_predictions
 from deepfake.evaluation.job import describe_origin
 from deepfake.evaluation.predictions import FileScores

@@ -11,7 +11,8 @@ import cv2
 import pytest
 
 from deepfake import cli
-from deepfake.dataset.manifest import CropRow, read_manifest
+from deepfake.dataset.manifest import read_manifest
+from deepfake.dataset.rows import CropRow
 from deepfake.errors import UsageError
 from tests.made_crops import write_crop_folder, write_tables
 from tests.training.made_runs import (

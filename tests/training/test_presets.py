@@ -67,6 +67,7 @@ def test_later_files_win_key_by_key(tmp_path: Path) -> None:
         pytest.param(None, r"my\.yaml: there is no such file", id="missing"),
         pytest.param("model: [\n", r"configuration .*my\.yaml: .*line 2", id="broken"),
         pytest.param("- a list\n", "holds no settings", id="list"),
+        pytest.param("model: {}\ndata: {a: 1, a: 2}\n", "a stands twice .*line 2", id="twice"),
         pytest.param("data: none\n", "no settings, or none under model or data", id="word"),
     ],
 )

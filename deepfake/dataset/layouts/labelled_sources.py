@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.dataset.columns import COUNT, TEXT, WORD, PackedRows
-from deepfake.dataset.manifest import LABEL
+from deepfake.dataset.rows import LABEL
 from deepfake.records import Source
 
 

@@ -13,7 +13,8 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from deepfake.dataset.manifest import CropRow, read_manifest
+from deepfake.dataset.manifest import read_manifest
+from deepfake.dataset.rows import CropRow
 from deepfake.errors import JobError, UsageError
 from deepfake.heads import rbf as kernel
 from deepfake.heads.calibration import cross_fit, fit_sigmoid
