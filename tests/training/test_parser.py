@@ -91,6 +91,7 @@ def test_refuses_options_that_are_not_right(
             r"optimizer=torch\.optim\.Adamm; ",
             id="class",
         ),
+        pytest.param("weights: null\n", "weights=None; expected one of best, last", id="null"),
     ],
 )
 def test_refuses_a_configuration_that_is_not_right(
