@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -119,6 +120,12 @@ def tree_hashes(root: Path) -> dict[str, str]:
         else hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(root.rglob("*"))
     }
+
+
+each_change = pytest.mark.parametrize(
+    "stride", [5, pytest.param(1, marks=pytest.mark.slow)], ids="every-{}".format
+)
+"""Of a job that dies before a change: before how many of them, in the default run and in all."""
 
 
 def run_and_die(job: Callable[[], object], event: int) -> bool:

@@ -171,6 +171,7 @@ def child_digest() -> str:
     return digest([*plain, *(Augmentation("light", ["h264"])(draw(), seed) for seed in range(6))])
 
 
+@pytest.mark.slow
 def test_another_process_gets_the_same_bytes_in_silence() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
     command = [sys.executable, "-W", "error::UserWarning", "-c", _CHILD]

@@ -20,6 +20,7 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
     return code, written
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_every_part_down(tmp_path: Path) -> None:
     code, written = run(tmp_path, "--parts", "mining")
     parts = written["parts"]

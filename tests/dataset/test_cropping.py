@@ -34,7 +34,7 @@ from deepfake.records import CropSpec, Extraction, Sampling, Source, Status, Wor
 from deepfake.stores import objects
 from deepfake.tables import read_csv
 from tests.dataset.made_jobs import REPO, SHARD, SPEC, Done, begin, command, run
-from tests.fakes import run_and_die, tree_hashes, write_portraits
+from tests.fakes import each_change, run_and_die, tree_hashes, write_portraits
 from tests.jobs.made_executor import work_elsewhere
 from tests.stores.made_stores import copy_tree, empty_memory
 
@@ -173,8 +173,9 @@ def test_killed_while_it_writes_tars_and_resumed_is_the_same(
     kill_and_resume(clean, tmp_path / "crops", workers=1, kills=10, seed=2, store="tar")
 
 
+@each_change
 def test_killed_before_any_change_and_resumed_is_the_same(
-    few_done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
     # Extraction is not what is tried here, and torch does not like forks.
     found = {
@@ -187,7 +188,7 @@ def test_killed_before_any_change_and_resumed_is_the_same(
     while run_and_die(partial(run, few_done.photos, tmp_path / f"{event}"), event):
         run(few_done.photos, tmp_path / f"{event}")
         assert tree_hashes(tmp_path / f"{event}") == few_done.tree, f"killed before {event}"
-        event += 1
+        event += stride
     assert event > 40  # it did die on the way
     assert tree_hashes(tmp_path / f"{event}") == few_done.tree
 

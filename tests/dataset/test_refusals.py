@@ -129,6 +129,7 @@ def test_a_folder_that_is_in_use_names_the_process(few: Path, tmp_path: Path) ->
     assert not any((tmp_path / "crops" / name).exists() for name in LOCK_NAMES)
 
 
+@pytest.mark.slow
 def test_a_second_crop_while_one_runs_is_refused_and_names_the_first(
     many_done: Done, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ SPEC = CropSpec(size=64)
 TIMEOUT_S = 60.0  # never reached by a worker that works
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
     fakes.write_portraits(tmp_path, 9)
     write_photo(tmp_path / "montage.jpg", fakes.montage())

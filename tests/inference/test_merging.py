@@ -24,7 +24,7 @@ from deepfake.jobs.merging import join_parts
 from deepfake.jobs.parts import JobPart
 from deepfake.tables import read_csv
 from tests.conftest import Trained
-from tests.fakes import run_and_die
+from tests.fakes import each_change, run_and_die
 from tests.inference.made_answers import NAMES, run_job
 from tests.stores.made_stores import empty_memory
 
@@ -52,7 +52,8 @@ def tables(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*m.csv")}
 
 
-def test_killed_before_any_change_and_run_again_is_the_same(tmp_path: Path) -> None:
+@each_change
+def test_killed_before_any_change_and_run_again_is_the_same(tmp_path: Path, stride: int) -> None:
     parts = write_parts(tmp_path / "parts", 3)
     (tmp_path / "clean").mkdir()
     assert merge(tmp_path / "clean" / "m.csv", parts) == 0
@@ -67,7 +68,7 @@ def test_killed_before_any_change_and_run_again_is_the_same(tmp_path: Path) -> N
         assert tables(folder) == expected
         if not died:
             break
-        event += 1
+        event += stride
     assert event > 4  # it did die on the way
 
 

@@ -127,6 +127,7 @@ print(plain, count())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_freed_memory_is_used_again() -> None:
     """Twenty blocks of 64 MB, one after the other."""

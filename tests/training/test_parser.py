@@ -102,6 +102,7 @@ def test_refuses_a_configuration_that_is_not_right(
         train(crops, tmp_path / "run", "--config", "bad.yaml")
 
 
+@pytest.mark.slow
 def test_a_count_of_batches_is_no_share_whatever_was_imported_first(crops: Path) -> None:
     # ``1`` is one batch, ``1.0`` all of them, and what tells them apart hangs on the order.
     code = (

@@ -50,7 +50,7 @@ def kill_after(epoch: int, child: subprocess.Popen[bytes], run: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("workers", "epoch"), [pytest.param(0, 0, marks=pytest.mark.slow), (2, 1)], ids="{}".format
+    ("workers", "epoch"), [(0, 0), pytest.param(2, 1, marks=pytest.mark.slow)], ids="{}".format
 )
 def test_killed_and_resumed_is_as_if_nothing_had_happened(
     many_crops: Path, uninterrupted: Path, tmp_path: Path, workers: int, epoch: int

@@ -188,6 +188,7 @@ def test_learns_what_can_be_seen(tmp_path: Path) -> None:
     assert report["test"]["accuracy"] > 0.7
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(crops: Path, tmp_path: Path) -> None:
     for workers in ("0", "2"):
         train(crops, tmp_path / workers, "--data.num_workers", workers)

@@ -255,6 +255,7 @@ def test_a_model_is_chosen_by_what_is_known_of_it(
     tab.close()
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_off_is_said_and_what_was_not_sent_is_sent_again(
     served: Running, chromium: Browser, photo: bytes
 ) -> None:
