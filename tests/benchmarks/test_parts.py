@@ -17,7 +17,7 @@ def test_at_its_limit_a_part_is_killed_with_all_that_it_started(tmp_path: Path) 
         f"open({str(note)!r}, 'w').write(str(child.pid))\n"
         "print('a row', flush=True); time.sleep(600)"
     )
-    result = run_part(["-c", program], limit_s=5.0)
+    result = run_part(["-c", program], limit_s=3.0)
     assert result["timed_out"]
     assert result["rc"] != 0
     assert result["output"] == ["a row"]

@@ -337,7 +337,7 @@ def test_many_inputs_without_output_are_a_line_each_and_nothing_is_written(
         (other / name).write_bytes((inbox / "p0.png").read_bytes())
     (tmp_path / "-here.png").write_bytes((inbox / "p1.png").read_bytes())
     before = sorted(tmp_path.rglob("*"))
-    more = ["inbox/p1.png", "other/", "other/*.png", "--device", "cpu", "--workers", "1"]
+    more = ["inbox/p1.png", "other/", "other/*.png", "--device", "cpu", "--workers", "0"]
     assert predict(inbox, trained, *more, "--", "-here.png") == 0
     assert sorted(tmp_path.rglob("*")) == before
     lines = capsys.readouterr().out.splitlines()

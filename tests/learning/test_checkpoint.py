@@ -219,7 +219,7 @@ def test_flipped_bits_are_never_accepted(run: Run, tmp_path: Path) -> None:
     expected = torch.load(run.model, weights_only=True)
     rng = np.random.default_rng(0)
     refused = 0
-    for place in rng.integers(0, len(data), 150).tolist():
+    for place in rng.integers(0, len(data), 60).tolist():
         path = tmp_path / "m.ckpt"
         flipped = bytes([data[place] ^ 1 << int(rng.integers(8))])
         path.write_bytes(data[:place] + flipped + data[place + 1 :])
@@ -231,7 +231,7 @@ def test_flipped_bits_are_never_accepted(run: Run, tmp_path: Path) -> None:
         # What the archive does not need (padding, times) may change.
         state = torch.load(path, weights_only=True)["state_dict"]
         assert all(torch.equal(state[name], v) for name, v in expected["state_dict"].items())
-    assert refused > 100
+    assert refused > 40
 
 
 def test_settings_beside_the_tensors_are_sealed_too(run: Run, tmp_path: Path) -> None:

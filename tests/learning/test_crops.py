@@ -79,7 +79,7 @@ def test_a_broken_crop_stops_the_training(
 def test_a_real_and_its_blend_are_augmented_alike(pairs: Path) -> None:
     data = make(pairs, share=1.0, seed=3).datasets["train"]
     augment = Augmentation("dacon")
-    for index in data.blend_sources.tolist():
+    for index in data.blend_sources.tolist()[::3]:
         real, points = data.read(data.rows[index]), data.points(data.rows[index])
         assert points is not None
         seed = sample_seed(3, 2, index)
