@@ -77,7 +77,8 @@ def write_hostile(folder: Path) -> list[str]:
     return [*sorted(path.name for path in folder.iterdir()), "gone.jpg"]
 
 
-@pytest.mark.parametrize("script", ["predict.py", pytest.param("crop.py", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["predict.py", "crop.py"])
 def test_made_files(trained: Trained, tmp_path: Path, script: str) -> None:
     (tmp_path / "media").mkdir()
     names = write_hostile(tmp_path / "media")

@@ -139,7 +139,8 @@ def wait_for_shards(root: Path, process: subprocess.Popen[str], number: int) -> 
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("shards", [1, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.slow  # a crop job, which is the same engine, is killed in the default run
+@pytest.mark.parametrize("shards", [1, 9])
 def test_killed_and_started_again_gives_the_same_bytes(
     trained: Trained, clean: dict[str, bytes], shards: int, tmp_path: Path
 ) -> None:
@@ -311,6 +312,7 @@ def test_another_engine_predicts_to_the_same_bytes(trained: Trained, tmp_path: P
     assert tree_hashes(tmp_path / "here") == tree_hashes(tmp_path / "there")
 
 
+@pytest.mark.slow
 def test_answers_do_not_pile_up(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

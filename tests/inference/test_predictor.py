@@ -101,6 +101,7 @@ def test_batch_size_changes_nothing(trained: Trained, mixed: list[Path], batch_s
     assert summary(list(part.predict(mixed))) == summary(list(whole.predict(mixed)))
 
 
+@pytest.mark.slow
 def test_worker_processes_change_nothing(trained: Trained, mixed: list[Path]) -> None:
     alone = Predictor.from_checkpoint(trained.checkpoint, device="cpu")
     helped = Predictor.from_checkpoint(trained.checkpoint, device="cpu", workers=Workers(2))

@@ -93,7 +93,13 @@ def test_a_size_that_was_trained_on_is_not_tried_again(monkeypatch: pytest.Monke
             id="small",
             marks=pytest.mark.slow,
         ),
-        pytest.param("efficientformer_l1", 380, "sizes that work: 224$", id="one-size-only"),
+        pytest.param(
+            "efficientformer_l1",
+            380,
+            "sizes that work: 224$",
+            id="one-size-only",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(TINY, 0, "does not take crops of 0 px", id="nothing"),
     ],
 )

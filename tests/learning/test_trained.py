@@ -24,6 +24,7 @@ ALL_FAMILIES = (
     "efficientvit_b0",
     "efficientvit_m0",
 )
+LARGE = ("swin_tiny_patch4_window7_224", "efficientvit_b0")
 
 
 def make(backbone: str = "test_efficientnet") -> EmbeddingModel:
@@ -43,7 +44,11 @@ def take_step(model: EmbeddingModel) -> set[str]:
 @pytest.mark.parametrize(
     ("backbone", "trained"),
     [("test_efficientnet", "head"), ("vit_tiny_patch16_224", "head")]
-    + [(family, part) for family in ALL_FAMILIES for part in ("norm", 1)],
+    + [
+        pytest.param(family, part, marks=[pytest.mark.slow] if family in LARGE else [])
+        for family in ALL_FAMILIES
+        for part in ("norm", 1)
+    ],
 )
 def test_only_what_is_chosen_changes(backbone: str, trained: Trained) -> None:
     model = make(backbone)

@@ -102,6 +102,7 @@ def test_fused_optimisers_exist_where_they_are_said_to() -> None:
         optimizer.step()
 
 
+@pytest.mark.slow
 def test_compiled_forward_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "COMPILER", "eager")  # no C++ compiler needed
     model = EmbeddingModel("test_efficientnet", 32, 16, dropout=0.0).train()
