@@ -119,8 +119,9 @@ def test_an_interrupted_write_leaves_the_old_file(
 
 
 def test_a_missing_folder_is_an_error_of_its_own(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="No such file"):
+    with pytest.raises(FileNotFoundError, match="No such file") as caught:
         write_atomic(tmp_path / "gone" / "file", "x")
+    assert caught.value.filename == str(tmp_path / "gone" / "file")  # and no temporary one
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT], ids=["disk", "quota"])

@@ -114,6 +114,14 @@ def test_refuses(tmp_path: Path, data: bytes, message: str) -> None:
         read_csv(path, ("path", "label"))
 
 
+def test_a_missing_column_is_told_with_its_other_names(tmp_path: Path) -> None:
+    path = write(tmp_path, b"name,label\n")
+    others = {"path": ("filename", "image_path"), "label": ("class",)}
+    message = r"no column 'path' \(nor 'filename', 'image_path'\); the columns are 'name', 'label'"
+    with pytest.raises(UsageError, match=message):
+        read_csv(path, ("path", "label"), other_names=others)
+
+
 @pytest.mark.timeout(20)
 def test_refuses_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="no such file"):

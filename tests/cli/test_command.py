@@ -33,6 +33,14 @@ def test_failures_are_one_line_and_a_code(
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+def test_a_file_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise PermissionError(13, "Permission denied", "/a/scores.csv")
+
+    assert run(fail, "advice") == 1
+    assert capsys.readouterr().err == "error: /a/scores.csv: Permission denied\n"
+
+
 def test_an_error_is_told_without_the_secrets_of_addresses(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
