@@ -4,7 +4,8 @@
 
 The rows of a checkpoint (by default the shipped one) are scored on real crops: faces of the test
 split of ``dfdc224``, cut as the checkpoint says. A row is accepted where AUC moves by less than
-0.002 and ``p_fake`` by less than 0.02 at the 99th percentile, from float32 by torch. int8 is ONNX
+0.002 and ``p_fake`` by less than 0.02 at the 99th percentile, from float32 by torch. ``as trained``
+is torch without what ``learning.folding`` does for it. int8 is ONNX
 Runtime's static quantisation, calibrated on faces of the training split, in the way that kept the
 scores best of those tried: filters by channel, all activations between them, the squeeze-and-excite
 branches left out. The rows of an EfficientNet-B4 with random weights tell of speed alone. One
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from benchmarks.photos import find_photos
 from benchmarks.predict import write_checkpoint
@@ -37,6 +39,7 @@ from deepfake.faces.extraction import FaceExtractor, decode_crop
 from deepfake.inference.export import make_graph
 from deepfake.inference.scoring import CPU_FACES, CROPS, P_FAKE, OnnxScorer, TorchScorer
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.learning.folding import copy_for_scoring
 from deepfake.media.images import read_image
 from deepfake.records import CropSpec
 
@@ -107,10 +110,15 @@ def list_runs(checkpoint: Checkpoint, known: Crops, folder: Path) -> dict[str, R
     whole.write_bytes(make_graph(checkpoint))
     quantise(whole, quantised, known)
     runs: dict[str, Run] = {"float32, torch": lambda crops: scorer.run(crops)[0]}
+    embedder = deepcopy(checkpoint.embedder)
+    runs["float32, torch, as trained"] = run_torch(embedder, checkpoint)
+    embedder = deepcopy(embedder).to(memory_format=torch.channels_last)
+    runs["float32, torch, as trained, channels last"] = run_torch(embedder, checkpoint)
+    folded = copy_for_scoring(checkpoint.embedder, torch.device("cpu"))
     abilities = torch.cpu.get_capabilities()
     for dtype, instructions in _HALF.items():
         if abilities.get(instructions):
-            runs[f"{str(dtype).split('.')[1]}, torch"] = run_half(checkpoint, dtype)
+            runs[f"{str(dtype).split('.')[1]}, torch"] = run_torch(folded, checkpoint, dtype)
     runs["float32, ONNX Runtime"] = run_graph(whole)
     runs["int8, ONNX Runtime"] = run_graph(quantised)
     if find_spec("openvino") is not None:
@@ -121,14 +129,13 @@ def list_runs(checkpoint: Checkpoint, known: Crops, folder: Path) -> dict[str, R
     return runs
 
 
-def run_half(checkpoint: Checkpoint, dtype: torch.dtype) -> Run:
-    """Torch with its convolutions and products in half precision."""
-    embedder = deepcopy(checkpoint.embedder).to(memory_format=torch.channels_last)
+def run_torch(embedder: nn.Module, checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Run:
+    """Torch, with its convolutions and products in half precision where one is named."""
 
     @torch.inference_mode()
     def run(crops: Crops) -> NDArray[np.float64]:
         batch = torch.from_numpy(crops).permute(0, 3, 1, 2)
-        with torch.autocast("cpu", dtype):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
             embeddings = embedder(batch)
         p_fake: NDArray[np.float64] = checkpoint.head(embeddings).numpy()
         return p_fake

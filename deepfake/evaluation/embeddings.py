@@ -30,6 +30,7 @@ from deepfake.jobs.folder import JobFolder, read_shard
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.crops import CropDataset, Sample, require_unit
+from deepfake.learning.folding import copy_for_scoring
 from deepfake.learning.loader import make_loader
 from deepfake.learning.tuning import keep_freed_memory
 from deepfake.progress import Progress
@@ -141,7 +142,7 @@ def _iter_embeddings(
     """Embed rows of a data set, lazily: batch by batch, and none reaches beyond a block."""
     device = choose_devices(options.device)[0]
     keep_freed_memory(device)
-    embedder = checkpoint.embedder.to(device)
+    embedder = copy_for_scoring(checkpoint.embedder, device)
     batch_size, processes = options.batch_size, options.processes
     if device.type == "cpu":  # the network needs the cores itself
         batch_size, processes = min(batch_size, CPU_FACES), 0

@@ -8,7 +8,6 @@ makes no graph.
 from __future__ import annotations
 
 import logging
-from copy import deepcopy
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from deepfake.errors import JobError
 from deepfake.learning.checkpoint import KEY, Checkpoint
 from deepfake.learning.embedder import are_unit
+from deepfake.learning.folding import copy_for_scoring
 from deepfake.learning.tuning import keep_freed_memory
 from deepfake.tables import parse_json
 
@@ -65,9 +65,7 @@ class TorchScorer:
         self.device, self.name = device, f"torch {torch.__version__}"
         self.batch_size = min(batch_size, CPU_FACES) if device.type == "cpu" else batch_size
         keep_freed_memory(device)
-        self._embedder = deepcopy(checkpoint.embedder).to(device)
-        if device.type == "cpu":  # a sixth faster there: convolutions need not reorder their input
-            self._embedder.to(memory_format=torch.channels_last)
+        self._embedder = copy_for_scoring(checkpoint.embedder, device)
         self._head = checkpoint.head
 
     def score(self, images: NDArray[np.uint8]) -> list[float]:

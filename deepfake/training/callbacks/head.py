@@ -19,6 +19,7 @@ from deepfake.heads import MIN_PER_CLASS, Head, HeadName, make_head
 from deepfake.learning.checkpoint_file import part_of
 from deepfake.learning.crops import CropDataset, measure_training_faces, require_unit
 from deepfake.learning.data import CropDataModule
+from deepfake.learning.folding import copy_for_scoring
 from deepfake.learning.processes import gather
 from deepfake.metrics import summarise
 from deepfake.records import EVEN_ODDS, Aggregation, Recipe
@@ -178,9 +179,8 @@ def embed(trainer: Trainer, pl_module: LightningModule, dataset: CropDataset) ->
     Processes share the work. The first of them gets all rows, in order; the others get none.
     """
     data: CropDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    embedder = as_embedding_module(pl_module).embedder
-    was_training = pl_module.training
-    pl_module.eval()
+    own = as_embedding_module(pl_module).embedder
+    embedder = copy_for_scoring(own, pl_module.device)
     n_rows = len(dataset) if trainer.is_global_zero else 0
     everything = torch.empty(n_rows, embedder.projection.out_features)
     for batch in data.load(dataset):
@@ -188,7 +188,6 @@ def embed(trainer: Trainer, pl_module: LightningModule, dataset: CropDataset) ->
         rows = gather(pl_module, embedder(batch["image"].to(pl_module.device)).float())
         if trainer.is_global_zero:
             everything[index.cpu()] = rows.cpu()
-    pl_module.train(was_training)
     if trainer.is_global_zero:
         require_unit(everything, dataset.rows)
     return everything
