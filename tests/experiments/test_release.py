@@ -12,16 +12,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
+import torch
 import yaml
 
 from deepfake.learning.checkpoint_file import read_content
 from deepfake.learning.checkpoint_names import DEFAULT, list_shipped
 from deepfake.learning.data import CropDataModule
+from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.task import EmbeddingTask
 from deepfake.training.parser import TrainParser
 from deepfake.training.presets import choose_configs, merge_configs
+from tests.made_crops import write_crop_folder
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "release"
 PLAN = yaml.safe_load((FOLDER / "runs.yaml").read_text(encoding="utf-8"))
@@ -146,3 +150,23 @@ def test_what_ships_names_no_folder_of_a_machine() -> None:
     content = read_content(list_shipped()[DEFAULT])
     text = json.dumps({key: value for key, value in content.items() if key != "state_dict"})
     assert not re.findall(r"(?<![\w.:/$}])/[\w.-]+/[\w./-]+", text)
+
+
+def test_the_probe_tells_drawn_fakes_and_no_coins(tmp_path: Path) -> None:
+    probe = load("probe")
+    root = write_crop_folder(tmp_path / "crops", {"train": (20, 20), "validation": (10, 10)})
+    dataset = probe.choose(root, "self-blends")
+    model = EmbeddingModel("mobilenetv2_050", dataset.size).eval()
+    found = probe.extract(model, dataset, (1, 3))
+    with torch.no_grad():
+        crop = torch.from_numpy(dataset.read(dataset.rows[7])).permute(2, 0, 1)[None].float() / 255
+        maps = model.backbone.forward_intermediates(  # type: ignore[operator]
+            (crop - model.mean) / model.std, indices=[3], intermediates_only=True
+        )[0]
+    wanted = [*maps[0].flatten(1).mean(1).tolist(), *maps[0].flatten(1).std(1).tolist()]
+    assert found["3"][7].tolist() == pytest.approx(wanted, abs=1e-4)
+    labels = probe.Labels(dataset)
+    assert float(labels.cross_validate(found["1"]).split()[0]) > 0.85
+    assert float(labels.validate(found["1"]).split()[0]) > 0.85
+    labels.y = np.random.default_rng(0).permutation(labels.y)
+    assert 0.2 < float(labels.cross_validate(found["1"]).split()[0]) < 0.8
