@@ -26,7 +26,6 @@ from deepfake.cli.options import (
     add_extraction_options,
     add_faces_per_frame,
     add_media_options,
-    add_tta_option,
     choose_engine,
     choose_sampling,
     choose_workers,
@@ -260,16 +259,18 @@ def calibrate(argv: Sequence[str] | None = None) -> int:
         description="Fit the sigmoid and choose the two limits of a checkpoint's verdict anew, on\n"
         "labelled data that it did not learn from: real up to the one, fake from the other,\n"
         "unclear between. The network is not touched; the new file remembers what was done.\n"
+        "Several become one file, whose score is the mean of theirs.\n"
         "Refused where there are too few files to measure a rate, or the detector is at chance.",
         epilog="""\
 examples:
   deepfake calibrate --checkpoint model.ckpt --data crops/ --output strict.ckpt --max-fpr 0.01
   deepfake calibrate --checkpoint model.ckpt --data photos/ --output rare.ckpt --prevalence 0.02
   deepfake calibrate --checkpoint model.ckpt --data crops/ --output mirrored.ckpt --tta flip
+  deepfake calibrate --checkpoint a.ckpt b.ckpt --data crops/ --output both.safetensors
 """,
     )
+    add_detector_options(parser)
     _add_derivation(parser)
-    add_tta_option(parser)
     _add_error_rates(parser)
     parser.add_argument(
         "--prevalence",
@@ -314,6 +315,7 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
         "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt "
         "--head logistic\n",
     )
+    parser.add_argument("--checkpoint", **CHECKPOINT)
     _add_derivation(parser)
     parser.add_argument(
         "--head",
@@ -354,8 +356,7 @@ def _fit_head(options: argparse.Namespace) -> int:
 
 
 def _add_derivation(parser: argparse.ArgumentParser) -> None:
-    """Of commands that make a checkpoint out of another."""
-    parser.add_argument("--checkpoint", **CHECKPOINT)
+    """Of commands that make a checkpoint out of others."""
     parser.add_argument("--data", required=True, help="crop folder or labelled media")
     parser.add_argument(
         "--output", type=place, required=True, help="the new checkpoint: .ckpt or .safetensors"
@@ -410,8 +411,12 @@ def _check_output(options: argparse.Namespace) -> None:
     refuse_existing("output", output, options.overwrite)
     from deepfake.learning.checkpoint_names import find_checkpoint
 
-    options.checkpoint = find_checkpoint(options.checkpoint)
-    if output.resolve() == options.checkpoint.path.resolve():
+    if isinstance(options.checkpoint, str):
+        options.checkpoint = find_checkpoint(options.checkpoint)
+        found = [options.checkpoint]
+    else:
+        options.checkpoint = found = find_detector(options)
+    if output.resolve() in [one.path.resolve() for one in found]:
         raise UsageError("--output would replace the checkpoint itself; name another file")
     refuse_missing_folder("output", output)
 

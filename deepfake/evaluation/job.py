@@ -196,7 +196,7 @@ def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
         "chosen_for": info.get("chosen_for"),
         "trained_on_manifest_sha256": info.get("manifest_sha256"),
         "trained_on_crops": info.get("counts"),
-        "trained_on_data": read_data_settings(checkpoint).get("root"),
+        "trained_on_data": read_data_settings(checkpoint.info).get("root"),
         "history": [event.get("what") for event in info.get("history", [])],
         "crop_spec": checkpoint.recipe.crop.to_dict(),
         "trained_with": info.get("versions"),

@@ -39,7 +39,8 @@ from deepfake.evaluation.sets import (
 from deepfake.heads import Head, HeadName, MeanHead, make_head
 from deepfake.learning.checkpoint import Checkpoint, Tta, derive_checkpoint
 from deepfake.learning.crops import CropDataset, measure_training_faces
-from deepfake.learning.ensemble import count_looks
+from deepfake.learning.ensemble import look_once
+from deepfake.learning.joined import count_looks
 from deepfake.metrics import Summary, format_metric, summarise
 from deepfake.records import EVEN_ODDS, LABEL_NAMES, Aggregation, Limits, Recipe
 from deepfake.tables import align
@@ -98,8 +99,8 @@ def calibrate_checkpoint(
     Unlike a training, which must end with a checkpoint, it refuses what the data cannot carry.
 
     Args:
-        checkpoint: The old one; with a mirrored look it is calibrated for that, and the new one
-            looks so, too.
+        checkpoint: The old one, or several as one, which become one file. With a mirrored look it
+            is calibrated for that, and the new one looks so, too.
         root: Crop folder of the validation set.
         output: The new one.
         origin: What the user named as data.
@@ -120,7 +121,7 @@ def calibrate_checkpoint(
     dataset = read_evaluation_set(root, checkpoint, "", origin, split, "validation")
     _refuse_training_crops(dataset, checkpoint)
     embeddings = embed_crops(root, dataset.faces, checkpoint, options)
-    saved = checkpoint.members[0] if checkpoint.members else checkpoint
+    saved = look_once(checkpoint)
     head = copy.deepcopy(saved.head)
     calibration = calibrate(
         head,

@@ -7,7 +7,7 @@ so there is one path from here on. Knows no metric.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,15 +217,28 @@ def _carry(names: Texts, values: Sequence[str], wanted: Texts) -> list[str]:
 
 
 def was_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:
-    """Whether a checkpoint, or one of its members, comes from these very crops."""
-    members = checkpoint.members or [checkpoint]
-    return any(manifest.sha256 == one.info["manifest_sha256"] for one in members)
+    """Whether a checkpoint, or one of several that it is the mean of, comes from these crops."""
+    origins = _list_origins(checkpoint)
+    return any(manifest.sha256 == info["manifest_sha256"] for _, info in origins)
 
 
-def read_data_settings(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Section ``data`` of the configuration that a checkpoint was trained with; may be empty."""
+def _list_origins(checkpoint: Checkpoint) -> list[tuple[str, dict[str, Any]]]:
+    """Name of each network of a checkpoint, and what its file remembers of its making."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    for one in checkpoint.members or (checkpoint,):
+        kept = one.info.get("members")  # of a file that holds several
+        found += [(str(info["name"]), info) for info in kept] if kept else [(one.name, one.info)]
+    return found
+
+
+def read_data_settings(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Section ``data`` of the configuration that a checkpoint was trained with; may be empty.
+
+    Args:
+        info: What it remembers.
+    """
     try:
-        content = yaml.safe_load(checkpoint.info.get("configuration") or "")
+        content = yaml.safe_load(info.get("configuration") or "")
     except (yaml.YAMLError, RecursionError):
         content = None
     section = content.get("data") if isinstance(content, dict) else None
@@ -239,24 +252,33 @@ def divide_as_trained(manifest: Manifest, checkpoint: Checkpoint) -> list[str]:
 
     Raises:
         UsageError: If they cannot be divided so that every split has both classes, something leaks
-            from one into another, or the members of an ensemble have divided them otherwise.
+            from one into another, or several that make one have divided them otherwise.
     """
-    trained_on = [one for one in checkpoint.members if was_trained_on(one, manifest)]
-    if trained_on:
-        first, *others = [divide_as_trained(manifest, one) for one in trained_on]
-        if any(other != first for other in others):
-            names = " and ".join(one.name for one in trained_on)
-            raise UsageError(
-                f"{names} divided the crops in {manifest.root} otherwise: what is a test for one "
-                "has taught another; evaluate them on other crops"
-            )
-        return first
-    split, seed = SplitSettings(), 0
-    if was_trained_on(checkpoint, manifest):
-        told = read_data_settings(checkpoint).get("split")
-        if isinstance(told, dict):
-            split = SplitSettings(**{key: told[key] for key in ("by", "shares") if key in told})
-        seed = int(checkpoint.info.get("seed", 0))
+    origins = [
+        (name, info)
+        for name, info in _list_origins(checkpoint)
+        if info["manifest_sha256"] == manifest.sha256
+    ]
+    if not origins:
+        return _divide(manifest, SplitSettings(), 0)
+    first, *others = [_divide_again(manifest, info) for _, info in origins]
+    if any(other != first for other in others):
+        names = " and ".join(name for name, _ in origins)
+        raise UsageError(
+            f"{names} divided the crops in {manifest.root} otherwise: what is a test for one "
+            "has taught another; evaluate them on other crops"
+        )
+    return first
+
+
+def _divide_again(manifest: Manifest, info: Mapping[str, Any]) -> list[str]:
+    told, split = read_data_settings(info).get("split"), SplitSettings()
+    if isinstance(told, dict):
+        split = SplitSettings(**{key: told[key] for key in ("by", "shares") if key in told})
+    return _divide(manifest, split, int(info.get("seed", 0)))
+
+
+def _divide(manifest: Manifest, split: SplitSettings, seed: int) -> list[str]:
     splits = assign_splits(manifest.rows, split.by, split.shares, seed)
     raise_issues(audit_splits(manifest, splits))
     return splits

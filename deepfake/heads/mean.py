@@ -11,9 +11,14 @@ from torch import Tensor, nn
 from deepfake.errors import JobError
 from deepfake.heads.base import Head
 
+_LEAST = 1e-15
+"""Nearest that a mean comes to 0 or 1, where its log-odds would have no end."""
+
 
 class MeanHead(Head):
     """Mean ``p_fake`` of several fitted heads: a linear opinion pool.
+
+    Before it is calibrated as a whole, that mean is what comes out.
 
     Args:
         heads: One for each part of an embedding, in order.
@@ -30,19 +35,15 @@ class MeanHead(Head):
         self.piecewise = any(head.piecewise for head in heads)
         self._calibrated(slope=-1.0, offset=0.0)
 
-    def to_probability(self, embeddings: Tensor) -> Tensor:
-        """The mean, ``(N, D) -> (N,)``; D is the sum of the widths."""
+    def decision_function(self, embeddings: Tensor) -> Tensor:
+        """The log-odds of the mean, ``(N, D) -> (N,)``; D is the sum of the widths."""
         # Each part is of unit norm by itself, and so are all of them together.
         parts = (embeddings * len(self.widths) ** 0.5).split(self.widths, dim=1)
         found = [
             head.to_probability(part)  # type: ignore[operator]
             for head, part in zip(self.heads, parts, strict=True)
         ]
-        return torch.stack(found).mean(dim=0)
-
-    def decision_function(self, embeddings: Tensor) -> Tensor:
-        """The log-odds of the mean."""
-        return torch.logit(self.to_probability(embeddings))
+        return torch.logit(torch.stack(found).mean(dim=0), eps=_LEAST)
 
     def _width(self) -> int:
         widest: int = max(head._width() for head in self.heads)  # type: ignore[operator]

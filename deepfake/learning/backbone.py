@@ -80,6 +80,29 @@ def make_backbone(
     return backbone, n_features
 
 
+def keep_stages(backbone: nn.Module, levels: int) -> int:
+    """Cut off what follows the last stages, whose maps ``forward_intermediates`` gives.
+
+    Args:
+        backbone: Changed in place.
+        levels: How many stages will be asked for.
+
+    Returns:
+        The number of their channels.
+
+    Raises:
+        UsageError: If the network does not give its stages, or has not so many.
+    """
+    stages: Any = getattr(backbone, "feature_info", None)
+    if not stages or not hasattr(backbone, "prune_intermediate_layers"):
+        raise UsageError(f"network.levels={levels}: {type(backbone).__name__} gives no stages")
+    channels = [stage["num_chs"] for stage in stages]
+    if not 1 <= levels <= len(channels):
+        raise UsageError(f"network.levels={levels}; expected 1 to {len(channels)}, or 0 for none")
+    backbone.prune_intermediate_layers(levels, prune_norm=True, prune_head=True)  # type: ignore[operator]
+    return sum(channels[-levels:])
+
+
 def _choose_options(name: str, size: int, settings: set[str]) -> tuple[dict[str, Any], int]:
     """What timm is to be asked for, so that the network takes the size; and its features."""
     found = _try_size(name, size, settings)

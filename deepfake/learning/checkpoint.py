@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from deepfake.dataset.manifest import Manifest
 from deepfake.error_rates import ErrorRates
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.faces.quality import TrainingFaces
-from deepfake.heads import Head, make_empty_head
+from deepfake.heads import Head, MeanHead, make_empty_head
 from deepfake.learning.checkpoint_copy import encode_safetensors
 from deepfake.learning.checkpoint_file import FORMAT as FORMAT
 from deepfake.learning.checkpoint_file import KEY as KEY
@@ -32,6 +32,8 @@ from deepfake.learning.checkpoint_file import SAFETENSORS_SUFFIX as SAFETENSORS_
 from deepfake.learning.checkpoint_file import part_of, read_content, seal
 from deepfake.learning.checkpoint_names import DEFAULT, CheckpointName, find_checkpoint
 from deepfake.learning.embedder import EmbeddingModel
+from deepfake.learning.joined import EnsembleEmbedder
+from deepfake.learning.joined import Tta as Tta
 from deepfake.records import ALL_UNCLEAR, LABEL_NAMES, Limits, Recipe
 from deepfake.storage import write_atomic
 
@@ -41,10 +43,6 @@ _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metri
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _OPTIONAL_PACKAGES = ("lightgbm",)
 _MODEL_KINDS = {"backbone": str, "image_size": int, "embedding_dim": int, "dropout": float}
-
-
-Tta = Literal["flip", "none"]
-"""Test-time augmentation: ``flip`` looks at every face in a mirror, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +157,9 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
         recipe = Recipe.from_dict(info["recipe"])
         _check_network(hyper, recipe.crop.size)
         _check_counts(info["counts"])
-        weight = content["state_dict"].get("embedder.projection.weight")
-        n_features = weight.shape[1] if isinstance(weight, Tensor) and weight.ndim == 2 else None
-        settings = {key: hyper[key] for key in _MODEL_KINDS}
-        embedder = EmbeddingModel(**settings, pretrained=False, n_features=n_features)
-        head = make_empty_head(part_of(content["state_dict"], "head"), hyper["embedding_dim"])
+        state = content["state_dict"]
+        embedder = _build_embedder(hyper, part_of(state, "embedder"))
+        head = _build_head(hyper, part_of(state, "head"))
         limits, error_rates, chosen_for, faces = ALL_UNCLEAR, None, recipe, None
         chosen_tta: Tta = "none"
         if not unfinished:
@@ -175,7 +171,7 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
             faces = TrainingFaces.from_parts(
                 {name: tensor.numpy() for name, tensor in arrays}, info["quality"]
             )
-    except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} does not fit this version of deepfake: {error}") from error
     load_part(path, content["state_dict"], "embedder", embedder)
     if not unfinished:
@@ -229,20 +225,20 @@ def derive_checkpoint(
     event: dict[str, Any],
     training_faces: TrainingFaces | None = None,
 ) -> None:
-    """Write a checkpoint with the same network and another head or other limits.
+    """Write a checkpoint with the same network, or networks, and another head or other limits.
 
     What only the training needed to go on (optimiser, schedule, callbacks) is left out.
 
     Args:
         checkpoint: Where everything else comes from; its file is read again and stays as it is.
         output: New file, ``.ckpt`` or ``.safetensors``; it appears whole or not at all.
-        head: Replaces the old one.
+        head: Replaces the old one; of several checkpoints it is the one for their mean.
         changes: Replaces what ``info`` remembers under these names, the limits among them.
         event: What was done, in plain types; it is added to ``info["history"]``, together with
             what it replaces.
         training_faces: Replaces what was remembered of them; ``None`` leaves it.
     """
-    content = read_content(checkpoint.path)
+    content = _join(checkpoint) if len(checkpoint.members) > 1 else read_content(checkpoint.path)
     for name in _TRAINING_ONLY:
         content.pop(name, None)
     ours, state = content[KEY], content["state_dict"]
@@ -270,6 +266,35 @@ def derive_checkpoint(
     write_atomic(output, buffer.getvalue())
 
 
+def _join(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The content of a file that holds several, as ``read_content`` would give it.
+
+    What is known of each stands under ``members``; what they are together is the first's, but for
+    backbones, counts and crops.
+    """
+    contents = [read_content(one.path) for one in checkpoint.members]
+    first = contents[0]
+    state: dict[str, Any] = {"embedder.n_looks": torch.tensor(1)}
+    for number, content in enumerate(contents):
+        parts = part_of(content["state_dict"], "embedder")
+        state |= {f"embedder.members.{number}.{name}": value for name, value in parts.items()}
+    quality = part_of(first["state_dict"], "quality")
+    state |= {f"quality.{name}": value for name, value in quality.items()}
+    joined = {name: checkpoint.info[name] for name in ("backbone", "manifest_sha256", "counts")}
+    members = [
+        {"name": one.name, "file_sha256": one.sha256, **content[KEY]}
+        for one, content in zip(checkpoint.members, contents, strict=True)
+    ]
+    hyper = {"members": [content["hyper_parameters"] for content in contents]}
+    ours = first[KEY] | joined | {"members": members, "history": []}
+    return {
+        "state_dict": state,
+        "hyper_parameters": hyper,
+        KEY: {name: value for name, value in ours.items() if name != "sha256"},
+        **{name: first.get(name) for name in ("epoch", "global_step")},
+    }
+
+
 def _info_of(content: dict[str, Any]) -> dict[str, Any]:
     state = content["state_dict"]
     ours: dict[str, Any] = {k: v for k, v in content[KEY].items() if k != "sha256"}
@@ -286,8 +311,53 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _build_embedder(hyper: dict[str, Any], state: dict[str, Any]) -> Any:
+    """The network of some settings, or the networks of several, without their weights."""
+    if "members" in hyper:
+        members = [
+            _build_embedder(one, part_of(state, f"members.{number}"))
+            for number, one in enumerate(hyper["members"])
+        ]
+        return EnsembleEmbedder(members)
+    weight = state.get("projection.weight")
+    n_features = weight.shape[1] if isinstance(weight, Tensor) and weight.ndim == 2 else None
+    settings = {key: hyper[key] for key in _MODEL_KINDS}
+    levels = hyper.get("levels", 0)
+    if levels:
+        n_features = None  # those of its stages
+    return EmbeddingModel(**settings, pretrained=False, n_features=n_features, levels=levels)
+
+
+def _build_head(hyper: dict[str, Any], state: dict[str, Any]) -> Head:
+    """The head of a network, or of several the mean of theirs, without its numbers."""
+    if "members" not in hyper:
+        return make_empty_head(state, hyper["embedding_dim"])
+    if not part_of(state, "heads"):  # fitted anew, on the embeddings of all
+        return make_empty_head(state, _count_dimensions(hyper))
+    heads = [
+        _build_head(one, part_of(state, f"heads.{number}"))
+        for number, one in enumerate(hyper["members"])
+    ]
+    return MeanHead(heads)
+
+
+def _count_dimensions(hyper: dict[str, Any]) -> int:
+    if "members" in hyper:
+        return sum(map(_count_dimensions, hyper["members"]))
+    return int(hyper["embedding_dim"])
+
+
 def _check_network(hyper: dict[str, Any], side: int) -> None:
     """Refuse settings of a network that are none, or not for crops of this side in pixels."""
+    if "members" in hyper:
+        if not hyper["members"]:
+            raise UsageError("it holds no network")
+        for one in hyper["members"]:
+            _check_network(one, side)
+        return
+    levels = hyper.get("levels", 0)
+    if type(levels) is not int or levels < 0:
+        raise UsageError(f"levels={levels!r:.80}; expected a number of stages")
     for key, kind in _MODEL_KINDS.items():
         if type(hyper[key]) is not kind:
             raise UsageError(f"{key}={hyper[key]!r:.80}; expected {kind.__name__}")

@@ -20,7 +20,7 @@ from deepfake.errors import CheckpointError, one_line
 from deepfake.learning.checkpoint_file import KEY, compute_digest, read_content
 
 _PARTS = ("embedder", "head", "quality")
-_HALVED = ("embedder.backbone.", "embedder.projection.")
+_HALVED = re.compile(r"embedder\.(members\.\d+\.)*(backbone|projection)\.")
 
 
 def to_safetensors(path: Path, half: bool = False) -> bytes:
@@ -50,7 +50,7 @@ def to_safetensors(path: Path, half: bool = False) -> bytes:
 def _halve(path: Path, state: dict[str, Tensor]) -> dict[str, Tensor]:
     halved = dict(state)
     for name, value in state.items():
-        if name.startswith(_HALVED) and value.is_floating_point() and value.ndim >= 2:
+        if _HALVED.match(name) and value.is_floating_point() and value.ndim >= 2:
             halved[name] = value.half()
             if not bool(torch.isfinite(halved[name]).all()):
                 raise CheckpointError(f"{path}: {name} does not fit into half precision")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepfake.errors import CheckpointError, UsageError
-from deepfake.learning.backbone import make_backbone
+from deepfake.learning.backbone import keep_stages, make_backbone
 from deepfake.learning.checkpoint_file import is_checkpoint, part_of, read_content
 from deepfake.learning.checkpoint_names import find_checkpoint
 
@@ -41,6 +41,10 @@ class EmbeddingModel(nn.Module):
         bn_momentum: Momentum of batch normalisation, in torch's sense (share of the new batch);
             ``None`` keeps timm's default.
         n_features: Of the backbone, where it was trained before; as of ``make_backbone``.
+        levels: Look at the last so many stages of the backbone, instead of what it makes of them:
+            the features are mean and standard deviation of every channel of their maps, each
+            standardised by the statistics of the training. Their texture tells whole synthetic
+            pictures where a network that was taught other forgeries has forgotten it.
 
     Attributes:
         initial_weights: What ``pretrained`` named; an address with the commit it led to.
@@ -49,8 +53,8 @@ class EmbeddingModel(nn.Module):
         frozen: Modules that stay in evaluation mode while the others train; see ``freeze``.
 
     Raises:
-        UsageError: If timm does not know the backbone, the backbone does not take the size, the
-            embedding has no width, or the weights cannot be loaded.
+        UsageError: If timm does not know the backbone, the backbone does not take the size or has
+            no such stages, the embedding has no width, or the weights cannot be loaded.
     """
 
     mean: Tensor
@@ -66,6 +70,7 @@ class EmbeddingModel(nn.Module):
         drop_path_rate: float | None = None,
         bn_momentum: float | None = None,
         n_features: int | None = None,
+        levels: int = 0,
     ) -> None:
         super().__init__()
         if embedding_dim < 1:
@@ -77,9 +82,16 @@ class EmbeddingModel(nn.Module):
             pretrained, self.initial_weights = str(found.path), found.name
         own = _read_own(pretrained, backbone)
         state = part_of(own, "backbone") or None
+        start = False if own and levels else pretrained
         self.backbone, n_features = make_backbone(
-            backbone, image_size, pretrained, drop_path_rate, state, n_features
+            backbone, image_size, start, drop_path_rate, state, n_features
         )
+        self.levels = levels
+        if levels:
+            n_features = 2 * keep_stages(self.backbone, levels)
+            self.standardise = nn.BatchNorm1d(n_features, affine=False)
+        if state is not None and levels:
+            _load_stages(self.backbone, state, str(pretrained))
         config: dict[str, Any] = self.backbone.pretrained_cfg  # type: ignore[assignment]
         tag = config.get("tag")
         name = str(config.get("architecture") or backbone.split(".")[0])
@@ -136,10 +148,27 @@ class EmbeddingModel(nn.Module):
         images = images.contiguous(memory_format=self.memory_format)
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        features = self.backbone((images - self.mean) / self.std)
+        features = self._features((images - self.mean) / self.std)
         raw = self.projection(self.dropout(features))
         # Norms and distances in half precision lose the small differences that matter.
         return F.normalize(raw.float(), eps=_EPSILON)
+
+    def _features(self, images: Tensor) -> Tensor:
+        """``(B, 3, S, S)`` to ``(B, F)``."""
+        if not self.levels:
+            features: Tensor = self.backbone(images)
+            return features
+        look: Any = self.backbone.forward_intermediates
+        maps = look(images, indices=self.levels, intermediates_only=True)  # (B, C, H, W) each
+        # A deviation in half precision would be that of its rounding; a single place has none.
+        places = [stage.float().flatten(2) for stage in maps]
+        parts = [
+            part
+            for one in places
+            for part in (one.mean(dim=2), (one.var(dim=2, correction=0) + _EPSILON**2).sqrt())
+        ]
+        standard: Tensor = self.standardise(torch.cat(parts, dim=1))
+        return standard
 
     def _take_over(self, own: dict[str, Tensor], origin: str) -> None:
         """Normalisation and projection of a checkpoint of ours; the backbone has its weights."""
@@ -147,14 +176,16 @@ class EmbeddingModel(nn.Module):
         try:
             self.mean.copy_(own["mean"])
             self.std.copy_(own["std"])
-            width = len(projection["bias"])
-            if width == self.projection.out_features:
+            if self.levels and (standard := part_of(own, "standardise")):
+                self.standardise.load_state_dict(standard)
+            width, features = projection["weight"].shape
+            if (width, features) == tuple(self.projection.weight.shape):
                 self.projection.load_state_dict(projection)
                 return
-        except (LookupError, RuntimeError, TypeError) as error:
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"pretrained={origin!r} is damaged: {error}") from error
-        told = "%s has an embedding of width %d: its projection is not taken, it starts from random"
-        logger.info(told, origin, width)
+        told = "%s has a projection of %d features to %d: it is not taken, ours starts from random"
+        logger.info(told, origin, features, width)
 
 
 def are_unit(embeddings: Tensor) -> Tensor:
@@ -163,6 +194,15 @@ def are_unit(embeddings: Tensor) -> Tensor:
     Those of a network whose numbers overflow hold NaN, infinite numbers, or nothing but zeros.
     """
     return embeddings.isfinite().all(dim=1) & embeddings.any(dim=1)
+
+
+def _load_stages(backbone: nn.Module, state: dict[str, Tensor], origin: str) -> None:
+    """Load a network that was cut off behind its stages, from a file that may hold all of it."""
+    wanted = backbone.state_dict()
+    try:
+        backbone.load_state_dict({name: state[name] for name in wanted})
+    except (LookupError, RuntimeError) as error:
+        raise CheckpointError(f"pretrained={origin!r} does not fit: {error}") from error
 
 
 def _read_own(pretrained: bool | str, backbone: str) -> dict[str, Tensor]:
@@ -174,10 +214,14 @@ def _read_own(pretrained: bool | str, backbone: str) -> dict[str, Tensor]:
     if isinstance(pretrained, bool) or not is_checkpoint(Path(pretrained)):
         return {}
     content = read_content(Path(pretrained))
-    theirs = str(content["hyper_parameters"].get("backbone"))
-    if theirs.split(".")[0] != backbone.split(".")[0]:
-        raise CheckpointError(
-            f"pretrained={pretrained!r} has backbone {theirs!r}, not {backbone!r}: set "
-            f"model.backbone to it"
-        )
-    return part_of(content["state_dict"], "embedder")
+    hyper, state = content["hyper_parameters"], part_of(content["state_dict"], "embedder")
+    # Of a file that holds several networks, the first that fits.
+    several = {f"members.{number}": one for number, one in enumerate(hyper.get("members", ()))}
+    found = {part: str(one.get("backbone")) for part, one in (several or {"": hyper}).items()}
+    for part, theirs in found.items():
+        if theirs.split(".")[0] == backbone.split(".")[0]:
+            return part_of(state, part) if part else state
+    raise CheckpointError(
+        f"pretrained={pretrained!r} has backbone {' and '.join(map(repr, found.values()))}, not "
+        f"{backbone!r}: set model.backbone to it"
+    )

@@ -2,7 +2,8 @@
 
 What comes out is a ``Checkpoint`` like any other, so that all that scores, measures and explains
 takes it. One that looks as its limits were chosen for keeps them with what they reach. Of others
-the limits are the mean of their members': nobody has measured what they reach together.
+the limits are the mean of their members', and nobody has measured what they reach together:
+``calibrate`` does, and writes them as one file.
 """
 
 from __future__ import annotations
@@ -15,37 +16,12 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from deepfake.errors import UsageError
 from deepfake.heads import MeanHead
 from deepfake.learning.checkpoint import Checkpoint, Tta, check_tta, load_checkpoint
 from deepfake.learning.checkpoint_names import CheckpointName, NamedCheckpoint
+from deepfake.learning.joined import EnsembleEmbedder, count_looks
 from deepfake.records import Limits, list_differences
-
-
-class EnsembleEmbedder(nn.Module):
-    """Embeddings of several networks side by side, of unit norm again.
-
-    Args:
-        members: The networks, for crops of one size.
-        tta: ``flip`` puts that of the mirrored crop behind each.
-    """
-
-    def __init__(self, members: Sequence[nn.Module], tta: Tta = "none") -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.tta = tta
-        # Kept in the state: the same networks with other looks are another network.
-        self.register_buffer("n_looks", torch.tensor(count_looks(tta)))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Embed a batch, ``(B, 3, S, S)`` to ``(B, looks * sum of D)``."""
-        looks = [images] if self.tta == "none" else [images, images.flip(-1)]
-        vectors = [member(look) for member in self.members for look in looks]
-        joined: Tensor = torch.cat(vectors, dim=1) / len(vectors) ** 0.5
-        return joined
 
 
 def load_detector(
@@ -85,15 +61,36 @@ def combine(checkpoints: Sequence[Checkpoint], tta: Tta | None = None) -> Checkp
     if tta is None:
         alike = {one.chosen_tta for one in checkpoints} == {first.chosen_tta}
         tta = first.chosen_tta if alike else "none"
-    as_chosen = len(checkpoints) == 1 and tta == first.chosen_tta
-    if as_chosen and tta == "none":
-        return first
-    head = MeanHead([one.head for one in checkpoints for _ in range(count_looks(tta))]).eval()
+    once = first if len(checkpoints) == 1 else _join(checkpoints)
+    if tta == "none" and (len(checkpoints) > 1 or tta == first.chosen_tta):
+        return once
+    looks = count_looks(tta)
     # What scores needs its forward, its state and no more.
-    embedder: Any = EnsembleEmbedder([one.embedder for one in checkpoints], tta).eval()
-    members = tuple(checkpoints)
-    if as_chosen:
-        return replace(first, embedder=embedder, head=head, members=members, tta=tta)
+    embedder: Any = EnsembleEmbedder([once.embedder], tta).eval()
+    head = MeanHead([once.head] * looks).eval()
+    looking = replace(once, embedder=embedder, head=head, members=tuple(checkpoints), tta=tta)
+    if len(checkpoints) == 1 and tta == first.chosen_tta:
+        return looking
+    return replace(
+        looking,
+        name=once.name + (" (flip)" if tta == "flip" else ""),
+        error_rates=None,
+        info=once.info | {"error_rates": None},
+        sha256=_identify(checkpoints, tta),
+    )
+
+
+def look_once(checkpoint: Checkpoint) -> Checkpoint:
+    """The same networks with one look at each face, as a file keeps them."""
+    if len(checkpoint.members) > 1:
+        return combine(checkpoint.members, "none")
+    return checkpoint.members[0] if checkpoint.members else checkpoint
+
+
+def _join(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """Several that look once each."""
+    first = checkpoints[0]
+    embedder: Any = EnsembleEmbedder([one.embedder for one in checkpoints]).eval()
     limits = _average([one.limits for one in checkpoints])
     known = {
         "backbone": " + ".join(str(one.info["backbone"]) for one in checkpoints),
@@ -102,24 +99,22 @@ def combine(checkpoints: Sequence[Checkpoint], tta: Tta | None = None) -> Checkp
         "limits": limits.to_dict(),
         "error_rates": None,
     }
-    identity = json.dumps([[one.sha256 for one in checkpoints], tta])
     return replace(
         first,
-        name=" + ".join(one.name for one in checkpoints) + (" (flip)" if tta == "flip" else ""),
+        name=" + ".join(one.name for one in checkpoints),
         embedder=embedder,
-        head=head,
+        head=MeanHead([one.head for one in checkpoints]).eval(),
         limits=limits,
         error_rates=None,
         info=first.info | known,
-        sha256=hashlib.sha256(identity.encode()).hexdigest(),
-        members=members,
-        tta=tta,
+        sha256=_identify(checkpoints, "none"),
+        members=tuple(checkpoints),
     )
 
 
-def count_looks(tta: Tta) -> int:
-    """How often a face passes a network."""
-    return 2 if tta == "flip" else 1
+def _identify(checkpoints: Sequence[Checkpoint], tta: Tta) -> str:
+    identity = json.dumps([[one.sha256 for one in checkpoints], tta])
+    return hashlib.sha256(identity.encode()).hexdigest()
 
 
 def _check_members(checkpoints: Sequence[Checkpoint]) -> None:

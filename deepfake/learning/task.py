@@ -62,12 +62,15 @@ class NetworkSettings:
         dropout: Share of backbone features dropped before the projection.
         drop_path_rate: Stochastic depth of the backbone; ``null`` keeps timm's default.
         bn_momentum: Momentum of batch normalisation in torch's sense; ``null`` keeps timm's.
+        levels: Features are mean and deviation of the channels of the last so many stages, instead
+            of what the backbone makes of them; ``0`` takes the latter.
     """
 
     embedding_dim: int = 512
     dropout: float = 0.4
     drop_path_rate: float | None = 0.2
     bn_momentum: float | None = None
+    levels: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,13 @@ class EmbeddingTask(LightningModule):
         content = read_content(path)
         state = content["state_dict"]
         hyper = content["hyper_parameters"]
+        if "members" in hyper:
+            raise CheckpointError(
+                f"{path} holds {len(hyper['members'])} networks, and a task has one: load it with "
+                "deepfake.learning.checkpoint.load_checkpoint"
+            )
         try:
+            hyper = {"levels": 0} | hyper  # files of before know of none
             network = NetworkSettings(**{f.name: hyper[f.name] for f in fields(NetworkSettings)})
             settings |= {name: hyper[name] for name in ("backbone", "image_size")}
             task = cls(network=network, objective=objective, **settings)

@@ -8,8 +8,9 @@ faces from a generator, the first 125 of each class of gan140k by name. Of portr
 people are drawn by a seed: 200 and 300 for the test split, 100 and 200 for validation, the others
 to train on. Of gan140k the last 25 of each class are for validation; each fake stands beside a real
 of the same set, as if it had been made of it. ``swaps.csv`` is dfdc224 alone, ``no-synthesis.csv``
-all but the generator. The others name a set and its split: what chooses among runs, and what is
-opened once, at the end.
+all but the generator, ``synthesis.csv`` the generator beside reals of its set and a few of each
+other world. The others name a set and its split: what chooses among runs, and what is opened once,
+at the end.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ SEED = 14
 # People held out of each world: for the test split, for validation.
 HELD_OUT = {"faces_pd": (200, 100), "lfw_reals": (300, 200)}
 SYNTHESIS, SYNTHESIS_VALIDATION = 125, 25
+# Reals of each other world that stand beside the generator alone.
+BESIDE_SYNTHESIS = {"train": 50, "validation": 25}
 COLUMNS = ("path", "label", "method", "group", "split", "original")
 Row: TypeAlias = dict[str, str]
 
@@ -71,6 +74,7 @@ def make_lists(data: Path) -> dict[str, list[Row]]:
         "train": [*swaps, *portraits, *news],
         "swaps": swaps,
         "no-synthesis": [*swaps, *portraits, *news],
+        "synthesis": [],
         "swaps-validation": [row for row in swaps if row["split"] == "validation"],
         "swaps-test": [row for row in swaps if row["split"] == "test"],
         "reals-validation": [row for row in [*portraits, *news] if row["split"] == "validation"],
@@ -94,6 +98,11 @@ def make_lists(data: Path) -> dict[str, list[Row]]:
                 row["split"] = "validation"
                 lists["synthesis-validation"].append(row)
             lists["train"].append(row)
+            lists["synthesis"].append(row)
+    for world in (swaps, portraits, news):
+        for split, count in BESIDE_SYNTHESIS.items():
+            lone = [row for row in world if (row["label"], row["split"]) == ("real", split)]
+            lists["synthesis"] += lone[:count]
     return lists
 
 

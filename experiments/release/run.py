@@ -61,10 +61,15 @@ class Study:
         self.runs: dict[str, dict[str, Any]] = {run["name"]: run for run in plan["runs"]}
 
     def train(self, name: str, more: list[str]) -> None:
-        """Train one run, if it is not finished, and measure it on what chooses."""
+        """Train one run, or those that it joins, and measure it on what chooses."""
         run, folder = self.runs[name], self.output / "runs" / name
         crops = self.crop(run.get("crops", "train"), run.get("crop", []))
-        if not (folder / "model.ckpt").exists():
+        if "members" in run:
+            for member in run["members"]:
+                self.train(member, more)
+            members = [self.output / "runs" / one / "model.ckpt" for one in run["members"]]
+            self.calibrate(members, name, folder / "model.ckpt", [])
+        elif not (folder / "model.ckpt").exists():
             settings = run.get("settings", {})
             overlay = self.output / "overlays" / f"{name}.yaml"
             overlay.parent.mkdir(parents=True, exist_ok=True)
@@ -94,14 +99,25 @@ class Study:
     def test(self, name: str) -> None:
         """Write what a run ships, and measure that on the test sets."""
         run, folder = self.runs[name], self.output / "runs" / name
-        half, shipped = folder / "half.safetensors", folder / SHIPPED
-        if not shipped.exists():
-            words = ["--format", "safetensors", "--half", "--output", str(half)]
-            command("export", "--checkpoint", str(folder / "model.ckpt"), *words)
-            crops = self.crop(run.get("crops", "train"), run.get("crop", []))
-            words = ["--data", str(crops), "--output", str(shipped), *run.get("calibrate", [])]
-            command("calibrate", "--checkpoint", str(half), *words)
+        halves = []
+        for member in run.get("members", [name]):
+            half = self.output / "runs" / member / "half.safetensors"
+            halves.append(half)
+            if not half.exists():
+                words = ["--format", "safetensors", "--half", "--output", str(half)]
+                command("export", "--checkpoint", str(half.with_name("model.ckpt")), *words)
+        self.calibrate(halves, name, folder / SHIPPED, run.get("calibrate", []))
         self.evaluate(name, "test", TESTING, SHIPPED)
+
+    def calibrate(self, files: list[Path], name: str, output: Path, options: list[str]) -> None:
+        """Choose the limits of one file, or of several that become one."""
+        run = self.runs[name]
+        if output.exists():
+            return
+        output.parent.mkdir(parents=True, exist_ok=True)
+        crops = self.crop(run.get("crops", "train"), run.get("crop", []))
+        words = ["--data", str(crops), "--output", str(output), *options]
+        command("calibrate", "--checkpoint", *map(str, files), *words)
 
     def crop(self, name: str, options: list[str]) -> Path:
         """Crops of a list, made where they are not there."""

@@ -74,6 +74,7 @@ def write_checkpoint(
             "dropout": 0.0,
             "drop_path_rate": None,
             "bn_momentum": None,
+            "levels": embedder.levels,
         },
         "epoch": 0,
         "global_step": 1,

@@ -60,16 +60,17 @@ def test_every_run_parses(run: dict[str, Any], parser: TrainParser, tmp_path: Pa
     assert timm.is_model(parsed.model.backbone)
     assert parsed.model.backbone in load("run").WEIGHTS
     known = {"name", "factor", "length", "crops", "crop", "start", "settings", "calibrate"}
-    assert set(run) <= known
+    assert set(run) <= known | {"members"}
     names = [one["name"] for one in PLAN["runs"]]
-    assert names.index(run.get("start", names[0])) <= names.index(run["name"])
+    for before in run.get("members", [run.get("start", names[0])]):
+        assert names.index(before) <= names.index(run["name"])
 
 
 def test_names_differ_and_lists_exist() -> None:
     names = Counter(run["name"] for run in PLAN["runs"])
     assert max(names.values()) == 1
     lists = {run.get("crops", "train") for run in PLAN["runs"]}
-    assert lists <= {"train", "swaps", "no-synthesis", "portraits"}
+    assert lists <= {"train", "swaps", "no-synthesis", "synthesis", "portraits"}
 
 
 @pytest.fixture

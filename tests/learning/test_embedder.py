@@ -16,6 +16,7 @@ from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.learning.checkpoint_copy import to_safetensors
 from deepfake.learning.checkpoint_file import FORMAT, KEY, seal
 from deepfake.learning.embedder import EmbeddingModel
+from deepfake.learning.trained import freeze
 from tests.conftest import Trained
 
 TINY = "test_efficientnet"
@@ -172,7 +173,7 @@ def test_an_embedding_of_another_width_starts_from_random(
     source = make()
     path = write_checkpoint(tmp_path / "model.ckpt", source)
     model = make(embedding_dim=8, pretrained=str(path))
-    assert "embedding of width 32: its projection is not taken" in caplog.text
+    assert "has a projection of 256 features to 32: it is not taken" in caplog.text
     state = source.backbone.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in model.backbone.state_dict().items())
     assert tuple(model(draw()).shape) == (4, 8)
@@ -227,3 +228,72 @@ def test_never_runs_what_a_checkpoint_holds(tmp_path: Path) -> None:
         make(pretrained=str(tmp_path / "model.ckpt"))
     with pytest.raises(UsageError, match="there is no such file"):
         make(pretrained=str(tmp_path / "none.ckpt"))
+
+
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit", "test_resnet"])
+def test_levels_are_means_and_deviations_of_the_last_stages(backbone: str) -> None:
+    model = make(backbone=backbone, levels=2).eval()
+    whole = make(backbone=backbone).eval()
+    left = model.backbone.state_dict()
+    whole.backbone.load_state_dict(left, strict=False)
+    model.standardise.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+    model.standardise.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    with torch.no_grad():
+        look: Any = whole.backbone.forward_intermediates
+        crops = draw()
+        images = (crops.float() / 255 - model.mean) / model.std
+        parts = []
+        for stage in look(images, intermediates_only=True)[-2:]:
+            maps = [stage.mean(dim=(2, 3)), stage.std(dim=(2, 3), correction=0)]
+            parts += maps
+        rows = torch.cat(parts, dim=1)
+        assert rows.shape[1] == model.projection.in_features
+        assert model.standardise.running_mean is not None
+        assert model.standardise.running_var is not None
+        rows = (rows - model.standardise.running_mean) / (
+            model.standardise.running_var + 1e-5
+        ) ** 0.5
+        expected = nn.functional.normalize(model.projection(rows))
+        torch.testing.assert_close(model(crops), expected, rtol=1e-4, atol=1e-5)
+    assert len(left) < len(whole.backbone.state_dict()) or backbone == "test_resnet"
+
+
+def test_levels_learn_the_statistics_of_a_frozen_network() -> None:
+    model = make(levels=3)
+    freeze(model, "head")
+    model.train()
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    assert model.standardise.running_mean is not None
+    for _ in range(3):
+        model(draw()).sum().backward()
+    after = model.backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert bool(model.standardise.running_mean.any())
+    gradient = model.projection.weight.grad
+    assert gradient is not None
+    assert bool(gradient.isfinite().all())
+
+
+def test_one_place_has_no_deviation_and_a_gradient() -> None:
+    model = make(backbone="test_resnet", image_size=32, levels=1)
+    model(draw(size=32)).sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(("levels", "told"), [(9, "expected 1 to 5"), (-1, "expected 1 to 5")])
+def test_refuses_stages_that_there_are_not(levels: int, told: str) -> None:
+    with pytest.raises(UsageError, match=rf"network.levels={levels}; {told}"):
+        make(levels=levels)
+
+
+def test_levels_go_on_from_a_checkpoint_with_or_without_them(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model, whole = make(levels=2), make()
+    model.standardise.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+    same = make(levels=2, pretrained=str(write_checkpoint(tmp_path / "a.ckpt", model)))
+    wanted = model.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in same.state_dict().items())
+    of_whole = make(levels=2, pretrained=str(write_checkpoint(tmp_path / "b.ckpt", whole)))
+    wanted = whole.backbone.state_dict()
+    taken = of_whole.backbone.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in taken.items())

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from deepfake.learning.backbone import make_backbone
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.learning.ensemble import EnsembleEmbedder
 from deepfake.learning.folding import copy_for_scoring, fold_batch_norm
+from deepfake.learning.joined import EnsembleEmbedder
 
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 SIZE = 64
