@@ -270,7 +270,7 @@ def _join(checkpoint: Checkpoint) -> dict[str, Any]:
     """The content of a file that holds several, as ``read_content`` would give it.
 
     What is known of each stands under ``members``; what they are together is the first's, but for
-    backbones, counts and crops.
+    backbones, heads, counts and crops.
     """
     contents = [read_content(one.path) for one in checkpoint.members]
     first = contents[0]
@@ -280,7 +280,8 @@ def _join(checkpoint: Checkpoint) -> dict[str, Any]:
         state |= {f"embedder.members.{number}.{name}": value for name, value in parts.items()}
     quality = part_of(first["state_dict"], "quality")
     state |= {f"quality.{name}": value for name, value in quality.items()}
-    joined = {name: checkpoint.info[name] for name in ("backbone", "manifest_sha256", "counts")}
+    together = ("backbone", "head", "manifest_sha256", "counts")
+    joined = {name: checkpoint.info[name] for name in together}
     members = [
         {"name": one.name, "file_sha256": one.sha256, **content[KEY]}
         for one, content in zip(checkpoint.members, contents, strict=True)

@@ -92,8 +92,11 @@ def _join(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     first = checkpoints[0]
     embedder: Any = EnsembleEmbedder([one.embedder for one in checkpoints]).eval()
     limits = _average([one.limits for one in checkpoints])
-    known = {
-        "backbone": " + ".join(str(one.info["backbone"]) for one in checkpoints),
+    named = {
+        name: " + ".join(str(one.info.get(name)) for one in checkpoints)
+        for name in ("backbone", "head")
+    }
+    known = named | {
         "manifest_sha256": ", ".join({one.info["manifest_sha256"]: 0 for one in checkpoints}),
         "counts": _add_counts(checkpoints),
         "limits": limits.to_dict(),

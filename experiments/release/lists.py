@@ -8,7 +8,7 @@ faces from a generator, the first 125 of each class of gan140k by name. Of portr
 people are drawn by a seed: 200 and 300 for the test split, 100 and 200 for validation, the others
 to train on. Of gan140k the last 25 of each class are for validation; each fake stands beside a real
 of the same set, as if it had been made of it. ``swaps.csv`` is dfdc224 alone, ``no-synthesis.csv``
-all but the generator, ``synthesis.csv`` the generator beside reals of its set and a few of each
+all but the generator, ``synthesis.csv`` the generator beside reals of its set and some of each
 other world. The others name a set and its split: what chooses among runs, and what is opened once,
 at the end.
 """
@@ -29,7 +29,7 @@ SEED = 14
 HELD_OUT = {"faces_pd": (200, 100), "lfw_reals": (300, 200)}
 SYNTHESIS, SYNTHESIS_VALIDATION = 125, 25
 # Reals of each other world that stand beside the generator alone.
-BESIDE_SYNTHESIS = {"train": 50, "validation": 25}
+BESIDE_SYNTHESIS = {"train": 500, "validation": 100}
 COLUMNS = ("path", "label", "method", "group", "split", "original")
 Row: TypeAlias = dict[str, str]
 
