@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deepfake.errors import CheckpointError, UsageError
+from deepfake.errors import CheckpointError, UsageError, one_line
 from deepfake.learning.backbone import keep_stages, make_backbone
 from deepfake.learning.checkpoint_file import is_checkpoint, part_of, read_content
 from deepfake.learning.checkpoint_names import find_checkpoint
@@ -34,8 +34,7 @@ class EmbeddingModel(nn.Module):
         pretrained: ``true`` asks timm for its weights, ``false`` starts from random. A path loads
             a local file in timm's naming (``.safetensors`` or ``.pth``), with or without its
             classifier, or a checkpoint of this project with the same backbone, by file, name or
-            address (see ``find_checkpoint``); its projection is taken too if it has the same
-            width. Position embeddings are resampled to the image size.
+            address (see ``find_checkpoint``); its projection is taken too if it is as large. Position embeddings are resampled to the image size.
         drop_path_rate: Stochastic depth, for networks that know it; ``None`` keeps timm's default
             for the model.
         bn_momentum: Momentum of batch normalisation, in torch's sense (share of the new batch);
@@ -178,12 +177,13 @@ class EmbeddingModel(nn.Module):
             self.std.copy_(own["std"])
             if self.levels and (standard := part_of(own, "standardise")):
                 self.standardise.load_state_dict(standard)
-            width, features = projection["weight"].shape
+            width, features = len(projection["bias"]), projection["weight"].shape[1]
             if (width, features) == tuple(self.projection.weight.shape):
                 self.projection.load_state_dict(projection)
                 return
-        except (LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(f"pretrained={origin!r} is damaged: {error}") from error
+        except (LookupError, RuntimeError, TypeError) as error:
+            problem = one_line(str(error))
+            raise CheckpointError(f"pretrained={origin!r} is damaged: {problem}") from error
         told = "%s has a projection of %d features to %d: it is not taken, ours starts from random"
         logger.info(told, origin, features, width)
 
@@ -202,7 +202,8 @@ def _load_stages(backbone: nn.Module, state: dict[str, Tensor], origin: str) -> 
     try:
         backbone.load_state_dict({name: state[name] for name in wanted})
     except (LookupError, RuntimeError) as error:
-        raise CheckpointError(f"pretrained={origin!r} does not fit: {error}") from error
+        problem = one_line(str(error), 300)
+        raise CheckpointError(f"pretrained={origin!r} does not fit: {problem}") from error
 
 
 def _read_own(pretrained: bool | str, backbone: str) -> dict[str, Tensor]:
