@@ -34,7 +34,8 @@ class EmbeddingModel(nn.Module):
         pretrained: ``true`` asks timm for its weights, ``false`` starts from random. A path loads
             a local file in timm's naming (``.safetensors`` or ``.pth``), with or without its
             classifier, or a checkpoint of this project with the same backbone, by file, name or
-            address (see ``find_checkpoint``); its projection is taken too if it is as large. Position embeddings are resampled to the image size.
+            address (see ``find_checkpoint``); its projection is taken too if it is as large.
+            Position embeddings are resampled to the image size.
         drop_path_rate: Stochastic depth, for networks that know it; ``None`` keeps timm's default
             for the model.
         bn_momentum: Momentum of batch normalisation, in torch's sense (share of the new batch);
