@@ -224,10 +224,15 @@ def was_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:
 
 def _list_origins(checkpoint: Checkpoint) -> list[tuple[str, dict[str, Any]]]:
     """Name of each network of a checkpoint, and what its file remembers of its making."""
+    open_ = [(one.name, one.info) for one in checkpoint.members or (checkpoint,)]
     found: list[tuple[str, dict[str, Any]]] = []
-    for one in checkpoint.members or (checkpoint,):
-        kept = one.info.get("members")  # of a file that holds several
-        found += [(str(info["name"]), info) for info in kept] if kept else [(one.name, one.info)]
+    while open_:
+        name, info = open_.pop(0)
+        kept = [(str(one["name"]), one) for one in info.get("members", ())]
+        if kept:  # a file that holds several
+            open_ += kept
+        else:
+            found.append((name, info))
     return found
 
 

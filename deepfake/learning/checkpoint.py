@@ -156,6 +156,7 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
     try:
         recipe = Recipe.from_dict(info["recipe"])
         _check_network(hyper, recipe.crop.size)
+        _check_members(hyper, info)
         _check_counts(info["counts"])
         state = content["state_dict"]
         embedder = _build_embedder(hyper, part_of(state, "embedder"))
@@ -368,6 +369,17 @@ def _check_network(hyper: dict[str, Any], side: int) -> None:
         raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
     if hyper["image_size"] != side:
         raise UsageError(f"its network takes {hyper['image_size']} px, its crops have {side} px")
+
+
+def _check_members(hyper: dict[str, Any], info: dict[str, Any]) -> None:
+    """Refuse a file that does not tell of each of its networks where it comes from."""
+    networks, told = hyper.get("members", []), info.get("members", [])
+    if not isinstance(told, list) or len(told) != len(networks):
+        raise UsageError(f"it holds {len(networks)} networks and does not tell of as many")
+    for network, one in zip(networks, told, strict=True):
+        if not all(type(one[name]) is str for name in ("name", "manifest_sha256")):
+            raise UsageError("it does not tell what one of its networks was trained on")
+        _check_members(network, one)
 
 
 def _check_counts(counts: Any) -> None:

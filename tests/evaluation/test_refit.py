@@ -33,7 +33,7 @@ from deepfake.learning.checkpoint import (
     read_info,
 )
 from deepfake.learning.checkpoint_copy import to_safetensors
-from deepfake.learning.checkpoint_file import seal
+from deepfake.learning.checkpoint_file import KEY, seal
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.ensemble import combine, load_detector
 from deepfake.learning.joined import Tta
@@ -243,13 +243,52 @@ def test_a_file_of_several_in_other_hands(made: Made, tmp_path: Path) -> None:
         ("ab", "does not fit this version"),
         ([7], "does not fit this version"),
         ([nested], "does not fit this version|nested too deeply"),
-        ([content["hyper_parameters"]["members"][0]], "does not fit"),
+        ([content["hyper_parameters"]["members"][0]], "holds 1 networks and does not tell of as"),
     ):
         content["hyper_parameters"]["members"] = members
         seal(content)
         torch.save(content, output)
         with pytest.raises(CheckpointError, match=told):
             load_checkpoint(output)
+
+
+def test_a_file_of_several_tells_of_each(made: Made, tmp_path: Path) -> None:
+    output = tmp_path / "both.ckpt"
+    other = write_checkpoint(
+        tmp_path / "other.ckpt",
+        made.crops,
+        embedder=EmbeddingModel("test_resnet", 32, DIM, dropout=0.0),
+    )
+    both = combine([made.checkpoint, load_checkpoint(other)])
+    calibrate_checkpoint(both, made.crops, output, **LOOSE)
+    content = torch.load(output, weights_only=True)
+    for told in (None, 7, [], [{}, {}], [{"name": "a"}, 3], "ab"):
+        content[KEY] |= {"members": told}
+        seal(content)
+        torch.save(content, output)
+        with pytest.raises(CheckpointError, match="does not fit this version"):
+            load_checkpoint(output)
+
+
+def test_several_of_several_are_known(made: Made, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.ckpt" for name in "abcd"]
+    for number, path in enumerate(paths[:2]):
+        network = EmbeddingModel("test_resnet", 32, DIM, dropout=0.0)
+        write_checkpoint(path, made.crops, embedder=network, manifest_sha256=str(number) * 64)
+    members = [load_checkpoint(path) for path in paths[:2]]
+    calibrate_checkpoint(combine(members), made.crops, paths[2], **LOOSE)
+    inner = load_checkpoint(paths[2])
+    calibrate_checkpoint(combine([made.checkpoint, inner]), made.crops, paths[3], **LOOSE)
+    manifest = read_manifest(made.crops)
+    for sha256 in ("0" * 64, "1" * 64, made.checkpoint.info["manifest_sha256"]):
+        assert was_trained_on(load_checkpoint(paths[3]), replace(manifest, sha256=sha256))
+    assert not was_trained_on(load_checkpoint(paths[3]), replace(manifest, sha256="2" * 64))
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    outer = load_checkpoint(paths[3])
+    with torch.no_grad():
+        scores = outer.head.heads[1](inner.embedder(images))  # type: ignore[operator,index]
+        torch.testing.assert_close(scores, inner.head(inner.embedder(images)))
+        assert outer.embedder(images).shape == (3, outer.head.embedding_dim)
 
 
 def test_prevalence_moves_scores_and_limits_alike(made: Made, tmp_path: Path) -> None:
