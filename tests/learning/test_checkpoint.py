@@ -324,6 +324,7 @@ def test_settings_beside_the_tensors_are_sealed_too(run: Run, tmp_path: Path) ->
         pytest.param(
             put("hyper_parameters", "embedding_dim", 10**400), "is out of range", id="endless"
         ),
+        pytest.param(put("hyper_parameters", "levels", "3"), "levels='3'; expected", id="levels"),
         pytest.param(remove(KEY, "quality"), "does not fit this version .*quality", id="no-ranges"),
         pytest.param(put(KEY, "quality", [1]), "its training faces is", id="ranges-of-no-kind"),
         pytest.param(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepfake.errors import UsageError
+from deepfake.learning.backbone import keep_stages
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.learning.checkpoint_copy import to_safetensors
 from deepfake.learning.checkpoint_file import FORMAT, KEY, seal
@@ -284,6 +285,22 @@ def test_one_place_has_no_deviation_and_a_gradient() -> None:
 def test_refuses_stages_that_there_are_not(levels: int, told: str) -> None:
     with pytest.raises(UsageError, match=rf"network.levels={levels}; {told}"):
         make(levels=levels)
+
+
+def test_refuses_a_network_that_gives_no_stages() -> None:
+    with pytest.raises(UsageError, match=r"network.levels=2: Sequential gives no stages"):
+        keep_stages(nn.Sequential(nn.Flatten()), 2)
+
+
+def test_refuses_stages_of_another_network(tmp_path: Path) -> None:
+    model = make(levels=2)
+    path = write_checkpoint(tmp_path / "model.ckpt", model)
+    content = torch.load(path, weights_only=True)
+    del content["state_dict"]["embedder.backbone.conv_stem.weight"]
+    seal(content)
+    torch.save(content, path)
+    with pytest.raises(UsageError, match=r"does not fit: .*conv_stem"):
+        make(levels=2, pretrained=str(path))
 
 
 def test_levels_go_on_from_a_checkpoint_with_or_without_them(tmp_path: Path) -> None:
