@@ -262,7 +262,8 @@ def test_a_file_of_several_tells_of_each(made: Made, tmp_path: Path) -> None:
     both = combine([made.checkpoint, load_checkpoint(other)])
     calibrate_checkpoint(both, made.crops, output, **LOOSE)
     content = torch.load(output, weights_only=True)
-    for told in (None, 7, [], [{}, {}], [{"name": "a"}, 3], "ab"):
+    hostile: tuple[Any, ...] = (None, 7, [], [{}, {}], [{"name": "a"}, 3], "ab")
+    for told in hostile:
         content[KEY] |= {"members": told}
         seal(content)
         torch.save(content, output)
