@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from deepfake.evaluation.embeddings import EmbedOptions
     from deepfake.evaluation.refit import Refit
     from deepfake.learning.checkpoint import Checkpoint
+    from deepfake.learning.checkpoint_names import NamedCheckpoint
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
@@ -293,7 +294,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
     return _derive(
         options,
-        load_detector(options.checkpoint, options.tta),
+        load_detector(_find_others(options), options.tta),
         calibrate_checkpoint,
         split=options.split,
         max_fpr=options.max_fpr,
@@ -315,7 +316,7 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
         "  deepfake fit-head --checkpoint model.ckpt --data crops/ --output new.ckpt "
         "--head logistic\n",
     )
-    parser.add_argument("--checkpoint", **CHECKPOINT)
+    parser.add_argument("--checkpoint", nargs=1, **CHECKPOINT | {"default": None})
     _add_derivation(parser)
     parser.add_argument(
         "--head",
@@ -346,7 +347,7 @@ def _fit_head(options: argparse.Namespace) -> int:
 
     return _derive(
         options,
-        load_checkpoint(options.checkpoint, require_head=False),
+        load_checkpoint(_find_others(options)[0], require_head=False),
         fit_new_head,
         head=options.head,
         C=options.C,
@@ -409,16 +410,15 @@ def _check_output(options: argparse.Namespace) -> None:
     output: Path = options.output
     refuse_other_suffix("output", output, "a checkpoint", ".ckpt", ".safetensors")
     refuse_existing("output", output, options.overwrite)
-    from deepfake.learning.checkpoint_names import find_checkpoint
-
-    if isinstance(options.checkpoint, str):
-        options.checkpoint = find_checkpoint(options.checkpoint)
-        found = [options.checkpoint]
-    else:
-        options.checkpoint = found = find_detector(options)
-    if output.resolve() in [one.path.resolve() for one in found]:
-        raise UsageError("--output would replace the checkpoint itself; name another file")
     refuse_missing_folder("output", output)
+
+
+def _find_others(options: argparse.Namespace) -> list[NamedCheckpoint]:
+    """The checkpoints that a new one is made of; none of them is replaced by it."""
+    found = find_detector(options)
+    if options.output.resolve() in [one.path.resolve() for one in found]:
+        raise UsageError("--output would replace the checkpoint itself; name another file")
+    return found
 
 
 def _derive(

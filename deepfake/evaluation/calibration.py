@@ -20,8 +20,7 @@ from deepfake.evaluation.bootstrap import bootstrap_metrics, measure_verdicts
 from deepfake.evaluation.predictions import score_files
 from deepfake.heads import Head
 from deepfake.heads.calibration import compute_prevalence_shift, cross_fit
-from deepfake.learning.checkpoint import Tta
-from deepfake.learning.joined import count_looks
+from deepfake.learning.joined import Tta, count_looks
 from deepfake.records import EVEN_ODDS, Limits, Recipe
 from deepfake.thresholds import choose_limits
 

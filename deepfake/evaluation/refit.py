@@ -37,10 +37,10 @@ from deepfake.evaluation.sets import (
     was_trained_on,
 )
 from deepfake.heads import Head, HeadName, MeanHead, make_head
-from deepfake.learning.checkpoint import Checkpoint, Tta, derive_checkpoint
+from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
 from deepfake.learning.crops import CropDataset, measure_training_faces
 from deepfake.learning.ensemble import look_once
-from deepfake.learning.joined import count_looks
+from deepfake.learning.joined import Tta, count_looks
 from deepfake.metrics import Summary, format_metric, summarise
 from deepfake.records import EVEN_ODDS, LABEL_NAMES, Aggregation, Limits, Recipe
 from deepfake.tables import align

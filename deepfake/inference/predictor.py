@@ -25,9 +25,10 @@ from deepfake.inference.results import PicturedResult, Results
 from deepfake.inference.scoring import Backend
 from deepfake.inference.stored import StoredCrops
 from deepfake.jobs.parts import LARGEST_BLOCK
-from deepfake.learning.checkpoint import Checkpoint, Tta
+from deepfake.learning.checkpoint import Checkpoint
 from deepfake.learning.checkpoint_names import CheckpointName, NamedCheckpoint
 from deepfake.learning.ensemble import load_detector
+from deepfake.learning.joined import Tta
 from deepfake.records import (
     Extraction,
     FaceCrop,

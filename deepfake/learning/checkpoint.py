@@ -32,8 +32,7 @@ from deepfake.learning.checkpoint_file import SAFETENSORS_SUFFIX as SAFETENSORS_
 from deepfake.learning.checkpoint_file import part_of, read_content, seal
 from deepfake.learning.checkpoint_names import DEFAULT, CheckpointName, find_checkpoint
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.learning.joined import EnsembleEmbedder
-from deepfake.learning.joined import Tta as Tta
+from deepfake.learning.joined import EnsembleEmbedder, Tta
 from deepfake.records import ALL_UNCLEAR, LABEL_NAMES, Limits, Recipe
 from deepfake.storage import write_atomic
 

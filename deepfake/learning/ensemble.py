@@ -18,9 +18,9 @@ from typing import Any
 
 from deepfake.errors import UsageError
 from deepfake.heads import MeanHead
-from deepfake.learning.checkpoint import Checkpoint, Tta, check_tta, load_checkpoint
+from deepfake.learning.checkpoint import Checkpoint, check_tta, load_checkpoint
 from deepfake.learning.checkpoint_names import CheckpointName, NamedCheckpoint
-from deepfake.learning.joined import EnsembleEmbedder, count_looks
+from deepfake.learning.joined import EnsembleEmbedder, Tta, count_looks
 from deepfake.records import Limits, list_differences
 
 
