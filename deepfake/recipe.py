@@ -223,7 +223,7 @@ class CropSpec(_Settings):
         faces: ``largest`` face of a frame, or ``all``.
         search: ``main`` looks from coarse to fine and stops at a certain largest face, many times
             faster; ``exact`` looks at every scale. With ``faces="all"`` the others are looked for
-            at every scale, either way.
+            at every scale, either way. ``none`` takes every picture for one face as it is.
         rotate_retry: Search the frame turned by 180 degrees if it holds no upright face.
         jpeg_quality: Crops pass once through JPEG of this quality (4:2:0), in training and in
             prediction; ``None`` stores lossless PNG.
@@ -239,7 +239,7 @@ class CropSpec(_Settings):
     factor: float = 0.709
     thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
     faces: Literal["largest", "all"] = "largest"
-    search: Literal["main", "exact"] = "main"
+    search: Literal["main", "exact", "none"] = "main"
     rotate_retry: bool = True
     jpeg_quality: int | None = 95
 
@@ -272,7 +272,12 @@ class CropSpec(_Settings):
             "three numbers between 0 and 1",
         )
         check(self.faces in ("largest", "all"), "faces", "'largest' or 'all'")
-        check(self.search in ("main", "exact"), "search", "'main' or 'exact'")
+        check(self.search in ("main", "exact", "none"), "search", "'main', 'exact' or 'none'")
+        check(
+            self.search != "none" or self.geometry != "aligned",
+            "geometry",
+            "another one where search is 'none': nothing tells where eyes and mouth are",
+        )
         check(
             self.jpeg_quality is None or 1 <= self.jpeg_quality <= 100,
             "jpeg_quality",
@@ -318,6 +323,17 @@ PRESETS: dict[str, CropSpec] = {
     "square": CropSpec(),
     # With the margin of DeepfakeBench and of what is published on it: a square 1.3 times as wide.
     "aligned": CropSpec(preset="aligned", geometry="aligned", margins=(0.15, 0.15)),
+    # Pictures that are face crops already, with whatever margin their maker left.
+    "whole": CropSpec(
+        preset="whole",
+        geometry="entry",
+        margins=(0.0, 0.0),
+        min_face=20,
+        min_face_ratio=0.0,
+        faces="all",
+        search="none",
+        rotate_retry=False,
+    ),
     "dacon": _DACON,
     "dacon-train": replace(
         _DACON, preset="dacon-train", min_face=160, factor=0.3, thresholds=(0.98, 0.98, 0.98)

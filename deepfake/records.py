@@ -171,7 +171,7 @@ class Face:
         box_xyxy: ``(4,)`` float32 pixels of the frame; may leave the frame.
         confidence: The last network's probability.
         landmarks: ``(5, 2)`` float32 pixels: left eye, right eye, nose, left and right mouth
-            corner, as seen in the picture.
+            corner, as seen in the picture; ``(0, 2)`` of a face that was not searched for.
     """
 
     box_xyxy: NDArray[np.float32]

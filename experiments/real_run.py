@@ -5,8 +5,8 @@ r"""The run of ``docs/results.md``, from pictures to report: crop, train, evalua
 Every step is a public command, printed before it runs; a step that is done is not done again, so
 that the same call, after a stop or after a change of the report, goes on or draws the report anew.
 Words that are not listed here go to ``train.py``. The training set is ``labelled/dfdc224.csv``;
-measured are its test split and every other labelled set of the folder, none of which was trained
-on. ``real/report/report.html`` is the result.
+measured are its test split and every labelled set of the folder that has fakes, none of which was
+trained on. ``real/report/report.html`` is the result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REPO = Path(__file__).resolve().parents[1]
 CONFIGS = ("default", "cpu")
 SIZE = 224
 TRAINED_ON = "labelled/dfdc224.csv"
-FOREIGN = ("labelled/gan140k_ffhq_stylegan1_256", "videos/labelled")
+FOREIGN = ("labelled/ciplab_dev", "labelled/gan140k_ffhq_stylegan1_256", "videos/labelled")
 WEIGHTS = "weights/mobilenetv2_100_torch_nohead.safetensors"
 
 

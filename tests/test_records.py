@@ -46,7 +46,7 @@ def test_preset_with_changes() -> None:
 
 
 def test_unknown_preset() -> None:
-    with pytest.raises(UsageError, match="no crop preset 'best'; there are square, aligned, dacon"):
+    with pytest.raises(UsageError, match="no crop preset 'best'; there are square, aligned, whole"):
         CropSpec.from_preset("best")
 
 

@@ -98,7 +98,8 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, help="side of a crop in pixels (default: 380)")
     parser.add_argument(
         "--preset",
-        help="recipe: square (aspect kept), aligned (turned upright by the five points), "
+        help="recipe: square (aspect kept), aligned (turned upright by the five points), whole "
+        "(face crops of others, as they are), "
         "dacon (the contest entry's), dacon-train",
     )
     parser.add_argument(
@@ -162,6 +163,12 @@ def _choose_spec(options: argparse.Namespace) -> CropSpec:
             raise UsageError("--preset and --config both name a recipe; give one of them")
         preset = _preset_of(options.config)
     spec = CropSpec.from_preset(preset or "square")
+    searching = {"--min-face": options.min_face, "--exhaustive": options.exhaustive or None}
+    given = [name for name, value in searching.items() if value is not None]
+    if spec.search == "none" and given:
+        raise UsageError(
+            f"{given[0]} is for a search, and preset {spec.preset!r} takes pictures as they are"
+        )
     changes: dict[str, Any] = {
         name: value
         for name, value in (

@@ -8,6 +8,7 @@ loop over scikit-learn (``benchmarks/evaluate.py``). Knows no model and no file.
 References:
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993 (percentile intervals).
     Field and Welsh, "Bootstrapping clustered data", 2007 (the cluster bootstrap).
+    Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 1934.
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ def bootstrap_share(
 ) -> Estimate:
     """The share of rows that something is true of, with its interval where there can be one.
 
+    Of none or all of the rows it is that of Clopper and Pearson, a group for a trial: what a share
+    can be and still show itself in none of so many groups with a chance of 2.5 %.
+
     Args:
         hits: ``(N,)``.
         groups: ``(N,)``, what was drawn from the world together.
@@ -119,7 +123,10 @@ def bootstrap_share(
         return replace(share, note=_too_few(n_groups))
     if hits.all() or not hits.any():
         # Alike rows show no spread, however they are resampled; that is no reason to be sure.
-        return replace(share, note=f"no interval: all {len(hits)} rows are alike")
+        unseen = 1 - ((1 - _LEVEL) / 2) ** (1 / n_groups)
+        low, high = (1 - unseen, 1.0) if hits.all() else (0.0, unseen)
+        note = f"exact interval of {n_groups} groups: all {len(hits)} rows are alike"
+        return replace(share, low=low, high=high, note=note)
     counts = resample_groups(n_groups, n_resamples, seed)
     sums = np.column_stack([np.bincount(group_of_row), np.bincount(group_of_row, hits)])
     weighted = np.concatenate([part @ sums for part in _chunks(counts, n_groups)])

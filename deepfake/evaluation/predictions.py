@@ -258,6 +258,6 @@ class _FoundRow(FoundFace):
 
 
 def _find(place: int, row: CropRow) -> _FoundRow:
-    landmarks = np.array(row.landmarks, np.float32).reshape(5, 2)
+    landmarks = np.array(row.landmarks, np.float32).reshape(-1, 2)
     face = Face(np.array(row.box_xyxy, np.float32), row.confidence, landmarks)
     return _FoundRow(row.frame, row.time_s, row.face, face, row.rotation, place)

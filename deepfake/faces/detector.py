@@ -88,6 +88,15 @@ class FaceDetector(Protocol):
         ...
 
 
+class WholePicture:
+    """Looks for nothing: every image is one face, to its border, without landmarks."""
+
+    def detect(self, images: Sequence[NDArray[np.uint8]]) -> list[list[Face]]:
+        """As of ``FaceDetector``."""
+        boxes = [np.array([0, 0, *image.shape[1::-1]], np.float32) for image in images]
+        return [[Face(box, 1.0, np.empty((0, 2), np.float32))] for box in boxes]
+
+
 class MTCNN:
     """Multi-task cascaded detector: PNet proposes, RNet refines, ONet decides.
 

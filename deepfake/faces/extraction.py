@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepfake.errors import MediaError
-from deepfake.faces.detector import MTCNN, FaceDetector, SearchMode
+from deepfake.faces.detector import MTCNN, FaceDetector, SearchMode, WholePicture
 from deepfake.faces.geometry import (
     aligned_window,
     cut_turned,
@@ -318,6 +318,8 @@ class FaceExtractor:
 
 
 def _make_detector(spec: CropSpec, device: str) -> FaceDetector:
+    if spec.search == "none":
+        return WholePicture()
     mode: SearchMode = spec.search
     if spec.faces == "all" and mode == "main":
         mode = "main-first"

@@ -145,6 +145,8 @@ class FaceMesh:
 def _level_eyes(face: Face) -> TurnedWindow:
     """A square around a face, turned so that its eyes are level."""
     x0, y0, x1, y1 = (float(value) for value in face.box_xyxy)
+    if not len(face.landmarks):  # a picture that is a face as it is, upright and with a margin
+        return TurnedWindow(x0, y0, x1, y1, 0.0)
     across, down = (face.landmarks[1] - face.landmarks[0]).tolist()
     # A box that is narrow for its height is a face in profile.
     half = max((1 + 2 * _MARGIN) * (x1 - x0), y1 - y0, 1.0) / 2

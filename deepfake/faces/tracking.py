@@ -114,8 +114,10 @@ def _fit(one: Face, other: Face) -> float | None:
     shift = np.hypot(*(boxes[0, :2] + boxes[0, 2:] - boxes[1, :2] - boxes[1, 2:]) / 2)
     if shift > _MAX_SHIFT * sides.min() and overlap < _MIN_OVERLAP:
         return None
-    turned = np.linalg.norm(_pose(one) - _pose(other), axis=1).mean()
-    return overlap - _POSE_WEIGHT * float(turned)
+    turned = 0.0
+    if len(one.landmarks) and len(other.landmarks):
+        turned = float(np.linalg.norm(_pose(one) - _pose(other), axis=1).mean())
+    return overlap - _POSE_WEIGHT * turned
 
 
 def _pose(face: Face) -> NDArray[np.float64]:

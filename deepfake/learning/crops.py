@@ -161,7 +161,10 @@ class CropDataset(Dataset[Sample]):
         """Rows of the reals whose landmarks span a face, ``(N,)``: those that can be blended."""
         found = []
         for number in np.flatnonzero(self.rows.kept("label") == 0).tolist():
-            points = self._manifest_points(self.rows[number])
+            row = self.rows[number]
+            points = self._manifest_points(row)
+            if points is None:  # a face that was not searched for has a mesh alone
+                points = self.points(row)
             if points is not None and face_area(points) >= _SMALLEST_FACE * self.size**2:
                 found.append(number)
         return np.array(found, np.int64)

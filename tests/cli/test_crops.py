@@ -110,11 +110,14 @@ def test_crop_takes_its_preset_from_a_configuration(trained: Trained, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--preset", "dakon"], "no crop preset 'dakon'; there are square, aligned, dacon"),
+        (["--preset", "dakon"], "no crop preset 'dakon'; there are square, aligned, whole"),
         (
             ["--preset", "dacon", "--margin", "0.3"],
             "--margin is for square and aligned crops; preset 'dacon'",
         ),
+        (["--preset", "whole", "--margin", "0.3"], "crops; preset 'whole' has its own"),
+        (["--preset", "whole", "--min-face", "80"], "--min-face is for a search, and preset"),
+        (["--preset", "whole", "--exhaustive"], "--exhaustive is for a search, and preset 'whole'"),
         (["--preset", "dacon", "--config", "configs/dacon.yaml"], "both name a recipe"),
         (["--config", "configs/default.yaml"], "has no data.crop_preset"),
         (["--config", "configs/none.yaml"], "there is no such file"),

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from deepfake.cli import main
 from deepfake.dataset.crop_folder import MESH_FILE, MeshFiles
 from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.merging import merge_crops
+from deepfake.demo.people import portrait_geometry
 from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import FaceExtractor
 from deepfake.jobs.parts import JobPart
+from deepfake.learning.batches import SampleKey
+from deepfake.learning.crops import CropDataset
 from deepfake.media.discovery import discover
-from deepfake.records import Workers
+from deepfake.records import CropSpec, Workers
 from tests.dataset.made_jobs import SPEC, run, run_part
 from tests.fakes import portrait, tree_hashes, write_photo, write_portraits
 
@@ -55,6 +59,23 @@ def test_each_crop_has_the_mesh_of_its_face(done: Path) -> None:
         assert same.mesh is None
         assert same.encoded == crop.encoded
     assert len(stored) == N_PHOTOS
+
+
+def test_a_crop_of_others_has_a_mesh_and_can_be_blended(tmp_path: Path) -> None:
+    spec = CropSpec.from_preset("whole", size=96)
+    write_photo(tmp_path / "photos" / "real" / "a.png", portrait(1, 0, 192)[24:168, 24:168])
+    run(tmp_path / "photos", tmp_path / "crops", spec, landmarks="mesh")
+    (row,) = rows = read_manifest(tmp_path / "crops").rows
+    assert row.landmarks == ()
+    dataset = CropDataset(tmp_path / "crops", rows, 96)
+    points = dataset.points(row)
+    assert points is not None
+    drawn = (portrait_geometry(1, 0, size=192).points[:2] - 24) * 96 / 144
+    eyes = [points[[33, 133]].mean(axis=0), points[[362, 263]].mean(axis=0)]
+    assert np.abs(np.stack(eyes) - drawn).max() < 4
+    assert dataset.blend_sources.tolist() == [0]
+    blend = dataset[SampleKey(0, 0, augment=False, blend=True)]
+    assert not torch.equal(blend["image"], dataset[0]["image"])
 
 
 @pytest.mark.slow  # a process imports torch

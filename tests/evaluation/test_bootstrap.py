@@ -154,6 +154,18 @@ def test_a_share_has_the_interval_of_an_accuracy() -> None:
     assert math.isnan(bootstrap_share(hits, words, n_resamples=0).low)
 
 
+@pytest.mark.parametrize("hit", [False, True])
+def test_a_share_of_none_or_all_has_the_exact_interval_of_its_groups(hit: bool) -> None:
+    groups = [f"person {n // 2}" for n in range(60)]
+    share = bootstrap_share(np.full(60, hit), groups)
+    certain, unseen = (share.high, share.low) if hit else (1 - share.low, 1 - share.high)
+    # As often as that, thirty groups in a row are alike in 2.5 of a hundred cases.
+    assert (certain, unseen**30) == pytest.approx((1, 0.025), abs=1e-12)
+    assert share.note == "exact interval of 30 groups: all 60 rows are alike"
+    assert math.isnan(bootstrap_share(np.full(60, hit), groups, n_resamples=0).low)
+    assert math.isnan(bootstrap_share(np.full(8, hit), groups[:8]).low), "four groups are too few"
+
+
 def test_same_seed_same_interval() -> None:
     y_true, scores, groups = make_rows(2)
     words = groups.astype(str)

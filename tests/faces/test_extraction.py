@@ -116,6 +116,24 @@ def test_upside_down_face_gives_an_upright_crop(tmp_path: Path, preset: str) -> 
     assert turned.window == upright.window
 
 
+def test_a_whole_picture_is_the_crop_whatever_it_shows() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    spec = CropSpec.from_preset("whole", size=64, jpeg_quality=None)
+    extraction = FaceExtractor(spec).extract_frame(frame(noise))
+    (crop,) = extraction.crops
+    assert (extraction.status, extraction.n_found, crop.rotation) == (Status.OK, 1, 0)
+    assert (crop.window, crop.face.landmarks.shape) == ((0, 0, 120, 90), (0, 2))
+    shrunk = cv2.resize(noise, (64, 64), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(decode_crop(crop.encoded), shrunk)
+    of_size = FaceExtractor(replace(spec, faces="largest")).extract_frame(frame(noise[:64, :64]))
+    np.testing.assert_array_equal(decode_crop(of_size.crops[0].encoded), noise[:64, :64])
+    tiny = FaceExtractor(spec).extract_frame(frame(noise[:19]))
+    assert (tiny.status, tiny.reason.split(";")[0]) == (
+        Status.TOO_SMALL,
+        "too_small: frame of 120x19 px",
+    )
+
+
 class DetectorOfPoints:
     """Finds faces with given points, ``(5, 2)``, in every picture."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,14 @@ def test_two_people_keep_their_numbers_while_they_move() -> None:
         faces += pair if step < 5 else pair[::-1]
     tracks = link_tracks(frames, faces)
     assert tracks == [0, 1] * 5 + [1, 0] * 5
+
+
+def test_faces_that_nobody_searched_for_are_linked_by_their_boxes_alone() -> None:
+    faces = [replace(square(x, 0), landmarks=np.empty((0, 2), np.float32)) for x in (0, 2, 300)]
+    assert link_tracks([0, 1, 1], faces) == [0, 0, 1]
+    between = interpolate_faces(faces[:1], faces[1:2], 0.5)
+    assert between is not None
+    assert (between[0].box_xyxy[0], between[0].landmarks.shape) == (1, (0, 2))
 
 
 def test_a_new_person_gets_a_new_number() -> None:

@@ -24,7 +24,7 @@ from deepfake.records import CropSpec, Workers
 from deepfake.tables import read_csv
 from tests.conftest import Trained
 from tests.evaluation.made_checkpoint import write_checkpoint
-from tests.fakes import write_portraits
+from tests.fakes import write_photo, write_portraits
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +246,25 @@ def test_a_checkpoint_that_has_changed_since_is_refused_elsewhere(
     path.write_bytes(content + b"\0")
     with pytest.raises(UsageError, match=r"is another checkpoint here|is damaged|no checkpoint"):
         pickle.loads(pickled)
+
+
+def test_face_crops_of_others_are_trained_on_and_scored_as_they_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        picture = rng.integers(0, 256, (80, 80, 3), dtype=np.uint8)  # nobody would find a face
+        write_photo(tmp_path / "data" / ("real", "fake")[number % 2] / f"{number}.png", picture)
+    crops = tmp_path / "crops"
+    spec = CropSpec.from_preset("whole", size=64)
+    crop_media(str(tmp_path / "data"), crops, spec, workers=Workers(0), quiet=True)
+    checkpoint = load_checkpoint(write_checkpoint(tmp_path / "model.ckpt", crops))
+    assert checkpoint.recipe.crop == spec
+    stored = StoredCrops(crops, checkpoint)
+    one, other = (
+        [*Predictor(checkpoint, "cpu", stored=made).score(sources)]
+        for made, sources in ((None, discover(tmp_path / "data").sources), (stored, stored.sources))
+    )
+    assert [result.p_fake for result in one] == [result.p_fake for result in other]
+    assert {(result.status, result.n_people) for result in one} == {("ok", 1)}
+    assert [result.remarks for result in one] == [result.remarks for result in other]
+    words = ["--checkpoint", str(checkpoint.path), "--data", str(crops), "--split", "all"]
+    assert cli.evaluate([*words, "--output", str(tmp_path / "evaluation"), "--quiet"]) == 0
