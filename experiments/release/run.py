@@ -76,7 +76,7 @@ class Study:
             overlay.write_text(yaml.safe_dump(settings), encoding="utf-8")
             length = overlay.with_name(f"{run.get('length', 'short')}.length.yaml")
             length.write_text(yaml.safe_dump(self.lengths[run.get("length", "short")]))
-            base = REPO / "configs" / f"{run['base']}.yaml" if "base" in run else HERE / "base.yaml"
+            base = run.get("base", HERE / "base.yaml")
             backbone = settings.get("model", {}).get("backbone", "tf_efficientnet_lite0")
             words = [word for file in (base, length, overlay) for word in ("--config", str(file))]
             words += ["--data.root", str(crops)]

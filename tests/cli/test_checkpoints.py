@@ -193,6 +193,36 @@ def test_push_and_pull_refuse_before_anything_is_sent(
     assert "is damaged" in capsys.readouterr().err
 
 
+def start(
+    server: Hub, home: Path, folder: Path, *words: object, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Our program in a process of its own, which the client's own variables tell of the hub."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(home)}
+    environment |= {"HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    return subprocess.run(
+        [sys.executable, "-m", "deepfake", *map(str, words)],
+        env=environment | more,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_pull_asks_the_hub_that_the_variables_of_its_client_name(
+    trained: Trained, tmp_path: Path
+) -> None:
+    with running_hub() as server:
+        repository = server.repositories["ann/mine"] = Repository()
+        model = to_safetensors(trained.checkpoint)
+        commit = repository.commit({"model.safetensors": model, "README.md": CARD.encode()})
+        done = start(server, tmp_path / "home", tmp_path, "pull", "hf://ann/mine")
+    assert done.returncode == 0, done.stderr
+    assert commit in done.stdout
+    kept = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert any(path.read_bytes() == model for path in kept)
+
+
 @pytest.mark.slow
 def test_a_detector_travels_between_two_machines(
     trained: Trained, inbox: Path, tmp_path: Path
@@ -202,18 +232,7 @@ def test_a_detector_travels_between_two_machines(
     card.write_text(CARD)
 
     def deepfake(home: str, *words: object, **more: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / home)}
-        environment |= {"HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-        code = "import sys; from deepfake.cli import main; sys.exit(main())"
-        command = [sys.executable, "-c", code, *map(str, words)]
-        return subprocess.run(
-            command,
-            env=environment | more,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return start(server, tmp_path / home, tmp_path, *words, **more)
 
     said = []
     with running_hub() as server:

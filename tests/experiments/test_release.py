@@ -54,13 +54,14 @@ def test_every_run_parses(run: dict[str, Any], parser: TrainParser, tmp_path: Pa
     overlay, length = tmp_path / "overlay.yaml", tmp_path / "length.yaml"
     overlay.write_text(yaml.safe_dump(run.get("settings", {})))
     length.write_text(yaml.safe_dump(PLAN["lengths"][run.get("length", "short")]))
-    settings = merge_configs(choose_configs([FOLDER / "base.yaml", length, overlay]))
+    base = run.get("base", FOLDER / "base.yaml")
+    settings = merge_configs(choose_configs([base, length, overlay]))
     parts = {name: settings[name] for name in ("model", "data")}
     parsed = parser.parse_object(parts | {"data": parts["data"] | {"root": "crops"}})
     assert timm.is_model(parsed.model.backbone)
     assert parsed.model.backbone in load("run").WEIGHTS
     known = {"name", "factor", "length", "crops", "crop", "start", "settings", "calibrate"}
-    assert set(run) <= known | {"members"}
+    assert set(run) <= known | {"members", "base"}
     names = [one["name"] for one in PLAN["runs"]]
     for before in run.get("members", [run.get("start", names[0])]):
         assert names.index(before) <= names.index(run["name"])

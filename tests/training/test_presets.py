@@ -1,19 +1,14 @@
-"""Which files make a configuration, from a checkout and from what is installed."""
+"""Which files make a configuration."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 
 from deepfake.errors import UsageError
 from deepfake.training.presets import choose_configs, find_config, merge_configs, read_config
-from tests.training.made_runs import CONFIGS, REPO
+from tests.training.made_runs import CONFIGS
 
 SHIPPED = {path.stem: path for path in CONFIGS.glob("*.yaml")}
 
@@ -87,35 +82,3 @@ def test_a_name_in_the_way_does_not_hide_a_shipped_one(
     monkeypatch.chdir(tmp_path)
     assert find_config("cpu") == SHIPPED["cpu"]
     assert find_config("cpu.yaml") == Path("cpu.yaml")
-
-
-def test_an_installed_package_finds_its_configurations_from_any_folder(tmp_path: Path) -> None:
-    # What the wheel holds, by its own description; building one needs more than is installed.
-    wheel = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    for source, target in wheel["targets"]["wheel"]["force-include"].items():
-        shutil.copytree(REPO / source, tmp_path / "site" / target)
-    for name in wheel["targets"]["wheel"]["packages"]:
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPO / name, tmp_path / "site" / name, ignore=ignored, dirs_exist_ok=True)
-    code = (
-        "from deepfake.training import presets\n"
-        "print(presets.__file__, presets.find_config('dacon'), *presets.choose_configs(['cpu']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    package = tmp_path / "site" / "deepfake"
-    names = (
-        "training/presets.py",
-        "configs/dacon.yaml",
-        "configs/default.yaml",
-        "configs/cpu.yaml",
-    )
-    assert done.stdout.split() == [str(package / name) for name in names]
-    shipped = yaml.safe_load((package / "configs" / "dacon.yaml").read_text())
-    assert shipped == read_config("dacon")
