@@ -46,8 +46,12 @@ class MediaError(DeepfakeError, OSError):
         return f"{self.code}: {self.detail}"
 
 
+def without_controls(text: str) -> str:
+    """The same text, of which nothing steers a terminal: messages may quote bytes of a file."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def one_line(text: str, limit: int = 160) -> str:
     """Make a library's message printable and short, as the detail of an error."""
-    # Messages may quote bytes of the file: nothing of it may steer a terminal.
-    clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    clean = " ".join(without_controls(text).split())
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."

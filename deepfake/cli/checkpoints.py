@@ -23,7 +23,7 @@ from deepfake.cli.options import (
     refuse_other_suffix,
 )
 from deepfake.cli.uploads import add_job_option, place, with_uploads
-from deepfake.errors import UsageError
+from deepfake.errors import CheckpointError, UsageError
 
 _SCREEN_WIDTH, _SCREEN_LINES = 80, 24
 
@@ -75,7 +75,12 @@ def _info(options: argparse.Namespace) -> int:
         text = yaml.safe_dump(first | content, sort_keys=False, allow_unicode=True)
         sys.stdout.write(text)
         return EXIT_OK
-    trained, measured, *rest = _list_facts(content)
+    try:
+        trained, measured, *rest = _list_facts(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{options.checkpoint} does not fit this version of deepfake: {error!r}"
+        ) from error
     # What does not fit is at the end: settings rather than what the verdict is worth.
     lines = [trained, measured, *(told or ["no head: it was written in mid-training"]), *rest]
     wrapped = (textwrap.wrap(line, _SCREEN_WIDTH, subsequent_indent="  ") for line in lines)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from deepfake.errors import DeepfakeError, UsageError
+from deepfake.errors import DeepfakeError, UsageError, without_controls
 from deepfake.stores.address import hide_secrets, is_url
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_NO_ANSWER = 0, 1, 2, 3, 4
@@ -166,6 +166,13 @@ def _mark_bare(words: list[str], known: Sequence[str]) -> list[str]:
     ]
 
 
+class _Shown(logging.Formatter):
+    """Lines of a log, of which nothing steers the terminal that shows them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_controls(super().format(record))
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Examples as they were written, and the default of every option that has one."""
 
@@ -204,7 +211,9 @@ def run(job: Callable[[], int], advice: str) -> int:
         advice: What to do after Ctrl-C.
     """
     _open_closed_streams()
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Shown("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("deepfake").setLevel(logging.INFO)
     try:
         try:
@@ -270,7 +279,7 @@ def _attempt(job: Callable[[], int], advice: str) -> int:
 
 def _tell(error: Exception) -> None:
     # Whatever names an input may name a signed address.
-    sys.stderr.write(f"error: {hide_secrets(str(error))}\n")
+    sys.stderr.write(f"error: {hide_secrets(without_controls(str(error)))}\n")
 
 
 def _flush_output() -> None:

@@ -167,7 +167,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     if listed is not None:
         files = (source.path for source in sources if source.stored is None)
         refuse_destroying(paths.values(), chain(read, files))
-    _announce(options, len(sources), found[0].name)
+    _announce(options, len(sources), " + ".join(one.name for one in found))
     from deepfake.faces.pipeline import early_worker
 
     starts_one = engine.is_here and listed is not None

@@ -31,7 +31,8 @@ from deepfake.dataset.crop_store import read_if_whole
 from deepfake.dataset.manifest import read_manifest
 from deepfake.dataset.rows import CropRow
 from deepfake.evaluation.embeddings import EmbedOptions, embed_once
-from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set, was_trained_on
+from deepfake.evaluation.origins import was_trained_on
+from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set
 from deepfake.faces.extraction import decode_crop
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import TorchScorer

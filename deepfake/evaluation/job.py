@@ -28,14 +28,10 @@ from deepfake.evaluation.evaluate import (
     evaluate_predictions,
     start_of_robustness,
 )
+from deepfake.evaluation.origins import list_changes, list_roots
 from deepfake.evaluation.predictions import Predictions, predict_set
 from deepfake.evaluation.robustness import CORRUPTIONS, choose_corruptions, corrupt
-from deepfake.evaluation.sets import (
-    EvaluationSet,
-    open_crops,
-    read_data_settings,
-    read_evaluation_set,
-)
+from deepfake.evaluation.sets import EvaluationSet, open_crops, read_evaluation_set
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
 from deepfake.jobs.engine import Executor, run_here
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
@@ -196,8 +192,8 @@ def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
         "chosen_for": info.get("chosen_for"),
         "trained_on_manifest_sha256": info.get("manifest_sha256"),
         "trained_on_crops": info.get("counts"),
-        "trained_on_data": read_data_settings(checkpoint.info).get("root"),
-        "history": [event.get("what") for event in info.get("history", [])],
+        "trained_on_data": " + ".join(list_roots(checkpoint)) or None,
+        "history": list_changes(checkpoint),
         "crop_spec": checkpoint.recipe.crop.to_dict(),
         "trained_with": info.get("versions"),
         "evaluated_with": describe_versions(),

@@ -28,14 +28,9 @@ from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.calibration import Calibration, calibrate
 from deepfake.evaluation.embeddings import Embeddings, EmbedOptions, embed_crops
 from deepfake.evaluation.evaluate import ScoredRows, file_rows
+from deepfake.evaluation.origins import ALL, divide_as_trained, was_trained_on
 from deepfake.evaluation.predictions import predict_set
-from deepfake.evaluation.sets import (
-    ALL,
-    EvaluationSet,
-    divide_as_trained,
-    read_evaluation_set,
-    was_trained_on,
-)
+from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set
 from deepfake.heads import Head, HeadName, MeanHead, make_head
 from deepfake.learning.checkpoint import Checkpoint, derive_checkpoint
 from deepfake.learning.crops import CropDataset, measure_training_faces

@@ -7,33 +7,28 @@ so there is one path from here on. Knows no metric.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from deepfake.dataset.audit import audit_splits, raise_issues
 from deepfake.dataset.crop_mirror import find_crops
 from deepfake.dataset.cropping import crop_media
 from deepfake.dataset.layouts.labelling import InputOptions
 from deepfake.dataset.manifest import Manifest, read_manifest, read_sources
 from deepfake.dataset.rows import CropRows, SourceRows, require_labels
-from deepfake.dataset.splits import SPLITS, assign_splits
+from deepfake.dataset.splits import SPLITS
 from deepfake.dataset.texts import Texts, number_texts
 from deepfake.errors import UsageError
+from deepfake.evaluation.origins import ALL, divide_as_trained, find_use, was_trained_on
 from deepfake.faces.pipeline import check_detect_device
 from deepfake.inference.stored import require_same_recipe
 from deepfake.jobs.engine import Executor, run_here
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.learning.data import SplitSettings
 from deepfake.records import Workers
 from deepfake.stores.address import hide_secrets
-
-ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +142,12 @@ def read_evaluation_set(
     faces = _choose_faces(manifest, splits, chosen)
     files, lost = _choose_files(root, manifest, splits, chosen)
     remarks = []
-    if seen and chosen != "test":
-        use = "chose its limits on" if chosen == "validation" else "learnt from"
+    if use := find_use(checkpoint, manifest, chosen):
         remarks.append(
-            f"LEAK: the checkpoint {use} these crops; metrics on split {chosen!r} of its own "
-            "training data say nothing about new files"
+            f"LEAK: the checkpoint {use} these crops; its metrics on split {chosen!r} of them say "
+            "nothing about new files"
         )
-    elif undivided:
+    if undivided and not seen:
         remarks.append("the crops bring no split; divided as a training by default divides them")
     if lost:
         remarks.append(f"{lost} files without a face belong to no split and are not counted")
@@ -214,76 +208,3 @@ def _carry(names: Texts, values: Sequence[str], wanted: Texts) -> list[str]:
     last = np.full(max(number.max(initial=0), asked.max(initial=0)) + 1, -1, np.int64)
     last[number] = np.arange(len(number))
     return [values[row] if row >= 0 else "" for row in last[asked].tolist()]
-
-
-def was_trained_on(checkpoint: Checkpoint, manifest: Manifest) -> bool:
-    """Whether a checkpoint, or one of several that it is the mean of, comes from these crops."""
-    origins = _list_origins(checkpoint)
-    return any(manifest.sha256 == info["manifest_sha256"] for _, info in origins)
-
-
-def _list_origins(checkpoint: Checkpoint) -> list[tuple[str, dict[str, Any]]]:
-    """Name of each network of a checkpoint, and what its file remembers of its making."""
-    open_ = [(one.name, one.info) for one in checkpoint.members or (checkpoint,)]
-    found: list[tuple[str, dict[str, Any]]] = []
-    while open_:
-        name, info = open_.pop(0)
-        kept = [(str(one["name"]), one) for one in info.get("members", ())]
-        if kept:  # a file that holds several
-            open_ += kept
-        else:
-            found.append((name, info))
-    return found
-
-
-def read_data_settings(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Section ``data`` of the configuration that a checkpoint was trained with; may be empty.
-
-    Args:
-        info: What it remembers.
-    """
-    try:
-        content = yaml.safe_load(info.get("configuration") or "")
-    except (yaml.YAMLError, RecursionError):
-        content = None
-    section = content.get("data") if isinstance(content, dict) else None
-    return section if isinstance(section, dict) else {}
-
-
-def divide_as_trained(manifest: Manifest, checkpoint: Checkpoint) -> list[str]:
-    """Split of each row: as the manifest says, else by group, as training divides.
-
-    Crops that the checkpoint was trained on are divided as its own training did it.
-
-    Raises:
-        UsageError: If they cannot be divided so that every split has both classes, something leaks
-            from one into another, or several that make one have divided them otherwise.
-    """
-    origins = [
-        (name, info)
-        for name, info in _list_origins(checkpoint)
-        if info["manifest_sha256"] == manifest.sha256
-    ]
-    if not origins:
-        return _divide(manifest, SplitSettings(), 0)
-    first, *others = [_divide_again(manifest, info) for _, info in origins]
-    if any(other != first for other in others):
-        names = " and ".join(name for name, _ in origins)
-        raise UsageError(
-            f"{names} divided the crops in {manifest.root} otherwise: what is a test for one "
-            "has taught another; evaluate them on other crops"
-        )
-    return first
-
-
-def _divide_again(manifest: Manifest, info: Mapping[str, Any]) -> list[str]:
-    told, split = read_data_settings(info).get("split"), SplitSettings()
-    if isinstance(told, dict):
-        split = SplitSettings(**{key: told[key] for key in ("by", "shares") if key in told})
-    return _divide(manifest, split, int(info.get("seed", 0)))
-
-
-def _divide(manifest: Manifest, split: SplitSettings, seed: int) -> list[str]:
-    splits = assign_splits(manifest.rows, split.by, split.shares, seed)
-    raise_issues(audit_splits(manifest, splits))
-    return splits

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepfake.errors import JobError
+from deepfake.errors import JobError, one_line
 from deepfake.learning.checkpoint import KEY, Checkpoint
 from deepfake.learning.embedder import are_unit
 from deepfake.learning.folding import copy_for_scoring
@@ -128,7 +128,7 @@ class OnnxScorer:
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.description: dict[str, Any] = dict(parse_json(metadata[KEY]))
         except self._errors as error:
-            raise JobError(f"this is no graph of deepfake: {_one_line(error)}") from error
+            raise JobError(f"this is no graph of deepfake: {one_line(str(error), 400)}") from error
 
     def score(self, images: NDArray[np.uint8]) -> list[float]:
         """Score a batch."""
@@ -144,7 +144,9 @@ class OnnxScorer:
         try:
             p_fake, embeddings = self._session.run([P_FAKE, EMBEDDING], {CROPS: crops})
         except self._errors as error:
-            raise JobError(f"the graph does not score crops: {_one_line(error)}") from error
+            raise JobError(
+                f"the graph does not score crops: {one_line(str(error), 400)}"
+            ) from error
         return p_fake, embeddings
 
 
@@ -161,7 +163,3 @@ def _error_classes() -> tuple[type[Exception], ...]:
     found = [value for value in vars(state).values() if isinstance(value, type)]
     theirs = (value for value in found if issubclass(value, Exception))
     return (*theirs, LookupError, ValueError, TypeError)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from deepfake import __version__
 from deepfake.dataset.manifest import Manifest
 from deepfake.error_rates import ErrorRates
-from deepfake.errors import CheckpointError, UsageError
+from deepfake.errors import CheckpointError, UsageError, one_line
 from deepfake.faces.quality import TrainingFaces
 from deepfake.heads import Head, MeanHead, make_empty_head
 from deepfake.learning.checkpoint_copy import encode_safetensors
@@ -37,7 +37,8 @@ from deepfake.records import ALL_UNCLEAR, LABEL_NAMES, Limits, Recipe
 from deepfake.storage import write_atomic
 
 logger = logging.getLogger(__name__)
-_TRAINING_ONLY = ("optimizer_states", "lr_schedulers", "callbacks", "deepfake_run")
+_KEPT = ("state_dict", "hyper_parameters", KEY, "epoch", "global_step", "pytorch-lightning_version")
+"""Of a checkpoint of mid-training; the rest is what that training needed to go on."""
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _OPTIONAL_PACKAGES = ("lightgbm",)
@@ -155,6 +156,7 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
     try:
         recipe = Recipe.from_dict(info["recipe"])
         _check_network(hyper, recipe.crop.size)
+        _check_history(info)
         _check_members(hyper, info)
         _check_counts(info["counts"])
         state = content["state_dict"]
@@ -227,7 +229,7 @@ def derive_checkpoint(
 ) -> None:
     """Write a checkpoint with the same network, or networks, and another head or other limits.
 
-    What only the training needed to go on (optimiser, schedule, callbacks) is left out.
+    What only the training needed to go on (optimiser, schedule, callbacks, averages) is left out.
 
     Args:
         checkpoint: Where everything else comes from; its file is read again and stays as it is.
@@ -239,8 +241,7 @@ def derive_checkpoint(
         training_faces: Replaces what was remembered of them; ``None`` leaves it.
     """
     content = _join(checkpoint) if len(checkpoint.members) > 1 else read_content(checkpoint.path)
-    for name in _TRAINING_ONLY:
-        content.pop(name, None)
+    content = {name: content[name] for name in _KEPT if name in content}
     ours, state = content[KEY], content["state_dict"]
     if training_faces is not None:
         changes = changes | {"quality": training_faces.describe()}
@@ -280,8 +281,10 @@ def _join(checkpoint: Checkpoint) -> dict[str, Any]:
         state |= {f"embedder.members.{number}.{name}": value for name, value in parts.items()}
     quality = part_of(first["state_dict"], "quality")
     state |= {f"quality.{name}": value for name, value in quality.items()}
-    together = ("backbone", "head", "manifest_sha256", "counts")
+    together = ("backbone", "head", "manifest_sha256", "counts", "limits", "error_rates")
     joined = {name: checkpoint.info[name] for name in together}
+    # Of each of them, and of the whole none.
+    joined |= {"seed": None, "configuration": "", "normalisation": None}
     members = [
         {"name": one.name, "file_sha256": one.sha256, **content[KEY]}
         for one, content in zip(checkpoint.members, contents, strict=True)
@@ -315,11 +318,11 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
 def _build_embedder(hyper: dict[str, Any], state: dict[str, Any]) -> Any:
     """The network of some settings, or the networks of several, without their weights."""
     if "members" in hyper:
-        members = [
-            _build_embedder(one, part_of(state, f"members.{number}"))
-            for number, one in enumerate(hyper["members"])
-        ]
-        return EnsembleEmbedder(members)
+        parts = [part_of(state, f"members.{number}") for number in range(len(hyper["members"]))]
+        if not all(parts):  # before memory is taken for networks that the file does not hold
+            raise UsageError(f"it holds no weights of one of its {len(parts)} networks")
+        both = zip(hyper["members"], parts, strict=True)
+        return EnsembleEmbedder([_build_embedder(one, part) for one, part in both])
     weight = state.get("projection.weight")
     n_features = weight.shape[1] if isinstance(weight, Tensor) and weight.ndim == 2 else None
     settings = {key: hyper[key] for key in _MODEL_KINDS}
@@ -378,7 +381,14 @@ def _check_members(hyper: dict[str, Any], info: dict[str, Any]) -> None:
     for network, one in zip(networks, told, strict=True):
         if not all(type(one[name]) is str for name in ("name", "manifest_sha256")):
             raise UsageError("it does not tell what one of its networks was trained on")
+        _check_history(one)
         _check_members(network, one)
+
+
+def _check_history(info: dict[str, Any]) -> None:
+    events = info.get("history", [])
+    if not isinstance(events, list) or any(type(event["what"]) is not str for event in events):
+        raise UsageError("its history does not tell what was done")
 
 
 def _check_counts(counts: Any) -> None:
@@ -398,7 +408,7 @@ def load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -
     try:
         module.load_state_dict(part_of(state, name), strict=True)
     except (RuntimeError, TypeError) as error:
-        text = " ".join(str(error).split())[:400]
+        text = one_line(str(error), 400)
         raise CheckpointError(f"{path}: the {name} does not fit its description: {text}") from error
 
 

@@ -62,6 +62,9 @@ def read_content(path: Path) -> dict[str, Any]:
     for part in ("state_dict", "hyper_parameters"):
         if not isinstance(content.get(part), dict):
             raise CheckpointError(f"checkpoint {path} is damaged: it has no {part}")
+    for part in ("hyper_parameters", KEY):
+        if not _are_members(content[part].get("members", [])):
+            raise CheckpointError(f"checkpoint {path} is damaged: its {part} have odd members")
     if read is _read_lightning and content[KEY].get("sha256") != _hash_content(content):
         raise CheckpointError(f"checkpoint {path} is damaged: its checksum is another one")
     for name, value in content["state_dict"].items():
@@ -70,6 +73,17 @@ def read_content(path: Path) -> dict[str, Any]:
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"checkpoint {path}: {name} holds NaN or infinite numbers")
     return content
+
+
+def _are_members(several: Any) -> bool:
+    """Whether what a file says of the networks that it holds is a list of tables, at any depth."""
+    open_ = [several]
+    while open_:
+        level = open_.pop()
+        if not isinstance(level, list) or not all(isinstance(one, dict) for one in level):
+            return False
+        open_ += [one.get("members", []) for one in level]
+    return True
 
 
 def seal(content: dict[str, Any]) -> None:
@@ -133,12 +147,17 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         if sealed["sha256"] != compute_digest(text, state):
             raise ValueError("its digest is another one")
         content: dict[str, Any] = json.loads(text)
-        # JSON has no whole numbers for keys.
-        labels = content[KEY]["labels"]
-        content[KEY]["labels"] = {int(key): value for key, value in labels.items()}
+        _number_labels(content[KEY])
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
     return content | {"state_dict": state}
+
+
+def _number_labels(ours: dict[str, Any]) -> None:
+    """Give labels the keys that they had: JSON has no whole numbers for keys."""
+    ours["labels"] = {int(key): value for key, value in ours["labels"].items()}
+    for member in ours.get("members", ()):
+        _number_labels(member)
 
 
 def _read_lightning(path: Path) -> Any:

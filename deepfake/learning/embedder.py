@@ -80,9 +80,11 @@ class EmbeddingModel(nn.Module):
         if isinstance(pretrained, str):
             found = find_checkpoint(pretrained)
             pretrained, self.initial_weights = str(found.path), found.name
-        own = _read_own(pretrained, backbone)
+        own, own_levels = _read_own(pretrained, backbone, levels)
         state = part_of(own, "backbone") or None
-        start = False if own and levels else pretrained
+        # A file of stages alone does not fill the network that they are cut out of.
+        stages_alone = bool(own_levels and levels)
+        start = False if stages_alone else pretrained
         self.backbone, n_features = make_backbone(
             backbone, image_size, start, drop_path_rate, state, n_features
         )
@@ -90,14 +92,14 @@ class EmbeddingModel(nn.Module):
         if levels:
             n_features = 2 * keep_stages(self.backbone, levels)
             self.standardise = nn.BatchNorm1d(n_features, affine=False)
-        if state is not None and levels:
+        if state is not None and stages_alone:
             _load_stages(self.backbone, state, str(pretrained))
         config: dict[str, Any] = self.backbone.pretrained_cfg  # type: ignore[assignment]
         tag = config.get("tag")
         name = str(config.get("architecture") or backbone.split(".")[0])
         self.resolved_backbone = f"{name}.{tag}" if tag else name
         if bn_momentum is not None:
-            for module in self.backbone.modules():
+            for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.momentum = bn_momentum
         mean = config.get("mean") or (0.485, 0.456, 0.406)
@@ -172,11 +174,12 @@ class EmbeddingModel(nn.Module):
 
     def _take_over(self, own: dict[str, Tensor], origin: str) -> None:
         """Normalisation and projection of a checkpoint of ours; the backbone has its weights."""
-        projection = part_of(own, "projection")
+        projection, features_here = part_of(own, "projection"), self.projection.in_features
         try:
             self.mean.copy_(own["mean"])
             self.std.copy_(own["std"])
-            if self.levels and (standard := part_of(own, "standardise")):
+            standard = part_of(own, "standardise")
+            if standard and self.levels and len(standard["running_mean"]) == features_here:
                 self.standardise.load_state_dict(standard)
             width, features = len(projection["bias"]), projection["weight"].shape[1]
             if (width, features) == tuple(self.projection.weight.shape):
@@ -198,7 +201,7 @@ def are_unit(embeddings: Tensor) -> Tensor:
 
 
 def _load_stages(backbone: nn.Module, state: dict[str, Tensor], origin: str) -> None:
-    """Load a network that was cut off behind its stages, from a file that may hold all of it."""
+    """Load a network that was cut off behind its stages, from one that was, too."""
     wanted = backbone.state_dict()
     try:
         backbone.load_state_dict({name: state[name] for name in wanted})
@@ -207,23 +210,41 @@ def _load_stages(backbone: nn.Module, state: dict[str, Tensor], origin: str) -> 
         raise CheckpointError(f"pretrained={origin!r} does not fit: {problem}") from error
 
 
-def _read_own(pretrained: bool | str, backbone: str) -> dict[str, Tensor]:
-    """The embedder's part of a checkpoint of ours; empty where ``pretrained`` is none.
+def _read_own(pretrained: bool | str, backbone: str, levels: int) -> tuple[dict[str, Tensor], int]:
+    """The embedder's part of a checkpoint of ours, and its levels; empty where it is none.
+
+    Of a file that holds several networks, the first with this backbone and so many levels, or
+    with this backbone.
 
     Raises:
         CheckpointError: If it has another backbone.
     """
     if isinstance(pretrained, bool) or not is_checkpoint(Path(pretrained)):
-        return {}
+        return {}, 0
     content = read_content(Path(pretrained))
-    hyper, state = content["hyper_parameters"], part_of(content["state_dict"], "embedder")
-    # Of a file that holds several networks, the first that fits.
-    several = {f"members.{number}": one for number, one in enumerate(hyper.get("members", ()))}
-    found = {part: str(one.get("backbone")) for part, one in (several or {"": hyper}).items()}
-    for part, theirs in found.items():
-        if theirs.split(".")[0] == backbone.split(".")[0]:
-            return part_of(state, part) if part else state
-    raise CheckpointError(
-        f"pretrained={pretrained!r} has backbone {' and '.join(map(repr, found.values()))}, not "
-        f"{backbone!r}: set model.backbone to it"
-    )
+    found = _list_networks(content["hyper_parameters"], part_of(content["state_dict"], "embedder"))
+    names = [str(hyper.get("backbone")) for hyper, _ in found]
+    fitting = [
+        (own, hyper.get("levels", 0))
+        for name, (hyper, own) in zip(names, found, strict=True)
+        if name.split(".")[0] == backbone.split(".")[0]
+    ]
+    if not fitting:
+        raise CheckpointError(
+            f"pretrained={pretrained!r} has backbone {' and '.join(map(repr, names))}, not "
+            f"{backbone!r}: set model.backbone to it"
+        )
+    return next((one for one in fitting if one[1] == levels), fitting[0])
+
+
+def _list_networks(
+    hyper: dict[str, Any], state: dict[str, Tensor]
+) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
+    """Settings and weights of each network of a file that holds one, several, or such files."""
+    if "members" not in hyper:
+        return [(hyper, state)]
+    return [
+        network
+        for number, one in enumerate(hyper["members"])
+        for network in _list_networks(one, part_of(state, f"members.{number}"))
+    ]

@@ -38,14 +38,14 @@ def copy_for_scoring(network: Network, device: torch.device) -> Network:
         return made
     for model in made.modules():
         if isinstance(model, EmbeddingModel):
-            model.backbone = fold_batch_norm(model.backbone, model.image_size)
+            model.backbone = fold_batch_norm(model.backbone, model.image_size, model.levels)
             model.use_memory_format(torch.channels_last)
     return made
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def fold_batch_norm(backbone: nn.Module, image_size: int) -> nn.Module:
+def fold_batch_norm(backbone: nn.Module, image_size: int, levels: int = 0) -> nn.Module:
     """Fold batch normalisation into the convolutions that it follows.
 
     Which follows which is seen in a forward, and the result compared with the original: a network
@@ -54,13 +54,14 @@ def fold_batch_norm(backbone: nn.Module, image_size: int) -> nn.Module:
     Args:
         backbone: Takes ``(B, 3, S, S)``, in evaluation mode on a CPU; stays as it is.
         image_size: Side S in pixels.
+        levels: The answer is the maps of so many last stages, as of ``EmbeddingModel``.
 
     Returns:
         A folded copy, or the network itself where nothing can be folded.
     """
     images = torch.randn(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", enabled=False):
-        pairs, expected = _find_pairs(backbone, images)
+        pairs, expected = _find_pairs(backbone, images, levels)
         if not pairs:
             return backbone
         folded = copy.deepcopy(backbone)
@@ -72,12 +73,23 @@ def fold_batch_norm(backbone: nn.Module, image_size: int) -> nn.Module:
             if isinstance(norm, BatchNormAct2d):  # timm's, which holds the activation, too
                 rest = nn.Sequential(norm.drop, norm.act)
             folded.set_submodule(normalisation, rest)
-        found: Tensor = folded(images)
+        found = _answer(folded, images, levels)
     limit = _TOLERANCE * float(expected.abs().max())
     return folded if float((found - expected).abs().max()) <= limit else backbone
 
 
-def _find_pairs(backbone: nn.Module, images: Tensor) -> tuple[list[tuple[str, str]], Tensor]:
+def _answer(backbone: nn.Module, images: Tensor, levels: int) -> Tensor:
+    """Whatever of a network is used, as one vector."""
+    if not levels:
+        features: Tensor = backbone(images)
+        return features.flatten()
+    look: Any = backbone.forward_intermediates
+    return torch.cat([m.flatten() for m in look(images, indices=levels, intermediates_only=True)])
+
+
+def _find_pairs(
+    backbone: nn.Module, images: Tensor, levels: int
+) -> tuple[list[tuple[str, str]], Tensor]:
     """Names of convolutions with those of what normalises their output; the network's answer."""
     made: dict[int, tuple[str, Tensor]] = {}  # holding a tensor keeps its id its own
     pairs: list[tuple[str, str]] = []
@@ -100,7 +112,7 @@ def _find_pairs(backbone: nn.Module, images: Tensor) -> tuple[list[tuple[str, st
         or (type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module.track_running_stats)
     ]
     try:
-        answer: Tensor = backbone(images)
+        answer = _answer(backbone, images, levels)
     finally:
         for hook in hooks:
             hook.remove()

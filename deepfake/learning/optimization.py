@@ -16,7 +16,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from deepfake.errors import UsageError
+from deepfake.errors import UsageError, one_line
 
 MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 MakeSchedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
@@ -103,7 +103,7 @@ def settings_of_a_class(key: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise UsageError(f"{key}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{key}: {one_line(str(error), 400)}") from error
 
 
 def _settings_of(make: Any) -> Iterator[tuple[str, Any]]:

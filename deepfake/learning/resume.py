@@ -9,7 +9,7 @@ from deepfake.errors import UsageError
 
 
 def refuse_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Settings of the model that may not change; the old ones are only compared, never used.
+    """Settings that may not change, by name; the old ones are only compared, never used.
 
     Raises:
         UsageError: If one did.
@@ -17,8 +17,8 @@ def refuse_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name, value in now.items():
         if before.get(name, value) != value:
             raise UsageError(
-                f"the checkpoint to resume from was begun with model.{name}={before[name]!r}, now "
-                f"it is {value!r}; give the --config and options of that run again (its folder "
+                f"the checkpoint to resume from was begun with {name}={before[name]!r}, now it "
+                f"is {value!r}; give the --config and options of that run again (its folder "
                 "holds all of them in config.yaml), or start a new run"
             )
 

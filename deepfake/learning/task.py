@@ -50,7 +50,13 @@ from deepfake.learning.validation import CollectedEmbeddings, RecentEmbeddings
 
 RUN_KEY = "deepfake_run"
 """Where a checkpoint keeps what only its own run needs, to go on."""
-_FIXED = ("backbone", "image_size", "embedding_dim")
+_FIXED = {
+    "model.backbone": "backbone",
+    "model.image_size": "image_size",
+    "model.network.embedding_dim": "embedding_dim",
+    "model.network.levels": "levels",
+}
+"""What a training that goes on must have as it was: settings, and their names in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -340,7 +346,8 @@ class EmbeddingTask(LightningModule):
             schedule, length = make_schedule(self.make_schedule, optimizer, steps)
         # Two names and a number, to compare with: nothing is ever imported by them.
         plan = {"optimizer": _name(optimizer), "schedule": _name(schedule)}
-        refuse_change(self._begun, plan)
+        begun, now = ({f"model.{k}": v for k, v in one.items()} for one in (self._begun, plan))
+        refuse_change(begun, now)
         refuse_other_length(self._begun.get("length"), length)
         self._plan = plan | {"length": length}
         if schedule is None:
@@ -369,8 +376,9 @@ class EmbeddingTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on with other data or another network than a checkpoint was begun with."""
-        before = checkpoint.get("hyper_parameters", {})
-        refuse_change(before, {name: self.hparams[name] for name in _FIXED})
+        hyper = {"levels": 0} | checkpoint.get("hyper_parameters", {})
+        before = {setting: hyper[name] for setting, name in _FIXED.items() if name in hyper}
+        refuse_change(before, {setting: self.hparams[name] for setting, name in _FIXED.items()})
         state = checkpoint["state_dict"]
         goes_on = self._trainer is None or self._trainer.state.fn == TrainerFn.FITTING
         if goes_on:

@@ -19,7 +19,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from deepfake.dataset.crop_mirror import peek_job
-from deepfake.errors import DeepfakeError, UsageError
+from deepfake.errors import DeepfakeError, UsageError, one_line
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.task import EmbeddingTask
 from deepfake.learning.tuning import choose_precision
@@ -204,7 +204,7 @@ class TrainCLI(LightningCLI):
             # jsonargparse tells of all types that a setting may have; only one was meant.
             named = re.search(r"given class_path '([\w.]+)':\s+(.+)", str(error))
             if isinstance(error, ValueError) and not isinstance(error, DeepfakeError):
-                told = f"{named[1]}: {named[2]}" if named else " ".join(str(error).split())
+                told = f"{named[1]}: {named[2]}" if named else one_line(str(error), 800)
                 raise UsageError(told if named else f"configuration: {told}") from error
             raise
         self.model.configuration = self.configuration
@@ -242,7 +242,7 @@ class TrainCLI(LightningCLI):
             return super().instantiate_trainer(**options)
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
             # A device that is not there, settings that do not go together.
-            raise UsageError(f"trainer: {' '.join(str(error).split())}") from error
+            raise UsageError(f"trainer: {one_line(str(error), 800)}") from error
 
     def _publish_checkpoints(self) -> None:
         if self._publish is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from deepfake.errors import UsageError
+from deepfake.errors import UsageError, one_line
 
 RECOMMENDED = "default"
 
@@ -71,7 +71,7 @@ def read_config(name: str | Path) -> dict[str, Any]:
             f"{', '.join(sorted(_shipped()))}"
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"configuration {name}: {' '.join(str(error).split())}") from error
+        raise UsageError(f"configuration {name}: {one_line(str(error), 400)}") from error
     settings: dict[str, Any] = {} if content is None else content
     if not isinstance(content, dict | None) or not all(
         isinstance(settings.get(part), dict | None) for part in ("model", "data")

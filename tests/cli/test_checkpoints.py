@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from deepfake import __version__, cli
 from deepfake.learning import checkpoint_names
 from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.learning.checkpoint_copy import to_safetensors
+from deepfake.learning.checkpoint_file import KEY, seal
 from deepfake.records import Aggregation
 from tests.conftest import Trained
 from tests.made_hub import TOKEN, Hub, Repository, running_hub, use_hub
@@ -51,6 +53,20 @@ def test_info_tells_where_everything_comes_from(
     assert cli.info([str(trained.checkpoint), "--all"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["backbone"].startswith("test_efficientnet")
     assert cli.info([str(trained.run / "config.yaml")]) == 2
+
+
+@pytest.mark.parametrize("odd", [{"counts": None}, {"metrics": None}, {"recipe": {}}], ids=str)
+def test_info_on_an_odd_checkpoint_is_one_line(
+    odd: dict[str, object], trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(trained.checkpoint, weights_only=True)
+    content[KEY] |= odd
+    seal(content)
+    torch.save(content, tmp_path / "odd.ckpt")
+    assert cli.info([str(tmp_path / "odd.ckpt")]) == 2
+    told = capsys.readouterr().err
+    assert "odd.ckpt does not fit this version of deepfake" in told
+    assert told.count("\n") == 1
 
 
 def test_export_writes_beside_the_checkpoint_what_the_other_commands_take(

@@ -55,6 +55,20 @@ def test_an_error_is_told_without_the_secrets_of_addresses(
     assert "secret" not in told
 
 
+def test_nothing_that_is_told_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise UsageError("a tensor \x1b[2J\x1b[31mof\x9b a stranger\nand\u202e one more")
+
+    assert run(fail, "advice") == 2
+    assert capsys.readouterr().err == "error: a tensor  [2J [31mof  a stranger\nand  one more\n"
+    code = (
+        "import logging; from deepfake.cli.command import run\n"
+        "run(lambda: logging.getLogger('deepfake.x').info('model %s', '\\x1b]0;t\\x07') or 0, '')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "INFO: model  ]0;t \n"
+
+
 def test_a_file_of_a_disk_is_not_named_by_an_address(capsys: pytest.CaptureFixture[str]) -> None:
     parser = Parser(prog="deepfake x")
     parser.add_argument("--page", type=Path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import CheckpointError
 from deepfake.evaluation.embeddings import embed_crops
+from deepfake.evaluation.origins import was_trained_on
 from deepfake.evaluation.refit import calibrate_checkpoint, fit_new_head
-from deepfake.evaluation.sets import read_evaluation_set, was_trained_on
+from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.heads.calibration import fit_sigmoid
 from deepfake.learning.checkpoint import load_checkpoint, read_info
 from deepfake.learning.checkpoint_copy import to_safetensors
@@ -23,6 +25,7 @@ from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.ensemble import combine, load_detector
 from deepfake.learning.joined import Tta
 from deepfake.learning.task import EmbeddingTask
+from deepfake.records import Limits
 from tests.evaluation.conftest import CPU, Made
 from tests.evaluation.made_checkpoint import DIM, write_checkpoint
 from tests.evaluation.made_refits import LOOSE, scores_of
@@ -32,7 +35,9 @@ from tests.evaluation.made_refits import LOOSE, scores_of
 def test_calibrate_makes_one_file_of_several(made: Made, tmp_path: Path, tta: Tta) -> None:
     other = tmp_path / "other.ckpt"
     network = EmbeddingModel("test_resnet", 32, DIM, dropout=0.0, levels=2)
-    write_checkpoint(other, made.crops, embedder=network, manifest_sha256="0" * 64)
+    write_checkpoint(
+        other, made.crops, embedder=network, manifest_sha256="0" * 64, limits=Limits(0.2, (0.7,))
+    )
     members = [made.checkpoint, load_checkpoint(other)]
     several = combine(members, tta)
     output = tmp_path / "both.safetensors"
@@ -44,7 +49,13 @@ def test_calibrate_makes_one_file_of_several(made: Made, tmp_path: Path, tta: Tt
     assert saved.recipe == made.checkpoint.recipe
     assert read_info(output)["counts"]["train"] == several.info["counts"]["train"]
     assert [one["file_sha256"] for one in saved.info["members"]] == [m.sha256 for m in members]
-    event = saved.info["history"][-1]
+    # What stands in the file is what they are together, or nothing; that of each stands with it.
+    (event,) = saved.info["history"]
+    assert event["replaced"]["limits"] == several.info["limits"] != members[0].info["limits"]
+    assert event["replaced"]["error_rates"] is None
+    assert (saved.info["seed"], saved.info["normalisation"]) == (None, None)
+    assert [one["seed"] for one in saved.info["members"]] == [m.info["seed"] for m in members]
+    assert [one["labels"] for one in saved.info["members"]] == [saved.info["labels"]] * 2
     assert (event["what"], event["from_sha256"]) == ("calibrate", combine(members).sha256)
 
     # The mean of both, then a sigmoid of its own, fitted on each look; the mean of the looks.
@@ -106,8 +117,10 @@ def test_a_file_of_several_in_other_hands(made: Made, tmp_path: Path) -> None:
         nested = {"members": [nested]}
     for members, told in (
         ([], "it holds no network"),
-        ("ab", "does not fit this version"),
-        ([7], "does not fit this version"),
+        ("ab", "its hyper_parameters have odd members"),
+        ([7], "its hyper_parameters have odd members"),
+        (None, "its hyper_parameters have odd members"),
+        ([{"members": 7}], "its hyper_parameters have odd members"),
         ([nested], "does not fit this version|nested too deeply"),
         ([content["hyper_parameters"]["members"][0]], "holds 1 networks and does not tell of as"),
     ):
@@ -116,6 +129,27 @@ def test_a_file_of_several_in_other_hands(made: Made, tmp_path: Path) -> None:
         torch.save(content, output)
         with pytest.raises(CheckpointError, match=told):
             load_checkpoint(output)
+    # Refused as well where no head is asked for, as by `--model.pretrained`.
+    content["hyper_parameters"]["members"] = 7
+    seal(content)
+    torch.save(content, output)
+    for read in (EmbeddingTask.load_from_checkpoint, partial(EmbeddingModel, "test_resnet", 32)):
+        with pytest.raises(CheckpointError, match="odd members"):
+            read(pretrained=str(output)) if isinstance(read, partial) else read(output)
+
+
+def test_a_small_file_takes_no_memory_for_networks_that_it_does_not_hold(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = torch.load(made.path, weights_only=True)
+    hyper = content["hyper_parameters"]
+    content["hyper_parameters"] = {"members": [hyper] * 3}
+    content[KEY]["members"] = [{"name": "a", "manifest_sha256": "b"}] * 3
+    seal(content)
+    torch.save(content, tmp_path / "many.ckpt")
+    monkeypatch.setattr("deepfake.learning.checkpoint.EmbeddingModel", None)
+    with pytest.raises(CheckpointError, match="holds no weights of one of its 3 networks"):
+        load_checkpoint(tmp_path / "many.ckpt")
 
 
 def test_a_file_of_several_tells_of_each(made: Made, tmp_path: Path) -> None:
@@ -133,7 +167,7 @@ def test_a_file_of_several_tells_of_each(made: Made, tmp_path: Path) -> None:
         content[KEY] |= {"members": told}
         seal(content)
         torch.save(content, output)
-        with pytest.raises(CheckpointError, match="does not fit this version"):
+        with pytest.raises(CheckpointError, match=r"does not fit this version|have odd members"):
             load_checkpoint(output)
 
 

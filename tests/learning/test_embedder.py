@@ -30,7 +30,8 @@ def make(**options: Any) -> EmbeddingModel:
 
 def write_checkpoint(path: Path, model: EmbeddingModel, **hyper: Any) -> Path:
     """What training writes in its middle, as far as it concerns the embedder."""
-    described = {"backbone": TINY, "image_size": 64, "embedding_dim": 32} | hyper
+    described = {"backbone": TINY, "image_size": 64, "embedding_dim": 32, "levels": model.levels}
+    described |= hyper
     state = {f"embedder.{name}": value for name, value in model.state_dict().items()}
     ours = {"format": FORMAT, "labels": {0: "real", 1: "fake"}}
     content = {"state_dict": state, "hyper_parameters": described, KEY: ours}
@@ -314,3 +315,43 @@ def test_levels_go_on_from_a_checkpoint_with_or_without_them(tmp_path: Path) -> 
     wanted = whole.backbone.state_dict()
     taken = of_whole.backbone.state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in taken.items())
+
+
+def test_levels_go_on_from_other_levels_and_from_another_image_size(tmp_path: Path) -> None:
+    three = make(levels=3)
+    path = write_checkpoint(tmp_path / "three.ckpt", three)
+    two = make(levels=2, pretrained=str(path))
+    wanted = three.backbone.state_dict()
+    assert all(torch.equal(v, wanted[name]) for name, v in two.backbone.state_dict().items())
+    assert two.projection.in_features != three.projection.in_features
+    with pytest.raises(UsageError, match="does not fit backbone"):  # stages alone are no network
+        make(backbone="test_vit", pretrained=str(cut(tmp_path / "cut.ckpt")))
+    names = {"backbone": "vit_tiny_patch16_224", "image_size": 96}
+    path = write_checkpoint(tmp_path / "vit.ckpt", make(**names), **names)
+    model = make(**names | {"image_size": 64}, levels=2, pretrained=str(path))
+    assert model.backbone.state_dict()["pos_embed"].shape == (1, 17, 192)
+
+
+def cut(path: Path) -> Path:
+    return write_checkpoint(path, make(backbone="test_vit", levels=2), backbone="test_vit")
+
+
+def test_of_several_networks_the_one_with_as_many_levels_is_taken(tmp_path: Path) -> None:
+    whole, three = make(), make(levels=3)
+    other = make(backbone="test_resnet")
+    inner = nn.Module()
+    inner.members = nn.ModuleList([whole, three])
+    outer: Any = nn.Module()
+    outer.members, outer.levels = nn.ModuleList([other, inner]), 0
+    plain = {"backbone": TINY, "image_size": 64, "embedding_dim": 32}
+    members = [{"backbone": "test_resnet"}, {"members": [plain, plain | {"levels": 3}]}]
+    path = str(write_checkpoint(tmp_path / "several.ckpt", outer, members=members))
+    for levels, wanted in ((0, whole), (3, three)):
+        taken, state = make(levels=levels, pretrained=path), wanted.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in taken.state_dict().items())
+    with pytest.raises(UsageError, match=f"'test_resnet' and '{TINY}' and '{TINY}', not 'test_vi"):
+        make(backbone="test_vit", pretrained=path)
+
+
+def test_bn_momentum_reaches_what_standardises_stages() -> None:
+    assert make(levels=2, bn_momentum=0.02).standardise.momentum == 0.02

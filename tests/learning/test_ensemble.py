@@ -16,7 +16,8 @@ from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.evaluation.embeddings import EmbedOptions
 from deepfake.evaluation.job import EvaluationOptions, run_evaluation
-from deepfake.evaluation.sets import divide_as_trained, read_evaluation_set, was_trained_on
+from deepfake.evaluation.origins import divide_as_trained, was_trained_on
+from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.inference.backend import make_scorers
 from deepfake.inference.export import compare, make_crops, make_graph
 from deepfake.inference.predictor import Predictor

@@ -114,6 +114,20 @@ def test_copy_for_scoring() -> None:
         model.train()
 
 
+@pytest.mark.parametrize(
+    # Cut behind their stages, the last two answer with no vector any more.
+    "name",
+    ["tf_efficientnet_lite0", "resnet18", "coat_tiny", "hrnet_w18_small"],
+)
+def test_a_network_that_is_asked_for_its_stages_is_folded_by_them(name: str) -> None:
+    model = EmbeddingModel(name, SIZE, embedding_dim=8, levels=2)
+    shake(model)
+    made = copy_for_scoring(model, torch.device("cpu"))
+    assert count_norms(made) < count_norms(model) or name == "coat_tiny"
+    with torch.no_grad():
+        torch.testing.assert_close(made(draw()), model.eval()(draw()), rtol=0, atol=1e-4)
+
+
 def test_other_devices_get_a_plain_copy() -> None:
     model = EmbeddingModel("tf_efficientnet_lite0", SIZE, embedding_dim=8)
     made = copy_for_scoring(model, torch.device("meta"))

@@ -23,7 +23,7 @@ def test_equal_or_unknown_settings_pass() -> None:
 
 def test_changes_are_named() -> None:
     with pytest.raises(UsageError, match=r"begun with model\.backbone='a', now it is 'b'; give"):
-        refuse_change({"backbone": "a"}, {"backbone": "b"})
+        refuse_change({"model.backbone": "a"}, {"model.backbone": "b"})
     with pytest.raises(UsageError, match="sha256 aaaaaaaaaaaa, this one bbbbbbbbbbbb"):
         refuse_other_crops("a" * 64, "b" * 64)
     with pytest.raises(UsageError, match=r"planned for 5 steps, now there are 9; .*--model\.pretr"):

@@ -209,7 +209,10 @@ def test_predict_without_a_head_says_how_to_get_one(crops: Path, run: Path) -> N
         pytest.param(
             {"objective": CrossEntropyOnEmbedding()}, r"another model\.objective", id="objective"
         ),
-        pytest.param({"embedding_dim": 8}, r"model\.embedding_dim=16, now it is 8", id="width"),
+        pytest.param(
+            {"embedding_dim": 8}, r"model\.network\.embedding_dim=16, now it is 8", id="width"
+        ),
+        pytest.param({"levels": 2}, r"model\.network\.levels=0, now it is 2", id="levels"),
     ],
 )
 def test_refuses_to_go_on_as_another_training(
