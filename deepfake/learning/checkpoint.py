@@ -17,22 +17,27 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
-from torch import Tensor, nn
 
 from deepfake import __version__
 from deepfake.dataset.manifest import Manifest
 from deepfake.error_rates import ErrorRates
-from deepfake.errors import CheckpointError, UsageError, one_line
+from deepfake.errors import CheckpointError, UsageError
 from deepfake.faces.quality import TrainingFaces
-from deepfake.heads import Head, MeanHead, make_empty_head
+from deepfake.heads import Head
 from deepfake.learning.checkpoint_copy import encode_safetensors
 from deepfake.learning.checkpoint_file import FORMAT as FORMAT
 from deepfake.learning.checkpoint_file import KEY as KEY
 from deepfake.learning.checkpoint_file import SAFETENSORS_SUFFIX as SAFETENSORS_SUFFIX
 from deepfake.learning.checkpoint_file import part_of, read_content, seal
 from deepfake.learning.checkpoint_names import DEFAULT, CheckpointName, find_checkpoint
+from deepfake.learning.checkpoint_parts import (
+    build_embedder,
+    build_head,
+    check_description,
+    load_part,
+)
 from deepfake.learning.embedder import EmbeddingModel
-from deepfake.learning.joined import EnsembleEmbedder, Tta
+from deepfake.learning.joined import Tta
 from deepfake.records import ALL_UNCLEAR, LABEL_NAMES, Limits, Recipe
 from deepfake.storage import write_atomic
 
@@ -42,7 +47,6 @@ _KEPT = ("state_dict", "hyper_parameters", KEY, "epoch", "global_step", "pytorch
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "pytorch-metric-learning")
 _MORE_PACKAGES = ("scikit-learn", "facenet-pytorch", "albumentations", "numpy")
 _OPTIONAL_PACKAGES = ("lightgbm",)
-_MODEL_KINDS = {"backbone": str, "image_size": int, "embedding_dim": int, "dropout": float}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +159,10 @@ def load_checkpoint(name: CheckpointName | None = None, require_head: bool = Tru
     hyper = info["hyper_parameters"]
     try:
         recipe = Recipe.from_dict(info["recipe"])
-        _check_network(hyper, recipe.crop.size)
-        _check_history(info)
-        _check_members(hyper, info)
-        _check_counts(info["counts"])
+        check_description(hyper, info, recipe.crop.size)
         state = content["state_dict"]
-        embedder = _build_embedder(hyper, part_of(state, "embedder"))
-        head = _build_head(hyper, part_of(state, "head"))
+        embedder = build_embedder(hyper, part_of(state, "embedder"))
+        head = build_head(hyper, part_of(state, "head"))
         limits, error_rates, chosen_for, faces = ALL_UNCLEAR, None, recipe, None
         chosen_tta: Tta = "none"
         if not unfinished:
@@ -313,103 +314,6 @@ def _info_of(content: dict[str, Any]) -> dict[str, Any]:
             if value.dtype != torch.uint8 and not name.startswith("quality.")
         ),
     }
-
-
-def _build_embedder(hyper: dict[str, Any], state: dict[str, Any]) -> Any:
-    """The network of some settings, or the networks of several, without their weights."""
-    if "members" in hyper:
-        parts = [part_of(state, f"members.{number}") for number in range(len(hyper["members"]))]
-        if not all(parts):  # before memory is taken for networks that the file does not hold
-            raise UsageError(f"it holds no weights of one of its {len(parts)} networks")
-        both = zip(hyper["members"], parts, strict=True)
-        return EnsembleEmbedder([_build_embedder(one, part) for one, part in both])
-    weight = state.get("projection.weight")
-    n_features = weight.shape[1] if isinstance(weight, Tensor) and weight.ndim == 2 else None
-    settings = {key: hyper[key] for key in _MODEL_KINDS}
-    levels = hyper.get("levels", 0)
-    if levels:
-        n_features = None  # those of its stages
-    return EmbeddingModel(**settings, pretrained=False, n_features=n_features, levels=levels)
-
-
-def _build_head(hyper: dict[str, Any], state: dict[str, Any]) -> Head:
-    """The head of a network, or of several the mean of theirs, without its numbers."""
-    if "members" not in hyper:
-        return make_empty_head(state, hyper["embedding_dim"])
-    if not part_of(state, "heads"):  # fitted anew, on the embeddings of all
-        return make_empty_head(state, _count_dimensions(hyper))
-    heads = [
-        _build_head(one, part_of(state, f"heads.{number}"))
-        for number, one in enumerate(hyper["members"])
-    ]
-    return MeanHead(heads)
-
-
-def _count_dimensions(hyper: dict[str, Any]) -> int:
-    if "members" in hyper:
-        return sum(map(_count_dimensions, hyper["members"]))
-    return int(hyper["embedding_dim"])
-
-
-def _check_network(hyper: dict[str, Any], side: int) -> None:
-    """Refuse settings of a network that are none, or not for crops of this side in pixels."""
-    if "members" in hyper:
-        if not hyper["members"]:
-            raise UsageError("it holds no network")
-        for one in hyper["members"]:
-            _check_network(one, side)
-        return
-    levels = hyper.get("levels", 0)
-    if type(levels) is not int or levels < 0:
-        raise UsageError(f"levels={levels!r:.80}; expected a number of stages")
-    for key, kind in _MODEL_KINDS.items():
-        if type(hyper[key]) is not kind:
-            raise UsageError(f"{key}={hyper[key]!r:.80}; expected {kind.__name__}")
-    if not 0 <= hyper["dropout"] < 1:  # false for NaN, too
-        raise UsageError(f"dropout={hyper['dropout']}; expected a share from 0 to below 1")
-    if not 1 <= hyper["embedding_dim"] <= 65536:
-        raise UsageError(f"embedding_dim={hyper['embedding_dim']} is out of range")
-    if hyper["image_size"] != side:
-        raise UsageError(f"its network takes {hyper['image_size']} px, its crops have {side} px")
-
-
-def _check_members(hyper: dict[str, Any], info: dict[str, Any]) -> None:
-    """Refuse a file that does not tell of each of its networks where it comes from."""
-    networks, told = hyper.get("members", []), info.get("members", [])
-    if not isinstance(told, list) or len(told) != len(networks):
-        raise UsageError(f"it holds {len(networks)} networks and does not tell of as many")
-    for network, one in zip(networks, told, strict=True):
-        if not all(type(one[name]) is str for name in ("name", "manifest_sha256")):
-            raise UsageError("it does not tell what one of its networks was trained on")
-        _check_history(one)
-        _check_members(network, one)
-
-
-def _check_history(info: dict[str, Any]) -> None:
-    events = info.get("history", [])
-    if not isinstance(events, list) or any(type(event["what"]) is not str for event in events):
-        raise UsageError("its history does not tell what was done")
-
-
-def _check_counts(counts: Any) -> None:
-    numbers = [number for split in counts.values() for number in split.values()]
-    if any(type(number) is not int or number < 0 for number in numbers):
-        raise UsageError(f"its counts of crops {counts} are none")
-    if not sum(counts["train"].values()):
-        raise UsageError("it was trained on no crops")
-
-
-def load_part(path: Path, state: dict[str, Any], name: str, module: nn.Module) -> None:
-    """Load one of our parts into a module.
-
-    Raises:
-        CheckpointError: If the two do not fit.
-    """
-    try:
-        module.load_state_dict(part_of(state, name), strict=True)
-    except (RuntimeError, TypeError) as error:
-        text = one_line(str(error), 400)
-        raise CheckpointError(f"{path}: the {name} does not fit its description: {text}") from error
 
 
 def make_info(

@@ -22,8 +22,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from deepfake.errors import CheckpointError, UsageError
 from deepfake.faces.quality import TrainingFaces
 from deepfake.heads import Head, make_empty_head
-from deepfake.learning.checkpoint import FORMAT, KEY, load_part, make_info
+from deepfake.learning.checkpoint import FORMAT, KEY, make_info
 from deepfake.learning.checkpoint_file import part_of, read_content, seal
+from deepfake.learning.checkpoint_parts import load_part
 from deepfake.learning.crops import Sample
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.embedder import EmbeddingModel

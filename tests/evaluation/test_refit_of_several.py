@@ -147,7 +147,7 @@ def test_a_small_file_takes_no_memory_for_networks_that_it_does_not_hold(
     content[KEY]["members"] = [{"name": "a", "manifest_sha256": "b"}] * 3
     seal(content)
     torch.save(content, tmp_path / "many.ckpt")
-    monkeypatch.setattr("deepfake.learning.checkpoint.EmbeddingModel", None)
+    monkeypatch.setattr("deepfake.learning.checkpoint_parts.EmbeddingModel", None)
     with pytest.raises(CheckpointError, match="holds no weights of one of its 3 networks"):
         load_checkpoint(tmp_path / "many.ckpt")
 
