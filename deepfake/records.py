@@ -264,6 +264,7 @@ class Extraction:
         crops: By frame, the largest face of a frame first.
         n_found: Faces that the detector found, those that were not asked for included.
         views: Frames that have crops, by index, where they were asked for.
+        is_clip: Whether the source has more frames than those of a photo, one.
     """
 
     status: Status
@@ -271,3 +272,4 @@ class Extraction:
     crops: tuple[FaceCrop, ...] = ()
     n_found: int = 0
     views: Mapping[int, FrameView] = field(default_factory=dict)
+    is_clip: bool = False

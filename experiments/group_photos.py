@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from deepfake.evaluation.bootstrap import bootstrap_share
 from deepfake.inference.predictor import Predictor
-from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.media.discovery import discover
 from deepfake.media.images import read_image
 from deepfake.records import Limits, Result, Source, Verdict
@@ -99,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 6], help="people in a photo")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    predictor = Predictor(load_checkpoint(options.checkpoint), device="cpu")
+    predictor = Predictor.from_checkpoint(options.checkpoint, device="cpu")
     people = discover(options.people).sources
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:

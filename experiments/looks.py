@@ -100,7 +100,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for looks.json")
     options = parser.parse_args()
     alone = [load_detector(name, "none") for name in options.checkpoint]
-    detectors = {Path(one.name).parent.name or one.name: one for one in alone}
+    short = {Path(one.name).parent.name or one.name: one for one in alone}
+    detectors = short if len(short) == len(alone) else {one.name: one for one in alone}
     detectors |= {
         f"{name}, mirrored too": combine([one], "flip") for name, one in detectors.items()
     }

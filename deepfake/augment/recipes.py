@@ -246,7 +246,7 @@ class Augmentation:
             image: ``(S, S, 3)`` uint8 RGB.
             seed: Decides everything that is random, so that neither the number of loader workers
                 nor their order matters (albumentations 2.0.8 repeats itself across workers).
-            points: ``(5, 2)`` or ``(68, 2)`` landmarks in pixels of the crop.
+            points: ``(5, 2)``, ``(68, 2)`` or ``(468, 2)`` landmarks in pixels of the crop.
 
         Returns:
             ``(S, S, 3)`` uint8 RGB.

@@ -163,7 +163,11 @@ def _choose_spec(options: argparse.Namespace) -> CropSpec:
             raise UsageError("--preset and --config both name a recipe; give one of them")
         preset = _preset_of(options.config)
     spec = CropSpec.from_preset(preset or "square")
-    searching = {"--min-face": options.min_face, "--exhaustive": options.exhaustive or None}
+    searching = {
+        "--min-face": options.min_face,
+        "--exhaustive": options.exhaustive or None,
+        "--detect-every": options.detect_every,
+    }
     given = [name for name, value in searching.items() if value is not None]
     if spec.search == "none" and given:
         raise UsageError(

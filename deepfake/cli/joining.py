@@ -150,8 +150,10 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _merge_crops(options: argparse.Namespace) -> int:
-    tables = (options.faces, options.submission, options.submission_output, options.no_answer)
-    if options.overwrite or any(value is not None for value in tables):
+    tables = [options.faces, options.submission, options.submission_output, options.no_answer]
+    tables.append(options.submission_columns)
+    asked = options.overwrite or options.submission_value != "p_fake"
+    if asked or any(value is not None for value in tables):
         raise UsageError("--faces, --submission... and --overwrite are for parts of predict")
     from deepfake.dataset.merging import merge_crops
     from deepfake.records import Status

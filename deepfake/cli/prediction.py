@@ -157,7 +157,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     paths = choose_paths(options, options.report)
     sample = read_sample(options)
     from deepfake.inference.outputs import Outputs, refuse_destroying
-    from deepfake.media.discovery import count_passed_over
+    from deepfake.media.discovery import count_passed_over, is_called_video
 
     found = find_detector(options)
     read = [*(one.path for one in found), *([sample.path] if sample else [])]
@@ -183,6 +183,8 @@ def _predict(options: argparse.Namespace, command: str) -> int:
             refuse_destroying(paths.values(), [*read, *stored.files])
         outputs = Outputs(paths, root)
         outputs.refuse_foreign(options.overwrite)
+        if options.annotate is not None:
+            _refuse_copies_among_inputs(options.annotate, sources)
         predictor = _make_predictor(options, engine, checkpoint, sources, root, stored)
         settings = _describe_job(options, predictor)
         digest = None if stored is None else stored.digest
@@ -197,8 +199,10 @@ def _predict(options: argparse.Namespace, command: str) -> int:
             lines.append(f"report: {options.report}")
         failures = [] if options.annotate is None else _annotate(options, job, lines)
         written = [path for path, now in outputs.hash_files().items() if now != before[path]]
-    if predictor.policy_remark:
-        lines.append(predictor.policy_remark)
+    has_clips = any(is_called_video(source.name) for source in sources)
+    remark = predictor.policy_remark if has_clips else predictor.judge.compare_with_limits(False)
+    if remark:
+        lines.append(remark)
     if skipped:
         lines[0] += _describe_skipped(skipped)
     if was_finished:
@@ -206,7 +210,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
         shown = ", ".join(map(str, written))
         done = f"written now: {shown}" if written else "nothing was left to do"
         lines.insert(0, f"{options.output} was finished already; {done}")
-    if options.output is None and totals.inputs == 1:
+    if options.output is None and totals.inputs == 1 and not skipped:
         del lines[0]  # the answer itself says all that there is to count
     stream = sys.stderr if is_streamed(options) else sys.stdout
     stream.writelines(f"{line}\n" for line in lines)
@@ -271,6 +275,17 @@ def _refuse_on_pages_and_copies(options: argparse.Namespace) -> None:
         refuse_missing_folder("annotate", options.annotate)
         for one in options.input:
             refuse_folder(options.annotate, Path(one))
+
+
+def _refuse_copies_among_inputs(folder: Path, sources: Sequence[Source]) -> None:
+    """Refuse a folder for copies that a pattern or a list has led into."""
+    inside = folder.resolve()
+    for source in sources:
+        if source.stored is None and source.path.absolute().is_relative_to(inside):
+            raise UsageError(
+                f"--annotate {folder} holds {hide_secrets(source.name)}, which is an input; name a "
+                "folder outside"
+            )
 
 
 def _open_crops(options: argparse.Namespace, checkpoint: Checkpoint) -> StoredCrops:
@@ -391,8 +406,10 @@ def _report_on(
 
     digest = digest_scores(job.answers())
     thumbnails = find_thumbnails(job, predictor, digest.shown)
-    inspected = inspect_files([sources[place] for place in digest.inspected], predictor.workers)
-    facts = dict(zip(digest.inspected, (found for _, found in inspected), strict=True))
+    facts = {}
+    if predictor.stored is None:  # of a crop folder only crops are here, not the files themselves
+        inspected = inspect_files([sources[place] for place in digest.inspected], predictor.workers)
+        facts = dict(zip(digest.inspected, (found for _, found in inspected), strict=True))
     run = describe_run(predictor, job.times, options.case, options.analyst)
     origin = describe_origin(predictor.checkpoint, command) | {"run": run}
     return format_prediction_report(digest, thumbnails, origin, predictor.judge.limits, facts)

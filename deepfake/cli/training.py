@@ -35,7 +35,7 @@ examples:
   deepfake train --data crops/ --resume runs/001 --run runs/002
 
 the most used options, with the defaults of the recommended recipe (in a YAML file: no dashes):
-  --config NAME             recipe: default, dacon (the contest entry's), or a file of yours;
+  --config NAME             recipe: default, foundation, dacon (the contest entry's), or a file;
                             cpu, ddp, smoke add to a recipe. May be repeated; later ones win
   --data CROPS              crop folder (required; its key is data.root), also in a store
                             (s3://bucket/crops, with --cache DIR)

@@ -185,6 +185,8 @@ def describe_origin(checkpoint: Checkpoint, command: str) -> dict[str, Any]:
     return {
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": checkpoint.sha256,
+        "checkpoint_files": {one.name: one.sha256 for one in checkpoint.members or (checkpoint,)},
+        "tta": checkpoint.tta,
         "network_sha256": hash_network(checkpoint),
         "backbone": info.get("backbone"),
         "limits": checkpoint.limits.to_dict(),

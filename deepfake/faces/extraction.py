@@ -141,7 +141,8 @@ class FaceExtractor:
             notes.append(f"boxes of {n_interpolated} of {len(results)} frames interpolated")
         if n_left_out:
             notes.append(f"{n_left_out} of {n_found} faces left out: {self._why_left_out}")
-        return _combine(results, [note for note in notes if note])
+        combined = _combine(results, [note for note in notes if note])
+        return replace(combined, is_clip=not clip.is_photo)
 
     def _open_masks(self, source: Source, stack: ExitStack, notes: list[str]) -> Masks | None:
         """What tells the forged face of each frame, where one face of several is asked for."""

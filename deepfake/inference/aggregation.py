@@ -64,8 +64,16 @@ MOST_PEOPLE = 6
 
 
 def rank_people(score: Result) -> list[PersonScore]:
-    """Those who count, then the others, each the most suspicious first."""
-    return sorted(score.people, key=lambda one: (not one.counts, -one.p_fake, one.person))
+    """Who decides, then those who count and the others, each the most suspicious first.
+
+    Where nobody counts the largest decides.
+    """
+    ranked = sorted(score.people, key=lambda one: (not one.counts, -one.p_fake, one.person))
+    if ranked and not ranked[0].counts:
+        largest = max(score.people, key=lambda one: one.size_px)
+        ranked.remove(largest)
+        ranked.insert(0, largest)
+    return ranked
 
 
 def choose_crops(score: Result, found: Sequence[FaceCrop]) -> dict[int, bytes]:

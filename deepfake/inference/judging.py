@@ -22,6 +22,7 @@ from deepfake.records import (
     list_differences,
 )
 
+_NOT_SEARCHED = "taken for one face as it is: nobody looked for one"
 _OF_ONE_FRAME = ("faces_per_frame", "min_face_px", "min_confidence")  # settings of an aggregation
 
 
@@ -103,8 +104,9 @@ class Judge:
             remarks=(
                 *([extraction.reason] if extraction.reason else []),
                 *(self.faces.remarks_on(quality) if quality is not None else ()),
+                *([_NOT_SEARCHED] if self._checkpoint.recipe.crop.search == "none" else []),
                 *_remark_on_people(score, fake_limit),
-                *filter(None, [self.compare_with_limits(is_clip=n_frames > 1)]),
+                *filter(None, [self.compare_with_limits(extraction.is_clip or n_frames > 1)]),
             ),
             p_fake=score.p_fake,
             verdict=verdict,

@@ -24,6 +24,7 @@ from deepfake.dataset.rows import CropRow
 from deepfake.dataset.texts import TextIndex, number_texts
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import Checkpoint
+from deepfake.media.discovery import is_called_video
 from deepfake.records import (
     CropSpec,
     Extraction,
@@ -60,7 +61,8 @@ class StoredCrops:
         manifest = read_manifest(root)
         require_same_recipe(manifest, checkpoint)
         self.root, self.sampling = root, manifest.sampling
-        fewer = manifest.spec.faces == "largest" != faces_per_frame
+        searched = manifest.spec.search != "none"
+        fewer = searched and manifest.spec.faces == "largest" != faces_per_frame
         self._note = "only the largest face of each frame was cropped" if fewer else ""
         self._rows, self._files = manifest.rows, read_sources(root)
         self._store = CropStore(root, self._rows.values("crop"))
@@ -109,7 +111,8 @@ class StoredCrops:
             place = self._index.find(source.id)
             row, crops = self._files[place], tuple(map(self._read, self._crops_of(place)))
             reason = "; ".join(filter(None, (row.reason, self._note if crops else "")))
-            yield source, Extraction(Status(row.status), reason, crops, len(crops))
+            found = Extraction(Status(row.status), reason, crops, len(crops))
+            yield source, replace(found, is_clip=is_called_video(source.name))
 
     def _crops_of(self, place: int) -> list[CropRow]:
         return [*self._rows.choose(self._by_file[self._starts[place] : self._ends[place]])]

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from deepfake.errors import UsageError
+from deepfake.media.discovery import has_media_suffix
 from deepfake.records import EVEN_ODDS, Result
 from deepfake.tables import CsvRow, format_table, read_csv, unshield
 
@@ -93,10 +94,20 @@ class Sample:
             _index(answers.values(), lambda path: path.stem),
         )
         written = f"{fallback:.6f}" if value == "p_fake" else f"{fallback:g}"
+        rows_by_file: dict[str, str] = {}
         counts = Counter[str]()
         cells = []
         for row in self.rows:
             match = self._match(row, *indices)
+            if match is not None:
+                name = unshield(row[self.file_column])
+                other = rows_by_file.setdefault(match.path, name)
+                if _parts(other) != _parts(name):
+                    raise UsageError(
+                        f"{self.path}:{row.line}: {name!r} and {other!r} would both be "
+                        f"{match.path!r}; give predict the folder that the sample's paths start "
+                        "from"
+                    )
             if match is None or match.p_fake is None:
                 counts["without_file" if match is None else "without_answer"] += 1
                 shown = written
@@ -136,7 +147,8 @@ class Sample:
             return by_path[_parts(name)]
         last = PurePosixPath(name.replace("\\", "/"))
         # An id with another suffix is the same file where only one file has that stem.
-        found = by_name.get(last.name) or by_stem.get(last.name) or by_stem.get(last.stem) or []
+        stem = last.stem if has_media_suffix(last.name) else last.name
+        found = by_name.get(last.name) or by_stem.get(stem) or []
         if len(found) > 1:
             raise UsageError(
                 f"{self.path}:{row.line}: {name!r} could be {found[0].path!r} or "

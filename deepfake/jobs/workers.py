@@ -321,7 +321,10 @@ class WorkerPool(Generic[T]):
                 else:
                     done[number] = outcome
             while next_out in done:
-                yield pending.pop(next_out), done.pop(next_out)
+                source, outcome = pending.pop(next_out), done.pop(next_out)
+                if outcome is _CANCELLED:
+                    self._cancelled.discard(source.id)  # it may be asked for again
+                yield source, outcome
                 crashed_once.discard(next_out)
                 next_out += 1
 

@@ -58,6 +58,7 @@ class EpochOrder:
             alternate: every fake comes with its own original just before it. Reals that no fake
             was made from come once, before fakes without original, and where these run out,
             before a fake that comes again. Any real stands in where no such real is left.
+        strangers: Rows of the reals of no fake; by default those that ``originals`` does not name.
         self_blend: Share of the pairs of a real and a fake that are a real and its own blend,
             evenly spread over the others, which come as they would without. Reals of no fake are
             then no part of the pairs that ``originals`` makes. With 1 there are no other pairs,
@@ -76,6 +77,7 @@ class EpochOrder:
         groups: Sequence[str] | None = None,
         per_group: int = 1,
         originals: NDArray[np.int64] | None = None,
+        strangers: NDArray[np.int64] | None = None,
         self_blend: float = 0.0,
         sources: NDArray[np.int64] | None = None,
     ) -> None:
@@ -84,7 +86,10 @@ class EpochOrder:
         self._unpaired_reals = np.empty(0, np.int64)
         self._n_unpaired_fakes = 0
         if originals is not None and not self_blend:
-            self._unpaired_reals = np.setdiff1d(np.flatnonzero(self.labels == 0), originals)
+            reals = np.flatnonzero(self.labels == 0)
+            self._unpaired_reals = (
+                np.setdiff1d(reals, originals) if strangers is None else strangers
+            )
             self._n_unpaired_fakes = int((originals[self.labels == 1] < 0).sum())
         self._group_numbers: NDArray[np.int64] | None = None
         if per_group > 1:

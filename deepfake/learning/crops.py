@@ -31,7 +31,7 @@ from deepfake.faces.geometry import to_crop
 from deepfake.faces.quality import TrainingFaces
 from deepfake.learning.batches import SampleKey
 from deepfake.learning.embedder import are_unit
-from deepfake.learning.pairs import find_originals
+from deepfake.learning.pairs import find_originals, find_strangers
 from deepfake.storage import Confinement
 
 _SMALLEST_FACE = 0.05  # share of a crop that a face must fill to be blended
@@ -107,6 +107,11 @@ class CropDataset(Dataset[Sample]):
     def originals(self) -> NDArray[np.int64]:
         """For every row, the row of the real crop that it was made from, or -1."""
         return find_originals(self.rows)
+
+    @cached_property
+    def strangers(self) -> NDArray[np.int64]:
+        """Rows of the reals that no fake was made from."""
+        return find_strangers(self.rows, self.originals)
 
     def read(self, row: CropRow) -> Crop:
         """The pixels of one crop, ``(S, S, 3)`` uint8 RGB.

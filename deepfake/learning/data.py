@@ -53,7 +53,8 @@ class BatchSettings:
             made of it by blending it with itself, both augmented alike. Any real may come,
             also one of no fake. The others are pairs of ``paired`` or ``balance``.
         repeat: How often a pass brings every training crop of a method, real or fake, by the
-            method's name; the others come once. For a small set beside a large one.
+            method's name; the others come once. For a small set beside a large one. The head and
+            what is known of the training faces count them as often.
 
     Raises:
         UsageError: If a number is out of range.
@@ -208,6 +209,7 @@ class CropDataModule(LightningDataModule):
             [*dataset.rows.values("group")] if self.batches.per_group > 1 else None,
             self.batches.per_group,
             dataset.originals if self.is_paired else None,
+            dataset.strangers if self.is_paired else None,
             self.batches.self_blend,
             dataset.blend_sources if self.batches.self_blend else None,
         )
@@ -315,7 +317,12 @@ class CropDataModule(LightningDataModule):
         train, paired = self.datasets["train"], self.batches.paired
         if paired:
             self.is_paired = choose_pairs(
-                train.labels, train.originals, paired, self.batch_size, self.batches.self_blend
+                train.labels,
+                train.originals,
+                len(train.strangers),
+                paired,
+                self.batch_size,
+                self.batches.self_blend,
             )
         half_fake = self.batches.balance or self.is_paired
         issues = audit_splits(manifest, splits)
@@ -353,6 +360,11 @@ class CropDataModule(LightningDataModule):
         ]
         wanted += ["data.batches.self_blend"] if self.batches.self_blend else []
         lacking = sum(dataset.points(row) is None for row in dataset.rows) if wanted else 0
+        if self.batches.self_blend and not lacking and not len(dataset.blend_sources):
+            raise UsageError(
+                f"data.batches.self_blend needs reals to blend, but no training real in "
+                f"{self.root} has a face that fills enough of its crop"
+            )
         if lacking:
             raise UsageError(
                 f"{wanted[0]} needs landmarks, but {lacking} of {len(dataset)} training crops in "

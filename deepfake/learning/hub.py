@@ -198,7 +198,7 @@ def require_hub() -> None:
 
     if constants.HF_HUB_OFFLINE:
         raise ConnectionError("offline mode is set by HF_HUB_OFFLINE")
-    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return  # only the proxy knows
     host = urlsplit(constants.ENDPOINT)
     port = host.port or (443 if host.scheme == "https" else 80)

@@ -58,7 +58,9 @@ def make_optimizer(
     with settings_of_a_class("model.optimizer"):
         optimizer = make(groups())
     known = inspect.signature(type(optimizer)).parameters
-    if fused and "fused" in known and optimizer.defaults["fused"] is None:
+    # What excludes it, torch says only when it is built so.
+    excluded = optimizer.defaults.get("foreach") or optimizer.defaults.get("differentiable")
+    if fused and not excluded and "fused" in known and optimizer.defaults["fused"] is None:
         settings = {name: v for name, v in optimizer.defaults.items() if name in known}
         return type(optimizer)(groups(), **settings | {"fused": True})
     return optimizer

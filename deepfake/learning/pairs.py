@@ -46,9 +46,23 @@ def find_originals(rows: Sequence[CropRow]) -> NDArray[np.int64]:
     return found
 
 
+def find_strangers(rows: Sequence[CropRow], originals: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Reals of no fake, by row; a real that comes several times is none if one of them is not.
+
+    Args:
+        rows: Those that ``find_originals`` was given.
+        originals: Its answer, ``(N,)``.
+    """
+    packed = pack_crops(rows)
+    (crop,) = number_texts(packed.texts("crop"))
+    reals = np.flatnonzero(packed.kept("label") == 0)
+    return reals[~np.isin(crop[reals], crop[originals[originals >= 0]])]
+
+
 def choose_pairs(
     labels: NDArray[np.int64],
     originals: NDArray[np.int64],
+    n_strangers: int,
     wanted: Literal[True, "auto"],
     batch_size: int,
     self_blend: float = 0.0,
@@ -58,6 +72,7 @@ def choose_pairs(
     Args:
         labels: ``(N,)``, 1 = fake, 0 = real.
         originals: ``(N,)``, as ``find_originals`` gives them.
+        n_strangers: How many reals ``find_strangers`` finds.
         wanted: As ``BatchSettings.paired``.
         batch_size: Size of the global batch.
         self_blend: As ``BatchSettings.self_blend``.
@@ -79,7 +94,6 @@ def choose_pairs(
             "is there: fill the column original of the CSV, or leave the option out"
         )
     n_reals = len(labels) - n_fakes
-    n_strangers = n_reals - len(np.unique(originals[originals >= 0]))
     level = logging.WARNING if n_pairs < n_fakes else logging.INFO
     logger.log(
         level,

@@ -144,7 +144,7 @@ class EmbeddingTask(LightningModule):
         training: TrainingSettings = TrainingSettings(),
     ) -> None:
         super().__init__()
-        shape = asdict(network)
+        shape = asdict(network) | {"dropout": float(network.dropout)}  # a whole number of Python
         self.embedder = EmbeddingModel(backbone, image_size, pretrained=pretrained, **shape)
         self.objective = (objective or SemiHardTripletLoss()).build(network.embedding_dim)
         self.make_optimizer, self.make_schedule = optimizer, schedule

@@ -30,7 +30,7 @@ class RecentEmbeddings:
     def add(self, embeddings: Tensor, labels: Tensor) -> None:
         """Take a batch in; it stays on its device, because moving it would wait for that."""
         self._batches.append((embeddings, labels))
-        while len(self._batches) * len(labels) > _MAX_ROWS:
+        while len(self._batches) > 1 and len(self._batches) * len(labels) > _MAX_ROWS:
             self._batches.popleft()
 
     def fit_head(self) -> Head | None:
@@ -84,12 +84,12 @@ class CollectedEmbeddings:
         labels, embeddings = deduplicate(*columns)  # (N,), (N, D)
         self._batches.clear()
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        losses = [
-            float(loss_of(embeddings[part], labels[part]))
+        total = sum(
+            len(part) * float(loss_of(embeddings[part], labels[part]))
             for part in torch.split(order, batch_size)
-        ]
+        )
         # The AUC is always there, if need be as nan: checkpoints are chosen by it.
-        metrics = {"loss": sum(losses) / len(losses), "auc": float("nan")}
+        metrics = {"loss": total / len(labels), "auc": float("nan")}
         if head is None or not bool(embeddings.isfinite().all()):
             return metrics
         y_true, y_score = labels.numpy(), head(embeddings).numpy()

@@ -24,14 +24,17 @@ class Clip:
     Args:
         frames: Gives the frames, and returns the remark for ``note``.
         resources: What has to be closed in the end.
+        is_photo: Whether the file is one picture, however frames are chosen.
 
     Attributes:
         note: Filled after the last frame: empty if all went well, else what was wrong
             (``damaged: 33 of 60 frames``).
     """
 
-    def __init__(self, frames: Generator[Frame, None, str], resources: ExitStack) -> None:
-        self.note = ""
+    def __init__(
+        self, frames: Generator[Frame, None, str], resources: ExitStack, is_photo: bool = False
+    ) -> None:
+        self.note, self.is_photo = "", is_photo
         self._frames = frames
         self._resources = resources
 

@@ -136,6 +136,11 @@ def path_uri(name: str) -> str:
     return text if not text.startswith("-") else f"%2D{text[1:]}"
 
 
+def is_called_video(name: str) -> bool:
+    """Whether a file has the suffix of a video."""
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
 def display_name(name: str) -> str:
     r"""Make a name safe to show: one line, valid UTF-8, nothing that steers a terminal.
 

@@ -107,7 +107,8 @@ def open_image(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_
         if len(numbers) > 1 or numbers[0] > 0:
             frames = play(file, name, numbers, sampling, max_pixels)
             return Clip(frames, resources.pop_all())
-    return Clip(_show(read_image(path, name, max_pixels)), contextlib.ExitStack())
+    photo = _show(read_image(path, name, max_pixels))
+    return Clip(photo, contextlib.ExitStack(), is_photo=True)
 
 
 def _show(frame: Frame) -> Generator[Frame, None, str]:

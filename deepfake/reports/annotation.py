@@ -285,6 +285,9 @@ class Marker:
         if limits is None or (one is not None and not one.counts):
             return p_fake, None, "not counted"
         verdict = Limits(limits[0], (limits[1],)).judge(p_fake)
+        decides = one is not None and one.p_fake == self._result.p_fake
+        if self._result.verdict is Verdict.UNCLEAR and (decides or verdict is Verdict.FAKE):
+            verdict = Verdict.UNCLEAR  # the face is unlike those that the detector has learnt from
         return p_fake, verdict, verdict.value
 
 

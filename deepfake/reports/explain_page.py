@@ -6,6 +6,7 @@ Says next to every map whether it passed its check. Computes no score.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from deepfake.evaluation.explain import (
 )
 from deepfake.media.discovery import display_name
 from deepfake.media.inspection import FileFacts
-from deepfake.records import LABEL_NAMES, Aggregation, FaceScore, Limits
+from deepfake.records import LABEL_NAMES, Aggregation, FaceScore, Limits, Result, Verdict
 from deepfake.reports.charts import Chart
 from deepfake.reports.page import (
     embed_image,
@@ -60,7 +61,7 @@ def format_explanation(
         explanation=explanation,
         score=score,
         n_frames=len({face.frame_index for face in score.faces}),
-        verdict_of=Limits(score.limits[0], score.limits[1:]).judge if score.limits else None,
+        verdict_of=partial(_judge, score) if score.limits else None,
         aggregation=aggregation,
         charts=_charts(explanation),
         sought="rises" if explanation.direction < 0 else "falls",
@@ -136,3 +137,11 @@ def draw_saliency(top: TopFrame, highest: float) -> NDArray[np.uint8]:
     cv2.drawContours(drawn, lines, -1, _BLACK, 4)
     cv2.drawContours(drawn, lines, -1, _WHITE, 2)
     return np.asarray(drawn, dtype=np.uint8)
+
+
+def _judge(score: Result, p_fake: float) -> Verdict:
+    """What the score of a face means, where its file may be unclear for another reason."""
+    assert score.limits is not None
+    verdict = Limits(score.limits[0], score.limits[1:]).judge(p_fake)
+    is_fake = verdict is Verdict.FAKE
+    return Verdict.UNCLEAR if is_fake and score.verdict is Verdict.UNCLEAR else verdict

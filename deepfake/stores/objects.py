@@ -50,7 +50,9 @@ _CHUNK_BYTES = 2**20
 _MD5 = re.compile("[0-9a-f]{32}")
 _MISSING = "no such object"
 _LOOKS_AT_ONCE, _LOOKS_AHEAD = 32, 4096
-_MAY_COME_BACK = ("io_error:", "timeout:", f"{CHANGED}:")
+# Another time there may be more time, or memory; of an object, a server that answers, too.
+_MAY_COME_BACK = ("timeout:", "crashed:")
+_OBJECT_MAY_COME_BACK = ("io_error:", f"{CHANGED}:")
 _FINAL = (
     FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, RedirectError,
 )  # fmt: skip
@@ -234,8 +236,9 @@ def fetched(source: Source) -> Iterator[Source]:
 
 
 def may_come_back(source: Source, reason: str) -> bool:
-    """Whether an object that was not read for this reason may be had another time."""
-    return source.stored is not None and reason.startswith(_MAY_COME_BACK)
+    """Whether what was not read for this reason may be read another time."""
+    is_object = source.stored is not None and reason.startswith(_OBJECT_MAY_COME_BACK)
+    return is_object or reason.startswith(_MAY_COME_BACK)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import yaml
+
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import read_info
 from deepfake.storage import Confinement
@@ -59,7 +61,7 @@ def find_start(
             raise FinishedRun(Path(run))
         Confinement(Path(run)).check_all()
         # A run that was killed before its first checkpoint has left its configuration only.
-        goes_on = (Path(run) / CONFIG).exists()
+        goes_on = _is_ours(Path(run) / CONFIG)
         resume = run if (Path(run) / CHECKPOINTS / LAST).exists() else None
     if resume is None:
         return None, goes_on
@@ -82,6 +84,15 @@ def find_start(
     ).exists():
         raise FinishedRun(path.parent.parent)
     return path, goes_on
+
+
+def _is_ours(config: Path) -> bool:
+    """Whether a configuration was written by a run: nobody else's folder is gone on with."""
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() >= {"trainer", "model", "data", "head"}
 
 
 def claim_folder(wanted: str | None, goes_on: bool = False) -> Path:

@@ -187,11 +187,11 @@ class TrainCLI(LightningCLI):
         data = self.config.data
         peek_job(data.root, data.cache, data.cache_gb)
         trainer = self.config.trainer
-        resume, goes_on = find_start(
+        resume, self.goes_on = find_start(
             self.config.resume, self.config.run, trainer.max_epochs, trainer.max_steps
         )
         self.resume = resume
-        self.folder = claim_folder(self.config.run, goes_on)
+        self.folder = claim_folder(self.config.run, self.goes_on)
         kept = self.config.clone()
         for key in ("run", "resume", "config"):
             kept.pop(key, None)
@@ -260,7 +260,9 @@ class TrainCLI(LightningCLI):
         watch = self.config_init.watch
         callbacks: list[Callback | None] = [
             *(make_checkpoints(self.folder, validates, self.resume) if keeps else []),
-            StopOnSignal(self.folder / CHECKPOINTS / LAST, self.config.checkpoint_minutes),
+            StopOnSignal(
+                self.folder / CHECKPOINTS / LAST, self.config.checkpoint_minutes if keeps else None
+            ),
             SeedDropout(int(self.config.seed_everything)),
             *(self.config_init[name] for name in _CALLBACKS),
             RefuseNonFinite() if watch.finite else None,

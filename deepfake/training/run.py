@@ -57,7 +57,8 @@ def run_training(arguments: Sequence[str], output: TextIO, publish: Publish | No
         return 128 + (stop.number or signal.SIGTERM)
     except UsageError:
         # Refused before there was anything to keep: the same --run can be given again.
-        if cli.trainer.is_global_zero and not (cli.folder / CHECKPOINTS).exists():
+        kept = cli.goes_on or (cli.folder / CHECKPOINTS).exists()
+        if cli.trainer.is_global_zero and not kept:
             shutil.rmtree(cli.folder)
         raise
     except SystemExit:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from deepfake.inference.aggregation import rank_people
 from deepfake.inference.job import read_result
 from deepfake.media.credentials import Credentials, CredentialState
 from deepfake.media.discovery import display_name
@@ -114,8 +115,12 @@ def explanation_path(folder: Path) -> Path:
 
 
 def deciding_face(result: Result) -> FaceScore | None:
-    """The face whose box stands in the result; the thumbnail shows it."""
-    return next((face for face in result.faces if face.box_xyxy == result.box_xyxy), None)
+    """The most suspicious face of the person who decides; the thumbnail shows it."""
+    decides = next(iter(rank_people(result)), None)
+    if decides is None:
+        return None
+    place = (decides.frame_index, decides.face_index)
+    return next((f for f in result.faces if (f.frame_index, f.face_index) == place), None)
 
 
 def _crop_name(frame_index: int, face_index: int) -> str:

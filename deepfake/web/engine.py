@@ -7,6 +7,7 @@ its row; no file waits for ever. Knows no HTTP.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 from threading import Condition, Lock, Thread
-from typing import Any
+from typing import Any, TypeVar
 
-from deepfake.errors import DeepfakeError, UsageError, one_line
+from deepfake.errors import DeepfakeError, JobError, UsageError, one_line
 from deepfake.evaluation.explain import explain_extraction
 from deepfake.evaluation.job import describe_origin
 from deepfake.inference.predictor import Predictor
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _REMEMBERED = 50  # durations that the time left is guessed from
 _STOP_TIMEOUT_S = 10.0
+_PAUSE_S = 1.0  # between two tries at a queue that cannot be read or written
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,17 +207,39 @@ class _Lane:
         try:
             # It takes seconds to start; the first file need not wait for that.
             self._open_pool(next(iter(self.engine.models.values())).predictor)
-            while (file := self.engine.take()) is not None:
-                self.file_id, self.frames = file.id, FramesSoFar()
-                try:
-                    self._work(file)
-                finally:
-                    self.file_id = None
-                    # Removed while it was worked on: what was written since goes, too.
-                    self.engine.store.remove_orphan(file.id)
-                    self.engine.on_ended(file.id)
+            while not self._is_over():
+                pass
         finally:
             self._close_pool()
+
+    def _is_over(self) -> bool:
+        """Wait for a file and work on it; whether there will be none any more."""
+        file = self._in_time(self.engine.take)
+        if file is None:
+            return True
+        self.file_id, self.frames = file.id, FramesSoFar()
+        try:
+            self._work(file)
+        except sqlite3.Error:
+            logger.exception("what became of a file cannot be written; it is put back")
+            self._in_time(partial(self.engine.store.queue.put_back, file.id))
+        finally:
+            self.file_id = None
+            # Removed while it was worked on: what was written since goes, too.
+            self._in_time(partial(self.engine.store.remove_orphan, file.id))
+            self.engine.on_ended(file.id)
+        return False
+
+    def _in_time(self, ask: Callable[[], Answer]) -> Answer | None:
+        """Ask the queue until it answers, or the server stops: a full disk may be emptied."""
+        while True:
+            try:
+                return ask()
+            except sqlite3.Error as error:
+                logger.warning("the queue does not answer (%s); it is asked again", error)
+                if self.engine.is_stopping:
+                    return None
+                time.sleep(_PAUSE_S)
 
     def _work(self, file: StoredFile) -> None:
         store = self.engine.store
@@ -256,7 +281,11 @@ class _Lane:
         model = self._model_of(file)
         folder = self.engine.store.folder_of(file.id)
         source = _source_of(file)
+        if hash_file(file.path) != file.sha256:
+            raise JobError("the file has changed since it was scored: score it again")
         extraction, facts = self._read(model, source)
+        if extraction.status is Status.UNREADABLE:
+            raise JobError(f"it could not be read again: {extraction.reason}")
         facts = replace(facts, sha256=file.sha256, n_bytes=file.size)
         page = self.engine.explain(model, source, extraction, facts, file, folder)
         write_atomic(explanation_path(folder), page)

@@ -39,6 +39,7 @@ from deepfake.web.queue import StoredFile
 from deepfake.web.store import Store
 
 _FILE_COLUMNS = ("path", "sha256", "bytes", "model", "state", "error", "received_utc", "ended_utc")
+_TEXT_COLUMNS = ("path", "model", "error")  # what strangers may have chosen
 _TABLES = (".csv", ".parquet") if find_spec("pyarrow") else (".csv",)
 _LEVELS: dict[Level, str] = {"file": "scores", "face": "faces"}
 _README = """\
@@ -97,7 +98,7 @@ def _iter_parts(
             yield f"{name}{suffix}", b"".join(parts)
     described = [describe_result(r) | {"sha256": f.sha256, "model": f.model} for f, r in results]
     yield "results.json", _to_json(described)
-    yield "files.csv", format_table(_FILE_COLUMNS, map(_describe, files)).encode()
+    yield "files.csv", format_table(_FILE_COLUMNS, map(_describe, files), _TEXT_COLUMNS).encode()
     yield "settings.json", _to_json(settings)
     for key, model in used.items():
         name = "report.html" if len(used) == 1 else f"report-{key}.html"
@@ -129,12 +130,10 @@ def _report(model: Model, results: Sequence[tuple[StoredFile, Result]], store: S
 
 def _list_thumbnails(result: Result, folder: Path) -> dict[int, bytes]:
     """The crop of the most suspicious face of each person."""
-    thumbnails = {}
-    for face in sorted(result.faces, key=lambda face: face.p_fake):
-        path = find_crop(folder, face.frame_index, face.face_index)
-        if path is not None:
-            thumbnails[face.person] = path.read_bytes()
-    return thumbnails
+    paths = {
+        one.person: find_crop(folder, one.frame_index, one.face_index) for one in result.people
+    }
+    return {person: path.read_bytes() for person, path in paths.items() if path is not None}
 
 
 def _describe_settings(models: Mapping[str, Model]) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from deepfake.inference.aggregation import (
     FileScore,
     aggregate,
     confident_vote,
+    rank_people,
     top_mean,
 )
 from deepfake.records import POLICIES, Aggregation, FaceScore, PersonScore, Policy
+from tests.made_results import make_answer
 
 POLICIES_OF_FRAMES: list[Policy] = ["mean", "median", "top", "confident", "max"]
 LARGE, SMALL = (0.0, 0.0, 90.0, 80.0), (0.0, 0.0, 30.0, 90.0)
@@ -156,6 +158,8 @@ def test_where_nobody_counts_the_largest_person_gives_the_score() -> None:
     assert score.p_fake == pytest.approx(0.9)
     assert (score.n_people, score.face.person) == (0, 0)
     assert not any(one.counts for one in score.people)
+    result = make_answer("a.jpg", score.p_fake, people=score.people)
+    assert [one.person for one in rank_people(result)] == [0, 1], "who decides comes first"
 
 
 def sum_up(table: pd.DataFrame, how: Aggregation) -> float:

@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,9 +244,11 @@ def test_a_cancelled_source_ends_at_once_and_only_it(
         cancelled.cancel(sources[2].id)  # before any worker has it
         threading.Timer(1.0, cancelled.cancel, [sources[0].id]).start()
         results = [result for _, result in cancelled.run(iter(sources))]
+        ((_, again),) = cancelled.run(iter([replace(hostile_source(NONE, 1), id=sources[2].id)]))
     finally:
         cancelled.close()
     assert results[0] == results[2] == Failure("cancelled: nobody waits for it any more")
+    assert again.reason.startswith(NONE), "what was cancelled once may be asked for again"
     assert results[1].reason.startswith(NONE)
     assert no_workers_left()
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deepfake.dataset.rows import CropRow
 from deepfake.errors import UsageError
-from deepfake.learning.pairs import find_originals
+from deepfake.learning.pairs import find_originals, find_strangers
 from tests.made_crops import edited, write_crop_folder
 from tests.made_data import change, make
 
@@ -83,3 +84,14 @@ def test_pairs_are_made_by_themselves_where_most_can_be(
     data = make(folder, paired="auto", balance=True)
     assert [batch["index"].tolist() for batch in data.train_dataloader()] == plain
     assert "0 of 10 training fakes have their original among the training crops: no" in caplog.text
+
+
+def test_a_real_that_comes_again_is_no_stranger_where_it_has_a_fake(pairs: Path) -> None:
+    data = make(pairs, paired=True, batch_size=4)
+    rows = data.datasets["train"].rows
+    again = rows.choose(np.repeat(np.arange(len(rows)), 3))
+    found = find_strangers(again, find_originals(again))
+    strangers = {rows[row].crop for row in data.datasets["train"].strangers.tolist()}
+    assert len(strangers) == 4
+    assert {again[row].crop for row in found.tolist()} == strangers
+    assert len(found) == 12

@@ -68,3 +68,19 @@ def test_the_recent_head_is_fitted_on_what_came_last() -> None:
     assert recent.fit_head() is None
     recent.clear()
     assert recent.state_dict() == []
+
+
+def test_of_large_batches_the_last_one_is_kept() -> None:
+    recent = RecentEmbeddings()
+    recent.add(*draw(5000))
+    recent.add(*draw(5000))
+    assert [len(part) for _, part in recent.state_dict()] == [5000]
+    assert recent.fit_head() is not None
+
+
+def test_the_loss_of_a_short_last_part_counts_by_its_rows() -> None:
+    rows, labels = draw(29)
+    collected = CollectedEmbeddings()
+    collected.add(torch.arange(29), labels, rows)
+    found = collected.measure(lambda e, t: torch.tensor(float(len(t) > 1)), 28, head=None)
+    assert found["loss"] == pytest.approx(28 / 29)

@@ -132,6 +132,16 @@ def test_people_have_numbers_scores_and_their_own_verdict() -> None:
     ]
 
 
+def test_a_face_unlike_all_training_faces_is_unclear_as_its_file_is() -> None:
+    faces = [make_face(person=n, p_fake=p) for n, p in enumerate((0.97, 0.93, 0.1))]
+    people = tuple(
+        PersonScore(n, p, 1, 0.0, 0.0, 99.0, counts=True) for n, p in enumerate((0.97, 0.93, 0.1))
+    )
+    result = replace(make_result(*faces, people=people), p_fake=0.97, verdict=Verdict.UNCLEAR)
+    marks = Marker(result).list_marks(Frame(0, 0.0, GREY))
+    assert [mark.label for mark in marks] == ["3: 0.10 real", "2: 0.93 unclear", "1: 0.97 unclear"]
+
+
 def test_boxes_do_not_bridge_long_gaps_nor_linger() -> None:
     faces = [make_face(10 * n, float(n)) for n in range(4)] + [make_face(130, 13.0)]
     marker = Marker(make_result(*faces))

@@ -120,6 +120,8 @@ def test_what_fails_each_time_is_a_reason_that_may_pass(source: Source, flaky: F
     assert may_come_back(source, caught.value.reason)
     assert not may_come_back(source, "decode_error: no image")
     assert not may_come_back(replace(source, stored=None), caught.value.reason)
+    assert may_come_back(replace(source, stored=None), "timeout: gave no answer within 2 s")
+    assert may_come_back(replace(source, stored=None), "crashed: its worker process ended (-9)")
 
 
 class NoCredentialsError(Exception):

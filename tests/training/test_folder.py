@@ -28,6 +28,28 @@ def test_refuses_a_run_folder_in_use(crops: Path, tmp_path: Path) -> None:
         train(crops, run / "notes.txt")
 
 
+def test_nobody_else_s_folder_is_gone_on_with(crops: Path, tmp_path: Path) -> None:
+    run = tmp_path / "project"
+    (run / "sub").mkdir(parents=True)
+    (run / "config.yaml").write_text("trainer: mine\n")
+    (run / "sub" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists and is not empty; name a new one"):
+        train(crops, run, "--resume", "auto")
+    assert (run / "config.yaml").read_text() == "trainer: mine\n"
+    assert (run / "sub" / "notes.txt").is_file()
+
+
+def test_a_run_that_is_refused_when_it_goes_on_keeps_its_folder(tmp_path: Path) -> None:
+    crops = write_crop_folder(tmp_path / "crops", {"train": (8, 0), "validation": (4, 4)}, size=32)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("{trainer: {}, model: {}, data: {}, head: {}}\n")
+    (run / "slurm.log").write_text("mine")
+    with pytest.raises(UsageError, match="real"):
+        train(crops, run, "--resume", "auto")
+    assert (run / "slurm.log").is_file()
+
+
 def test_going_on_by_itself_needs_a_folder(crops: Path) -> None:
     with pytest.raises(UsageError, match="--resume auto goes on in the folder of --run"):
         train(crops, None, "--resume", "auto")

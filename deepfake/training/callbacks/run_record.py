@@ -35,7 +35,7 @@ class RunRecord(Callback):
 
     Args:
         folder: The run's folder.
-        draw: Draws the metrics of the epochs as a PNG; ``None`` leaves the picture out.
+        draw: Draws the metrics of the epochs as an SVG; ``None`` leaves the picture out.
 
     Attributes:
         history: Metrics of each epoch by name, with ``epoch`` and ``lr``, the rate of its last
@@ -46,6 +46,7 @@ class RunRecord(Callback):
         self.folder, self.draw = Path(folder), draw
         self.history: list[dict[str, float]] = []
         self._lr = float("nan")
+        self._validated = -1  # the last epoch that was
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add this start to ``environment.json``; a run that was resumed has several."""
@@ -80,12 +81,16 @@ class RunRecord(Callback):
         """Note the rate; after the step a schedule has written the next one."""
         self._lr = float(optimizer.param_groups[0]["lr"])
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that this epoch has metrics of its own: Lightning keeps the last ones."""
+        self._validated = trainer.current_epoch
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the metrics of the epoch."""
         validated = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if name.startswith("val_")
+            if name.startswith("val_") and self._validated == trainer.current_epoch
         }
         row = {"epoch": trainer.current_epoch, "lr": self._lr}
         self.history.append(row | as_embedding_module(pl_module).epoch_metrics() | validated)

@@ -61,6 +61,17 @@ def test_it_is_the_recursion_that_it_says() -> None:
     assert found["layers.1.num_batches_tracked"].dtype == torch.int64
 
 
+def test_what_no_checkpoint_holds_is_not_averaged() -> None:
+    module = _Module()
+    module.layers.register_buffer("periods", torch.ones(3), persistent=False)
+    average = begin(module, 0.9)
+    shake(module)
+    average.update(module)
+    average.swap(module)
+    assert set(average.average) == set(module.state_dict())
+    assert not torch.equal(module.layers.periods, torch.ones(3))  # type: ignore[arg-type]
+
+
 def test_swapping_twice_changes_nothing() -> None:
     module = _Module()
     average = begin(module, 0.9)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, StepLR
 
 from deepfake.errors import UsageError
 from deepfake.learning.optimization import OneCycle
@@ -22,8 +24,8 @@ def test_a_frozen_backbone_stands_still(
 ) -> None:
     kinds = {"sgd": sgd(weight_decay=0.1), "adamw": adamw(weight_decay=0.1)}
     task = make_task(optimizer=kinds[optimizer], chunk_size=chunk_size, dropout=0.0)
-    snapshots = Snapshots()
-    fit(task, crops, FreezeBackbone(2, 0.003), snapshots, max_epochs=3, batch_size=8)
+    snapshots, rates = Snapshots(), Rates()
+    fit(task, crops, FreezeBackbone(2, 0.003), snapshots, rates, max_epochs=3, batch_size=8)
     start, *after = snapshots.states
     backbone, projection = "embedder.backbone.", "embedder.projection."
     assert not moved(start, after[1], backbone)
@@ -31,7 +33,9 @@ def test_a_frozen_backbone_stands_still(
     assert moved(after[0], after[1], projection)
     assert moved(after[1], after[2], backbone)  # statistics of batch normalisation too
     assert moved(after[1], after[2], f"{backbone}bn1.running_mean")
-    assert snapshots.lr[1:] == [0.003, 0.003, 0.01]
+    per_epoch = len(rates.seen) // 3
+    assert rates.seen == [0.003] * 2 * per_epoch + [0.01] * per_epoch
+    assert snapshots.lr == [0.01] * 4, "outside of steps it is the optimiser's own"
 
 
 def cosine(start: float, end: float, share: float) -> float:
@@ -73,6 +77,27 @@ def test_a_frozen_rate_gives_way_to_the_schedules_own(
     assert frozen.seen[n_frozen:] == free.seen[n_frozen:]
     assert frozen.betas == free.betas
     assert [row["lr"] for row in record.history[:2]] == [0.003] * 2
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        partial(CosineAnnealingLR, T_max=0, eta_min=1e-5),
+        partial(StepLR, step_size=3, gamma=0.5),
+        partial(ExponentialLR, gamma=0.9),
+        partial(LambdaLR, lr_lambda=lambda step: 1 / (1 + step)),
+    ],
+    ids=lambda made: made.func.__name__,
+)
+def test_no_schedule_reckons_from_the_frozen_rate(crops: Path, schedule: Any) -> None:
+    free, frozen = Rates(), Rates()
+    for rates, freeze in ((free, FreezeBackbone()), (frozen, FreezeBackbone(1, 1e-6))):
+        task = make_task(optimizer=sgd(), schedule=schedule)
+        fit(task, crops, freeze, rates, max_epochs=3, batch_size=4, limit_val_batches=0)
+    n_frozen = len(free.seen) // 3
+    assert frozen.seen[:n_frozen] == [1e-6] * n_frozen
+    assert frozen.seen[n_frozen:] == pytest.approx(free.seen[n_frozen:], rel=1e-9)
+    assert len({*free.seen}) > 3
 
 
 @pytest.mark.parametrize(

@@ -171,10 +171,12 @@ class _RiggedAuc(Callback):
     ("weights", "epoch"), [pytest.param("best", 1, id="best"), pytest.param("last", 2, id="last")]
 )
 def test_weights_of_the_chosen_epoch(crops: Path, tmp_path: Path, weights: Any, epoch: int) -> None:
+    own = ModelCheckpoint(tmp_path / "own", monitor="val_loss")  # of the user, and first
     kept = ModelCheckpoint(tmp_path, "e{epoch}", monitor="val_auc", mode="max", save_top_k=1)
     every = ModelCheckpoint(tmp_path / "all", "{epoch}", save_top_k=-1)
     fit = FitHead(tmp_path / "run", weights=weights)
-    trainer = make_trainer(tmp_path, _RiggedAuc([0.5, 0.9, 0.7]), kept, every, fit, max_epochs=3)
+    rigged = _RiggedAuc([0.5, 0.9, 0.7])
+    trainer = make_trainer(tmp_path, rigged, own, kept, every, fit, max_epochs=3)
     trainer.fit(make_task(), datamodule=CropDataModule(str(crops), batch_size=8))
     model = load_checkpoint(tmp_path / "run" / "model.ckpt")
     chosen = torch.load(tmp_path / "all" / f"epoch={epoch}.ckpt", weights_only=True)["state_dict"]
@@ -182,6 +184,13 @@ def test_weights_of_the_chosen_epoch(crops: Path, tmp_path: Path, weights: Any, 
         assert torch.equal(value, chosen[f"embedder.{name}"]), name
     assert model.info["weights"] == f"epoch {epoch} ({weights})"
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epoch"] == epoch
+
+
+def test_without_a_best_epoch_the_last_one_is_named(crops: Path, tmp_path: Path) -> None:
+    fit = FitHead(tmp_path / "run", weights="best")
+    trainer = make_trainer(tmp_path, fit, max_epochs=1)
+    trainer.fit(make_task(), datamodule=CropDataModule(str(crops), batch_size=8))
+    assert load_checkpoint(tmp_path / "run" / "model.ckpt").info["weights"] == "epoch 0 (last)"
 
 
 def test_without_a_test_split(tmp_path: Path) -> None:

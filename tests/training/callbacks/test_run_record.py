@@ -68,6 +68,13 @@ def test_history_has_a_row_per_epoch_and_survives_a_resume(crops: Path, tmp_path
     assert start["counts"]["train"] == {"real": 16, "fake": 12}
 
 
+def test_an_epoch_without_a_validation_has_no_metrics_of_one(crops: Path, tmp_path: Path) -> None:
+    record = RunRecord(tmp_path)
+    trainer = make_trainer(tmp_path, record, max_epochs=3, check_val_every_n_epoch=2)
+    trainer.fit(make_task(), datamodule=CropDataModule(str(crops), batch_size=8))
+    assert ["val_auc" in row for row in record.history] == [False, True, False]
+
+
 def test_without_a_renderer_there_is_no_picture(crops: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, RunRecord(tmp_path / "run"))
     trainer.fit(make_task(), datamodule=CropDataModule(str(crops), batch_size=8))
