@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import subprocess
 import sys
@@ -162,7 +163,10 @@ def test_several_checkpoints_and_a_mirror_make_one_score(
     one, two = (table(p.stem, "--checkpoint", p) for p in (trained.checkpoint, second))
     page = tmp_path / "both.html"
     both = table("both", "--checkpoint", trained.checkpoint, second, "--report", page)
-    assert "whose error rates nobody has measured" in page.read_text()
+    text = page.read_text()
+    assert "nobody has measured what they reach so" in text
+    for path in (trained.checkpoint, second):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in text
     assert table("again", "--checkpoint", trained.checkpoint, "--checkpoint", second) == both
     for row, first, last in zip(both[1:], one[1:], two[1:], strict=True):
         expected = (float(first["p_fake"]) + float(last["p_fake"])) / 2
@@ -413,3 +417,41 @@ def test_a_page_alone_needs_no_table(
     assert predict(inbox, trained, "--report", page) == 0
     assert page.exists()
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_what_was_passed_over_is_said_beside_a_single_answer(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    photo = next(trained.photos.rglob("*.png")).read_bytes()
+    (photos / "a.png").write_bytes(photo)
+    words = [str(photos), "--checkpoint", str(trained.checkpoint), "--device", "cpu"]
+    words += ["--workers", "0", "--quiet", "--frames", "8"]
+    assert cli.predict(words) == 0
+    said = capsys.readouterr()
+    assert "files of other kinds" not in said.out + said.err
+    assert "frames 8 instead of" not in said.out + said.err, "a photo is one frame"
+    (photos / "b.download").write_bytes(photo)
+    assert cli.predict(words) == 0
+    said = capsys.readouterr()
+    assert "1 files of other kinds skipped (1 .download (media))" in said.out + said.err
+
+
+def test_a_time_limit_that_was_too_short_is_mended_by_the_same_command(
+    trained: Trained, tmp_path: Path
+) -> None:
+    photo = next(trained.photos.rglob("*.png"))
+    words = [str(photo), "--checkpoint", str(trained.checkpoint), "--device", "cpu", "--quiet"]
+    words += ["--output", str(tmp_path / "scores.csv"), "--workers", "1"]
+    assert cli.predict([*words, "--timeout", "0.0001"]) == 4
+    assert ",unreadable,timeout: " in (tmp_path / "scores.csv").read_text()
+    assert cli.predict([*words, "--timeout", "120"]) == 0
+    assert ",ok," in (tmp_path / "scores.csv").read_text()
+
+
+def test_the_page_of_a_crop_folder_tells_no_hash_of_crops(trained: Trained, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    words = [str(trained.crops), "--checkpoint", str(trained.checkpoint), "--device", "cpu"]
+    assert cli.predict([*words, "--output", str(tmp_path / "a.csv"), "--report", str(page)]) == 0
+    assert "About the file" not in page.read_text()

@@ -201,6 +201,7 @@ def test_rows_say_that_the_limits_were_chosen_for_another_policy(made: Made, fil
     for change, seen in (
         ({"aggregation": "max"}, "policy max instead of mean"),
         ({"sampling": Sampling(frames=2)}, "frames 2 instead of 16"),
+        ({"sampling": Sampling(frames=1)}, "frames 1 instead of 16"),  # a clip all the same
     ):
         predictor = Predictor(made.checkpoint, device="cpu", **change)
         clip, photo = predictor.predict(paths)
