@@ -5,9 +5,10 @@ Knows no queue and no page.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from deepfake.inference.aggregation import rank_people
@@ -19,12 +20,16 @@ from deepfake.media.provenance import Tag
 from deepfake.records import Extraction, FaceScore, Result
 from deepfake.storage import write_atomic
 
-_CROPS, _FACTS = "crops", "facts"
+_CROPS, _FACTS, _SETTINGS = "crops", "facts", "scored_with"
 _PNG = b"\x89PNG"
 
 
 def keep_answer(
-    folder: Path, result: Result, extraction: Extraction, facts: FileFacts
+    folder: Path,
+    result: Result,
+    extraction: Extraction,
+    facts: FileFacts,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Keep the crops of a file in its folder.
 
@@ -33,6 +38,7 @@ def keep_answer(
         result: Its answer.
         extraction: What was scored.
         facts: What else is known of the file.
+        settings: How it was scored, in plain types: a server that starts again may do otherwise.
 
     Returns:
         The answer in plain types.
@@ -43,7 +49,7 @@ def keep_answer(
         suffix = ".png" if crop.encoded.startswith(_PNG) else ".jpg"
         name = f"{_crop_name(crop.frame_index, crop.face_index)}{suffix}"
         write_atomic(crops / name, crop.encoded)
-    return asdict(result) | {_FACTS: asdict(facts)}
+    return asdict(result) | {_FACTS: asdict(facts), _SETTINGS: dict(settings)}
 
 
 def load_answer(answer: dict[str, Any], name: str) -> Result:
@@ -53,8 +59,13 @@ def load_answer(answer: dict[str, Any], name: str) -> Result:
         answer: As ``keep_answer`` gave it.
         name: Of the file.
     """
-    kept = {key: value for key, value in answer.items() if key != _FACTS}
+    kept = {key: value for key, value in answer.items() if key not in (_FACTS, _SETTINGS)}
     return read_result(kept | {"path": name})
+
+
+def load_settings(answer: dict[str, Any]) -> dict[str, Any]:
+    """How it was scored; empty where that was not kept."""
+    return dict(answer.get(_SETTINGS, {}))
 
 
 def load_facts(answer: dict[str, Any]) -> FileFacts:

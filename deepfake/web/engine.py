@@ -19,6 +19,7 @@ from statistics import fmean
 from threading import Condition, Lock, Thread
 from typing import Any, TypeVar
 
+from deepfake import __version__
 from deepfake.errors import DeepfakeError, JobError, UsageError, one_line
 from deepfake.evaluation.explain import explain_extraction
 from deepfake.evaluation.job import describe_origin
@@ -30,7 +31,7 @@ from deepfake.records import Extraction, Result, Source, Status
 from deepfake.reports.evidence import describe_run
 from deepfake.reports.explain_page import format_explanation
 from deepfake.storage import write_atomic
-from deepfake.web.answers import explanation_path, keep_answer
+from deepfake.web.answers import explanation_path, keep_answer, load_settings
 from deepfake.web.frames import FramesSoFar, make_reader, read_views
 from deepfake.web.queue import State, StoredFile
 from deepfake.web.store import Store
@@ -65,7 +66,22 @@ def describe_provenance(model: Model, files: Sequence[StoredFile]) -> dict[str, 
     times = [time for file in files for time in (file.began, file.ended) if time is not None]
     first, last = (datetime.fromtimestamp(time, UTC) for time in (min(times), max(times)))
     origin = describe_origin(model.predictor.checkpoint, "deepfake serve")
-    return origin | {"run": describe_run(model.predictor, (first, last))}
+    told = [load_settings(file.answer) for file in files if file.answer is not None]
+    settings: dict[str, Any] = {}
+    for name in _settings_of(model.predictor):
+        values = [one[name] for one in told if name in one]
+        distinct = [one for place, one in enumerate(values) if one not in values[:place]]
+        settings |= {name: distinct[0] if len(distinct) == 1 else distinct} if distinct else {}
+    return origin | {"run": describe_run(model.predictor, (first, last), **settings)}
+
+
+def _settings_of(predictor: Predictor) -> dict[str, Any]:
+    """What a server that starts again may do otherwise, by the names that pages have for it."""
+    return {
+        "frames": predictor.sampling.to_dict(),
+        "aggregation": predictor.aggregation.to_dict(),
+        "scored_by": f"deepfake {__version__}",
+    }
 
 
 class Engine:
@@ -274,7 +290,8 @@ class _Lane:
         extraction, facts = self._read(model, source)
         facts = replace(facts, sha256=sha256, n_bytes=file.size)
         result = self.engine.score(model, source, extraction)
-        answer = keep_answer(folder, result, extraction, facts)
+        settings = _settings_of(model.predictor)
+        answer = keep_answer(folder, result, extraction, facts, settings)
         self.engine.store.queue.finish(file.id, answer, sha256)
 
     def _explain(self, file: StoredFile) -> None:

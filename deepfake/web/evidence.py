@@ -32,6 +32,7 @@ from deepfake.web.answers import (
     list_crops,
     load_answer,
     load_facts,
+    load_settings,
 )
 from deepfake.web.engine import Model, describe_provenance
 from deepfake.web.frames import list_frames
@@ -96,7 +97,12 @@ def _iter_parts(
         for level, name in _LEVELS.items():
             parts = encode_table(Path(f"{name}{suffix}"), lambda: answers, settings, level)
             yield f"{name}{suffix}", b"".join(parts)
-    described = [describe_result(r) | {"sha256": f.sha256, "model": f.model} for f, r in results]
+    described = [
+        describe_result(result)
+        | {"sha256": file.sha256, "model": file.model}
+        | {"scored_with": load_settings(file.answer or {})}
+        for file, result in results
+    ]
     yield "results.json", _to_json(described)
     yield "files.csv", format_table(_FILE_COLUMNS, map(_describe, files), _TEXT_COLUMNS).encode()
     yield "settings.json", _to_json(settings)

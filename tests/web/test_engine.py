@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deepfake.inference.predictor import Predictor
 from deepfake.records import Workers
-from deepfake.web.engine import Engine
+from deepfake.web.engine import Engine, describe_provenance
 from deepfake.web.queue import State, StoredFile
 from deepfake.web.server import name_models
 from deepfake.web.store import Store
@@ -21,9 +23,12 @@ pytestmark = pytest.mark.usefixtures("inline")
 
 
 @contextmanager
-def working(root: Path, checkpoint: Path, timeout_s: float = 60.0) -> Iterator[Engine]:
+def working(
+    root: Path, checkpoint: Path, timeout_s: float = 60.0, **options: Any
+) -> Iterator[Engine]:
     root.mkdir(exist_ok=True)
-    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", workers=Workers(1, timeout_s))
+    workers = Workers(1, timeout_s)
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu", workers=workers, **options)
     store = Store(root)
     engine = Engine(store, name_models([predictor], lambda predictor: ""))
     engine.start()
@@ -116,6 +121,66 @@ def test_what_a_stopped_server_had_in_hand_is_scored_by_the_next(
         files = [ended(engine, file_id) for file_id in ids]
     assert [file.state for file in files] == [State.DONE] * 3
     assert [file.attempts for file in files] == [1] * 3
+
+
+def test_kept_answers_are_described_as_they_were_scored(
+    tmp_path: Path, checkpoint: Path, photo: bytes
+) -> None:
+    with working(tmp_path / "kept", checkpoint) as engine:
+        first = upload(engine, photo)
+        ended(engine, first)
+    with working(tmp_path / "kept", checkpoint, aggregation="max") as engine:
+        (model,) = engine.models.values()
+        files = [ended(engine, first), ended(engine, upload(engine, photo))]
+        settings = [
+            describe_provenance(model, part)["run"]["settings"]["aggregation"]
+            for part in (files[:1], files[1:], files)
+        ]
+    assert settings[0].startswith("policy mean,")
+    assert settings[1].startswith("policy max,")
+    assert "policy mean," in settings[2]
+    assert "policy max," in settings[2]
+
+
+def test_a_queue_that_cannot_be_written_for_a_while_ends_no_lane(
+    tmp_path: Path, checkpoint: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepfake.web.engine._PAUSE_S", 0.05)
+    with working(tmp_path / "private", checkpoint) as engine:
+        queue, left = engine.store.queue, {"finish": 1, "fail": 1, "put_back": 2}
+
+        def break_first(name: str) -> None:
+            real = getattr(queue, name)
+
+            def act(*arguments: object) -> object:
+                left[name] -= 1
+                if left[name] >= 0:
+                    raise sqlite3.OperationalError("database or disk is full")
+                return real(*arguments)
+
+            monkeypatch.setattr(queue, name, act)
+
+        for name in left:
+            break_first(name)
+        assert ended(engine, upload(engine, photo)).state is State.DONE
+        assert max(left.values()) <= 0
+
+
+def test_a_file_that_has_changed_is_not_explained(
+    tmp_path: Path, checkpoint: Path, photo: bytes
+) -> None:
+    with working(tmp_path / "private", checkpoint) as engine:
+        file = ended(engine, upload(engine, photo))
+        file.path.write_bytes(photo + b"other")
+        engine.store.queue.set_explanation(file.id, State.QUEUED)
+        engine.wake()
+
+        def look() -> StoredFile | None:
+            found = engine.store.queue.get(file.id)
+            return found if found and found.explanation is State.FAILED else None
+
+        told: StoredFile = wait_until(look)
+    assert told.explanation_error == "the file has changed since it was scored: score it again"
 
 
 def test_a_file_for_a_model_that_is_gone_says_so(
