@@ -156,7 +156,8 @@ def describe_code() -> str:
     """What the figures belong to: a hash of the package and the benchmarks as they lie here."""
     digest = hashlib.sha256()
     for folder in ("deepfake", "benchmarks"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
+        files = (p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".safetensors"))
+        for path in sorted(files):
             digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from deepfake.evaluation.bootstrap import bootstrap_share
 from deepfake.inference.predictor import Predictor
 from deepfake.media.discovery import discover
 from deepfake.media.images import read_image
-from deepfake.records import Limits, Result, Source, Verdict
+from deepfake.records import FaceQuality, Limits, Result, Source, Verdict
 
 SIDE_PX, COLUMNS = 250, 3
 
@@ -59,23 +59,28 @@ def write_groups(
     return paths
 
 
-def judge_alike(results: Sequence[Result], limits: Limits) -> Iterator[Result]:
-    """The same scores, judged as if every file showed one person."""
+def judge_alike(
+    results: Sequence[Result], limits: Limits, is_far: Callable[[FaceQuality], bool]
+) -> Iterator[Result]:
+    """The same scores, judged as if every file showed one person; unlike faces stay unclear."""
     for result in results:
-        if result.p_fake is not None and result.n_people:
+        far = result.quality is not None and is_far(result.quality)
+        if result.p_fake is not None and result.n_people and not far:
             yield replace(result, verdict=limits.judge(result.p_fake))
         else:
             yield result
 
 
-def describe(results: Sequence[Result], limits: Limits) -> Iterator[str]:
+def describe(
+    results: Sequence[Result], limits: Limits, is_far: Callable[[FaceQuality], bool]
+) -> Iterator[str]:
     """Share of the photos that are called fake and left unclear, with and without correction."""
     scored = [result for result in results if result.p_fake is not None]
     n_people = np.mean([result.n_people for result in scored]) if scored else float("nan")
     yield f"  {len(scored)} of {len(results)} photos scored, {n_people:.2f} people each"
     for name, judged in (
         ("limit for the number of people", scored),
-        ("one limit for all files", list(judge_alike(scored, limits))),
+        ("one limit for all files", list(judge_alike(scored, limits, is_far))),
     ):
         shares = []
         for verdict in (Verdict.FAKE, Verdict.UNCLEAR):
@@ -99,18 +104,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     predictor = Predictor.from_checkpoint(options.checkpoint, device="cpu")
+    judge = predictor.judge
     people = discover(options.people).sources
     with tempfile.TemporaryDirectory() as folder:
         for size in options.sizes:
             paths = write_groups(people, size, options.photos, Path(folder), options.seed)
             print(f"{len(paths)} photos of {size}:")
             results = list(predictor.predict(paths))
-            print("\n".join(describe(results, predictor.judge.limits)), flush=True)
+            print("\n".join(describe(results, judge.limits, judge.faces.is_far)), flush=True)
     if options.groups is not None:
         results = list(predictor.score(discover(options.groups).sources))
         several = [result for result in results if result.n_people > 1]
         print(f"{len(several)} of {len(results)} files of {options.groups} show several people:")
-        print("\n".join(describe(several, predictor.judge.limits)))
+        print("\n".join(describe(several, judge.limits, judge.faces.is_far)))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ def alternate_classes(labels: NDArray[np.int64], number: int, seed: int) -> list
     """So many rows, drawn by a seed: a real and a fake in turns, as long as there are both."""
     rng = np.random.default_rng(seed)
     columns = [rng.permutation(np.flatnonzero(labels == label)) for label in (0, 1)]
-    turns = [int(column[n]) for n in range(number) for column in columns if n < len(column)]
+    most = min(number, max(map(len, columns)))
+    turns = [int(column[n]) for n in range(most) for column in columns if n < len(column)]
     return turns[:number]
 
 

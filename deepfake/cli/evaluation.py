@@ -289,9 +289,11 @@ examples:
 
 def _calibrate(options: argparse.Namespace) -> int:
     _check_output(options)
-    from deepfake.evaluation.refit import calibrate_checkpoint
+    from deepfake.evaluation.refit import calibrate_checkpoint, check_wishes
     from deepfake.learning.ensemble import load_detector
 
+    # Before anything is cropped, which may take hours.
+    check_wishes(options.max_fpr, options.max_fnr, options.prevalence)
     return _derive(
         options,
         load_detector(_find_others(options), options.tta),
@@ -342,9 +344,13 @@ def fit_head(argv: Sequence[str] | None = None) -> int:
 
 def _fit_head(options: argparse.Namespace) -> int:
     _check_output(options)
-    from deepfake.evaluation.refit import fit_new_head
+    from deepfake.evaluation.refit import check_wishes, fit_new_head
+    from deepfake.heads import make_head
     from deepfake.learning.checkpoint import load_checkpoint
 
+    # Before anything is cropped, which may take hours.
+    check_wishes(options.max_fpr, options.max_fnr)
+    make_head(options.head, 1, options.C).check_fit(0)
     return _derive(
         options,
         load_checkpoint(_find_others(options)[0], require_head=False),

@@ -157,7 +157,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
     paths = choose_paths(options, options.report)
     sample = read_sample(options)
     from deepfake.inference.outputs import Outputs, refuse_destroying
-    from deepfake.media.discovery import count_passed_over, is_called_video
+    from deepfake.media.discovery import count_passed_over, may_be_clip
 
     found = find_detector(options)
     read = [*(one.path for one in found), *([sample.path] if sample else [])]
@@ -199,7 +199,7 @@ def _predict(options: argparse.Namespace, command: str) -> int:
             lines.append(f"report: {options.report}")
         failures = [] if options.annotate is None else _annotate(options, job, lines)
         written = [path for path, now in outputs.hash_files().items() if now != before[path]]
-    has_clips = any(is_called_video(source.name) for source in sources)
+    has_clips = any(may_be_clip(source.name) for source in sources)
     remark = predictor.policy_remark if has_clips else predictor.judge.compare_with_limits(False)
     if remark:
         lines.append(remark)
@@ -281,7 +281,7 @@ def _refuse_copies_among_inputs(folder: Path, sources: Sequence[Source]) -> None
     """Refuse a folder for copies that a pattern or a list has led into."""
     inside = folder.resolve()
     for source in sources:
-        if source.stored is None and source.path.absolute().is_relative_to(inside):
+        if source.stored is None and source.path.parent.resolve().is_relative_to(inside):
             raise UsageError(
                 f"--annotate {folder} holds {hide_secrets(source.name)}, which is an input; name a "
                 "folder outside"

@@ -124,16 +124,19 @@ def _list_networks(checkpoint: Checkpoint) -> list[tuple[str, Mapping[str, Any]]
 
 def _list_teachers(checkpoint: Checkpoint) -> list[tuple[str, Mapping[str, Any]]]:
     """Networks with what they were trained on, and heads that were fitted on something else."""
-    networks = _list_networks(checkpoint)
-    known = {info["manifest_sha256"] for _, info in networks}
-    heads = [
-        (name, {"manifest_sha256": event.get("manifest_sha256")})
-        for name, info in _list_files(checkpoint)
-        for event in info.get("history", ())
-        # Crops that taught the network were divided for the head as for the network.
-        if event["what"] == "fit-head" and event.get("manifest_sha256") not in known
-    ]
-    return [*networks, *heads]
+    found = []
+    for one in checkpoint.members or (checkpoint,):
+        networks = _list_networks(one)
+        known = {info["manifest_sha256"] for _, info in networks}
+        heads = [
+            (name, {"manifest_sha256": event.get("manifest_sha256")})
+            for name, info in _list_files(one)
+            for event in info.get("history", ())
+            # Crops that taught its network were divided for the head as for that.
+            if event["what"] == "fit-head" and event.get("manifest_sha256") not in known
+        ]
+        found += [*networks, *heads]
+    return found
 
 
 def _divide_again(manifest: Manifest, info: Mapping[str, Any]) -> list[str]:

@@ -110,9 +110,7 @@ def calibrate_checkpoint(
         UsageError: If the data cannot serve: its recipe, its labels, its size, its use so far.
         JobError: If a class has too few crops, or the detector is at chance on them.
     """
-    _check_rates(max_fpr, max_fnr)
-    if prevalence is not None and not 0 < prevalence < 1:
-        raise UsageError(f"prevalence {prevalence:g}; expected a share between 0 and 1")
+    check_wishes(max_fpr, max_fnr, prevalence)
     dataset = read_evaluation_set(root, checkpoint, "", origin, split, "validation")
     _refuse_training_crops(dataset, checkpoint)
     embeddings = embed_crops(root, dataset.faces, checkpoint, options)
@@ -175,7 +173,7 @@ def fit_new_head(
             cannot be fitted here or not on so many.
         JobError: If a class has too few crops, or the head cannot be fitted on them.
     """
-    _check_rates(max_fpr, max_fnr)
+    check_wishes(max_fpr, max_fnr)
     fitted = make_head(head, checkpoint.head.embedding_dim, C)
     dataset = read_evaluation_set(root, checkpoint, "", origin, ALL)
     split_of_row = np.array(divide_as_trained(read_manifest(root), checkpoint))
@@ -218,7 +216,14 @@ def _has_head(checkpoint: Checkpoint) -> bool:
     return checkpoint.error_rates is not None
 
 
-def _check_rates(max_fpr: float, max_fnr: float) -> None:
+def check_wishes(max_fpr: float, max_fnr: float, prevalence: float | None = None) -> None:
+    """Refuse what nobody can want of new limits.
+
+    Raises:
+        UsageError: If a rate is out of range.
+    """
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise UsageError(f"prevalence {prevalence:g}; expected a share between 0 and 1")
     for name, rate in (("max-fpr", max_fpr), ("max-fnr", max_fnr)):
         try:
             check_rate(name, rate)

@@ -66,7 +66,7 @@ class PredictionJob:
         settings: Everything that an answer depends on, in plain types.
         part: Answer only this part of them.
         anew: Begin anew where the folder holds a job of other settings.
-        digest: As of ``Job``.
+        digest: As of ``Job``, where the sources are crops that were cut already.
 
     Raises:
         UsageError: If the folder holds anything else, or a job of other settings.
@@ -81,7 +81,7 @@ class PredictionJob:
         anew: bool = False,
         digest: Digest | None = None,
     ) -> None:
-        self.folder = JobFolder(root, KIND)
+        self.folder, self._tries_again = JobFolder(root, KIND), digest is None
         self.job = Job(self.folder, sources, choose_block_size(len(sources)), part, digest)
         plan = format_lines(_PLAN_COLUMNS, ([path_uri(s.name), count_bytes(s)] for s in sources))
         versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
@@ -114,7 +114,8 @@ class PredictionJob:
             execute: Who does the work.
         """
         waiting, done = deque(self.todo), set[int]()
-        sealed = self.job.run(self.todo, ScoreBlocks(predictor, keep_crops), execute)
+        work = ScoreBlocks(predictor, keep_crops, self._tries_again)
+        sealed = self.job.run(self.todo, work, execute)
         with closing(sealed):
             for number in sealed:
                 advance(self.job.count_inputs([number]))
@@ -211,10 +212,13 @@ class ScoreBlocks:
     Args:
         predictor: Scores the files; where it is pickled, it loads its checkpoint again.
         keep_crops: Also keep the most suspicious crop of each person.
+        tries_again: Whether what could not be read may be another time; crops that were cut already
+            stay as they are.
     """
 
     predictor: Scores
     keep_crops: bool = False
+    tries_again: bool = True
 
     def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
         """See ``deepfake.jobs.engine.Work``."""
@@ -241,7 +245,7 @@ class ScoreBlocks:
             with (block.folder / _ANSWERS_FILE).open("w", encoding="utf-8", newline="\n") as file:
                 for source in block.inputs:
                     score = kept.get(source.id) or next(answers)
-                    if may_come_back(source, score.reason):
+                    if self.tries_again and may_come_back(source, score.reason):
                         block.lose(source)
                     row = _list_fields(score) | {"path": source.name}
                     file.write(_ENCODER.encode(row) + "\n")

@@ -74,8 +74,8 @@ class Sample:
     ) -> Submission:
         """Write a value into every row.
 
-        A row's file is found by its path, else by its file name, else by that name without
-        suffix; a name alone must be unique.
+        A row's file is found by its path, else by its file name, else by that name without the
+        suffix of media; a name alone must be unique, and no file that of rows in two folders.
 
         Args:
             scores: The answers; read once, and only path and score of each are kept.
@@ -102,7 +102,7 @@ class Sample:
             if match is not None:
                 name = unshield(row[self.file_column])
                 other = rows_by_file.setdefault(match.path, name)
-                if _parts(other) != _parts(name):
+                if _parts(other)[:-1] != _parts(name)[:-1]:
                     raise UsageError(
                         f"{self.path}:{row.line}: {name!r} and {other!r} would both be "
                         f"{match.path!r}; give predict the folder that the sample's paths start "
@@ -147,8 +147,9 @@ class Sample:
             return by_path[_parts(name)]
         last = PurePosixPath(name.replace("\\", "/"))
         # An id with another suffix is the same file where only one file has that stem.
-        stem = last.stem if has_media_suffix(last.name) else last.name
-        found = by_name.get(last.name) or by_stem.get(stem) or []
+        found = by_name.get(last.name) or by_stem.get(last.name) or []
+        if not found and has_media_suffix(last.name):
+            found = by_stem.get(last.stem) or []
         if len(found) > 1:
             raise UsageError(
                 f"{self.path}:{row.line}: {name!r} could be {found[0].path!r} or "

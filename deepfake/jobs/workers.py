@@ -270,6 +270,10 @@ class WorkerPool(Generic[T]):
         self._cancelled.add(source_id)
         self._inbox.put(None)  # wakes whoever waits
 
+    def forget(self, source_id: str) -> None:
+        """A source that is done may be asked for again, whoever has given it up since."""
+        self._cancelled.discard(source_id)
+
     def close(self) -> None:
         """End all workers."""
         for worker in self._workers:
@@ -322,8 +326,7 @@ class WorkerPool(Generic[T]):
                     done[number] = outcome
             while next_out in done:
                 source, outcome = pending.pop(next_out), done.pop(next_out)
-                if outcome is _CANCELLED:
-                    self._cancelled.discard(source.id)  # it may be asked for again
+                self.forget(source.id)
                 yield source, outcome
                 crashed_once.discard(next_out)
                 next_out += 1

@@ -72,23 +72,36 @@ def encode_safetensors(content: dict[str, Any]) -> bytes:
     return data
 
 
-def _strip_folders(value: Any) -> Any:
-    """Plain values with absolute paths cut to their last name, the configuration's included."""
-    if isinstance(value, dict):
-        stripped = {name: _strip_folders(one) for name, one in value.items()}
-        if isinstance(text := value.get("configuration"), str):
-            try:
-                settings = _strip_folders(yaml.safe_load(text))
-            except (yaml.YAMLError, RecursionError) as error:
-                raise CheckpointError(
-                    f"the configuration in the checkpoint is no YAML: {one_line(str(error))}"
-                ) from error
-            stripped["configuration"] = yaml.safe_dump(settings, sort_keys=False)
-        return stripped
-    if isinstance(value, list | tuple):
-        return [_strip_folders(one) for one in value]
+def _strip_folders(value: Any, known: dict[int, Any] | None = None) -> Any:
+    """Plain values with absolute paths cut to their last name, the configuration's included.
+
+    Args:
+        value: A tree of them.
+        known: What was made of the lists and tables of this tree: by the aliases of YAML a few
+            lines stand for any number of them.
+    """
+    known = {} if known is None else known
+    if isinstance(value, dict | list | tuple):
+        if id(value) not in known:
+            known[id(value)] = _strip_all(value, known)
+        return known[id(value)]
     kinds = (PurePosixPath, PureWindowsPath)
     if isinstance(value, str) and any(kind(value).is_absolute() for kind in kinds):
         # Not their .name: that of a share, \\host\share, is empty.
         return re.split(r"[/\\]", value.rstrip("/\\"))[-1] or value
     return value
+
+
+def _strip_all(value: dict[str, Any] | list[Any] | tuple[Any, ...], known: dict[int, Any]) -> Any:
+    if not isinstance(value, dict):
+        return [_strip_folders(one, known) for one in value]
+    stripped = {name: _strip_folders(one, known) for name, one in value.items()}
+    if isinstance(text := value.get("configuration"), str):
+        try:
+            settings = _strip_folders(yaml.safe_load(text))
+        except (yaml.YAMLError, RecursionError) as error:
+            raise CheckpointError(
+                f"the configuration in the checkpoint is no YAML: {one_line(str(error))}"
+            ) from error
+        stripped["configuration"] = yaml.safe_dump(settings, sort_keys=False)
+    return stripped

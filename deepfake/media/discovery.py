@@ -141,6 +141,11 @@ def is_called_video(name: str) -> bool:
     return Path(name).suffix.lower() in VIDEO_SUFFIXES
 
 
+def may_be_clip(name: str) -> bool:
+    """Whether a file has the suffix of a video, or of an image format that may move."""
+    return is_called_video(name) or Path(name).suffix.lower() in (".gif", ".webp", ".apng")
+
+
 def display_name(name: str) -> str:
     r"""Make a name safe to show: one line, valid UTF-8, nothing that steers a terminal.
 

@@ -63,7 +63,10 @@ def _encode_array(pixels: NDArray[np.uint8]) -> bytes:
             "photos are a list of arrays"
         )
     bgr = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2BGR)
-    return bytes(cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1])
+    is_written, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not is_written:
+        raise UsageError(f"an array of shape {pixels.shape} is too long for a photo")
+    return bytes(data)
 
 
 def _encode_picture(picture: Image.Image) -> bytes:

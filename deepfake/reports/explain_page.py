@@ -139,9 +139,10 @@ def draw_saliency(top: TopFrame, highest: float) -> NDArray[np.uint8]:
     return np.asarray(drawn, dtype=np.uint8)
 
 
-def _judge(score: Result, p_fake: float) -> Verdict:
+def _judge(score: Result, face: FaceScore) -> Verdict:
     """What the score of a face means, where its file may be unclear for another reason."""
     assert score.limits is not None
-    verdict = Limits(score.limits[0], score.limits[1:]).judge(p_fake)
-    is_fake = verdict is Verdict.FAKE
-    return Verdict.UNCLEAR if is_fake and score.verdict is Verdict.UNCLEAR else verdict
+    verdict = Limits(score.limits[0], score.limits[1:]).judge(face.p_fake)
+    decides = any(one.person == face.person and one.p_fake == score.p_fake for one in score.people)
+    is_unclear = score.verdict is Verdict.UNCLEAR and (decides or verdict is Verdict.FAKE)
+    return Verdict.UNCLEAR if is_unclear else verdict

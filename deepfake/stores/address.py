@@ -19,7 +19,7 @@ _WEB = ("http", "https")
 # One letter is a drive of Windows.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 _DATA_SETS = "datasets"
-_PASSWORD = re.compile(r"(?<=://)[^/\s@]+@")
+_PASSWORD = re.compile(r"(?<=://)[^/\s]+@")
 # Of addresses that were signed, and of what their servers call a key.
 _SECRET = re.compile(
     r"([?&](?:[\w.-]*(?:signature|credential|token|secret|password)[\w.-]*|sig|auth"

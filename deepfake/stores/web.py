@@ -37,7 +37,8 @@ async def make_client(other_stores: bool = False, **options: Any) -> aiohttp.Cli
         context: SimpleNamespace,
         seen: aiohttp.TraceRequestRedirectParams,
     ) -> None:
-        target = seen.url.join(URL(seen.response.headers.get("Location", "")))
+        headers = seen.response.headers  # aiohttp goes by either
+        target = seen.url.join(URL(headers.get("Location") or headers.get("URI") or ""))
         if target.scheme not in ("http", "https"):
             raise RedirectError(f"it redirects to {target.scheme}://")
         here, there = Address.parse(str(seen.url)), Address.parse(str(target))

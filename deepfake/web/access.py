@@ -22,14 +22,14 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepfake.errors import UsageError
-from deepfake.web.sessions import Sessions
+from deepfake.web.sessions import SESSION_S, Sessions
 
 API_OWNER = "api"
 """Whom files belong to that come with the secret itself instead of a session."""
 LEAST_PASSWORD = 12
-_COOKIE_S = 30 * 24 * 3600
 _SAFE = ("GET", "HEAD")
 _GUESS_S = 1.0  # between two wrong passwords, whoever sends them
+_MOST_GUESSES = 16  # that wait for their turn
 _LOGIN = "/login"
 
 _POLICY = (
@@ -148,7 +148,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, access: Access, sessions: Sessions) -> None:
         self._app, self._access, self._sessions = app, access, sessions
-        self._guessing = asyncio.Lock()
+        self._guessing, self._n_guessing = asyncio.Lock(), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or refuse it."""
@@ -176,6 +176,9 @@ class Guard:
         if origin is not None and not self._access.knows_origin(origin, host):
             return _refuse(request, 403, f"requests from pages of {origin!r} are not answered")
         given = request.headers.get("authorization", "")
+        guesses = given or (request.url.path == _LOGIN and request.method == "POST")
+        if guesses and self._n_guessing >= _MOST_GUESSES:
+            return _refuse(request, 429, "too many ask at once; try again in a moment")
         if given:
             scheme, _, secret = given.partition(" ")
             if scheme.lower() == "bearer" and await self._check(secret.strip()):
@@ -201,12 +204,17 @@ class Guard:
         return _refuse(request, 401, _WAY_IN)
 
     async def _check(self, secret: str) -> bool:
-        if self._access.is_secret(secret):
-            return True
-        if self._access.is_password:
+        if not self._access.is_password:  # a token is too long to be guessed
+            return self._access.is_secret(secret)
+        self._n_guessing += 1
+        try:
             async with self._guessing:
+                if self._access.is_secret(secret):
+                    return True
                 await asyncio.sleep(_GUESS_S)
-        return False
+            return False
+        finally:
+            self._n_guessing -= 1
 
     async def _login(self, request: Request) -> Response:
         if request.method == "GET":
@@ -229,7 +237,7 @@ class Guard:
     def _cookie_of(self, key: str) -> str:
         secure = "; Secure" if self._access.origin.startswith("https:") else ""
         return (
-            f"{self._access.cookie}={key}; Path=/; Max-Age={_COOKIE_S}; HttpOnly; "
+            f"{self._access.cookie}={key}; Path=/; Max-Age={SESSION_S}; HttpOnly; "
             f"SameSite=Strict{secure}"
         )
 

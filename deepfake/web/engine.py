@@ -61,12 +61,20 @@ class Model:
     predictor: Predictor
 
 
-def describe_provenance(model: Model, files: Sequence[StoredFile]) -> dict[str, Any]:
-    """Where the answers of files come from, as their pages say it: model, settings, times."""
+def describe_provenance(
+    model: Model, files: Sequence[StoredFile], anew: bool = False
+) -> dict[str, Any]:
+    """Where the answers of files come from, as their pages say it: model, settings, times.
+
+    Args:
+        model: Gave them.
+        files: Have them.
+        anew: They were scored once more, as the model does now.
+    """
     times = [time for file in files for time in (file.began, file.ended) if time is not None]
     first, last = (datetime.fromtimestamp(time, UTC) for time in (min(times), max(times)))
     origin = describe_origin(model.predictor.checkpoint, "deepfake serve")
-    told = [load_settings(file.answer) for file in files if file.answer is not None]
+    told = [load_settings(file.answer) for file in files if file.answer is not None and not anew]
     settings: dict[str, Any] = {}
     for name in _settings_of(model.predictor):
         values = [one[name] for one in told if name in one]
@@ -197,7 +205,7 @@ class Engine:
         extraction = replace(extraction, views=read_views(folder))
         with self._scoring[model.key]:
             explanation = explain_extraction(predictor, source, extraction)
-        origin = describe_provenance(model, [file])
+        origin = describe_provenance(model, [file], anew=True)
         aggregation = predictor.aggregation
         return format_explanation(explanation, aggregation, origin, facts, show_failed=False)
 
@@ -238,9 +246,12 @@ class _Lane:
             self._work(file)
         except sqlite3.Error:
             logger.exception("what became of a file cannot be written; it is put back")
+            time.sleep(_PAUSE_S)
             self._in_time(partial(self.engine.store.queue.put_back, file.id))
         finally:
             self.file_id = None
+            if self._pool is not None:
+                self._pool.forget(file.id)
             # Removed while it was worked on: what was written since goes, too.
             self._in_time(partial(self.engine.store.remove_orphan, file.id))
             self.engine.on_ended(file.id)
@@ -248,11 +259,14 @@ class _Lane:
 
     def _in_time(self, ask: Callable[[], Answer]) -> Answer | None:
         """Ask the queue until it answers, or the server stops: a full disk may be emptied."""
+        was_told = False
         while True:
             try:
                 return ask()
             except sqlite3.Error as error:
-                logger.warning("the queue does not answer (%s); it is asked again", error)
+                if not was_told:
+                    logger.warning("the queue does not answer (%s); it is asked again", error)
+                    was_told = True
                 if self.engine.is_stopping:
                     return None
                 time.sleep(_PAUSE_S)
@@ -271,6 +285,8 @@ class _Lane:
             store.queue.put_back(file.id)
         except (DeepfakeError, OSError) as error:
             self._fail(file.id, is_score, one_line(str(error)))
+        except sqlite3.Error:
+            raise
         # Whatever it is: a lane that ends would leave its file, and others, waiting for ever.
         except Exception as error:
             logger.exception("an unforeseen error")

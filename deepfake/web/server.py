@@ -98,9 +98,9 @@ def serve(
     with ExitStack() as stack:
         stack.enter_context(listener)
         folder = stack.enter_context(private_folder(keep))
-        store = Store(folder)
-        stack.callback(store.close)
         rules = access(_read_token(folder), listener.getsockname()[1])
+        store = Store(folder, rules.secret if rules.is_password else "")
+        stack.callback(store.close)
         engine = Engine(store, models)
         app = make_app(
             Server(store, engine, rules, limits, tuple(path.resolve() for path in allowed))

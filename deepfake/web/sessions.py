@@ -12,31 +12,38 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS sessions (key TEXT PRIMARY KEY, owner TEXT NOT NULL, created REAL);"
 )
 
+SESSION_S = 30 * 24 * 3600
+"""How long a session lasts."""
+
 
 class Sessions:
     """All sessions of one server; of their keys only hashes are kept.
 
     Args:
         database: Keeps them.
+        password: Of the server, if it has one; sessions of another one have ended.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, password: str = "") -> None:
+        self._database, self._password = database, password
         database.create(_SCHEMA)
 
     def open(self) -> tuple[str, str]:
         """Begin a session: its secret key, which only its client knows, and its owner."""
         key, owner = secrets.token_urlsafe(32), secrets.token_hex(16)
-        values = (_hash(key), owner, time.time())
+        values = (self._hash(key), owner, time.time())
         with self._database.change():
             self._database.execute("INSERT INTO sessions VALUES (?, ?, ?)", values)
         return key, owner
 
     def find_owner(self, key: str) -> str | None:
         """Whose session a key opens."""
-        rows = self._database.execute("SELECT owner FROM sessions WHERE key=?", (_hash(key),))
+        rows = self._database.execute(
+            "SELECT owner FROM sessions WHERE key=? AND created>?",
+            (self._hash(key), time.time() - SESSION_S),
+        )
         return str(rows[0][0]) if rows else None
 
-
-def _hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+    def _hash(self, key: str) -> str:
+        told = f"{self._password}\n{key}" if self._password else key
+        return hashlib.sha256(told.encode()).hexdigest()

@@ -21,14 +21,15 @@ class Store:
 
     Args:
         root: Its private folder; what a killed server has left half done is queued again.
+        password: As of ``Sessions``.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, password: str = "") -> None:
         self.root = root
         for folder in (self.files_root, self.incoming):
             folder.mkdir(mode=0o700, exist_ok=True)
         self._database = Database(root / "queue.sqlite")
-        self.sessions = Sessions(self._database)
+        self.sessions = Sessions(self._database, password)
         self.queue = Queue(self._database, self._find_upload)
         self._remove_orphans()
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -124,8 +124,8 @@ async def receive(
                 if chunk is None:
                     break
                 if body.feed(chunk):
-                    await asyncio.to_thread(body.write_out)
-        await asyncio.to_thread(body.finish)
+                    await _to_its_end(body.write_out)
+        await _to_its_end(body.finish)
         return body.received
     except TimeoutError:
         body.discard()
@@ -142,6 +142,16 @@ async def receive(
         ) from error
     except BaseException:
         body.discard()
+        raise
+
+
+async def _to_its_end(write: Callable[[], None]) -> None:
+    """Write in a thread, which nobody leaves behind: it would write what was discarded."""
+    writing = asyncio.ensure_future(asyncio.to_thread(write))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.gather(writing, return_exceptions=True)
         raise
 
 

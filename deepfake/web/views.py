@@ -87,6 +87,8 @@ def choose_thumbnail(file: StoredFile, folder: Path) -> Path | None:
 
 def find_media_type(file: StoredFile) -> str | None:
     """As what a browser may play a video; ``None`` for photos and for what no browser plays."""
+    if not file.is_upload and file.path.resolve() != file.path:
+        return None  # a link has come into its path since it was allowed
     try:
         with open_regular_file(file.path, file.name) as opened:
             head = opened.read(HEAD_BYTES)

@@ -213,7 +213,8 @@ def start(
     server: Hub, home: Path, folder: Path, *words: object, **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Our program in a process of its own, which the client's own variables tell of the hub."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(home)}
+    own = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    environment = own | {"PYTHONPATH": str(ROOT), "HF_HOME": str(home)}
     environment |= {"HF_ENDPOINT": server.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     return subprocess.run(
         [sys.executable, "-m", "deepfake", *map(str, words)],

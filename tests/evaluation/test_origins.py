@@ -59,6 +59,17 @@ def test_crops_that_a_head_was_fitted_on_are_known(
         calibrate_checkpoint(new, others, tmp_path / "no.ckpt", split="train", **LOOSE)
 
 
+def test_a_head_beside_a_network_of_the_same_crops_is_no_secret(
+    made: Made, others: Path, tmp_path: Path
+) -> None:
+    fit_new_head(made.checkpoint, others, tmp_path / "head.ckpt", **LOOSE)
+    configuration = "data: {split: {by: group, shares: [0.2, 0.4, 0.4]}}\n"
+    network = write_checkpoint(tmp_path / "net.ckpt", others, configuration=configuration)
+    both = combine([load_checkpoint(network), load_checkpoint(tmp_path / "head.ckpt")])
+    with pytest.raises(UsageError, match=r"divided the crops in .* otherwise"):
+        read_evaluation_set(others, both)
+
+
 def test_crops_that_limits_were_chosen_on_are_known(
     made: Made, others: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from deepfake.media.discovery import discover
 from deepfake.media.images import read_image
-from deepfake.records import Limits
+from deepfake.records import FaceQuality, Limits, Verdict
 from tests.fakes import portrait, write_photo
 from tests.made_results import make_answer, make_no_answer
 
@@ -51,7 +51,17 @@ def test_six_fill_two_rows(script: ModuleType) -> None:
 def test_rates_with_and_without_correction(script: ModuleType) -> None:
     limits = Limits(0.2, (0.5, 0.9))
     results = [make_answer(f"{n}.png", 0.6 if n else 0.95, limits, n_people=2) for n in range(4)]
-    text = "\n".join(script.describe([*results, make_no_answer("x.png")], limits))
+    everything = [*results, make_no_answer("x.png")]
+    text = "\n".join(script.describe(everything, limits, lambda quality: False))
     assert "4 of 5 photos scored, 2.00 people each" in text
     assert "limit for the number of people: fake 25.0 %" in text
     assert "one limit for all files: fake 100.0 %" in text
+
+
+def test_a_face_unlike_all_training_faces_is_unclear_on_both_sides(script: ModuleType) -> None:
+    limits = Limits(0.2, (0.5,))
+    far, near = (FaceQuality(64.0, 1.0, 90.0, distance) for distance in (9.0, 1.0))
+    results = [make_answer(f"{n}.png", 0.9, limits, quality=q) for n, q in enumerate((far, near))]
+    judged = list(script.judge_alike(results, limits, lambda quality: quality is far))
+    assert judged[0] == results[0]
+    assert judged[1].verdict is Verdict.FAKE

@@ -152,9 +152,12 @@ def test_two_rows_are_not_filled_from_one_file_by_its_name_alone(sample: Any) ->
     scores = [make_answer("001.jpg", 0.9), make_answer("img.jpg", 0.7)]
     with pytest.raises(UsageError, match=r"csv:3: 'b/001.jpg' and 'a/001.jpg' would both be"):
         fill(sample("id,y\na/001.jpg,\nb/001.jpg,\n"), scores, FALLBACK)
-    filled = fill(sample("id,y\nimg.0002,\n001.jpg,\n./001.jpg,\n"), scores, FALLBACK)
-    assert [row["y"] for row in parse(filled.text)] == ["0.250000", "0.900000", "0.900000"]
+    names = ("img.0002", "001.jpg", "./001.jpg", "001")
+    filled = fill(sample("id,y\n" + "".join(f"{n},\n" for n in names)), scores, FALLBACK)
+    assert [row["y"] for row in parse(filled.text)] == ["0.250000", *["0.900000"] * 3]
     assert filled.without_file == 1
+    twice = fill(sample("id,y\na.jpg,\n"), [make_answer("a.jpg.png", 0.6)], FALLBACK)
+    assert parse(twice.text)[0]["y"] == "0.600000"
 
 
 def test_a_file_that_was_asked_for_twice_is_not_ambiguous(sample: Any) -> None:

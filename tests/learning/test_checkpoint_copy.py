@@ -242,3 +242,16 @@ def test_a_number_too_large_for_half_precision_is_refused(run: Run, tmp_path: Pa
     source = altered(run, tmp_path / "m.ckpt", grow)
     with pytest.raises(CheckpointError, match=r"projection\.weight does not fit into half"):
         to_safetensors(source, half=True)
+
+
+def test_a_few_lines_that_stand_for_many_cost_no_time(run: Run, tmp_path: Path) -> None:
+    lines = ["a0: &a0 [/home/ada/x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+
+    def place(content: Content) -> None:
+        content[KEY] |= {"configuration": "\n".join(lines)}
+
+    copy = tmp_path / "model.safetensors"
+    copy.write_bytes(to_safetensors(altered(run, tmp_path / "model.ckpt", place)))
+    assert copy.stat().st_size < 2 * run.model.stat().st_size
+    assert yaml.safe_load(read_info(copy)["configuration"])["a0"] == ["x"]

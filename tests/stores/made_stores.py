@@ -31,6 +31,7 @@ class Server(ThreadingHTTPServer):
     Attributes:
         faults: Of the next reads, in order.
         target: Where ``REDIRECT_PATH`` leads.
+        redirects_by: The header that tells it.
         log: What was asked for.
     """
 
@@ -39,7 +40,7 @@ class Server(ThreadingHTTPServer):
         self.knows_ranges = knows_ranges
         self.objects: dict[str, bytes] = {}
         self.faults: list[str] = []
-        self.target = ""
+        self.target, self.redirects_by = "", "Location"
         self.log: list[str] = []
 
     def url(self, path: str) -> str:
@@ -67,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
         if redirects or data is None or fault == BUSY:
             self.send_response(302 if redirects else 404 if data is None else 503)
             if redirects:
-                self.send_header("Location", self.server.target)
+                self.send_header(self.server.redirects_by, self.server.target)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return

@@ -95,6 +95,12 @@ def test_who_shares_a_store(one: str, other: str, same: bool) -> None:
     assert Address.parse(one).shares_store(Address.parse(other)) is same
 
 
+@pytest.mark.parametrize("password", ["secret", "sec@ret", "@@"])
+def test_a_password_is_not_shown_whatever_it_holds(password: str) -> None:
+    told = hide_secrets(f"403 of https://ada:{password}@host/a@b.jpg twice")
+    assert told == "403 of https://...@host/a@b.jpg twice"
+
+
 @pytest.mark.parametrize(
     ("query", "shown"),
     [

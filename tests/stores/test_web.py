@@ -132,6 +132,12 @@ def test_a_redirect_leads_neither_elsewhere_nor_into_the_local_network(
         look(Address.parse(server.url(REDIRECT_PATH)), other_stores)
 
 
+def test_a_redirect_by_another_header_is_looked_at_as_well(server: Server, source: Source) -> None:
+    server.target, server.redirects_by = "http://127.0.0.2/a.jpg", "URI"
+    with pytest.raises(MediaError, match=r"redirects to http://127.0.0.2, another server"):
+        look(Address.parse(server.url(REDIRECT_PATH)))
+
+
 def test_of_what_a_redirect_leads_to_every_address_must_be_public(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -41,6 +41,9 @@ class InlinePool:
     def cancel(self, source_id: str) -> None:
         self._cancelled.add(source_id)
 
+    def forget(self, source_id: str) -> None:
+        self._cancelled.discard(source_id)
+
     def close(self) -> None:
         pass
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from deepfake.errors import UsageError
 from deepfake.web.access import Access, Guard
@@ -239,6 +240,53 @@ def test_wrong_passwords_are_answered_one_after_the_other(
     asyncio.run(guess())
     store.close()
     assert waits == [1.0] * 5
+
+
+def test_the_right_password_waits_among_wrong_ones_and_few_may_wait(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir()
+    store = Store(tmp_path / "private")
+    access = Access("0.0.0.0", 80, "long enough a password", is_password=True)
+
+    async def guess() -> tuple[list[str], int]:
+        guard, ended = Guard(None, access, store.sessions), []  # type: ignore[arg-type]
+
+        async def ask(secret: str) -> None:
+            await guard._check(secret)
+            ended.append(secret)
+
+        await asyncio.gather(ask("wrong"), ask("long enough a password"))
+        guard._n_guessing = 16
+        request = Request(
+            {
+                "type": "http",
+                "method": "GET",
+                "path": "/api/queue",
+                "query_string": b"",
+                "headers": [(b"host", b"127.0.0.1"), (b"authorization", b"Bearer x")],
+            }
+        )
+        refused = await guard._refuse_or_greet(request)
+        assert refused is not None
+        return ended, refused.status_code
+
+    assert asyncio.run(guess()) == (["wrong", "long enough a password"], 429)
+    store.close()
+
+
+def test_a_session_ends_with_its_password_and_with_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "private").mkdir()
+    keys = {}
+    for password in ("", "one password", "another password"):
+        store = Store(tmp_path / "private", password)
+        keys[password], owner = store.sessions.open()
+        found = [store.sessions.find_owner(key) for key in keys.values()]
+        assert found == [None] * (len(keys) - 1) + [owner]
+        monkeypatch.setattr("time.time", lambda: 1e12)
+        assert store.sessions.find_owner(keys[password]) is None
+        monkeypatch.undo()
+        store.close()
 
 
 def test_a_refusal_escapes_what_it_repeats(served: Running) -> None:

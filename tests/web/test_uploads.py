@@ -7,6 +7,8 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
+import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,22 @@ def test_a_client_that_pauses_or_drips_is_given_up(tmp_path: Path) -> None:
         take(tmp_path, pause, KIND, UploadLimits(idle_s=0.05))
     with pytest.raises(UploadError, match=r"took more than 0\.05 s"):
         take(tmp_path, pause, KIND, UploadLimits(total_s=0.05))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_being_written_when_the_time_is_over_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tempfile.mkstemp
+
+    def late(dir: Path) -> tuple[int, str]:
+        time.sleep(0.3)
+        return real(dir=dir)
+
+    monkeypatch.setattr(tempfile, "mkstemp", late)
+    kind, body = encode_form([("a.jpg", os.urandom(3 << 20))], {})
+    with pytest.raises(UploadError, match=r"took more than 0\.1 s"):
+        take(tmp_path, cut(body, 1 << 16), kind, UploadLimits(total_s=0.1))
     assert not list(tmp_path.iterdir())
 
 

@@ -176,8 +176,8 @@ def _read_metadata(path: Path) -> Entries:
         word = entry.get("split")
         if word is None and "is_fake" in entry:
             word = _split_of(path) or "test"
-        if word is not None and word not in SPLIT_FOLDERS:
-            raise UsageError(f"{shown} has split {word!r}; expected {', '.join(SPLIT_FOLDERS)}")
+        if word is not None and (not isinstance(word, str) or word not in SPLIT_FOLDERS):
+            raise UsageError(f"{shown} has split {word!r:.80}; expected {', '.join(SPLIT_FOLDERS)}")
         original = PurePosixPath(str(entry.get("original") or "")).stem
         entries[PurePosixPath(name).stem] = {
             "label": label,

@@ -255,7 +255,7 @@ def _check_agreement(
     first: ToldRow,
     second: ToldRow,
 ) -> None:
-    for column in ("label", "split", "group", "method"):
+    for column in ("label", "split", "group", "method", "original"):
         if getattr(first, column) != getattr(second, column):
             words = {
                 row.line: row.get(column) or "nothing"

@@ -59,7 +59,8 @@ class FreezeBackbone(Callback):
     def _set_rate(self, trainer: Trainer, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if trainer.current_epoch >= self.epochs:
             return
-        self._own = [group["lr"] for group in optimizer.param_groups]
+        # One that was stopped in its middle has left ours in the groups.
+        self._own = self._own or [group["lr"] for group in optimizer.param_groups]
         for group in optimizer.param_groups:
             group["lr"] = self.lr
 

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.utils.hooks import RemovableHandle
 
 from deepfake.errors import JobError
 from deepfake.learning.checkpoint import describe_versions
@@ -47,6 +48,7 @@ class RunRecord(Callback):
         self.history: list[dict[str, float]] = []
         self._lr = float("nan")
         self._validated = -1  # the last epoch that was
+        self._hooks: list[RemovableHandle] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add this start to ``environment.json``; a run that was resumed has several."""
@@ -75,11 +77,19 @@ class RunRecord(Callback):
         before = json.loads(path.read_text(encoding="utf-8"))["starts"] if path.exists() else []
         write_atomic(path, json.dumps({"starts": [*before, start]}, indent=2) + "\n")
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Note the rate; after the step a schedule has written the next one."""
-        self._lr = float(optimizer.param_groups[0]["lr"])
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the rate that each step goes by; after it a schedule has written the next one."""
+
+        def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            self._lr = float(optimizer.param_groups[0]["lr"])
+
+        # Behind the hook of a frozen rate, which was registered before the training began.
+        self._hooks = [one.register_step_pre_hook(note) for one in trainer.optimizers]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the optimiser as it was."""
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that this epoch has metrics of its own: Lightning keeps the last ones."""

@@ -96,6 +96,8 @@ class QueueRoutes:
         owner = request.scope["owner"]
         try:
             since = int(request.query_params.get("since", _EVERY_VERSION))
+            if abs(since) >= 2**63:
+                raise ValueError
         except ValueError:
             raise HTTPException(400, "since is a version, a whole number") from None
         version = self._queue.version()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from deepfake.errors import UsageError
 from deepfake.media.discovery import discover, display_name
+from deepfake.tables import parse_json
 from deepfake.web.completion import Completions
 from deepfake.web.engine import Engine, Model
 from deepfake.web.openapi import ANSWER, BINARY, Operation, response
@@ -227,7 +227,7 @@ async def _read_path(request: Request) -> tuple[str, str]:
         if len(body) > _JSON_BYTES:
             raise HTTPException(413, f"the request has more than {_JSON_BYTES} bytes")
     try:
-        asked = json.loads(body)
+        asked = parse_json(body.decode())
         text, model = asked["path"], asked.get("model", "")
         if not isinstance(text, str) or not isinstance(model, str):
             raise TypeError

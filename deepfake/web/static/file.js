@@ -6,7 +6,7 @@ const {file: id, state, explanation} = document.body.dataset;
 const one = `/api/files/${id}`, SVG = "http://www.w3.org/2000/svg", POLL_MS = 1000;
 const frames = new Map([...document.querySelectorAll(".frame")].map(item => [Number(item.dataset.frame), item]));
 const video = $("video"), still = $("still"), boxes = $("boxes");
-let faces = [], times = [], shownFrame = null, limits = null, fileVerdict = null, isTurnedBack = false;
+let faces = [], times = [], shownFrame = null, limits = null, isUnclear = false, deciders = new Set(), isTurnedBack = false;
 
 async function ask(method = "GET", path = one) {
   let answer;
@@ -52,7 +52,8 @@ async function begin() {
   }
   faces = file.faces || [];
   limits = file.limits;
-  fileVerdict = file.verdict;
+  isUnclear = file.verdict === "unclear";
+  deciders = new Set((file.people || []).filter(one => one.p_fake === file.p_fake).map(one => one.person));
   times = [...new Map(faces.map(face => [face.frame_index, face.time_s]))].sort((a, b) => a[1] - b[1]);
   if (boxes) {
     if (video) followVideo();
@@ -68,9 +69,9 @@ async function begin() {
 // Boxes
 
 function verdictOf(face) {
-  // A file may be unclear although a face is beyond the limit: that one is unlike all training faces.
-  if (face.p_fake >= limits[1]) return fileVerdict === "unclear" ? "unclear" : "fake";
-  return face.p_fake <= limits[0] ? "real" : "unclear";
+  const own = face.p_fake >= limits[1] ? "fake" : face.p_fake <= limits[0] ? "real" : "unclear";
+  // A file may be unclear although a face is beyond a limit: that one is unlike all training faces.
+  return isUnclear && (own === "fake" || deciders.has(face.person)) ? "unclear" : own;
 }
 
 function drawBoxes(frame, turnBack = isTurnedBack) {

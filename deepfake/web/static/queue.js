@@ -28,13 +28,14 @@ function announce(text, isNews = true) {
 async function send(list) {
   await known;               // where the list goes on
   const most = Number(add.dataset.maxFiles), largest = Number(add.dataset.maxBytes);
-  const room = most - files.size - uploads.size;
+  const coming = [...uploads.values()].filter(upload => upload.state !== "failed").length;
+  const room = Math.max(0, most - files.size - coming);
   say("");
   if (!list.length) return;
   if (list.length > room) say(`${plural(list.length, "file")} are more than the ${room} that still have room; the first ${room} were taken. Remove some from the list.`);
   const model = $("model") ? $("model").value : "";
   let position = 1 + Math.max(-1, ...items().map(item => item.position));
-  for (const {file, name} of list.slice(0, Math.max(0, room))) {
+  for (const {file, name} of list.slice(0, room)) {
     const upload = {key: `upload-${nUploads++}`, path: name, position: position++, size: file.size, model, file, sent: 0, state: "waiting", error: ""};
     if (file.size > largest) Object.assign(upload, {state: "failed", error: "larger than this server takes"});
     uploads.set(upload.key, upload);

@@ -97,6 +97,13 @@ def test_with_a_test_set_the_parts_are_train(root: Path) -> None:
     assert set(found.values()) == {"train"}
 
 
+def test_a_split_of_another_kind_is_refused(root: Path) -> None:
+    odd = {"aa.mp4": {"label": "FAKE", "split": ["train"], "original": "bb.mp4"}}
+    write(root, odd, "dfdc_train_part_0")
+    with pytest.raises(UsageError, match=r"has split \['train'\]; expected"):
+        label_sources(root / "dfdc_train_part_0")
+
+
 TEST_SET = {"x.mp4": {"is_fake": 1, "cluster": 3}, "y.mp4": {"is_fake": 0}}
 
 

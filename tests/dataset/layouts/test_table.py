@@ -115,6 +115,11 @@ def test_maps_splits_in_any_case(tmp_path: Path, word: str, split: str) -> None:
             id="split-conflict",
         ),
         pytest.param(
+            "path,label,original\na,0,\nb,0,\nf,1,a\nf,1,b\n",
+            "'f' is listed twice with another original: line 4 says 'a' and line 5 says 'b'",
+            id="original-conflict",
+        ),
+        pytest.param(
             "path,label,group\na,0,g\na,0,\n",
             "another group: line 2 says 'g' and line 3 says 'nothing'",
             id="group-conflict",
