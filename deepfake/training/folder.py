@@ -60,9 +60,9 @@ def find_start(
         if (Path(run) / MODEL_FILE).exists():
             raise FinishedRun(Path(run))
         Confinement(Path(run)).check_all()
-        # A run that was killed before its first checkpoint has left its configuration only.
-        goes_on = _is_ours(Path(run) / CONFIG)
         resume = run if (Path(run) / CHECKPOINTS / LAST).exists() else None
+        # A run that was killed before its first checkpoint has left its configuration only.
+        goes_on = resume is not None or _is_ours(Path(run) / CONFIG)
     if resume is None:
         return None, goes_on
     path = Path(resume)
