@@ -29,7 +29,7 @@ from deepfake.inference.graphs import (
 )
 from deepfake.inference.scoring import OnnxScorer, Scorer, TorchScorer
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.media.discovery import VIDEO_SUFFIXES
+from deepfake.media.discovery import is_called_video
 from deepfake.records import Sampling, Source
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def parse_devices(text: str) -> list[str]:
 def expect_faces(sources: Iterable[Source], sampling: Sampling) -> int:
     """How many faces a job will score, roughly: one of a photo, one a frame of a video."""
     frames = min(sampling.frames or _FRAMES_OF_A_CLIP, sampling.max_frames)
-    return sum(frames if source.path.suffix.lower() in VIDEO_SUFFIXES else 1 for source in sources)
+    return sum(frames if is_called_video(source.path.name) else 1 for source in sources)
 
 
 def make_scorers(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from deepfake.media.clips import Clip
 from deepfake.media.containers import HEAD_BYTES, is_video
-from deepfake.media.discovery import VIDEO_SUFFIXES
+from deepfake.media.discovery import is_called_video
 from deepfake.media.files import is_image, open_regular_file
 from deepfake.media.images import open_image
 from deepfake.media.video import open_video
@@ -32,7 +32,6 @@ def open_media(path: Path, name: str, sampling: Sampling, max_pixels: int = MAX_
     with open_regular_file(path, name) as file:
         head = file.read(HEAD_BYTES)
     # Where the content is neither, the suffix chooses the words of the refusal.
-    is_called_video = PurePath(name).suffix.lower() in VIDEO_SUFFIXES and not is_image(head)
-    if is_called_video or (is_video(head) and not is_image(head)):
+    if (is_called_video(name) or is_video(head)) and not is_image(head):
         return open_video(path, name, sampling, max_pixels)
     return open_image(path, name, sampling, max_pixels)
