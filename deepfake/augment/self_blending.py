@@ -268,8 +268,11 @@ def _change_look(image: Crop, rng: np.random.Generator, settings: BlendSettings)
         result = _scale_detail(result, sigma, float(rng.uniform(*settings.band_gain)))
     if rng.random() < settings.jpeg:
         quality = int(rng.integers(settings.jpeg_quality[0], settings.jpeg_quality[1] + 1))
-        _, encoded = cv2.imencode(".jpg", result, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        result = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
+        # OpenCV takes BGR: with red and blue exchanged, JPEG would keep other colours than it does.
+        bgr = cv2.cvtColor(result, cv2.COLOR_RGB2BGR)
+        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        result = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from deepfake.augment import self_blending as blending
 from deepfake.augment.face_parts import (
@@ -247,6 +249,17 @@ def test_one_side_has_other_frequencies(settings: dict[str, Any], finer: bool) -
     assert_rate(int(differs.any(axis=1).sum()), 0.4, len(ratios))
     changed = ratios[differs]
     assert (changed > 1).all() if finer else (changed < 1).all()
+
+
+def test_jpeg_is_that_of_a_file_of_these_colours() -> None:
+    crop = np.random.default_rng(5).integers(0, 255, (WIDE, WIDE, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(crop).save(file, "JPEG", quality=30, subsampling="4:2:0")
+    saved = np.asarray(Image.open(file).convert("RGB"), np.float32)
+    for one in blends(crop, 10, jpeg=1.0, jpeg_quality=(30, 30)):
+        for part in np.s_[70:90, 70:90], np.s_[2:22, 2:22]:
+            kept, jpeg = (float(np.abs(one[part] - other[part]).mean()) for other in (crop, saved))
+            assert min(kept, jpeg) < 0.5
 
 
 def test_colours_are_transferred_to_the_inside() -> None:
