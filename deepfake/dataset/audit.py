@@ -21,7 +21,7 @@ from deepfake.dataset.duplicates import MAX_DISTANCE
 from deepfake.dataset.manifest import Manifest, name_crops, read_sources
 from deepfake.dataset.perceptual_hashes import PerceptualHashes
 from deepfake.dataset.splits import SPLITS, number_splits
-from deepfake.dataset.texts import Words, find_first, number_texts
+from deepfake.dataset.texts import Texts, Words, find_first, number_texts
 from deepfake.errors import UsageError
 
 T = TypeVar("T")
@@ -159,9 +159,18 @@ def _audit_groups(manifest: Manifest, splits: Sequence[str]) -> Issue:
 
 def _audit_originals(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
     rows = manifest.rows
-    pairs = find_split_pairs(rows.texts("source"), rows.texts("original"), splits)
+    sources, originals = rows.texts("source"), rows.texts("original")
+    absent = find_split_originals(sources, originals, splits)
+    issues = []
+    if absent:
+        message = (
+            f"{len(absent):,} originals without a crop have fakes in more than one split, which"
+            " show the same"
+        )
+        issues.append(Issue("leak", "originals", message, _MEND_SPLITS, show_some(absent)))
+    pairs = find_split_pairs(sources, originals, splits)
     if not len(pairs):
-        return []
+        return issues
     names = _name_crops(manifest, pairs[:EXAMPLES].ravel().tolist())
 
     def show(pair: NDArray[np.int64]) -> str:
@@ -169,7 +178,7 @@ def _audit_originals(manifest: Manifest, splits: Sequence[str]) -> list[Issue]:
         return f"{splits[fake]} {names[fake]} was made from {splits[real]} {names[real]}"
 
     message = f"{len(pairs):,} fake crops stand in another split than their original"
-    return [Issue("leak", "originals", message, _MEND_SPLITS, show_some(pairs, show))]
+    return [Issue("leak", "originals", message, _MEND_SPLITS, show_some(pairs, show)), *issues]
 
 
 def audit_look_alikes(manifest: Manifest, splits: Sequence[str], hashes: PerceptualHashes) -> Issue:
@@ -259,6 +268,28 @@ def find_split_pairs(
     real[is_beside] = second[original[is_beside]]
     fakes = np.flatnonzero(real >= 0)
     return np.stack([fakes, real[fakes]], axis=1)
+
+
+def find_split_originals(
+    sources: Sequence[str], originals: Sequence[str], splits: Sequence[str]
+) -> list[str]:
+    """Originals that have no row themselves, and fakes in more than one split; sorted.
+
+    Args:
+        sources: Id of each row's input.
+        originals: Id of the input that a row was made from, or empty.
+        splits: Split of each row.
+
+    Example:
+        >>> find_split_originals(["f", "g", "h"], ["r", "r", "s"], ["train", "test", "test"])
+        ['r']
+    """
+    originals = Texts.of(originals)
+    source, original = number_texts(sources, originals)
+    n_inputs = max(source.max(initial=-1), original.max(initial=-1)) + 1
+    is_alone = ~originals.are_empty() & (find_first(source, n_inputs)[original] < 0)
+    fakes = np.flatnonzero(is_alone)
+    return find_split_groups(originals[fakes], [splits[row] for row in fakes.tolist()])
 
 
 def show_some(

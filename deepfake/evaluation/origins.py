@@ -1,7 +1,8 @@
 """What a checkpoint has seen of some crops, and how it divided them, by what its file remembers.
 
-A network has seen what it was trained on, a head what it was fitted on, limits what they were
-chosen on; of several networks in one file, or named together, each has. Reads no crop.
+A network has seen what it was trained on, and what the network saw that it began with, a head what
+it was fitted on, limits what they were chosen on; of several networks in one file, or named
+together, each has. Reads no crop.
 """
 
 from __future__ import annotations
@@ -123,10 +124,15 @@ def _list_networks(checkpoint: Checkpoint) -> list[tuple[str, Mapping[str, Any]]
 
 
 def _list_teachers(checkpoint: Checkpoint) -> list[tuple[str, Mapping[str, Any]]]:
-    """Networks with what they were trained on, and heads that were fitted on something else."""
+    """Networks with what they were trained on, and heads that were fitted on something else.
+
+    Behind each network come those that it began with.
+    """
     found = []
     for one in checkpoint.members or (checkpoint,):
-        networks = _list_networks(one)
+        networks = [
+            ancestor for network in _list_networks(one) for ancestor in _list_ancestors(*network)
+        ]
         known = {info["manifest_sha256"] for _, info in networks}
         heads = [
             (name, {"manifest_sha256": event.get("manifest_sha256")})
@@ -139,12 +145,20 @@ def _list_teachers(checkpoint: Checkpoint) -> list[tuple[str, Mapping[str, Any]]
     return found
 
 
+def _list_ancestors(name: str, info: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    found = [(name, info)]
+    while (parent := info.get("parent")) is not None:
+        info = parent
+        found.append((str(info["name"]), info))
+    return found
+
+
 def _divide_again(manifest: Manifest, info: Mapping[str, Any]) -> list[str]:
     told, split = read_data_settings(info).get("split"), SplitSettings()
     if isinstance(told, dict):
         known = ("by", "shares", "allow_leak")
         split = SplitSettings(**{key: told[key] for key in known if key in told})
-    return _divide(manifest, split, int(info.get("seed", 0)))
+    return _divide(manifest, split, int(info.get("seed") or 0))
 
 
 def _divide(manifest: Manifest, split: SplitSettings, seed: int) -> list[str]:

@@ -7,6 +7,7 @@ so there is one path from here on. Knows no metric.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,11 @@ def read_evaluation_set(
         except UsageError as error:
             raise UsageError(f"{root} has no splits, and {error}: use --split all") from error
     chosen = split or (preferred_split if any(splits) else ALL)
+    if chosen in SPLITS and (n_without := sum(not word for word in splits)):
+        raise UsageError(
+            f"{n_without:,} of {len(splits):,} crops in {root} have no split: fill the split "
+            f"column, or use --split {ALL}"
+        )
     faces = _choose_faces(manifest, splits, chosen)
     files, lost = _choose_files(root, manifest, splits, chosen)
     remarks = []
@@ -189,12 +195,16 @@ def _choose_files(
     files = read_sources(root)
     if chosen == ALL:
         return files, 0
-    # By their crops, by what the data say, or by others of their group.
+    # By their crops, by others of their group, or by what the data say, unless a training has
+    # divided what they say is one.
     by_source = _carry(manifest.rows.texts("source"), splits, files.texts("id"))
     by_group = _carry(manifest.rows.texts("group"), splits, files.texts("group"))
+    became: dict[str, set[str]] = defaultdict(set)
+    for word, split in zip(manifest.rows.values("split"), splits, strict=True):
+        became[word].add(split)
+    told = (word if became.get(word, {word}) == {word} else "" for word in files.values("split"))
     found = [
-        own or given or beside
-        for own, given, beside in zip(by_source, files.values("split"), by_group, strict=True)
+        own or beside or given for own, beside, given in zip(by_source, by_group, told, strict=True)
     ]
     return (
         files.choose(np.flatnonzero([split == chosen for split in found])),

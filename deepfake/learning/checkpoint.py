@@ -347,6 +347,7 @@ def make_info(
         "versions": describe_versions(),
         "seed": seed,
         "configuration": configuration,
+        "parent": embedder.parent,
         "limits": None,
         "error_rates": None,
         "chosen_for": None,

@@ -34,6 +34,7 @@ def check_description(hyper: dict[str, Any], info: dict[str, Any], side: int) ->
     """
     _check_network(hyper, side)
     _check_history(info)
+    _check_parents(info)
     _check_members(hyper, info)
     _check_counts(info["counts"])
 
@@ -69,6 +70,7 @@ def _check_members(hyper: dict[str, Any], info: dict[str, Any]) -> None:
         if not all(type(one[name]) is str for name in ("name", "manifest_sha256")):
             raise UsageError("it does not tell what one of its networks was trained on")
         _check_history(one)
+        _check_parents(one)
         _check_members(network, one)
 
 
@@ -76,6 +78,15 @@ def _check_history(info: dict[str, Any]) -> None:
     events = info.get("history", [])
     if not isinstance(events, list) or any(type(event["what"]) is not str for event in events):
         raise UsageError("its history does not tell what was done")
+
+
+def _check_parents(info: dict[str, Any]) -> None:
+    """Refuse a network that began with another and does not tell what that was trained on."""
+    while (info := info.get("parent")) is not None:
+        if not isinstance(info, dict) or not all(
+            type(info.get(name)) is str for name in ("name", "manifest_sha256")
+        ):
+            raise UsageError("it does not tell what the network that it began with was trained on")
 
 
 def _check_counts(counts: Any) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deepfake.errors import CheckpointError, UsageError, one_line
 from deepfake.learning.backbone import keep_stages, make_backbone
-from deepfake.learning.checkpoint_file import is_checkpoint, part_of, read_content
+from deepfake.learning.checkpoint_file import KEY, is_checkpoint, part_of, read_content
 from deepfake.learning.checkpoint_names import find_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class EmbeddingModel(nn.Module):
 
     Attributes:
         initial_weights: What ``pretrained`` named; an address with the commit it led to.
+        parent: Where ``pretrained`` is a checkpoint of ours: what that one was trained on, and its
+            own parent. A network has seen what those saw that it began with.
         resolved_backbone: Model name with the weights tag that timm resolved it to.
         memory_format: How images lie in memory on their way through; see ``use_memory_format``.
         frozen: Modules that stay in evaluation mode while the others train; see ``freeze``.
@@ -80,7 +82,9 @@ class EmbeddingModel(nn.Module):
         if isinstance(pretrained, str):
             found = find_checkpoint(pretrained)
             pretrained, self.initial_weights = str(found.path), found.name
-        own, own_levels = _read_own(pretrained, backbone, levels)
+        own, own_levels, self.parent = _read_own(pretrained, backbone, levels)
+        if self.parent is not None:
+            self.parent["name"] = self.initial_weights
         state = part_of(own, "backbone") or None
         # A file of stages alone does not fill the network that they are cut out of.
         stages_alone = bool(own_levels and levels)
@@ -210,23 +214,27 @@ def _load_stages(backbone: nn.Module, state: dict[str, Tensor], origin: str) -> 
         raise CheckpointError(f"pretrained={origin!r} does not fit: {problem}") from error
 
 
-def _read_own(pretrained: bool | str, backbone: str, levels: int) -> tuple[dict[str, Tensor], int]:
-    """The embedder's part of a checkpoint of ours, and its levels; empty where it is none.
+def _read_own(
+    pretrained: bool | str, backbone: str, levels: int
+) -> tuple[dict[str, Tensor], int, dict[str, Any] | None]:
+    """The embedder's part of a checkpoint of ours, its levels, and what it was trained on.
 
-    Of a file that holds several networks, the first with this backbone and so many levels, or
-    with this backbone.
+    Empty where it is none. Of a file that holds several networks, the first with this backbone and
+    so many levels, or with this backbone.
 
     Raises:
-        CheckpointError: If it has another backbone.
+        CheckpointError: If it has another backbone, or does not tell what it was trained on.
     """
     if isinstance(pretrained, bool) or not is_checkpoint(Path(pretrained)):
-        return {}, 0
+        return {}, 0, None
     content = read_content(Path(pretrained))
-    found = _list_networks(content["hyper_parameters"], part_of(content["state_dict"], "embedder"))
-    names = [str(hyper.get("backbone")) for hyper, _ in found]
+    networks = _list_networks(
+        content["hyper_parameters"], content[KEY], part_of(content["state_dict"], "embedder")
+    )
+    names = [str(hyper.get("backbone")) for hyper, _, _ in networks]
     fitting = [
-        (own, hyper.get("levels", 0))
-        for name, (hyper, own) in zip(names, found, strict=True)
+        (own, hyper.get("levels", 0), info)
+        for name, (hyper, info, own) in zip(names, networks, strict=True)
         if name.split(".")[0] == backbone.split(".")[0]
     ]
     if not fitting:
@@ -234,17 +242,24 @@ def _read_own(pretrained: bool | str, backbone: str, levels: int) -> tuple[dict[
             f"pretrained={pretrained!r} has backbone {' and '.join(map(repr, names))}, not "
             f"{backbone!r}: set model.backbone to it"
         )
-    return next((one for one in fitting if one[1] == levels), fitting[0])
+    own, own_levels, info = next((one for one in fitting if one[1] == levels), fitting[0])
+    if type(info.get("manifest_sha256")) is not str:
+        raise CheckpointError(f"pretrained={pretrained!r} does not tell what it was trained on")
+    kept = ("manifest_sha256", "configuration", "seed", "parent")
+    return own, own_levels, {name: info.get(name) for name in kept}
 
 
 def _list_networks(
-    hyper: dict[str, Any], state: dict[str, Tensor]
-) -> list[tuple[dict[str, Any], dict[str, Tensor]]]:
-    """Settings and weights of each network of a file that holds one, several, or such files."""
+    hyper: dict[str, Any], info: dict[str, Any], state: dict[str, Tensor]
+) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]]:
+    """Settings, memory and weights of each network of a file of one, several, or such files."""
     if "members" not in hyper:
-        return [(hyper, state)]
+        return [(hyper, info, state)]
+    told = info.get("members", [])
+    if len(told) != len(hyper["members"]):
+        raise CheckpointError("the file does not tell where each of its networks comes from")
     return [
         network
-        for number, one in enumerate(hyper["members"])
-        for network in _list_networks(one, part_of(state, f"members.{number}"))
+        for number, (one, known) in enumerate(zip(hyper["members"], told, strict=True))
+        for network in _list_networks(one, known, part_of(state, f"members.{number}"))
     ]

@@ -140,6 +140,21 @@ def test_a_fake_apart_from_its_original_leaks(folder: Path) -> None:
     assert leak.examples == (f"test {name} was made from train {original}",)
 
 
+def test_fakes_of_an_original_without_a_crop_leak(folder: Path) -> None:
+    fakes = [crop_of(folder, split, 1).crop for split in ("train", "train", "test")]
+    edited(folder, lambda row: replace(row, original="gone") if row.crop in fakes[:2] else row)
+    assert look(folder).leaks == 0
+    edited(folder, lambda row: replace(row, original="gone") if row.crop in fakes else row)
+    report = look(folder)
+    leak, _ = find(report, "originals")
+    assert (leak.severity, leak.examples, report.leaks) == ("leak", ("gone",), 1)
+    assert leak.message.startswith("1 originals without a crop have fakes in more than one split")
+    # With a row of its own it is the fake that stands apart.
+    real = crop_of(folder, "train", 0)
+    edited(folder, lambda row: replace(row, original=real.source) if row.crop in fakes else row)
+    assert find(look(folder), "originals")[0].message.startswith("1 fake crops stand in another")
+
+
 def test_frames_are_named(folder: Path) -> None:
     one = crop_of(folder, "train", 0)
     other = crop_of(folder, "test", 0)

@@ -6,17 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from deepfake.dataset.manifest import read_manifest
-from deepfake.errors import UsageError
+from deepfake.errors import CheckpointError, UsageError
 from deepfake.evaluation.job import describe_origin
 from deepfake.evaluation.origins import divide_as_trained, find_use
 from deepfake.evaluation.refit import calibrate_checkpoint, fit_new_head
 from deepfake.evaluation.sets import read_evaluation_set
-from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
+from deepfake.learning.checkpoint import KEY, Checkpoint, load_checkpoint
+from deepfake.learning.checkpoint_file import seal
+from deepfake.learning.embedder import EmbeddingModel
 from deepfake.learning.ensemble import combine
 from tests.evaluation.conftest import Made
-from tests.evaluation.made_checkpoint import write_checkpoint
+from tests.evaluation.made_checkpoint import BACKBONE, DIM, write_checkpoint
 from tests.evaluation.made_refits import LOOSE
 from tests.made_crops import write_crop_folder
 
@@ -68,6 +71,57 @@ def test_a_head_beside_a_network_of_the_same_crops_is_no_secret(
     both = combine([load_checkpoint(network), load_checkpoint(tmp_path / "head.ckpt")])
     with pytest.raises(UsageError, match=r"divided the crops in .* otherwise"):
         read_evaluation_set(others, both)
+
+
+def test_crops_that_a_network_saw_that_this_one_began_with_are_known(
+    made: Made, others: Path, tmp_path: Path
+) -> None:
+    def begin_with(path: Path) -> EmbeddingModel:
+        return EmbeddingModel(BACKBONE, 32, DIM, dropout=0.0, pretrained=str(path))
+
+    first = write_checkpoint(tmp_path / "first.ckpt", others)
+    second = write_checkpoint(tmp_path / "second.ckpt", made.crops, embedder=begin_with(first))
+    third = write_checkpoint(
+        tmp_path / "third.ckpt", made.crops, manifest_sha256="x", embedder=begin_with(second)
+    )
+    wanted = {"train": LEARNT, "validation": CHOSE, "test": "", "all": LEARNT}
+    for path in (second, third):
+        assert uses(load_checkpoint(path), others) == wanted
+    assert uses(load_checkpoint(third), made.crops) == wanted
+    assert uses(load_checkpoint(first), made.crops) == dict.fromkeys(wanted, "")
+    data = read_evaluation_set(others, load_checkpoint(third))
+    assert (data.split, data.remarks) == ("test", ())
+    with pytest.raises(UsageError, match="learnt from split 'train'"):
+        calibrate_checkpoint(
+            load_checkpoint(third), others, tmp_path / "no.ckpt", split="train", **LOOSE
+        )
+    # One of a file of several is known, too.
+    calibrate_checkpoint(
+        combine([load_checkpoint(second), made.checkpoint]),
+        made.crops,
+        tmp_path / "both.ckpt",
+        split="validation",
+        **LOOSE,
+    )
+    last = write_checkpoint(
+        tmp_path / "last.ckpt",
+        made.crops,
+        manifest_sha256="x",
+        embedder=begin_with(tmp_path / "both.ckpt"),
+    )
+    assert uses(load_checkpoint(last), others) == wanted
+
+
+@pytest.mark.parametrize("parent", [7, {}, {"name": "a"}, {"name": 1, "manifest_sha256": "b"}])
+def test_a_file_that_does_not_tell_what_its_network_began_with_is_refused(
+    made: Made, tmp_path: Path, parent: object
+) -> None:
+    content = torch.load(made.path, weights_only=True)
+    content[KEY]["parent"] = {"name": "a", "manifest_sha256": "b", "parent": parent}
+    seal(content)
+    torch.save(content, tmp_path / "odd.ckpt")
+    with pytest.raises(CheckpointError, match="it does not tell what the network that it began"):
+        load_checkpoint(tmp_path / "odd.ckpt")
 
 
 def test_crops_that_limits_were_chosen_on_are_known(

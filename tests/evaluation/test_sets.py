@@ -98,6 +98,49 @@ def test_files_that_belong_to_no_split_are_told(tmp_path: Path) -> None:
     assert data.remarks == ("2 files without a face belong to no split and are not counted",)
 
 
+def test_a_split_column_that_is_filled_in_part_divides_nothing(made: Made, tmp_path: Path) -> None:
+    some = write_crop_folder(
+        tmp_path / "some",
+        {"train": (3, 3), "test": (4, 4)},
+        size=32,
+        edit=lambda row: replace(row, split="" if row.split == "train" else row.split),
+    )
+    with pytest.raises(UsageError, match=r"6 of 14 crops in .* have no split: fill .* --split all"):
+        read_evaluation_set(some, made.checkpoint)
+    assert len(read_evaluation_set(some, made.checkpoint, split="all").faces) == 14
+
+
+@pytest.mark.parametrize("by", ["auto", "group"])
+def test_files_without_a_face_are_where_training_put_their_group(tmp_path: Path, by: str) -> None:
+    from tests.evaluation.conftest import add_unscored
+
+    # What stands as train is divided, by group: into validation, too, and more.
+    crops = write_crop_folder(tmp_path / "crops", {"train": (20, 20), "test": (6, 6)}, size=32)
+    configuration = f"data: {{split: {{by: {by}}}}}\n"
+    path = write_checkpoint(tmp_path / "a.ckpt", crops, configuration=configuration)
+    before = load_checkpoint(path)
+    group = next(
+        row.group
+        for row in read_evaluation_set(crops, before, split="validation").faces
+        if row.split == "train"
+    )
+    add_unscored(crops)
+    sources = crops / "sources.csv"
+    text = (
+        sources.read_text().replace(",x,test,", f",{group},train,").replace(",y,test", ",y,train")
+    )
+    sources.write_text(text)
+    found = {
+        split: read_evaluation_set(crops, load_checkpoint(path), split=split)
+        for split in ("train", "validation", "test")
+    }
+    n_lost = {split: len(data.files) - len(data.faces) for split, data in found.items()}
+    # Nobody knows where the group of the other would have gone.
+    assert n_lost == {"train": 0, "validation": 1, "test": 0}
+    for data in found.values():
+        assert "1 files without a face belong to no split and are not counted" in data.remarks
+
+
 def test_other_crops_are_refused(made: Made, tmp_path: Path) -> None:
     larger = write_crop_folder(tmp_path / "larger", {"test": (2, 2)}, size=64, jpeg_quality=90)
     with pytest.raises(

@@ -159,7 +159,10 @@ def _link_originals(
                         f"{path}:{row.line}: original {display_name(word)!r} could be any of"
                         f" {len(found)} real files of that name; give its path"
                     )
-                unlinked += not found
+                if not found:
+                    unlinked += 1
+                    # Fakes of one original show the same, be it there or not.
+                    group = group or f"original/{normalise(word)}"
                 for real, source in found.items():
                     original = source.id
                     # A fake of no group of its own must not stand apart from what it was made

@@ -240,13 +240,15 @@ def test_a_fake_of_a_table_without_a_group_takes_that_of_its_original(tmp_path: 
         tmp_path,
         "path,label,group,original\n"
         "a.jpg,real,ann,\nb.jpg,real,,\n"
-        "c.jpg,fake,,a\nd.jpg,fake,,b\ne.jpg,fake,eve,a\nf.jpg,fake,,gone\ng.jpg,fake,,\n",
+        "c.jpg,fake,,a\nd.jpg,fake,,b\ne.jpg,fake,eve,a\nf.jpg,fake,,gone\ng.jpg,fake,,\n"
+        "h.jpg,fake,,gone\n",
     )
     sources = {source.name: source for source in label_sources(table).sources}
     found = {name: source.group or source.id for name, source in sources.items()}
     assert found["c.jpg"] == "ann"
     assert found["d.jpg"] == found["b.jpg"] == sources["b.jpg"].id
     assert found["e.jpg"] == "eve"
+    assert found["f.jpg"] == found["h.jpg"]  # what both were made from is not there, and is one
     assert len(set(found.values())) == 5
 
 
