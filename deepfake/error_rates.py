@@ -112,7 +112,8 @@ class ErrorRates:
         if not self.n_supported:
             lines.append(
                 f"NOT measured: a false positive rate of {self.max_fpr:.1%} takes {needed} real "
-                f"files, there are {self.n_real}; the limit for fakes is extrapolated"
+                f"files with a face that counts, of {self.n_real} there are fewer; the limit for "
+                "fakes is extrapolated"
             )
         elif self.n_supported < MAX_PEOPLE:
             people = "one person" if self.n_supported == 1 else f"{self.n_supported} people"
@@ -123,8 +124,8 @@ class ErrorRates:
         if not self.fnr_supported:
             lines.append(
                 f"NOT measured: a false negative rate of {self.max_fnr:.1%} takes "
-                f"{count_needed(self.max_fnr)} fake files, there are {self.n_fake}; the limit for "
-                "reals is extrapolated"
+                f"{count_needed(self.max_fnr)} fake files with a face that counts, of "
+                f"{self.n_fake} there are fewer; the limit for reals is extrapolated"
             )
         if is_chance(self.auc):
             lines.append(f"there the detector is {describe_chance(self.auc)}")

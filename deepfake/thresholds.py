@@ -95,7 +95,9 @@ def choose_limits(
         of_real = choose_threshold(y_true, p_fake, float(of_fake[0]), of_real)
         of_fake = np.maximum(of_fake, of_real)
     limits = Limits(real=float(of_real), fake=tuple(of_fake.tolist()))
-    n_supported = sum(len(people) >= count_needed(rate) for rate in rates)
+    # Not by people: those of one file are not drawn each for itself.
+    n_drawn = min(len(people), len(reals))
+    n_supported = sum(n_drawn >= count_needed(rate) for rate in rates)
     return ChosenLimits(limits, n_supported, len(fakes) >= count_needed(max_fnr))
 
 

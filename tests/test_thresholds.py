@@ -134,6 +134,9 @@ def test_too_few_files_are_said() -> None:
     labels, scores = draw(18, 12, 2.0)
     chosen = choose_limits(scores[labels == 0], labels, scores)
     assert (chosen.n_supported, chosen.fnr_supported) == (0, False)
+    # People of one file are no files.
+    crowd = choose_limits(np.linspace(0, 0.5, 25), np.r_[0, labels[18:]], np.r_[0.5, scores[18:]])
+    assert crowd.n_supported == 0
     assert count_needed(0.05) == 19
     assert choose_limits(scores[labels == 0], labels, scores, max_fpr=0.1).n_supported == 1
     for rate in (0.0, 0.6, float("nan")):
@@ -185,8 +188,9 @@ def test_what_people_read_of_limits() -> None:
     text = "\n".join(
         make_error_rates(n_real=12, n_supported=0, fnr_supported=False).describe(limits)
     )
-    assert "a false positive rate of 5.0% takes 19 real files, there are 12" in text
-    assert "a false negative rate of 5.0% takes 19 fake files, there are 200" in text
+    assert "a false positive rate of 5.0% takes 19 real files with a face" in text
+    assert "of 12 there are fewer" in text
+    assert "a false negative rate of 5.0% takes 19 fake files with a face" in text
     assert "better than chance" not in text
     chance = Estimate(0.55, low=0.47, high=0.63)
     text = "\n".join(make_error_rates(auc=chance).describe(limits))

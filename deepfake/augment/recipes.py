@@ -287,6 +287,14 @@ def apply_extra(name: str, image: Crop, points: Points | None, rng: np.random.Ge
     return extra.change(image, points, rng)
 
 
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """Seed of one sample in one epoch: well mixed, the same in every process."""
-    return int(np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0])
+def sample_seed(seed: int, epoch: int, index: int, repeat: int = 0) -> int:
+    """Seed of one sample in one epoch: well mixed, the same in every process.
+
+    Args:
+        seed: Of the data.
+        epoch: Number of the epoch, or of the pass.
+        index: What is drawn for: a row, a batch.
+        repeat: How often the same has come before in this pass.
+    """
+    parts = (seed, epoch, index, repeat) if repeat else (seed, epoch, index)
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

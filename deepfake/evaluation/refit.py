@@ -245,7 +245,7 @@ def _refuse_what_is_not_measured(rates: ErrorRates, dataset: EvaluationSet, head
         if not there:
             raise UsageError(
                 f"{where}: a rate of {rate:g} (--max-{name}) cannot be measured on {number} {word} "
-                f"files; it takes {count_needed(rate)}"
+                f"files; it takes {count_needed(rate)} with a face that counts"
             )
     if float(head.slope_) >= 0:
         raise JobError(

@@ -121,6 +121,8 @@ def slice_masks(values: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
     Example:
         >>> [int(mask.sum()) for mask in slice_masks(np.array([7.0] * 30 + [9.0] * 30))]
         [30, 30]
+        >>> [int(mask.sum()) for mask in slice_masks(np.array([7.0] + [9.0] * 99))]
+        [100]
     """
     if not len(values):
         return []
@@ -128,4 +130,14 @@ def slice_masks(values: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
     # Edges are values: whatever lies on one belongs to the slice above it.
     edges = np.unique(np.quantile(values, np.linspace(0, 1, number + 1)[1:-1], method="higher"))
     place = np.searchsorted(edges, values, side="right")
-    return [place == number for number in range(len(edges) + 1) if (place == number).any()]
+    counts = np.bincount(place, minlength=len(edges) + 1)
+    # Many equal values leave a handful beside them: it goes with its neighbour.
+    joined = np.zeros(len(counts), np.int64)
+    size = 0
+    for here in range(1, len(counts)):
+        size += counts[here - 1]
+        is_enough = size >= MIN_FACES and counts[here:].sum() >= MIN_FACES
+        joined[here] = joined[here - 1] + is_enough
+        size = 0 if is_enough else size
+    place = joined[place]
+    return [place == number for number in range(int(joined[-1]) + 1)]

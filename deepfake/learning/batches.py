@@ -31,12 +31,14 @@ class SampleKey(NamedTuple):
         row: Of the data set.
         augment: Whether it is changed at random.
         blend: Whether it is the fake that is made of a real row by blending it with itself.
+        repeat: How often the pass has brought the row before; it is changed otherwise then.
     """
 
     epoch: int
     row: int
     augment: bool
     blend: bool = False
+    repeat: int = 0
 
 
 class EpochOrder:
@@ -254,38 +256,60 @@ class EpochBatches(DistributedSampler[list[SampleKey]]):
         draws = self._draw(epoch, first)
         for _ in range(first, len(self)):
             batch = [
-                SampleKey(number, row, place < self.n_augmented, blend)
-                for place, (number, row, blend) in enumerate(islice(draws, self.batch_size))
+                SampleKey(number, row, place < self.n_augmented, blend, repeat)
+                for place, (number, row, blend, repeat) in enumerate(islice(draws, self.batch_size))
             ]
             yield [batch[place] for place in shard(len(batch), self.rank, self.world_size)]
 
-    def _draw(self, epoch: int, first: int) -> Iterator[tuple[int, int, bool]]:
-        """Pass, row and blend of the samples of an epoch, from its ``first`` batch on."""
+    def _draw(self, epoch: int, first: int) -> Iterator[tuple[int, int, bool, int]]:
+        """Pass, row, blend and repeat of the samples of an epoch, from its ``first`` batch on."""
         length = len(self.order)
         # Without mini-epochs each epoch is a pass of its own, whose remainder is dropped.
         begin = epoch * (length if self.steps is None else self.steps * self.batch_size)
         number, place = divmod(begin + first * self.batch_size, length)
         while True:
-            rows, blends = self.order.arrange(number)[place:], self.order.is_blend[place:]
-            for start in range(0, len(rows), _CHUNK):
-                some = slice(start, start + _CHUNK)
-                for row, blend in zip(rows[some].tolist(), blends[some].tolist(), strict=True):
-                    yield number, row, blend
+            rows, blends = self.order.arrange(number), self.order.is_blend
+            repeats = count_repeats(rows, blends)
+            for start in range(place, len(rows), _CHUNK):
+                columns = (column[start : start + _CHUNK] for column in (rows, blends, repeats))
+                for row, blend, repeat in zip(*(one.tolist() for one in columns), strict=True):
+                    yield number, row, blend, repeat
             number, place = number + 1, 0
 
 
-def shard(n_places: int, rank: int, world_size: int) -> list[int]:
-    """Places of a batch that one process takes; ``EmbeddingTask.gather`` puts them together again.
+def count_repeats(rows: NDArray[np.int64], is_blend: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How often each place's row has come before, ``(N,)``; of a blend it is that of its real.
 
-    The processes take turns, each turn beginning one process later: where the classes alternate,
-    every second place would give each of two processes one class only.
+    Example:
+        >>> count_repeats(np.array([7, 7, 5, 8, 7, 7]), np.array([0, 1, 0, 0, 0, 1], bool)).tolist()
+        [0, 0, 0, 0, 1, 1]
+    """
+    reals = np.where(is_blend, -1 - np.arange(len(rows)), rows)  # a blend counts for nobody
+    order = np.argsort(reals, kind="stable")
+    is_first = np.r_[True, np.diff(reals[order]) != 0]
+    starts = np.flatnonzero(is_first)
+    repeats = np.empty(len(rows), np.int64)
+    repeats[order] = np.arange(len(rows)) - starts[np.cumsum(is_first) - 1]
+    # A real stands just before its blend, and has its fate.
+    blends = np.flatnonzero(is_blend)
+    repeats[blends] = repeats[blends - 1]
+    return repeats
+
+
+def shard(n_places: int, rank: int, world_size: int) -> list[int]:
+    """Places of a batch that one process takes; ``gather`` puts them together again.
+
+    The processes take turns. Of an even number each turn begins one process later: where the
+    classes alternate, every second place would give each of two processes one class only. An odd
+    number of them alternates by itself.
 
     Example:
         >>> [shard(8, rank, world_size=2) for rank in range(2)]
         [[0, 3, 4, 7], [1, 2, 5, 6]]
     """
+    later = 1 - world_size % 2
     turns = range(n_places // world_size)
-    return [turn * world_size + (rank + turn) % world_size for turn in turns]
+    return [turn * world_size + (rank + later * turn) % world_size for turn in turns]
 
 
 def deduplicate(index: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:

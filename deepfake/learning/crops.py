@@ -180,7 +180,7 @@ class CropDataset(Dataset[Sample]):
         image = self.read(row)
         if not (key.augment or key.blend):
             return image
-        seed = sample_seed(self.seed, key.epoch, key.row)
+        seed = sample_seed(self.seed, key.epoch, key.row, key.repeat)
         points = self.points(row)
         if key.blend:
             if points is None:

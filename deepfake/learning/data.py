@@ -325,6 +325,12 @@ class CropDataModule(LightningDataModule):
                 self.batches.self_blend,
             )
         half_fake = self.batches.balance or self.is_paired
+        if 0 < self.batches.self_blend < 1 and not half_fake:
+            raise UsageError(
+                f"data.batches.self_blend={self.batches.self_blend} puts pairs among pairs, but "
+                "too few training fakes have their original among the training crops for "
+                "data.batches.paired auto: set data.batches.balance"
+            )
         issues = audit_splits(manifest, splits)
         raise_issues(
             (issue for issue in issues if not (half_fake and issue.kind == "balance")),

@@ -80,8 +80,11 @@ def make_schedule(
     """
     filled: dict[str, Any] = {}
     steps = 0 if math.isinf(total_steps) else int(total_steps)
-    for name, value in _settings_of(make):
-        if name in _LENGTHS and not value:
+    settings = dict(_settings_of(make))
+    # torch's cycle can have its length in other words.
+    is_told = bool(settings.get("epochs") and settings.get("steps_per_epoch"))
+    for name, value in settings.items():
+        if name in _LENGTHS and not value and not is_told:
             filled[name] = steps
         if name == "pct_start":
             filled[name] = _avoid_empty_rise(value, steps)

@@ -37,7 +37,7 @@ from deepfake.learning.optimization import (
     make_schedule,
     settings_of_a_class,
 )
-from deepfake.learning.processes import average_gradients, gather
+from deepfake.learning.processes import average_gradients, count_inner_activations, gather
 from deepfake.learning.replay import Replay, count_chunks
 from deepfake.learning.resume import (
     choose_state,
@@ -163,6 +163,7 @@ class EmbeddingTask(LightningModule):
         self._head: tuple[Head | None] = (None,)
         self._quality: dict[str, Tensor] = {}  # the face space of the training faces
         self._means = EpochMeans()
+        self._n_activations = count_inner_activations(self.embedder)
         self._recent, self._collected = RecentEmbeddings(), CollectedEmbeddings()
         self._replay: Replay | None = None
         self._begun: dict[str, Any] = {}  # the plan of the run to go on with
@@ -254,6 +255,14 @@ class EmbeddingTask(LightningModule):
         """Embed crops, ``(B, 3, S, S) -> (B, D)``."""
         embeddings: Tensor = self.embedder(images)
         return embeddings
+
+    def on_train_start(self) -> None:
+        """Refuse to train what is left of a network without its activations."""
+        if count_inner_activations(self.embedder) != self._n_activations:
+            raise UsageError(
+                "Trainer(sync_batchnorm=True) drops the activations of this backbone: give it "
+                "plugins=[deepfake.learning.processes.SyncBatchNorm()] as well"
+            )
 
     def on_train_epoch_start(self) -> None:
         """Forget the embeddings of the last epoch."""

@@ -21,6 +21,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from deepfake.dataset.crop_mirror import peek_job
 from deepfake.errors import DeepfakeError, UsageError, one_line
 from deepfake.learning.data import CropDataModule
+from deepfake.learning.processes import SyncBatchNorm
 from deepfake.learning.task import EmbeddingTask
 from deepfake.learning.tuning import choose_precision
 from deepfake.records import Aggregation
@@ -59,6 +60,8 @@ _LEAST = {
     "log_every_n_steps": 0,
 }
 """Lowest values of what Lightning takes as it is, and passes over or trips on."""
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "32", "16", "bf16", "None")
+"""Number formats, and Lightning's short names of them; embeddings are float32 in every one."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,11 @@ class TrainCLI(LightningCLI):
         for name, least in _LEAST.items():
             if trainer[name] is not None and not trainer[name] >= least:  # NaN is not
                 raise UsageError(f"trainer.{name}={trainer[name]}; expected {least} or more")
+        if str(trainer.precision) not in _PRECISIONS:
+            raise UsageError(
+                f"trainer.precision={trainer.precision}; expected "
+                f"{', '.join(_PRECISIONS[:3])} or null"
+            )
         shows_progress = trainer.enable_progress_bar is not False and not trainer.barebones
         if not (shows_progress and sys.stderr.isatty()):
             options["enable_progress_bar"] = shows_progress = False  # a log wants a line an epoch
@@ -231,6 +239,8 @@ class TrainCLI(LightningCLI):
         if trainer.benchmark is None and not trainer.deterministic:
             options["benchmark"] = True  # all batches have one shape
         plugins = [*_as_list(trainer.plugins), AtomicCheckpointIO(self._publish_checkpoints)]
+        if trainer.sync_batchnorm:
+            plugins.append(SyncBatchNorm())
         if SLURMEnvironment.detect() and not any(
             isinstance(plugin, SLURMEnvironment) for plugin in plugins
         ):

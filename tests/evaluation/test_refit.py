@@ -283,7 +283,7 @@ def test_fit_head_learns_new_crops(
         ((scores >= 0.5) == (labels == 1)).mean()
     )
     assert new.limits == result.limits
-    assert "NOT measured: a false positive rate of 5.0% takes 19 real files, there are 8" in str(
+    assert "NOT measured: a false positive rate of 5.0% takes 19 real files with a face" in str(
         result
     )
     info = read_info(output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -235,14 +235,48 @@ def test_sharding_gives_every_place_to_one_process(world: int, turns: int) -> No
     assert sorted(place for part in parts for place in part) == list(range(world * turns))
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
-def test_of_balanced_batches_every_process_takes_both_classes(world: int) -> None:
-    labels = [0] * 40 + [1] * 40
+@pytest.mark.parametrize("world", [2, 3, 4, 5, 7])
+@pytest.mark.parametrize("turns", [2, 4])
+def test_of_balanced_batches_every_process_takes_both_classes(world: int, turns: int) -> None:
+    labels = [0] * 70 + [1] * 70
     for rank in range(world):
         order = EpochOrder(labels, seed=0, balance=True)
-        for batch in EpochBatches(order, 4 * world, 0.5, rank, world):
-            assert 0 < sum(labels[key.row] for key in batch) < 4
-            assert 0 < sum(key.augment for key in batch) < 4
+        for batch in EpochBatches(order, turns * world, 0.5, rank, world):
+            assert sum(labels[key.row] for key in batch) == turns // 2
+            assert 0 < sum(key.augment for key in batch) < turns
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"balance": True},
+        {"balance": True, "self_blend": 0.5, "sources": np.arange(3)},
+        {"self_blend": 1.0, "sources": np.arange(3)},
+        {"originals": np.array([-1, -1, -1, *[0, 0, 1, 2] * 3])},
+    ],
+    ids=["balance", "blends", "blends-alone", "pairs"],
+)
+def test_a_row_that_comes_again_in_a_pass_is_another_sample(
+    options: dict[str, Any], steps: int | None
+) -> None:
+    order = EpochOrder([0] * 3 + [1] * 12, seed=0, **options)
+    batches = EpochBatches(order, 6, 1.0, steps=steps)
+    keys = []
+    for epoch in range(4):
+        batches.set_epoch(epoch)
+        keys += [key for batch in batches for key in batch]
+    of_reals = [key for key in keys if not key.blend]
+    assert len(set(of_reals)) == len(of_reals)
+    assert max(key.repeat for key in of_reals) > 0 or options.get("self_blend") == 1.0
+    for real, blend in pairwise(keys):
+        if blend.blend:  # they have one fate
+            assert blend == real._replace(blend=True)
+    # A resume brings the same.
+    batches.set_epoch(2)
+    whole = list(batches)
+    batches.done = (2, 1)
+    assert list(batches) == whole[1:]
 
 
 def test_refuses_fewer_crops_than_processes() -> None:

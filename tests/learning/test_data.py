@@ -409,6 +409,15 @@ def test_blends_stand_beside_their_reals(pairs: Path) -> None:
             assert real == fake or dataset.originals[fake] == real
 
 
+def test_blends_among_nothing_are_refused(pairs: Path) -> None:
+    edited(pairs, lambda row: replace(row, original=""))
+    with pytest.raises(
+        UsageError, match=r"puts pairs among pairs, but too few .* set data\.batches"
+    ):
+        make(pairs, paired="auto", self_blend=0.5)
+    assert make(pairs, paired="auto", balance=True, self_blend=0.5).description is not None
+
+
 def test_a_method_is_repeated(pairs: Path) -> None:
     edited(pairs, change(lambda row: row.group == "train-1", method="rare"))
     once = make(pairs).datasets["train"].rows

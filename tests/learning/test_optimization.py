@@ -61,6 +61,9 @@ def length_of(schedule: Any) -> int:
         pytest.param(OneCycle, 40, id="ours"),
         pytest.param(partial(OneCycleLR, max_lr=0.1), 40, id="one-cycle"),
         pytest.param(partial(OneCycleLR, max_lr=0.1, total_steps=70), None, id="given"),
+        pytest.param(
+            partial(OneCycleLR, max_lr=0.1, epochs=7, steps_per_epoch=10), None, id="in-epochs"
+        ),
         pytest.param(partial(CosineAnnealingLR, T_max=0), 40, id="cosine"),
         pytest.param(partial(CosineAnnealingLR, T_max=7), None, id="given-cosine"),
         pytest.param(partial(StepLR, step_size=3), None, id="without-end"),

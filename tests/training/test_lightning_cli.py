@@ -146,6 +146,11 @@ def test_precision_is_chosen_unless_it_is_given(
     ]
     assert starts == ["bf16-mixed", "32-true"]
     assert asked == ["cpu"]
+    for name in ("bf16-true", "64-true", "64"):
+        with pytest.raises(
+            UsageError, match=rf"precision={name}; expected 32-true, 16-mixed, bf16"
+        ):
+            train(crops, tmp_path / "other", "--trainer.precision", name)
 
 
 def test_slurms_signal_is_ours(

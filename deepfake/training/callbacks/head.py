@@ -16,7 +16,7 @@ from deepfake.error_rates import MAX_ERROR_RATE, check_rate
 from deepfake.errors import JobError, UsageError
 from deepfake.evaluation.calibration import calibrate
 from deepfake.heads import MIN_PER_CLASS, Head, HeadName, make_head
-from deepfake.learning.checkpoint_file import part_of
+from deepfake.learning.checkpoint_file import part_of, read_content
 from deepfake.learning.crops import CropDataset, measure_training_faces, require_unit
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.folding import copy_for_scoring
@@ -173,7 +173,7 @@ class FitHead(Callback):
         best = kept[-1] if kept else ""  # ours comes behind those of the configuration
         if self.weights == "last" or not best:
             return trainer.current_epoch - 1, "last"
-        content = torch.load(best, map_location="cpu", weights_only=True)
+        content = read_content(Path(best))
         module.embedder.load_state_dict(part_of(content["state_dict"], "embedder"))
         return int(content["epoch"]), "best"
 
