@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import yaml
 
 from deepfake.errors import UsageError
 
@@ -21,6 +23,57 @@ def refuse_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 f"is {value!r}; give the --config and options of that run again (its folder "
                 "holds all of them in config.yaml), or start a new run"
             )
+
+
+_OF_A_RUN = ("seed_everything", "data", "model")
+_MAY_CHANGE = (
+    # Where things lie, how fast it goes, and what is only looked at or refused.
+    *("data.root", "data.cache", "data.cache_gb", "data.num_workers", "data.crop_preset"),
+    *("data.split.find_look_alikes", "data.split.allow_leak"),
+    *("model.pretrained", "model.training.chunk_size"),
+)
+
+
+def refuse_other_settings(before: str, now: str) -> None:
+    """What of a configuration makes a run: it would be ignored, or mix two runs in one.
+
+    With another seed or other split settings crops that were trained on would be measured on.
+
+    Args:
+        before: Text of the configuration that a checkpoint was begun with; empty if not known.
+        now: Of the run that goes on.
+
+    Raises:
+        UsageError: If one is another one; settings that only one of both has are passed over.
+    """
+    old, new = (
+        {
+            name: value
+            for part, settings in _read(text).items()
+            if part in _OF_A_RUN
+            for name, value in _flatten(part, settings)
+            if name not in _MAY_CHANGE
+        }
+        for text in (before, now)
+    )
+    refuse_change(old, {name: value for name, value in new.items() if name in old})
+
+
+def _read(text: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError):  # a stranger's; nothing is taken from it
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Settings by their whole names."""
+    if not isinstance(value, dict):
+        yield name, value
+        return
+    for key, inner in value.items():
+        yield from _flatten(f"{name}.{key}", inner)
 
 
 def refuse_other_crops(before: str | None, now: str | None) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import read_info
-from deepfake.storage import Confinement
+from deepfake.storage import LOCK_NAMES, Confinement
 from deepfake.training.callbacks.head import MODEL_FILE
 
 CHECKPOINTS = "checkpoints"
@@ -111,7 +111,10 @@ def claim_folder(wanted: str | None, goes_on: bool = False) -> Path:
         folder = Path("runs") / f"{max(taken, default=0) + 1:03d}"
     else:
         folder = Path(wanted)
-    in_use = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    # Of a run that was killed before it wrote anything, its lock is left.
+    in_use = folder.exists() and (
+        not folder.is_dir() or any(path.name not in LOCK_NAMES for path in folder.iterdir())
+    )
     if in_use and not goes_on and is_first():
         raise UsageError(f"the run folder {folder} exists and is not empty; name a new one")
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -20,12 +20,15 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from deepfake.dataset.crop_mirror import peek_job
 from deepfake.errors import DeepfakeError, UsageError, one_line
+from deepfake.learning.checkpoint import read_info
 from deepfake.learning.data import CropDataModule
 from deepfake.learning.processes import SyncBatchNorm
+from deepfake.learning.resume import refuse_other_settings
 from deepfake.learning.task import EmbeddingTask
 from deepfake.learning.tuning import choose_precision
 from deepfake.records import Aggregation
 from deepfake.reports.curves import draw_curves
+from deepfake.storage import exclusive
 from deepfake.training.callbacks.averaging import AverageWeights
 from deepfake.training.callbacks.collapse import CollapseWatch
 from deepfake.training.callbacks.compilation import CompileForward
@@ -38,7 +41,7 @@ from deepfake.training.callbacks.interruption import StopOnSignal
 from deepfake.training.callbacks.memory import MemoryFormat
 from deepfake.training.callbacks.run_record import RunRecord
 from deepfake.training.checkpointing import AtomicCheckpointIO, make_checkpoints
-from deepfake.training.folder import CHECKPOINTS, LAST, claim_folder, find_start
+from deepfake.training.folder import CHECKPOINTS, LAST, claim_folder, find_start, is_first
 from deepfake.training.parser import TrainParser, resolve_configs
 from deepfake.training.stored_run import list_kept
 
@@ -138,10 +141,12 @@ class TrainCLI(LightningCLI):
         folder: Of the run.
         resume: Checkpoint that it goes on from.
         configuration: Every setting, as YAML that runs again as it is.
+        held: The folder, for this run alone until this is closed.
     """
 
     def __init__(self, arguments: list[str], publish: Publish | None = None) -> None:
         self._publish = publish
+        self.held = ExitStack()
         super().__init__(
             EmbeddingTask,
             CropDataModule,
@@ -195,13 +200,19 @@ class TrainCLI(LightningCLI):
         )
         self.resume = resume
         self.folder = claim_folder(self.config.run, self.goes_on)
+        if is_first():
+            self.held.enter_context(exclusive(self.folder))
         kept = self.config.clone()
         for key in ("run", "resume", "config"):
             kept.pop(key, None)
         self.configuration = self.parser.dump(kept, skip_unset=False, skip_link_targets=True)
         try:
+            if resume is not None:
+                begun = read_info(resume).get("configuration") or ""
+                refuse_other_settings(begun, self.configuration)
             super().instantiate_classes()
         except BaseException as error:
+            self.held.close()
             with suppress(OSError):
                 self.folder.rmdir()  # only if nothing was written
             # jsonargparse tells of all types that a setting may have; only one was meant.

@@ -47,6 +47,12 @@ def run_training(arguments: Sequence[str], output: TextIO, publish: Publish | No
         if is_first():
             output.write(f"{finished}\n")
         return 0
+    with cli.held:
+        return _fit(cli, output)
+
+
+def _fit(cli: TrainCLI, output: TextIO) -> int:
+    """Train, as the command is set up; returns the exit code."""
     if cli.trainer.is_global_zero:
         write_atomic(cli.folder / CONFIG, cli.configuration)
     try:

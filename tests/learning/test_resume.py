@@ -10,6 +10,7 @@ from deepfake.learning.resume import (
     refuse_change,
     refuse_other_crops,
     refuse_other_length,
+    refuse_other_settings,
 )
 
 
@@ -19,6 +20,38 @@ def test_equal_or_unknown_settings_pass() -> None:
     refuse_other_crops("b" * 64, "b" * 64)
     refuse_other_length(None, 5)
     refuse_other_length(5, 5)
+
+
+BEGUN = """
+seed_everything: 3
+trainer: {max_epochs: 2}
+model: {optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}, pretrained: a.ckpt}
+data: {root: here, batch_size: 8, split: {by: auto, shares: [0.7, 0.2, 0.1]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("seed_everything: 3", "seed_everything: 0", "seed_everything=3, now it is 0"),
+        ("lr: 0.1", "lr: 0.5", r"model\.optimizer\.init_args\.lr=0\.1, now it is 0\.5"),
+        ("SGD", "AdamW", r"model\.optimizer\.class_path='torch\.optim\.SGD', now"),
+        ("by: auto", "by: group", r"data\.split\.by='auto', now it is 'group'"),
+        ("0.2, 0.1", "0.1, 0.2", r"data\.split\.shares="),
+        ("batch_size: 8", "batch_size: 4", r"data\.batch_size=8, now it is 4"),
+    ],
+)
+def test_what_makes_a_run_stays(old: str, new: str, name: str) -> None:
+    refuse_other_settings(BEGUN, BEGUN)
+    with pytest.raises(UsageError, match=f"begun with {name}"):
+        refuse_other_settings(BEGUN, BEGUN.replace(old, new))
+
+
+def test_what_is_no_part_of_a_run_may_change() -> None:
+    others = BEGUN.replace("here", "there").replace("a.ckpt", "b.ckpt").replace("epochs: 2", "9")
+    refuse_other_settings(BEGUN, others.replace("batch_size: 8", "batch_size: 8, num_workers: 2"))
+    for unknown in ("", "{", "7"):
+        refuse_other_settings(unknown, BEGUN)
 
 
 def test_changes_are_named() -> None:

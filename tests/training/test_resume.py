@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from deepfake.errors import UsageError
 from deepfake.heads.linear import LinearSVM
 from deepfake.learning.checkpoint import read_info
+from deepfake.storage import LOCK_NAMES
 from deepfake.training.run import run_training
 from tests.training.made_runs import (
     EPOCHS,
@@ -252,3 +256,41 @@ def test_two_processes_in_chunks_do_what_they_do_at_once(crops: Path, tmp_path: 
     for name in one:
         if name.startswith("embedder."):
             torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_another_recipe_is_refused_by_name_and_the_run_stays(crops: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(crops, run, "--model.schedule", "null", "--trainer.max_epochs", "1")
+    for options, name in (
+        (["--model.optimizer.lr", "0.5"], r"model\.optimizer\.init_args\.lr="),
+        (["--seed_everything", "7"], "seed_everything=0, now it is 7"),
+        (
+            ["--model.objective", "deepfake.learning.losses.Uniformity"],
+            r"model\.objective\.class_path=",
+        ),
+    ):
+        more = ["--model.schedule", "null", "--trainer.max_epochs", "2", *options]
+        with pytest.raises(UsageError, match=f"begun with {name}"):
+            train(crops, tmp_path / "new", *more, "--resume", str(run))
+        assert not (tmp_path / "new").exists()
+    assert (run / "model.ckpt").exists()
+
+
+def test_two_runs_of_one_folder_do_not_mix(many_crops: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    child = start(many_crops, run, *LONG, "--resume", "auto")
+    try:
+        wait_until(child, (run / "config.yaml").exists, tmp_path / "run.log")
+        for more in (["--resume", "auto"], ["--resume", "auto", "--seed_everything", "2"]):
+            with pytest.raises(UsageError, match=rf"run is in use by process {child.pid} on"):
+                train(many_crops, run, *LONG, *more)
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 0
+    # A dead owner's lock is void, also where nothing else was written yet.
+    for path in [path for path in run.iterdir() if path.name not in LOCK_NAMES]:
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    assert {path.name for path in run.iterdir()} == set(LOCK_NAMES)
+    with pytest.raises(UsageError, match=r"trainer\.max_epochs=0"):
+        train(many_crops, run, "--trainer.max_epochs", "0")
