@@ -104,10 +104,10 @@ class MTCNN:
         min_face: Smallest face to look for, in pixels (12 or more).
         factor: Ratio of one pyramid level to the one before.
         thresholds: Least probability to pass PNet, RNet and ONet.
-        mode: ``exact`` finds every face; ``main`` only the largest. On a CPU it searches from
+        mode: ``exact`` finds every face; ``main`` only the largest. It searches a frame from
             coarse to fine and stops once a certain face is larger than anything finer levels can
-            hold; on a GPU the levels that this saves cost less than the stops. Where it stops, the
-            box is of the same face, but may differ from exact mode's by some percent of its side.
+            hold, on every device: its box is of the same face, but may differ from exact mode's by
+            some percent of its side, and training and prediction must not differ in that.
             ``main-first`` finds every face, the largest with the box that ``main`` gives it: for
             who has trained on that one alone, and scores whoever else is in the image.
         device: Where frames are shrunk and the networks run.
@@ -160,7 +160,8 @@ class MTCNN:
 
         Args:
             images: Each ``(H, W, 3)`` uint8 RGB, which may be a view of another; sizes may
-                differ. On a GPU, frames of one size are worth handing over together.
+                differ. In mode ``exact`` on a GPU frames of one size are worth handing over
+                together.
 
         Returns:
             One list per image, largest box first (in mode ``main`` that one alone, in mode
@@ -183,6 +184,8 @@ class MTCNN:
             for size, members in by_size.items():
                 scales = self._pyramid_scales(*size)
                 at_once = max(1, self._portions.frame_px // max(1, size[0] * size[1]))
+                if self.mode != "exact":  # where it stops is each frame's own, on every device
+                    at_once = 1
                 for start in range(0, len(members) if scales else 0, at_once):
                     chosen = members[start : start + at_once]
                     tables = sum_areas([images[index] for index in chosen], self.device)
@@ -203,14 +206,12 @@ class MTCNN:
     def _search(self, tables: Tables, scales: list[float]) -> list[list[Face]]:
         levels, memory, rest = list[Boxes](), RectangleMemory(), scales
         main: list[Face] = []
-        if self.mode != "exact" and len(tables) == 1:
+        if self.mode != "exact":
             main, rest = self._find_main(tables, scales[::-1], levels, memory)
             if self.mode == "main" or not rest:
                 return [main[:1] if self.mode == "main" else main]
         levels.append(self._run_pnet(tables, rest))
         faces = self._run_onet(tables, self._run_rnet(tables, levels, memory if main else None))
-        if self.mode == "main":
-            return [found[:1] for found in faces]
         return [put_first(main, found) for found in faces] if main else faces
 
     def _find_main(
@@ -359,7 +360,9 @@ def _likely_faces(boxes: Boxes) -> NDArray[np.float32]:
 
     Empty where no box is certain.
     """
-    found: NDArray[np.float32] = torch.cat([boxes.corners, boxes.scores[:, None]], dim=1).numpy()
+    found: NDArray[np.float32] = (
+        torch.cat([boxes.corners, boxes.scores[:, None]], dim=1).cpu().numpy()
+    )
     sides = found[:, 2] - found[:, 0]
     largest = sides[found[:, 4] > _CERTAIN].max(initial=0)
     if not largest:

@@ -22,6 +22,11 @@ from deepfake.errors import CheckpointError
 
 KEY = "deepfake"
 """Where our part of a Lightning checkpoint lives."""
+_MOST_VALUES = 1_000_000
+_DTYPES = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
 FORMAT = 4  # 3 had one threshold, and its sigmoid from training rows
 SAFETENSORS_SUFFIX = ".safetensors"
 
@@ -48,6 +53,8 @@ def read_content(path: Path) -> dict[str, Any]:
     read = _read_safetensors if path.suffix.lower() == SAFETENSORS_SUFFIX else _read_lightning
     try:
         content = read(path)
+        if problem := _find_odd(content):
+            raise CheckpointError(f"checkpoint {path} is damaged: {problem}")
     except RecursionError as error:
         raise CheckpointError(f"checkpoint {path} is damaged: it is nested too deeply") from error
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
@@ -68,11 +75,37 @@ def read_content(path: Path) -> dict[str, Any]:
     if read is _read_lightning and content[KEY].get("sha256") != _hash_content(content):
         raise CheckpointError(f"checkpoint {path} is damaged: its checksum is another one")
     for name, value in content["state_dict"].items():
-        if not isinstance(value, Tensor):
+        if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"checkpoint {path} is damaged: {name} is no tensor")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"checkpoint {path}: {name} holds NaN or infinite numbers")
     return content
+
+
+def _find_odd(content: Any) -> str:
+    """What makes a content one that no checkpoint has, before it is looked at further.
+
+    A few lines of a pickle stand for any number of values where lists hold themselves or one
+    another, and a few bytes for a tensor of any size.
+    """
+    open_, n_values = [content], 0
+    while open_:
+        value = open_.pop()
+        n_values += 1
+        if n_values > _MOST_VALUES:
+            return f"it holds more than {_MOST_VALUES:,} values, or itself"
+        if isinstance(value, dict):
+            open_ += [*value, *value.values()]
+        elif isinstance(value, list | tuple | deque):
+            open_ += value
+        elif isinstance(value, Tensor):
+            if value.layout != torch.strided or value.device.type != "cpu":
+                return f"it holds a tensor that is {value.layout} on {value.device}"
+            if value.dtype not in _DTYPES:
+                return f"it holds a tensor of {value.dtype}"
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                return f"it holds a tensor of shape {tuple(value.shape)} without its numbers"
+    return ""
 
 
 def _are_members(several: Any) -> bool:

@@ -60,7 +60,8 @@ def list_frames(file: BinaryIO) -> Sequence[int]:
 def _list_frames(image: Image.Image) -> Sequence[int]:
     n_frames = int(getattr(image, "n_frames", 1))
     if image.format != "TIFF":
-        return range(n_frames)
+        # What a PNG shows to who plays nothing may be no part of what it plays.
+        return range(int(getattr(image, "default_image", False)), n_frames)
     pages = []
     for page in range(n_frames):
         image.seek(page)

@@ -76,7 +76,8 @@ def choose_frames(times_s: Sequence[float], sampling: Sampling) -> tuple[list[in
 
     ``frames=N`` cuts the frames into N equal parts and takes the middle one of each, so that the
     whole length counts and neither a fade-in nor a fade-out is favoured. ``fps=R`` takes the first
-    frame at or after each k/R seconds, give or take the millisecond that containers round to.
+    frame at or after each k/R seconds, give or take the millisecond that containers round to;
+    of frames without times, which are all at one, it takes each.
     More than ``max_frames`` choices are thinned out evenly instead of cut off at the end.
 
     Args:
@@ -143,6 +144,8 @@ def _spread(n: int, parts: int) -> Sequence[int]:
 
 def _pace(times_s: Sequence[float], fps: float) -> list[int]:
     # By frame and not by k: a broken time of many years must cost nothing.
+    if times_s[-1] <= times_s[0]:  # pages, and animations as fast as they can be: without times
+        return list(range(len(times_s)))
     fps = min(fps, 1e6)
     chosen = []
     index = 0

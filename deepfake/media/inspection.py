@@ -149,6 +149,8 @@ def _read_image(
                 ("size", f"{width} x {height} px"),
             ]
             media_type = Image.MIME.get(image.format or "")
+            if image.format == "MPO":  # a JPEG with another behind it, as cameras write previews
+                media_type = Image.MIME["JPEG"]
             with suppress(MediaError, *DECODER_ERRORS):
                 check_size(width, height, name, max_pixels)
                 image.load()  # PNG may have its texts behind the pixels

@@ -71,6 +71,7 @@ def _encode_array(pixels: NDArray[np.uint8]) -> bytes:
 
 def _encode_picture(picture: Image.Image) -> bytes:
     """As PNG: as it is where PNG can hold that, with its orientation, else as upright RGB."""
+    picture.load()  # a TIFF is turned by it; what its orientation says is true after that only
     if picture.mode not in _PNG_MODES:
         pixels, _ = finish(picture, "picture", to_rgb(picture, "picture"))
         return _encode_array(pixels)

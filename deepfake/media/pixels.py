@@ -12,6 +12,7 @@ from deepfake.errors import MediaError
 from deepfake.media.pillow import read_metadata
 
 _STRIP_PX = 4_000_000
+_PHOTOMETRIC = 262  # TIFF 6.0: 0 is "white is zero"
 _NEARLY_BLACK = 16  # the brightest of 8 bits that 12 bits in 16 can reach
 
 
@@ -28,6 +29,8 @@ def to_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
             rgb[top:bottom] = np.asarray(_on_white(strip))
         else:
             grey = np.asarray(strip).astype(np.float64)
+            if image.mode.startswith("I;16"):
+                grey = _finish_16_bits(image, grey)
             if not np.isfinite(grey).all():
                 raise MediaError(name, "unsupported", "floating-point photo with NaN or infinity")
             rgb[top:bottom] = np.rint(grey * scale).astype(np.uint8)[:, :, np.newaxis]
@@ -63,6 +66,15 @@ def _grey_scale(image: Image.Image, name: str) -> float | None:
         f"{'floating-point' if image.mode == 'F' else '32-bit'} photo with values from {low:g} to"
         f" {high:g}; convert it to 8 bit",
     )
+
+
+def _finish_16_bits(image: Image.Image, grey: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What Pillow does for 8 bits only: white as 0, and the value that stands for nothing."""
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey = np.where(grey == clear, 65535.0, grey)
+    is_white_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    return 65535.0 - grey if is_white_zero else grey
 
 
 def _on_white(strip: Image.Image) -> Image.Image:

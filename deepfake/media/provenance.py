@@ -118,9 +118,10 @@ def make_tags(pairs: Iterable[tuple[str, object]]) -> tuple[Tag, ...]:
     """
     tags: dict[Tag, None] = {}
     for name, value in pairs:
-        name, text = one_line(name[:240], 60), one_line(_to_text(value), MOST_LETTERS)
-        if text:
-            tags[Tag(name, text, _find_meaning(name, text))] = None
+        name, whole = one_line(name[:240], 60), one_line(_to_text(value), 8 * MOST_LETTERS)
+        if text := one_line(whole, MOST_LETTERS):
+            # A long prompt stands before what tells whose it is.
+            tags[Tag(name, text, _find_meaning(name, whole))] = None
         if len(tags) == 10 * MOST_TAGS:
             break
     return tuple(sorted(tags, key=lambda tag: not tag.meaning)[:MOST_TAGS])

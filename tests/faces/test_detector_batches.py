@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from deepfake.faces import detector as cascade
 from deepfake.faces.detector import MTCNN
@@ -61,10 +63,41 @@ def test_batches_equal_facenet_pytorch() -> None:
             assert face.confidence == pytest.approx(float(score), abs=1e-4)
 
 
-def test_batches_in_main_mode_hold_the_largest_face_of_exact_mode() -> None:
-    pictures = mixed_pictures()
-    largest = [faces[:1] for faces in ours(DEFAULT).detect(pictures)]
-    assert_same(batched(DEFAULT, mode="main").detect(pictures), largest)
+@pytest.mark.parametrize("mode", ["main", "main-first"])
+def test_the_main_face_has_one_box_on_every_device(mode: Any) -> None:
+    # Fine and coarse levels, so that the search stops early and its box is not exact mode's.
+    pictures = [*mixed_pictures(), *(portrait(index, 0, 500) for index in range(3))]
+    expected = MTCNN(*DEFAULT, mode=mode).detect(pictures)
+    assert_same(batched(DEFAULT, mode=mode).detect(pictures), expected)
+
+
+@pytest.mark.parametrize("mode", ["exact", "main", "main-first"])
+def test_what_a_device_computed_is_fetched_before_it_is_numpys(
+    monkeypatch: pytest.MonkeyPatch, mode: Any
+) -> None:
+    """A tensor of a GPU refuses ``numpy()``; so does here whatever was not fetched by ``cpu()``."""
+    pictures = [portrait(0, 0, 500), portrait(1, 1, 256)]
+    expected = MTCNN(*DEFAULT, mode=mode).detect(pictures)
+    fetched: dict[int, torch.Tensor] = {}
+    fetch, convert = torch.Tensor.cpu, torch.Tensor.numpy
+
+    def cpu(self: torch.Tensor) -> torch.Tensor:
+        copy = fetch(self).clone()
+        fetched[id(copy)] = copy
+        return copy
+
+    def to_numpy(self: torch.Tensor) -> Any:
+        if sys._getframe(1).f_code.co_filename == cascade.__file__:
+            assert id(self) in fetched
+        return convert(self)
+
+    detector = batched(DEFAULT, mode=mode)
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    monkeypatch.setattr(torch.Tensor, "numpy", to_numpy)
+    found = detector.detect(pictures)
+    monkeypatch.undo()
+    assert fetched
+    assert_same(found, expected)
 
 
 def test_a_small_portion_at_a_time_changes_nothing() -> None:
@@ -86,9 +119,11 @@ def test_batches_of_frames_find_the_same_faces(shared_media: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["exact", "main", "main-first"])
 @pytest.mark.parametrize("settings", [DEFAULT, DACON], ids=["default", "dacon"])
-def test_a_gpu_finds_what_a_cpu_finds(settings: Settings) -> None:
+def test_a_gpu_finds_what_a_cpu_finds(settings: Settings, mode: Any) -> None:
     huge = np.full((2900, 3000, 3), 250, np.uint8)  # its sums wrap
     huge[2500:2900, 2600:3000] = portrait(0, 0, 400)
     pictures = [*mixed_pictures(), huge]
-    assert_same(MTCNN(*settings, device="cuda").detect(pictures), ours(settings).detect(pictures))
+    expected = MTCNN(*settings, mode=mode).detect(pictures)
+    assert_same(MTCNN(*settings, mode=mode, device="cuda").detect(pictures), expected)

@@ -20,6 +20,8 @@ from deepfake.errors import CheckpointError, UsageError
 from deepfake.inference import once
 from deepfake.inference.inputs import iter_sources
 from deepfake.media.discovery import list_sources
+from deepfake.media.images import read_image
+from deepfake.media.memory import keep_as_file
 from deepfake.records import Result, Status, Workers
 from tests.conftest import Trained
 from tests.stores.made_stores import copy_tree, empty_memory, serve
@@ -37,6 +39,18 @@ def predictor(trained: Trained) -> Predictor:
 
 def find(given: Any, folder: Path) -> list[str]:
     return [source.name for source in iter_sources(given, folder)]
+
+
+def test_an_opened_scan_is_turned_once(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
+    scan = tmp_path / "scan.tif"
+    Image.fromarray(pixels).save(scan, exif=exif)
+    kept = keep_as_file(Image.open(scan), tmp_path, 1)
+    upright = read_image(scan, "scan.tif").image
+    assert upright.shape == (40, 30, 3)
+    assert np.array_equal(read_image(kept.path, "kept").image, upright)
 
 
 def test_what_is_in_memory_scores_as_its_file_does(

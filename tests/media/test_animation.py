@@ -55,7 +55,23 @@ def test_pages_of_a_tiff_are_frames_at_time_zero(tmp_path: Path) -> None:
     path = write_animation(tmp_path / "a.tif", "TIFF", 6)
     frames, note = read(path, Sampling(frames=3))
     assert (numbers(frames), times(frames), note) == ([1, 3, 5], [0, 0, 0], "")
-    assert numbers(read(path, Sampling(frames=None, fps=10))[0]) == [0]
+    # They have no times that a rate could go by, and none is passed over for that.
+    assert numbers(read(path, Sampling(frames=None, fps=10))[0]) == [0, 1, 2, 3, 4, 5]
+    few = Sampling(frames=None, fps=10, max_frames=2)
+    assert read(path, few)[1] == "limited to 2 of 6 frames"
+    flicker = write_animation(tmp_path / "a.gif", "GIF", 6, duration=0)
+    assert numbers(read(flicker, Sampling(frames=None, fps=10))[0]) == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_picture_beside_an_animation_is_none_of_its_frames(tmp_path: Path) -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    first, *others = (Image.new("RGB", (40, 40), colour) for colour in colours)
+    path = tmp_path / "a.png"
+    first.save(path, save_all=True, append_images=others, default_image=True, duration=[100, 200])
+    for sampling in (EVERY, Sampling(frames=None, fps=100)):
+        frames, _ = read(path, sampling)
+        assert [tuple(frame.image[0, 0].tolist()) for frame in frames] == colours[1:]
+        assert times(frames) == [0, 0.1]
 
 
 def test_never_more_than_max_frames(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ def test_pace_takes_the_first_frame_at_or_after_each_moment(
     assert note == ""
     assert chosen[0] == 0
     assert chosen == sorted(set(chosen))
+    if times_s[-1] == 0:  # they have none
+        assert len(chosen) == len(times_s)
+        return
     if fps > 30:
         return
     moments = range(math.ceil(times_s[-1] * fps) + 1)

@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from deepfake.media import credentials
 from deepfake.media.credentials import (
@@ -22,8 +23,10 @@ from deepfake.media.credentials import (
     has_credentials,
     read_credentials,
 )
+from deepfake.media.inspection import inspect_file
+from deepfake.records import Source
 from tests.media.drawn_videos import write_video
-from tests.media.made_images import noisy
+from tests.media.made_images import draw, encode, noisy
 
 c2pa = pytest.importorskip("c2pa", reason="needs the extra deepfake[c2pa]")
 
@@ -165,3 +168,15 @@ def test_whatever_a_manifest_holds_is_bounded() -> None:
     assert len(found.claims) <= MOST_CLAIMS
     texts = [found.detail, *(text for claim in found.claims for text in claim)]
     assert all(len(text) <= MOST_LETTERS and text.isprintable() for text in texts)
+
+
+def test_a_jpeg_with_a_preview_behind_it_is_one(tmp_path: Path) -> None:
+    from tests.media.made_credentials import sign
+
+    two = encode(draw(), "MPO", save_all=True, append_images=[draw(20, 20)])
+    (tmp_path / "camera.jpg").write_bytes(sign(two))
+    with Image.open(tmp_path / "camera.jpg") as image:
+        assert image.format == "MPO"
+    facts = inspect_file(10**8, Source("", tmp_path / "camera.jpg", "camera.jpg"))
+    assert facts.credentials is not None
+    assert facts.credentials.state is CredentialState.VALID

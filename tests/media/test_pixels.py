@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from deepfake.media import pixels
 from tests.media.made_images import (
     draw,
     encode,
+    png_chunk,
     read,
 )
 
@@ -134,3 +136,18 @@ def test_twelve_bits_in_sixteen_are_said(tmp_path: Path, kind: str) -> None:
         frame = read(tmp_path, encode(Image.fromarray(grey), kind))
         assert frame.note.startswith(note)
         assert bool(frame.note) == bool(note)
+
+
+def test_sixteen_bits_keep_what_their_file_says_of_white_and_of_nothing(tmp_path: Path) -> None:
+    dark = encode(Image.new("I;16", (2, 2), 5140), "TIFF")
+    assert (read(tmp_path, dark).image == 20).all()
+    tag = struct.pack("<HHI", 262, 3, 1)  # what 0 means: black
+    assert dark.count(tag + struct.pack("<H", 1)) == 1
+    negative = dark.replace(tag + struct.pack("<H", 1), tag + struct.pack("<H", 0))
+    assert (read(tmp_path, negative).image == 235).all()
+    grey = Image.new("I;16", (2, 1), 5140)
+    grey.putpixel((0, 0), 1000)
+    clear = encode(grey, "PNG")
+    place = clear.index(b"IDAT") - 4
+    clear = clear[:place] + png_chunk(b"tRNS", struct.pack(">H", 1000)) + clear[place:]
+    assert read(tmp_path, clear).image[0, :, 0].tolist() == [255, 20]

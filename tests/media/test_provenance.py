@@ -65,6 +65,14 @@ def test_settings_in_a_comment_of_a_jpeg() -> None:
     assert "generator of images" in tag.meaning
 
 
+def test_settings_behind_a_long_prompt_are_heard() -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0" + ("a long prompt, " * 40 + SETTINGS).encode()
+    tag = tags_of(encode(draw(), "JPEG", exif=exif.tobytes()))["EXIF UserComment"]
+    assert len(tag.value) == MOST_LETTERS
+    assert "generator of images" in tag.meaning
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_cameras_and_programs_in_exif(kind: str) -> None:
     exif = Image.Exif()
