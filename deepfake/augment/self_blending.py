@@ -271,8 +271,8 @@ def _change_look(image: Crop, rng: np.random.Generator, settings: BlendSettings)
         # OpenCV takes BGR: with red and blue exchanged, JPEG would keep other colours than it does.
         bgr = cv2.cvtColor(result, cv2.COLOR_RGB2BGR)
         _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-        result = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+        decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
+        result = np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
     return result
 
 

@@ -163,7 +163,9 @@ examples:
         help="keep the embeddings of --data there for the next time, as evaluate does",
     )
     parser.add_argument("--top-frames", type=int, default=6, help="faces to look into, at most")
-    parser.add_argument("--neighbours", type=int, default=5, help="similar faces of each face")
+    parser.add_argument(
+        "--neighbours", type=int, help="similar faces of each face, of --data (default: 5)"
+    )
     add_aggregation(parser)
     add_faces_per_frame(parser)
     _add_device(parser)
@@ -184,7 +186,10 @@ def _explain(options: argparse.Namespace, command: str) -> int:
     refuse_existing("output", output, options.overwrite)
     if options.embeddings is not None and options.data is None:
         raise UsageError("--embeddings needs --data")
-    for name, value in (("top-frames", options.top_frames), ("neighbours", options.neighbours)):
+    if options.neighbours is not None and options.data is None:
+        raise UsageError("--neighbours needs --data")
+    n_neighbours = 5 if options.neighbours is None else options.neighbours
+    for name, value in (("top-frames", options.top_frames), ("neighbours", n_neighbours)):
         if value < 1:
             raise UsageError(f"--{name} {value}; expected 1 or more")
     from deepfake.dataset.layouts.labelling import list_inputs
@@ -225,7 +230,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
         options.top_frames,
         options.data,
         options.embeddings,
-        options.neighbours,
+        n_neighbours,
         options.quiet,
     )
     ((_, facts),) = inspect_files(sources, predictor.workers)
@@ -235,7 +240,7 @@ def _explain(options: argparse.Namespace, command: str) -> int:
         options.case,
         options.analyst,
         top_frames=options.top_frames,
-        neighbours=options.neighbours,
+        **({"neighbours": n_neighbours} if options.data is not None else {}),
     )
     origin = describe_origin(checkpoint, command) | {"run": run}
     write_atomic(output, format_explanation(explanation, predictor.aggregation, origin, facts))

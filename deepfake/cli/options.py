@@ -52,7 +52,7 @@ def add_tta_option(parser: argparse.ArgumentParser) -> None:
         "--tta",
         choices=["flip", "none"],
         help="flip: look at each face in a mirror, too, for twice the time; the mean p_fake counts "
-        "(default: as the limits of the checkpoint were chosen, usually none)",
+        "(default: as the limits of the checkpoint were chosen; of the one in the box, flip)",
     )
 
 
@@ -131,8 +131,13 @@ def add_media_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_extraction_options(parser: argparse.ArgumentParser) -> None:
-    """Of commands that may have to cut faces out of media."""
+def add_extraction_options(parser: argparse.ArgumentParser, lists: bool = True) -> None:
+    """Of commands that may have to cut faces out of media.
+
+    Args:
+        parser: Gets them.
+        lists: Whether its inputs may be lists, and lie in stores.
+    """
     parser.add_argument(
         "--workers",
         type=int,
@@ -154,6 +159,8 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
         metavar="D",
         help="where faces are searched for: cpu, cuda or cuda:N (default %(default)s)",
     )
+    if not lists:
+        return
     parser.add_argument(
         "--other-stores",
         action="store_true",

@@ -356,7 +356,11 @@ def _make_predictor(
 def _describe_job(options: argparse.Namespace, predictor: Predictor) -> dict[str, Any]:
     """Everything that an answer depends on; not the machine, nor its number of processes."""
     trained_on = predictor.checkpoint.info["counts"]["train"]
+    several = [one.sha256 for one in predictor.checkpoint.members]
     return {
+        "tta": predictor.checkpoint.tta,
+        # Of several, or of one that looks twice, the next is a hash of these and of that.
+        **({"checkpoints_sha256": several} if several else {}),
         "checkpoint_sha256": predictor.checkpoint.sha256,
         "prior": trained_on["fake"] / sum(trained_on.values()),
         "sampling": predictor.sampling.to_dict(),

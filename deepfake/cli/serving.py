@@ -21,6 +21,7 @@ from deepfake.cli.options import (
     choose_workers,
 )
 from deepfake.errors import UsageError
+from deepfake.learning.checkpoint_names import DEFAULT
 
 if TYPE_CHECKING:
     from deepfake.web.access import Access
@@ -52,12 +53,14 @@ examples:
     parser.add_argument(
         "--checkpoint",
         nargs="+",
-        **CHECKPOINT | {"help": f"{CHECKPOINT['help']}; of several, people choose"},
+        action="extend",
+        **CHECKPOINT
+        | {"default": None, "help": f"{CHECKPOINT['help']}; of several, people choose"},
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     add_aggregation(parser)
-    add_extraction_options(parser)
-    parser.set_defaults(timeout=300.0)
+    add_extraction_options(parser, lists=False)
+    parser.set_defaults(timeout=300.0, other_stores=False)
     reach = parser.add_argument_group("who reaches it")
     reach.add_argument("--port", type=int, default=0, help="port (default: one that is free)")
     reach.add_argument(
@@ -125,7 +128,7 @@ def _serve(options: argparse.Namespace) -> int:
             Predictor.from_checkpoint(
                 name, device=options.device, workers=workers, aggregation=options.aggregate
             )
-            for name in _list_names(options.checkpoint)
+            for name in _list_names(options.checkpoint or [DEFAULT])
         ]
         limits = UploadLimits(round(options.max_file_size * _GIB), options.max_files)
         serve(

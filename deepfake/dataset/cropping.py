@@ -54,6 +54,7 @@ from deepfake.media.discovery import display_name, path_uri
 from deepfake.progress import Progress
 from deepfake.records import (
     LABEL_NAMES,
+    MAX_PIXELS,
     CropSpec,
     Extraction,
     Landmarks,
@@ -123,7 +124,7 @@ def crop_media(
         block_size = division.block_size or choose_block_size(len(sources))
         job = Job(folder, sources, block_size, division.part)
         plan = format_lines(_PLAN_COLUMNS, map(_plan_cells, sources), ("method", "group"))
-        job.begin(plan, _describe(spec, sampling, landmarks, store))
+        job.begin(plan, _describe(spec, sampling, landmarks, store, workers.max_pixels))
         todo = job.find_todo(_stands)
         done = job.count_inputs() - job.count_inputs(todo)
         with Progress(job.count_inputs(), done, quiet) as progress:
@@ -141,7 +142,11 @@ def crop_media(
 
 
 def _describe(
-    spec: CropSpec, sampling: Sampling, landmarks: Landmarks, store: StoreKind
+    spec: CropSpec,
+    sampling: Sampling,
+    landmarks: Landmarks,
+    store: StoreKind,
+    max_pixels: int,
 ) -> dict[str, Any]:
     """All that decides what is made of an input, and how it is stored."""
     versions = {"deepfake": __version__} | {name: version(name) for name in _PACKAGES}
@@ -152,6 +157,8 @@ def _describe(
         "versions": versions,
         # Folders from before there was a choice go on.
         **({STORE: store} if store != "folder" else {}),
+        # What is larger is unreadable, or decoded at half its size.
+        **({"max_pixels": max_pixels} if max_pixels != MAX_PIXELS else {}),
     }
 
 

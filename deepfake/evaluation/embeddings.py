@@ -28,7 +28,7 @@ from deepfake.inference.scoring import CPU_FACES
 from deepfake.jobs.engine import Block, Executor, Job, run_here
 from deepfake.jobs.folder import JobFolder, read_shard
 from deepfake.learning.batches import SampleKey
-from deepfake.learning.checkpoint import Checkpoint
+from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.learning.crops import CropDataset, Sample, require_unit
 from deepfake.learning.folding import copy_for_scoring
 from deepfake.learning.loader import make_loader
@@ -268,7 +268,12 @@ class EmbedBlocks:
             if shard is not None:
                 known = _read_shard(folder)
                 pairs = zip(known.vectors, known.sharpness, strict=True)
-                kept |= dict(zip(shard.inputs, pairs, strict=True))
+                # Of several shards that hold a crop, one holds it as it is now.
+                kept |= {
+                    id: pair
+                    for id, pair in zip(shard.inputs, pairs, strict=True)
+                    if block.kept.get(id) == folder
+                }
         rows = [
             kept[source.id] if source.id in block.kept else next(new) for source in block.inputs
         ]
@@ -346,7 +351,9 @@ def embed_once(
                     "network_sha256": network,
                     "change": change_name,
                     "size": checkpoint.recipe.crop.size,
+                    "versions": describe_versions(),
                 },
+                anew=True,  # it is kept to save time, and nobody asks for what is in it
             )
             todo = job.find_todo()
             left = job.count_inputs(todo)

@@ -34,9 +34,18 @@ from deepfake.evaluation.embeddings import EmbedOptions, embed_once
 from deepfake.evaluation.origins import was_trained_on
 from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set
 from deepfake.faces.extraction import decode_crop
+from deepfake.inference.people import is_usable
 from deepfake.inference.predictor import Predictor
 from deepfake.inference.scoring import TorchScorer
-from deepfake.records import Extraction, FaceScore, FrameView, Result, Source, Verdict
+from deepfake.records import (
+    Aggregation,
+    Extraction,
+    FaceScore,
+    FrameView,
+    Result,
+    Source,
+    Verdict,
+)
 
 Crop = NDArray[np.uint8]
 Score = Callable[[Crop], NDArray[np.float64]]
@@ -251,7 +260,7 @@ def explain_extraction(
         n_top: Most faces to look into.
     """
     media_score = predictor.answer(source, extraction)
-    faces = choose_top_faces(_faces_that_count(media_score), n_top)
+    faces = choose_top_faces(_faces_that_count(media_score, predictor.aggregation), n_top)
     if not faces:
         return Explanation(media_score, ())
     scorer = TorchScorer(predictor.checkpoint, predictor.devices[0], _BATCH)
@@ -272,10 +281,12 @@ def explain_extraction(
     return Explanation(media_score, tuple(top_frames))
 
 
-def _faces_that_count(score: Result) -> list[FaceScore]:
-    """The faces of the people who count; where nobody does, all."""
+def _faces_that_count(score: Result, how: Aggregation) -> list[FaceScore]:
+    """The faces that made the scores of the people who count; where nobody does, all."""
     counting = {one.person for one in score.people if one.counts}
-    return [face for face in score.faces if not counting or face.person in counting]
+    if not counting:
+        return [*score.faces]
+    return [face for face in score.faces if face.person in counting and is_usable(face, how)]
 
 
 def _make_top_frame(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import UsageError
 from deepfake.evaluation.bootstrap import N_RESAMPLES
 from deepfake.evaluation.embeddings import Change, EmbedOptions, embed_once, hash_network
@@ -33,6 +34,7 @@ from deepfake.evaluation.predictions import Predictions, predict_set
 from deepfake.evaluation.robustness import CORRUPTIONS, choose_corruptions, corrupt
 from deepfake.evaluation.sets import EvaluationSet, open_crops, read_evaluation_set
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
+from deepfake.inference.judging import compare_with_limits
 from deepfake.jobs.engine import Executor, run_here
 from deepfake.learning.checkpoint import Checkpoint, describe_versions
 from deepfake.records import Policy, Workers
@@ -122,7 +124,12 @@ def run_evaluation(
         for name, origin in _name_sets(data).items():
             crops = folder / _CROPS / name
             root = open_crops(origin, checkpoint, crops, workers, embed_options.quiet, execute)
-            sets.append(read_evaluation_set(root, checkpoint, name, origin, options.split))
+            one = read_evaluation_set(root, checkpoint, name, origin, options.split)
+            is_clip = bool(one.faces.kept("frame").max(initial=0))
+            sampling = read_manifest(root).sampling
+            if other := compare_with_limits(checkpoint, sampling, aggregation, is_clip):
+                one = replace(one, remarks=(*one.remarks, other))
+            sets.append(one)
 
         def predict(change: Change | None = None, change_name: str = "") -> list[Predictions]:
             cache = None if output is None else output / _EMBEDDINGS

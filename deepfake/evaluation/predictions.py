@@ -24,7 +24,7 @@ from deepfake.evaluation.embeddings import Embeddings
 from deepfake.evaluation.sets import EvaluationSet
 from deepfake.heads import Head
 from deepfake.inference.aggregation import FileScore, aggregate
-from deepfake.inference.people import choose_faces, score_faces
+from deepfake.inference.people import choose_faces, is_usable, score_faces
 from deepfake.records import Aggregation, Face, FoundFace
 
 _CHUNK = 1 << 12  # embeddings that a head scores at a time
@@ -255,6 +255,11 @@ class _FoundRow(FoundFace):
     """A row of a crop folder as a face that was found in a file."""
 
     place: int
+
+
+def is_usable_row(row: CropRow, aggregation: Aggregation) -> bool:
+    """Whether the face of a row may decide."""
+    return is_usable(_find(0, row).face, aggregation)
 
 
 def _find(place: int, row: CropRow) -> _FoundRow:

@@ -89,7 +89,7 @@ class PredictionJob:
         self.job.begin(plan, self.settings, anew=anew)
         self.todo = self.job.find_todo()
         self._times_path = Confinement(root).path_of(TIMES_FILE)
-        if len(self.todo) == len(self.job.blocks):
+        if not self.folder.holds_shards():
             now = datetime.now(UTC)
             self._write_times(now, now)
 

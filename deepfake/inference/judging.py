@@ -26,6 +26,32 @@ _NOT_SEARCHED = "taken for one face as it is: nobody looked for one"
 _OF_ONE_FRAME = ("faces_per_frame", "min_face_px", "min_confidence")  # settings of an aggregation
 
 
+def compare_with_limits(
+    checkpoint: Checkpoint, sampling: Sampling, aggregation: Aggregation, is_clip: bool
+) -> str:
+    """What a reader must know where files are scored unlike those that chose the limits.
+
+    Args:
+        checkpoint: Remembers those.
+        sampling: Which frames of clips are scored.
+        aggregation: How the faces of a file make its score.
+        is_clip: Whether there are clips; a photo is one frame, however clips are sampled and
+            frames aggregated.
+    """
+    chosen = checkpoint.chosen_for
+    others = list_differences(sampling, chosen.sampling)
+    others += list_differences(aggregation, chosen.aggregation)
+    if not is_clip:
+        others = [text for text in others if text.startswith(_OF_ONE_FRAME)]
+    others = checkpoint.differences + others
+    if not others:
+        return ""
+    return (
+        f"limits were chosen on files scored otherwise ({', '.join(others)}): their error "
+        "rates are not known here"
+    )
+
+
 class Judge:
     """Makes answers of scores, as a checkpoint wants it.
 
@@ -52,19 +78,8 @@ class Judge:
         self._aggregation = aggregation
 
     def compare_with_limits(self, is_clip: bool) -> str:
-        """What a reader must know where files are scored unlike those that chose the limits."""
-        chosen = self._checkpoint.chosen_for
-        others = list_differences(self._sampling, chosen.sampling)
-        others += list_differences(self._aggregation, chosen.aggregation)
-        if not is_clip:  # a photo is one frame, however clips are sampled and frames aggregated
-            others = [text for text in others if text.startswith(_OF_ONE_FRAME)]
-        others = self._checkpoint.differences + others
-        if not others:
-            return ""
-        return (
-            f"limits were chosen on files scored otherwise ({', '.join(others)}): their error "
-            "rates are not known here"
-        )
+        """As of the function, for what this makes answers of."""
+        return compare_with_limits(self._checkpoint, self._sampling, self._aggregation, is_clip)
 
     def choose(self, source: Source, extraction: Extraction) -> ItemToScore:
         """A file with those of its faces that are worth scoring."""

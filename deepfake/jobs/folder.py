@@ -103,15 +103,16 @@ class JobFolder:
             difference = find_difference(_settled(read_job(self.root)), _settled(settings))
             if difference is not None and anew:
                 for folder in (SHARDS_FOLDER, _OLD_FOLDER):
-                    shutil.rmtree(self.root / folder, ignore_errors=True)
+                    with suppress(FileNotFoundError):  # what cannot be removed would be taken
+                        shutil.rmtree(self.root / folder)
             elif difference is not None:
                 name, before, now = difference
                 advice = "or run the command that began it"
                 if anew is not None:
                     advice = "run the command that began it, or pass --overwrite"
                 raise UsageError(
-                    f"{self.root} was begun with {name}={before!r}, now it is {now!r}; name a new "
-                    f"output, {advice}"
+                    f"{self.root} was begun with {name}={_show(before)}, now it is {_show(now)}; "
+                    f"name a new output, {advice}"
                 )
         else:
             self._refuse_foreign()
@@ -215,6 +216,11 @@ class JobFolder:
             if folder.name.isdigit() and int(folder.name) >= n_blocks:
                 self.set_aside(int(folder.name))
 
+    def holds_shards(self) -> bool:
+        """Whether anything was sealed, be it for other inputs than now."""
+        folders = (self.root / SHARDS_FOLDER, self.root / _OLD_FOLDER)
+        return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
+
     def forget_old(self) -> None:
         """Remove what was set aside."""
         with suppress(FileNotFoundError):
@@ -233,6 +239,10 @@ class JobFolder:
                 f"{self.root} is not empty and holds no {self.kind} job ({foreign[0]!r} is in it); "
                 "name a new output"
             )
+
+
+def _show(value: object) -> str:
+    return "its default" if value is None else repr(value)
 
 
 def _settled(settings: Mapping[str, Any]) -> dict[str, Any]:

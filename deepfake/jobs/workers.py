@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from threading import Thread
+from threading import TIMEOUT_MAX, Thread
 from typing import Any, Generic, TypeVar
 
 from deepfake.errors import JobError
@@ -144,6 +144,7 @@ def _serve(connection: Connection, make: bytes) -> None:
     """A worker's life: announce readiness, then answer one source after another."""
     global _parent
     _parent = connection
+    Thread(target=_end_with_parent, daemon=True).start()
     _mute_c_libraries()
     read = pickle.loads(make)()  # from the parent's own memory, never from a file
     try:
@@ -152,6 +153,14 @@ def _serve(connection: Connection, make: bytes) -> None:
             connection.send(read(connection.recv()))
     except _ENDS:
         return
+
+
+def _end_with_parent() -> None:
+    """End where the parent was killed: nobody is left to stop a decoder that hangs."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _serve_later(connection: Connection, module: str) -> None:
@@ -347,7 +356,9 @@ class WorkerPool(Generic[T]):
         nearest = min((w.deadline for w in self._workers if w.is_active), default=0.0)
         messages = []
         with suppress(queue.Empty):
-            messages.append(self._inbox.get(timeout=max(nearest - time.monotonic(), 0)))
+            messages.append(
+                self._inbox.get(timeout=min(max(nearest - time.monotonic(), 0), TIMEOUT_MAX))
+            )
             # Whoever takes our results may have been long about it: what came counts as in time.
             while True:
                 messages.append(self._inbox.get_nowait())

@@ -82,9 +82,10 @@ def _check_history(info: dict[str, Any]) -> None:
 
 def _check_parents(info: dict[str, Any]) -> None:
     """Refuse a network that began with another and does not tell what that was trained on."""
-    while (info := info.get("parent")) is not None:
-        if not isinstance(info, dict) or not all(
-            type(info.get(name)) is str for name in ("name", "manifest_sha256")
+    parent: Any = info
+    while (parent := parent.get("parent")) is not None:
+        if not isinstance(parent, dict) or not all(
+            type(parent.get(name)) is str for name in ("name", "manifest_sha256")
         ):
             raise UsageError("it does not tell what the network that it began with was trained on")
 

@@ -73,7 +73,7 @@ class SyncBatchNorm(TorchSyncBatchNorm):
                     "cannot be shared: set it to false"
                 )
             self._before.append((module, kind))
-            module.process_group = None
+            module.__dict__["process_group"] = None
             module.__class__ = _SYNCHRONISED[kind]
         return model
 
@@ -82,7 +82,7 @@ class SyncBatchNorm(TorchSyncBatchNorm):
         while self._before:
             module, kind = self._before.pop()
             module.__class__ = kind
-            del module.process_group
+            del module.__dict__["process_group"]
         return model
 
 

@@ -51,6 +51,7 @@ ERROR_RATES = {
 }
 """Titles of the metrics of a slice."""
 MIN_ROWS_OF_TSNE = 10
+_MOST_SETS = 5  # of data sets beside all together, in one chart: colours are not many
 
 
 def draw_evaluation(evaluation: Evaluation) -> list[Chart]:
@@ -88,7 +89,8 @@ def _trace(
     if len(level.datasets) > 1:
         parts |= {name: rows.where(rows.datasets.are(name)) for name in level.datasets}
     series = [
-        Series(name, *trace(part.labels, part.p_fake)) for name, part in list(parts.items())[:6]
+        Series(name, *trace(part.labels, part.p_fake))
+        for name, part in list(parts.items())[: 1 + _MOST_SETS]
     ]
     return [line for line in series if len(line.x)]
 
@@ -138,7 +140,14 @@ def _roc_chart(level: LevelMetrics, limits: Limits) -> Chart:
             f"called fake, {1 - not_real:.1%} of the fakes are called real."
         )
     axes = Axes("false positive rate", "true positive rate")
+    text += _name_drawn(level)
     return draw_lines(axes, _trace(level, trace_roc), "ROC", text, diagonal=True, marks=marks)
+
+
+def _name_drawn(level: LevelMetrics) -> str:
+    """That some data sets have no line of their own; empty where all have."""
+    n_sets = len(level.datasets)
+    return f" {_MOST_SETS} of {n_sets} data sets are drawn." if n_sets > _MOST_SETS else ""
 
 
 def _precision_chart(level: LevelMetrics, limits: Limits) -> Chart:
@@ -153,6 +162,7 @@ def _precision_chart(level: LevelMetrics, limits: Limits) -> Chart:
         recall, precision = float(predicted[fakes].mean()), float(fakes[predicted].mean())
         marks = [(recall, precision)]
         text += f" Of the files that are called fake {precision:.1%} are (the ring)."
+    text += _name_drawn(level)
     series, title = _trace(level, trace_precision), "Precision and recall"
     return draw_lines(Axes("recall", "precision"), series, title, text, marks=marks)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deepfake.dataset.crop_store import read_if_whole
 from deepfake.error_rates import RATES
 from deepfake.evaluation.evaluate import OVERALL, Evaluation, ScoredRows
+from deepfake.evaluation.predictions import is_usable_row
 from deepfake.metrics import METRICS
 from deepfake.records import LABEL_NAMES, Limits, Verdict
 from deepfake.reports.evaluation_charts import (
@@ -110,12 +111,15 @@ def find_mistakes(evaluation: Evaluation, label: int) -> list[dict[str, Any]]:
         )
         is wrong_verdict
     )
-    choose = nlargest if label == 0 else nsmallest
+    choose, how = nlargest if label == 0 else nsmallest, evaluation.aggregation
     shown = []
     for p_fake, predictions, file in choose(N_MISTAKES, wrong, key=lambda mistake: mistake[0]):
         dataset = predictions.dataset
-        faces = zip(predictions.p_fake, dataset.faces, strict=True)
-        _, top = max((pair for pair in faces if pair[1].source == file.id), key=lambda p: p[0])
+        # As `aggregate` chooses whose face decides; who has no usable one has any.
+        own = np.flatnonzero([source == file.id for source in dataset.faces.values("source")])
+        scored = [place for place in own.tolist() if predictions.people[place] >= 0]
+        usable = [place for place in scored if is_usable_row(dataset.faces[place], how)]
+        top = dataset.faces[max(usable or scored, key=lambda place: predictions.p_fake[place])]
         crop = read_if_whole(dataset.root, top.crop)
         thumbnail = None if crop is None else embed_thumbnail(crop)
         shown.append({"file": file, "p_fake": p_fake, "set": dataset.name, "thumbnail": thumbnail})

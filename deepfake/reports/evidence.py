@@ -29,8 +29,21 @@ def describe_run(
         analyst: Who asks.
         **more: Further settings.
     """
+    settings = describe_settings(predictor) | more
+    began, ended = (f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for time in times)
+    return {
+        "case": case,
+        "analyst": analyst,
+        "began": began,
+        "ended": ended,
+        "settings": {name.replace("_", " "): _show(value) for name, value in settings.items()},
+    }
+
+
+def describe_settings(predictor: Predictor) -> dict[str, Any]:
+    """What the answers of a predictor depend on, in plain types, by the names that pages have."""
     workers = predictor.workers
-    settings = {
+    return {
         "limits": asdict(predictor.judge.limits),
         "frames": predictor.sampling.to_dict(),
         "aggregation": predictor.aggregation.to_dict(),
@@ -41,15 +54,6 @@ def describe_run(
         "detect device": workers.detect_device,
         "most pixels": workers.max_pixels,
         "time limit of a file": f"{workers.timeout_s:g} s",
-        **more,
-    }
-    began, ended = (f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for time in times)
-    return {
-        "case": case,
-        "analyst": analyst,
-        "began": began,
-        "ended": ended,
-        "settings": {name.replace("_", " "): _show(value) for name, value in settings.items()},
     }
 
 

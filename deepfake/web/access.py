@@ -126,8 +126,17 @@ class Access:
         return origin.lower() == (self.origin if self.proxy else f"http://{host}").lower()
 
     def is_secret(self, given: str) -> bool:
-        """Whether a client knows the secret."""
-        return secrets.compare_digest(given.encode(), self.secret.encode())
+        """Whether a client knows the secret.
+
+        Args:
+            given: As it was typed, or as a header brings it: byte by byte, whatever they mean.
+        """
+        secret, typed = self.secret.encode(), given.encode()
+        try:
+            brought = given.encode("latin-1")
+        except UnicodeEncodeError:
+            brought = typed
+        return secrets.compare_digest(typed, secret) | secrets.compare_digest(brought, secret)
 
 
 def is_loopback(host: str) -> bool:

@@ -28,7 +28,7 @@ from deepfake.jobs.folder import hash_file
 from deepfake.jobs.workers import Failure, WorkerPool
 from deepfake.media.inspection import FileFacts
 from deepfake.records import Extraction, Result, Source, Status
-from deepfake.reports.evidence import describe_run
+from deepfake.reports.evidence import describe_run, describe_settings
 from deepfake.reports.explain_page import format_explanation
 from deepfake.storage import write_atomic
 from deepfake.web.answers import explanation_path, keep_answer, load_settings
@@ -62,19 +62,22 @@ class Model:
 
 
 def describe_provenance(
-    model: Model, files: Sequence[StoredFile], anew: bool = False
+    model: Model, files: Sequence[StoredFile], anew: datetime | None = None
 ) -> dict[str, Any]:
     """Where the answers of files come from, as their pages say it: model, settings, times.
 
     Args:
         model: Gave them.
         files: Have them.
-        anew: They were scored once more, as the model does now.
+        anew: When they began to be scored once more, as the model does now.
     """
     times = [time for file in files for time in (file.began, file.ended) if time is not None]
     first, last = (datetime.fromtimestamp(time, UTC) for time in (min(times), max(times)))
+    if anew is not None:
+        first, last = anew, datetime.now(UTC)
     origin = describe_origin(model.predictor.checkpoint, "deepfake serve")
-    told = [load_settings(file.answer) for file in files if file.answer is not None and not anew]
+    told = [load_settings(file.answer) for file in files if file.answer is not None]
+    told = told if anew is None else []
     settings: dict[str, Any] = {}
     for name in _settings_of(model.predictor):
         values = [one[name] for one in told if name in one]
@@ -85,11 +88,7 @@ def describe_provenance(
 
 def _settings_of(predictor: Predictor) -> dict[str, Any]:
     """What a server that starts again may do otherwise, by the names that pages have for it."""
-    return {
-        "frames": predictor.sampling.to_dict(),
-        "aggregation": predictor.aggregation.to_dict(),
-        "scored_by": f"deepfake {__version__}",
-    }
+    return describe_settings(predictor) | {"scored_by": f"deepfake {__version__}"}
 
 
 class Engine:
@@ -199,13 +198,14 @@ class Engine:
         facts: FileFacts,
         file: StoredFile,
         folder: Path,
+        began: datetime,
     ) -> str:
         """The page that says what the score of one file rests on."""
         predictor = model.predictor
         extraction = replace(extraction, views=read_views(folder))
         with self._scoring[model.key]:
             explanation = explain_extraction(predictor, source, extraction)
-        origin = describe_provenance(model, [file], anew=True)
+        origin = describe_provenance(model, [file], anew=began)
         aggregation = predictor.aggregation
         return format_explanation(explanation, aggregation, origin, facts, show_failed=False)
 
@@ -229,8 +229,12 @@ class _Lane:
 
     def _run(self) -> None:
         try:
-            # It takes seconds to start; the first file need not wait for that.
-            self._open_pool(next(iter(self.engine.models.values())).predictor)
+            # It takes seconds to start; the first file need not wait for that. Where it cannot be
+            # started now, that is tried again for each file.
+            try:
+                self._open_pool(next(iter(self.engine.models.values())).predictor)
+            except (DeepfakeError, OSError) as error:
+                logger.warning("no worker process could be started: %s", error)
             while not self._is_over():
                 pass
         finally:
@@ -302,25 +306,28 @@ class _Lane:
         model = self._model_of(file)
         folder = self.engine.store.folder_of(file.id)
         source = _source_of(file)
-        sha256 = file.sha256 or hash_file(file.path)
+        # What was queued by its path may have changed since.
+        sha256, size = file.sha256, file.size
+        if not file.is_upload:
+            sha256, size = hash_file(file.path), file.path.stat().st_size
         extraction, facts = self._read(model, source)
-        facts = replace(facts, sha256=sha256, n_bytes=file.size)
+        facts = replace(facts, sha256=sha256, n_bytes=size)
         result = self.engine.score(model, source, extraction)
         settings = _settings_of(model.predictor)
         answer = keep_answer(folder, result, extraction, facts, settings)
-        self.engine.store.queue.finish(file.id, answer, sha256)
+        self.engine.store.queue.finish(file.id, answer, sha256, size)
 
     def _explain(self, file: StoredFile) -> None:
         model = self._model_of(file)
         folder = self.engine.store.folder_of(file.id)
-        source = _source_of(file)
+        source, began = _source_of(file), datetime.now(UTC)
         if hash_file(file.path) != file.sha256:
             raise JobError("the file has changed since it was scored: score it again")
         extraction, facts = self._read(model, source)
         if extraction.status is Status.UNREADABLE:
             raise JobError(f"it could not be read again: {extraction.reason}")
         facts = replace(facts, sha256=file.sha256, n_bytes=file.size)
-        page = self.engine.explain(model, source, extraction, facts, file, folder)
+        page = self.engine.explain(model, source, extraction, facts, file, folder, began)
         write_atomic(explanation_path(folder), page)
         self.engine.store.queue.set_explanation(file.id, State.DONE)
 
@@ -366,7 +373,11 @@ class _Lane:
                 self.engine.store.files_root,
             )
             pool = WorkerPool(make, replace(predictor.workers, processes=1))
-            pool.start()
+            try:
+                pool.start()
+            except BaseException:
+                pool.close()
+                raise
             self._predictor, self._pool = predictor, pool
         return self._pool
 

@@ -92,7 +92,7 @@ def _iter_parts(
     answers = [result for _, result in results]
     yield "README.txt", _README.encode()
     used = {key: models[key] for key in dict.fromkeys(f.model for f in files) if key in models}
-    settings = _describe_settings(used)
+    settings = _describe_settings(used, files)
     for suffix in _TABLES:
         for level, name in _LEVELS.items():
             parts = encode_table(Path(f"{name}{suffix}"), lambda: answers, settings, level)
@@ -142,7 +142,13 @@ def _list_thumbnails(result: Result, folder: Path) -> dict[int, bytes]:
     return {person: path.read_bytes() for person, path in paths.items() if path is not None}
 
 
-def _describe_settings(models: Mapping[str, Model]) -> dict[str, Any]:
+def _describe_settings(models: Mapping[str, Model], files: Sequence[StoredFile]) -> dict[str, Any]:
+    """Of each model, and how it scored: a server that starts again may do otherwise."""
+    used: dict[str, list[dict[str, Any]]] = {key: [] for key in models}
+    for file in files:
+        settings = load_settings(file.answer or {})
+        if file.model in used and settings and settings not in used[file.model]:
+            used[file.model].append(settings)
     return {
         "deepfake": __version__,
         "packed_utc": _utc(datetime.now(UTC).timestamp()),
@@ -150,11 +156,7 @@ def _describe_settings(models: Mapping[str, Model]) -> dict[str, Any]:
             key: {
                 "name": model.name,
                 "about": model.sentence,
-                "sampling": model.predictor.sampling.to_dict(),
-                "aggregation": model.predictor.aggregation.to_dict(),
-                "backend": model.predictor.backend,
-                "max_pixels": model.predictor.workers.max_pixels,
-                "timeout_s": model.predictor.workers.timeout_s,
+                "scored_with": used[key],
                 "origin": describe_origin(model.predictor.checkpoint, "deepfake serve"),
             }
             for key, model in models.items()

@@ -14,7 +14,8 @@ from pathlib import Path
 from deepfake.errors import UsageError
 from deepfake.storage import exclusive
 
-_PREFIX = "deepfake-serve-"
+PREFIX = "deepfake-serve-"
+"""Of the folders of servers that keep nothing."""
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def private_folder(keep: Path | None = None) -> Iterator[Path]:
             yield keep
         return
     _sweep(Path(tempfile.gettempdir()))
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # 0700
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))  # 0700
     try:
         with exclusive(folder):
             yield folder
@@ -54,7 +55,7 @@ def _refuse_open(folder: Path) -> None:
 
 def _sweep(parent: Path) -> None:
     """Remove the folders of servers of this user that were killed."""
-    for folder in parent.glob(f"{_PREFIX}*"):
+    for folder in parent.glob(f"{PREFIX}*"):
         # Of another user, or in use: neither can be locked.
         with suppress(OSError, UsageError):
             if folder.is_symlink() or not folder.is_dir():

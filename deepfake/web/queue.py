@@ -175,13 +175,23 @@ class Queue:
                 )
             return self.get(rows[0][0])
 
-    def finish(self, file_id: str, answer: dict[str, Any], sha256: str) -> None:
-        """Keep the answer of a file, unless it was cancelled or removed in the meantime."""
+    def finish(
+        self, file_id: str, answer: dict[str, Any], sha256: str, size: int | None = None
+    ) -> None:
+        """Keep the answer of a file, unless it was cancelled or removed in the meantime.
+
+        Args:
+            file_id: Which file.
+            answer: In plain types.
+            sha256: Of the bytes that were scored.
+            size: How many they were, where that is not known since it was queued.
+        """
         with self._database.change() as version:
             self._database.execute(
-                "UPDATE files SET state='done', answer=?, sha256=?, ended=?, version=? "
+                "UPDATE files SET state='done', answer=?, sha256=?, "
+                "size=COALESCE(?, size), ended=?, version=? "
                 "WHERE id=? AND state='running'",
-                (json.dumps(answer, allow_nan=False), sha256, time.time(), version, file_id),
+                (json.dumps(answer, allow_nan=False), sha256, size, time.time(), version, file_id),
             )
 
     def fail(self, file_id: str, error: str) -> None:

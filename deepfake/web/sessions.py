@@ -44,6 +44,13 @@ class Sessions:
         )
         return str(rows[0][0]) if rows else None
 
+    def end_expired(self) -> list[str]:
+        """Forget the sessions whose time is over; whose they were."""
+        with self._database.change():
+            query = "DELETE FROM sessions WHERE created<=? RETURNING owner"
+            rows = self._database.execute(query, (time.time() - SESSION_S,))
+        return [str(owner) for (owner,) in rows]
+
     def _hash(self, key: str) -> str:
         told = f"{self._password}\n{key}" if self._password else key
         return hashlib.sha256(told.encode()).hexdigest()

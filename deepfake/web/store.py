@@ -31,6 +31,7 @@ class Store:
         self._database = Database(root / "queue.sqlite")
         self.sessions = Sessions(self._database, password)
         self.queue = Queue(self._database, self._find_upload)
+        self._remove_what_nobody_can_reach()
         self._remove_orphans()
 
     def close(self) -> None:
@@ -107,6 +108,12 @@ class Store:
 
     def _find_upload(self, file_id: str) -> Path:
         return self.folder_of(file_id) / "original"
+
+    def _remove_what_nobody_can_reach(self) -> None:
+        """Remove the files of sessions that have ended."""
+        for owner in self.sessions.end_expired():
+            for file in self.queue.list_files(owner):
+                self.queue.remove(file.id)
 
     def _remove_orphans(self) -> None:
         """Remove what was received, or computed, for files that never entered the queue."""

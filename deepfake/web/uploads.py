@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 _BUFFER = 1 << 20  # written to the disk together
@@ -110,7 +110,10 @@ async def receive(
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise UploadError(415, "expected multipart/form-data with fields named files")
     _require_space(folder, content_length or 0)
-    body = _Body(options[b"boundary"], folder, limits, n_free)
+    try:
+        body = _Body(options[b"boundary"], folder, limits, n_free)
+    except FormParserError as error:
+        raise UploadError(400, f"the body is no multipart/form-data: {error}") from error
     try:
         async with asyncio.timeout(limits.total_s):
             while True:

@@ -63,3 +63,13 @@ def test_fit_head_names_the_strength_as_scikit_learn(capsys: pytest.CaptureFixtu
     shown = " ".join(capsys.readouterr().out.split())
     assert "--C C inverse strength of regularisation" in shown
     assert "(default: 2.0)" in shown
+
+
+@pytest.mark.parametrize("option", [["--neighbours", "9"], ["--embeddings", "kept"]])
+def test_neighbours_are_of_crops(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").touch()
+    words = [str(tmp_path / "a.png"), "--output", str(tmp_path / "a.html"), *option]
+    assert cli.explain(words) == cli.EXIT_USAGE
+    assert f"{option[0]} needs --data" in capsys.readouterr().err

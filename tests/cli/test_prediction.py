@@ -180,7 +180,7 @@ def test_several_checkpoints_and_a_mirror_make_one_score(
     # A table goes on with what it was begun with, not with another detector.
     again = [inbox, "--checkpoint", trained.checkpoint, "--output", tmp_path / "mirrored.csv"]
     assert cli.predict([*map(str, again), "--workers", "0", "--device", "cpu", "--quiet"]) == 2
-    assert "checkpoint_sha256" in capsys.readouterr().err
+    assert "begun with tta='flip', now it is 'none'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.predict(["--checkpoint", str(second), str(inbox), "--output", "x.csv"])
     told = "--input is missing; --checkpoint takes all words behind it: put INPUT before it"

@@ -23,6 +23,7 @@ from deepfake.cli import serving
         (["--host", "0.0.0.0", "--proxy", "x"], "--proxy x; expected its origin"),
         (["--password-file", "/nowhere"], "--password-file /nowhere cannot be read"),
         (["--checkpoint", "missing.ckpt"], "missing.ckpt"),
+        (["--checkpoint", "missing.ckpt", "--checkpoint", "default"], "missing.ckpt"),
     ],
 )
 def test_what_it_refuses(
@@ -60,3 +61,9 @@ def test_without_its_extra_it_says_what_to_install(
     assert cli.serve([]) == cli.EXIT_USAGE
     message = "serve needs uvicorn, not installed here: pip install 'deepfake[web]'"
     assert message in capsys.readouterr().err
+
+
+def test_what_it_cannot_use_is_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.serve(["--other-stores"])
+    assert "--other-stores" in capsys.readouterr().err

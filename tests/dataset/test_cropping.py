@@ -24,7 +24,7 @@ from deepfake.dataset.crop_store import StoreKind
 from deepfake.dataset.cropping import CropBlocks
 from deepfake.dataset.manifest import JOB_FILE, MANIFEST_FILE, SOURCES_FILE, read_job, read_manifest
 from deepfake.dataset.rows import SOURCE_COLUMNS
-from deepfake.errors import JobError
+from deepfake.errors import JobError, UsageError
 from deepfake.faces.extraction import decode_crop
 from deepfake.faces.pipeline import iter_extractions
 from deepfake.jobs.engine import Job, run_here
@@ -380,3 +380,11 @@ def test_a_folder_in_a_store_becomes_the_crops_of_the_folder(
         assert results().items() < few_done.tree.items()
         assert len(few_done.tree) - len(results()) == len(list(tmp_path.rglob("shard.json")))
         assert run("memory://few", tmp_path / "crops").was_finished
+
+
+def test_the_most_pixels_are_a_setting_of_the_job(few: Path, tmp_path: Path) -> None:
+    small = Workers(0, max_pixels=1000)
+    assert run(few, tmp_path / "crops", workers=small).statuses["ok"] == 0
+    assert run(few, tmp_path / "crops", workers=small).was_finished
+    with pytest.raises(UsageError, match="begun with max_pixels=1000, now it is its default"):
+        run(few, tmp_path / "crops")

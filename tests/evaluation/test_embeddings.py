@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -24,7 +25,7 @@ from deepfake.evaluation.embeddings import (
 )
 from deepfake.evaluation.sets import EvaluationSet, read_evaluation_set
 from deepfake.faces.extraction import decode_crop
-from deepfake.jobs.engine import Job, run_here
+from deepfake.jobs.engine import Block, Job, run_here
 from deepfake.jobs.folder import JobFolder
 from deepfake.learning.checkpoint import Checkpoint, load_checkpoint
 from deepfake.learning.crops import CropDataset, Sample
@@ -207,3 +208,45 @@ def test_an_embedding_that_is_no_direction_names_its_crop(made: Made) -> None:
         embedder.projection.bias[1] = torch.inf
     with pytest.raises(JobError, match=f"hold NaN, .* such as that of {data.faces[0].crop}"):
         embed_crops(made.crops, data.faces, replace(made.checkpoint, embedder=embedder), CPU)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_old_parts_each_crop_is_taken_from_the_one_that_has_it_as_it_is(
+    tmp_path: Path, order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A run that was killed has left two parts with one crop, before and after it changed.
+    names = ["a", "b"]
+
+    def write(name: str, digests: list[str], values: list[float]) -> Path:
+        folder = JobFolder(tmp_path, "embedding").open_block(len(name))
+        np.save(folder / "vectors.npy", np.array(values, np.float32)[:, None])
+        np.save(folder / "sharpness.npy", np.array(values, np.float32))
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        JobFolder(tmp_path, "embedding").seal(
+            len(name), folder, dict(zip(names, digests, strict=True))
+        )
+        return JobFolder(tmp_path, "embedding").folder_of(len(name))
+
+    old, new = write("1", ["x", "y"], [10, 20]), write("22", ["z", "y"], [11, 20])
+    ordered = lambda values: sorted(values)[::order]  # noqa: E731 - whatever order a set has
+    monkeypatch.setattr(embedding_room, "set", ordered, raising=False)
+    sources = [Source(name, tmp_path / name, name) for name in names]
+    block = Block(0, 0, sources, tmp_path / "block", {"a": new, "b": old})
+    (tmp_path / "block").mkdir()
+    head = SimpleNamespace(embedding_dim=1)
+    work: Any = SimpleNamespace(checkpoint=SimpleNamespace(head=head))
+    EmbedBlocks._fill(work, block, [])
+    assert np.load(tmp_path / "block" / "vectors.npy").ravel().tolist() == [11, 20]
+
+
+def test_embeddings_of_other_versions_are_made_anew(
+    made: Made, tmp_path: Path, embedded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = read_evaluation_set(made.crops, made.checkpoint)
+    embed_all(data, made.checkpoint, tmp_path)
+    embedded.clear()
+    monkeypatch.setattr(
+        "deepfake.evaluation.embeddings.describe_versions", lambda: {"deepfake": "another"}
+    )
+    embed_all(data, made.checkpoint, tmp_path)
+    assert len(embedded) == len(data.faces)

@@ -36,7 +36,7 @@ from deepfake.faces import extraction
 from deepfake.inference.predictor import Predictor
 from deepfake.learning.embedder import EmbeddingModel
 from deepfake.media.decoding import open_media
-from deepfake.records import FaceScore, FrameView, Result, Status, Verdict
+from deepfake.records import Aggregation, FaceScore, FrameView, Result, Status, Verdict
 from tests.evaluation.browser import BROWSER, probe
 from tests.evaluation.conftest import Files, Made, explain_made
 from tests.evaluation.made_checkpoint import BACKBONE, DIM
@@ -326,9 +326,14 @@ def test_the_faces_of_people_who_do_not_count_are_no_evidence(made: Made, files:
     flash = replace(score.faces[0], person=7, p_fake=1.0)
     passing = replace(score.people[0], person=7, counts=False)
     score = replace(score, faces=(*score.faces, flash), people=(*score.people, passing))
-    assert flash not in explain._faces_that_count(score)
+    how = Aggregation()
+    assert flash not in explain._faces_that_count(score, how)
     nobody = tuple(replace(one, counts=False) for one in score.people)
-    assert flash in explain._faces_that_count(replace(score, people=nobody))
+    assert flash in explain._faces_that_count(replace(score, people=nobody), how)
+    # One of somebody who counts, which the detector is not sure of, made no score either.
+    unsure = replace(score.faces[0], frame_index=900, confidence=0.5, p_fake=1.0)
+    score = replace(score, faces=(*score.faces, unsure))
+    assert set(explain._faces_that_count(score, how)) == set(score.faces) - {flash, unsure}
 
 
 def test_explain_command(

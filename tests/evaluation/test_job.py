@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from deepfake.reports.evaluation_page import format_report
 from deepfake.tables import read_csv
 from tests.evaluation.conftest import CPU, Made, words
 from tests.fakes import portrait
+from tests.made_crops import write_crop_folder
 
 NO_RESAMPLES = EvaluationOptions(n_resamples=0)
 FILES = ["embeddings", "faces.csv", "metrics.json", "predictions.csv", "report.html"]
@@ -60,6 +62,28 @@ def test_evaluate_writes_everything(
     rows = read_csv(output / "predictions.csv", ["path", "p_fake"])
     assert len(rows) == 22
     assert sum(row["p_fake"] == "" for row in rows) == 2
+
+
+def test_scores_of_another_kind_than_the_limits_carry_a_remark(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crops = write_crop_folder(
+        tmp_path / "clips",
+        {"test": (6, 6)},
+        size=32,
+        edit=lambda row: replace(row, frame=row.frame + 1),
+    )
+    options = words(made, "--data", crops, "--output", tmp_path / "a", "--resamples", 0)
+    told = "limits were chosen on files scored otherwise (policy max instead of mean)"
+    assert cli.main(["evaluate", *options]) == 0
+    assert told not in capsys.readouterr().out
+    assert cli.main(["evaluate", *options, "--aggregate", "max"]) == 0
+    assert told in capsys.readouterr().out
+    assert told in (tmp_path / "a" / "report.html").read_text()
+    # A photo is one frame, whatever makes one score of several.
+    photos = words(made, "--data", made.crops, "--output", tmp_path / "b", "--resamples", 0)
+    assert cli.main(["evaluate", *photos, "--aggregate", "max"]) == 0
+    assert "scored otherwise" not in capsys.readouterr().out
 
 
 def test_second_evaluation_needs_no_network(

@@ -36,6 +36,24 @@ def make_graded(n: int) -> Predictions:
     return replace(scored, dataset=replace(scored.dataset, faces=faces), sharpness=sharpness)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "wanted"),
+    [
+        ([1, 99], [100]),
+        ([99, 1], [100]),
+        ([50, 1, 49], [51, 49]),
+        ([20] * 5, [20] * 5),
+    ],
+)
+def test_no_slice_is_a_handful_however_many_values_are_equal(
+    numbers: list[int], wanted: list[int]
+) -> None:
+    values = np.repeat(np.arange(len(numbers), dtype=np.float64), numbers)
+    masks = slice_masks(values)
+    assert np.sum(masks, axis=0).tolist() == [1] * len(values)
+    assert [int(mask.sum()) for mask in masks] == wanted
+
+
 def test_slices_hold_what_they_say() -> None:
     n = 10 * MIN_FACES
     size, sharpness = compute_slices([make_graded(n)], ONE_CUT, n_resamples=200)

@@ -92,6 +92,11 @@ def test_a_job_knows_when_it_began_and_when_it_last_answered(tmp_path: Path) -> 
     (tmp_path / "7.jpg").write_text("7.jpX")
     began, ended = run_job(tmp_path / "job", tmp_path)[0].times
     assert (began, ended > first[1]) == (first[0], True)
+    # Something in front of it moves every answer to another block; they are older all the same.
+    (tmp_path / "99.jpg").write_text("99")
+    job, asked = run_job(tmp_path / "job", tmp_path, ["99.jpg", *NAMES])
+    assert (asked, job.times[0]) == (["99.jpg"], began)
+    ended = run_job(tmp_path / "job", tmp_path)[0].times[1]
     for content in ("", "[1]", '{"began": 3, "ended": null}', '{"began": "yesterday"}'):
         (tmp_path / "job" / "times.json").write_text(content)
         assert run_job(tmp_path / "job", tmp_path)[0].times[0] >= ended

@@ -6,8 +6,12 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from deepfake.jobs.workers import (
 from deepfake.records import Source, Workers
 from tests import fakes
 from tests.fakes import CUT_SHORT, HANG, KILL, KILL_ONCE, LINGER, NONE, STOP_SHORT, hostile_source
+from tests.web.made_server import wait_until
 
 TIMEOUT_S = 60.0  # never reached by a worker that works
 
@@ -315,4 +320,47 @@ def test_a_spare_worker_that_nobody_takes_ends() -> None:
         ((_, answer),) = read_in_workers(
             [hostile_source(NONE, 0)], fakes.make_telling, Workers(1, TIMEOUT_S)
         )
+    assert isinstance(answer, int)
+
+
+_ORPHANS = """
+from deepfake.jobs.workers import read_in_workers
+from deepfake.records import Workers
+from tests import fakes
+
+if __name__ == "__main__":
+    hanging = fakes.hostile_source(fakes.HANG, 0)
+    list(read_in_workers([hanging], fakes.make_misbehaving, Workers(1, 600.0)))
+"""
+
+
+def find_worker(parent: int) -> int | None:
+    """The worker process of a process."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            above = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if above == str(parent) and b"spawn_main" in (folder / "cmdline").read_bytes():
+                return int(folder.name)
+    return None
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_worker_whose_parent_was_killed_ends_in_the_middle_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / "orphans.py").write_text(_ORPHANS)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "orphans.py")], env=environment)
+    try:
+        worker = wait_until(lambda: find_worker(parent.pid))
+        time.sleep(2.0)  # it may still be importing; either way nobody is left to stop it
+        assert Path(f"/proc/{worker}").exists()
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not Path(f"/proc/{worker}").exists())
+
+
+def test_a_time_limit_of_ages_is_none() -> None:
+    ((_, answer),) = read_in_workers(
+        [hostile_source(NONE, 0)], fakes.make_telling, Workers(1, 1e12)
+    )
     assert isinstance(answer, int)

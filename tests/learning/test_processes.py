@@ -72,7 +72,7 @@ def test_shared_statistics_leave_the_network_what_it_is(backbone: str) -> None:
     assert [type(module) for module in network.modules()] == kinds
     assert torch.equal(network(images), before)
     # Lightning's own is what this is for: it drops what is within timm's layers.
-    others = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    others = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     assert torch.equal(others(images), before) == (backbone == "test_resnet")
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from deepfake.dataset.rows import pack_sources
+from deepfake.dataset.rows import pack_crops, pack_sources
 from deepfake.evaluation.evaluate import Evaluation, evaluate_predictions
 from deepfake.evaluation.job import describe_origin
-from deepfake.evaluation.predictions import FileScores
+from deepfake.evaluation.predictions import FileScores, Predictions, score_files
+from deepfake.evaluation.sets import read_evaluation_set
 from deepfake.records import Aggregation, Limits
 from deepfake.reports import evaluation_page as report
+from deepfake.reports.evaluation_charts import draw_evaluation
 from deepfake.reports.evaluation_page import count_confusion, find_mistakes, format_report
 from deepfake.reports.evaluation_text import list_tables
 from tests.evaluation.conftest import Made
@@ -72,6 +74,35 @@ def test_mistakes_are_the_worst_first(evaluation: Evaluation, made: Made) -> Non
         item["p_fake"] for item in false_negatives
     )
     assert all(item["thumbnail"].startswith("data:image/jpeg;base64,") for item in false_positives)
+
+
+def test_a_mistake_is_shown_by_a_face_that_decided(made: Made) -> None:
+    dataset = read_evaluation_set(made.crops, made.checkpoint)
+    real = next(row for row in dataset.faces if row.label == 0)
+    rows = [
+        replace(real, face=0, crop=real.crop, confidence=0.99),
+        replace(real, face=1, crop="unsure.jpg", confidence=0.5),
+    ]
+    files = [file for file in dataset.files if file.id == real.source]
+    few = replace(dataset, faces=pack_crops(rows), files=pack_sources(files))
+    p_fake = np.array([0.8, 0.99])
+    scores, people = score_files(rows, p_fake, Aggregation())
+    drawn = np.ones((2, 4), np.float32)
+    scored = Predictions(few, p_fake, np.ones(2, np.float32), drawn, people, scores)
+    result = evaluate_predictions([scored], ONE_CUT, Aggregation(), n_resamples=0)
+    ((mistake),) = find_mistakes(result, 0)
+    # The other is no file at all, and would leave no picture.
+    assert mistake["thumbnail"] is not None
+
+
+def test_seven_data_sets_are_not_all_drawn(evaluation: Evaluation) -> None:
+    scored = evaluation.sets[0]
+    several = [replace(scored, dataset=replace(scored.dataset, name=f"set{n}")) for n in range(7)]
+    result = evaluate_predictions(several, ONE_CUT, Aggregation(), n_resamples=0)
+    charts = {chart.title: chart for chart in draw_evaluation(result)}
+    for title in ("ROC", "Precision and recall"):
+        assert "5 of 7 data sets are drawn." in charts[title].caption
+    assert "data sets are drawn" not in str(draw_evaluation(evaluation))
 
 
 def test_gone_crops_and_single_classes_leave_a_page(evaluation: Evaluation, made: Made) -> None:

@@ -167,6 +167,16 @@ def test_other_machines_need_a_password_or_a_proxy(host: str) -> None:
     assert Access(host, 80, "long enough a password", is_password=True).url.endswith(":80/")
 
 
+def test_a_password_of_any_letters_is_known_however_it_comes() -> None:
+    password = "p\u00e4ssw\u00f6rter-sind-lang"
+    access = Access("127.0.0.1", 80, password, is_password=True)
+    header = password.encode().decode("latin-1")  # as servers hand on what a terminal has sent
+    assert access.is_secret(password)
+    assert access.is_secret(header)
+    assert not access.is_secret(password[1:])
+    assert not access.is_secret("\u4e2d" * 20)
+
+
 def test_behind_a_proxy_only_its_name_counts() -> None:
     access = Access("0.0.0.0", 80, "token", proxy="https://faces.example.org")
     assert access.url == "https://faces.example.org/?token=token"

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deepfake.inference.predictor import Predictor
+from deepfake.learning.checkpoint import load_checkpoint
 from deepfake.records import Workers
 from deepfake.web.engine import Engine, describe_provenance
 from deepfake.web.queue import State, StoredFile
 from deepfake.web.server import name_models
 from deepfake.web.store import Store
-from tests.web.made_server import wait_until
+from tests.web.made_server import InlinePool, wait_until
 
 pytestmark = pytest.mark.usefixtures("inline")
 
@@ -136,7 +139,9 @@ def test_kept_answers_are_described_as_they_were_scored(
             describe_provenance(model, part)["run"]["settings"]["aggregation"]
             for part in (files[:1], files[1:], files)
         ]
-        anew = describe_provenance(model, files[:1], anew=True)["run"]["settings"]["aggregation"]
+        anew = describe_provenance(model, files[:1], anew=datetime.now(UTC))["run"]["settings"][
+            "aggregation"
+        ]
     assert settings[0].startswith("policy mean,")
     assert settings[1].startswith("policy max,")
     assert anew.startswith("policy max,"), "an explanation scores once more, as the server does now"
@@ -196,3 +201,39 @@ def test_a_file_for_a_model_that_is_gone_says_so(
         file = ended(engine, file_id)
     assert file.state is State.FAILED
     assert "queued for model 0123456789ab, which this server does not offer" in file.error
+
+
+def test_a_lane_whose_process_could_not_be_started_at_first_goes_on(
+    tmp_path: Path, checkpoint: Path, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = iter([OSError(11, "no more processes")] * 2)
+
+    class Late(InlinePool):
+        def start(self) -> None:
+            if (problem := next(refusals, None)) is not None:
+                raise problem
+
+    monkeypatch.setattr("deepfake.web.engine.WorkerPool", Late)
+    with working(tmp_path / "private", checkpoint) as engine:
+        first = ended(engine, upload(engine, photo))
+        second = ended(engine, upload(engine, photo))
+    assert (first.state, second.state) == (State.FAILED, State.DONE)
+    assert "no more processes" in first.error
+
+
+def test_what_was_queued_by_its_path_is_what_was_scored(
+    tmp_path: Path, checkpoint: Path, photo: bytes
+) -> None:
+    (tmp_path / "a.png").write_bytes(photo)
+    (tmp_path / "private").mkdir()
+    store = Store(tmp_path / "private")
+    file_id = store.add_path(
+        tmp_path / "a.png", "me", "a.png", load_checkpoint(checkpoint).sha256[:12]
+    )
+    store.close()
+    (tmp_path / "a.png").write_bytes(photo + b"more")
+    with working(tmp_path / "private", checkpoint) as engine:
+        file = ended(engine, file_id)
+    assert file.answer is not None
+    assert file.size == file.answer["facts"]["n_bytes"] == len(photo) + 4
+    assert file.sha256 == hashlib.sha256(photo + b"more").hexdigest()

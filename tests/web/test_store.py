@@ -38,6 +38,21 @@ def test_a_restart_goes_on_and_forgets_what_nobody_waits_for(root: Path) -> None
     again.close()
 
 
+def test_files_of_a_session_that_has_ended_are_removed(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(root)
+    _, first = store.sessions.open()
+    old, api = upload(store, first), upload(store, "api")
+    monkeypatch.setattr("deepfake.web.sessions.SESSION_S", -1.0)
+    store.close()
+    again = Store(root)
+    assert again.queue.list_ids() == [api]
+    assert not again.folder_of(old).exists()
+    assert again.folder_of(api).exists()
+    again.close()
+
+
 def test_a_path_with_any_bytes_is_kept(root: Path, tmp_path: Path) -> None:
     path = Path(str(tmp_path / "odd \udcff\n.jpg"))
     path.write_bytes(b"12345")

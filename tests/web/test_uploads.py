@@ -157,3 +157,11 @@ def test_a_long_upload_takes_little_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert received.files[0].path.stat().st_size == 32 << 20
     assert peak < 8 << 20
+
+
+def test_a_boundary_longer_than_any_is_refused(tmp_path: Path) -> None:
+    kind = f"multipart/form-data; boundary={'x' * 300}"
+    with pytest.raises(UploadError, match=r"no multipart/form-data: Boundary length") as no:
+        take(tmp_path, [b""], kind)
+    assert no.value.status == 400
+    assert not list(tmp_path.iterdir())

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import logging
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,11 +21,13 @@ from deepfake.media.discovery import discover, display_name
 from deepfake.tables import parse_json
 from deepfake.web.completion import Completions
 from deepfake.web.engine import Engine, Model
+from deepfake.web.folder import PREFIX
 from deepfake.web.openapi import ANSWER, BINARY, Operation, response
 from deepfake.web.routes.file import describe_queued
 from deepfake.web.uploads import Received, UploadError, UploadLimits, receive
 from deepfake.web.views import describe_score
 
+logger = logging.getLogger(__name__)
 _JSON_BYTES = 1 << 16
 _POSITION_DIGITS = 15  # what JavaScript counts exactly
 _UPLOAD_ERRORS = (400, 408, 413, 415, 503, 507)
@@ -95,8 +101,9 @@ class SubmissionRoutes:
     async def score(self, request: Request) -> Response:
         """Score files and wait for the answers."""
         received = await self._receive(request, request.scope["owner"], ("model",))
-        ids = self._enqueue(received, "", is_kept=False)
+        ids: list[str] = []
         try:
+            self._enqueue(received, "", ids, is_kept=False)
             waiting = asyncio.gather(*map(self.completions.wait_for, ids))
             files = await _unless_gone(request, waiting)
             answer = {"files": [describe_score(file) for file in files]}
@@ -109,20 +116,40 @@ class SubmissionRoutes:
         """Queue files and answer at once."""
         owner = request.scope["owner"]
         received = await self._receive(request, owner, ("model", "position"))
-        return self._answer_queued(self._enqueue(received, owner))
+        ids: list[str] = []
+        self._enqueue(received, owner, ids)
+        return self._answer_queued(ids)
 
     async def add_path(self, request: Request) -> Response:
         """Queue a file, or all of a folder, that lies under an allowed folder."""
         text, key = await _read_path(request)
         model = self._choose_model(key)
         owner = request.scope["owner"]
-        found = await asyncio.to_thread(find_allowed, text, self.allowed)
+        found = await asyncio.to_thread(find_allowed, text, self.allowed, self.store.root)
         free = self._count_free(owner)
         if len(found) > free:
             raise HTTPException(413, f"{len(found)} files, and {free} may still be queued")
-        ids = [self.store.add_path(path, owner, name, model.key) for name, path in found]
+        ids: list[str] = []
+        with self._all_or_none(ids):
+            for name, path in found:
+                ids.append(self.store.add_path(path, owner, name, model.key))
         self.engine.wake()
         return self._answer_queued(ids)
+
+    @contextmanager
+    def _all_or_none(self, ids: list[str]) -> Iterator[None]:
+        """Of a request that cannot be queued as a whole nothing stays."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            for file_id in ids:
+                with suppress(OSError, sqlite3.Error):
+                    self.store.remove(file_id)
+            ids.clear()
+            logger.warning("files could not be queued: %s", error)
+            is_gone = isinstance(error, FileNotFoundError)
+            problem = "a file has gone meanwhile" if is_gone else "no room to queue them"
+            raise HTTPException(404 if is_gone else 507, f"{problem}; nothing was queued") from None
 
     async def _receive(self, request: Request, owner: str, fields: Sequence[str]) -> Received:
         if self._uploads >= self.limits.at_once:
@@ -159,15 +186,24 @@ class SubmissionRoutes:
         self._choose_model(received.fields.get("model", ""))
         _read_position(received.fields)
 
-    def _enqueue(self, received: Received, owner: str, is_kept: bool = True) -> list[str]:
+    def _enqueue(
+        self, received: Received, owner: str, ids: list[str], is_kept: bool = True
+    ) -> None:
+        """Queue what came, all of it or nothing; ``ids`` gets the id of each."""
         model = self._choose_model(received.fields.get("model", ""))
         position = _read_position(received.fields)
-        ids = [
-            self.store.add_upload(f.path, owner, f.name, f.sha256, model.key, is_kept, position)
-            for f in received.files
-        ]
+        try:
+            with self._all_or_none(ids):
+                for file in received.files:
+                    ids.append(
+                        self.store.add_upload(
+                            file.path, owner, file.name, file.sha256, model.key, is_kept, position
+                        )
+                    )
+        except HTTPException:
+            received.discard()
+            raise
         self.engine.wake()
-        return ids
 
     def _answer_queued(self, ids: Sequence[str]) -> Response:
         return JSONResponse({"files": [describe_queued(one, self.engine) for one in ids]}, 202)
@@ -236,12 +272,14 @@ async def _read_path(request: Request) -> tuple[str, str]:
     return text, model
 
 
-def find_allowed(text: str, allowed: tuple[Path, ...]) -> list[tuple[str, Path]]:
+def find_allowed(text: str, allowed: tuple[Path, ...], private: Path) -> list[tuple[str, Path]]:
     """The files that a path from a client names: itself, or all photos and videos of the folder.
 
     Args:
         text: From the client.
         allowed: Folders, resolved; nothing outside of them is opened, whatever links say.
+        private: Folder of a server, with what others have uploaded: not opened, wherever it lies,
+            nor those of other servers.
 
     Raises:
         HTTPException: If the path leads out of them, or to nothing.
@@ -249,6 +287,7 @@ def find_allowed(text: str, allowed: tuple[Path, ...]) -> list[tuple[str, Path]]
     try:
         path = Path(text).resolve(strict=True)
         inside = any(path.is_relative_to(folder) for folder in allowed)
+        inside = inside and not _is_private(path, private)
     except (OSError, ValueError, RuntimeError):
         inside = False
     if not inside:
@@ -260,10 +299,24 @@ def find_allowed(text: str, allowed: tuple[Path, ...]) -> list[tuple[str, Path]]
     except UsageError as error:
         raise HTTPException(404, str(error)) from None
     if path.is_dir():
-        return [(s.name, s.path.resolve()) for s in sources if s.problem is None]
+        found = [(s.name, s.path.resolve()) for s in sources if s.problem is None]
+        open_ = [(name, file) for name, file in found if not _is_private(file, private)]
+        if not open_:
+            raise HTTPException(404, "nothing in it may be opened")
+        return open_
     if not path.is_file():
         raise HTTPException(400, "this is neither a file nor a folder")
     return [(path.name, path)]
+
+
+def _is_private(path: Path, private: Path) -> bool:
+    if path.is_relative_to(private.resolve()):
+        return True
+    # Those of the servers of this user that keep nothing, by their name.
+    temporary = Path(tempfile.gettempdir()).resolve()
+    if not path.is_relative_to(temporary):
+        return False
+    return any(part.startswith(PREFIX) for part in path.relative_to(temporary).parts[:1])
 
 
 async def _unless_gone(request: Request, work: asyncio.Future[Any]) -> Any:

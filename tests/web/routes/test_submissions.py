@@ -6,15 +6,18 @@ import hashlib
 import http.client
 import json
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from deepfake.inference.predictor import Predictor
 from deepfake.media.discovery import list_sources
 from deepfake.records import Workers
 from deepfake.web.answers import describe_result
+from deepfake.web.routes.submissions import find_allowed
 from deepfake.web.uploads import UploadLimits
 from tests import fakes
 from tests.web.made_media import HTML
@@ -230,3 +233,56 @@ def test_an_aborted_upload_leaves_nothing(served: Running, photo: bytes) -> None
         start_upload(served, photo * 20)[0].close()
     wait_until(lambda: not list(served.store.incoming.iterdir()))
     assert served.script().get("/api/queue").json()["n_files"] == 0
+
+
+def test_what_others_have_uploaded_is_in_no_allowed_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "srv" / "keep"
+    other = tmp_path / "srv" / "deepfake-serve-x1"
+    own = fakes.write_photo(tmp_path / "srv" / "own.png", fakes.portrait(1))
+    for folder in (private, other):
+        fakes.write_photo(folder / "files" / "a.png", fakes.portrait(2))
+    allowed = (tmp_path / "srv",)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "srv"))
+    assert find_allowed(str(tmp_path / "srv"), allowed, private) == [("own.png", own)]
+    for path in (private, private / "files", private / "files" / "a.png", other / "files"):
+        with pytest.raises(HTTPException, match="no file or folder that may be opened"):
+            find_allowed(str(path), allowed, private)
+    own.unlink()
+    with pytest.raises(HTTPException, match="nothing in it may be opened"):
+        find_allowed(str(tmp_path / "srv"), allowed, private)
+
+
+@pytest.mark.parametrize("path", ["/api/score", "/api/files"])
+def test_a_request_that_cannot_be_queued_whole_leaves_nothing(
+    served: Running, photo: bytes, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    add, calls = served.store.add_upload, iter(range(9))
+
+    def full(*given: Any) -> str:
+        if next(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return add(*given)
+
+    monkeypatch.setattr(served.store, "add_upload", full)
+    answer = served.script().send(path, [("a.png", photo)] * 3)
+    assert (answer.status, answer.json()) == (
+        507,
+        {"error": "no room to queue them; nothing was queued"},
+    )
+    assert served.script().get("/api/queue").json()["n_files"] == 0
+    assert not list(served.store.incoming.iterdir())
+    wait_until(lambda: not list(served.store.files_root.iterdir()))
+
+
+def test_a_path_that_has_gone_is_said(
+    served: Running, allowed_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*given: Any) -> str:
+        raise FileNotFoundError(2, "gone")
+
+    monkeypatch.setattr(served.store, "add_path", gone)
+    answer = paths(served, {"path": str(allowed_folder / "inside.png")})
+    assert answer.status == 404
+    assert "a file has gone meanwhile; nothing was queued" in answer.json()["error"]
