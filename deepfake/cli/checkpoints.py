@@ -46,11 +46,15 @@ def info(argv: Sequence[str] | None = None) -> int:
 def _info(options: argparse.Namespace) -> int:
     import yaml
 
+    from deepfake.jobs.folder import hash_file
     from deepfake.learning.checkpoint import read_info, read_verdict
+    from deepfake.learning.checkpoint_names import find_checkpoint
     from deepfake.media.discovery import display_name
     from deepfake.tables import format_json
 
-    content = read_info(options.checkpoint)
+    found = find_checkpoint(options.checkpoint)
+    content = read_info(found)
+    digest = hash_file(found.path)
     if options.json:
         sys.stdout.write(format_json(content))
         return EXIT_OK
@@ -59,7 +63,7 @@ def _info(options: argparse.Namespace) -> int:
         limits, rates = read_verdict(options.checkpoint, content)
         told = rates.describe(limits)
     if options.all:
-        sys.stdout.writelines(f"# {line}\n" for line in told)
+        sys.stdout.writelines(f"# {line}\n" for line in (*told, f"SHA-256 of the file: {digest}"))
         order = (
             "limits",
             "error_rates",
@@ -82,7 +86,8 @@ def _info(options: argparse.Namespace) -> int:
             f"{options.checkpoint} does not fit this version of deepfake: {error!r}"
         ) from error
     # What does not fit is at the end: settings rather than what the verdict is worth.
-    lines = [trained, measured, *(told or ["no head: it was written in mid-training"]), *rest]
+    told = told or ["no head: it was written in mid-training"]
+    lines = [trained, measured, *told, f"file: SHA-256 {digest}", *rest]
     wrapped = (textwrap.wrap(line, _SCREEN_WIDTH, subsequent_indent="  ") for line in lines)
     shown = [part for parts in wrapped for part in parts][: _SCREEN_LINES - 1]
     shown.append("all of it: --all, for machines: --json")
@@ -100,6 +105,8 @@ def _list_facts(content: Mapping[str, Any]) -> Iterator[str]:
         if math.isfinite(metrics.get("auc", math.nan))
     ]
     yield f"measured: {', '.join(parts) or 'nothing'}"
+    if (parent := content.get("parent")) is not None:
+        yield f"began with: {parent['name']}"
     yield f"network: {content['backbone']}, {content['n_parameters']:,} parameters"
     yield f"head: {content.get('head') or 'none'}"
     recipe = content["recipe"]

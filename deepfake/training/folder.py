@@ -32,7 +32,8 @@ class FinishedRun(Exception):  # noqa: N818 - it is good news
         model = run / MODEL_FILE
         super().__init__(
             f"the run in {run} is finished: {model}\n"
-            f"train it longer (constant rate): --resume {run} --trainer.max_epochs MORE --run NEW\n"
+            f"train it longer (constant rate): --config {run / CONFIG} --resume {run} "
+            "--trainer.max_epochs MORE --run NEW\n"
             f"or start a new run from its weights: --model.pretrained {model}"
         )
 

@@ -183,7 +183,7 @@ _ANSWER = {
         ),
         "n_found": _field("Faces that were found.", **_COUNT),
         "n_faces": _field("Faces that were scored.", **_COUNT),
-        "n_too_small": _field("Faces that were found and too small to be scored.", **_COUNT),
+        "n_too_small": _field("Faces that were found and are too small to count.", **_COUNT),
         "n_people": _field("People who count.", **_COUNT),
         "box_xyxy": _field(
             "Box of the face that decided, in pixels of its frame.", type=["array", "null"]
