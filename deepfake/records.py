@@ -43,6 +43,8 @@ LABEL_NAMES = ("real", "fake")
 
 MAX_PIXELS = 100_000_000
 """Larger photos and frames are not decoded, unless asked for."""
+OF_FRAMES = "faces in "
+"""What is said of clips of several frames, and of them alone, begins so."""
 
 
 @dataclass(frozen=True, slots=True)

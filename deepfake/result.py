@@ -120,8 +120,8 @@ class Result:
             people; ``None`` without a score.
         n_found: Number of faces that the detector found.
         n_faces: Number of faces that were scored.
-        n_too_small: Number of faces that were found and are too small to count; they are scored only
-            where the file has no other.
+        n_too_small: Number of faces that were found and are too small to count; they are scored
+            only where the file has no other.
         n_people: Number of people who count.
         box_xyxy: Box of the face that decided, in pixels of its frame.
         quality: Of the face that decided, where known.

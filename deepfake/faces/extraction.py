@@ -34,6 +34,7 @@ from deepfake.media.ahead import reading_ahead
 from deepfake.media.decoding import open_media
 from deepfake.records import (
     MAX_PIXELS,
+    OF_FRAMES,
     CropSpec,
     Extraction,
     Face,
@@ -391,7 +392,7 @@ def _combine(results: Sequence[Extraction], notes: Sequence[str]) -> Extraction:
     if crops:
         with_face = sum(bool(result.crops) for result in results)
         if len(results) > 1:
-            remarks.insert(0, f"faces in {with_face} of {len(results)} frames")
+            remarks.insert(0, f"{OF_FRAMES}{with_face} of {len(results)} frames")
         views = {index: view for result in results for index, view in result.views.items()}
         return Extraction(Status.OK, "; ".join(remarks), crops, n_found, views)
     if all(result.status is Status.TOO_SMALL for result in results):

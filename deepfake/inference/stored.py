@@ -26,6 +26,7 @@ from deepfake.errors import UsageError
 from deepfake.learning.checkpoint import Checkpoint
 from deepfake.media.discovery import is_called_video
 from deepfake.records import (
+    OF_FRAMES,
     CropSpec,
     Extraction,
     Face,
@@ -112,7 +113,9 @@ class StoredCrops:
             row, crops = self._files[place], tuple(map(self._read, self._crops_of(place)))
             reason = "; ".join(filter(None, (row.reason, self._note if crops else "")))
             found = Extraction(Status(row.status), reason, crops, len(crops))
-            yield source, replace(found, is_clip=is_called_video(source.name))
+            # An animation, or pages, may be called as a photo is.
+            is_clip = is_called_video(source.name) or row.reason.startswith(OF_FRAMES)
+            yield source, replace(found, is_clip=is_clip)
 
     def _crops_of(self, place: int) -> list[CropRow]:
         return [*self._rows.choose(self._by_file[self._starts[place] : self._ends[place]])]

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deepfake import cli
 from deepfake.dataset.cropping import crop_media
@@ -100,6 +101,24 @@ def test_crops_in_a_tar_get_the_same_answers(
     stored = StoredCrops(tar, checkpoint)
     assert stored.n_crops == 5
     assert {path for path in stored.files if path.suffix == ".tar"} <= {*tar.rglob("*.tar")}
+
+
+def test_an_animation_is_a_clip_whatever_it_is_called(
+    photos: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    frames = [Image.open(sorted(photos.glob("*.png"))[1]).convert("RGB")]
+    frames += [Image.new("RGB", frames[0].size, (shade, 9, 9)) for shade in (40, 200)]
+    (tmp_path / "in").mkdir()
+    frames[0].save(
+        tmp_path / "in" / "a.webp", save_all=True, append_images=frames[1:], lossless=True
+    )
+    frames[0].save(tmp_path / "in" / "b.webp", lossless=True)
+    recipe = checkpoint.recipe
+    options: dict[str, Any] = {"workers": Workers(0), "sampling": recipe.sampling, "quiet": True}
+    crop_media(str(tmp_path / "in"), tmp_path / "crops", recipe.crop, **options)
+    stored = StoredCrops(tmp_path / "crops", checkpoint)
+    found = [extraction for _, extraction in stored.iter_extractions(stored.sources)]
+    assert [(one.is_clip, len(one.crops)) for one in found] == [(True, 1), (False, 1)]
 
 
 def test_aligned_crops_get_the_scores_of_their_photos(tmp_path: Path) -> None:
