@@ -309,7 +309,7 @@ def test_parts_become_the_whole(photos: Path, tmp_path: Path) -> None:
 
 def test_a_folder_of_the_other_kind_is_refused(photos: Path, tmp_path: Path) -> None:
     crop(photos, tmp_path / "crops", "folder")
-    with pytest.raises(UsageError, match="was begun with store=None, now it is 'tar'"):
+    with pytest.raises(UsageError, match="was begun with store=its default, now it is 'tar'"):
         crop(photos, tmp_path / "crops")
 
 

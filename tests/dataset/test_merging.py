@@ -396,7 +396,7 @@ def test_refuses_an_output_that_is_something_else(
     (tmp_path / "mine" / "a.jpg").write_text("mine")
     with pytest.raises(UsageError, match="is not empty and holds no crop job"):
         merge_crops(tmp_path / "mine", parts)
-    with pytest.raises(UsageError, match="begun with part='1/2', now it is None"):
+    with pytest.raises(UsageError, match="begun with part='1/2', now it is its default"):
         merge_crops(parts[0], parts)
     other = crop(photos, tmp_path / "other", spec=replace(SPEC, jpeg_quality=90))
     with pytest.raises(UsageError, match="begun with jpeg_quality=90, now it is 95"):
@@ -407,7 +407,7 @@ def test_goes_on_with_its_own_part_only(photos: Path, known: None, tmp_path: Pat
     part = crop(photos, tmp_path / "part", "1/2")
     with pytest.raises(UsageError, match="begun with part='1/2', now it is '2/2'; name a new"):
         crop(photos, part, "2/2")
-    with pytest.raises(UsageError, match="begun with part='1/2', now it is None"):
+    with pytest.raises(UsageError, match="begun with part='1/2', now it is its default"):
         crop(photos, part)
     before = tree_hashes(part)
     crop(photos, part, "1/2")
