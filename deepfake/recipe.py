@@ -224,7 +224,9 @@ class CropSpec(_Settings):
         search: ``main`` looks from coarse to fine and stops at a certain largest face, many times
             faster; ``exact`` looks at every scale. With ``faces="all"`` the others are looked for
             at every scale, either way. ``none`` takes every picture for one face as it is.
-        rotate_retry: Search the frame turned by 180 degrees if it holds no upright face.
+        rotate_retry: Search the frame turned by 180 degrees where none is found as it stands, as
+            the contest entry did. Of faces that are upside down many are found as they stand, and
+            cut so; in a video, one person may then count as several.
         jpeg_quality: Crops pass once through JPEG of this quality (4:2:0), in training and in
             prediction; ``None`` stores lossless PNG.
     """
