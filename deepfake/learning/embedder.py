@@ -223,7 +223,7 @@ def _read_own(
     so many levels, or with this backbone.
 
     Raises:
-        CheckpointError: If it has another backbone, or does not tell what it was trained on.
+        CheckpointError: If it has another backbone.
     """
     if isinstance(pretrained, bool) or not is_checkpoint(Path(pretrained)):
         return {}, 0, None
@@ -243,10 +243,9 @@ def _read_own(
             f"{backbone!r}: set model.backbone to it"
         )
     own, own_levels, info = next((one for one in fitting if one[1] == levels), fitting[0])
-    if type(info.get("manifest_sha256")) is not str:
-        raise CheckpointError(f"pretrained={pretrained!r} does not tell what it was trained on")
-    kept = ("manifest_sha256", "configuration", "seed", "parent")
-    return own, own_levels, {name: info.get(name) for name in kept}
+    parent = {name: info.get(name) for name in ("configuration", "seed", "parent")}
+    # Who trains without a crop folder of ours leaves none to compare with.
+    return own, own_levels, parent | {"manifest_sha256": str(info.get("manifest_sha256") or "")}
 
 
 def _list_networks(
@@ -255,11 +254,9 @@ def _list_networks(
     """Settings, memory and weights of each network of a file of one, several, or such files."""
     if "members" not in hyper:
         return [(hyper, info, state)]
-    told = info.get("members", [])
-    if len(told) != len(hyper["members"]):
-        raise CheckpointError("the file does not tell where each of its networks comes from")
+    told = info.get("members") or [{}] * len(hyper["members"])
     return [
         network
-        for number, (one, known) in enumerate(zip(hyper["members"], told, strict=True))
+        for number, (one, known) in enumerate(zip(hyper["members"], told, strict=False))
         for network in _list_networks(one, known, part_of(state, f"members.{number}"))
     ]
