@@ -128,7 +128,7 @@ def _serve(options: argparse.Namespace) -> int:
             Predictor.from_checkpoint(
                 name, device=options.device, workers=workers, aggregation=options.aggregate
             )
-            for name in _list_names(options.checkpoint or [DEFAULT])
+            for name in options.checkpoint or [DEFAULT]
         ]
         limits = UploadLimits(round(options.max_file_size * _GIB), options.max_files)
         serve(
@@ -141,10 +141,6 @@ def _serve(options: argparse.Namespace) -> int:
             _announce,
         )
     return EXIT_OK
-
-
-def _list_names(given: str | list[str]) -> list[str]:
-    return [given] if isinstance(given, str) else given
 
 
 def _refuse_odd(options: argparse.Namespace) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepfake.dataset.manifest import read_manifest
 from deepfake.errors import UsageError
 from deepfake.evaluation.bootstrap import N_RESAMPLES
 from deepfake.evaluation.embeddings import Change, EmbedOptions, embed_once, hash_network
@@ -126,8 +125,7 @@ def run_evaluation(
             root = open_crops(origin, checkpoint, crops, workers, embed_options.quiet, execute)
             one = read_evaluation_set(root, checkpoint, name, origin, options.split)
             is_clip = bool(one.faces.kept("frame").max(initial=0))
-            sampling = read_manifest(root).sampling
-            if other := compare_with_limits(checkpoint, sampling, aggregation, is_clip):
+            if other := compare_with_limits(checkpoint, one.sampling, aggregation, is_clip):
                 one = replace(one, remarks=(*one.remarks, other))
             sets.append(one)
 

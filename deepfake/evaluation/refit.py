@@ -120,7 +120,7 @@ def calibrate_checkpoint(
         head,
         dataset.faces,
         embeddings.vectors,
-        _recipe_of(checkpoint, root),
+        _recipe_of(checkpoint, dataset),
         max_fpr,
         max_fnr,
         prevalence,
@@ -185,7 +185,7 @@ def fit_new_head(
         fitted,
         dataset.faces.choose(np.flatnonzero(validation)),
         embeddings.vectors[validation],
-        _recipe_of(checkpoint, root),
+        _recipe_of(checkpoint, dataset),
         max_fpr,
         max_fnr,
         origin=f"the validation split of {dataset.name}",
@@ -231,9 +231,9 @@ def check_wishes(max_fpr: float, max_fnr: float, prevalence: float | None = None
             raise UsageError(f"--{error}") from error
 
 
-def _recipe_of(checkpoint: Checkpoint, root: Path) -> Recipe:
+def _recipe_of(checkpoint: Checkpoint, dataset: EvaluationSet) -> Recipe:
     """How files of a crop folder become scores: its frames, the checkpoint's aggregation."""
-    return replace(checkpoint.recipe, sampling=read_manifest(root).sampling)
+    return replace(checkpoint.recipe, sampling=dataset.sampling)
 
 
 def _refuse_what_is_not_measured(rates: ErrorRates, dataset: EvaluationSet, head: Head) -> None:

@@ -28,7 +28,7 @@ from deepfake.faces.pipeline import check_detect_device
 from deepfake.inference.stored import require_same_recipe
 from deepfake.jobs.engine import Executor, run_here
 from deepfake.learning.checkpoint import Checkpoint
-from deepfake.records import Workers
+from deepfake.records import Sampling, Workers
 from deepfake.stores.address import hide_secrets
 
 
@@ -43,6 +43,7 @@ class EvaluationSet:
         split: ``train``, ``validation``, ``test`` or ``all``.
         faces: Rows of its manifest.
         files: Rows of its source table, with or without faces.
+        sampling: Which frames of clips they are from.
         manifest_sha256: Of the whole manifest.
         sha256: Of the manifest and the choice of rows.
         remarks: What a reader of its metrics must know.
@@ -54,6 +55,7 @@ class EvaluationSet:
     split: str
     faces: CropRows
     files: SourceRows
+    sampling: Sampling
     manifest_sha256: str
     sha256: str
     remarks: tuple[str, ...]
@@ -167,6 +169,7 @@ def read_evaluation_set(
         split=chosen,
         faces=faces,
         files=files,
+        sampling=manifest.sampling,
         manifest_sha256=manifest.sha256,
         sha256=digest.hexdigest(),
         remarks=tuple(remarks),

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -76,8 +77,8 @@ def describe_provenance(
     if anew is not None:
         first, last = anew, datetime.now(UTC)
     origin = describe_origin(model.predictor.checkpoint, "deepfake serve")
-    told = [load_settings(file.answer) for file in files if file.answer is not None]
-    told = told if anew is None else []
+    kept = [file.answer for file in files if file.answer is not None]
+    told = [load_settings(answer) for answer in kept] if anew is None else []
     settings: dict[str, Any] = {}
     for name in _settings_of(model.predictor):
         values = [one[name] for one in told if name in one]
@@ -307,9 +308,9 @@ class _Lane:
         folder = self.engine.store.folder_of(file.id)
         source = _source_of(file)
         # What was queued by its path may have changed since.
-        sha256, size = file.sha256, file.size
-        if not file.is_upload:
-            sha256, size = hash_file(file.path), file.path.stat().st_size
+        sha256, size = (file.sha256 if file.is_upload else "") or hash_file(file.path), file.size
+        with suppress(OSError):  # it has gone: who reads it says so
+            size = file.path.stat().st_size
         extraction, facts = self._read(model, source)
         facts = replace(facts, sha256=sha256, n_bytes=size)
         result = self.engine.score(model, source, extraction)

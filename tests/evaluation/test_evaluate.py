@@ -21,7 +21,7 @@ from deepfake.evaluation.sets import EvaluationSet
 from deepfake.evaluation.tables import format_predictions, format_scored_faces, to_json
 from deepfake.inference.aggregation import FileScore, aggregate
 from deepfake.metrics import METRICS, compute_auc
-from deepfake.records import Aggregation, FaceScore, Limits
+from deepfake.records import Aggregation, FaceScore, Limits, Sampling
 from deepfake.reports.evaluation_text import describe
 from tests.made_limits import ONE_CUT
 
@@ -65,6 +65,7 @@ def make_set(name: str, files: list[tuple[int, str, list[tuple[int, float]]]]) -
         "test",
         pack_crops(faces),
         pack_sources(sources),
+        Sampling(),
         "m" * 64,
         "d" * 64,
         remarks=("a remark",) if name == "two" else (),

@@ -23,7 +23,7 @@ from deepfake.evaluation.sets import EvaluationSet, open_crops, read_evaluation_
 from deepfake.evaluation.tables import format_predictions, format_scored_faces
 from deepfake.heads import LinearSVM
 from deepfake.inference.predictor import Predictor
-from deepfake.records import Aggregation
+from deepfake.records import Aggregation, Sampling
 from tests.evaluation.conftest import CPU, Made
 from tests.fakes import portrait
 from tests.made_limits import ONE_CUT
@@ -93,7 +93,7 @@ def make_photos(n: int) -> EvaluationSet:
         for file in files
     ]  # fmt: skip
     return EvaluationSet(
-        "photos", "", Path(), "all", pack_crops(faces), pack_sources(files), "", "", ()
+        "photos", "", Path(), "all", pack_crops(faces), pack_sources(files), Sampling(), "", "", ()
     )
 
 

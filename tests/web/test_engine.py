@@ -237,3 +237,19 @@ def test_what_was_queued_by_its_path_is_what_was_scored(
     assert file.answer is not None
     assert file.size == file.answer["facts"]["n_bytes"] == len(photo) + 4
     assert file.sha256 == hashlib.sha256(photo + b"more").hexdigest()
+
+
+def test_what_was_queued_by_its_path_and_has_gone_is_unreadable(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    (tmp_path / "private").mkdir()
+    (tmp_path / "a.png").touch()
+    store = Store(tmp_path / "private")
+    key = load_checkpoint(checkpoint).sha256[:12]
+    file_id = store.add_path(tmp_path / "a.png", "me", "a.png", key)
+    store.close()
+    (tmp_path / "a.png").unlink()
+    with working(tmp_path / "private", checkpoint) as engine:
+        file = ended(engine, file_id)
+    assert file.answer is not None
+    assert (file.answer["status"], file.sha256) == ("unreadable", "")
